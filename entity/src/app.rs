@@ -1,0 +1,27 @@
+//! One app that was ever registered, with the rules that any instance checks.
+
+use sea_orm::entity::prelude::*;
+
+/// One app that was ever registered, with the rules that any instance checks.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "app")]
+pub struct Model {
+    /// The app.
+    #[sea_orm(primary_key)]
+    pub id: i32,
+    /// Its name, unique.
+    pub name: String,
+    /// Into how many shards its jobs are divided; never lowered.
+    pub shards: i32,
+    /// What `jobData` must have, as JSON.
+    #[sea_orm(column_type = "Text")]
+    pub rules: String,
+    /// When it was first registered.
+    pub created_ms: i64,
+}
+
+/// Nothing is joined through the entity.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,50 @@
+//! A record that could not become a job, or a job that failed for good.
+
+use sea_orm::entity::prelude::*;
+
+/// A record that could not become a job, or a job that failed for good.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "dead_letter")]
+pub struct Model {
+    /// Derived from the record or the job.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Uuid,
+    /// Why, for programs.
+    pub kind: String,
+    /// Why, in words.
+    #[sea_orm(column_type = "Text")]
+    pub message: String,
+    /// The app, where known.
+    pub app: Option<String>,
+    /// The producer's name for the request, where known.
+    pub request_id: Option<String>,
+    /// The job, if it had become one.
+    pub job: Option<Uuid>,
+    /// The topic of its record.
+    pub topic: Option<String>,
+    /// The partition of its record.
+    pub number: Option<i32>,
+    /// The offset of its record.
+    pub source_offset: Option<i64>,
+    /// Its record's own time.
+    pub source_time_ms: Option<i64>,
+    /// The record key, unchanged.
+    #[sea_orm(column_type = "Blob", nullable)]
+    pub record_key: Option<Vec<u8>>,
+    /// The value, unchanged; of a job the body that it was fired with.
+    #[sea_orm(column_type = "Blob", nullable)]
+    pub record_value: Option<Vec<u8>>,
+    /// The record's headers, as JSON.
+    #[sea_orm(column_type = "Text")]
+    pub headers: String,
+    /// How often it was tried.
+    pub attempts: i32,
+    /// When it died.
+    pub created_ms: i64,
+}
+
+/// Nothing is joined through the entity.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

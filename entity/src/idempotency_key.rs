@@ -1,0 +1,32 @@
+//! One idempotency key within its window.
+
+use sea_orm::entity::prelude::*;
+
+/// One idempotency key within its window.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "idempotency_key")]
+pub struct Model {
+    /// Derived from app and key.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Uuid,
+    /// Whose key it is.
+    pub app: i32,
+    /// The key as it was sent.
+    pub name: String,
+    /// The job that it stands for.
+    pub job: Uuid,
+    /// The request that it came with first.
+    pub request_id: String,
+    /// A hash of that request's `jobData`, compared as JSON.
+    pub fingerprint: Uuid,
+    /// When that request was to fire.
+    pub scheduled_ms: i64,
+    /// The end of the window, unless its job lives longer.
+    pub expires_ms: i64,
+}
+
+/// Nothing is joined through the entity.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

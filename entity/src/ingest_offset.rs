@@ -1,0 +1,42 @@
+//! How far one partition has been read, and what became of its records.
+
+use sea_orm::entity::prelude::*;
+
+/// How far one partition has been read, and what became of its records.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "ingest_offset")]
+pub struct Model {
+    /// The ledger row.
+    #[sea_orm(primary_key)]
+    pub id: i32,
+    /// The Kafka cluster's own id.
+    pub cluster: String,
+    /// The consumer group.
+    pub consumer_group: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub number: i32,
+    /// The token of the reader that holds it.
+    pub reader: i64,
+    /// The first record that has no fate yet.
+    pub next_offset: i64,
+    /// Records that became jobs.
+    pub jobs: i64,
+    /// Records that were duplicates.
+    pub duplicates: i64,
+    /// Records that were applied as operations.
+    pub operations: i64,
+    /// Records that are dead letters.
+    pub dead_letters: i64,
+    /// The time of the last record below `next_offset`.
+    pub last_time_ms: Option<i64>,
+    /// A hash of that record, to notice a topic that was made again.
+    pub last_hash: Option<i64>,
+}
+
+/// Nothing is joined through the entity.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,33 @@
+//! One start of an instance.
+
+use sea_orm::entity::prelude::*;
+
+/// One start of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "instance")]
+pub struct Model {
+    /// The instance.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: i64,
+    /// A name for people.
+    pub name: String,
+    /// The version of the program.
+    pub version: String,
+    /// The ids of the apps that it registers, as a JSON array.
+    #[sea_orm(column_type = "Text")]
+    pub apps: String,
+    /// When it started, by its own clock.
+    pub started_ms: i64,
+    /// Grows with each heartbeat.
+    pub beat: i64,
+    /// Until when it may fire and write, epoch microseconds by the database's clock.
+    pub lease_until_us: i64,
+    /// Whether it was declared dead; its shards may be taken then.
+    pub dead: bool,
+}
+
+/// Nothing is joined through the entity.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,56 @@
+//! One live job. A job that has ended is no longer here.
+
+use sea_orm::entity::prelude::*;
+
+/// One live job. A job that has ended is no longer here.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "job")]
+pub struct Model {
+    /// Derived from app and request id.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Uuid,
+    /// The shard that it belongs to for life.
+    pub shard: i32,
+    /// 0 high, 1 normal, 2 low.
+    pub priority: i16,
+    /// When the next attempt is to start.
+    pub due_ms: i64,
+    /// The producer's name for the request.
+    pub request_id: String,
+    /// When it was asked to fire.
+    pub scheduled_ms: i64,
+    /// After this it is not fired any more.
+    pub expires_ms: Option<i64>,
+    /// When it was admitted.
+    pub created_ms: i64,
+    /// Attempts that have ended.
+    pub attempts: i32,
+    /// Its own limit of attempts.
+    pub max_attempts: Option<i32>,
+    /// Its own limit of an attempt's time.
+    pub timeout_ms: Option<i64>,
+    /// `jobData` as it was sent, a JSON object.
+    #[sea_orm(column_type = "Text")]
+    pub data: String,
+    /// The trace that the request belongs to.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub traceparent: Option<String>,
+    /// The rest of its trace context.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub tracestate: Option<String>,
+    /// The row of `ingest_offset` of the partition that it came from.
+    pub ledger: Option<i32>,
+    /// Its record's offset there.
+    pub source_offset: Option<i64>,
+    /// Its record's own time.
+    pub source_time_ms: Option<i64>,
+    /// What the last failed attempt said.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub last_error: Option<String>,
+}
+
+/// Nothing is joined through the entity.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

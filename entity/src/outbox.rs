@@ -1,0 +1,22 @@
+//! What is still to be published, in order within its lane.
+
+use sea_orm::entity::prelude::*;
+
+/// What is still to be published, in order within its lane.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "outbox")]
+pub struct Model {
+    /// Its place in the lane.
+    #[sea_orm(primary_key)]
+    pub id: i64,
+    /// The partition's ledger row, or 2^32 + the shard, whose holder publishes it.
+    pub lane: i64,
+    /// The dead letter to publish.
+    pub letter: Uuid,
+}
+
+/// Nothing is joined through the entity.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

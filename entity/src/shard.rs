@@ -1,0 +1,26 @@
+//! One shard of an app: a part of its jobs with one owner at a time.
+
+use sea_orm::entity::prelude::*;
+
+/// One shard of an app: a part of its jobs with one owner at a time.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "shard")]
+pub struct Model {
+    /// The shard.
+    #[sea_orm(primary_key)]
+    pub id: i32,
+    /// Whose jobs it holds.
+    pub app: i32,
+    /// Its number among the shards of the app, from 0.
+    pub number: i32,
+    /// The instance that fires, changes and deletes its jobs; none when released.
+    pub owner: Option<i64>,
+    /// How often it changed hands; a write of an older epoch changes nothing.
+    pub epoch: i64,
+}
+
+/// Nothing is joined through the entity.
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

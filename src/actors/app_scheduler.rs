@@ -1,0 +1,449 @@
+//! One app's scheduler: the window of its shards' next jobs in memory, one timer, and a
+//! bounded number of attempts.
+//!
+//! It fires nothing without a lease that is valid here, and nothing early. It owns no
+//! truth: a successor finds the shards in the holdings, what runs in the in-flight table,
+//! and the jobs in the database.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt;
+use super::in_flight::Flight;
+use super::messages::*;
+use super::shared::{RegisteredApp, Shared};
+use crate::model::ids::ShardId;
+use crate::model::job::{Job, Priority};
+use crate::model::window::{Audit, LookUp, PageRequest, TicketId, Window, WindowLimits};
+use crate::store::{ListRange, Page, Result as StoreResult, ShardFence};
+
+/// The longest sleep, so that a stepped clock is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// The wait before what could not be read is asked for again.
+const READ_AGAIN: Duration = Duration::from_millis(200);
+/// How often one list is compared with its table.
+const AUDIT: Duration = Duration::from_secs(60);
+/// Rows that one audit compares.
+const AUDIT_ROWS: u32 = 1000;
+/// Rows of one page.
+const PAGE: usize = 2000;
+/// Ids of one look-up.
+const LOOK_UP: usize = 500;
+/// Bytes of jobs in memory, for each job that the window may hold.
+const BYTES_PER_JOB: usize = 16 * 1024;
+/// Jobs that are started before other messages get their turn.
+const BURST: usize = 1000;
+
+/// The scheduler of one app.
+pub(super) struct AppScheduler {
+    shared: Arc<Shared>,
+    app: Arc<RegisteredApp>,
+    window: Window,
+    fences: HashMap<ShardId, ShardFence>,
+    releasing: HashMap<ShardId, oneshot::Sender<bool>>,
+    timer: Option<SpawnHandle>,
+    /// A database that did not answer is not asked again at once.
+    reads_wait: bool,
+    stopping: bool,
+    audited: usize,
+}
+
+impl AppScheduler {
+    pub(super) fn new(shared: Arc<Shared>, app: Arc<RegisteredApp>) -> Self {
+        let jobs = app.config.window.get() as usize;
+        let limits = WindowLimits {
+            max_jobs: jobs,
+            max_bytes: jobs.saturating_mul(BYTES_PER_JOB),
+            page_size: PAGE,
+            aging_ms: i64::try_from(app.config.priority_aging.as_millis()).unwrap_or(i64::MAX),
+        };
+        Self {
+            shared,
+            app,
+            window: Window::new(limits),
+            fences: HashMap::new(),
+            releasing: HashMap::new(),
+            timer: None,
+            reads_wait: false,
+            stopping: false,
+            audited: 0,
+        }
+    }
+
+    /// Starts what is due, asks for what is missing, and sleeps until the next moment.
+    fn go_on(&mut self, ctx: &mut Context<Self>) {
+        self.fire();
+        self.read(ctx);
+        self.set_timer(ctx);
+    }
+
+    fn fire(&mut self) {
+        if self.stopping || !self.shared.lease.is_valid() {
+            return;
+        }
+        let now_ms = self.shared.clock.now_ms();
+        let due = self.window.take_due(now_ms, self.room().min(BURST));
+        let flights: Vec<Flight> = due.into_iter().filter_map(|job| self.flight(job, now_ms)).collect();
+        if flights.is_empty() {
+            return;
+        }
+        for (flight, firing) in self.shared.in_flight.start(flights) {
+            attempt::spawn(&self.shared, flight, firing);
+        }
+    }
+
+    /// How many attempts may start now.
+    fn room(&self) -> usize {
+        let config = &self.app.config;
+        let running = self.app.running.load(Ordering::Relaxed);
+        let unsettled = self.app.unsettled.load(Ordering::Relaxed);
+        let most = Shared::unsettled_limit(config.window, config.max_in_flight);
+        let handlers = (config.max_in_flight.get() as usize).saturating_sub(running);
+        handlers.min(most.saturating_sub(unsettled))
+    }
+
+    fn flight(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Flight> {
+        let Some(fence) = self.fences.get(&job.shard).copied() else {
+            self.window.outcome_unknown(job.id);
+            return None;
+        };
+        let cancelled = CancellationToken::new();
+        Some(Flight { job, app: self.app.clone(), fence, fired_ms, cancelled, ended: None })
+    }
+
+    /// Reads the pages and rows that the window wants, one statement at a time each.
+    fn read(&mut self, ctx: &mut Context<Self>) {
+        if self.reads_wait {
+            return;
+        }
+        let pages = self.window.wanted_pages();
+        if !pages.is_empty() {
+            let ranges: Vec<ListRange> = pages.iter().map(range_of).collect();
+            let store = self.shared.store.clone();
+            let read = tokio::spawn(async move { store.pages(&ranges).await });
+            let done = read.into_actor(self).map(move |rows, actor, ctx| {
+                let rows = rows.unwrap_or_else(|error| panic!("reading pages: {error}"));
+                actor.pages_read(pages, rows, ctx);
+            });
+            ctx.spawn(done);
+        }
+        while let Some(look_up) = self.window.wanted_look_up(LOOK_UP) {
+            let (store, ids) = (self.shared.store.clone(), look_up.ids.clone());
+            let read = tokio::spawn(async move { store.jobs_by_id(&ids).await });
+            let done = read.into_actor(self).map(move |rows, actor, ctx| {
+                let rows = rows.unwrap_or_else(|error| panic!("looking jobs up: {error}"));
+                actor.looked_up(look_up, rows, ctx);
+            });
+            ctx.spawn(done);
+        }
+    }
+
+    fn pages_read(
+        &mut self,
+        requests: Vec<PageRequest>,
+        pages: StoreResult<Vec<Page>>,
+        ctx: &mut Context<Self>,
+    ) {
+        match pages {
+            Ok(pages) => {
+                for (request, rows) in requests.into_iter().zip(pages) {
+                    self.window.apply_page(request, rows);
+                }
+                self.go_on(ctx);
+            }
+            Err(error) => {
+                tracing::debug!(app = %self.app.name, %error, "pages could not be read");
+                for request in requests {
+                    self.window.page_failed(request);
+                }
+                self.read_later(ctx);
+            }
+        }
+    }
+
+    fn looked_up(
+        &mut self,
+        look_up: LookUp,
+        rows: StoreResult<Vec<Job>>,
+        ctx: &mut Context<Self>,
+    ) {
+        match rows {
+            Ok(rows) => {
+                self.window.apply_look_up(look_up, rows);
+                self.go_on(ctx);
+            }
+            Err(error) => {
+                tracing::debug!(app = %self.app.name, %error, "jobs could not be looked up");
+                self.window.look_up_failed(look_up);
+                self.read_later(ctx);
+            }
+        }
+    }
+
+    fn read_later(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.reads_wait, true) {
+            return;
+        }
+        ctx.run_later(READ_AGAIN, |actor, ctx| {
+            actor.reads_wait = false;
+            actor.go_on(ctx);
+        });
+    }
+
+    fn set_timer(&mut self, ctx: &mut Context<Self>) {
+        if let Some(timer) = self.timer.take() {
+            ctx.cancel_future(timer);
+        }
+        let Some(due_ms) = self.window.next_due() else { return };
+        let wait_ms = u64::try_from(due_ms - self.shared.clock.now_ms()).unwrap_or(0);
+        // What is due already waits for room: an attempt that ends will say so.
+        let wait = if wait_ms > 0 {
+            Duration::from_millis(wait_ms).min(LONGEST_SLEEP)
+        } else if !self.stopping && self.shared.lease.is_valid() && self.room() > 0 {
+            Duration::ZERO
+        } else {
+            READ_AGAIN
+        };
+        self.timer = Some(ctx.run_later(wait, |actor, ctx| {
+            actor.timer = None;
+            actor.go_on(ctx);
+        }));
+    }
+
+    /// Answers for the shards that nothing runs of any more.
+    fn finish_releases(&mut self) {
+        let idle: Vec<ShardId> = self
+            .releasing
+            .keys()
+            .filter(|shard| !self.shared.in_flight.has(**shard))
+            .copied()
+            .collect();
+        for shard in idle {
+            self.window.remove_shard(shard);
+            self.fences.remove(&shard);
+            if let Some(reply) = self.releasing.remove(&shard) {
+                reply.send(true).ok();
+            }
+        }
+    }
+
+    fn give_up_release(&mut self, shard: ShardId) {
+        if let Some(reply) = self.releasing.remove(&shard) {
+            self.window.unhold(shard);
+            reply.send(false).ok();
+        }
+    }
+
+    fn own(&mut self, fence: ShardFence) {
+        self.fences.insert(fence.shard, fence);
+        self.window.add_shard(fence.shard, fence.epoch);
+        self.window.unhold(fence.shard);
+    }
+
+    /// Compares one list with its table, another one each time.
+    fn audit_next(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(AUDIT, Self::audit_next);
+        let lists: Vec<(ShardId, Priority)> = self
+            .window
+            .shards()
+            .flat_map(|(shard, _)| Priority::ALL.map(|priority| (shard, priority)))
+            .collect();
+        self.audited += 1;
+        let Some((shard, priority)) = lists.get(self.audited % lists.len().max(1)) else { return };
+        let Some(audit) = self.window.audit(*shard, *priority) else { return };
+        let (after, limit) = ((i64::MIN, crate::model::ids::JobId::from_bytes([0; 16])), AUDIT_ROWS);
+        let range = ListRange { shard: *shard, priority: *priority, after, limit };
+        let store = self.shared.store.clone();
+        let read = tokio::spawn(async move { store.pages(&[range]).await });
+        let done = read.into_actor(self).map(move |rows, actor, ctx| {
+            actor.audited(audit, rows.ok().and_then(StoreResult::ok).and_then(|mut p| p.pop()), ctx);
+        });
+        ctx.spawn(done);
+    }
+
+    fn audited(&mut self, audit: Audit, rows: Option<Page>, ctx: &mut Context<Self>) {
+        let rescued = self.window.apply_audit(audit, rows.unwrap_or_default());
+        if rescued > 0 {
+            self.shared.counters.add(&self.shared.counters.rescued, rescued);
+            tracing::error!(
+                app = %self.app.name,
+                rescued,
+                "{rescued} jobs were in the table and not in memory"
+            );
+        }
+        self.go_on(ctx);
+    }
+}
+
+fn range_of(page: &PageRequest) -> ListRange {
+    let limit = u32::try_from(page.limit).unwrap_or(u32::MAX);
+    ListRange { shard: page.shard, priority: page.priority, after: page.after, limit }
+}
+
+impl Actor for AppScheduler {
+    type Context = Context<Self>;
+
+    /// Takes over what a predecessor left.
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.window.adopt_in_flight(self.shared.in_flight.of(self.app.id));
+        for fence in self.shared.holdings.of(self.app.id).iter() {
+            self.own(*fence);
+        }
+        ctx.run_later(AUDIT, Self::audit_next);
+        self.go_on(ctx);
+    }
+}
+
+impl Handler<TakeTicket> for AppScheduler {
+    type Result = MessageResult<TakeTicket>;
+
+    fn handle(&mut self, _: TakeTicket, _: &mut Context<Self>) -> Self::Result {
+        let ticket: TicketId = self.window.take_ticket();
+        MessageResult(ticket)
+    }
+}
+
+impl Handler<JobsAdmitted> for AppScheduler {
+    type Result = ();
+
+    fn handle(&mut self, admitted: JobsAdmitted, ctx: &mut Context<Self>) {
+        self.window.return_ticket(admitted.ticket, admitted.jobs);
+        self.go_on(ctx);
+    }
+}
+
+impl Handler<TicketDropped> for AppScheduler {
+    type Result = ();
+
+    fn handle(&mut self, dropped: TicketDropped, ctx: &mut Context<Self>) {
+        self.window.drop_ticket(dropped.ticket, &dropped.shards);
+        self.go_on(ctx);
+    }
+}
+
+impl Handler<LookFor> for AppScheduler {
+    type Result = ();
+
+    fn handle(&mut self, look: LookFor, ctx: &mut Context<Self>) {
+        for job in look.jobs {
+            self.window.look_up(job);
+        }
+        self.go_on(ctx);
+    }
+}
+
+impl Handler<ShardsTaken> for AppScheduler {
+    type Result = ();
+
+    fn handle(&mut self, taken: ShardsTaken, ctx: &mut Context<Self>) {
+        for fence in taken.fences {
+            self.own(fence);
+        }
+        self.go_on(ctx);
+    }
+}
+
+impl Handler<ShardsLost> for AppScheduler {
+    type Result = ();
+
+    fn handle(&mut self, lost: ShardsLost, _: &mut Context<Self>) {
+        for shard in &lost.shards {
+            self.window.remove_shard(*shard);
+            self.fences.remove(shard);
+            if let Some(reply) = self.releasing.remove(shard) {
+                reply.send(true).ok();
+            }
+        }
+        self.shared.in_flight.cancel(&lost.shards.into_iter().collect());
+    }
+}
+
+impl Handler<ReleaseShard> for AppScheduler {
+    type Result = ResponseFuture<bool>;
+
+    fn handle(&mut self, release: ReleaseShard, ctx: &mut Context<Self>) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        let shard = release.shard;
+        self.window.hold(shard);
+        self.releasing.insert(shard, reply);
+        self.finish_releases();
+        ctx.run_later(release.patience, move |actor, _| actor.give_up_release(shard));
+        Box::pin(async move { answer.await.unwrap_or(false) })
+    }
+}
+
+impl Handler<Fire> for AppScheduler {
+    type Result = ();
+
+    fn handle(&mut self, _: Fire, ctx: &mut Context<Self>) {
+        self.go_on(ctx);
+    }
+}
+
+impl Handler<Settled> for AppScheduler {
+    type Result = ();
+
+    fn handle(&mut self, settled: Settled, ctx: &mut Context<Self>) {
+        for id in settled.finished {
+            self.window.finished(id);
+        }
+        for job in settled.put_back {
+            self.window.put_back(job);
+        }
+        for id in settled.unknown {
+            self.window.outcome_unknown(id);
+        }
+        self.finish_releases();
+        self.go_on(ctx);
+    }
+}
+
+impl Handler<StopStarting> for AppScheduler {
+    type Result = ();
+
+    fn handle(&mut self, _: StopStarting, _: &mut Context<Self>) {
+        self.stopping = true;
+    }
+}
+
+impl Handler<Report> for AppScheduler {
+    type Result = ();
+
+    fn handle(&mut self, _: Report, _: &mut Context<Self>) {
+        let window = self.window.figures();
+        let app = self.app.figures.read();
+        tracing::info!(
+            actor = "app-scheduler",
+            app = %self.app.name,
+            shards = self.fences.len(),
+            in_memory = window.jobs,
+            in_memory_bytes = window.bytes,
+            running = self.app.running.load(Ordering::Relaxed),
+            unsettled = self.app.unsettled.load(Ordering::Relaxed),
+            scheduled = app.scheduled,
+            fired = app.fired,
+            succeeded = app.succeeded,
+            failed = app.failed,
+            retried = app.retried,
+            dead = app.dead,
+            lateness_mean_ms = app.lateness_mean_ms,
+            lateness_max_ms = app.lateness_max_ms,
+            "{}: {} jobs in memory, {} fired, {} succeeded",
+            self.app.name, window.jobs, app.fired, app.succeeded,
+        );
+    }
+}
+
+impl Handler<Fault> for AppScheduler {
+    type Result = ();
+
+    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
+        panic!("a fault was asked for");
+    }
+}

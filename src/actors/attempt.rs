@@ -1,0 +1,67 @@
+//! One attempt: a task that gives a job to its handler and always says how that ended.
+
+use std::sync::Arc;
+
+use super::directory::hint;
+use super::in_flight::{Ended, Flight};
+use super::messages::Collect;
+use super::shared::Shared;
+use crate::dispatch::{JobContext, JobError, Rejection};
+use crate::model::job::Fence;
+
+/// Starts an attempt on the runtime's workers.
+pub(super) fn spawn(shared: &Arc<Shared>, flight: Flight, firing: u32) {
+    let ending = Ending { shared: shared.clone(), flight, how: None };
+    // The handle is not kept: the drop guard reports the end whatever happens.
+    drop(tokio::spawn(run(ending, firing)));
+}
+
+/// Reports the end when it is dropped, also by a panic of the handler.
+struct Ending {
+    shared: Arc<Shared>,
+    flight: Flight,
+    how: Option<Ended>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let how = self.how.take().unwrap_or(Ended::Broke);
+        if self.shared.in_flight.end(self.flight.job.id, how) {
+            hint(self.shared.directory.outcomes(), Collect);
+        }
+    }
+}
+
+async fn run(mut ending: Ending, firing: u32) {
+    let how = attempt(&ending.shared, &ending.flight, firing).await;
+    ending.how = Some(how);
+}
+
+async fn attempt(shared: &Shared, flight: &Flight, firing: u32) -> Ended {
+    let Flight { job, app, fence, fired_ms, cancelled, .. } = flight;
+    // The process may have been suspended since the job was chosen.
+    if !shared.lease.is_valid() || cancelled.is_cancelled() {
+        return Ended::NotStarted;
+    }
+    if job.is_expired(*fired_ms) {
+        return Ended::Expired;
+    }
+    app.figures.started(fired_ms - job.due_ms);
+    let timeout = job.timeout(app.config.timeout);
+    let fence = Fence::new(fence.epoch.0, firing);
+    let context =
+        JobContext::new(app.name.clone(), job.clone(), fence, *fired_ms, cancelled.clone());
+    // Whoever admitted it may not have had the handler.
+    if job.attempts == 0
+        && let Err(rejection) = app.handler.validate(&job.data)
+    {
+        return Ended::Answered(Err(match rejection {
+            Rejection::NotYet(why) => JobError::Retry(why),
+            other => JobError::Fail(other.to_string()),
+        }));
+    }
+    match tokio::time::timeout(timeout, app.handler.execute(&context)).await {
+        Ok(answer) => Ended::Answered(answer),
+        Err(_) => Ended::TimedOut(timeout),
+    }
+}

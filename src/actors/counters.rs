@@ -1,0 +1,165 @@
+//! What has been counted since the start, under the names that people know.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::kafka::TopicPartition;
+
+/// Every counter of this instance.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(super) received: AtomicU64,
+    pub(super) processed: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) sent_to_dlq: AtomicU64,
+    pub(super) duplicate: AtomicU64,
+    pub(super) retried: AtomicU64,
+    pub(super) unknown_fields: AtomicU64,
+    pub(super) fenced: AtomicU64,
+    pub(super) offsets_lost: AtomicU64,
+    pub(super) rescued: AtomicU64,
+    pub(super) idempotency_cache: AtomicU64,
+    pub(super) lag: Mutex<BTreeMap<String, i64>>,
+    pub(super) apps: Mutex<BTreeMap<String, std::sync::Arc<AppFigures>>>,
+}
+
+/// What happened to one app's jobs on this instance.
+#[derive(Debug, Default)]
+pub(crate) struct AppFigures {
+    pub(super) scheduled: AtomicU64,
+    pub(super) fired: AtomicU64,
+    pub(super) succeeded: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) retried: AtomicU64,
+    pub(super) dead: AtomicU64,
+    /// The latest start after its moment, and the sum of all, in milliseconds.
+    pub(super) lateness_max_ms: AtomicI64,
+    pub(super) lateness_sum_ms: AtomicI64,
+}
+
+/// The counters of ingest and of each app, as they stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct IngestMetrics {
+    /// Records read from the ingest topics and requests by API.
+    pub messages_received: u64,
+    /// Those that became jobs.
+    pub messages_processed: u64,
+    /// Those that could not become jobs.
+    pub messages_failed: u64,
+    /// Dead letters that the broker has acknowledged on the DLQ topic.
+    #[serde(rename = "messagesSentToDLQ")]
+    pub messages_sent_to_dlq: u64,
+    /// Keys in the dedup actor's memory.
+    pub idempotency_cache_size: u64,
+    /// Those that repeated an earlier request.
+    pub messages_duplicate: u64,
+    /// Batches that were tried again because the database was away.
+    pub messages_retried: u64,
+    /// Fields of requests that this version does not know.
+    pub unknown_fields: u64,
+    /// Batches that found their partition's row moved on.
+    pub batches_fenced: u64,
+    /// Records that the log no longer had when their turn came.
+    pub offsets_lost: u64,
+    /// Jobs that an audit found in the table and not in memory: should be zero.
+    pub jobs_rescued: u64,
+    /// Records not read yet, by partition.
+    pub consumer_lag: BTreeMap<String, i64>,
+    /// By app.
+    pub apps: BTreeMap<String, AppMetrics>,
+}
+
+/// What happened to one app's jobs on this instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct AppMetrics {
+    /// Jobs admitted.
+    pub scheduled: u64,
+    /// Attempts started.
+    pub fired: u64,
+    /// Jobs that ended well.
+    pub succeeded: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Attempts that are to be made again.
+    pub retried: u64,
+    /// Jobs that are dead letters.
+    pub dead: u64,
+    /// The latest start after its moment, in milliseconds.
+    pub lateness_max_ms: i64,
+    /// The mean of all starts after their moment, in milliseconds.
+    pub lateness_mean_ms: i64,
+}
+
+impl Counters {
+    pub(super) fn add(&self, counter: &AtomicU64, n: usize) {
+        counter.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_lag(&self, partition: &TopicPartition, lag: i64) {
+        let mut all = self.lag.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(partition.to_string(), lag);
+    }
+
+    pub(super) fn forget_lag(&self, partition: &TopicPartition) {
+        let mut all = self.lag.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&partition.to_string());
+    }
+
+    pub(super) fn app(&self, name: &str) -> std::sync::Arc<AppFigures> {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        apps.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// All of them, as they stand.
+    pub(crate) fn read(&self) -> IngestMetrics {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        IngestMetrics {
+            messages_received: get(&self.received),
+            messages_processed: get(&self.processed),
+            messages_failed: get(&self.failed),
+            messages_sent_to_dlq: get(&self.sent_to_dlq),
+            idempotency_cache_size: get(&self.idempotency_cache),
+            messages_duplicate: get(&self.duplicate),
+            messages_retried: get(&self.retried),
+            unknown_fields: get(&self.unknown_fields),
+            batches_fenced: get(&self.fenced),
+            offsets_lost: get(&self.offsets_lost),
+            jobs_rescued: get(&self.rescued),
+            consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read())).collect(),
+        }
+    }
+}
+
+impl AppFigures {
+    pub(super) fn started(&self, lateness_ms: i64) {
+        self.fired.fetch_add(1, Ordering::Relaxed);
+        self.lateness_sum_ms.fetch_add(lateness_ms, Ordering::Relaxed);
+        self.lateness_max_ms.fetch_max(lateness_ms, Ordering::Relaxed);
+    }
+
+    /// All of them, as they stand.
+    pub(crate) fn read(&self) -> AppMetrics {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let fired = get(&self.fired);
+        let sum = self.lateness_sum_ms.load(Ordering::Relaxed);
+        AppMetrics {
+            scheduled: get(&self.scheduled),
+            fired,
+            succeeded: get(&self.succeeded),
+            failed: get(&self.failed),
+            retried: get(&self.retried),
+            dead: get(&self.dead),
+            lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
+            lateness_mean_ms: i64::try_from(fired).ok().and_then(|n| sum.checked_div(n)).unwrap_or(0),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! A short memory of idempotency keys that are in the database: it only saves work.
+//!
+//! A key that it remembers makes the batch read before it writes, instead of being
+//! refused and written twice. What is a duplicate is decided by the unique key alone.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use actix::prelude::*;
+
+use super::messages::*;
+use super::shared::Shared;
+use crate::model::ids::KeyId;
+
+/// Keys of one generation; two are kept, so 200,000 at 16 bytes and their overhead.
+const GENERATION: usize = 100_000;
+
+/// Remembers recent keys, the older half forgotten at a time.
+pub(super) struct Dedup {
+    shared: Arc<Shared>,
+    young: HashSet<KeyId>,
+    old: HashSet<KeyId>,
+    asked: u64,
+    recognised: u64,
+}
+
+impl Dedup {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let (young, old) = (HashSet::new(), HashSet::new());
+        Self { shared, young, old, asked: 0, recognised: 0 }
+    }
+
+    fn knows(&self, key: &KeyId) -> bool {
+        self.young.contains(key) || self.old.contains(key)
+    }
+
+    fn remember(&mut self, key: KeyId) {
+        if self.young.len() >= GENERATION {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key);
+    }
+}
+
+impl Actor for Dedup {
+    type Context = Context<Self>;
+}
+
+impl Handler<Recall> for Dedup {
+    type Result = bool;
+
+    fn handle(&mut self, recall: Recall, _: &mut Context<Self>) -> bool {
+        let known = recall.keys.iter().filter(|key| self.knows(key)).count();
+        self.asked += recall.keys.len() as u64;
+        self.recognised += known as u64;
+        known > 0
+    }
+}
+
+impl Handler<Remember> for Dedup {
+    type Result = ();
+
+    fn handle(&mut self, remember: Remember, _: &mut Context<Self>) {
+        for key in remember.keys {
+            self.remember(key);
+        }
+        let size = (self.young.len() + self.old.len()) as u64;
+        self.shared.counters.idempotency_cache.store(size, Ordering::Relaxed);
+    }
+}
+
+impl Handler<Report> for Dedup {
+    type Result = ();
+
+    fn handle(&mut self, _: Report, _: &mut Context<Self>) {
+        let remembered = self.young.len() + self.old.len();
+        tracing::info!(
+            actor = "dedup",
+            remembered,
+            asked = self.asked,
+            recognised = self.recognised,
+            "{remembered} idempotency keys remembered",
+        );
+    }
+}
+
+impl Handler<Fault> for Dedup {
+    type Result = ();
+
+    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
+        panic!("a fault was asked for");
+    }
+}

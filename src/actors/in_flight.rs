@@ -1,0 +1,183 @@
+//! What has been started and not yet written: the one memory that survives the actors.
+//!
+//! A job is in flight from before its attempt starts until its outcome's commit is
+//! confirmed. A fresh app scheduler takes over what still runs; a fresh outcomes actor
+//! finds what has ended and was not written.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::shared::RegisteredApp;
+use crate::dispatch::JobError;
+use crate::model::ids::{AppId, JobId, ShardId};
+use crate::model::job::Job;
+use crate::store::ShardFence;
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The handler answered.
+    Answered(Result<(), JobError>),
+    /// It took longer than it may.
+    TimedOut(Duration),
+    /// It panicked, or was aborted, before it answered.
+    Broke,
+    /// Its time to be of use had passed.
+    Expired,
+    /// The lease was over, or we are leaving: it never ran.
+    NotStarted,
+}
+
+/// A job in flight.
+#[derive(Clone, Debug)]
+pub(super) struct Flight {
+    pub(super) job: Arc<Job>,
+    pub(super) app: Arc<RegisteredApp>,
+    /// The shard as it was ours when the attempt started.
+    pub(super) fence: ShardFence,
+    pub(super) fired_ms: i64,
+    pub(super) cancelled: CancellationToken,
+    /// How it ended, once it has.
+    pub(super) ended: Option<Arc<Ended>>,
+}
+
+/// Every job in flight on this instance.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    table: Mutex<Table>,
+    running: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    flights: HashMap<JobId, Flight>,
+    /// Those that ended since the last collection, in order.
+    ended: Vec<JobId>,
+    /// How often a job that was put back has been started before.
+    firings: HashMap<JobId, u32>,
+}
+
+impl InFlight {
+    /// Notes jobs that are about to start. Gives back, for each, which of its firings
+    /// this is.
+    pub(super) fn start(&self, flights: Vec<Flight>) -> Vec<(Flight, u32)> {
+        let mut table = self.table();
+        self.running.fetch_add(flights.len(), Ordering::Relaxed);
+        flights
+            .into_iter()
+            .map(|flight| {
+                let id = flight.job.id;
+                flight.app.running.fetch_add(1, Ordering::Relaxed);
+                flight.app.unsettled.fetch_add(1, Ordering::Relaxed);
+                table.flights.insert(id, flight.clone());
+                // Only a job that was put back has been counted before.
+                let firing = match table.firings.get_mut(&id) {
+                    Some(firings) => {
+                        *firings += 1;
+                        *firings
+                    }
+                    None => 1,
+                };
+                (flight, firing)
+            })
+            .collect()
+    }
+
+    /// An attempt has ended. True if it is the first since the last collection.
+    pub(super) fn end(&self, id: JobId, how: Ended) -> bool {
+        let mut table = self.table();
+        let Some(flight) = table.flights.get_mut(&id) else { return false };
+        flight.ended = Some(Arc::new(how));
+        flight.app.running.fetch_sub(1, Ordering::Relaxed);
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        table.ended.push(id);
+        table.ended.len() == 1
+    }
+
+    /// Those that ended since the last call.
+    pub(super) fn collect(&self) -> Vec<Flight> {
+        let mut table = self.table();
+        let ended = std::mem::take(&mut table.ended);
+        ended.iter().filter_map(|id| table.flights.get(id).cloned()).collect()
+    }
+
+    /// All that ended and is not settled, for an outcomes actor that begins anew.
+    pub(super) fn collect_all(&self) {
+        let mut table = self.table();
+        let Table { flights, ended, .. } = &mut *table;
+        let all = flights.iter().filter(|(_, flight)| flight.ended.is_some());
+        *ended = all.map(|(id, _)| *id).collect();
+    }
+
+    /// These are written, or nobody's any more.
+    pub(super) fn settle(&self, gone: impl IntoIterator<Item = JobId>) {
+        let mut table = self.table();
+        for id in gone {
+            table.land(id);
+            table.firings.remove(&id);
+        }
+    }
+
+    /// These will start again.
+    pub(super) fn settle_put_back(&self, back: impl IntoIterator<Item = JobId>) {
+        let mut table = self.table();
+        for id in back {
+            table.land(id);
+            table.firings.entry(id).or_insert(1);
+        }
+    }
+
+    /// What of `app` is in flight, for a scheduler that begins anew.
+    pub(super) fn of(&self, app: AppId) -> Vec<(JobId, ShardId)> {
+        let table = self.table();
+        let of_app = table.flights.values().filter(|flight| flight.app.id == app);
+        of_app.map(|flight| (flight.job.id, flight.job.shard)).collect()
+    }
+
+    /// Whether anything of `shard` is in flight.
+    pub(super) fn has(&self, shard: ShardId) -> bool {
+        self.table().flights.values().any(|flight| flight.job.shard == shard)
+    }
+
+    /// Tells running attempts of these shards that they are not wanted any more.
+    pub(super) fn cancel(&self, shards: &HashSet<ShardId>) {
+        for flight in self.table().flights.values() {
+            if shards.contains(&flight.job.shard) {
+                flight.cancelled.cancel();
+            }
+        }
+    }
+
+    /// Tells all running attempts the same.
+    pub(super) fn cancel_all(&self) {
+        for flight in self.table().flights.values() {
+            flight.cancelled.cancel();
+        }
+    }
+
+    /// Attempts that run.
+    pub(super) fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Attempts that run or are not written yet.
+    pub(super) fn len(&self) -> usize {
+        self.table().flights.len()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn land(&mut self, id: JobId) {
+        if let Some(flight) = self.flights.remove(&id) {
+            flight.app.unsettled.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

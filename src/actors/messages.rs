@@ -1,0 +1,175 @@
+//! What actors say to each other. Each message says who sends it, what the reply means,
+//! and what happens if it is lost.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use actix::Message;
+
+use crate::kafka::{PartitionQueue, TopicPartition};
+use crate::model::ids::{JobId, KeyId, ShardId};
+use crate::model::job::Job;
+use crate::model::window::TicketId;
+use crate::store::{Lane, ShardFence};
+
+/// How a child of the Supervisor ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It was asked to leave and did.
+    Drained,
+    /// It stopped by itself.
+    Failed(String),
+    /// It panicked.
+    Panicked(String),
+}
+
+/// Poll thread → Supervisor: these partitions are ours. Never lost: the Supervisor
+/// outlives the intake.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct PartitionsAssigned {
+    pub(super) queues: Vec<PartitionQueue>,
+}
+
+/// Poll thread → Supervisor: stop reading these and say how far each got. Without an
+/// answer in time the poll thread goes on: the ledger fences what comes too late.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct PartitionsRevoked {
+    pub(super) partitions: Vec<TopicPartition>,
+    pub(super) reply: SyncSender<Vec<(TopicPartition, i64)>>,
+}
+
+/// Supervisor → PartitionReader: finish the batch in hand and stop. The reply is the
+/// partition's durable next offset; lost with the reader, when the ledger has it.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<i64>")]
+pub(super) struct Leave;
+
+/// PartitionReader → Dedup: is any of these keys known? A lost answer costs one look-up
+/// in the database.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(super) struct Recall {
+    pub(super) keys: Vec<KeyId>,
+}
+
+/// PartitionReader → Dedup: these keys are in the database now. Losing it costs a look-up.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Remember {
+    pub(super) keys: Vec<KeyId>,
+}
+
+/// PartitionReader, Outcomes, ShardKeeper → RetryDlq: this lane may have letters to
+/// publish. If lost, they are found at the next look.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct PublishLane(pub(super) Lane);
+
+/// Whoever admits → AppScheduler, before BEGIN: jobs of yours may come. The ticket must
+/// come back.
+#[derive(Debug, Message)]
+#[rtype(result = "TicketId")]
+pub(super) struct TakeTicket;
+
+/// Whoever admitted → AppScheduler, after COMMIT: these rows are new. If the scheduler
+/// died meanwhile its successor reads them from the database.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct JobsAdmitted {
+    pub(super) ticket: TicketId,
+    pub(super) jobs: Vec<Job>,
+}
+
+/// Whoever admitted → AppScheduler: nobody knows what was inserted; its transaction has
+/// ended. Read these shards again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct TicketDropped {
+    pub(super) ticket: TicketId,
+    pub(super) shards: Vec<ShardId>,
+}
+
+/// ShardKeeper → AppScheduler: others put these jobs into shards of yours.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct LookFor {
+    pub(super) jobs: Vec<JobId>,
+}
+
+/// ShardKeeper → AppScheduler: these shards are ours. A successor finds them in the holdings.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct ShardsTaken {
+    pub(super) fences: Vec<ShardFence>,
+}
+
+/// ShardKeeper → AppScheduler: these shards are somebody else's; drop what you have of them.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct ShardsLost {
+    pub(super) shards: Vec<ShardId>,
+}
+
+/// ShardKeeper → AppScheduler: start nothing more of this shard, and say whether all that
+/// ran has been written within the time given. False: keep it, try later.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(super) struct ReleaseShard {
+    pub(super) shard: ShardId,
+    pub(super) patience: Duration,
+}
+
+/// In-flight table → Outcomes: attempts have ended. If lost, the next one says the same.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Collect;
+
+/// Outcomes → AppScheduler: attempts have ended; there is room to start others.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Fire;
+
+/// Outcomes → AppScheduler, after COMMIT and after the in-flight table was cleared of
+/// them. A successor that starts after that reads the truth from the database.
+#[derive(Debug, Default, Message)]
+#[rtype(result = "()")]
+pub(super) struct Settled {
+    /// Their rows are gone.
+    pub(super) finished: Vec<JobId>,
+    /// Their rows read like this now.
+    pub(super) put_back: Vec<Arc<Job>>,
+    /// Nobody knows: their shards were lost.
+    pub(super) unknown: Vec<JobId>,
+}
+
+/// Supervisor → AppScheduler: start nothing more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct StopStarting;
+
+/// Supervisor → ShardKeeper: give up all shards and leave. True when that is done.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(super) struct GoodBye;
+
+/// Supervisor → every actor, each metrics interval: log your figures.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Report;
+
+/// Service → Supervisor: stop everything in order within the time given. The reply comes
+/// when all is written and released, or the time is over.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Drain {
+    /// How long running attempts may still take.
+    pub patience: Duration,
+}
+
+/// For tests of supervision: the actor that gets it panics.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Fault;

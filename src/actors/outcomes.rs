@@ -1,0 +1,278 @@
+//! What became of attempts: judged, written in batches, and only then told to the
+//! scheduler of the app.
+//!
+//! Two lanes, split by shard, so that one commit is under way while the other gathers.
+//! What ended and is not written stays in the in-flight table: a fresh actor begins there.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use super::directory::hint;
+use super::in_flight::{Ended, Flight};
+use super::messages::*;
+use super::shared::Shared;
+use crate::dispatch::{FiredJob, JobError};
+use crate::model::ids::{AppId, ShardId};
+use crate::model::job::{Fence, Job};
+use crate::model::letter::{DeadLetter, ErrorKind};
+use crate::store::{Lane, Outcome, OutcomeBatch, Result as StoreResult, ShardFence, Written};
+
+/// Batches that are written at the same time.
+const LANES: usize = 2;
+/// Outcomes of one batch at most.
+const BATCH: usize = 2000;
+/// The wait after a write without an answer, doubling up to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// Judges and writes.
+pub(super) struct Outcomes {
+    shared: Arc<Shared>,
+    lanes: [WriteLane; LANES],
+    written: u64,
+}
+
+#[derive(Default)]
+struct WriteLane {
+    waiting: Vec<(Flight, Outcome)>,
+    writing: bool,
+}
+
+impl Outcomes {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, lanes: Default::default(), written: 0 }
+    }
+
+    /// Takes what has ended, tells the schedulers that there is room, and writes.
+    fn collect(&mut self, ctx: &mut Context<Self>) {
+        let ended = self.shared.in_flight.collect();
+        let mut not_started: HashMap<AppId, Vec<Arc<Job>>> = HashMap::new();
+        let mut apps: BTreeSet<AppId> = BTreeSet::new();
+        for flight in ended {
+            let Some(how) = flight.ended.clone() else { continue };
+            apps.insert(flight.app.id);
+            match judge(&self.shared, &flight, &how) {
+                Some(outcome) => {
+                    let lane = flight.job.shard.0.unsigned_abs() as usize % LANES;
+                    self.lanes[lane].waiting.push((flight, outcome));
+                }
+                None => not_started.entry(flight.app.id).or_default().push(flight.job),
+            }
+        }
+        for (app, put_back) in not_started {
+            self.shared.in_flight.settle_put_back(put_back.iter().map(|job| job.id));
+            let settled = Settled { put_back, ..Settled::default() };
+            hint(self.shared.directory.app(app), settled);
+        }
+        for app in apps {
+            hint(self.shared.directory.app(app), Fire);
+        }
+        for lane in 0..LANES {
+            self.write(lane, ctx);
+        }
+    }
+
+    fn write(&mut self, lane: usize, ctx: &mut Context<Self>) {
+        let WriteLane { waiting, writing } = &mut self.lanes[lane];
+        if *writing || waiting.is_empty() {
+            return;
+        }
+        *writing = true;
+        let rest = waiting.split_off(waiting.len().min(BATCH));
+        let flights = std::mem::replace(waiting, rest);
+        let batch = Arc::new(batch_of(&flights));
+        let shared = self.shared.clone();
+        let done = tokio::spawn(async move { write_until_answered(&shared, &batch).await });
+        ctx.spawn(done.into_actor(self).map(move |written, actor, ctx| {
+            let written = written.unwrap_or_else(|error| panic!("writing outcomes: {error}"));
+            actor.lanes[lane].writing = false;
+            actor.settle(flights, &written);
+            actor.collect(ctx);
+        }));
+    }
+
+    /// The commit is confirmed: the in-flight table is cleared first, the schedulers are
+    /// looked up and told after that.
+    fn settle(&mut self, flights: Vec<(Flight, Outcome)>, written: &Written) {
+        self.written += flights.len() as u64;
+        let mut by_app: HashMap<AppId, Settled> = HashMap::new();
+        let mut lanes: BTreeSet<ShardId> = BTreeSet::new();
+        for (flight, outcome) in flights {
+            let settled = by_app.entry(flight.app.id).or_default();
+            let Flight { job, app, .. } = flight;
+            if written.lost.contains(&job.shard) {
+                settled.unknown.push(job.id);
+                continue;
+            }
+            match outcome {
+                Outcome::Succeeded => {
+                    app.figures.succeeded.fetch_add(1, Ordering::Relaxed);
+                    settled.finished.push(job.id);
+                }
+                Outcome::Buried(_) => {
+                    app.figures.dead.fetch_add(1, Ordering::Relaxed);
+                    lanes.insert(job.shard);
+                    settled.finished.push(job.id);
+                }
+                Outcome::Retry { due_ms, attempts, error } => {
+                    app.figures.retried.fetch_add(1, Ordering::Relaxed);
+                    let last_error = error.or_else(|| job.last_error.clone());
+                    let job = Job { due_ms, attempts, last_error, ..Job::clone(&job) };
+                    settled.put_back.push(Arc::new(job));
+                }
+            }
+        }
+        for (app, settled) in by_app {
+            let in_flight = &self.shared.in_flight;
+            in_flight.settle(settled.finished.iter().chain(&settled.unknown).copied());
+            in_flight.settle_put_back(settled.put_back.iter().map(|job| job.id));
+            hint(self.shared.directory.app(app), settled);
+        }
+        for shard in lanes {
+            hint(self.shared.directory.retry_dlq(), PublishLane(Lane::Shard(shard)));
+        }
+    }
+}
+
+fn batch_of(flights: &[(Flight, Outcome)]) -> OutcomeBatch {
+    let fences: BTreeSet<ShardFence> = flights.iter().map(|(flight, _)| flight.fence).collect();
+    let outcomes = flights.iter().map(|(flight, outcome)| (flight.job.clone(), outcome.clone()));
+    OutcomeBatch { fences: fences.into_iter().collect(), outcomes: outcomes.collect() }
+}
+
+/// An answer may be lost with the connection; writing the same again does no harm, and
+/// once it is answered the first has surely ended. Without a lease nothing is written.
+async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Written {
+    let (mut wait, longest) = RETRY;
+    loop {
+        let answer: StoreResult<Written> = if shared.lease.is_valid() {
+            shared.store.write_outcomes(batch).await
+        } else {
+            // Whoever took our shards writes now. If nobody did, the lease comes back; if we
+            // were declared dead, the fences say so as soon as we have a new one.
+            tokio::time::sleep(RETRY.0).await;
+            continue;
+        };
+        match answer {
+            Ok(written) => return written,
+            Err(error) => {
+                shared.health.complain("outcomes", format!("cannot be written: {error}"));
+                tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
+                wait = (wait * 2).min(longest);
+            }
+        }
+        shared.health.clear("outcomes");
+    }
+}
+
+/// What an attempt's end means for its job; `None` if it never started.
+fn judge(shared: &Shared, flight: &Flight, how: &Ended) -> Option<Outcome> {
+    let error = match how {
+        Ended::NotStarted => return None,
+        Ended::Answered(Ok(())) => return Some(Outcome::Succeeded),
+        Ended::Expired => {
+            let why = "expiresTime had passed before the job could be fired".to_owned();
+            return Some(bury(shared, flight, ErrorKind::Expired, why));
+        }
+        Ended::Answered(Err(error)) => error.clone(),
+        Ended::TimedOut(limit) => {
+            JobError::Retry(format!("the attempt took longer than {} ms", limit.as_millis()))
+        }
+        Ended::Broke if flight.cancelled.is_cancelled() => return None,
+        Ended::Broke => JobError::Retry("the handler panicked".into()),
+    };
+    Some(judge_failure(shared, flight, error))
+}
+
+fn judge_failure(shared: &Shared, flight: &Flight, error: JobError) -> Outcome {
+    let Flight { job, app, .. } = flight;
+    let now_ms = shared.clock.now_ms();
+    let failed = job.attempts + 1;
+    if let JobError::Snooze(until) = error {
+        // Rounded up: never early.
+        let due_ms = until.timestamp_millis() + i64::from(until.timestamp_subsec_nanos() % 1_000_000 > 0);
+        return Outcome::Retry { due_ms, attempts: job.attempts, error: None };
+    }
+    app.figures.failed.fetch_add(1, Ordering::Relaxed);
+    let why = error.to_string();
+    let most = job.max_attempts.unwrap_or(app.config.max_attempts.get());
+    if matches!(error, JobError::Fail(_)) || failed >= most {
+        return bury(shared, flight, ErrorKind::AttemptsExhausted, why);
+    }
+    let wait = match error {
+        JobError::RetryAfter(wait, _) => wait,
+        _ => app.config.backoff.delay(failed, fastrand::f64()),
+    };
+    let wait_ms = i64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
+    Outcome::Retry { due_ms: now_ms.saturating_add(wait_ms), attempts: failed, error: Some(why) }
+}
+
+fn bury(shared: &Shared, flight: &Flight, kind: ErrorKind, message: String) -> Outcome {
+    let Flight { job, app, fired_ms, .. } = flight;
+    let fence = Fence::new(flight.fence.epoch.0, 0);
+    let attempts = job.attempts + u32::from(kind != ErrorKind::Expired);
+    let trace = |name: &str, value: &String| (name.to_owned(), Some(value.clone().into_bytes()));
+    let headers = job.trace.iter().flat_map(|context| {
+        let parent = trace("traceparent", &context.parent);
+        [Some(parent), context.state.as_ref().map(|state| trace("tracestate", state))]
+    });
+    Outcome::Buried(Box::new(DeadLetter {
+        kind,
+        message,
+        app: Some(app.name.to_string()),
+        request_id: Some(job.request_id.clone()),
+        job_id: Some(job.id),
+        source: None,
+        key: Some(job.request_id.clone().into_bytes()),
+        value: Some(FiredJob::new(&app.name, job, fence, *fired_ms).to_json()),
+        headers: headers.flatten().collect(),
+        attempts,
+        at_ms: shared.clock.now_ms(),
+    }))
+}
+
+impl Actor for Outcomes {
+    type Context = Context<Self>;
+
+    /// Begins with what a predecessor left unwritten.
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.shared.in_flight.collect_all();
+        self.collect(ctx);
+    }
+}
+
+impl Handler<Collect> for Outcomes {
+    type Result = ();
+
+    fn handle(&mut self, _: Collect, ctx: &mut Context<Self>) {
+        self.collect(ctx);
+    }
+}
+
+impl Handler<Report> for Outcomes {
+    type Result = ();
+
+    fn handle(&mut self, _: Report, _: &mut Context<Self>) {
+        let waiting: usize = self.lanes.iter().map(|lane| lane.waiting.len()).sum();
+        tracing::info!(
+            actor = "outcomes",
+            running = self.shared.in_flight.running(),
+            in_flight = self.shared.in_flight.len(),
+            waiting,
+            written = self.written,
+            "{} outcomes written, {waiting} waiting",
+            self.written,
+        );
+    }
+}
+
+impl Handler<Fault> for Outcomes {
+    type Result = ();
+
+    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
+        panic!("a fault was asked for");
+    }
+}

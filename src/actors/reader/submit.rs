@@ -1,0 +1,129 @@
+//! Requests by API: the same judgement and the same admission, without a partition.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::super::shared::Shared;
+use super::admission::{Tickets, batch_of, choose_shards, count_fates};
+use super::judge::judge;
+use crate::model::ids::JobId;
+use crate::model::letter::Refusal;
+use crate::model::request::ScheduleJobRequest;
+use crate::store::{Admitted, Entry, Error as StoreError, Fate};
+
+/// How often an admission whose answer was lost is repeated.
+const TRIES: u32 = 10;
+/// The wait before that, doubling.
+const WAIT: Duration = Duration::from_millis(50);
+
+/// What became of a request by API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Submitted {
+    /// It is a job now.
+    Accepted {
+        /// The job.
+        job_id: JobId,
+        /// The request's name, made here if it brought none.
+        request_id: String,
+    },
+    /// It repeats an earlier request.
+    Duplicate {
+        /// That request's job.
+        job_id: JobId,
+        /// That request's name.
+        of: String,
+    },
+}
+
+/// Why a request by API is not a job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The request itself is at fault.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Nothing is known of it: the same request can be sent again.
+    #[error("not accepted yet: {0}; send the same request again")]
+    Unavailable(String),
+}
+
+/// Admits `request`, or says why not.
+pub(crate) async fn submit(
+    shared: &Arc<Shared>,
+    mut request: ScheduleJobRequest,
+) -> Result<Submitted, SubmitError> {
+    // Named before it is tried, so that trying again is recognised.
+    let request_id = request.request_id.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
+    let request_id = request_id.clone();
+    let judged = judge(shared, request, None, None).await.map_err(unavailable)?;
+    let mut judged = [judged?];
+    let mut unanswered: Option<Tickets> = None;
+    let mut last = String::from("no instance holds the shards");
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            tokio::time::sleep(WAIT * (1 << attempt.min(5))).await;
+        }
+        let ours = attempt < TRIES / 2 && shared.lease.is_valid();
+        let fences = choose_shards(shared, &mut judged, ours);
+        let batch = batch_of(shared, &judged, fences, None, unanswered.is_some());
+        let Ok(tickets) = Tickets::take(shared, &batch, &CancellationToken::new()).await else { continue };
+        match shared.store.admit(&batch).await {
+            Ok(Admitted::Done(fates)) => {
+                let fate = fates.first().cloned();
+                tickets.give_back(batch.clone(), &fates);
+                count_fates(shared, &batch, &fates, 1);
+                // The names of a transaction under way were waited for: that one has ended.
+                let repeated = unanswered.take().is_some();
+                return answer(&judged[0].entry, fate, request_id, repeated);
+            }
+            Ok(_) => tickets.give_back_nothing(),
+            Err(StoreError::Refused(why)) => {
+                tickets.give_back_nothing();
+                return Err(SubmitError::Refused(refused_by_database(&why, request_id)));
+            }
+            Err(error) => {
+                last = error.to_string();
+                match unanswered {
+                    None => unanswered = Some(tickets),
+                    Some(_) => tickets.read_again(),
+                }
+            }
+        }
+    }
+    Err(SubmitError::Unavailable(last))
+}
+
+fn answer(
+    entry: &Entry,
+    fate: Option<Fate>,
+    request_id: String,
+    repeated: bool,
+) -> Result<Submitted, SubmitError> {
+    let job_id = match entry {
+        Entry::Job(candidate) => candidate.job.id,
+        Entry::Letter(_) => JobId::from_bytes([0; 16]),
+    };
+    match fate {
+        Some(Fate::Accepted) => Ok(Submitted::Accepted { job_id, request_id }),
+        // Our own earlier try, whose answer was lost, is not a duplicate to anybody.
+        Some(Fate::Duplicate { of, job }) if repeated && of == request_id && job == job_id => {
+            Ok(Submitted::Accepted { job_id, request_id })
+        }
+        Some(Fate::Duplicate { of, job }) => Ok(Submitted::Duplicate { job_id: job, of }),
+        Some(Fate::Dead(refusal)) => Err(SubmitError::Refused(refusal)),
+        None => Err(SubmitError::Unavailable("no answer".into())),
+    }
+}
+
+fn refused_by_database(why: &str, request_id: String) -> Refusal {
+    let kind = crate::model::letter::ErrorKind::RefusedByDatabase;
+    let message = format!("the database refuses this request: {why}");
+    Refusal { request_id: Some(request_id), ..Refusal::new(kind, message) }
+}
+
+fn unavailable(error: StoreError) -> SubmitError {
+    SubmitError::Unavailable(error.to_string())
+}

@@ -1,0 +1,429 @@
+//! Keeps the lease, and with it the shards: takes those of the dead, holds a fair share,
+//! gives up what others are due.
+//!
+//! Everything it knows comes from one statement a second. What it believes to own is
+//! compared with it each time, so a fresh keeper goes on where its predecessor was.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use super::directory::hint;
+use super::lease::boot_ms;
+use super::messages::*;
+use super::shared::{RegisteredApp, Shared};
+use super::shares::share_of;
+use crate::model::ids::{AppId, InstanceId, ShardId};
+use crate::store::{Lane, Observation, Result as StoreResult, ShardFence, ShardRow};
+
+/// Between the heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a gentle release waits for what runs.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The wait before a release that others did not let happen is tried again.
+const RELEASE_AGAIN_MS: i64 = 10_000;
+/// A lease has room for some heartbeats that fail.
+const BEATS_PER_LEASE: u32 = 5;
+
+/// Keeps the lease and the shards.
+pub(super) struct ShardKeeper {
+    shared: Arc<Shared>,
+    /// When another instance's beat was last seen to move, by our own clock.
+    moved: HashMap<InstanceId, (i64, i64)>,
+    /// Shards that are being released, and when one may be tried again.
+    releasing: HashSet<ShardId>,
+    release_after_ms: HashMap<ShardId, i64>,
+    observed: Observation,
+    beats: u64,
+    leaving: bool,
+}
+
+/// What one heartbeat brought.
+enum Beat {
+    Alive(Observation),
+    /// We were declared dead, or never joined.
+    Unknown,
+}
+
+impl ShardKeeper {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            moved: HashMap::new(),
+            releasing: HashSet::new(),
+            release_after_ms: HashMap::new(),
+            observed: Observation::default(),
+            beats: 0,
+            leaving: false,
+        }
+    }
+
+    fn beat(&mut self, ctx: &mut Context<Self>) {
+        let shared = self.shared.clone();
+        let beat = tokio::spawn(async move { beat(&shared).await });
+        ctx.spawn(beat.into_actor(self).map(|beat, actor, ctx| {
+            let beat = beat.unwrap_or_else(|error| panic!("heartbeat: {error}"));
+            actor.after_beat(beat, ctx);
+        }));
+    }
+
+    fn after_beat(&mut self, beat: StoreResult<Beat>, ctx: &mut Context<Self>) {
+        if self.leaving {
+            return;
+        }
+        self.beats += 1;
+        match beat {
+            Ok(Beat::Alive(observed)) => {
+                self.shared.health.clear("database");
+                self.check_clock(&observed);
+                self.look_after_commands(&observed);
+                self.compare_holdings(&observed);
+                self.observed = observed;
+                self.take_and_release(ctx);
+            }
+            Ok(Beat::Unknown) => {
+                if self.shared.me().0 != 0 {
+                    tracing::warn!("declared dead by others: dropping every shard, joining anew");
+                }
+                self.drop_everything();
+                self.join(ctx);
+                return;
+            }
+            Err(error) => {
+                let about = format!("away: {error}");
+                self.shared.health.complain("database", about);
+            }
+        }
+        let every = HEARTBEAT.min(self.shared.lease.length() / BEATS_PER_LEASE);
+        ctx.run_later(every, |actor, ctx| actor.beat(ctx));
+    }
+
+    /// Becomes a new instance.
+    fn join(&mut self, ctx: &mut Context<Self>) {
+        let shared = self.shared.clone();
+        let join = async move {
+            let sent = shared.lease.sending();
+            let now_ms = shared.clock.now_ms();
+            let me = shared.store.join(&shared.membership(), now_ms).await?;
+            shared.set_me(me);
+            shared.lease.renewed(sent);
+            Ok(me)
+        };
+        ctx.spawn(tokio::spawn(join).into_actor(self).map(|joined, actor, ctx| {
+            let joined: StoreResult<InstanceId> = joined.unwrap_or_else(|error| panic!("joining: {error}"));
+            match joined {
+                Ok(me) => tracing::info!(instance = %me, "joined as instance {me}"),
+                Err(error) => {
+                    actor.shared.health.complain("database", format!("away: {error}"));
+                }
+            }
+            ctx.run_later(HEARTBEAT / 5, |actor, ctx| actor.beat(ctx));
+        }));
+    }
+
+    fn drop_everything(&mut self) {
+        self.shared.lease.lost();
+        for app in self.shared.apps.keys() {
+            let shards = self.shared.holdings.of(*app).iter().map(|fence| fence.shard).collect();
+            hint(self.shared.directory.app(*app), ShardsLost { shards });
+        }
+        self.shared.holdings.clear();
+        self.moved.clear();
+        self.releasing.clear();
+    }
+
+    fn check_clock(&self, observed: &Observation) {
+        let skew_ms = (observed.now_us / 1000 - self.shared.clock.now_ms()).unsigned_abs();
+        let most_ms = self.shared.settings.max_clock_skew.as_millis();
+        if u128::from(skew_ms) > most_ms {
+            let why = format!("differs from the database's by {skew_ms} ms (at most {most_ms})");
+            self.shared.health.complain("clock", why);
+        } else {
+            self.shared.health.clear("clock");
+        }
+    }
+
+    /// Hands over jobs that others put into our shards.
+    fn look_after_commands(&self, observed: &Observation) {
+        let apps: HashMap<ShardId, AppId> =
+            observed.shards.iter().map(|row| (row.id, row.app)).collect();
+        for look in observed.looks.iter().cloned() {
+            let Some(app) = apps.get(&look.shard) else { continue };
+            let Some(address) = self.shared.directory.app(*app) else { continue };
+            let store = self.shared.store.clone();
+            drop(tokio::spawn(async move {
+                if address.send(LookFor { jobs: look.jobs }).await.is_ok()
+                    && let Err(error) = store.finish_commands(&[look.command]).await
+                {
+                    tracing::debug!(%error, "a command will be seen again");
+                }
+            }));
+        }
+    }
+
+    /// What the table says of our shards is true; what we believe may be old.
+    fn compare_holdings(&self, observed: &Observation) {
+        let me = self.shared.me();
+        for app in self.shared.apps.values() {
+            let held = self.shared.holdings.of(app.id);
+            let rows: BTreeMap<ShardId, &ShardRow> =
+                observed.shards.iter().filter(|row| row.app == app.id).map(|row| (row.id, row)).collect();
+            let is_ours = |fence: &&ShardFence| {
+                rows.get(&fence.shard)
+                    .is_some_and(|row| row.owner == Some(me) && row.epoch >= fence.epoch)
+            };
+            let lost: Vec<ShardId> =
+                held.iter().filter(|fence| !is_ours(fence)).map(|fence| fence.shard).collect();
+            if !lost.is_empty() {
+                tracing::warn!(app = %app.name, ?lost, "shards were taken from us");
+                lost.iter().for_each(|shard| self.shared.holdings.remove(app.id, *shard));
+                hint(self.shared.directory.app(app.id), ShardsLost { shards: lost });
+            }
+            let ours = rows.values().filter(|row| row.owner == Some(me));
+            let unknown = ours.filter(|row| {
+                !self.releasing.contains(&row.id)
+                    && held.iter().all(|fence| (fence.shard, fence.epoch) != (row.id, row.epoch))
+            });
+            for row in unknown {
+                self.own(app, ShardFence { shard: row.id, owner: me, epoch: row.epoch });
+            }
+        }
+    }
+
+    /// The scheduler hears of a shard before readers put jobs into it.
+    fn own(&self, app: &RegisteredApp, fence: ShardFence) {
+        let directory = &self.shared.directory;
+        hint(directory.app(app.id), ShardsTaken { fences: vec![fence] });
+        self.shared.holdings.add(app.id, fence);
+        hint(directory.retry_dlq(), PublishLane(Lane::Shard(fence.shard)));
+    }
+
+    fn take_and_release(&mut self, ctx: &mut Context<Self>) {
+        self.watch_others();
+        let me = self.shared.me();
+        let apps: Vec<Arc<RegisteredApp>> = self.shared.apps.values().cloned().collect();
+        let mut takes: Vec<(Arc<RegisteredApp>, ShardRow)> = Vec::new();
+        let mut releases = Vec::new();
+        for app in apps {
+            let of_app = || self.observed.shards.iter().filter(|row| row.app == app.id);
+            let live: Vec<InstanceId> = self
+                .observed
+                .instances
+                .iter()
+                .filter(|instance| instance.apps.contains(&app.id))
+                .map(|instance| instance.id)
+                .collect();
+            let share = share_of(me, app.id, of_app().count(), &live);
+            let held = of_app().filter(|row| row.owner == Some(me)).count();
+            let is_free = |row: &&ShardRow| row.owner.is_none_or(|owner| !self.is_known(owner));
+            if held < share {
+                let free = of_app().filter(is_free).take(share - held);
+                takes.extend(free.map(|row| (app.clone(), *row)));
+            } else if held > share && self.somebody_lacks(&app, &live) {
+                releases.extend(self.surplus(&app, held - share).map(|fence| (app.clone(), fence)));
+            }
+        }
+        if !takes.is_empty() {
+            self.take(takes, ctx);
+        }
+        for (app, fence) in releases {
+            self.release(app, fence, ctx);
+        }
+    }
+
+    /// Declares dead whose lease is past by the database's clock and whose beat has not
+    /// moved for a whole lease by ours: a clock that jumps kills nobody.
+    fn watch_others(&mut self) {
+        let now = boot_ms();
+        let lease_ms = i64::try_from(self.shared.lease.length().as_millis()).unwrap_or(i64::MAX);
+        let mut moved = HashMap::new();
+        for other in &self.observed.instances {
+            let since = match self.moved.get(&other.id) {
+                Some((beat, since)) if *beat == other.beat => *since,
+                _ => now,
+            };
+            moved.insert(other.id, (other.beat, since));
+            let silent = now - since >= lease_ms && other.lease_until_us < self.observed.now_us;
+            if silent && other.id != self.shared.me() {
+                let (store, id) = (self.shared.store.clone(), other.id);
+                drop(tokio::spawn(async move {
+                    match store.declare_dead(id).await {
+                        Ok(true) => tracing::warn!(instance = %id, "instance {id} is dead"),
+                        Ok(false) => {}
+                        Err(error) => tracing::debug!(%error, "could not declare {id} dead"),
+                    }
+                }));
+            }
+        }
+        self.moved = moved;
+    }
+
+    fn is_known(&self, owner: InstanceId) -> bool {
+        self.observed.instances.iter().any(|instance| instance.id == owner)
+    }
+
+    fn somebody_lacks(&self, app: &RegisteredApp, live: &[InstanceId]) -> bool {
+        let shards = self.observed.shards.iter().filter(|row| row.app == app.id);
+        let count = shards.clone().count();
+        live.iter().any(|other| {
+            let held = shards.clone().filter(|row| row.owner == Some(*other)).count();
+            held < share_of(*other, app.id, count, live)
+        })
+    }
+
+    /// Shards to give up, those without running attempts first.
+    fn surplus(&self, app: &RegisteredApp, count: usize) -> impl Iterator<Item = ShardFence> + use<> {
+        let now = boot_ms();
+        let held = self.shared.holdings.of(app.id);
+        let may_go = |fence: &&ShardFence| {
+            self.release_after_ms.get(&fence.shard).is_none_or(|after| now >= *after)
+        };
+        let mut may: Vec<ShardFence> = held.iter().filter(may_go).copied().collect();
+        may.sort_by_key(|fence| (self.shared.in_flight.has(fence.shard), fence.shard));
+        let under_way = self.releasing.iter().filter(|shard| {
+            self.observed.shards.iter().any(|row| row.id == **shard && row.app == app.id)
+        });
+        may.truncate(count.saturating_sub(under_way.count()));
+        may.into_iter()
+    }
+
+    fn take(&mut self, shards: Vec<(Arc<RegisteredApp>, ShardRow)>, ctx: &mut Context<Self>) {
+        let (store, me) = (self.shared.store.clone(), self.shared.me());
+        let take = tokio::spawn(async move {
+            let mut taken = Vec::new();
+            for (app, row) in shards {
+                match store.take_shard(&row, me).await {
+                    Ok(Some(epoch)) => {
+                        taken.push((app, ShardFence { shard: row.id, owner: me, epoch }));
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, shard = %row.id, "a shard was not taken");
+                        break;
+                    }
+                }
+            }
+            taken
+        });
+        ctx.spawn(take.into_actor(self).map(move |taken, actor, _| {
+            let taken = taken.unwrap_or_else(|error| panic!("taking shards: {error}"));
+            if actor.shared.me() != me {
+                return;
+            }
+            for (app, fence) in taken {
+                tracing::info!(app = %app.name, shard = %fence.shard, epoch = %fence.epoch, "shard taken");
+                actor.own(&app, fence);
+            }
+        }));
+    }
+
+    /// Stops choosing the shard, waits for what runs, then gives it up; or keeps it.
+    fn release(&mut self, app: Arc<RegisteredApp>, fence: ShardFence, ctx: &mut Context<Self>) {
+        let Some(scheduler) = self.shared.directory.app(app.id) else { return };
+        self.releasing.insert(fence.shard);
+        self.shared.holdings.remove(app.id, fence.shard);
+        let store = self.shared.store.clone();
+        let release = async move {
+            let request = ReleaseShard { shard: fence.shard, patience: PATIENCE };
+            let idle = scheduler.send(request).await.unwrap_or(false);
+            idle && store.release_shard(&fence).await.is_ok()
+        };
+        ctx.spawn(tokio::spawn(release).into_actor(self).map(move |released, actor, _| {
+            let released = released.unwrap_or(false);
+            actor.releasing.remove(&fence.shard);
+            if released {
+                tracing::info!(app = %app.name, shard = %fence.shard, "shard released");
+            } else {
+                // Whether it still is ours is seen at the next heartbeat.
+                actor.release_after_ms.insert(fence.shard, boot_ms() + RELEASE_AGAIN_MS);
+            }
+        }));
+    }
+}
+
+/// One heartbeat: renew, then look around.
+async fn beat(shared: &Shared) -> StoreResult<Beat> {
+    let me = shared.me();
+    if me.0 == 0 {
+        return Ok(Beat::Unknown);
+    }
+    let sent = shared.lease.sending();
+    if !shared.store.beat(me, shared.lease.length()).await? {
+        return Ok(Beat::Unknown);
+    }
+    shared.lease.renewed(sent);
+    Ok(Beat::Alive(shared.store.observe(me).await?))
+}
+
+/// Gives up every shard of ours and the instance's row.
+async fn leave(shared: &Shared) -> StoreResult<()> {
+    let me = shared.me();
+    for app in shared.apps.keys() {
+        for fence in shared.holdings.of(*app).iter() {
+            shared.holdings.remove(*app, fence.shard);
+            shared.store.release_shard(fence).await?;
+        }
+    }
+    shared.store.leave(me).await
+}
+
+impl Actor for ShardKeeper {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.beat(ctx);
+    }
+}
+
+impl Handler<GoodBye> for ShardKeeper {
+    type Result = ResponseFuture<bool>;
+
+    fn handle(&mut self, _: GoodBye, _: &mut Context<Self>) -> Self::Result {
+        self.leaving = true;
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            let left = tokio::spawn(async move {
+                let left = leave(&shared).await;
+                shared.lease.lost();
+                left
+            });
+            match left.await {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "could not say goodbye: others wait for the lease");
+                    false
+                }
+                Err(_) => false,
+            }
+        })
+    }
+}
+
+impl Handler<Report> for ShardKeeper {
+    type Result = ();
+
+    fn handle(&mut self, _: Report, _: &mut Context<Self>) {
+        let held: usize =
+            self.shared.apps.keys().map(|app| self.shared.holdings.of(*app).len()).sum();
+        tracing::info!(
+            actor = "shard-keeper",
+            instance = %self.shared.me(),
+            beats = self.beats,
+            instances = self.observed.instances.len(),
+            shards_held = held,
+            lease_valid = self.shared.lease.is_valid(),
+            "{held} shards held among {} instances",
+            self.observed.instances.len(),
+        );
+    }
+}
+
+impl Handler<Fault> for ShardKeeper {
+    type Result = ();
+
+    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
+        panic!("a fault was asked for");
+    }
+}

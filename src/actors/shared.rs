@@ -1,0 +1,279 @@
+//! What all actors of one instance stand on.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use dashmap::DashMap;
+
+use super::counters::{AppFigures, Counters};
+use super::directory::Directory;
+use super::holdings::Holdings;
+use super::in_flight::InFlight;
+use super::lease::Lease;
+use crate::dispatch::SharedHandler;
+use crate::kafka::{Intake, KafkaIngestConfig, OnOffsetLost, Producer, TopicPartition};
+use crate::model::app::AppConfig;
+use crate::model::clock::SharedClock;
+use crate::model::ids::{AppId, InstanceId, LedgerId};
+use crate::model::request::Rules;
+use crate::store::{AppRow, Membership, Store};
+
+/// What the actors are to go by.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The instance's name for people.
+    pub instance: String,
+    /// After this a silent instance's shards move.
+    pub lease: Duration,
+    /// Past this difference to the database's clock the instance is not ready.
+    pub max_clock_skew: Duration,
+    /// How requests are read.
+    pub rules: Rules,
+    /// The window of an idempotency key.
+    pub idempotency_window: Duration,
+    /// Whether the same key with another time is a conflict.
+    pub conflict_on_time: bool,
+    /// The largest record that is read as a request.
+    pub max_record_bytes: usize,
+    /// The largest batch, in bytes.
+    pub max_batch_bytes: usize,
+    /// How often the actors' figures are logged.
+    pub metrics_interval: Duration,
+}
+
+/// An app that this instance fires.
+pub(crate) struct RegisteredApp {
+    /// Its row's id.
+    pub id: AppId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its policy.
+    pub config: AppConfig,
+    /// What its jobs are given to.
+    pub handler: SharedHandler,
+    /// Its row, with rules and shards.
+    pub row: Arc<AppRow>,
+    pub(super) figures: Arc<AppFigures>,
+    /// Attempts that run.
+    pub(super) running: AtomicUsize,
+    /// Attempts that run or whose outcome is not written.
+    pub(super) unsettled: AtomicUsize,
+}
+
+impl std::fmt::Debug for RegisteredApp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegisteredApp").field("id", &self.id).field("name", &self.name).finish()
+    }
+}
+
+/// The Kafka side, if there is one.
+#[derive(Debug)]
+pub(super) struct KafkaSide {
+    pub(super) config: KafkaIngestConfig,
+    pub(super) producer: Producer,
+    pub(super) intake: OnceLock<Intake>,
+}
+
+/// Why the instance is not ready, by whom it concerns; empty when it is.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    complaints: Mutex<HashMap<String, String>>,
+    started: AtomicBool,
+}
+
+impl Health {
+    /// Something does not work just now. Logged when it is new.
+    pub(crate) fn complain(&self, about: &str, why: String) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if complaints.get(about) != Some(&why) {
+            tracing::warn!(about, "{why}");
+            complaints.insert(about.to_owned(), why);
+        }
+    }
+
+    /// It works again, or does not matter any more.
+    pub(crate) fn clear(&self, about: &str) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if complaints.remove(about).is_some() {
+            tracing::info!(about, "{about} works again");
+        }
+    }
+
+    /// Everything has been brought up.
+    pub(crate) fn set_started(&self, started: bool) {
+        self.started.store(started, Ordering::Release);
+    }
+
+    /// Sentences that say why the instance is not ready; none when it is.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        if !self.started.load(Ordering::Acquire) {
+            all.push("starting, or shutting down".into());
+        }
+        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(complaints.iter().map(|(about, why)| format!("{about}: {why}")));
+        all.sort();
+        all
+    }
+}
+
+/// What all actors of one instance stand on. It outlives each of them.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The database.
+    pub store: Store,
+    /// The instance's clock.
+    pub clock: SharedClock,
+    /// What to go by.
+    pub settings: Settings,
+    /// What was counted.
+    pub counters: Counters,
+    /// Why it is not ready.
+    pub health: Health,
+    pub(super) apps: HashMap<AppId, Arc<RegisteredApp>>,
+    pub(super) lease: Lease,
+    pub(super) directory: Directory,
+    pub(super) holdings: Holdings,
+    pub(super) in_flight: InFlight,
+    pub(super) kafka: Option<KafkaSide>,
+    /// The ledger rows of the partitions that are read here.
+    pub(super) partitions: DashMap<TopicPartition, LedgerId>,
+    me: AtomicI64,
+    /// Apps that others registered, as they were last read.
+    others: RwLock<HashMap<String, (i64, Option<Arc<AppRow>>)>>,
+    pub(super) draining: AtomicBool,
+}
+
+/// How long an app's row that others registered is believed.
+const BELIEVED_MS: i64 = 1000;
+
+impl Shared {
+    /// Puts the parts together. The instance has joined nobody yet.
+    pub(crate) fn new(
+        store: Store,
+        clock: SharedClock,
+        settings: Settings,
+        apps: Vec<(AppConfig, SharedHandler, AppRow)>,
+        kafka: Option<(KafkaIngestConfig, Producer)>,
+    ) -> Self {
+        let counters = Counters::default();
+        let registered = |(config, handler, row): (AppConfig, SharedHandler, AppRow)| {
+            let app = RegisteredApp {
+                id: row.id,
+                name: config.name.as_str().into(),
+                figures: counters.app(&config.name),
+                config,
+                handler,
+                row: Arc::new(row),
+                running: AtomicUsize::new(0),
+                unsettled: AtomicUsize::new(0),
+            };
+            (app.id, Arc::new(app))
+        };
+        let apps = apps.into_iter().map(registered).collect();
+        let kafka = kafka.map(|(config, producer)| KafkaSide {
+            config,
+            producer,
+            intake: OnceLock::new(),
+        });
+        Self {
+            lease: Lease::new(settings.lease, clock.clone()),
+            store,
+            clock,
+            settings,
+            counters,
+            health: Health::default(),
+            apps,
+            directory: Directory::default(),
+            holdings: Holdings::default(),
+            in_flight: InFlight::default(),
+            kafka,
+            partitions: DashMap::new(),
+            me: AtomicI64::new(0),
+            others: RwLock::default(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The apps that this instance fires, by name.
+    pub(crate) fn app_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.apps.values().map(|app| app.name.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    /// Gives the actors the intake, once.
+    pub(crate) fn set_intake(&self, intake: Intake) {
+        if let Some(kafka) = &self.kafka
+            && kafka.intake.set(intake).is_err()
+        {
+            tracing::debug!("the intake was set before");
+        }
+    }
+
+    /// Whether this instance may fire and write just now.
+    pub(crate) fn has_lease(&self) -> bool {
+        self.lease.is_valid()
+    }
+
+    pub(super) fn intake(&self) -> Option<&Intake> {
+        self.kafka.as_ref()?.intake.get()
+    }
+
+    pub(super) fn on_offset_lost(&self) -> OnOffsetLost {
+        self.kafka.as_ref().map_or(OnOffsetLost::Earliest, |kafka| kafka.config.on_offset_lost)
+    }
+
+    pub(super) fn ledgers(&self) -> Vec<LedgerId> {
+        self.partitions.iter().map(|entry| *entry.value()).collect()
+    }
+
+    pub(super) fn me(&self) -> InstanceId {
+        InstanceId(self.me.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_me(&self, me: InstanceId) {
+        self.me.store(me.0, Ordering::Release);
+    }
+
+    pub(super) fn membership(&self) -> Membership {
+        let mut apps: Vec<AppId> = self.apps.keys().copied().collect();
+        apps.sort_unstable();
+        Membership { name: self.settings.instance.clone(), apps, lease: self.settings.lease }
+    }
+
+    /// How many jobs may be started and not written: what the window holds, and room for
+    /// the handlers.
+    pub(super) fn unsettled_limit(window: NonZeroU32, max_in_flight: NonZeroU32) -> usize {
+        window.max(max_in_flight).get() as usize
+    }
+
+    /// The row of an app, registered here or by others; read from the database at most
+    /// once a second.
+    pub(super) async fn app_row(&self, name: &str) -> crate::store::Result<Option<Arc<AppRow>>> {
+        if let Some(app) = self.registered(name) {
+            return Ok(Some(app.row.clone()));
+        }
+        let now = self.clock.now_ms();
+        let believed = {
+            let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+            others.get(name).filter(|(at, _)| now - at < BELIEVED_MS).map(|(_, row)| row.clone())
+        };
+        if let Some(row) = believed {
+            return Ok(row);
+        }
+        let row = self.store.find_app(name).await?.map(Arc::new);
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        // Names come from outside: a flood of made-up ones must not fill the memory.
+        others.retain(|_, (at, _)| now - *at < BELIEVED_MS);
+        others.insert(name.to_owned(), (now, row.clone()));
+        Ok(row)
+    }
+
+    pub(super) fn registered(&self, name: &str) -> Option<&Arc<RegisteredApp>> {
+        self.apps.values().find(|app| &*app.name == name)
+    }
+}

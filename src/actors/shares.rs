@@ -1,0 +1,53 @@
+//! Fair shares: how many of an app's shards each live instance holds.
+
+use crate::model::ids::{AppId, InstanceId};
+
+/// How many of `shards` are due to `me` among `instances`, which all can fire `app`.
+///
+/// All get the same; what is left over goes to the first in an order that differs from
+/// app to app, so that it is not always the same instance that has more.
+pub(super) fn share_of(
+    me: InstanceId,
+    app: AppId,
+    shards: usize,
+    instances: &[InstanceId],
+) -> usize {
+    let count = instances.len().max(1);
+    let rank = instances.iter().filter(|other| turn(app, **other) < turn(app, me)).count();
+    shards / count + usize::from(rank < shards % count)
+}
+
+fn turn(app: AppId, instance: InstanceId) -> (u64, InstanceId) {
+    // Fibonacci hashing: neighbours in number are far apart in order.
+    let mixed = (instance.0 as u64 ^ u64::from(app.0.unsigned_abs()).rotate_left(32))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed, instance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_and_differ_by_one_at_most() {
+        for shards in 1..20 {
+            for count in 1..8 {
+                let all: Vec<_> = (1..=count).map(|n| InstanceId(n * 7919)).collect();
+                for app in [AppId(1), AppId(2)] {
+                    let shares: Vec<_> =
+                        all.iter().map(|me| share_of(*me, app, shards, &all)).collect();
+                    assert_eq!(shares.iter().sum::<usize>(), shards);
+                    let (most, least) = (shares.iter().max(), shares.iter().min());
+                    assert!(most.unwrap() - least.unwrap() <= 1, "{shares:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_over_goes_to_others_in_other_apps() {
+        let all: Vec<_> = (1..=2).map(InstanceId).collect();
+        let firsts = (1..50).filter(|app| share_of(all[0], AppId(*app), 1, &all) == 1).count();
+        assert!((5..45).contains(&firsts), "{firsts} of 49");
+    }
+}

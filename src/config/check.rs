@@ -1,0 +1,314 @@
+//! From the configuration as written to the one that is meant: whether each value can be,
+//! and whether the values fit each other.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use chrono_tz::{TZ_VARIANTS, Tz};
+use secrecy::ExposeSecret;
+
+use super::raw::{
+    RawApp, RawBackoff, RawConfig, RawDelivery, RawDispatch, RawIdempotency, RawIngest, RawInstance,
+};
+use super::suggest::nearest;
+use super::{
+    AppSettings, Config, ConfigError, DatabaseConfig, Dispatch, HttpConfig, IdempotencyConfig,
+    IngestConfig, InstanceConfig, LogConfig,
+};
+use crate::kafka::{KafkaIngestConfig, check_topic};
+use crate::model::app::{AppConfig, AppName};
+use crate::model::retry::Backoff;
+
+/// Heartbeats are a second apart: a shorter lease would be over between two of them.
+const MIN_LEASE_MS: u32 = 1000;
+
+/// Half of the default lease. A shorter lease, when that is all that is set, gets half of it too.
+const DEFAULT_MAX_CLOCK_SKEW_MS: u32 = 5000;
+
+/// A thousand years: far enough for anybody, and near enough for every date type.
+const MAX_SCHEDULE_AHEAD_DAYS: u32 = 365_000;
+
+/// Shards are rows that can never be taken back, so a slip of the finger must not make them.
+const MAX_SHARDS: u32 = 1024;
+
+impl TryFrom<RawConfig> for Config {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
+        if let Some(kafka) = &raw.kafka {
+            kafka.validate().map_err(ConfigError::Kafka)?;
+        }
+        Ok(Self {
+            default_time_zone: time_zone(&raw.default_time_zone)?,
+            database: DatabaseConfig::new(
+                raw.database.url.expose_secret(),
+                raw.database.max_connections,
+            )?,
+            ingest: raw.ingest.try_into()?,
+            idempotency: raw.idempotency.into(),
+            instance: raw.instance.try_into()?,
+            http: HttpConfig { listen: listen(&raw.http.listen)? },
+            log: LogConfig {
+                format: raw.log.format,
+                metrics_interval: ms(raw.log.metrics_interval_ms.get()),
+            },
+            apps: apps(raw.apps, raw.kafka.as_ref())?,
+            kafka: raw.kafka,
+        })
+    }
+}
+
+fn ms(ms: u32) -> Duration {
+    Duration::from_millis(ms.into())
+}
+
+fn time_zone(name: &str) -> Result<Tz, ConfigError> {
+    name.parse().map_err(|_| {
+        let guess = nearest(name, TZ_VARIANTS.iter().map(|zone| zone.name())).unwrap_or("UTC");
+        let problem = format!("is {name:?}, which is no time zone: did you mean {guess:?}?");
+        ConfigError::invalid("default_time_zone", problem)
+    })
+}
+
+impl TryFrom<RawIngest> for IngestConfig {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawIngest) -> Result<Self, ConfigError> {
+        let RawIngest { max_schedule_ahead_days, max_record_bytes, max_batch_bytes } = raw;
+        let days = max_schedule_ahead_days.get();
+        if days > MAX_SCHEDULE_AHEAD_DAYS {
+            let problem = format!("is {days}, but must be at most {MAX_SCHEDULE_AHEAD_DAYS}");
+            return Err(ConfigError::invalid("ingest.max_schedule_ahead_days", problem));
+        }
+        if max_batch_bytes < max_record_bytes {
+            let problem = format!(
+                "({max_batch_bytes}) must be at least ingest.max_record_bytes \
+                 ({max_record_bytes}), or the largest record fits no batch"
+            );
+            return Err(ConfigError::invalid("ingest.max_batch_bytes", problem));
+        }
+        Ok(Self {
+            max_schedule_ahead: Duration::from_secs(u64::from(days) * 24 * 60 * 60),
+            max_record_bytes: max_record_bytes.get(),
+            max_batch_bytes: max_batch_bytes.get(),
+        })
+    }
+}
+
+impl From<RawIdempotency> for IdempotencyConfig {
+    fn from(raw: RawIdempotency) -> Self {
+        Self {
+            window: Duration::from_secs(u64::from(raw.window_hours.get()) * 60 * 60),
+            conflict_on_time: raw.conflict_on_time,
+        }
+    }
+}
+
+impl TryFrom<RawInstance> for InstanceConfig {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawInstance) -> Result<Self, ConfigError> {
+        let RawInstance { id, lease_ms, drain_timeout_ms, max_clock_skew_ms } = raw;
+        if lease_ms < MIN_LEASE_MS {
+            let problem = format!(
+                "is {lease_ms}, but must be at least {MIN_LEASE_MS}, the time between heartbeats"
+            );
+            return Err(ConfigError::invalid("instance.lease_ms", problem));
+        }
+        let max_clock_skew_ms =
+            max_clock_skew_ms.unwrap_or(DEFAULT_MAX_CLOCK_SKEW_MS.min(lease_ms / 2));
+        if max_clock_skew_ms >= lease_ms {
+            let problem = format!(
+                "({max_clock_skew_ms}) must be less than instance.lease_ms ({lease_ms}), \
+                 or a lease could seem over when it is not: lower it or raise the lease"
+            );
+            return Err(ConfigError::invalid("instance.max_clock_skew_ms", problem));
+        }
+        let id = id.unwrap_or_else(host_name);
+        if id.trim().is_empty() {
+            let problem = "is empty: give it a name, or leave it out for the host's";
+            return Err(ConfigError::invalid("instance.id", problem));
+        }
+        Ok(Self {
+            id,
+            lease: ms(lease_ms),
+            drain_timeout: ms(drain_timeout_ms),
+            max_clock_skew: ms(max_clock_skew_ms),
+        })
+    }
+}
+
+/// The host's name as the kernel, a file or a shell has it, whoever answers first.
+fn host_name() -> String {
+    ["/proc/sys/kernel/hostname", "/etc/hostname"]
+        .iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .chain(std::env::var("HOSTNAME"))
+        .map(|name| name.trim().to_owned())
+        .find(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".into())
+}
+
+fn listen(address: &str) -> Result<SocketAddr, ConfigError> {
+    let key = "http.listen";
+    let numeric = match address.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => address.to_owned(),
+    };
+    let Ok(parsed) = numeric.parse::<SocketAddr>() else {
+        let problem =
+            format!("is {address:?}, but must be an address and a port: \"127.0.0.1:7070\"");
+        return Err(ConfigError::invalid(key, problem));
+    };
+    if !parsed.ip().is_loopback() {
+        let problem = format!(
+            "is \"{parsed}\", but another address than loopback needs http.tokens, which this \
+             version does not have yet: listen on 127.0.0.1"
+        );
+        return Err(ConfigError::invalid(key, problem));
+    }
+    Ok(parsed)
+}
+
+fn apps(
+    raw: BTreeMap<String, RawApp>,
+    kafka: Option<&KafkaIngestConfig>,
+) -> Result<BTreeMap<AppName, AppSettings>, ConfigError> {
+    raw.into_iter()
+        .map(|(name, app)| {
+            let key = AppName::new(&name).map_err(|error| {
+                ConfigError::invalid(format!("apps.{name}"), format!("is not an app: {error}"))
+            })?;
+            Ok((key, app_settings(&name, app, kafka)?))
+        })
+        .collect()
+}
+
+fn app_settings(
+    name: &str,
+    raw: RawApp,
+    kafka: Option<&KafkaIngestConfig>,
+) -> Result<AppSettings, ConfigError> {
+    if raw.delivery == RawDelivery::AtMostOnce {
+        let what = format!("apps.{name}.delivery = \"at-most-once\"");
+        return Err(ConfigError::NotAvailable { what });
+    }
+    if raw.required_fields.iter().any(String::is_empty) {
+        let problem = "has a field without a name: leave it out";
+        return Err(ConfigError::invalid(format!("apps.{name}.required_fields"), problem));
+    }
+    let shards = raw.shards.map_or(0, NonZeroU32::get);
+    if shards > MAX_SHARDS {
+        let problem = format!("is {shards}, but must be at most {MAX_SHARDS}");
+        return Err(ConfigError::invalid(format!("apps.{name}.shards"), problem));
+    }
+    let dispatch = dispatch(name, &raw, kafka)?;
+    let defaults = AppConfig::new(name);
+    let or = |written: Option<NonZeroU32>, default| written.map_or(default, |n| ms(n.get()));
+    let app = AppConfig {
+        max_in_flight: raw.max_in_flight.unwrap_or(defaults.max_in_flight),
+        max_attempts: raw.max_attempts.unwrap_or(defaults.max_attempts),
+        timeout: or(raw.timeout_ms, defaults.timeout),
+        backoff: raw.backoff.map_or(Ok(Backoff::default()), |written| backoff(name, written))?,
+        shards: raw.shards.unwrap_or(defaults.shards),
+        window: raw.window.unwrap_or(defaults.window),
+        priority_aging: or(raw.priority_aging_ms, defaults.priority_aging),
+        required_fields: raw.required_fields,
+        name: defaults.name,
+    };
+    Ok(AppSettings { app, dispatch })
+}
+
+fn dispatch(
+    name: &str,
+    raw: &RawApp,
+    kafka: Option<&KafkaIngestConfig>,
+) -> Result<Dispatch, ConfigError> {
+    let unavailable =
+        |kind| ConfigError::NotAvailable { what: format!("apps.{name}.dispatch = {kind:?}") };
+    let topic_key = format!("apps.{name}.topic");
+    let dispatch = match (raw.dispatch, &raw.topic) {
+        (RawDispatch::Http, _) => return Err(unavailable("http")),
+        (RawDispatch::Redis, _) => return Err(unavailable("redis")),
+        (RawDispatch::Kafka, Some(topic)) => Dispatch::Kafka { topic: topic.clone() },
+        (RawDispatch::Kafka, None) => {
+            let problem = format!("= \"kafka\" needs {topic_key}: say where its jobs go");
+            return Err(ConfigError::invalid(format!("apps.{name}.dispatch"), problem));
+        }
+        (RawDispatch::Log | RawDispatch::Discard, Some(topic)) => {
+            let problem = format!(
+                "= {topic:?} has a meaning only with apps.{name}.dispatch = \"kafka\": \
+                 set that, or leave the topic out"
+            );
+            return Err(ConfigError::invalid(topic_key, problem));
+        }
+        (RawDispatch::Log, None) => Dispatch::Log,
+        (RawDispatch::Discard, None) => Dispatch::Discard,
+    };
+    if let Dispatch::Kafka { topic } = &dispatch {
+        check_dispatch_topic(name, topic, kafka)?;
+    }
+    Ok(dispatch)
+}
+
+fn check_dispatch_topic(
+    name: &str,
+    topic: &str,
+    kafka: Option<&KafkaIngestConfig>,
+) -> Result<(), ConfigError> {
+    let key = format!("apps.{name}.topic");
+    let Some(kafka) = kafka else {
+        let problem = "= \"kafka\" needs a [kafka] table, which is not there: add one (it may be \
+                       empty), or choose another dispatch";
+        return Err(ConfigError::invalid(format!("apps.{name}.dispatch"), problem));
+    };
+    check_topic(topic).map_err(|problem| ConfigError::invalid(&key, problem))?;
+    if kafka.topics.iter().any(|ingest| ingest == topic) {
+        let problem = format!(
+            "({topic:?}) must not be among kafka.topics, or every job that fires comes in again: \
+             name another topic"
+        );
+        return Err(ConfigError::invalid(key, problem));
+    }
+    if kafka.dlq_topic == topic {
+        let problem = format!(
+            "({topic:?}) must not be kafka.dlq_topic, or nobody can tell jobs from dead letters: \
+             name another topic"
+        );
+        return Err(ConfigError::invalid(key, problem));
+    }
+    Ok(())
+}
+
+fn backoff(app: &str, raw: RawBackoff) -> Result<Backoff, ConfigError> {
+    let invalid = |problem: String| ConfigError::invalid(format!("apps.{app}.backoff"), problem);
+    let RawBackoff { initial_ms, factor, max_ms, delays_ms } = raw;
+    if let Some(delays) = delays_ms {
+        if initial_ms.is_some() || factor.is_some() || max_ms.is_some() {
+            let problem = "has delays_ms beside initial_ms, factor or max_ms: keep one kind";
+            return Err(invalid(problem.into()));
+        }
+        if delays.is_empty() {
+            return Err(invalid("has an empty delays_ms: name at least one delay".into()));
+        }
+        return Ok(Backoff::Delays(delays.into_iter().map(ms).collect()));
+    }
+    let (initial_ms, max_ms) = (initial_ms.unwrap_or(1000), max_ms.unwrap_or(60_000));
+    let factor = factor.unwrap_or(2.0);
+    if initial_ms == 0 {
+        return Err(invalid("has initial_ms = 0, but must begin with at least 1".into()));
+    }
+    if initial_ms > max_ms {
+        return Err(invalid(format!(
+            "has initial_ms ({initial_ms}) above max_ms ({max_ms}): lower the one or raise the other"
+        )));
+    }
+    if !(factor.is_finite() && factor >= 1.0) {
+        return Err(invalid(format!(
+            "has factor = {factor}, but must be a number of at least 1, or waits get shorter"
+        )));
+    }
+    Ok(Backoff::Exponential { initial: ms(initial_ms), factor, max: ms(max_ms) })
+}

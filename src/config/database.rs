@@ -1,0 +1,133 @@
+//! Where the database is, without ever showing how to get in.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::ConfigError;
+
+/// Where jobs are kept.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct DatabaseConfig {
+    /// `sqlite://`, `postgres://` (or `postgresql://`) or `mysql://`; `mariadb://` was made
+    /// `mysql://`. Default `sqlite://infinite-scheduler.db?mode=rwc`.
+    pub url: SecretString,
+    /// The most connections at a time. Default 10.
+    pub max_connections: NonZeroU32,
+}
+
+impl DatabaseConfig {
+    /// Takes a url whose kind of database is one of the three.
+    pub(super) fn new(url: &str, max_connections: NonZeroU32) -> Result<Self, ConfigError> {
+        const KINDS: &str = "sqlite://, postgres:// or mysql://";
+        let key = "database.url";
+        let Some((scheme, rest)) = url.split_once(':') else {
+            return Err(ConfigError::invalid(key, format!("must begin with {KINDS}")));
+        };
+        let scheme = match scheme {
+            "sqlite" | "postgres" | "postgresql" | "mysql" => scheme,
+            // sea-orm knows MariaDB by MySQL's name only.
+            "mariadb" => "mysql",
+            other => {
+                // What stands before the colon of a mistaken url may be a user or a password.
+                let shown = if rest.starts_with("//") {
+                    format!("begins with {other}://, but ")
+                } else {
+                    String::new()
+                };
+                return Err(ConfigError::invalid(key, format!("{shown}must begin with {KINDS}")));
+            }
+        };
+        if scheme != "sqlite" && !rest.starts_with("//") {
+            let problem = format!(
+                "must go on with // after {scheme}: as in {scheme}://user:password@host/database"
+            );
+            return Err(ConfigError::invalid(key, problem));
+        }
+        Ok(Self { url: format!("{scheme}:{rest}").into(), max_connections })
+    }
+
+    /// The url for people: passwords are `***`.
+    pub fn shown_url(&self) -> String {
+        shown(self.url.expose_secret())
+    }
+}
+
+impl fmt::Debug for DatabaseConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseConfig")
+            .field("url", &self.shown_url())
+            .field("max_connections", &self.max_connections)
+            .finish()
+    }
+}
+
+/// Hides too much rather than too little: from the first colon after the scheme to the last
+/// `@`, since a password may hold any sign unescaped, and all parameters that may be secret.
+fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "***".into();
+    };
+    let rest = match rest.rsplit_once('@') {
+        Some((login, place)) => {
+            let user = login.split_once(':').map_or(login, |(user, _)| user);
+            let hidden = if login.contains(':') { ":***" } else { "" };
+            format!("{user}{hidden}@{place}")
+        }
+        None => rest.to_owned(),
+    };
+    let Some((place, parameters)) = rest.split_once('?') else {
+        return format!("{scheme}://{rest}");
+    };
+    let shown: Vec<_> = parameters.split('&').map(shown_parameter).collect();
+    format!("{scheme}://{place}?{}", shown.join("&"))
+}
+
+fn shown_parameter(parameter: &str) -> String {
+    let name = parameter.split('=').next().unwrap_or_default();
+    let is_secret = ["password", "secret", "key"].iter().any(|sign| name.contains(sign));
+    if is_secret { format!("{name}=***") } else { parameter.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_hidden_however_they_are_written() {
+        for (url, meant) in [
+            ("postgres://u:pw@h:5432/db", "postgres://u:***@h:5432/db"),
+            ("mysql://u:p@w/x?y:z@h/db", "mysql://u:***@h/db"),
+            (
+                "postgres://u@h/db?password=pw&sslmode=off",
+                "postgres://u@h/db?password=***&sslmode=off",
+            ),
+            ("postgres://h/db", "postgres://h/db"),
+            ("sqlite://jobs.db?mode=rwc", "sqlite://jobs.db?mode=rwc"),
+            ("sqlite::memory:", "***"),
+        ] {
+            assert_eq!(shown(url), meant);
+        }
+    }
+
+    #[test]
+    fn other_databases_are_refused_by_naming_the_three() {
+        for url in ["oracle://u:pw@h/db", "u:pw@h/db", "jobs.db", "", "mysql:u:pw@h"] {
+            let sentence = DatabaseConfig::new(url, NonZeroU32::MIN).unwrap_err().to_string();
+            assert!(sentence.starts_with("database.url "), "{sentence}");
+            assert!(sentence.contains("mysql://") && !sentence.contains("pw"), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn mariadb_is_an_alias() {
+        let database = DatabaseConfig::new("mariadb://u:pw@h/db", NonZeroU32::MIN).unwrap();
+        assert_eq!(database.url.expose_secret(), "mysql://u:pw@h/db");
+        assert_eq!(
+            format!("{database:?}"),
+            r#"DatabaseConfig { url: "mysql://u:***@h/db", max_connections: 1 }"#
+        );
+    }
+}

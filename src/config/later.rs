@@ -1,0 +1,65 @@
+//! Keys that the contract names and a later version will have: they are refused, so that
+//! nobody believes them to be in force.
+
+use toml::{Table, Value};
+
+use super::ConfigError;
+
+/// Paths of such keys; `*` is any name.
+const LATER: &[&[&str]] = &[
+    &["dead_letters", "*"],
+    &["dead_letters"],
+    &["http", "tokens"],
+    &["http", "tls"],
+    &["kafka", "events_topic"],
+    &["apps", "*", "schema"],
+    &["apps", "*", "url"],
+    &["apps", "*", "secret"],
+    &["apps", "*", "key"],
+    &["apps", "*", "command"],
+    &["apps", "*", "rate_per_second"],
+    &["apps", "*", "burst"],
+    &["apps", "*", "history_hours"],
+];
+
+/// Refuses the first such key in `table`.
+pub(super) fn refuse(table: &Table) -> Result<(), ConfigError> {
+    match LATER.iter().find_map(|path| find(table, path)) {
+        Some(key) => Err(ConfigError::NotAvailable { what: key }),
+        None => Ok(()),
+    }
+}
+
+fn find(table: &Table, path: &[&str]) -> Option<String> {
+    let (first, rest) = path.split_first()?;
+    let mut named = table.iter().filter(|(key, _)| *first == "*" || first == key);
+    if rest.is_empty() {
+        return named.next().map(|(key, _)| key.clone());
+    }
+    named.find_map(|(key, value)| match value {
+        Value::Table(inner) => find(inner, rest).map(|found| format!("{key}.{found}")),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_later_versions_are_refused_by_their_whole_names() {
+        for (text, key) in [
+            ("dead_letters.keep_days = 30", "dead_letters.keep_days"),
+            ("[dead_letters]", "dead_letters"),
+            ("http.tokens = []", "http.tokens"),
+            ("http.tls.cert = 'x'", "http.tls"),
+            ("kafka.events_topic = 'x'", "kafka.events_topic"),
+            ("apps.a.topic = 'x'\napps.b.history_hours = 0", "apps.b.history_hours"),
+        ] {
+            let sentence = refuse(&text.parse().unwrap()).unwrap_err().to_string();
+            let meant = format!("{key} is not available in this version: leave it out");
+            assert_eq!(sentence, meant);
+        }
+        assert!(refuse(&"http.listen = 'x'\napps.url.topic = 'x'".parse().unwrap()).is_ok());
+    }
+}

@@ -1,0 +1,177 @@
+//! The configuration as written: every key with its default, and no other keys.
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::kafka::KafkaIngestConfig;
+use crate::telemetry::LogFormat;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub(super) default_time_zone: String,
+    pub(super) database: RawDatabase,
+    pub(super) kafka: Option<KafkaIngestConfig>,
+    pub(super) ingest: RawIngest,
+    pub(super) idempotency: RawIdempotency,
+    pub(super) instance: RawInstance,
+    pub(super) http: RawHttp,
+    pub(super) log: RawLog,
+    pub(super) apps: BTreeMap<String, RawApp>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawDatabase {
+    pub(super) url: SecretString,
+    pub(super) max_connections: NonZeroU32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawIngest {
+    pub(super) max_schedule_ahead_days: NonZeroU32,
+    pub(super) max_record_bytes: NonZeroUsize,
+    pub(super) max_batch_bytes: NonZeroUsize,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawIdempotency {
+    pub(super) window_hours: NonZeroU32,
+    pub(super) conflict_on_time: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawInstance {
+    pub(super) id: Option<String>,
+    pub(super) lease_ms: u32,
+    pub(super) drain_timeout_ms: u32,
+    pub(super) max_clock_skew_ms: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawHttp {
+    pub(super) listen: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawLog {
+    pub(super) format: LogFormat,
+    pub(super) metrics_interval_ms: NonZeroU32,
+}
+
+/// One `[apps.<name>]`; what is left out keeps the default of `AppConfig::new`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawApp {
+    pub(super) dispatch: RawDispatch,
+    pub(super) topic: Option<String>,
+    pub(super) required_fields: Vec<String>,
+    pub(super) max_in_flight: Option<NonZeroU32>,
+    pub(super) max_attempts: Option<NonZeroU32>,
+    pub(super) backoff: Option<RawBackoff>,
+    pub(super) timeout_ms: Option<NonZeroU32>,
+    pub(super) delivery: RawDelivery,
+    pub(super) priority_aging_ms: Option<NonZeroU32>,
+    pub(super) shards: Option<NonZeroU32>,
+    pub(super) window: Option<NonZeroU32>,
+}
+
+/// Either the three of an exponential backoff or a list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawBackoff {
+    pub(super) initial_ms: Option<u32>,
+    pub(super) factor: Option<f64>,
+    pub(super) max_ms: Option<u32>,
+    pub(super) delays_ms: Option<Vec<u32>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawDispatch {
+    #[default]
+    Log,
+    Kafka,
+    Discard,
+    Http,
+    Redis,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RawDelivery {
+    #[default]
+    AtLeastOnce,
+    AtMostOnce,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            default_time_zone: "UTC".into(),
+            database: RawDatabase::default(),
+            kafka: None,
+            ingest: RawIngest::default(),
+            idempotency: RawIdempotency::default(),
+            instance: RawInstance::default(),
+            http: RawHttp::default(),
+            log: RawLog::default(),
+            apps: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for RawDatabase {
+    fn default() -> Self {
+        Self {
+            url: "sqlite://infinite-scheduler.db?mode=rwc".into(),
+            max_connections: const { NonZeroU32::new(10).unwrap() },
+        }
+    }
+}
+
+impl Default for RawIngest {
+    fn default() -> Self {
+        Self {
+            max_schedule_ahead_days: const { NonZeroU32::new(3650).unwrap() },
+            max_record_bytes: const { NonZeroUsize::new(1024 * 1024).unwrap() },
+            max_batch_bytes: const { NonZeroUsize::new(8 * 1024 * 1024).unwrap() },
+        }
+    }
+}
+
+impl Default for RawIdempotency {
+    fn default() -> Self {
+        Self { window_hours: const { NonZeroU32::new(24).unwrap() }, conflict_on_time: false }
+    }
+}
+
+impl Default for RawInstance {
+    fn default() -> Self {
+        Self { id: None, lease_ms: 10_000, drain_timeout_ms: 30_000, max_clock_skew_ms: None }
+    }
+}
+
+impl Default for RawHttp {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:7070".into() }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::default(),
+            metrics_interval_ms: const { NonZeroU32::new(10_000).unwrap() },
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! From text and environment to the configuration as written, and from serde's complaints
+//! to sentences for people.
+
+use std::path::PathBuf;
+
+use toml::{Table, Value};
+
+use super::env::Overlay;
+use super::raw::RawConfig;
+use super::suggest::nearest;
+use super::{ConfigError, DEFAULT_FILE, later};
+use crate::kafka::is_secret;
+
+/// Reads the text of a file with `env` laid over it.
+pub(super) fn read(
+    text: &str,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<RawConfig, ConfigError> {
+    let mut table = parse(text)?;
+    let overlay = Overlay::new(env);
+    overlay.apply(&mut table);
+    later::refuse(&table)?;
+    loop {
+        let value = Value::Table(table.clone());
+        let error = match serde_path_to_error::deserialize::<_, RawConfig>(value) {
+            Ok(raw) => return Ok(raw),
+            Err(error) => error,
+        };
+        let key = error.path().to_string();
+        // Only the key's type tells whether 123 in a variable is a number or a name, and
+        // here it said that it wants something else than what the value looked like.
+        if !overlay.apply_as_text(&mut table, &key) {
+            return Err(explain(&key, error.inner().message(), overlay.variable(&key)));
+        }
+    }
+}
+
+/// The parser's own `Display` would show the line, which may hold a password.
+fn parse(text: &str) -> Result<Table, ConfigError> {
+    text.parse::<Table>().map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+        let problem = error.message().replace('\n', ", ");
+        ConfigError::Syntax { file: PathBuf::from(DEFAULT_FILE), line, problem }
+    })
+}
+
+/// Turns serde's `message` about the value at `key` into a sentence.
+fn explain(key: &str, message: &str, variable: Option<&str>) -> ConfigError {
+    let named = match variable {
+        Some(variable) => format!("{key} (by {variable})"),
+        None => key.to_owned(),
+    };
+    if message.starts_with("unknown field") {
+        return unknown_key(key, named, message);
+    }
+    let problem = if let Some(rest) = message.strip_prefix("unknown variant ") {
+        unknown_variant(rest)
+    } else if message.starts_with("duplicate field") {
+        // TOML has no key twice, so it came under two names, and only these are two for one.
+        "names its topics twice, as topic and as topics: leave one out".to_owned()
+    } else if let Some((found, wanted)) = mismatch(message) {
+        let hide = key == "database.url" || is_secret(key);
+        let found = if hide { "something else".to_owned() } else { readable_found(found) };
+        format!("is {found}, but must be {}", readable_wanted(wanted))
+    } else {
+        format!("cannot be used: {message}")
+    };
+    ConfigError::Invalid { key: named, problem }
+}
+
+fn unknown_key(key: &str, named: String, message: &str) -> ConfigError {
+    let names = quoted(message);
+    let Some((unknown, known)) = names.split_first() else {
+        return ConfigError::invalid(named, "is not a known key: leave it out");
+    };
+    let parent = key.strip_suffix(unknown).unwrap_or_default();
+    match nearest(unknown, known.iter().copied()) {
+        Some(name) => ConfigError::UnknownKey { key: named, nearest: format!("{parent}{name}") },
+        None => ConfigError::invalid(named, "is not a known key: leave it out"),
+    }
+}
+
+fn unknown_variant(rest: &str) -> String {
+    let names = quoted(rest);
+    let Some((found, known)) = names.split_first() else {
+        return format!("cannot be {rest}");
+    };
+    let guess = nearest(found, known.iter().copied()).unwrap_or_default();
+    let known: Vec<_> = known.iter().map(|name| format!("{name:?}")).collect();
+    format!("is {found:?}, but must be one of {}: did you mean {guess:?}?", known.join(", "))
+}
+
+/// The parts of serde's text between backticks.
+fn quoted(message: &str) -> Vec<&str> {
+    message.split('`').skip(1).step_by(2).collect()
+}
+
+/// What was found and what was expected.
+fn mismatch(message: &str) -> Option<(&str, &str)> {
+    let rest = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "))?;
+    rest.rsplit_once(", expected ")
+}
+
+fn readable_found(found: &str) -> String {
+    match found {
+        "map" => "a table".into(),
+        "sequence" => "a list".into(),
+        _ => match (found.strip_prefix("string "), quoted(found).first()) {
+            (Some(text), _) => text.into(),
+            (None, Some(value)) => (*value).into(),
+            (None, None) => found.into(),
+        },
+    }
+}
+
+fn readable_wanted(wanted: &str) -> &str {
+    match wanted {
+        "a nonzero u32" => "a whole number from 1 to 4294967295",
+        "u32" => "a whole number from 0 to 4294967295",
+        "a nonzero usize" => "a whole number of at least 1",
+        "u64" | "usize" => "a whole number of at least 0",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "string or map" => "one of the names that it knows",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    }
+}

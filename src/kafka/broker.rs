@@ -1,0 +1,123 @@
+//! A Kafka broker inside this process, for trying things out and for quick tests.
+
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaResult;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use tracing::warn;
+
+use super::Error;
+
+/// One broker, with groups and offsets, on a free port of this machine.
+///
+/// It keeps nothing on disk and at most 5 MB per partition, the oldest records going first,
+/// so it is for trying out and for tests, never for work. Topics are those it is started
+/// with. Drop it after its clients: they would look for it for ever.
+#[derive(Debug)]
+pub struct EmbeddedBroker {
+    bootstrap_servers: String,
+    orders: mpsc::Sender<Order>,
+    owner: Option<JoinHandle<()>>,
+}
+
+/// What clients of the embedded broker must set: it answers fetches late and notices dead
+/// members slowly with librdkafka's defaults.
+const CLIENT_PROPERTIES: [(&str, &str); 3] =
+    [("fetch.wait.max.ms", "15"), ("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "300")];
+
+enum Order {
+    Reachable(bool),
+    Stop,
+}
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+impl EmbeddedBroker {
+    /// Starts a broker with these topics, each with its number of partitions.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it cannot be started or a topic cannot be made.
+    pub fn start(topics: &[(&str, i32)]) -> Result<Self, Error> {
+        let topics: Vec<_> = topics.iter().map(|&(name, count)| (name.to_owned(), count)).collect();
+        let (orders, received) = mpsc::channel();
+        let (report, reported) = mpsc::channel();
+        // The cluster may not leave the thread that made it.
+        let owner = thread::Builder::new()
+            .name("embedded-kafka".to_owned())
+            .spawn(move || match make(&topics) {
+                Ok(cluster) => {
+                    report.send(Ok(cluster.bootstrap_servers())).ok();
+                    serve(&cluster, &received);
+                }
+                Err(error) => {
+                    report.send(Err(error)).ok();
+                }
+            })
+            .map_err(|error| Error::Unavailable(format!("no thread for the broker: {error}")))?;
+        let failed = |reason: String| Error::Config(format!("the embedded broker: {reason}"));
+        match reported.recv() {
+            Ok(Ok(bootstrap_servers)) => Ok(Self { bootstrap_servers, orders, owner: Some(owner) }),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed("its thread ended".to_owned())),
+        }
+    }
+
+    /// Where its clients find it, as `host:port`.
+    pub fn bootstrap_servers(&self) -> &str {
+        &self.bootstrap_servers
+    }
+
+    /// The properties that its clients need, for
+    /// [`KafkaIngestConfig::properties`](super::KafkaIngestConfig).
+    pub fn client_properties() -> impl Iterator<Item = (String, String)> {
+        CLIENT_PROPERTIES.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))
+    }
+
+    /// Sets on `config` the properties that a consumer needs here.
+    pub fn tune(config: &mut ClientConfig) {
+        for (name, value) in CLIENT_PROPERTIES {
+            config.set(name, value);
+        }
+    }
+
+    /// Cuts every connection and refuses new ones, or accepts them again.
+    pub fn set_reachable(&self, reachable: bool) {
+        if self.orders.send(Order::Reachable(reachable)).is_err() {
+            warn!("the embedded broker has stopped");
+        }
+    }
+}
+
+impl Drop for EmbeddedBroker {
+    fn drop(&mut self) {
+        self.orders.send(Order::Stop).ok();
+        if let Some(owner) = self.owner.take() {
+            owner.join().ok();
+        }
+    }
+}
+
+fn make(topics: &[(String, i32)]) -> KafkaResult<Cluster> {
+    let cluster = MockCluster::new(1)?;
+    for (name, partitions) in topics {
+        cluster.create_topic(name, *partitions, 1)?;
+    }
+    Ok(cluster)
+}
+
+fn serve(cluster: &Cluster, orders: &mpsc::Receiver<Order>) {
+    const EVERY_BROKER: i32 = -1;
+    for order in orders {
+        let done = match order {
+            Order::Reachable(true) => cluster.broker_up(EVERY_BROKER),
+            Order::Reachable(false) => cluster.broker_down(EVERY_BROKER),
+            Order::Stop => return,
+        };
+        if let Err(error) = done {
+            warn!("the embedded broker: {error}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! How this system talks to Kafka: what users may set, and what librdkafka is told.
+//!
+//! Some properties are what exactly-once ingest rests on; they are ours, and a user who
+//! sets one is told so. Everything else of librdkafka's is passed through.
+
+mod builder;
+mod properties;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use builder::KafkaIngestConfigBuilder;
+pub(crate) use properties::is_secret;
+
+/// Where requests come from and where dead letters go, and how records are taken.
+///
+/// Its `Debug` form never shows a secret; its `Serialize` form does, so that it can be
+/// read again: use [`redacted`](Self::redacted) before printing that.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KafkaIngestConfig {
+    /// The brokers to begin with, `host:port` with commas between. Default `localhost:9092`.
+    pub bootstrap_servers: String,
+    /// The topics that requests come by; as `topic` one name. Default `scheduler.jobs.ingest`.
+    #[serde(alias = "topic", deserialize_with = "one_or_many")]
+    pub topics: Vec<String>,
+    /// Where records go that cannot become jobs. Default `scheduler.jobs.dlq`.
+    pub dlq_topic: String,
+    /// The consumer group that all instances join. Default `infinite-scheduler-ingest`.
+    pub group_id: String,
+    /// The most records in one batch of one partition. Default 500.
+    pub max_poll_records: NonZeroU32,
+    /// The longest wait to fill a batch; one with records in it never waits. Default 1000.
+    pub poll_timeout_ms: u64,
+    /// Must stay false: offsets follow the database.
+    pub enable_auto_commit: bool,
+    /// How often a record is tried again when its failure may heal. Default 3.
+    pub max_retries: u32,
+    /// Whether records are taken at all. Default true.
+    pub enabled: bool,
+    /// Whether missing topics are created at the start. Default true.
+    pub ensure_topics: bool,
+    /// How many partitions a topic created here gets. Default 6.
+    pub topic_partitions: NonZeroU32,
+    /// What to do when the log no longer has what comes next.
+    pub on_offset_lost: OnOffsetLost,
+    /// Further librdkafka properties, by their own names, for consumer and producer.
+    #[serde(deserialize_with = "properties::flat")]
+    pub properties: BTreeMap<String, String>,
+}
+
+/// What to do when retention has deleted the records that come next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnOffsetLost {
+    /// Go on with the earliest record that is left; the range lost is logged and counted.
+    #[default]
+    Earliest,
+    /// Stop reading the partition until somebody has decided.
+    Stop,
+}
+
+/// Settings of Kafka that cannot be used. The text begins with the field's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KafkaConfigError {
+    /// Commits by librdkafka would lose records.
+    #[error(
+        "enable_auto_commit = true is refused, because offsets are kept in the database with the \
+         jobs and follow it: leave it out"
+    )]
+    AutoCommit,
+    /// A field's value makes no sense.
+    #[error("{field} {problem}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Its value, what is wrong with it, and the way out.
+        problem: String,
+    },
+    /// A property that this system sets itself.
+    #[error("properties.\"{property}\" is refused, because {reason}")]
+    OwnedProperty {
+        /// The property.
+        property: String,
+        /// Why it is ours, and the way out.
+        reason: &'static str,
+    },
+    /// A property that librdkafka does not take.
+    #[error(
+        "properties.\"{property}\" is refused by librdkafka ({problem}): correct it or leave it out"
+    )]
+    Property {
+        /// The property.
+        property: String,
+        /// What librdkafka says.
+        problem: String,
+    },
+}
+
+impl Default for KafkaIngestConfig {
+    fn default() -> Self {
+        Self {
+            bootstrap_servers: "localhost:9092".into(),
+            topics: vec!["scheduler.jobs.ingest".into()],
+            dlq_topic: "scheduler.jobs.dlq".into(),
+            group_id: "infinite-scheduler-ingest".into(),
+            max_poll_records: NonZeroU32::new(500).unwrap_or(NonZeroU32::MIN),
+            poll_timeout_ms: 1000,
+            enable_auto_commit: false,
+            max_retries: 3,
+            enabled: true,
+            ensure_topics: true,
+            topic_partitions: NonZeroU32::new(6).unwrap_or(NonZeroU32::MIN),
+            on_offset_lost: OnOffsetLost::default(),
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl KafkaIngestConfig {
+    /// Begins with the defaults.
+    pub fn builder() -> KafkaIngestConfigBuilder {
+        KafkaIngestConfigBuilder::new()
+    }
+
+    /// Checks what the types cannot, each property by asking librdkafka itself.
+    ///
+    /// # Errors
+    /// Names the first field or property that cannot be used, and the way out.
+    pub fn validate(&self) -> Result<(), KafkaConfigError> {
+        if self.enable_auto_commit {
+            return Err(KafkaConfigError::AutoCommit);
+        }
+        for (field, value) in
+            [("bootstrap_servers", &self.bootstrap_servers), ("group_id", &self.group_id)]
+        {
+            if value.trim().is_empty() {
+                let problem = "is empty: give it a value, or leave it out for the default".into();
+                return Err(KafkaConfigError::Field { field, problem });
+            }
+        }
+        self.validate_topics()?;
+        self.properties.iter().try_for_each(|(name, value)| properties::validate(name, value))
+    }
+
+    fn validate_topics(&self) -> Result<(), KafkaConfigError> {
+        let of_field = |field| move |problem| KafkaConfigError::Field { field, problem };
+        if self.topics.is_empty() {
+            return Err(of_field("topics")("is empty: name one, or set enabled = false".into()));
+        }
+        for (index, topic) in self.topics.iter().enumerate() {
+            check_topic(topic).map_err(of_field("topics"))?;
+            if self.topics[..index].contains(topic) {
+                return Err(of_field("topics")(format!("has {topic:?} twice: leave one out")));
+            }
+        }
+        check_topic(&self.dlq_topic).map_err(of_field("dlq_topic"))?;
+        if self.topics.contains(&self.dlq_topic) {
+            let problem = format!(
+                "({:?}) must not be among the ingest topics, or every dead letter comes back: \
+                 give it a topic of its own",
+                self.dlq_topic
+            );
+            return Err(of_field("dlq_topic")(problem));
+        }
+        Ok(())
+    }
+
+    /// What a consumer of the ingest topics is created with.
+    pub fn to_client_config(&self) -> ClientConfig {
+        let owned = [
+            ("group.id", self.group_id.as_str()),
+            // The log's end is never skipped to: a lost offset is ours to decide about.
+            ("auto.offset.reset", "error"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("enable.partition.eof", "false"),
+            ("group.protocol", "classic"),
+            ("isolation.level", "read_committed"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+        ];
+        self.client_config(properties::CONSUMER_DEFAULTS, properties::PRODUCER_ONLY, &owned)
+    }
+
+    /// What a producer of dead letters and of fired jobs is created with.
+    pub fn to_producer_config(&self) -> ClientConfig {
+        let owned = [("acks", "all"), ("enable.idempotence", "true")];
+        self.client_config(properties::PRODUCER_DEFAULTS, properties::CONSUMER_ONLY, &owned)
+    }
+
+    /// Defaults, then the user's properties that are not `foreign` to this kind of client
+    /// (librdkafka warns of each), then what is ours, which nobody can override.
+    fn client_config(
+        &self,
+        defaults: &[(&str, &str)],
+        foreign: &[&str],
+        owned: &[(&str, &str)],
+    ) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (name, value) in properties::COMMON_DEFAULTS.iter().chain(defaults) {
+            config.set(*name, *value);
+        }
+        for (name, value) in &self.properties {
+            if !foreign.contains(&name.as_str()) {
+                config.set(properties::canonical(name), value);
+            }
+        }
+        for (name, value) in owned {
+            config.set(*name, *value);
+        }
+        config.set("bootstrap.servers", &self.bootstrap_servers);
+        // Without this rdkafka asks the `log` crate, which has no logger here, and tells
+        // librdkafka to keep everything below errors to itself.
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    /// The same with every secret property's value hidden, for printing.
+    #[must_use]
+    pub fn redacted(&self) -> Self {
+        let mut copy = self.clone();
+        for (name, value) in &mut copy.properties {
+            if properties::is_secret(name) {
+                *value = "***".into();
+            }
+        }
+        copy
+    }
+}
+
+impl fmt::Debug for KafkaIngestConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaIngestConfig")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("topics", &self.topics)
+            .field("dlq_topic", &self.dlq_topic)
+            .field("group_id", &self.group_id)
+            .field("max_poll_records", &self.max_poll_records)
+            .field("poll_timeout_ms", &self.poll_timeout_ms)
+            .field("enable_auto_commit", &self.enable_auto_commit)
+            .field("max_retries", &self.max_retries)
+            .field("enabled", &self.enabled)
+            .field("ensure_topics", &self.ensure_topics)
+            .field("topic_partitions", &self.topic_partitions)
+            .field("on_offset_lost", &self.on_offset_lost)
+            .field("properties", &self.redacted().properties)
+            .finish()
+    }
+}
+
+/// Reads a topic's name or a list of them.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a topic's name or a list of them is expected")]
+    enum Written {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::One(topic) => vec![topic],
+        Written::Many(topics) => topics,
+    })
+}
+
+/// Whether Kafka would make a topic of this name; if not, the name, what is wrong with it
+/// and what a name may be. A leading `^` would make librdkafka take it for a pattern.
+pub(crate) fn check_topic(name: &str) -> Result<(), String> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if (1..=249).contains(&name.len()) && name.bytes().all(legal) && name != "." && name != ".." {
+        return Ok(());
+    }
+    Err(format!(
+        "has {name:?}, but a topic's name must be 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

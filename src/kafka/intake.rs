@@ -1,0 +1,275 @@
+//! The consumer: one member of the group, polled by an OS thread of its own.
+//!
+//! Rebalance callbacks run on the thread that polls, and the whole group waits for them; on
+//! a worker that is shared with other tasks, members would be thrown out. Records never
+//! come this way: each partition has its [`PartitionQueue`].
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::Message;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::topic_partition_list::Offset;
+use tokio::sync::watch;
+use tracing::error;
+
+use super::rebalance::{Assignments, Consumer, Rebalancer, commit, list_of};
+use super::{BrokerState, Error, KafkaIngestConfig, PartitionQueue, TopicPartition};
+
+/// How soon the poll thread notices that it should end.
+const POLL: Duration = Duration::from_millis(100);
+/// How often a broker that was not there is asked again, and how long its answer may take.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const PROBE_PATIENCE: Duration = Duration::from_millis(500);
+/// The longest wait for an answer to a question of ours.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// A partition's fetcher starts this soon after its assignment, or it has ended.
+const FETCHER_PATIENCE: Duration = Duration::from_millis(250);
+/// How long the readers may take to give their partitions back at the end.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A handle on the consumer; clones share it, and it leaves the group with the last of them.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// The poll thread and the queues own the client, so that it is closed by them.
+    consumer: Weak<Consumer>,
+    stop: Arc<AtomicBool>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Intake {
+    /// Joins the group; `assignments` is told of partitions from now on.
+    ///
+    /// A broker that is away is no error: librdkafka goes on trying, and
+    /// [`state`](Self::state) says so.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that librdkafka refuses.
+    pub fn start(
+        config: &KafkaIngestConfig,
+        assignments: Arc<dyn Assignments>,
+    ) -> Result<Self, Error> {
+        let client = config.to_client_config();
+        let consumer: Consumer = client.create_with_context(Rebalancer::new(assignments))?;
+        let consumer = Arc::new(consumer);
+        consumer.context().set_consumer(&consumer);
+        let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(|error| Error::Config(error.to_string()))?;
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let (end, ended) = watch::channel(false);
+        let shared = Shared { consumer: Arc::downgrade(&consumer), stop: stop.clone(), ended };
+        let probe = config.topics.first().cloned().unwrap_or_default();
+        thread::Builder::new()
+            .name("kafka-intake".to_owned())
+            .spawn(move || {
+                let poll = AssertUnwindSafe(|| poll_until_stopped(consumer, &stop, &probe));
+                if catch_unwind(poll).is_err() {
+                    error!("the kafka poll thread panicked: nothing is read any more");
+                }
+                end.send_replace(true);
+            })
+            .map_err(|error| Error::Unavailable(format!("no thread to poll on: {error}")))?;
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The name that the cluster gave itself: offsets mean something only together with it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no broker answers.
+    pub async fn cluster_id(&self) -> Result<String, Error> {
+        self.ask(|consumer| {
+            let id = consumer.client().fetch_cluster_id(ANSWER_PATIENCE);
+            id.ok_or_else(|| Error::Unavailable("no broker told the cluster's id".to_owned()))
+        })
+        .await
+    }
+
+    /// Makes `offset` the next one that `partition` yields, and forgets what was fetched.
+    ///
+    /// An offset that the log does not have shows later, as [`Error::OffsetLost`] from the queue.
+    ///
+    /// # Errors
+    /// [`Error::Revoked`] if the partition is not ours, [`Error::Unavailable`] if the
+    /// client could not do it just now.
+    pub async fn seek(&self, partition: &TopicPartition, offset: i64) -> Result<(), Error> {
+        let partition = partition.clone();
+        self.ask(move |consumer| seek(consumer, &partition, offset)).await
+    }
+
+    /// A new queue for a partition that we have, for a reader that takes the place of
+    /// another: seek first. The queues split off before end with [`Error::Revoked`].
+    ///
+    /// # Errors
+    /// [`Error::Revoked`] if the partition is not ours.
+    pub fn split(&self, partition: &TopicPartition) -> Result<PartitionQueue, Error> {
+        let consumer = self.consumer()?;
+        let slot = consumer.context().slot(partition)?;
+        PartitionQueue::split(&consumer, slot)
+    }
+
+    /// The offset that the group has committed to Kafka for `partition`, if any.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    pub async fn committed(&self, partition: &TopicPartition) -> Result<Option<i64>, Error> {
+        let partition = partition.clone();
+        self.ask(move |consumer| {
+            let list = list_of(&[(partition, 0)])?;
+            let answers = consumer.committed_offsets(list, ANSWER_PATIENCE)?;
+            let elements = answers.elements();
+            let Some(answer) = elements.first() else { return Ok(None) };
+            answer.error()?;
+            Ok(match answer.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            })
+        })
+        .await
+    }
+
+    /// The first offset that the log of `partition` still has, and the one after its last
+    /// record that readers may see.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    pub async fn watermarks(&self, partition: &TopicPartition) -> Result<(i64, i64), Error> {
+        let partition = partition.clone();
+        self.ask(move |consumer| {
+            let (topic, number) = (&partition.topic, partition.partition);
+            Ok(consumer.fetch_watermarks(topic, number, ANSWER_PATIENCE)?)
+        })
+        .await
+    }
+
+    /// Tells Kafka how far we are, for lag tools; does not wait, and may be lost.
+    pub fn commit(&self, offsets: &[(TopicPartition, i64)]) {
+        if let Ok(consumer) = self.consumer() {
+            // Without a broker they would pile up in the client.
+            if !consumer.context().reach.is_in_doubt() {
+                commit(&consumer, offsets);
+            }
+        }
+    }
+
+    /// Whether the group has given `partition` to us.
+    pub fn is_assigned(&self, partition: &TopicPartition) -> bool {
+        self.consumer().is_ok_and(|consumer| consumer.context().slot(partition).is_ok())
+    }
+
+    /// How the consumer stands with its broker, for health checks.
+    pub fn state(&self) -> BrokerState {
+        match self.consumer() {
+            Ok(consumer) if !*self.shared.ended.borrow() => consumer.context().reach.state(),
+            _ => BrokerState { reachable: false, trouble: Some(stopped().to_string()) },
+        }
+    }
+
+    /// Leaves the group: partitions are revoked as in any rebalance, then the client closes.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if that is not done within `patience`; it then goes on by itself.
+    pub async fn shutdown(&self, patience: Duration) -> Result<(), Error> {
+        self.shared.stop.store(true, Ordering::Release);
+        let mut ended = self.shared.ended.clone();
+        match tokio::time::timeout(patience, ended.wait_for(|ended| *ended)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::Unavailable("the consumer is slow to close".to_owned())),
+        }
+    }
+
+    fn consumer(&self) -> Result<Arc<Consumer>, Error> {
+        self.shared.consumer.upgrade().ok_or_else(stopped)
+    }
+
+    /// Runs a question that blocks where blocking is allowed.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Consumer) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let consumer = self.consumer()?;
+        let answer = tokio::task::spawn_blocking(move || question(&consumer));
+        answer.await.map_err(|error| Error::Unavailable(error.to_string()))?
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("ended", &*self.ended.borrow()).finish_non_exhaustive()
+    }
+}
+
+fn stopped() -> Error {
+    Error::Unavailable("the consumer has stopped".to_owned())
+}
+
+fn poll_until_stopped(consumer: Arc<Consumer>, stop: &AtomicBool, topic: &str) {
+    let mut probed: Option<Instant> = None;
+    while !stop.load(Ordering::Acquire) {
+        poll(&consumer);
+        let due = probed.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
+        if due && consumer.context().reach.is_in_doubt() {
+            probe(&consumer, topic);
+            probed = Some(Instant::now());
+        }
+    }
+    // Leaving revokes what we have; the last owner of the client then closes it.
+    consumer.unsubscribe();
+    let deadline = Instant::now() + LEAVE_PATIENCE;
+    while !consumer.context().is_idle() && Instant::now() < deadline {
+        poll(&consumer);
+    }
+}
+
+/// Serves callbacks. Errors among them have been told to `Reach` by then.
+fn poll(consumer: &Consumer) {
+    if let Some(Ok(message)) = consumer.poll(POLL) {
+        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+        error!(topic, partition, offset, "a record came past its partition's queue");
+    }
+}
+
+fn probe(consumer: &Consumer, topic: &str) {
+    if consumer.fetch_metadata(Some(topic), PROBE_PATIENCE).is_ok() {
+        consumer.context().reach.answered();
+    }
+}
+
+fn seek(consumer: &Consumer, partition: &TopicPartition, offset: i64) -> Result<(), Error> {
+    let began = Instant::now();
+    loop {
+        let slot = consumer.context().slot(partition)?;
+        let list = list_of(&[(partition.clone(), offset)])?;
+        let answers = consumer.seek_partitions(list, ANSWER_PATIENCE)?;
+        let failure = answers.elements().first().and_then(|answer| answer.error().err());
+        let Some(failure) = failure else {
+            slot.sought();
+            return Ok(());
+        };
+        let not_started =
+            matches!(failure.rdkafka_error_code(), Some(Code::State | Code::PreviousInProgress));
+        if !not_started {
+            return Err(failure.into());
+        }
+        if began.elapsed() > FETCHER_PATIENCE {
+            consumer.context().restart(consumer, partition, offset)?;
+            slot.sought();
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,278 @@
+//! One partition's records, taken in batches by whoever reads it.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::base_consumer::PartitionQueue as NativeQueue;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tracing::{debug, error, warn};
+
+use super::rebalance::{Consumer, Rebalancer};
+use super::{Error, TopicPartition};
+use crate::model::record::RawRecord;
+
+/// A split queue can miss a wake-up (rust-rdkafka issue 840), so it is looked at this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// How much [`PartitionQueue::next_batch`] takes at once, and how long it waits for something.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// No more records than this; zero counts as one.
+    pub max_records: usize,
+    /// No more bytes than this by [`RawRecord::size`], unless one record alone is larger.
+    pub max_bytes: usize,
+    /// The longest wait for the first record.
+    pub wait: Duration,
+}
+
+/// The records of one partition from when it was assigned to us, or sought, until it is revoked.
+///
+/// Back-pressure is not to call [`next_batch`](Self::next_batch): librdkafka then fetches no
+/// more than its own small queue holds.
+pub struct PartitionQueue {
+    queue: NativeQueue<Rebalancer>,
+    slot: Arc<Slot>,
+    /// Which of the queues that were split off this slot we are.
+    reader: u64,
+    /// The seek that `held` and `failed` came after.
+    seek: u64,
+    floor: i64,
+    /// Taken, but too large for the batch before.
+    held: Option<RawRecord>,
+    /// Met after records that were still to be handed out.
+    failed: Option<Error>,
+    /// Dropped after `queue`: destroying the client under a live queue is asking for trouble.
+    _consumer: Arc<Consumer>,
+}
+
+impl PartitionQueue {
+    /// Splits the partition of `slot` off `consumer`; queues split off it before end here.
+    pub(super) fn split(consumer: &Arc<Consumer>, slot: Arc<Slot>) -> Result<Self, Error> {
+        let partition = &slot.partition;
+        let queue = consumer
+            .split_partition_queue(&partition.topic, partition.partition)
+            .ok_or_else(|| Error::Config(format!("{partition} is not a partition")))?;
+        let reader = slot.admit_reader()?;
+        let consumer = consumer.clone();
+        let floor = i64::MIN;
+        Ok(Self {
+            queue,
+            slot,
+            reader,
+            seek: 0,
+            floor,
+            held: None,
+            failed: None,
+            _consumer: consumer,
+        })
+    }
+
+    /// The partition that this queue belongs to.
+    pub fn partition(&self) -> &TopicPartition {
+        &self.slot.partition
+    }
+
+    /// Passes over records below `offset` from now on.
+    pub fn discard_below(&mut self, offset: i64) {
+        self.floor = offset;
+    }
+
+    /// Waits for a record, then takes what is there, within `limits`, in the log's order.
+    ///
+    /// The batch is empty if nothing came in `limits.wait`. Dropping the future loses no
+    /// record: none is taken before the last time it waits.
+    ///
+    /// # Errors
+    /// [`Error::OffsetLost`] when the partition stands still until
+    /// [`Intake::seek`](super::Intake::seek); [`Error::Revoked`] when it is not ours any more;
+    /// [`Error::NotSought`] before the first seek; [`Error::Denied`] and
+    /// [`Error::Unavailable`] when the broker gives no records for a reason that may pass.
+    pub async fn next_batch(&mut self, limits: BatchLimits) -> Result<Vec<RawRecord>, Error> {
+        let deadline = Instant::now() + limits.wait;
+        loop {
+            // Armed anew each time, because dropping an older queue of the same partition
+            // disarms ours; and before looking, so that nothing slips in between.
+            self.arm();
+            let batch = self.take(&limits)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !batch.is_empty() || left.is_zero() {
+                return Ok(batch);
+            }
+            // Woken or not, the queue is looked at next.
+            timeout(left.min(LONGEST_SLEEP), self.slot.wake.notified()).await.ok();
+        }
+    }
+
+    fn arm(&mut self) {
+        let slot = self.slot.clone();
+        self.queue.set_nonempty_callback(move || slot.wake.notify_one());
+    }
+
+    fn take(&mut self, limits: &BatchLimits) -> Result<Vec<RawRecord>, Error> {
+        self.check()?;
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < limits.max_records.max(1) {
+            let record = match self.next_record() {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) if batch.is_empty() => return Err(error),
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
+            };
+            bytes += record.size();
+            if bytes > limits.max_bytes && !batch.is_empty() {
+                self.held = Some(record);
+                break;
+            }
+            batch.push(record);
+        }
+        Ok(batch)
+    }
+
+    /// Whether we may read at all; forgets what was taken before the latest seek.
+    fn check(&mut self) -> Result<(), Error> {
+        let partition = || self.slot.partition.clone();
+        if self.slot.reader.load(Ordering::Acquire) != self.reader {
+            return Err(Error::Revoked { partition: partition() });
+        }
+        let seek = self.slot.seeks.load(Ordering::Acquire);
+        if seek == 0 {
+            return Err(Error::NotSought { partition: partition() });
+        }
+        if seek != self.seek {
+            self.seek = seek;
+            self.held = None;
+            self.failed = None;
+        }
+        Ok(())
+    }
+
+    fn next_record(&mut self) -> Result<Option<RawRecord>, Error> {
+        if let Some(record) = self.held.take() {
+            return Ok(Some(record));
+        }
+        loop {
+            match self.queue.poll(Duration::ZERO) {
+                None => return Ok(None),
+                Some(Ok(message)) if message.offset() < self.floor => {}
+                Some(Ok(message)) => return Ok(Some(self.record(&message))),
+                Some(Err(error)) => self.judge(error)?,
+            }
+        }
+    }
+
+    fn record(&self, message: &BorrowedMessage<'_>) -> RawRecord {
+        RawRecord {
+            topic: self.slot.partition.topic.clone(),
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers_of(message),
+        }
+    }
+
+    /// Tells what the reader must know from what librdkafka heals by itself.
+    fn judge(&self, error: KafkaError) -> Result<(), Error> {
+        let partition = &self.slot.partition;
+        match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => {
+                return Err(Error::OffsetLost { partition: partition.clone() });
+            }
+            Some(Code::BadMessage | Code::BadCompression | Code::InvalidMessage) => {
+                error!(partition = %partition, "{partition}: the log is damaged: {error}");
+                return Ok(());
+            }
+            _ => {}
+        }
+        if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
+            return Err(Error::Unavailable(error.to_string()));
+        }
+        match Error::from(error) {
+            denied @ Error::Denied(_) => Err(denied),
+            passing => {
+                debug!(partition = %partition, "{partition}: {passing}");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for PartitionQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PartitionQueue")
+            .field("partition", &self.slot.partition)
+            .field("floor", &self.floor)
+            .finish_non_exhaustive()
+    }
+}
+
+fn headers_of(message: &BorrowedMessage<'_>) -> Vec<(String, Option<Vec<u8>>)> {
+    let Some(headers) = message.headers() else { return Vec::new() };
+    (0..headers.count())
+        .map(|at| {
+            // rdkafka panics on a header name that is not UTF-8. Any producer can send one,
+            // and without this it would stop its partition for good.
+            let header = catch_unwind(AssertUnwindSafe(|| {
+                let header = headers.get(at);
+                (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
+            }));
+            header.unwrap_or_else(|_| {
+                let offset = message.offset();
+                warn!(offset, "record at offset {offset}: a header's name is not UTF-8");
+                (char::REPLACEMENT_CHARACTER.to_string(), None)
+            })
+        })
+        .collect()
+}
+
+/// One assignment of one partition, shared by the rebalance callbacks and its readers.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) partition: TopicPartition,
+    /// The number of the queue that may read; older ones end, and all do once it is `REVOKED`.
+    reader: AtomicU64,
+    /// How often somebody said where to read. Zero: the place is not a meaningful one yet.
+    seeks: AtomicU64,
+    wake: Notify,
+}
+
+const REVOKED: u64 = u64::MAX;
+
+impl Slot {
+    pub(super) fn new(partition: TopicPartition) -> Self {
+        Self { partition, reader: AtomicU64::new(0), seeks: AtomicU64::new(0), wake: Notify::new() }
+    }
+
+    /// Ends every queue of this assignment and wakes who waits on one.
+    pub(super) fn revoke(&self) {
+        self.reader.store(REVOKED, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Notes that the next record is the one that somebody asked for.
+    pub(super) fn sought(&self) {
+        self.seeks.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn admit_reader(&self) -> Result<u64, Error> {
+        let next = |reader| (reader != REVOKED).then_some(reader + 1);
+        match self.reader.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
+            Ok(before) => Ok(before + 1),
+            Err(_) => Err(Error::Revoked { partition: self.partition.clone() }),
+        }
+    }
+}

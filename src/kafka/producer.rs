@@ -1,0 +1,208 @@
+//! The producer: idempotent, and a send is done when the broker has it for good.
+
+use std::fmt;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::sync::oneshot;
+use tracing::{trace, warn};
+
+use super::error::is_refusal;
+use super::reach::Reach;
+use super::{BrokerState, Error, KafkaIngestConfig, rebalance};
+
+/// How often a sender looks whether the full local queue has room again.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
+
+/// A record on its way to a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Where it goes.
+    pub topic: String,
+    /// Decides the partition; without one, any.
+    pub key: Option<Vec<u8>>,
+    /// The payload; `None` is Kafka's null value.
+    pub value: Option<Vec<u8>>,
+    /// The record headers in order.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// Sends records to topics; clones share one connection.
+#[derive(Clone)]
+pub struct Producer {
+    shared: Arc<Shared>,
+}
+
+type Client = ThreadedProducer<Deliveries>;
+type Receipt = oneshot::Sender<Result<(), KafkaError>>;
+
+struct Shared {
+    config: ClientConfig,
+    /// Replaced when an idempotent producer has met an error that it cannot get over.
+    client: RwLock<Arc<Client>>,
+}
+
+impl Producer {
+    /// A producer for the cluster of `config`. A broker that is away is no error.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that librdkafka refuses.
+    pub fn start(config: &KafkaIngestConfig) -> Result<Self, Error> {
+        let config = config.to_producer_config();
+        let client = RwLock::new(Arc::new(connect(&config)?));
+        Ok(Self { shared: Arc::new(Shared { config, client }) })
+    }
+
+    /// Sends a record, and returns once every in-sync replica has it.
+    ///
+    /// A full local queue is waited for. A future that is dropped midway does not recall
+    /// its record. Sends of one task in a row keep their order; concurrent ones have none.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if this record can never be sent; [`Error::Unavailable`] and
+    /// [`Error::Denied`] if it may be, later: the broker *may* have it all the same.
+    pub async fn send(&self, outgoing: Outgoing) -> Result<(), Error> {
+        let client = self.client();
+        let receipt = enqueue(&client, &outgoing).await;
+        let sent = match receipt {
+            Ok(receipt) => receipt.await.unwrap_or(Err(KafkaError::Canceled)),
+            Err(error) => Err(error),
+        };
+        sent.map_err(|error| self.judge(&client, error, outgoing.topic))
+    }
+
+    /// Waits until everything that was sent has been answered.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if that takes longer than `patience`.
+    pub async fn flush(&self, patience: Duration) -> Result<(), Error> {
+        let client = self.client();
+        let flushed = tokio::task::spawn_blocking(move || client.flush(patience)).await;
+        Ok(flushed.map_err(|error| Error::Unavailable(error.to_string()))??)
+    }
+
+    /// How the producer stands with its broker, for health checks.
+    pub fn state(&self) -> BrokerState {
+        self.client().context().reach.state()
+    }
+
+    fn client(&self) -> Arc<Client> {
+        self.shared.client.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    fn judge(&self, client: &Arc<Client>, error: KafkaError, topic: String) -> Error {
+        match error.rdkafka_error_code() {
+            Some(code) if is_refusal(code) => Error::Refused { topic, reason: code.to_string() },
+            Some(Code::Fatal) => {
+                self.replace(client);
+                Error::Unavailable(error.to_string())
+            }
+            _ => match error {
+                KafkaError::Nul(_) => {
+                    Error::Refused { topic, reason: "the topic's name has a zero byte".to_owned() }
+                }
+                error => error.into(),
+            },
+        }
+    }
+
+    /// Puts a new client in the place of `broken`, unless somebody else has done so.
+    fn replace(&self, broken: &Arc<Client>) {
+        let mut current =
+            self.shared.client.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !Arc::ptr_eq(&current, broken) {
+            return;
+        }
+        let cause = broken.client().fatal_error();
+        warn!(?cause, "the kafka producer met a fatal error and is replaced");
+        match connect(&self.shared.config) {
+            Ok(client) => *current = Arc::new(client),
+            Err(error) => warn!("the kafka producer could not be replaced: {error}"),
+        }
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+fn connect(config: &ClientConfig) -> Result<Client, Error> {
+    Ok(config.create_with_context(Deliveries { reach: Reach::new("producer") })?)
+}
+
+async fn enqueue(
+    client: &Client,
+    outgoing: &Outgoing,
+) -> Result<oneshot::Receiver<Result<(), KafkaError>>, KafkaError> {
+    let (receipt, received) = oneshot::channel();
+    let mut record = BaseRecord {
+        topic: &outgoing.topic,
+        partition: None,
+        payload: outgoing.value.as_deref(),
+        key: outgoing.key.as_deref(),
+        timestamp: None,
+        headers: headers_of(outgoing),
+        delivery_opaque: Box::new(receipt),
+    };
+    loop {
+        match client.send(record) {
+            Ok(()) => return Ok(received),
+            Err((error, back)) if error.rdkafka_error_code() == Some(Code::QueueFull) => {
+                record = back;
+                tokio::time::sleep(QUEUE_FULL_PAUSE).await;
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+fn headers_of(outgoing: &Outgoing) -> Option<OwnedHeaders> {
+    if outgoing.headers.is_empty() {
+        return None;
+    }
+    let headers = OwnedHeaders::new_with_capacity(outgoing.headers.len());
+    Some(outgoing.headers.iter().fold(headers, |headers, (key, value)| {
+        headers.insert(Header { key, value: value.as_ref() })
+    }))
+}
+
+/// Hands each record's fate to who waits for it, on the producer's own thread.
+struct Deliveries {
+    reach: Reach,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        rebalance::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(code) = error.rdkafka_error_code() {
+            self.reach.failed(code, reason);
+        }
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<Receipt>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
+        let outcome = match result {
+            Ok(_) => {
+                self.reach.answered();
+                Ok(())
+            }
+            Err((error, _)) => Err(error.clone()),
+        };
+        if receipt.send(outcome).is_err() {
+            trace!("nobody waits for this delivery any more");
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Quick tests against the embedded broker: splitting, seeking, leaving, sending.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::*;
+
+const TOPIC: &str = "in";
+const PATIENCE: Duration = Duration::from_secs(20);
+const LIMITS: BatchLimits =
+    BatchLimits { max_records: 100, max_bytes: 1 << 20, wait: Duration::from_millis(200) };
+
+/// Hands queues on to the test, and answers a revocation with what the test says is durable.
+struct Desk {
+    queues: mpsc::UnboundedSender<PartitionQueue>,
+    durable: Mutex<BTreeMap<TopicPartition, i64>>,
+    left: Mutex<BTreeSet<TopicPartition>>,
+}
+
+impl Desk {
+    fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<PartitionQueue>) {
+        let (queues, received) = mpsc::unbounded_channel();
+        let desk = Self { queues, durable: Mutex::default(), left: Mutex::default() };
+        (Arc::new(desk), received)
+    }
+}
+
+impl Assignments for Desk {
+    fn assigned(&self, queues: Vec<PartitionQueue>) {
+        for queue in queues {
+            self.queues.send(queue).ok();
+        }
+    }
+
+    fn revoked(&self, partitions: Vec<TopicPartition>, _lost: bool) -> Vec<(TopicPartition, i64)> {
+        self.left.lock().unwrap().extend(partitions.iter().cloned());
+        let durable = self.durable.lock().unwrap();
+        let next = |partition| durable.get_key_value(partition).map(|(p, o)| (p.clone(), *o));
+        partitions.iter().filter_map(next).collect()
+    }
+}
+
+fn broker(partitions: i32) -> (EmbeddedBroker, KafkaIngestConfig) {
+    let broker = EmbeddedBroker::start(&[(TOPIC, partitions)]).unwrap();
+    let mut config = KafkaIngestConfig::builder()
+        .bootstrap_servers(broker.bootstrap_servers())
+        .topic(TOPIC)
+        .build()
+        .unwrap();
+    config.properties.extend(EmbeddedBroker::client_properties());
+    (broker, config)
+}
+
+fn outgoing(key: &str, value: &str) -> Outgoing {
+    Outgoing {
+        topic: TOPIC.to_owned(),
+        key: Some(key.into()),
+        value: Some(value.into()),
+        headers: vec![("h".into(), Some(b"1".to_vec())), ("null".into(), None)],
+    }
+}
+
+async fn publish(config: &KafkaIngestConfig, count: usize) {
+    let producer = Producer::start(config).unwrap();
+    for number in 0..count {
+        producer.send(outgoing(&number.to_string(), &number.to_string())).await.unwrap();
+    }
+}
+
+async fn queue(queues: &mut mpsc::UnboundedReceiver<PartitionQueue>) -> PartitionQueue {
+    tokio::time::timeout(PATIENCE, queues.recv()).await.expect("in time").expect("a queue")
+}
+
+/// Takes `count` records and gives their offsets.
+async fn offsets(queue: &mut PartitionQueue, count: usize) -> Vec<i64> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut offsets = Vec::new();
+    while offsets.len() < count && Instant::now() < deadline {
+        let batch = queue.next_batch(LIMITS).await.unwrap();
+        offsets.extend(batch.iter().map(|record| record.offset));
+    }
+    offsets
+}
+
+async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_partition_yields_its_records_in_order_once_it_was_sought() {
+    let (_broker, config) = broker(3);
+    publish(&config, 300).await;
+    let (desk, mut queues) = Desk::new();
+    let intake = Intake::start(&config, desk).unwrap();
+    assert!(intake.cluster_id().await.unwrap().starts_with("mockCluster"));
+    let mut total = 0;
+    for _ in 0..3 {
+        let mut queue = queue(&mut queues).await;
+        let partition = queue.partition().clone();
+        let refusal = queue.next_batch(LIMITS).await.unwrap_err();
+        assert_eq!(refusal, Error::NotSought { partition: partition.clone() });
+        let (low, high) = intake.watermarks(&partition).await.unwrap();
+        assert!(low == 0 && high > 50, "{partition}: {low} to {high}");
+        assert!(intake.is_assigned(&partition));
+        intake.seek(&partition, 10).await.unwrap();
+        queue.discard_below(12);
+        let expected: Vec<i64> = (12..high).collect();
+        assert_eq!(offsets(&mut queue, expected.len()).await, expected);
+        total += high;
+    }
+    assert_eq!(total, 300);
+    assert_eq!(intake.state(), BrokerState { reachable: true, trouble: None });
+    intake.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_keeps_its_limits_and_a_dropped_wait_loses_nothing() {
+    let (_broker, config) = broker(1);
+    publish(&config, 50).await;
+    let (desk, mut queues) = Desk::new();
+    let intake = Intake::start(&config, desk).unwrap();
+    let mut queue = queue(&mut queues).await;
+    intake.seek(queue.partition(), 0).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 50 {
+        let small = BatchLimits { max_records: 7, max_bytes: 30, wait: Duration::from_secs(5) };
+        // Polled once and dropped, as a lost branch of a `select!` is.
+        let polled = futures::FutureExt::now_or_never(queue.next_batch(small));
+        let batch = match polled {
+            Some(batch) => batch.unwrap(),
+            None => queue.next_batch(small).await.unwrap(),
+        };
+        let bytes: usize = batch.iter().map(|record| record.size()).sum();
+        assert!(batch.len() <= 7 && (bytes <= 30 || batch.len() == 1), "{bytes} bytes");
+        seen.extend(batch.iter().map(|record| record.offset));
+    }
+    assert_eq!(seen, (0..50).collect::<Vec<_>>());
+    let began = Instant::now();
+    assert_eq!(queue.next_batch(LIMITS).await.unwrap(), []);
+    assert!(began.elapsed() >= LIMITS.wait);
+    intake.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_arrives_as_it_was_sent() {
+    let (_broker, config) = broker(1);
+    let producer = Producer::start(&config).unwrap();
+    let sent = [
+        outgoing("k", "v"),
+        Outgoing { key: None, ..outgoing("", "") },
+        Outgoing { value: None, headers: Vec::new(), ..outgoing("k", "") },
+    ];
+    for record in &sent {
+        producer.send(record.clone()).await.unwrap();
+    }
+    producer.flush(PATIENCE).await.unwrap();
+    let (desk, mut queues) = Desk::new();
+    let intake = Intake::start(&config, desk).unwrap();
+    let mut queue = queue(&mut queues).await;
+    intake.seek(queue.partition(), 0).await.unwrap();
+    let mut received = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while received.len() < sent.len() && Instant::now() < deadline {
+        received.extend(queue.next_batch(LIMITS).await.unwrap());
+    }
+    assert_eq!(received.len(), sent.len());
+    for (record, sent) in received.into_iter().zip(sent) {
+        assert!(record.timestamp_ms.is_some());
+        assert_eq!(&*record.topic, TOPIC);
+        assert_eq!(
+            (record.key, record.value, record.headers),
+            (sent.key, sent.value, sent.headers)
+        );
+    }
+    intake.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_reader_goes_on_where_it_is_told_and_the_old_one_ends() {
+    let (_broker, config) = broker(1);
+    publish(&config, 60).await;
+    let (desk, mut queues) = Desk::new();
+    let intake = Intake::start(&config, desk).unwrap();
+    let mut old = queue(&mut queues).await;
+    let partition = old.partition().clone();
+    intake.seek(&partition, 0).await.unwrap();
+    assert_eq!(offsets(&mut old, 60).await.len(), 60);
+
+    intake.seek(&partition, 20).await.unwrap();
+    let mut new = intake.split(&partition).unwrap();
+    assert_eq!(old.next_batch(LIMITS).await, Err(Error::Revoked { partition: partition.clone() }));
+    drop(old);
+    assert_eq!(offsets(&mut new, 40).await, (20..60).collect::<Vec<_>>());
+
+    // The old queue's end must not make the new one deaf.
+    let patient = BatchLimits { wait: Duration::from_secs(10), ..LIMITS };
+    let waiting = tokio::spawn(async move { (new.next_batch(patient).await, Instant::now()) });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    publish(&config, 1).await;
+    let published = Instant::now();
+    let (batch, woken) = waiting.await.unwrap();
+    assert_eq!(batch.unwrap()[0].offset, 60);
+    assert!(woken < published + Duration::from_millis(500));
+    intake.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_offset_is_told_and_a_seek_heals_it() {
+    let (_broker, config) = broker(1);
+    publish(&config, 30).await;
+    let (desk, mut queues) = Desk::new();
+    let intake = Intake::start(&config, desk).unwrap();
+    let mut queue = queue(&mut queues).await;
+    let partition = queue.partition().clone();
+    intake.seek(&partition, 5000).await.unwrap();
+    let patient = BatchLimits { wait: PATIENCE, ..LIMITS };
+    let lost = queue.next_batch(patient).await;
+    assert_eq!(lost, Err(Error::OffsetLost { partition: partition.clone() }));
+    intake.seek(&partition, 25).await.unwrap();
+    let mut queue = intake.split(&partition).unwrap();
+    assert_eq!(offsets(&mut queue, 5).await, (25..30).collect::<Vec<_>>());
+    intake.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_member_takes_over_where_the_first_says_it_is() {
+    let (_broker, config) = broker(4);
+    let (first_desk, mut first_queues) = Desk::new();
+    let first = Intake::start(&config, first_desk.clone()).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let queue = queue(&mut first_queues).await;
+        first.seek(queue.partition(), 0).await.unwrap();
+        let durable = 100 + i64::from(queue.partition().partition);
+        first_desk.durable.lock().unwrap().insert(queue.partition().clone(), durable);
+        held.push(queue);
+    }
+
+    let (second_desk, mut second_queues) = Desk::new();
+    let second = Intake::start(&config, second_desk).unwrap();
+    let moved = queue(&mut second_queues).await;
+    let partition = moved.partition().clone();
+    assert!(first_desk.left.lock().unwrap().contains(&partition), "revoked before it was given");
+    assert!(!first.is_assigned(&partition));
+    assert!(second.is_assigned(&partition));
+    let committed = second.committed(&partition).await.unwrap();
+    assert_eq!(committed, Some(100 + i64::from(partition.partition)));
+    for queue in &mut held {
+        let answer = queue.next_batch(LIMITS).await;
+        let gone = first_desk.left.lock().unwrap().contains(queue.partition());
+        assert_eq!(answer.is_err(), gone, "{answer:?}");
+    }
+
+    // Queues that somebody still holds do not keep the member in the group.
+    first.shutdown(PATIENCE).await.unwrap();
+    let all = |number| second.is_assigned(&TopicPartition::new(TOPIC, number));
+    eventually("all partitions are the second member's", || (0..4).all(all)).await;
+    assert!(!first.state().reachable);
+    drop(held);
+    second.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_goes_and_comes_back_is_told() {
+    let (broker, config) = broker(1);
+    broker.set_reachable(false);
+    let (desk, mut queues) = Desk::new();
+    let intake = Intake::start(&config, desk).unwrap();
+    eventually("the outage shows", || intake.state().trouble.is_some()).await;
+    assert!(!intake.state().reachable);
+    broker.set_reachable(true);
+    let mut queue = queue(&mut queues).await;
+    eventually("the outage ends", || intake.state().trouble.is_none()).await;
+    intake.seek(queue.partition(), 0).await.unwrap();
+    broker.set_reachable(false);
+    eventually("the second outage shows", || !intake.state().reachable).await;
+    assert_eq!(queue.next_batch(LIMITS).await, Ok(Vec::new()));
+    broker.set_reachable(true);
+    eventually("the second outage ends", || intake.state().reachable).await;
+    publish(&config, 3).await;
+    assert_eq!(offsets(&mut queue, 3).await, [0, 1, 2]);
+    intake.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_too_large_is_refused_and_an_outage_is_not_its_fault() {
+    let (broker, mut config) = broker(1);
+    config.properties.insert("message.max.bytes".into(), "2000".into());
+    config.properties.insert("message.timeout.ms".into(), "1500".into());
+    let producer = Producer::start(&config).unwrap();
+    let large = outgoing("k", &"x".repeat(5000));
+    let refused = producer.send(large).await;
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    let nameless = Outgoing { topic: "a\0b".into(), ..outgoing("k", "v") };
+    let refused = producer.send(nameless).await;
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    broker.set_reachable(false);
+    let unsent = producer.send(outgoing("k", "v")).await;
+    assert!(matches!(unsent, Err(Error::Unavailable(_))), "{unsent:?}");
+    broker.set_reachable(true);
+    eventually("the broker is back", || {
+        producer.state().reachable || {
+            let producer = producer.clone();
+            tokio::spawn(async move { producer.send(outgoing("k", "v")).await });
+            false
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_exist_are_left_alone() {
+    // The embedded broker cannot make topics by request: asking it to would fail.
+    let (_broker, config) = broker(1);
+    ensure_topics(&config, &[TOPIC], 6).await.unwrap();
+}

@@ -1,0 +1,105 @@
+//! Makes the topics that are missing.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode as Code;
+use tracing::info;
+
+use super::error::is_denial;
+use super::{Error, KafkaIngestConfig};
+
+/// The longest wait for one answer of the broker.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a topic that was made may take to show on the brokers.
+const APPEAR_PATIENCE: Duration = Duration::from_secs(15);
+/// The broker's own default replication factor.
+const DEFAULT_REPLICATION: i32 = -1;
+
+type Admin = AdminClient<DefaultClientContext>;
+
+/// Makes those of `names` that the cluster does not have, with `partitions` each and the
+/// broker's default replication, and waits until they can be seen. What another instance
+/// makes at the same moment is as good.
+///
+/// # Errors
+/// [`Error::Denied`] if a topic is missing and we may not make it, [`Error::Config`] if the
+/// broker refuses its name or size, [`Error::Unavailable`] if it cannot be reached.
+pub async fn ensure_topics(
+    config: &KafkaIngestConfig,
+    names: &[&str],
+    partitions: i32,
+) -> Result<(), Error> {
+    let admin: Admin = config.to_producer_config().create()?;
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let (admin, missing) = look_for(admin, names).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    create(&admin, &missing, partitions).await?;
+    await_topics(admin, missing).await
+}
+
+async fn create(admin: &Admin, names: &[String], partitions: i32) -> Result<(), Error> {
+    let replication = || TopicReplication::Fixed(DEFAULT_REPLICATION);
+    let topics: Vec<NewTopic<'_>> =
+        names.iter().map(|name| NewTopic::new(name, partitions, replication())).collect();
+    let options = AdminOptions::new().request_timeout(Some(ANSWER_PATIENCE));
+    for result in admin.create_topics(&topics, &options).await? {
+        match result {
+            Ok(topic) => info!(topic, partitions, "made topic {topic}"),
+            Err((_, Code::TopicAlreadyExists)) => {}
+            Err((topic, code)) => return Err(judge(&topic, code)),
+        }
+    }
+    Ok(())
+}
+
+fn judge(topic: &str, code: Code) -> Error {
+    match code {
+        code if is_denial(code) => Error::Denied(format!(
+            "topic {topic} does not exist and we may not make it ({code}): make it, or allow CREATE"
+        )),
+        Code::InvalidTopic
+        | Code::InvalidPartitions
+        | Code::InvalidReplicationFactor
+        | Code::InvalidConfig
+        | Code::PolicyViolation
+        | Code::UnsupportedFeature => {
+            Error::Config(format!("topic {topic} cannot be made: {code}"))
+        }
+        code => Error::Unavailable(format!("topic {topic} could not be made: {code}")),
+    }
+}
+
+async fn await_topics(admin: Admin, names: Vec<String>) -> Result<(), Error> {
+    let deadline = Instant::now() + APPEAR_PATIENCE;
+    let (mut admin, mut missing) = (admin, names);
+    loop {
+        (admin, missing) = look_for(admin, missing).await?;
+        let Some(topic) = missing.first() else { return Ok(()) };
+        if Instant::now() > deadline {
+            return Err(Error::Unavailable(format!("topic {topic} was made, but does not show")));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Which of `names` no broker shows with a leader to write to.
+///
+/// All topics are listed, because asking for one by its name would make it, with the
+/// broker's default number of partitions, where brokers make topics by themselves.
+async fn look_for(admin: Admin, names: Vec<String>) -> Result<(Admin, Vec<String>), Error> {
+    let looked = tokio::task::spawn_blocking(move || {
+        let metadata = admin.inner().fetch_metadata(None, ANSWER_PATIENCE)?;
+        let is_there = |name: &String| {
+            metadata.topics().iter().any(|topic| {
+                topic.name() == name && topic.error().is_none() && !topic.partitions().is_empty()
+            })
+        };
+        let missing = names.into_iter().filter(|name| !is_there(name)).collect();
+        Ok((admin, missing))
+    });
+    looked.await.map_err(|error| Error::Unavailable(error.to_string()))?
+}

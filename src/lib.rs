@@ -1,0 +1,58 @@
+//! A job scheduler fed by Kafka, kept in SQL.
+//!
+//! Microservices publish "run this job at that time" to a Kafka topic. A group of instances
+//! ingests the topic exactly once, keeps the jobs in SQLite, MariaDB, MySQL or PostgreSQL,
+//! and fires each at its moment, never early: to a Kafka topic, a log line, or a
+//! [`JobHandler`] in the program that embeds this library.
+//!
+//! ```no_run
+//! use infinite_scheduler::{AppConfig, JobContext, ScheduleJobRequest, Scheduler, handler_fn};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let scheduler = Scheduler::builder()
+//!     .database_url("sqlite://jobs.db?mode=rwc")
+//!     .register_app(
+//!         AppConfig::new("sms"),
+//!         handler_fn(|context: JobContext, data: serde_json::Value| async move {
+//!             println!("{} says {data}", context.job().request_id);
+//!             Ok(())
+//!         }),
+//!     )
+//!     .start()
+//!     .await?;
+//! let request = ScheduleJobRequest::builder("sms").at("2030-01-01T08:00:00Z").build()?;
+//! scheduler.schedule(request).await?;
+//! scheduler.shutdown(std::time::Duration::from_secs(30)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The rooms, in the order in which a job passes them; ARCHITECTURE.md tells the rest.
+
+pub mod model;
+
+pub mod store;
+
+pub mod kafka;
+
+mod actors;
+
+pub mod dispatch;
+
+pub mod config;
+pub mod service;
+pub mod telemetry;
+
+pub use actors::{AppMetrics, IngestMetrics};
+pub use config::Config;
+pub use dispatch::{
+    Discard, JobContext, JobError, JobHandler, LogDispatch, Rejection, Typed, TypedHandler,
+    handler_fn,
+};
+pub use kafka::{EmbeddedBroker, KafkaIngestConfig, OnOffsetLost};
+pub use model::app::AppConfig;
+pub use model::job::{Job, JobData, Priority};
+pub use model::letter::{ErrorKind, Refusal};
+pub use model::request::{Operation, ScheduleJobRequest};
+pub use model::time::ScheduledTime;
+pub use service::{Scheduler, SchedulerBuilder, StartError, SubmitError, Submitted};

@@ -1,0 +1,134 @@
+//! An app: whose jobs they are, and by which policy they are fired.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::retry::Backoff;
+
+/// The name of an app: 1 to 64 of `a-z`, `0-9`, `_` and `-`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AppName(Box<str>);
+
+/// A name that no app can have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("app name {0:?} must be 1 to 64 of a-z, 0-9, _ and -")]
+pub struct InvalidAppName(String);
+
+impl AppName {
+    /// Checks `name`.
+    ///
+    /// # Errors
+    /// [`InvalidAppName`] says what a name may be made of.
+    pub fn new(name: impl Into<String>) -> Result<Self, InvalidAppName> {
+        let name = name.into();
+        let legal = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+        if (1..=64).contains(&name.len()) && name.bytes().all(legal) {
+            Ok(Self(name.into()))
+        } else {
+            Err(InvalidAppName(name))
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for AppName {
+    type Error = InvalidAppName;
+
+    fn try_from(name: String) -> Result<Self, InvalidAppName> {
+        Self::new(name)
+    }
+}
+
+impl From<AppName> for String {
+    fn from(name: AppName) -> Self {
+        name.0.into()
+    }
+}
+
+impl fmt::Display for AppName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for AppName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How one app's jobs are kept and fired. [`AppConfig::new`] has a default for everything.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct AppConfig {
+    /// Whose jobs these are; checked when the app is registered.
+    pub name: String,
+    /// Attempts that run at the same time on one instance. Default 256.
+    pub max_in_flight: NonZeroU32,
+    /// Attempts before a job is a dead letter. Default 3.
+    pub max_attempts: NonZeroU32,
+    /// How long one attempt may take. Default 60 s.
+    pub timeout: Duration,
+    /// The waits between attempts. Default: exponential from 1 s, at most 60 s, with jitter.
+    pub backoff: Backoff,
+    /// Into how many shards the jobs are divided among instances. May be raised later,
+    /// never lowered. Default 8.
+    pub shards: NonZeroU32,
+    /// Jobs kept in memory on one instance. Default 10,000.
+    pub window: NonZeroU32,
+    /// A due job rises one priority class for each of these that it waits. Default 60 s.
+    pub priority_aging: Duration,
+    /// Fields that `jobData` must have; a request without one is rejected.
+    pub required_fields: Vec<String>,
+}
+
+impl AppConfig {
+    /// The app `name` with the default policy.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            max_in_flight: NonZeroU32::new(256).unwrap_or(NonZeroU32::MIN),
+            max_attempts: NonZeroU32::new(3).unwrap_or(NonZeroU32::MIN),
+            timeout: Duration::from_secs(60),
+            backoff: Backoff::default(),
+            shards: NonZeroU32::new(8).unwrap_or(NonZeroU32::MIN),
+            window: NonZeroU32::new(10_000).unwrap_or(NonZeroU32::MIN),
+            priority_aging: Duration::from_secs(60),
+            required_fields: Vec::new(),
+        }
+    }
+
+    /// Requires `jobData` to have these fields.
+    #[must_use]
+    pub fn required_fields<I, S>(mut self, fields: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<String>,
+    {
+        self.required_fields = fields.into_iter().map(Into::into).collect();
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_of_the_allowed_letters_and_length() {
+        for good in ["a", "sms", "payment_gateway-2", &"x".repeat(64)] {
+            assert_eq!(AppName::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "SMS", "a b", "é", &"x".repeat(65)] {
+            assert!(AppName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Identifiers, one type each, so that none can be taken for another.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// Names one job: the first 128 bits of a SHA-256 over its app and request id.
+///
+/// Being derived, it makes the primary key also the guard against the same request
+/// twice, without a second index. It orders as its 16 bytes do, in every database.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(Uuid);
+
+impl JobId {
+    /// The id of `app`'s job that was asked for under `request_id`.
+    pub fn derive(app: &str, request_id: &str) -> Self {
+        Self(Uuid::new_v8(digest(b"job", app, request_id)))
+    }
+
+    /// The id with these 16 bytes, as a database row holds them.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The id with this value.
+    pub fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The UUID that people and receivers see.
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+
+    /// Its 16 bytes, most significant first.
+    pub fn into_bytes(self) -> [u8; 16] {
+        self.0.into_bytes()
+    }
+
+    /// Its value as a number, which orders like the id itself.
+    pub fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names one idempotency key of one app: a SHA-256 cut to 128 bits, like [`JobId`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; 16]);
+
+impl KeyId {
+    /// The id of `key` among `app`'s idempotency keys.
+    pub fn derive(app: &str, key: &str) -> Self {
+        Self(digest(b"key", app, key))
+    }
+
+    /// The id with these 16 bytes, as a database row holds them.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its 16 bytes.
+    pub fn into_bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Uuid::from_bytes(self.0).fmt(f)
+    }
+}
+
+fn digest(kind: &[u8], app: &str, name: &str) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(kind);
+    hash.update([0]);
+    hash.update(app.as_bytes());
+    hash.update([0]);
+    hash.update(name.as_bytes());
+    let full = hash.finalize();
+    let mut short = [0; 16];
+    short.copy_from_slice(&full[..16]);
+    short
+}
+
+/// The request id of a record that brought none: the same record read twice has one name.
+pub fn derived_request_id(cluster: &str, topic: &str, partition: i32, offset: i64) -> String {
+    let name = format!("{cluster}/{topic}/{partition}/{offset}");
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string()
+}
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// An app's row.
+    AppId(i32)
+}
+number! {
+    /// One shard of an app's jobs; a job belongs to one shard for life.
+    ShardId(i32)
+}
+number! {
+    /// How often a shard has changed hands: a write of an older epoch changes nothing.
+    Epoch(i64)
+}
+number! {
+    /// One start of an instance. A process that was declared dead goes on under a new one.
+    InstanceId(i64)
+}
+number! {
+    /// The row that holds how far one partition has been read.
+    LedgerId(i32)
+}
+number! {
+    /// What tells a reader of a partition from all that read it before: made anew with each claim.
+    ReaderToken(i64)
+}
+
+impl InstanceId {
+    /// A fresh random id, never zero or negative.
+    pub fn random() -> Self {
+        Self(fastrand::i64(1..i64::MAX))
+    }
+}
+
+impl ReaderToken {
+    /// A fresh random token, never zero or negative.
+    pub fn random() -> Self {
+        Self(fastrand::i64(1..i64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_differ_by_app_by_name_and_by_kind() {
+        let id = JobId::derive("sms", "r1");
+        assert_eq!(id, JobId::derive("sms", "r1"));
+        assert_ne!(id, JobId::derive("sms", "r2"));
+        assert_ne!(id, JobId::derive("sm", "sr1"));
+        assert_ne!(KeyId::derive("sms", "r1").into_bytes(), id.into_bytes());
+    }
+
+    #[test]
+    fn a_record_read_twice_has_one_name() {
+        let name = derived_request_id("c", "t", 3, 41);
+        assert_eq!(name, derived_request_id("c", "t", 3, 41));
+        assert_ne!(name, derived_request_id("c", "t", 3, 42));
+        assert_eq!(name.len(), 36);
+    }
+}

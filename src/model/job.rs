@@ -1,0 +1,263 @@
+//! A job: what was asked for, where it stands, and the legal moves from there.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::ids::{JobId, LedgerId, ShardId};
+
+/// One live job, as the `job` table holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Derived from app and request id.
+    pub id: JobId,
+    /// The shard that it belongs to for life.
+    pub shard: ShardId,
+    /// Its class among jobs that are due.
+    pub priority: Priority,
+    /// When the next attempt is to start, epoch milliseconds, rounded up.
+    pub due_ms: i64,
+    /// The producer's name for the request.
+    pub request_id: String,
+    /// When the job was asked to fire, epoch milliseconds, rounded up.
+    pub scheduled_ms: i64,
+    /// After this moment it is not fired any more, epoch milliseconds.
+    pub expires_ms: Option<i64>,
+    /// When it was admitted, epoch milliseconds.
+    pub created_ms: i64,
+    /// Attempts that have ended.
+    pub attempts: u32,
+    /// The job's own limit of attempts; without one the app's holds.
+    pub max_attempts: Option<u32>,
+    /// The job's own limit of an attempt's time; without one the app's holds.
+    pub timeout_ms: Option<u64>,
+    /// What the handler is given, untouched.
+    pub data: JobData,
+    /// The trace that the request belongs to.
+    pub trace: Option<TraceContext>,
+    /// The record that it came from; `None` for jobs by API.
+    pub origin: Option<Origin>,
+    /// What the last failed attempt said.
+    pub last_error: Option<String>,
+}
+
+impl Job {
+    /// Where the job stands in its list: by due time, ties by id.
+    pub fn key(&self) -> (i64, JobId) {
+        (self.due_ms, self.id)
+    }
+
+    /// Roughly how many bytes it takes in memory.
+    pub fn size(&self) -> usize {
+        size_of::<Self>()
+            + self.data.as_str().len()
+            + self.request_id.len()
+            + self.trace.as_ref().map_or(0, TraceContext::size)
+            + self.last_error.as_ref().map_or(0, String::len)
+    }
+
+    /// Whether its time to be of use has passed at `now_ms`.
+    pub fn is_expired(&self, now_ms: i64) -> bool {
+        self.expires_ms.is_some_and(|expires| now_ms > expires)
+    }
+
+    /// How long an attempt may take, given the app's own limit.
+    pub fn timeout(&self, of_app: Duration) -> Duration {
+        self.timeout_ms.map_or(of_app, Duration::from_millis)
+    }
+}
+
+/// Among jobs that are due, the higher class goes first.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// The default.
+    #[default]
+    Normal,
+    /// After all others.
+    Low,
+}
+
+impl Priority {
+    /// Every class, highest first.
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+
+    /// The number that stands for it in the database: 0 is the highest.
+    pub fn rank(self) -> i16 {
+        self as i16
+    }
+
+    /// The class with this number; anything unknown is low, so that it is still fired.
+    pub fn from_rank(rank: i16) -> Self {
+        match rank {
+            0 => Self::High,
+            1 => Self::Normal,
+            _ => Self::Low,
+        }
+    }
+
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Priority {
+    type Err = ();
+
+    /// Reads the name in any letter case.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL
+            .into_iter()
+            .find(|priority| priority.as_str().eq_ignore_ascii_case(text))
+            .ok_or(())
+    }
+}
+
+/// A JSON object kept as the bytes it was written in: key order and number forms stay.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JobData(Box<str>);
+
+impl JobData {
+    /// Takes text that is known to be one JSON value, such as a row's.
+    pub fn from_trusted(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The JSON text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Reads it as a `T`.
+    ///
+    /// # Errors
+    /// Says where the data is not what `T` wants.
+    pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.0)
+    }
+}
+
+impl Default for JobData {
+    fn default() -> Self {
+        Self("{}".into())
+    }
+}
+
+impl From<Box<RawValue>> for JobData {
+    fn from(raw: Box<RawValue>) -> Self {
+        Self(raw.into())
+    }
+}
+
+impl fmt::Debug for JobData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for JobData {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_str::<&RawValue>(&self.0)
+            .map_err(serde::ser::Error::custom)?
+            .serialize(serializer)
+    }
+}
+
+/// The W3C trace context that a record's headers carried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The `traceparent` header.
+    pub parent: String,
+    /// The `tracestate` header.
+    pub state: Option<String>,
+}
+
+impl TraceContext {
+    fn size(&self) -> usize {
+        self.parent.len() + self.state.as_ref().map_or(0, String::len)
+    }
+}
+
+/// The record that a job came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The ledger row of its topic and partition.
+    pub ledger: LedgerId,
+    /// The place in the partition.
+    pub offset: i64,
+    /// The record's own time, epoch milliseconds.
+    pub timestamp_ms: Option<i64>,
+}
+
+/// A number that only grows for a job, below 2^53: a receiver that remembers the highest
+/// can refuse a late firing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Fence(u64);
+
+impl Fence {
+    /// The fence of the `firing`th start of a job within its shard's `epoch`.
+    pub fn new(epoch: i64, firing: u32) -> Self {
+        let firing = u64::from(firing).min((1 << 20) - 1);
+        Self((epoch.unsigned_abs() << 20) + firing)
+    }
+
+    /// The number itself.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn priorities_are_read_in_any_case_and_order_highest_first() {
+        assert_eq!("HIGH".parse(), Ok(Priority::High));
+        assert_eq!("Low".parse(), Ok(Priority::Low));
+        assert_eq!("urgent".parse::<Priority>(), Err(()));
+        assert!(Priority::High < Priority::Low);
+        for priority in Priority::ALL {
+            assert_eq!(Priority::from_rank(priority.rank()), priority);
+        }
+    }
+
+    #[test]
+    fn a_fence_grows_with_firings_and_more_with_epochs() {
+        assert!(Fence::new(1, 2) > Fence::new(1, 1));
+        assert!(Fence::new(2, 0) > Fence::new(1, u32::MAX));
+    }
+
+    #[test]
+    fn job_data_is_written_as_it_was_read() {
+        let text = r#"{"b":1.0, "a":10e2}"#;
+        let data = JobData::from_trusted(text);
+        assert_eq!(serde_json::to_string(&data).unwrap(), text);
+    }
+}

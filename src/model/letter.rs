@@ -1,0 +1,184 @@
+//! A dead letter: what could not become a job, or a job that failed all its attempts.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::ids::JobId;
+use super::record::RawRecord;
+
+/// Why a record or a job is a dead letter; the `error-kind` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The record has no value, or an empty one.
+    EmptyValue,
+    /// The value is larger than `max_record_bytes`.
+    RecordTooLarge,
+    /// The value is not UTF-8.
+    InvalidEncoding,
+    /// The value is not JSON, is nested too deeply, or is not an object.
+    InvalidJson,
+    /// A required field is not there.
+    MissingField,
+    /// A field has the wrong type or a value that it cannot have.
+    InvalidField,
+    /// A known field is there twice.
+    DuplicateField,
+    /// The time to fire is too far ahead.
+    ScheduleTooFar,
+    /// No instance ever registered the app.
+    UnknownApp,
+    /// The app's rules or its handler's `validate` refused the job data.
+    RefusedByApp,
+    /// The operation is not one that this version carries out.
+    UnsupportedOperation,
+    /// The idempotency key stands for a request with other job data.
+    IdempotencyConflict,
+    /// The request id stands for a live job with other job data.
+    RequestConflict,
+    /// The database refuses the row itself.
+    RefusedByDatabase,
+    /// The job failed for good: all its attempts, or one that said so.
+    AttemptsExhausted,
+    /// The job's `expiresTime` had passed before it could fire.
+    Expired,
+}
+
+impl ErrorKind {
+    /// Its name on the wire and in the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EmptyValue => "empty-value",
+            Self::RecordTooLarge => "record-too-large",
+            Self::InvalidEncoding => "invalid-encoding",
+            Self::InvalidJson => "invalid-json",
+            Self::MissingField => "missing-field",
+            Self::InvalidField => "invalid-field",
+            Self::DuplicateField => "duplicate-field",
+            Self::ScheduleTooFar => "schedule-too-far",
+            Self::UnknownApp => "unknown-app",
+            Self::RefusedByApp => "refused-by-app",
+            Self::UnsupportedOperation => "unsupported-operation",
+            Self::IdempotencyConflict => "idempotency-conflict",
+            Self::RequestConflict => "request-conflict",
+            Self::RefusedByDatabase => "refused-by-database",
+            Self::AttemptsExhausted => "attempts-exhausted",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a request cannot become a job, in words for its producer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The kind, for programs.
+    pub kind: ErrorKind,
+    /// Names the field, the value and the way out, for people.
+    pub message: String,
+    /// The request's own name, where it could be read.
+    pub request_id: Option<String>,
+    /// The app that it was for, where it could be read.
+    pub app: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal of `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), request_id: None, app: None }
+    }
+}
+
+/// The record that a dead letter came from: its `original-*` headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The place in the partition.
+    pub offset: i64,
+    /// The record's own time, epoch milliseconds.
+    pub timestamp_ms: Option<i64>,
+}
+
+/// A dead letter, as it is written to the table and then to the DLQ topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Why.
+    pub kind: ErrorKind,
+    /// Why, in words.
+    pub message: String,
+    /// The app, where known.
+    pub app: Option<String>,
+    /// The producer's name for the request, where known.
+    pub request_id: Option<String>,
+    /// The job, if it had become one.
+    pub job_id: Option<JobId>,
+    /// The record that it came from, if by Kafka.
+    pub source: Option<Source>,
+    /// The record key, unchanged.
+    pub key: Option<Vec<u8>>,
+    /// The record's value, unchanged; of a failed job the body that it was fired with.
+    pub value: Option<Vec<u8>>,
+    /// The record's headers, unchanged.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it died, epoch milliseconds.
+    pub at_ms: i64,
+}
+
+impl DeadLetter {
+    /// The letter of a record that cannot become a job.
+    pub fn of_record(record: &RawRecord, refusal: Refusal, at_ms: i64) -> Self {
+        Self {
+            kind: refusal.kind,
+            message: refusal.message,
+            app: refusal.app,
+            request_id: refusal.request_id,
+            job_id: None,
+            source: Some(Source {
+                topic: record.topic.to_string(),
+                partition: record.partition,
+                offset: record.offset,
+                timestamp_ms: record.timestamp_ms,
+            }),
+            key: record.key.clone(),
+            value: record.value.clone(),
+            headers: record.headers.clone(),
+            attempts: 1,
+            at_ms,
+        }
+    }
+
+    /// The same letter always has the same id: a record that is read again, or an outcome
+    /// that is written again, makes no second one.
+    pub fn id(&self) -> Uuid {
+        let mut hash = Sha256::new();
+        if let Some(source) = &self.source {
+            hash.update(source.topic.as_bytes());
+            hash.update(source.partition.to_be_bytes());
+            hash.update(source.offset.to_be_bytes());
+            hash.update(source.timestamp_ms.unwrap_or(-1).to_be_bytes());
+        }
+        match self.job_id {
+            Some(job) => {
+                hash.update(job.into_bytes());
+                hash.update(self.at_ms.to_be_bytes());
+            }
+            None => hash.update(self.value.as_deref().unwrap_or_default()),
+        }
+        let mut short = [0; 16];
+        short.copy_from_slice(&hash.finalize()[..16]);
+        Uuid::new_v8(short)
+    }
+}

@@ -1,0 +1,16 @@
+//! What a job is: the pure rules, with no I/O and none of our other rooms.
+//!
+//! Everything here can be tested in memory: decoding and validation of requests, the
+//! forms in which time is written, retry policy, the window of jobs in memory, the clock.
+
+pub mod app;
+pub mod clock;
+pub mod fingerprint;
+pub mod ids;
+pub mod job;
+pub mod letter;
+pub mod record;
+pub mod request;
+pub mod retry;
+pub mod time;
+pub mod window;

@@ -1,0 +1,115 @@
+//! Job data: what may be handed through, and what an app may require of it.
+
+use std::collections::HashMap;
+
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::{ErrorKind, JobData, Refusal, invalid};
+
+/// The deepest nesting of arrays and objects, as in `serde_json`, by which most receivers read.
+pub(in crate::model) const MAX_DEPTH: usize = 127;
+
+/// Whether `json` is nested more than [`MAX_DEPTH`] levels deep.
+///
+/// Job data is kept raw and passed over without recursion, so nothing else would notice.
+pub(in crate::model) fn is_too_deep(json: &str) -> bool {
+    let opens = |byte: u8| matches!(byte, b'[' | b'{');
+    // Counting is much cheaper than following strings, and nearly always enough.
+    if json.bytes().filter(|&byte| opens(byte)).count() <= MAX_DEPTH {
+        return false;
+    }
+    let (mut depth, mut in_string) = (0_usize, false);
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if in_string => _ = bytes.next(),
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            _ if opens(byte) => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return true;
+        }
+    }
+    false
+}
+
+/// Keeps `raw` as job data, if it is an object.
+pub(super) fn job_data(raw: &RawValue) -> Result<JobData, Refusal> {
+    if raw.get().starts_with('{') {
+        Ok(JobData::from(raw.to_owned()))
+    } else {
+        Err(invalid("jobData", raw.get(), "a JSON object"))
+    }
+}
+
+/// Checks that `data` has every one of an app's required `fields`; `null` is no value.
+///
+/// # Errors
+/// [`ErrorKind::RefusedByApp`] names all the fields that are missing.
+pub fn check_required_fields(data: &JobData, fields: &[String]) -> Result<(), Refusal> {
+    if fields.is_empty() {
+        return Ok(());
+    }
+    let refused = |message| Refusal::new(ErrorKind::RefusedByApp, message);
+    let present: HashMap<String, Option<IgnoredAny>> = data
+        .deserialize()
+        .map_err(|error| refused(format!("the fields of jobData cannot be read: {error}")))?;
+    let is_missing = |field: &&String| present.get(*field).is_none_or(Option::is_none);
+    let missing: Vec<_> = fields.iter().filter(is_missing).map(String::as_str).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(refused(format!("jobData lacks what the app requires: {}", missing.join(", "))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(data: &str, missing: Option<&str>) {
+        let fields = ["phoneNumber", "message"].map(str::to_owned);
+        match (check_required_fields(&JobData::from_trusted(data), &fields), missing) {
+            (Ok(()), None) => {}
+            (Err(refusal), Some(missing)) => {
+                assert_eq!(refusal.kind, ErrorKind::RefusedByApp, "{data}");
+                assert!(refusal.message.ends_with(missing), "{data}: {refusal}");
+            }
+            (result, _) => panic!("{data}: {result:?}"),
+        }
+    }
+
+    #[test]
+    fn all_missing_fields_are_named() {
+        check(r#"{"phoneNumber":"1","message":"hi","more":[1]}"#, None);
+        check(r#"{"\u0070honeNumber":0,"message":""}"#, None);
+        check(r#"{"message":"hi"}"#, Some(": phoneNumber"));
+        check("{}", Some(": phoneNumber, message"));
+        check(r#"{"phoneNumber":"1","nested":{"message":"hi"}}"#, Some(": message"));
+    }
+
+    #[test]
+    fn null_counts_as_missing_and_the_last_of_a_repeated_field_counts() {
+        check(r#"{"phoneNumber":"1","message":null}"#, Some(": message"));
+        check(r#"{"phoneNumber":"1","message":null,"message":1}"#, None);
+        check(r#"{"phoneNumber":"1","message":1,"message":null}"#, Some(": message"));
+    }
+
+    #[test]
+    fn an_app_that_requires_nothing_takes_anything() {
+        assert_eq!(check_required_fields(&JobData::default(), &[]), Ok(()));
+    }
+
+    #[test]
+    fn brackets_in_strings_are_no_nesting() {
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(!is_too_deep(&nested(MAX_DEPTH)));
+        assert!(is_too_deep(&nested(MAX_DEPTH + 1)));
+        assert!(!is_too_deep(&format!("[\"\\\"{}\"]", "[".repeat(500))));
+        assert!(!is_too_deep(&format!("[{}]", ["{}"; 500].join(","))));
+    }
+}

@@ -1,0 +1,250 @@
+//! A request, the message that a microservice publishes: what it says and what it must say.
+//!
+//! Time zones, limits that an operator sets and an app's own rules come after decoding, in
+//! [`ScheduleJobRequest::resolve`] and [`check_required_fields`]. What is already known under
+//! the same name is for whoever admits it.
+
+mod build;
+mod data;
+mod decode;
+mod rules;
+
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64};
+
+use serde::{Deserialize, Serialize};
+
+use super::app::AppName;
+use super::job::{JobData, Priority};
+use super::letter::{ErrorKind, Refusal};
+use super::time::{ScheduledTime, shortened};
+
+pub use build::RequestBuilder;
+pub use data::check_required_fields;
+pub(super) use data::{MAX_DEPTH, is_too_deep};
+pub use rules::{Resolved, Rules};
+
+/// The longest `requestId` and `targetRequestId`, in Unicode scalar values.
+const MAX_REQUEST_ID_CHARS: usize = 128;
+
+/// The longest `idempotencyKey`, in Unicode scalar values.
+const MAX_KEY_CHARS: usize = 255;
+
+/// The most that a database's signed column holds.
+const MAX_ATTEMPTS: u32 = i32::MAX as u32;
+const MAX_TIMEOUT_MS: u64 = i64::MAX as u64;
+
+/// Asks for a job to fire at a moment, or for a change to one that was asked for before.
+///
+/// [`from_json`](Self::from_json) and [`builder`](Self::builder) give only requests that
+/// are sound in themselves.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ScheduleJobRequest {
+    /// The producer's name for this request, 1 to 128 characters; made when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Whose job it is; see [`AppName`].
+    pub app_name: String,
+    /// When the job is to fire; may be absent in a cancellation only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduled_time: Option<ScheduledTime>,
+    /// After this moment the job is of no use and is not fired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_time: Option<ScheduledTime>,
+    /// What the job's handler is given, byte for byte.
+    pub job_data: JobData,
+    /// Its class among jobs that are due.
+    #[serde(skip_serializing_if = "is_default")]
+    pub priority: Priority,
+    /// Requests of one app with the same key make one job; 1 to 255 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// What is to be done.
+    #[serde(skip_serializing_if = "is_default")]
+    pub operation: Operation,
+    /// The `requestId` of the job that a cancellation or a reschedule is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_request_id: Option<String>,
+    /// The job's own limit of attempts; without one the app's holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<NonZeroU32>,
+    /// The job's own limit of an attempt's time; without one the app's holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<NonZeroU64>,
+    /// Among operations on one job that race, the highest version wins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
+    #[serde(skip)]
+    unknown_fields: Unasked,
+}
+
+/// How many fields nobody here knows: no part of what was asked for, so all are equal.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unasked(u32);
+
+impl PartialEq for Unasked {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// What a request asks to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Operation {
+    /// Make a job.
+    #[default]
+    Schedule,
+    /// Do not fire a job that was asked for before.
+    Cancel,
+    /// Fire a job that was asked for before at another time.
+    Reschedule,
+}
+
+impl Operation {
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::Cancel => "cancel",
+            Self::Reschedule => "reschedule",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl ScheduleJobRequest {
+    /// Begins a request for a job of `app`.
+    pub fn builder(app: impl Into<String>) -> RequestBuilder {
+        RequestBuilder::new(app.into())
+    }
+
+    /// Reads the value of a record.
+    ///
+    /// A byte-order mark before it is passed over, and `null` means that an optional field
+    /// is absent.
+    ///
+    /// # Errors
+    /// A [`Refusal`] names the field, its value and the way out, and carries the request id
+    /// and the app wherever these could be read.
+    pub fn from_json(value: &[u8]) -> Result<Self, Refusal> {
+        decode::decode(value)
+    }
+
+    /// Writes it as the value of a record; what is absent or the default is left out.
+    ///
+    /// # Panics
+    /// If `job_data` was made by [`JobData::from_trusted`] of what is not JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("job data is JSON")
+    }
+
+    /// How many fields it came with that this version does not know.
+    pub fn unknown_fields(&self) -> u32 {
+        self.unknown_fields.0
+    }
+
+    /// Whether its fields are sound, each in itself and beside the others.
+    fn check(&self) -> Result<(), Refusal> {
+        if AppName::new(&*self.app_name).is_err() {
+            return Err(invalid("appName", &quoted(&self.app_name), APP_NAME_RULE));
+        }
+        check_name("requestId", self.request_id.as_deref(), MAX_REQUEST_ID_CHARS)?;
+        check_name("idempotencyKey", self.idempotency_key.as_deref(), MAX_KEY_CHARS)?;
+        check_name("targetRequestId", self.target_request_id.as_deref(), MAX_REQUEST_ID_CHARS)?;
+        if let Some(attempts) = self.max_attempts.filter(|attempts| attempts.get() > MAX_ATTEMPTS) {
+            return Err(invalid("maxAttempts", &attempts.to_string(), &max_attempts_rule()));
+        }
+        if let Some(ms) = self.timeout_ms.filter(|ms| ms.get() > MAX_TIMEOUT_MS) {
+            return Err(invalid("timeoutMs", &ms.to_string(), &timeout_rule()));
+        }
+        self.check_operation()
+    }
+
+    fn check_operation(&self) -> Result<(), Refusal> {
+        let operation = self.operation;
+        if operation != Operation::Schedule
+            && self.target_request_id.is_none()
+            && self.idempotency_key.is_none()
+        {
+            return Err(missing(
+                "targetRequestId",
+                &format!(
+                    "operation \"{operation}\" names its job by targetRequestId or by idempotencyKey"
+                ),
+            ));
+        }
+        if operation != Operation::Cancel && self.scheduled_time.is_none() {
+            return Err(self.missing_time());
+        }
+        Ok(())
+    }
+
+    fn missing_time(&self) -> Refusal {
+        let why = format!("operation \"{}\" says when the job is to fire", self.operation);
+        missing("scheduledTime", &why)
+    }
+
+    /// `refusal` under this request's name, as far as that is sound.
+    fn signed(&self, refusal: Refusal) -> Refusal {
+        let request_id = self.request_id.as_deref();
+        signed(refusal, request_id, Some(&self.app_name))
+    }
+}
+
+const APP_NAME_RULE: &str = "1 to 64 of a-z, 0-9, _ and -";
+
+fn max_attempts_rule() -> String {
+    format!("an integer from 1 to {MAX_ATTEMPTS}")
+}
+
+fn timeout_rule() -> String {
+    format!("an integer from 1 to {MAX_TIMEOUT_MS}")
+}
+
+fn check_name(field: &str, name: Option<&str>, max_chars: usize) -> Result<(), Refusal> {
+    let Some(name) = name else { return Ok(()) };
+    if name.is_empty() || name.chars().count() > max_chars {
+        return Err(invalid(field, &quoted(name), &format!("1 to {max_chars} characters long")));
+    }
+    // PostgreSQL has no room for it in any text.
+    if name.contains('\0') {
+        return Err(invalid(field, &quoted(name), "without NUL characters"));
+    }
+    Ok(())
+}
+
+/// Fills in the names that a dead letter can keep: an unsound one would not fit its columns.
+fn signed(mut refusal: Refusal, request_id: Option<&str>, app: Option<&str>) -> Refusal {
+    let sound_id = |id: &&str| check_name("requestId", Some(*id), MAX_REQUEST_ID_CHARS).is_ok();
+    refusal.request_id = request_id.filter(sound_id).map(str::to_owned);
+    refusal.app = app.filter(|app| AppName::new(*app).is_ok()).map(str::to_owned);
+    refusal
+}
+
+fn missing(field: &str, why: &str) -> Refusal {
+    Refusal::new(ErrorKind::MissingField, format!("{field} is missing: {why}"))
+}
+
+fn invalid(field: &str, value: &str, rule: &str) -> Refusal {
+    let message = format!("{field} {} must be {rule}", shortened(value));
+    Refusal::new(ErrorKind::InvalidField, message)
+}
+
+fn quoted(text: &str) -> String {
+    // The rest would not be shown, and a value may be as long as a record.
+    let shown = text.char_indices().nth(100).map_or(text, |(end, _)| &text[..end]);
+    format!("{shown:?}")
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

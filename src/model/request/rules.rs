@@ -1,0 +1,149 @@
+//! What an operator decides about requests: their time zone, and how far ahead they may reach.
+
+use std::time::Duration;
+
+use chrono_tz::Tz;
+
+use super::{ErrorKind, Refusal, ScheduleJobRequest, ScheduledTime};
+
+/// What an operator decides about the times of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Where a local date-time is read. Default UTC.
+    pub default_time_zone: Tz,
+    /// How far from now a job may be scheduled. Default 3650 days.
+    pub max_schedule_ahead: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { default_time_zone: Tz::UTC, max_schedule_ahead: Duration::from_secs(3650 * DAY_S) }
+    }
+}
+
+const DAY_S: u64 = 24 * 60 * 60;
+
+/// The times of a request as epoch milliseconds, rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// When the job was asked to fire.
+    pub scheduled_ms: i64,
+    /// When its first attempt is to start: as scheduled, be it in the past.
+    pub due_ms: i64,
+    /// After this moment it is not fired any more.
+    pub expires_ms: Option<i64>,
+}
+
+impl ScheduleJobRequest {
+    /// Reads its times by `rules`, `now_ms` being the epoch millisecond of now.
+    ///
+    /// A cancellation without a time has nothing to resolve and is refused.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ScheduleTooFar`] beyond `max_schedule_ahead`, [`ErrorKind::MissingField`]
+    /// without `scheduledTime`, [`ErrorKind::InvalidField`] if it expires before it fires.
+    pub fn resolve(&self, rules: &Rules, now_ms: i64) -> Result<Resolved, Refusal> {
+        self.times(rules, now_ms).map_err(|refusal| self.signed(refusal))
+    }
+
+    fn times(&self, rules: &Rules, now_ms: i64) -> Result<Resolved, Refusal> {
+        let zone = rules.default_time_zone;
+        let scheduled = self.scheduled_time.ok_or_else(|| self.missing_time())?;
+        let scheduled_ms = epoch_ms("scheduledTime", scheduled, zone)?;
+        let max_ahead_ms = i64::try_from(rules.max_schedule_ahead.as_millis()).unwrap_or(i64::MAX);
+        if scheduled_ms.saturating_sub(now_ms) > max_ahead_ms {
+            return Err(too_far(scheduled, rules));
+        }
+        let expires_ms =
+            self.expires_time.map(|time| epoch_ms("expiresTime", time, zone)).transpose()?;
+        if let (Some(expires), Some(expires_ms)) = (self.expires_time, expires_ms)
+            && expires_ms < scheduled_ms
+        {
+            let message = format!(
+                "expiresTime {expires} is before scheduledTime {scheduled}: the job would never fire"
+            );
+            return Err(Refusal::new(ErrorKind::InvalidField, message));
+        }
+        Ok(Resolved { scheduled_ms, due_ms: scheduled_ms, expires_ms })
+    }
+}
+
+fn epoch_ms(field: &str, time: ScheduledTime, zone: Tz) -> Result<i64, Refusal> {
+    time.resolve_ms(zone).ok_or_else(|| {
+        let message = format!("{field} {time} is beyond the calendar in {zone}");
+        Refusal::new(ErrorKind::InvalidField, message)
+    })
+}
+
+fn too_far(scheduled: ScheduledTime, rules: &Rules) -> Refusal {
+    let days = rules.max_schedule_ahead.as_secs() / DAY_S;
+    let message = format!(
+        "scheduledTime {scheduled} is more than {days} days ahead, the scheduler's max_schedule_ahead"
+    );
+    Refusal::new(ErrorKind::ScheduleTooFar, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono_tz::{Asia, Europe};
+
+    use super::*;
+
+    const NOW_MS: i64 = 1_762_185_600_000;
+    const DAY_MS: i64 = DAY_S as i64 * 1000;
+
+    fn resolve(times: &str, zone: Tz) -> Result<Resolved, Refusal> {
+        let json = format!(r#"{{"appName":"sms","requestId":"r1",{times}}}"#);
+        let rules = Rules { default_time_zone: zone, ..Rules::default() };
+        ScheduleJobRequest::from_json(json.as_bytes()).unwrap().resolve(&rules, NOW_MS)
+    }
+
+    fn check(times: &str, zone: Tz, scheduled_ms: i64, expires_ms: Option<i64>) {
+        let expected = Resolved { scheduled_ms, due_ms: scheduled_ms, expires_ms };
+        assert_eq!(resolve(times, zone), Ok(expected), "{times}");
+    }
+
+    #[test]
+    fn local_times_are_read_in_the_zone_of_the_rules() {
+        let local = r#""scheduledTime":"2025-11-03T22:00","expiresTime":[2025,11,3,23,0]"#;
+        let hour = 3_600_000;
+        check(local, Asia::Dhaka, NOW_MS, Some(NOW_MS + hour));
+        check(local, Europe::Berlin, NOW_MS + 5 * hour, Some(NOW_MS + 6 * hour));
+        let gap = r#""scheduledTime":"2026-03-29T02:30""#;
+        check(gap, Europe::Berlin, 1_774_746_000_000, None);
+    }
+
+    #[test]
+    fn the_past_is_due_as_it_was_scheduled() {
+        check(r#""scheduledTime":-5"#, Tz::UTC, -5, None);
+    }
+
+    #[test]
+    fn the_limit_ahead_is_exact() {
+        let limit = NOW_MS + 3650 * DAY_MS;
+        check(&format!("\"scheduledTime\":{limit}"), Tz::UTC, limit, None);
+        for beyond in [limit + 1, 253_402_300_800_000, 8_000_000_000_000_000] {
+            let refusal = resolve(&format!("\"scheduledTime\":{beyond}"), Tz::UTC).unwrap_err();
+            assert_eq!(refusal.kind, ErrorKind::ScheduleTooFar);
+            assert!(refusal.message.contains("3650 days"), "{refusal}");
+            assert_eq!(refusal.request_id.as_deref(), Some("r1"));
+            assert_eq!(refusal.app.as_deref(), Some("sms"));
+        }
+    }
+
+    #[test]
+    fn a_job_that_expires_before_it_fires_is_refused_by_both_names() {
+        check(r#""scheduledTime":7,"expiresTime":7"#, Tz::UTC, 7, Some(7));
+        let refusal = resolve(r#""scheduledTime":7,"expiresTime":6"#, Tz::UTC).unwrap_err();
+        assert_eq!(refusal.kind, ErrorKind::InvalidField);
+        assert!(refusal.message.contains("expiresTime"), "{refusal}");
+        assert!(refusal.message.contains("scheduledTime"), "{refusal}");
+    }
+
+    #[test]
+    fn without_a_time_there_is_nothing_to_resolve() {
+        let cancel = r#""operation":"cancel","targetRequestId":"t""#;
+        let refusal = resolve(cancel, Tz::UTC).unwrap_err();
+        assert_eq!(refusal.kind, ErrorKind::MissingField);
+    }
+}

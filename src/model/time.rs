@@ -1,0 +1,707 @@
+//! The forms in which a request may write a time, and the one moment that each means.
+//!
+//! A form is judged without knowing any time zone; only [`ScheduledTime::resolve_ms`]
+//! needs one. What is too late or too early for a job is not decided here.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, Offset, SecondsFormat};
+use chrono::{TimeDelta, TimeZone, Timelike, Utc};
+use chrono_tz::Tz;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// What a producer can do about a time that was refused.
+const ACCEPTED: &str = "send RFC 3339 (\"2025-11-03T22:00:00+06:00\"), a local date-time \
+    (\"2025-11-03T22:00:00\") or an integer of epoch milliseconds (1762185600000)";
+
+/// As much of a producer's value as a message repeats.
+const SHOWN_CHARS: usize = 80;
+
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
+
+/// A time as a request wrote it: an instant, or what a clock on some wall shows.
+///
+/// A leap second (`:60`) is refused, because the system's time has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScheduledTime {
+    /// Written with an offset, or as epoch milliseconds.
+    Instant(DateTime<Utc>),
+    /// Written without an offset: read in the configured time zone.
+    Local(NaiveDateTime),
+}
+
+/// Why a value is not a time: shows the value and names the forms that are accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{value} is not a time: {reason}; {ACCEPTED}")]
+pub struct InvalidTime {
+    value: String,
+    reason: Reason,
+}
+
+type Reason = Cow<'static, str>;
+
+impl ScheduledTime {
+    /// The instant `ms` milliseconds after the epoch; `None` beyond chrono's calendar.
+    pub fn from_epoch_ms(ms: i64) -> Option<Self> {
+        DateTime::from_timestamp_millis(ms).map(Self::Instant)
+    }
+
+    /// Reads one JSON value in any of the accepted forms.
+    ///
+    /// # Errors
+    /// [`InvalidTime`] shows the value as it is written in `json`.
+    pub fn from_json(json: &str) -> Result<Self, InvalidTime> {
+        serde_json::from_str::<Written<'_>>(json)
+            .map_err(|error| Reason::Owned(without_position(&error)))
+            .and_then(Written::meaning)
+            .map_err(|reason| InvalidTime { value: shortened(json), reason })
+    }
+
+    /// The epoch millisecond that this means in `zone`, rounded up so that nothing is early.
+    ///
+    /// A local time that is skipped when clocks go forward means the first instant after
+    /// the gap, one that is shown twice the earlier. `None` at the end of chrono's calendar.
+    pub fn resolve_ms(&self, zone: Tz) -> Option<i64> {
+        let instant = match self {
+            Self::Instant(instant) => *instant,
+            Self::Local(local) => match zone.from_local_datetime(local).earliest() {
+                Some(instant) => instant.to_utc(),
+                None => end_of_gap(*local, zone)?,
+            },
+        };
+        let begun = instant.timestamp_subsec_nanos() % 1_000_000 != 0;
+        Some(instant.timestamp_millis() + i64::from(begun))
+    }
+}
+
+/// The first instant at which a clock in `zone`, having skipped `local`, shows a later time.
+///
+/// It searches for the transition itself, since gaps are not whole hours everywhere: half
+/// an hour on Lord Howe, a whole day in Samoa.
+fn end_of_gap(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
+    let has_passed = |second: i64| {
+        let utc = DateTime::from_timestamp(second, 0)?.naive_utc();
+        let offset = zone.offset_from_utc_datetime(&utc).fix();
+        Some(utc.checked_add_offset(offset)? >= local)
+    };
+    // No offset was ever as large as a day, so the transition lies between these two.
+    let day = TimeDelta::days(1).num_seconds();
+    let as_if_utc = local.and_utc().timestamp();
+    let (mut before, mut after) = (as_if_utc - day, as_if_utc + day);
+    while after - before > 1 {
+        let middle = before + (after - before) / 2;
+        if has_passed(middle)? { after = middle } else { before = middle }
+    }
+    DateTime::from_timestamp(after, 0)
+}
+
+impl<Z: TimeZone> From<DateTime<Z>> for ScheduledTime {
+    fn from(instant: DateTime<Z>) -> Self {
+        Self::Instant(instant.to_utc())
+    }
+}
+
+impl From<NaiveDateTime> for ScheduledTime {
+    fn from(local: NaiveDateTime) -> Self {
+        Self::Local(local)
+    }
+}
+
+impl FromStr for ScheduledTime {
+    type Err = InvalidTime;
+
+    /// Reads the forms that are text: RFC 3339 and the bare local date-time.
+    fn from_str(text: &str) -> Result<Self, InvalidTime> {
+        parse(text).map_err(|reason| InvalidTime { value: shortened(&format!("{text:?}")), reason })
+    }
+}
+
+impl TryFrom<&str> for ScheduledTime {
+    type Error = InvalidTime;
+
+    fn try_from(text: &str) -> Result<Self, InvalidTime> {
+        text.parse()
+    }
+}
+
+impl From<Infallible> for InvalidTime {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl fmt::Display for ScheduledTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instant(instant) => {
+                f.write_str(&instant.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+            }
+            Self::Local(local) => write!(f, "{local:?}"),
+        }
+    }
+}
+
+impl Serialize for ScheduledTime {
+    /// Writes RFC 3339 with `Z`, or the bare local form. Neither has room for a year beyond
+    /// 9999, which is written as epoch milliseconds, or as the array of a local time.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let year = match self {
+            Self::Instant(instant) => instant.year(),
+            Self::Local(local) => local.year(),
+        };
+        match self.without_leap_second() {
+            time if (0..=9999).contains(&year) => serializer.collect_str(&time),
+            Self::Instant(instant) => serializer.serialize_i64(instant.timestamp_millis()),
+            Self::Local(local) => calendar(local).serialize(serializer),
+        }
+    }
+}
+
+impl ScheduledTime {
+    /// The same moment, written in a way that [`parse`] accepts.
+    fn without_leap_second(self) -> Self {
+        let carried = |utc: DateTime<Utc>| {
+            let nanos = utc.timestamp_subsec_nanos();
+            let seconds = utc.timestamp() + i64::from(nanos / NANOS_PER_SECOND);
+            DateTime::from_timestamp(seconds, nanos % NANOS_PER_SECOND).unwrap_or(utc)
+        };
+        match self {
+            Self::Instant(instant) => Self::Instant(carried(instant)),
+            Self::Local(local) => Self::Local(carried(local.and_utc()).naive_utc()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ScheduledTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Written::deserialize(deserializer)?;
+        let value = written.to_string();
+        written
+            .meaning()
+            .map_err(|reason| de::Error::custom(InvalidTime { value: shortened(&value), reason }))
+    }
+}
+
+/// A value whose form is an accepted one, but which may still be nonsense.
+enum Written<'a> {
+    Text(Cow<'a, str>),
+    EpochMs(i64),
+    Calendar(Calendar),
+}
+
+/// Year, month, day, hour, minute, second, nanosecond.
+type Calendar = [i64; 7];
+
+impl Written<'_> {
+    fn meaning(self) -> Result<ScheduledTime, Reason> {
+        match self {
+            Self::Text(text) => parse(&text),
+            Self::EpochMs(ms) => ScheduledTime::from_epoch_ms(ms)
+                .ok_or(Reason::Borrowed("so many milliseconds are beyond the calendar")),
+            Self::Calendar(parts) => local(parts).map(ScheduledTime::Local),
+        }
+    }
+}
+
+impl fmt::Display for Written<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::EpochMs(ms) => ms.fmt(f),
+            Self::Calendar(parts) => write!(f, "{parts:?}"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Written<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WrittenVisitor)
+    }
+}
+
+struct WrittenVisitor;
+
+impl<'de> Visitor<'de> for WrittenVisitor {
+    type Value = Written<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a time")
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Written::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Written::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_i64<E: de::Error>(self, ms: i64) -> Result<Self::Value, E> {
+        Ok(Written::EpochMs(ms))
+    }
+
+    fn visit_u64<E: de::Error>(self, ms: u64) -> Result<Self::Value, E> {
+        // Every integer beyond i64 is beyond the calendar too, and is refused as such.
+        Ok(Written::EpochMs(i64::try_from(ms).unwrap_or(i64::MAX)))
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+        Err(E::custom("a number must be a whole number of milliseconds within the calendar"))
+    }
+
+    /// What Jackson makes of a `LocalDateTime`: it leaves out seconds and nanoseconds of zero.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut parts = Calendar::default();
+        let mut count = 0;
+        while let Some(part) = seq.next_element()? {
+            if count < parts.len() {
+                parts[count] = part;
+            }
+            count += 1;
+        }
+        if (5..=parts.len()).contains(&count) {
+            Ok(Written::Calendar(parts))
+        } else {
+            Err(de::Error::custom("an array must be of 5 to 7 numbers"))
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        let GsonDateTime { date, time } =
+            GsonDateTime::deserialize(MapAccessDeserializer::new(map))?;
+        let GsonDate { year, month, day } = date;
+        let GsonTime { hour, minute, second, nano } = time;
+        Ok(Written::Calendar([year, month, day, hour, minute, second, nano]))
+    }
+}
+
+/// The private fields of a `LocalDateTime`, as Gson writes them by reflection. An unknown
+/// field is refused: an offset beside them must not be overlooked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GsonDateTime {
+    date: GsonDate,
+    time: GsonTime,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GsonDate {
+    year: i64,
+    month: i64,
+    day: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GsonTime {
+    hour: i64,
+    minute: i64,
+    #[serde(default)]
+    second: i64,
+    #[serde(default)]
+    nano: i64,
+}
+
+fn calendar(local: NaiveDateTime) -> Calendar {
+    [
+        local.year().into(),
+        local.month().into(),
+        local.day().into(),
+        local.hour().into(),
+        local.minute().into(),
+        local.second().into(),
+        local.nanosecond().into(),
+    ]
+}
+
+fn local(
+    [year, month, day, hour, minute, second, nano]: Calendar,
+) -> Result<NaiveDateTime, Reason> {
+    let year = i32::try_from(year).map_err(|_| format!("there is no year {year}"))?;
+    let month = part("month", month, 1..=12)?;
+    let day = part("day", day, 1..=31)?;
+    let hour = part("hour", hour, 0..=23)?;
+    let minute = part("minute", minute, 0..=59)?;
+    if second == 60 {
+        return Err("leap seconds are not kept, send the next minute's second 0".into());
+    }
+    let second = part("second", second, 0..=59)?;
+    let nano = part("nanosecond", nano, 0..=i64::from(NANOS_PER_SECOND - 1))?;
+    let date = NaiveDate::from_ymd_opt(year, month, day)
+        .ok_or_else(|| format!("there is no day {day} in month {month} of year {year}"))?;
+    date.and_hms_nano_opt(hour, minute, second, nano).ok_or("there is no such time of day".into())
+}
+
+fn part(name: &str, value: i64, range: std::ops::RangeInclusive<i64>) -> Result<u32, Reason> {
+    match u32::try_from(value) {
+        Ok(part) if range.contains(&value) => Ok(part),
+        _ => {
+            let (least, most) = range.into_inner();
+            Err(format!("the {name} is {value}, it must be {least} to {most}").into())
+        }
+    }
+}
+
+/// Reads `YYYY-MM-DD`, `T` or a space, `HH:MM`, and then, each if it is there, `:SS`, a
+/// fraction and an offset.
+///
+/// Seconds may be missing before an offset too, which RFC 3339 does not allow, because
+/// Java's `OffsetDateTime` leaves them out when they are zero.
+fn parse(text: &str) -> Result<ScheduledTime, Reason> {
+    if is_integer(text) {
+        return Err("epoch milliseconds must be a number: send it without the quotes".into());
+    }
+    let mut text = Scanner(text.as_bytes());
+    let year = text.number(4, "year")?;
+    text.expect(b"-", "a '-' after the year")?;
+    let month = text.number(2, "month")?;
+    text.expect(b"-", "a '-' after the month")?;
+    let day = text.number(2, "day")?;
+    text.expect(b"Tt ", "a 'T' and the time of day after the date")?;
+    let hour = text.number(2, "hour")?;
+    text.expect(b":", "a ':' after the hour")?;
+    let minute = text.number(2, "minute")?;
+    let (mut second, mut nano) = (0, 0);
+    if text.take(b":").is_some() {
+        second = text.number(2, "second")?;
+        if text.take(b".").is_some() {
+            nano = text.fraction()?;
+        }
+    }
+    let local = local([year, month, day, hour, minute, second, nano])?;
+    let Some(offset_seconds) = text.offset()? else {
+        return Ok(ScheduledTime::Local(local));
+    };
+    let instant = (local - TimeDelta::seconds(offset_seconds)).and_utc();
+    if (0..=9999).contains(&instant.year()) {
+        Ok(ScheduledTime::Instant(instant))
+    } else {
+        Err("in UTC its year is not one of 0 to 9999".into())
+    }
+}
+
+fn is_integer(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// What is left to read of a text.
+struct Scanner<'a>(&'a [u8]);
+
+impl Scanner<'_> {
+    fn take(&mut self, wanted: &[u8]) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        wanted.contains(&first).then(|| {
+            self.0 = rest;
+            first
+        })
+    }
+
+    fn expect(&mut self, wanted: &[u8], what: &'static str) -> Result<(), Reason> {
+        self.take(wanted).map(drop).ok_or_else(|| format!("it needs {what}").into())
+    }
+
+    fn digit(&mut self) -> Option<i64> {
+        self.take(b"0123456789").map(|digit| i64::from(digit - b'0'))
+    }
+
+    fn number(&mut self, digits: usize, what: &'static str) -> Result<i64, Reason> {
+        (0..digits)
+            .try_fold(0, |number, _| Some(number * 10 + self.digit()?))
+            .ok_or_else(|| format!("the {what} must have {digits} digits").into())
+    }
+
+    fn fraction(&mut self) -> Result<i64, Reason> {
+        let (mut nano, mut unit) = (0, i64::from(NANOS_PER_SECOND));
+        while let Some(digit) = self.digit() {
+            unit /= 10;
+            if unit == 0 {
+                return Err("the fraction has more than 9 digits".into());
+            }
+            nano += digit * unit;
+        }
+        if unit == i64::from(NANOS_PER_SECOND) {
+            return Err("the fraction has no digits".into());
+        }
+        Ok(nano)
+    }
+
+    /// The offset in seconds that ends the text, or `None` where the text has ended.
+    fn offset(&mut self) -> Result<Option<i64>, Reason> {
+        let sign = match self.take(b"Zz+-") {
+            None if self.0.is_empty() => return Ok(None),
+            None => return Err(self.left_over()),
+            Some(b'Z' | b'z') => 0,
+            Some(b'-') => -1,
+            Some(_) => 1,
+        };
+        let mut seconds = 0;
+        if sign != 0 {
+            let hours = self.number(2, "offset's hour")?;
+            self.take(b":");
+            let minutes = self.number(2, "offset's minute")?;
+            part("offset's hour", hours, 0..=23)?;
+            part("offset's minute", minutes, 0..=59)?;
+            seconds = sign * (hours * 3600 + minutes * 60);
+        }
+        if self.0.is_empty() { Ok(Some(seconds)) } else { Err(self.left_over()) }
+    }
+
+    fn left_over(&self) -> Reason {
+        let rest = String::from_utf8_lossy(self.0);
+        format!("{} should not be there", shortened(&format!("{rest:?}"))).into()
+    }
+}
+
+/// `text` cut to what a message may repeat, on one line.
+pub(super) fn shortened(text: &str) -> String {
+    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut short: String = chars.by_ref().take(SHOWN_CHARS).collect();
+    if chars.next().is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// What `error` says, without the line and column within a single value.
+fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&position).unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono_tz::{America, Asia, Australia, Europe, Pacific};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What `json` means, written out; a refusal must show the value and the way out.
+    fn check(json: &str, expected: Result<&str, &str>) {
+        let read = ScheduledTime::from_json(json);
+        match expected {
+            Ok(time) => {
+                let read = read.unwrap_or_else(|error| panic!("{json}: {error}"));
+                assert_eq!(read.to_string(), time, "{json}");
+                let again = ScheduledTime::from_json(&serde_json::to_string(&read).unwrap());
+                assert_eq!(again, Ok(read), "{json}");
+            }
+            Err(reason) => {
+                let message = read.expect_err(json).to_string();
+                assert!(message.contains(reason), "{json}: {message}");
+                assert!(message.starts_with(&shortened(json)), "{json}: {message}");
+                assert!(message.contains("RFC 3339"), "{json}: {message}");
+                assert!(serde_json::from_str::<ScheduledTime>(json).is_err(), "{json}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_form_of_the_contract_is_read() {
+        for (json, time) in [
+            (r#""2025-11-03T22:00:00+06:00""#, "2025-11-03T16:00:00Z"),
+            (r#""2025-11-03 22:00:00+0600""#, "2025-11-03T16:00:00Z"),
+            (r#""2025-11-03t22:00:00z""#, "2025-11-03T22:00:00Z"),
+            (r#""2025-11-03T22:00:00.5-00:00""#, "2025-11-03T22:00:00.500Z"),
+            (r#""2025-11-03T22:00:00.123456789Z""#, "2025-11-03T22:00:00.123456789Z"),
+            (r#""2025-11-03T22:00-03:30""#, "2025-11-04T01:30:00Z"),
+            (r#""2025-11-03T22:00:00""#, "2025-11-03T22:00:00"),
+            (r#""2025-11-03T22:00""#, "2025-11-03T22:00:00"),
+            (r#""2025-11-03 22:00:00.25""#, "2025-11-03T22:00:00.250"),
+            (r#""2024-02-29T00:00""#, "2024-02-29T00:00:00"),
+            (r#""\u0032025-11-03T22:00""#, "2025-11-03T22:00:00"),
+            ("1762185600000", "2025-11-03T16:00:00Z"),
+            ("0", "1970-01-01T00:00:00Z"),
+            ("-1", "1969-12-31T23:59:59.999Z"),
+            ("1762185600", "1970-01-21T09:29:45.600Z"),
+            ("[2025,11,3,22,0]", "2025-11-03T22:00:00"),
+            ("[2025, 11, 3, 22, 0, 7]", "2025-11-03T22:00:07"),
+            ("[2025,11,3,22,0,7,1000]", "2025-11-03T22:00:07.000001"),
+            (
+                r#"{"date":{"year":2025,"month":11,"day":3},
+                    "time":{"hour":22,"minute":0,"second":0,"nano":5000000}}"#,
+                "2025-11-03T22:00:00.005",
+            ),
+        ] {
+            check(json, Ok(time));
+        }
+    }
+
+    #[test]
+    fn years_without_a_text_form_survive_being_written() {
+        check("253402300800000", Ok("+10000-01-01T00:00:00Z"));
+        check("-62167219200001", Ok("-0001-12-31T23:59:59.999Z"));
+        check("[12345,1,2,3,4,5,6]", Ok("+12345-01-02T03:04:05.000000006"));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_reason() {
+        for (json, reason) in [
+            (r#""""#, "year must have 4 digits"),
+            (r#""soon""#, "year must have 4 digits"),
+            (r#""2025-11-03""#, "time of day"),
+            (r#""2025-02-30T00:00:00""#, "no day 30 in month 2 of year 2025"),
+            (r#""2025-13-01T00:00:00""#, "month is 13"),
+            (r#""2025-11-03T24:00:00""#, "hour is 24"),
+            (r#""2025-11-03T22:60:00""#, "minute is 60"),
+            (r#""2016-12-31T23:59:60Z""#, "leap seconds"),
+            (r#""2025-11-03T22:00:61""#, "second is 61"),
+            (r#""2025-11-03T22:00:00.""#, "fraction has no digits"),
+            (r#""2025-11-03T22:00:00.1234567890Z""#, "more than 9 digits"),
+            (r#""2025-11-03T22:00:00+25:00""#, "offset's hour is 25"),
+            (r#""2025-11-03T22:00:00+06""#, "offset's minute must have 2 digits"),
+            (r#""2025-11-03T22:00:00+06:00[Asia/Dhaka]""#, "[Asia/Dhaka]"),
+            (r#""2025-11-03T22:00:00 UTC""#, "should not be there"),
+            (r#"" 2025-11-03T22:00:00""#, "year must have 4 digits"),
+            (r#""-2025-11-03T22:00:00Z""#, "year must have 4 digits"),
+            (r#""2025-11-03T22:00:00é""#, "é"),
+            (r#""0000-01-01T00:00:00+01:00""#, "in UTC"),
+            (r#""1762185600000""#, "without the quotes"),
+            ("1762185600000.5", "whole number"),
+            ("1762185600000.0", "whole number"),
+            ("1e12", "whole number"),
+            ("9223372036854775807", "beyond the calendar"),
+            ("-9223372036854775808", "beyond the calendar"),
+            ("18446744073709551615", "beyond the calendar"),
+            ("99999999999999999999999", "whole number"),
+            ("[2025,11,3,22]", "5 to 7"),
+            ("[2025,11,3,22,0,0,0,0]", "5 to 7"),
+            ("[2025,11,3,22,0,0,1000000000]", "nanosecond is 1000000000"),
+            ("[2025,11,31,22,0]", "no day 31"),
+            ("[99999999999,1,1,0,0]", "no year 99999999999"),
+            ("[300000,1,1,0,0]", "year 300000"),
+            (r#"[2025,11,3,22,"0"]"#, "invalid type"),
+            (r#"{"date":{"year":2025,"month":11,"day":3}}"#, "missing field `time`"),
+            (r#"{"seconds":1762185600,"nanos":0}"#, "unknown field `seconds`"),
+            ("true", "invalid type: boolean"),
+            ("null", "invalid type: null"),
+        ] {
+            check(json, Err(reason));
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_shown_shortened() {
+        let message = "x".repeat(5000).parse::<ScheduledTime>().unwrap_err().to_string();
+        assert!(message.chars().count() < 400, "{message}");
+    }
+
+    #[test]
+    fn a_leap_second_given_as_a_value_is_written_as_the_next() {
+        let day = NaiveDate::from_ymd_opt(2016, 12, 31).unwrap();
+        let leap = ScheduledTime::Local(day.and_hms_nano_opt(23, 59, 59, 1_500_000_000).unwrap());
+        assert_eq!(serde_json::to_string(&leap).unwrap(), r#""2017-01-01T00:00:00.500""#);
+    }
+
+    fn resolves(text: &str, zone: Tz, instant: &str) {
+        let time: ScheduledTime = text.parse().unwrap();
+        let expected = DateTime::parse_from_rfc3339(instant).unwrap().timestamp_millis();
+        let resolved = time.resolve_ms(zone).unwrap();
+        let shown = DateTime::from_timestamp_millis(resolved).unwrap();
+        assert_eq!(resolved, expected, "{text} in {zone} gave {shown}");
+    }
+
+    #[test]
+    fn a_local_time_is_read_in_the_zone_and_an_instant_is_not() {
+        resolves("2025-11-03T22:00", Tz::UTC, "2025-11-03T22:00:00Z");
+        resolves("2025-11-03T22:00", Asia::Dhaka, "2025-11-03T16:00:00Z");
+        resolves("2025-11-03T22:00Z", Asia::Dhaka, "2025-11-03T22:00:00Z");
+    }
+
+    #[test]
+    fn a_local_time_that_does_not_exist_means_the_first_instant_after_the_gap() {
+        for (local, zone, instant) in [
+            ("2025-03-30T01:59:59.999", Europe::Berlin, "2025-03-30T00:59:59.999Z"),
+            ("2025-03-30T02:00", Europe::Berlin, "2025-03-30T01:00:00Z"),
+            ("2025-03-30T02:30:10.7", Europe::Berlin, "2025-03-30T01:00:00Z"),
+            ("2025-03-30T02:59:59.999999999", Europe::Berlin, "2025-03-30T01:00:00Z"),
+            ("2025-03-30T03:00", Europe::Berlin, "2025-03-30T01:00:00Z"),
+            ("2025-03-09T02:30", America::New_York, "2025-03-09T07:00:00Z"),
+            ("2025-10-05T02:15", Australia::Lord_Howe, "2025-10-04T15:30:00Z"),
+            ("2011-12-30T00:00", Pacific::Apia, "2011-12-30T10:00:00Z"),
+            ("2011-12-30T13:37", Pacific::Apia, "2011-12-30T10:00:00Z"),
+            ("2011-12-30T23:59:59.5", Pacific::Apia, "2011-12-30T10:00:00Z"),
+            ("1993-08-21T12:00", Pacific::Kwajalein, "1993-08-21T12:00:00Z"),
+            ("2018-05-04T23:45", Asia::Pyongyang, "2018-05-04T15:00:00Z"),
+            ("2007-12-09T03:10", America::Caracas, "2007-12-09T07:40:00Z"),
+            ("2016-05-01T02:45", America::Caracas, "2016-05-01T07:00:00Z"),
+        ] {
+            resolves(local, zone, instant);
+        }
+    }
+
+    #[test]
+    fn a_local_time_that_exists_twice_means_the_earlier() {
+        for (local, zone, instant) in [
+            ("2025-10-26T02:30", Europe::Berlin, "2025-10-26T00:30:00Z"),
+            ("2025-11-02T01:30", America::New_York, "2025-11-02T05:30:00Z"),
+            ("2025-04-06T01:45", Australia::Lord_Howe, "2025-04-05T14:45:00Z"),
+            ("2025-10-26T01:30", Europe::Dublin, "2025-10-26T00:30:00Z"),
+        ] {
+            resolves(local, zone, instant);
+        }
+    }
+
+    #[test]
+    fn a_fraction_of_a_millisecond_is_rounded_up() {
+        resolves("2025-11-03T22:00:00.000000001Z", Tz::UTC, "2025-11-03T22:00:00.001Z");
+        resolves("2025-11-03T22:00:00.001Z", Tz::UTC, "2025-11-03T22:00:00.001Z");
+        resolves("1960-01-01T00:00:00.9990001Z", Tz::UTC, "1960-01-01T00:00:01Z");
+        resolves("2025-11-03T22:00:00.9999", Asia::Dhaka, "2025-11-03T16:00:01Z");
+    }
+
+    #[test]
+    fn the_ends_of_the_calendar_do_not_panic() {
+        for zone in [Tz::UTC, Pacific::Apia, America::New_York] {
+            for local in [NaiveDateTime::MIN, NaiveDateTime::MAX] {
+                let time = ScheduledTime::Local(local);
+                assert!(time.resolve_ms(zone).is_none_or(|ms| ms != 0));
+                assert!(serde_json::to_string(&time).is_ok());
+            }
+        }
+        let last = ScheduledTime::from(DateTime::<Utc>::MAX_UTC);
+        assert!(ScheduledTime::from_json(&serde_json::to_string(&last).unwrap()).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_gives_a_time_or_a_reason(text in ".{0,40}") {
+            if let Err(error) = text.parse::<ScheduledTime>() {
+                prop_assert!(!error.to_string().is_empty());
+            }
+        }
+
+        #[test]
+        fn any_integer_gives_a_time_or_a_reason(ms: i64) {
+            if let Ok(time) = ScheduledTime::from_json(&ms.to_string()) {
+                prop_assert_eq!(time.resolve_ms(Tz::UTC), Some(ms));
+            }
+        }
+
+        #[test]
+        fn a_local_time_means_itself_or_the_end_of_its_gap(
+            zone in proptest::sample::select(chrono_tz::TZ_VARIANTS.to_vec()),
+            // 1900 to 2100.
+            second in -2_208_988_800_i64..4_102_444_800,
+        ) {
+            let shown = |second: i64| {
+                let utc = DateTime::from_timestamp(second, 0).unwrap();
+                utc.with_timezone(&zone).naive_local()
+            };
+            let local = DateTime::from_timestamp(second, 0).unwrap().naive_utc();
+            let ms = ScheduledTime::Local(local).resolve_ms(zone).unwrap();
+            prop_assert_eq!(ms % 1000, 0);
+            let resolved = ms / 1000;
+            if shown(resolved) != local {
+                prop_assert!(shown(resolved - 1) < local && local < shown(resolved));
+            }
+        }
+    }
+}

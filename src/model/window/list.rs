@@ -1,0 +1,240 @@
+//! One list: the next jobs of one shard and priority, up to a mark.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::ops::{Add, Sub};
+use std::sync::Arc;
+
+use super::carriers::CarrierId;
+use crate::model::ids::JobId;
+use crate::model::job::{Job, Priority};
+
+/// Where a row stands in its list: by due time, ties by id.
+pub(super) type Key = (i64, JobId);
+
+/// Before every row: nothing of the list is known.
+pub(super) fn before_all() -> Key {
+    (i64::MIN, JobId::from_bytes([0; 16]))
+}
+
+/// After every row: all of the list is known.
+pub(super) fn after_all() -> Key {
+    (i64::MAX, JobId::from_bytes([u8::MAX; 16]))
+}
+
+/// The last place before `key`.
+fn just_before((due_ms, id): Key) -> Key {
+    match id.as_u128().checked_sub(1) {
+        Some(id) => (due_ms, JobId::from_bytes(id.to_be_bytes())),
+        None => (due_ms.saturating_sub(1), JobId::from_bytes([u8::MAX; 16])),
+    }
+}
+
+/// How much is held, or may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) jobs: usize,
+    pub(super) bytes: usize,
+}
+
+impl Size {
+    fn of(job: &Job) -> Self {
+        Self { jobs: 1, bytes: job.size() }
+    }
+
+    pub(super) fn divided(self, by: usize) -> Self {
+        Self { jobs: self.jobs / by.max(1), bytes: self.bytes / by.max(1) }
+    }
+
+    pub(super) fn max(self, other: Self) -> Self {
+        Self { jobs: self.jobs.max(other.jobs), bytes: self.bytes.max(other.bytes) }
+    }
+}
+
+impl Add for Size {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { jobs: self.jobs + other.jobs, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// What is left, never below nothing.
+impl Sub for Size {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            jobs: self.jobs.saturating_sub(other.jobs),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+}
+
+/// A page that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PageOut {
+    pub(super) carrier: CarrierId,
+    /// What it is expected to bring.
+    pub(super) promised: Size,
+}
+
+/// The next jobs of one shard and priority.
+///
+/// *Invariant*: every live row at or before the mark is here, in flight, or covered by a
+/// ticket or look-up that is out; none after it is in `jobs`.
+#[derive(Debug)]
+pub(super) struct List {
+    pub(super) priority: Priority,
+    mark: Key,
+    jobs: BTreeMap<Key, Arc<Job>>,
+    /// What arrived beyond the mark while a page was out. The page may have been read before
+    /// those rows were there, and yet move the mark past them.
+    waiting: BTreeMap<Key, Arc<Job>>,
+    /// The first that waited and had to leave: the page must not move the mark past it.
+    ceiling: Option<Key>,
+    page: Option<PageOut>,
+    size: Size,
+    /// The mean size of a row in the last page that had any.
+    row_bytes: Option<usize>,
+}
+
+impl List {
+    pub(super) fn new(priority: Priority) -> Self {
+        Self {
+            priority,
+            mark: before_all(),
+            jobs: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            ceiling: None,
+            page: None,
+            size: Size::default(),
+            row_bytes: None,
+        }
+    }
+
+    pub(super) fn mark(&self) -> Key {
+        self.mark
+    }
+
+    pub(super) fn page(&self) -> Option<PageOut> {
+        self.page
+    }
+
+    /// What it holds, with what waits for the page.
+    pub(super) fn size(&self) -> Size {
+        self.size
+    }
+
+    pub(super) fn row_bytes(&self) -> Option<usize> {
+        self.row_bytes
+    }
+
+    /// Whether there are rows that a page could bring, and none is out.
+    pub(super) fn is_open(&self) -> bool {
+        self.page.is_none() && self.mark < after_all()
+    }
+
+    pub(super) fn head(&self) -> Option<&Arc<Job>> {
+        self.jobs.first_key_value().map(|(_, job)| job)
+    }
+
+    pub(super) fn take_head(&mut self) -> Option<Arc<Job>> {
+        let (_, job) = self.jobs.pop_first()?;
+        self.size = self.size - Size::of(&job);
+        Some(job)
+    }
+
+    /// The last to fire.
+    pub(super) fn last(&self) -> Option<&Arc<Job>> {
+        self.waiting.last_key_value().or_else(|| self.jobs.last_key_value()).map(|(_, job)| job)
+    }
+
+    /// Whether a row that is known to be in the table belongs here now; else the table
+    /// keeps it, and a page brings it one day.
+    pub(super) fn takes(&self, key: Key) -> bool {
+        let below_ceiling = self.ceiling.is_none_or(|ceiling| key < ceiling);
+        key <= self.mark || self.page.is_some() && below_ceiling
+    }
+
+    /// Holds a job that it takes.
+    pub(super) fn put(&mut self, job: Arc<Job>) {
+        let held = if job.key() <= self.mark { &mut self.jobs } else { &mut self.waiting };
+        self.size = self.size + Size::of(&job);
+        held.insert(job.key(), job);
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<Arc<Job>> {
+        let job = self.jobs.remove(&key).or_else(|| self.waiting.remove(&key))?;
+        self.size = self.size - Size::of(&job);
+        Some(job)
+    }
+
+    /// Leaves the last to fire to the table. The mark goes back with it, or it would never
+    /// be read again.
+    pub(super) fn evict_last(&mut self) -> Option<Arc<Job>> {
+        let (key, job) = match self.waiting.pop_last() {
+            Some((key, job)) => {
+                self.ceiling = Some(key);
+                (key, job)
+            }
+            None => self.jobs.pop_last()?,
+        };
+        self.mark = self.mark.min(just_before(key));
+        self.size = self.size - Size::of(&job);
+        Some(job)
+    }
+
+    pub(super) fn open_page(&mut self, page: PageOut) {
+        self.page = Some(page);
+    }
+
+    /// Ends the page: it reached to `reached`, or nowhere. Returns what waited for it in
+    /// vain and is left to the table.
+    pub(super) fn close_page(&mut self, reached: Option<Key>) -> BTreeMap<Key, Arc<Job>> {
+        self.page = None;
+        let ceiling = self.ceiling.take().map_or(after_all(), just_before);
+        if let Some(reached) = reached {
+            self.mark = reached.min(ceiling);
+        }
+        let mut left = std::mem::take(&mut self.waiting);
+        while let Some(first) = left.first_entry().filter(|first| *first.key() <= self.mark) {
+            let (key, job) = first.remove_entry();
+            self.jobs.insert(key, job);
+        }
+        self.size = left.values().fold(self.size, |size, job| size - Size::of(job));
+        left
+    }
+
+    /// Learns how large rows are.
+    pub(super) fn note_rows(&mut self, rows: &[Job]) {
+        if !rows.is_empty() {
+            self.row_bytes = Some(rows.iter().map(Job::size).sum::<usize>() / rows.len());
+        }
+    }
+
+    /// Drops all that it holds and knows, and returns the page that nobody waits for now.
+    pub(super) fn forget(&mut self) -> (impl Iterator<Item = Arc<Job>> + use<>, Option<PageOut>) {
+        let row_bytes = self.row_bytes;
+        let old = std::mem::replace(self, Self { row_bytes, ..Self::new(self.priority) });
+        (old.jobs.into_values().chain(old.waiting.into_values()), old.page)
+    }
+
+    /// Its place in the order of firing at `now_ms`, unless nothing of it is due.
+    pub(super) fn turn(&self, now_ms: i64, aging_ms: i64) -> Option<Reverse<(i64, Key)>> {
+        let head = self.head().filter(|head| head.due_ms <= now_ms)?;
+        let waited_ms = now_ms.saturating_sub(head.due_ms.max(head.created_ms)).max(0);
+        Some(Reverse((i64::from(self.priority.rank()) - waited_ms / aging_ms.max(1), head.key())))
+    }
+}
+
+#[cfg(test)]
+impl List {
+    pub(super) fn jobs(&self) -> &BTreeMap<Key, Arc<Job>> {
+        &self.jobs
+    }
+
+    pub(super) fn waiting(&self) -> &BTreeMap<Key, Arc<Job>> {
+        &self.waiting
+    }
+}

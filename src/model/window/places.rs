@@ -1,0 +1,57 @@
+//! Where each job that the window knows of is, by id.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use super::carriers::CarrierId;
+use crate::model::ids::{JobId, ShardId};
+use crate::model::job::Priority;
+
+/// Every id that is in a list or in flight; never both.
+pub(super) type Places = IdMap<Place>;
+
+/// A map by job id.
+pub(super) type IdMap<V> = HashMap<JobId, V, BuildHasherDefault<IdHasher>>;
+
+/// Where one job is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    /// In the list of this shard and class, at this due time.
+    Listed { shard: ShardId, priority: Priority, due_ms: i64 },
+    /// Handed out and not yet settled.
+    InFlight(Flight),
+}
+
+/// A job that was handed out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flight {
+    /// The shard that it belongs to.
+    pub(super) shard: ShardId,
+    /// The last carrier that was issued before; tells whether the shard has been away since.
+    pub(super) since: CarrierId,
+    /// Its row came up again meanwhile. That may be the old one, or a new one under the same
+    /// id, admitted after a delete that was committed but not yet confirmed to the window.
+    pub(super) seen_again: bool,
+}
+
+/// Takes an id nearly as it is: ids are digests already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 = self.0.rotate_left(32) ^ u64::from_le_bytes(word);
+        }
+    }
+
+    /// The length of the id: the same for all.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        // The map takes its tag from the upper bits: every byte must reach them.
+        self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+}

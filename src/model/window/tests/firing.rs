@@ -1,0 +1,120 @@
+//! Bounds, the order of firing, and what keeps a job from it.
+
+use std::sync::Arc;
+
+use super::*;
+
+#[test]
+fn what_falls_out_is_read_again() {
+    let mut window = of_empty_table(WindowLimits { max_jobs: 2, ..LIMITS });
+    admit(&mut window, vec![normal(1, 5), normal(2, 6), normal(3, 7), normal(4, 8)]);
+    assert_eq!(take(&mut window, 9), [1, 2]);
+    let page = normal_page(&mut window);
+    window.apply_page(page, vec![normal(3, 7), normal(4, 8)]);
+    assert_eq!(take(&mut window, 9), [3, 4]);
+}
+
+#[test]
+fn a_flood_of_low_jobs_does_not_keep_a_high_one_out() {
+    let mut window = of_empty_table(WindowLimits { max_jobs: 12, ..LIMITS });
+    let flood = (0..50).map(|id| job(id, SHARD.0, Priority::Low, 1)).collect();
+    admit(&mut window, flood);
+    let high = (100..103).map(|id| job(id, SHARD.0, Priority::High, 900)).collect();
+    admit(&mut window, high);
+    assert_eq!(window.figures().jobs, 12);
+    assert!(take(&mut window, 0).is_empty());
+    let all = take(&mut window, 900);
+    assert!(all.contains(&100) && all.contains(&101), "{all:?}");
+}
+
+#[test]
+fn bytes_are_bounded_too_yet_a_list_may_hold_one_job_of_any_size() {
+    let mut window = of_empty_table(WindowLimits { max_bytes: 10_000, ..LIMITS });
+    admit(&mut window, vec![sized(50_000, normal(1, 1)), sized(50_000, normal(2, 2))]);
+    assert_eq!(window.figures().jobs, 1);
+    assert_eq!(take(&mut window, 9), [1]);
+    let page = normal_page(&mut window);
+    assert!(page.after < normal(2, 2).key());
+}
+
+#[test]
+fn pages_are_smaller_where_rows_are_large() {
+    let limits = WindowLimits { max_jobs: 10_000, page_size: 1_000, ..LIMITS };
+    let mut window = fresh(WindowLimits { max_bytes: 600_000, ..limits });
+    let mut page = normal_page(&mut window);
+    page.limit = 1;
+    window.apply_page(page, vec![sized(50_000, normal(1, 1))]);
+    take(&mut window, 1);
+    let page = normal_page(&mut window);
+    assert!((2..=12).contains(&page.limit), "{page:?}");
+}
+
+#[test]
+fn a_class_rises_with_waiting_since_it_was_due_and_created() {
+    let mut window = of_empty_table(LIMITS);
+    admit(
+        &mut window,
+        vec![
+            job(1, SHARD.0, Priority::High, 250),
+            job(2, SHARD.0, Priority::Normal, 160),
+            job(3, SHARD.0, Priority::Low, 0),
+        ],
+    );
+    // At 260 classes are 0, 1 - 1 and 2 - 2: the earliest due goes first.
+    assert_eq!(take(&mut window, 260), [3, 2, 1]);
+}
+
+#[test]
+fn a_job_that_was_late_when_it_was_created_has_not_waited_before() {
+    let mut window = of_empty_table(LIMITS);
+    let high = job(1, SHARD.0, Priority::High, 250);
+    let late = Job { created_ms: 255, ..job(3, SHARD.0, Priority::Low, 0) };
+    admit(&mut window, vec![late, high]);
+    assert_eq!(take(&mut window, 260), [1, 3]);
+}
+
+#[test]
+fn a_shard_on_hold_gives_no_jobs_and_sets_no_timer() {
+    let mut window = of_empty_table(LIMITS);
+    admit(&mut window, vec![normal(1, 5)]);
+    window.hold(SHARD);
+    assert_eq!((window.next_due(), take(&mut window, 9)), (None, vec![]));
+    window.unhold(SHARD);
+    assert_eq!((window.next_due(), take(&mut window, 9)), (Some(5), vec![1]));
+}
+
+#[test]
+fn a_withdrawn_job_does_not_fire_until_it_is_put_back() {
+    let mut window = of_empty_table(LIMITS);
+    admit(&mut window, vec![normal(1, 5)]);
+    let withdrawn = window.withdraw(SHARD, id_of(1));
+    assert_eq!(withdrawn, Withdrawn::Taken(Arc::new(normal(1, 5))));
+    assert_eq!(window.withdraw(SHARD, id_of(1)), Withdrawn::InFlight);
+    assert!(take(&mut window, 9).is_empty());
+    window.put_back(normal(1, 5));
+    assert_eq!(take(&mut window, 9), [1]);
+}
+
+#[test]
+fn an_audit_takes_in_what_was_missed_and_counts_it() {
+    let mut window = of_empty_table(LIMITS);
+    admit(&mut window, vec![normal(1, 5), normal(2, 5)]);
+    take(&mut window, 5);
+    window.finished(id_of(2));
+    admit(&mut window, vec![normal(4, 5)]);
+    let audit = window.audit(SHARD, Priority::Normal).unwrap();
+    let rescued = window.apply_audit(audit, vec![normal(1, 5), normal(3, 6), normal(4, 5)]);
+    assert_eq!(rescued, 1);
+    assert_eq!(take(&mut window, 9), [4, 3]);
+}
+
+#[test]
+fn an_audit_leaves_out_what_ends_while_it_reads() {
+    let mut window = of_empty_table(LIMITS);
+    admit(&mut window, vec![normal(1, 5)]);
+    let audit = window.audit(SHARD, Priority::Normal).unwrap();
+    take(&mut window, 5);
+    window.finished(id_of(1));
+    assert_eq!(window.apply_audit(audit, vec![normal(1, 5)]), 0);
+    assert!(take(&mut window, 9).is_empty());
+}

@@ -1,0 +1,425 @@
+//! A naive world around a window: a table, transactions that end at any moment, answers that
+//! arrive at any later one, and what must be true after each of these.
+
+mod checks;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Audit, LookUp, PageRequest, TicketId, Window, WindowLimits, Withdrawn};
+use crate::model::ids::{Epoch, JobId, ShardId};
+use crate::model::job::{Job, JobData, Priority};
+
+/// A job without anything special.
+pub(super) fn job(id: u8, shard: i32, priority: Priority, due_ms: i64) -> Job {
+    Job {
+        id: id_of(id),
+        shard: ShardId(shard),
+        priority,
+        due_ms,
+        request_id: String::new(),
+        scheduled_ms: due_ms,
+        expires_ms: None,
+        created_ms: 0,
+        attempts: 0,
+        max_attempts: None,
+        timeout_ms: None,
+        data: JobData::default(),
+        trace: None,
+        origin: None,
+        last_error: None,
+    }
+}
+
+pub(super) fn id_of(id: u8) -> JobId {
+    JobId::from_bytes([id; 16])
+}
+
+/// How many shards there are; not all are ours all the time.
+pub(super) const SHARDS: i32 = 2;
+
+/// An admission under way.
+#[derive(Debug)]
+struct Admission {
+    ticket: TicketId,
+    staged: Vec<(Job, Option<Epoch>)>,
+    inserted: Option<Vec<Job>>,
+}
+
+/// An attempt under way.
+#[derive(Debug)]
+struct Run {
+    job: Job,
+    epoch: Option<Epoch>,
+    /// What was committed and is not yet told to the window: the row as it is, or its end.
+    committed: Option<Option<Job>>,
+}
+
+/// Something to read, and what was read once it has been.
+#[derive(Debug)]
+struct Reading<T> {
+    what: T,
+    rows: Option<Vec<Job>>,
+}
+
+/// The window in its world.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) window: Window,
+    limits: WindowLimits,
+    pub(super) now_ms: i64,
+    /// Rows differ in their request id whenever they are written, so that none passes for
+    /// an older one.
+    pub(super) table: BTreeMap<JobId, Job>,
+    writes: u32,
+    epochs: BTreeMap<ShardId, (Epoch, bool)>,
+    admissions: Vec<Admission>,
+    pages: Vec<Reading<PageRequest>>,
+    look_ups: Vec<Reading<LookUp>>,
+    audits: Vec<Reading<Audit>>,
+    running: BTreeMap<JobId, Run>,
+    /// Put into the table by others; the command that tells of it has not yet been read.
+    untold: Vec<JobId>,
+    pub(super) taken: usize,
+}
+
+/// The element that a random number stands for, taken out.
+fn pick<T>(from: &mut Vec<T>, nth: u8) -> Option<T> {
+    (!from.is_empty()).then(|| from.remove(usize::from(nth) % from.len()))
+}
+
+impl World {
+    pub(super) fn new(limits: WindowLimits) -> Self {
+        let mut world = Self {
+            window: Window::new(limits),
+            limits,
+            now_ms: 0,
+            table: BTreeMap::new(),
+            writes: 0,
+            epochs: (0..SHARDS).map(|shard| (ShardId(shard), (Epoch(1), true))).collect(),
+            admissions: Vec::new(),
+            pages: Vec::new(),
+            look_ups: Vec::new(),
+            audits: Vec::new(),
+            running: BTreeMap::new(),
+            untold: Vec::new(),
+            taken: 0,
+        };
+        world.add_our_shards();
+        world
+    }
+
+    fn add_our_shards(&mut self) {
+        for (shard, (epoch, ours)) in &self.epochs {
+            if *ours {
+                self.window.add_shard(*shard, *epoch);
+            }
+        }
+    }
+
+    fn our_epoch(&self, shard: ShardId) -> Option<Epoch> {
+        self.epochs.get(&shard).and_then(|(epoch, ours)| ours.then_some(*epoch))
+    }
+
+    fn write(&mut self, mut job: Job) -> Job {
+        self.writes += 1;
+        job.request_id = format!("write {:06}", self.writes);
+        self.table.insert(job.id, job.clone());
+        job
+    }
+
+    // Admissions.
+
+    pub(super) fn begin_admission(&mut self) {
+        let ticket = self.window.take_ticket();
+        self.admissions.push(Admission { ticket, staged: Vec::new(), inserted: None });
+    }
+
+    pub(super) fn stage(&mut self, nth: u8, mut job: Job) {
+        job.created_ms = self.now_ms;
+        let epoch = self.our_epoch(job.shard);
+        let open = self.admissions.iter_mut().filter(|admission| admission.inserted.is_none());
+        let mut open: Vec<_> = open.collect();
+        if !open.is_empty() {
+            let nth = usize::from(nth) % open.len();
+            open[nth].staged.push((job, epoch));
+        }
+    }
+
+    pub(super) fn commit_admission(&mut self, nth: u8) {
+        if self.admissions.is_empty() {
+            return;
+        }
+        let nth = usize::from(nth) % self.admissions.len();
+        if self.admissions[nth].inserted.is_some() {
+            return;
+        }
+        let mut inserted = Vec::new();
+        for (job, epoch) in std::mem::take(&mut self.admissions[nth].staged) {
+            let is_ours = epoch.is_some() && self.our_epoch(job.shard) == epoch;
+            if is_ours && !self.table.contains_key(&job.id) {
+                inserted.push(self.write(job));
+            }
+        }
+        self.admissions[nth].inserted = Some(inserted);
+    }
+
+    pub(super) fn return_ticket(&mut self, nth: u8) {
+        if let Some(admission) = pick(&mut self.admissions, nth) {
+            self.window.return_ticket(admission.ticket, admission.inserted.unwrap_or_default());
+        }
+    }
+
+    pub(super) fn drop_ticket(&mut self, nth: u8) {
+        if let Some(admission) = pick(&mut self.admissions, nth) {
+            let inserted = admission.inserted.unwrap_or_default();
+            let mut shards: Vec<_> = inserted.iter().map(|job| job.shard).collect();
+            shards.dedup();
+            self.window.drop_ticket(admission.ticket, &shards);
+        }
+    }
+
+    /// A whole admission at once.
+    pub(super) fn admit(&mut self, job: Job) {
+        self.begin_admission();
+        let nth = u8::try_from(self.admissions.len() - 1).unwrap_or(u8::MAX);
+        let created_ms = self.now_ms;
+        let epoch = self.our_epoch(job.shard);
+        if let Some(admission) = self.admissions.last_mut() {
+            admission.staged.push((Job { created_ms, ..job }, epoch));
+        }
+        self.commit_admission(nth);
+        self.return_ticket(nth);
+    }
+
+    // Reading.
+
+    pub(super) fn want_pages(&mut self) {
+        let pages = self.window.wanted_pages();
+        self.pages.extend(pages.into_iter().map(|what| Reading { what, rows: None }));
+        for list in self.window.lists() {
+            let lives = !list.jobs().is_empty() || !list.is_open();
+            assert!(lives, "a list is empty, its table may not be, and nobody asks: {list:?}");
+        }
+    }
+
+    pub(super) fn read_page(&mut self, nth: u8) {
+        let count = self.pages.len().max(1);
+        if let Some(page) = self.pages.get_mut(usize::from(nth) % count) {
+            let PageRequest { shard, priority, after, limit, .. } = page.what;
+            let of_list = |row: &&Job| row.shard == shard && row.priority == priority;
+            let mut rows: Vec<_> = self.table.values().filter(of_list).cloned().collect();
+            rows.retain(|row| row.key() > after);
+            rows.sort_by_key(Job::key);
+            rows.truncate(limit);
+            page.rows.get_or_insert(rows);
+        }
+    }
+
+    /// Applies a page that was read, else fails it.
+    pub(super) fn answer_page(&mut self, nth: u8) {
+        if let Some(page) = pick(&mut self.pages, nth) {
+            match page.rows {
+                Some(rows) => self.window.apply_page(page.what, rows),
+                None => self.window.page_failed(page.what),
+            }
+        }
+    }
+
+    pub(super) fn want_look_up(&mut self, limit: usize) {
+        let look_up = self.window.wanted_look_up(limit);
+        self.look_ups.extend(look_up.map(|what| Reading { what, rows: None }));
+    }
+
+    pub(super) fn read_look_up(&mut self, nth: u8) {
+        let count = self.look_ups.len().max(1);
+        if let Some(look_up) = self.look_ups.get_mut(usize::from(nth) % count) {
+            let rows = look_up.what.ids.iter().filter_map(|id| self.table.get(id)).cloned();
+            look_up.rows.get_or_insert(rows.collect());
+        }
+    }
+
+    /// Applies a look-up that was read, else fails it.
+    pub(super) fn answer_look_up(&mut self, nth: u8) {
+        if let Some(look_up) = pick(&mut self.look_ups, nth) {
+            match look_up.rows {
+                Some(rows) => self.window.apply_look_up(look_up.what, rows),
+                None => self.window.look_up_failed(look_up.what),
+            }
+        }
+    }
+
+    pub(super) fn audit(&mut self, shard: i32, priority: Priority) {
+        if let Some(what) = self.window.audit(ShardId(shard), priority) {
+            let up_to = what.up_to;
+            let in_scope = |row: &&Job| row.shard == ShardId(shard) && row.priority == priority;
+            let mut rows: Vec<_> = self.table.values().filter(in_scope).cloned().collect();
+            rows.retain(|row| row.key() <= up_to && !self.untold.contains(&row.id));
+            self.audits.push(Reading { what, rows: Some(rows) });
+        }
+    }
+
+    pub(super) fn answer_audit(&mut self, nth: u8) {
+        if let Some(audit) = pick(&mut self.audits, nth) {
+            let rescued = self.window.apply_audit(audit.what, audit.rows.unwrap_or_default());
+            assert_eq!(rescued, 0, "a job was missing");
+        }
+    }
+
+    // Firing.
+
+    pub(super) fn take_due(&mut self, limit: usize) {
+        let expected = self.naive_order(limit);
+        let taken = self.window.take_due(self.now_ms, limit);
+        let ids: Vec<_> = taken.iter().map(|job| job.id).collect();
+        assert_eq!(ids, expected, "the order of firing");
+        for job in taken {
+            assert!(job.due_ms <= self.now_ms, "early: {job:?}");
+            assert_eq!(self.table.get(&job.id), Some(&*job), "taken, but its row says else");
+            self.start(Arc::unwrap_or_clone(job));
+        }
+    }
+
+    fn start(&mut self, job: Job) {
+        self.taken += 1;
+        let epoch = self.our_epoch(job.shard);
+        let id = job.id;
+        let before = self.running.insert(id, Run { job, epoch, committed: None });
+        assert!(before.is_none(), "in flight twice: {before:?}");
+    }
+
+    fn nth_run(&self, nth: u8) -> Option<JobId> {
+        self.running.keys().nth(usize::from(nth) % self.running.len().max(1)).copied()
+    }
+
+    /// Commits an outcome without telling the window: a retry after `delay_ms`, or the end.
+    /// The fence refuses it if the shard has moved since the job was taken.
+    pub(super) fn commit_outcome(&mut self, nth: u8, delay_ms: Option<i64>) {
+        let Some(id) = self.nth_run(nth) else { return };
+        let run = &self.running[&id];
+        if run.committed.is_some() {
+            return;
+        }
+        if run.epoch.is_none() || run.epoch != self.our_epoch(run.job.shard) {
+            self.running.remove(&id);
+            self.window.outcome_unknown(id);
+            return;
+        }
+        let row = delay_ms.filter(|_| self.table.contains_key(&id)).map(|delay_ms| {
+            let run = &self.running[&id];
+            let due_ms = self.now_ms + delay_ms;
+            self.write(Job { due_ms, attempts: run.job.attempts + 1, ..run.job.clone() })
+        });
+        if row.is_none() {
+            self.table.remove(&id);
+        }
+        if let Some(run) = self.running.get_mut(&id) {
+            run.committed = Some(row);
+        }
+    }
+
+    /// Tells the window of an outcome; one that was not committed never ran.
+    pub(super) fn confirm_outcome(&mut self, nth: u8) {
+        let Some(id) = self.nth_run(nth) else { return };
+        let Some(run) = self.running.remove(&id) else { return };
+        match run.committed {
+            Some(None) => self.window.finished(id),
+            Some(Some(row)) => self.window.put_back(row),
+            None if self.table.get(&id) == Some(&run.job) => self.window.put_back(run.job),
+            None => self.window.outcome_unknown(id),
+        }
+    }
+
+    /// The answer is lost, whether or not the outcome was committed.
+    pub(super) fn lose_outcome(&mut self, nth: u8) {
+        if let Some(id) = self.nth_run(nth) {
+            self.running.remove(&id);
+            self.window.outcome_unknown(id);
+        }
+    }
+
+    /// A command takes a job out of the window, then reads its row; what it makes of it is
+    /// an outcome like any other.
+    pub(super) fn withdraw(&mut self, id: JobId, shard: i32) {
+        let shard = self.table.get(&id).map_or(ShardId(shard), |row| row.shard);
+        if self.our_epoch(shard).is_none() {
+            return;
+        }
+        let withdrawn = self.window.withdraw(shard, id);
+        match (withdrawn, self.table.get(&id).cloned()) {
+            (Withdrawn::InFlight, _) => assert!(self.running.contains_key(&id)),
+            (Withdrawn::Taken(job), row) => {
+                assert_eq!(row.as_ref(), Some(&*job), "withdrawn, but its row says else");
+                self.start(Arc::unwrap_or_clone(job));
+            }
+            (Withdrawn::Absent, Some(row)) => self.start(row),
+            (Withdrawn::Absent, None) => self.window.finished(id),
+        }
+    }
+
+    // Shards, other instances, successors.
+
+    pub(super) fn set_held(&mut self, shard: i32, held: bool) {
+        if held {
+            self.window.hold(ShardId(shard));
+        } else {
+            self.window.unhold(ShardId(shard));
+        }
+    }
+
+    pub(super) fn lose_shard(&mut self, shard: i32) {
+        if let Some((epoch, ours)) = self.epochs.get_mut(&ShardId(shard))
+            && *ours
+        {
+            *ours = false;
+            epoch.0 += 1;
+            self.window.remove_shard(ShardId(shard));
+        }
+    }
+
+    pub(super) fn gain_shard(&mut self, shard: i32) {
+        if let Some((epoch, ours)) = self.epochs.get_mut(&ShardId(shard))
+            && !*ours
+        {
+            *ours = true;
+            epoch.0 += 1;
+            self.window.add_shard(ShardId(shard), *epoch);
+        }
+    }
+
+    /// Somebody else inserts a row: its owner is told later.
+    pub(super) fn foreign_insert(&mut self, mut job: Job) {
+        job.created_ms = self.now_ms;
+        if !self.table.contains_key(&job.id) {
+            self.untold.push(job.id);
+            self.write(job);
+        }
+    }
+
+    /// The owner of a shard that is not ours fires one of its jobs.
+    pub(super) fn foreign_outcome(&mut self, id: JobId, delay_ms: Option<i64>) {
+        let Some(row) = self.table.get(&id).cloned() else { return };
+        if self.our_epoch(row.shard).is_some() {
+            return;
+        }
+        match delay_ms {
+            Some(delay_ms) => drop(self.write(Job { due_ms: self.now_ms + delay_ms, ..row })),
+            None => drop(self.table.remove(&id)),
+        }
+    }
+
+    pub(super) fn tell(&mut self, nth: u8) {
+        if let Some(id) = pick(&mut self.untold, nth) {
+            self.window.look_up(id);
+        }
+    }
+
+    /// The scheduler is replaced: its window is lost, all else goes on.
+    pub(super) fn replace(&mut self) {
+        self.window = Window::new(self.limits);
+        self.add_our_shards();
+        let running = self.running.iter().map(|(id, run)| (*id, run.job.shard));
+        self.window.adopt_in_flight(running);
+        self.look_ups.clear();
+    }
+}

@@ -1,0 +1,156 @@
+//! Builds everything and holds it: the scheduler's thread, its runtime and actix System.
+//!
+//! The System has a thread of its own, so that the library works inside anybody's
+//! `#[tokio::main]` or `#[actix_web::main]`; what callers hold is a handle that is cheap to
+//! clone, `Send` and `Sync`.
+
+mod bring_up;
+mod builder;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use actix::Addr;
+use tokio::sync::oneshot;
+
+use crate::actors::{Break, Drain, IngestMetrics, Shared, Supervisor, submit};
+use crate::model::request::ScheduleJobRequest;
+
+pub use crate::actors::{SubmitError, Submitted};
+pub use bring_up::StartError;
+pub use builder::SchedulerBuilder;
+
+/// A running scheduler. Clones are handles on the same one.
+///
+/// Dropping the last handle stops it without draining, as a crash would: nothing is lost,
+/// others wait for the lease. Call [`shutdown`](Self::shutdown) to leave well.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    supervisor: Addr<Supervisor>,
+    runtime: tokio::runtime::Handle,
+    running: AtomicBool,
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Scheduler {
+    /// Begins to say what the scheduler shall be.
+    pub fn builder() -> SchedulerBuilder {
+        SchedulerBuilder::default()
+    }
+
+    /// A scheduler on a MySQL or MariaDB database: the short form of
+    /// [`builder`](Self::builder) and its `mysql_*` parts.
+    pub fn mysql(
+        host: impl Into<String>,
+        port: u16,
+        database: impl Into<String>,
+        user: impl Into<String>,
+        password: impl Into<String>,
+    ) -> SchedulerBuilder {
+        Self::builder()
+            .mysql_host(host)
+            .mysql_port(port)
+            .mysql_database(database)
+            .mysql_username(user)
+            .mysql_password(password)
+    }
+
+    /// Asks for a job. When this returns, it is in the database.
+    ///
+    /// # Errors
+    /// [`SubmitError::Refused`] with what is wrong with the request;
+    /// [`SubmitError::Unavailable`] when the database is away: send the same request again,
+    /// with the same `requestId` or idempotency key it will not become two jobs.
+    pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted, SubmitError> {
+        if !self.is_running() {
+            return Err(SubmitError::Unavailable("the scheduler was shut down".into()));
+        }
+        let shared = self.inner.shared.clone();
+        let submitted = self.inner.runtime.spawn(async move { submit(&shared, request).await });
+        submitted.await.unwrap_or_else(|error| Err(SubmitError::Unavailable(error.to_string())))
+    }
+
+    /// What was counted since the start.
+    pub fn ingest_metrics(&self) -> IngestMetrics {
+        self.inner.shared.counters.read()
+    }
+
+    /// Whether it was started and not shut down.
+    pub fn is_running(&self) -> bool {
+        self.inner.running.load(Ordering::Acquire)
+    }
+
+    /// The apps that this instance fires, by name.
+    pub fn registered_apps(&self) -> Vec<String> {
+        self.inner.shared.app_names()
+    }
+
+    /// Sentences that say why the instance is not ready to take and fire jobs; none when
+    /// it is.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut complaints = self.inner.shared.health.complaints();
+        if self.is_running() && !self.inner.shared.has_lease() {
+            complaints.push("lease: not valid, so nothing is fired".into());
+        }
+        complaints
+    }
+
+    /// Stops in order: Kafka first, then the app schedulers, then everything else.
+    ///
+    /// Attempts that run may go on for `deadline`; those that are still running then are
+    /// told to stop, and their jobs fire again elsewhere. Shards are handed back at once.
+    pub async fn shutdown(&self, deadline: Duration) {
+        if !self.inner.running.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        if self.inner.supervisor.send(Drain { patience: deadline }).await.is_err() {
+            tracing::error!("the supervisor is gone: leaving without draining");
+        }
+        let store = self.inner.shared.store.clone();
+        drop(self.inner.runtime.spawn(async move { store.close().await }).await);
+        self.inner.stop();
+        let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // Joining blocks, which a caller's runtime must not.
+            let (done, joined) = oneshot::channel();
+            drop(std::thread::spawn(move || {
+                let ended = thread.join().is_ok();
+                done.send(ended).ok();
+            }));
+            if joined.await != Ok(true) {
+                tracing::error!("the scheduler's thread panicked");
+            }
+        }
+    }
+
+    /// Makes every actor panic whose role begins with `role`; says how many. For tests of
+    /// supervision.
+    #[doc(hidden)]
+    pub async fn break_actors(&self, role: &str) -> usize {
+        self.inner.supervisor.send(Break(role.to_owned())).await.unwrap_or(0)
+    }
+}
+
+impl Inner {
+    fn stop(&self) {
+        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(stop) = stop {
+            stop.send(()).ok();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

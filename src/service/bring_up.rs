@@ -1,0 +1,305 @@
+//! Bringing everything up, in order: database and migrations, actors, Kafka.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix::{Actor, System};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::oneshot;
+
+use super::builder::{MySqlParts, SchedulerBuilder, Target};
+use super::{Inner, Scheduler};
+use crate::actors::{Gate, Shared, Supervisor};
+use crate::dispatch::{KafkaDispatch, SharedHandler};
+use crate::kafka::{self, Intake, KafkaIngestConfig, Producer, ensure_topics};
+use crate::model::app::{AppConfig, AppName};
+use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
+
+/// The wait before something that is away is tried again, doubling up to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// How often a condition of the start is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Why a start cannot succeed, however long one waits.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The settings are wrong.
+    #[error("{0}")]
+    Settings(String),
+    /// The database cannot be used.
+    #[error("{0}")]
+    Database(String),
+    /// The machine gave no thread or runtime.
+    #[error("cannot start: {0}")]
+    Machine(String),
+}
+
+/// What the thread hands back when everything is up.
+struct Up {
+    shared: Arc<Shared>,
+    supervisor: actix::Addr<Supervisor>,
+    runtime: tokio::runtime::Handle,
+}
+
+pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartError> {
+    check(&builder)?;
+    let (up, is_up) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let thread = std::thread::Builder::new()
+        .name("infinite-scheduler".into())
+        .spawn(move || run(builder, up, stopped))
+        .map_err(|error| StartError::Machine(error.to_string()))?;
+    let gone = || StartError::Machine("the scheduler's thread ended".into());
+    let Up { shared, supervisor, runtime } = is_up.await.map_err(|_| gone())??;
+    let inner = Inner {
+        shared,
+        supervisor,
+        runtime,
+        running: AtomicBool::new(true),
+        stop: Mutex::new(Some(stop)),
+        thread: Mutex::new(Some(thread)),
+    };
+    Ok(Scheduler { inner: Arc::new(inner) })
+}
+
+fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
+    for (app, target) in &builder.apps {
+        AppName::new(&app.name).map_err(|error| StartError::Settings(error.to_string()))?;
+        if let (Target::Topic(topic), None) = (target, &builder.kafka) {
+            return Err(StartError::Settings(format!(
+                "app {} is to fire onto topic {topic}, but there is no Kafka: give with_kafka_ingest",
+                app.name
+            )));
+        }
+    }
+    if let Some(kafka) = &builder.kafka {
+        kafka.validate().map_err(|error| StartError::Settings(error.to_string()))?;
+    }
+    if builder.settings.lease < Duration::from_secs(1) {
+        return Err(StartError::Settings("the lease must be at least 1 s".into()));
+    }
+    Ok(())
+}
+
+/// The thread: a System on a runtime of several workers. It ends when it is told to, or
+/// when nobody holds a handle any more.
+fn run(
+    builder: SchedulerBuilder,
+    up: oneshot::Sender<Result<Up, StartError>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("scheduler-worker")
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            drop(up.send(Err(StartError::Machine(error.to_string()))));
+            return;
+        }
+    };
+    System::with_tokio_rt(|| runtime).block_on(async move {
+        let mut stopped = stopped;
+        let brought = tokio::select! {
+            brought = bring_up(builder) => brought,
+            // The caller gave up waiting.
+            _ = &mut stopped => return,
+        };
+        let succeeded = brought.is_ok();
+        if up.send(brought).is_ok() && succeeded {
+            // An error is a handle that was dropped: the same end.
+            stopped.await.ok();
+        }
+    });
+}
+
+async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
+    let store = connect(&builder).await?;
+    let producer = match &builder.kafka {
+        Some(config) => Some(Producer::start(config).map_err(settings)?),
+        None => None,
+    };
+    let apps = register_apps(&store, &builder, producer.as_ref()).await?;
+    let kafka = builder.kafka.clone().zip(producer);
+    let shared = Shared::new(store, builder.clock, builder.settings, apps, kafka);
+    let shared = Arc::new(shared);
+    let supervisor = Supervisor::new(shared.clone()).start();
+    while !shared.has_lease() {
+        tokio::time::sleep(LOOK).await;
+    }
+    if let Some(config) = builder.kafka.filter(|config| config.enabled) {
+        start_intake(&shared, config, Gate(supervisor.clone())).await?;
+    } else {
+        shared.health.set_started(true);
+    }
+    let runtime = tokio::runtime::Handle::current();
+    Ok(Up { shared, supervisor, runtime })
+}
+
+fn settings(error: kafka::Error) -> StartError {
+    StartError::Settings(error.to_string())
+}
+
+/// Waits for the database and brings its tables up to this version.
+async fn connect(builder: &SchedulerBuilder) -> Result<Store, StartError> {
+    let url = match &builder.mysql {
+        Some(parts) => mysql_url(parts),
+        None => builder.database_url.clone().unwrap_or_default(),
+    };
+    let shown = redact(url.expose_secret());
+    let options = StoreOptions {
+        url,
+        max_connections: builder.max_connections,
+        lease: builder.settings.lease,
+    };
+    let open = || async {
+        let store = Store::connect(&options).await?;
+        store.migrate().await?;
+        store.probe_row_locks().await?;
+        Ok(store)
+    };
+    let store = await_database(&shown, open).await?;
+    if store.is_embedded() {
+        await_file(&store, &shown, builder.settings.lease).await?;
+    }
+    tracing::info!(database = %shown, "jobs are kept in {}, {shown}", store.kind());
+    Ok(store)
+}
+
+fn mysql_url(parts: &MySqlParts) -> SecretString {
+    let MySqlParts { host, port, database, username, password } = parts;
+    let (user, password) = (percent(username), percent(password.expose_secret()));
+    SecretString::from(format!("mysql://{user}:{password}@{host}:{port}/{database}"))
+}
+
+/// Whatever a name or password is made of must not be taken for a part of the URL.
+fn percent(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
+}
+
+/// An outage is waited for; what waiting cannot mend is said at once.
+async fn await_database<T, F>(shown: &str, mut attempt: impl FnMut() -> F) -> Result<T, StartError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let (mut wait, longest) = RETRY;
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(StoreError::Unusable(why)) => return Err(StartError::Database(why)),
+            Err(error) => {
+                tracing::warn!(database = %shown, "waiting for the database {shown}: {error}");
+                tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
+                wait = (wait * 2).min(longest);
+            }
+        }
+    }
+}
+
+/// A database file belongs to one process at a time. One that died leaves a lease, which
+/// is waited for; one that lives renews it.
+async fn await_file(store: &Store, shown: &str, lease: Duration) -> Result<(), StartError> {
+    let mut beats: Option<Vec<i64>> = None;
+    loop {
+        let nobody = crate::model::ids::InstanceId(0);
+        let seen = await_database(shown, || store.observe(nobody)).await?;
+        let alive: Vec<i64> = seen
+            .instances
+            .iter()
+            .filter(|instance| instance.lease_until_us > seen.now_us)
+            .map(|instance| instance.beat)
+            .collect();
+        if alive.is_empty() {
+            return Ok(());
+        }
+        match &beats {
+            Some(before) if *before != alive => {
+                return Err(StartError::Database(format!(
+                    "{shown} is in use by another instance: stop that one, or use MariaDB or \
+                     PostgreSQL to run several"
+                )));
+            }
+            Some(_) => {}
+            None => {
+                let seconds = lease.as_secs();
+                tracing::warn!("{shown} was left by an instance that did not say goodbye: waiting up to {seconds} s for its lease");
+                beats = Some(alive);
+            }
+        }
+        tokio::time::sleep(LOOK * 10).await;
+    }
+}
+
+async fn register_apps(
+    store: &Store,
+    builder: &SchedulerBuilder,
+    producer: Option<&Producer>,
+) -> Result<Vec<(AppConfig, SharedHandler, AppRow)>, StartError> {
+    let mut apps = Vec::new();
+    for (config, target) in &builder.apps {
+        let now_ms = builder.clock.now_ms();
+        let register = || store.register_app(config, now_ms);
+        let row = await_database("of the apps", register).await?;
+        let handler: SharedHandler = match (target, producer) {
+            (Target::Handler(handler), _) => handler.clone(),
+            (Target::Topic(topic), Some(producer)) => {
+                Arc::new(KafkaDispatch::new(producer.clone(), topic.clone()))
+            }
+            (Target::Topic(topic), None) => {
+                return Err(StartError::Settings(format!("no Kafka for topic {topic}")));
+            }
+        };
+        apps.push((config.clone(), handler, row));
+    }
+    Ok(apps)
+}
+
+/// Settings that can never work are an error at once; a broker that is away is waited for
+/// in the background.
+async fn start_intake(
+    shared: &Arc<Shared>,
+    config: KafkaIngestConfig,
+    gate: Gate,
+) -> Result<(), StartError> {
+    let gate = Arc::new(gate);
+    match try_intake(shared, &config, gate.clone()).await {
+        Ok(()) => return Ok(()),
+        Err(error @ kafka::Error::Config(_)) => return Err(settings(error)),
+        Err(error) => shared.health.complain("kafka", error.to_string()),
+    }
+    let shared = shared.clone();
+    drop(tokio::spawn(async move {
+        let (mut wait, longest) = RETRY;
+        loop {
+            tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
+            wait = (wait * 2).min(longest);
+            match try_intake(&shared, &config, gate.clone()).await {
+                Ok(()) => return shared.health.clear("kafka"),
+                Err(error) => shared.health.complain("kafka", error.to_string()),
+            }
+        }
+    }));
+    Ok(())
+}
+
+async fn try_intake(
+    shared: &Arc<Shared>,
+    config: &KafkaIngestConfig,
+    gate: Arc<Gate>,
+) -> Result<(), kafka::Error> {
+    if config.ensure_topics {
+        let mut names: Vec<&str> = config.topics.iter().map(String::as_str).collect();
+        names.push(&config.dlq_topic);
+        let partitions = i32::try_from(config.topic_partitions.get()).unwrap_or(i32::MAX);
+        ensure_topics(config, &names, partitions).await?;
+    }
+    shared.set_intake(Intake::start(config, gate)?);
+    shared.health.set_started(true);
+    Ok(())
+}

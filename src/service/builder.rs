@@ -1,0 +1,239 @@
+//! Saying what the scheduler shall be, in code.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use secrecy::SecretString;
+
+use super::bring_up::{self, StartError};
+use super::Scheduler;
+use crate::actors::Settings;
+use crate::config::{Config, Dispatch};
+use crate::dispatch::{Discard, JobHandler, LogDispatch, SharedHandler};
+use crate::kafka::KafkaIngestConfig;
+use crate::model::app::AppConfig;
+use crate::model::clock::{SharedClock, SystemClock};
+use crate::model::request::Rules;
+
+/// Where an app's jobs go.
+#[derive(Clone)]
+pub(super) enum Target {
+    Handler(SharedHandler),
+    Topic(String),
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handler(handler) => f.debug_tuple("Handler").field(&handler.name()).finish(),
+            Self::Topic(topic) => f.debug_tuple("Topic").field(topic).finish(),
+        }
+    }
+}
+
+/// Says what a [`Scheduler`] shall be; [`start`](Self::start) makes it so.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SchedulerBuilder {
+    pub(super) database_url: Option<SecretString>,
+    pub(super) mysql: Option<MySqlParts>,
+    pub(super) max_connections: u32,
+    pub(super) kafka: Option<KafkaIngestConfig>,
+    pub(super) apps: Vec<(AppConfig, Target)>,
+    pub(super) settings: Settings,
+    pub(super) clock: SharedClock,
+}
+
+/// The parts of a MySQL URL.
+#[derive(Clone, Debug)]
+pub(super) struct MySqlParts {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) database: String,
+    pub(super) username: String,
+    pub(super) password: SecretString,
+}
+
+impl Default for MySqlParts {
+    fn default() -> Self {
+        Self {
+            host: "localhost".into(),
+            port: 3306,
+            database: "infinite_scheduler".into(),
+            username: "root".into(),
+            password: SecretString::default(),
+        }
+    }
+}
+
+impl Default for SchedulerBuilder {
+    fn default() -> Self {
+        Self::from_config(&Config::default())
+    }
+}
+
+impl SchedulerBuilder {
+    /// What a configuration file says, its apps included.
+    pub fn from_config(config: &Config) -> Self {
+        let settings = Settings {
+            instance: config.instance.id.clone(),
+            lease: config.instance.lease,
+            max_clock_skew: config.instance.max_clock_skew,
+            rules: Rules {
+                default_time_zone: config.default_time_zone,
+                max_schedule_ahead: config.ingest.max_schedule_ahead,
+            },
+            idempotency_window: config.idempotency.window,
+            conflict_on_time: config.idempotency.conflict_on_time,
+            max_record_bytes: config.ingest.max_record_bytes,
+            max_batch_bytes: config.ingest.max_batch_bytes,
+            metrics_interval: config.log.metrics_interval,
+        };
+        let target = |dispatch: &Dispatch| match dispatch {
+            Dispatch::Kafka { topic } => Target::Topic(topic.clone()),
+            Dispatch::Discard => Target::Handler(Arc::new(Discard)),
+            _ => Target::Handler(Arc::new(LogDispatch)),
+        };
+        let apps = config.apps.values();
+        Self {
+            database_url: Some(config.database.url.clone()),
+            mysql: None,
+            max_connections: config.database.max_connections.get(),
+            kafka: config.kafka.clone(),
+            apps: apps.map(|app| (app.app.clone(), target(&app.dispatch))).collect(),
+            settings,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Keeps jobs in the database at `url`: `sqlite://`, `postgres://` or `mysql://`.
+    /// Default `sqlite://infinite-scheduler.db?mode=rwc`.
+    pub fn database_url(mut self, url: impl Into<String>) -> Self {
+        self.database_url = Some(SecretString::from(url.into()));
+        self.mysql = None;
+        self
+    }
+
+    /// Keeps jobs in the MySQL or MariaDB database on this host. Default `localhost`.
+    pub fn mysql_host(mut self, host: impl Into<String>) -> Self {
+        self.mysql.get_or_insert_default().host = host.into();
+        self
+    }
+
+    /// The port of that database. Default 3306.
+    pub fn mysql_port(mut self, port: u16) -> Self {
+        self.mysql.get_or_insert_default().port = port;
+        self
+    }
+
+    /// The name of that database. Default `infinite_scheduler`.
+    pub fn mysql_database(mut self, database: impl Into<String>) -> Self {
+        self.mysql.get_or_insert_default().database = database.into();
+        self
+    }
+
+    /// The user of that database. Default `root`.
+    pub fn mysql_username(mut self, username: impl Into<String>) -> Self {
+        self.mysql.get_or_insert_default().username = username.into();
+        self
+    }
+
+    /// The user's password. Default empty.
+    pub fn mysql_password(mut self, password: impl Into<String>) -> Self {
+        self.mysql.get_or_insert_default().password = SecretString::from(password.into());
+        self
+    }
+
+    /// Connections to the database, beside the heartbeat's own. Default 10.
+    pub fn max_connections(mut self, max_connections: u32) -> Self {
+        self.max_connections = max_connections.max(1);
+        self
+    }
+
+    /// Reads requests from Kafka as `config` says.
+    pub fn with_kafka_ingest(mut self, config: KafkaIngestConfig) -> Self {
+        self.kafka = Some(config);
+        self
+    }
+
+    /// Reads requests from `topic` of the brokers at `bootstrap_servers`.
+    pub fn with_kafka_ingest_at(
+        self,
+        bootstrap_servers: impl Into<String>,
+        topic: impl Into<String>,
+    ) -> Self {
+        let config = KafkaIngestConfig {
+            bootstrap_servers: bootstrap_servers.into(),
+            topics: vec![topic.into()],
+            ..KafkaIngestConfig::default()
+        };
+        self.with_kafka_ingest(config)
+    }
+
+    /// Reads requests from `scheduler.jobs.ingest` of the broker at `localhost:9092`.
+    pub fn with_default_kafka_ingest(self) -> Self {
+        self.with_kafka_ingest(KafkaIngestConfig::default())
+    }
+
+    /// Fires the jobs of an app by giving them to `handler`.
+    pub fn register_app(self, app: AppConfig, handler: impl JobHandler) -> Self {
+        self.register(app, Target::Handler(Arc::new(handler)))
+    }
+
+    /// Fires the jobs of an app onto a Kafka topic of the cluster that requests come from.
+    pub fn register_app_on_topic(self, app: AppConfig, topic: impl Into<String>) -> Self {
+        self.register(app, Target::Topic(topic.into()))
+    }
+
+    /// The instance's name for people. Default the host's.
+    pub fn instance_id(mut self, id: impl Into<String>) -> Self {
+        self.settings.instance = id.into();
+        self
+    }
+
+    /// After this the shards of an instance that has died move. Default 10 s.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self.settings.max_clock_skew = self.settings.max_clock_skew.min(lease / 2);
+        self
+    }
+
+    /// The zone of local date-times that name none. Default UTC.
+    pub fn default_time_zone(mut self, zone: Tz) -> Self {
+        self.settings.rules.default_time_zone = zone;
+        self
+    }
+
+    /// How often the actors' figures are logged. Default 10 s.
+    pub fn metrics_interval(mut self, interval: Duration) -> Self {
+        self.settings.metrics_interval = interval;
+        self
+    }
+
+    /// Keeps the database in this file.
+    pub fn sqlite_file(self, path: impl Into<PathBuf>) -> Self {
+        let url = format!("sqlite://{}?mode=rwc", path.into().display());
+        self.database_url(url)
+    }
+
+    /// Brings everything up: database and migrations, app schedulers, clean-up, Kafka.
+    ///
+    /// A database that is away is waited for, loudly; a broker that is away does not hold
+    /// this up: [`Scheduler::complaints`] says so until it is there.
+    ///
+    /// # Errors
+    /// [`StartError`] for what waiting cannot mend: settings that contradict each other, a
+    /// database of a newer version.
+    pub async fn start(self) -> Result<Scheduler, StartError> {
+        bring_up::start(self).await
+    }
+
+    fn register(mut self, app: AppConfig, target: Target) -> Self {
+        self.apps.retain(|(known, _)| known.name != app.name);
+        self.apps.push((app, target));
+        self
+    }
+}

@@ -1,0 +1,116 @@
+//! What is in the database already of the names that a batch brings.
+
+use std::collections::HashMap;
+
+use infinite_scheduler_entity::{idempotency_key, job};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+use uuid::Uuid;
+
+use super::{Batch, Entry};
+use crate::model::fingerprint::Fingerprint;
+use crate::model::ids::{JobId, KeyId};
+use crate::store::{Result, Store};
+
+/// Names that were taken when they were read. That they still are is not promised: the
+/// unique keys have the last word.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) keys: HashMap<KeyId, Earlier>,
+    pub(super) jobs: HashMap<JobId, Earlier>,
+    /// Keys whose window is over and whose job has ended: they may be replaced.
+    pub(super) expired: Vec<(KeyId, i64)>,
+}
+
+/// The request that took a name first.
+#[derive(Clone, Debug)]
+pub(super) struct Earlier {
+    pub(super) job: JobId,
+    pub(super) request_id: String,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) scheduled_ms: i64,
+}
+
+/// Names that one query asks for at most.
+const AT_ONCE: usize = 500;
+
+impl Store {
+    pub(super) async fn known(&self, batch: &Batch) -> Result<Known> {
+        let candidates = batch.entries.iter().filter_map(|entry| match entry {
+            Entry::Job(candidate) => Some(candidate),
+            Entry::Letter(_) => None,
+        });
+        let mut known = Known::default();
+        let keys: Vec<KeyId> =
+            candidates.clone().filter_map(|candidate| Some(candidate.key.as_ref()?.id)).collect();
+        let over = self.read_keys(&keys, batch.now_ms, &mut known).await?;
+        let mut ids: Vec<JobId> = candidates.map(|candidate| candidate.job.id).collect();
+        ids.extend(over.iter().map(|row| JobId::from_uuid(row.job)));
+        self.read_jobs(&ids, &mut known).await?;
+        for row in over {
+            // A window never ends before its job does.
+            match known.jobs.contains_key(&JobId::from_uuid(row.job)) {
+                true => drop(known.keys.insert(key_id(&row), earlier_of_key(&row))),
+                false => known.expired.push((key_id(&row), row.expires_ms)),
+            }
+        }
+        Ok(known)
+    }
+
+    /// Gives back the keys whose window is over.
+    async fn read_keys(
+        &self,
+        keys: &[KeyId],
+        now_ms: i64,
+        known: &mut Known,
+    ) -> Result<Vec<idempotency_key::Model>> {
+        let mut over = Vec::new();
+        for some in keys.chunks(AT_ONCE) {
+            let ids = some.iter().map(|key| Uuid::from_bytes(key.into_bytes()));
+            let rows = idempotency_key::Entity::find()
+                .filter(idempotency_key::Column::Id.is_in(ids))
+                .all(&self.inner.pool)
+                .await?;
+            for row in rows {
+                if row.expires_ms <= now_ms {
+                    over.push(row);
+                } else {
+                    known.keys.insert(key_id(&row), earlier_of_key(&row));
+                }
+            }
+        }
+        Ok(over)
+    }
+
+    async fn read_jobs(&self, ids: &[JobId], known: &mut Known) -> Result<()> {
+        for some in ids.chunks(AT_ONCE) {
+            let rows = job::Entity::find()
+                .filter(job::Column::Id.is_in(some.iter().map(|id| id.uuid())))
+                .all(&self.inner.pool)
+                .await?;
+            for row in rows {
+                let earlier = Earlier {
+                    job: JobId::from_uuid(row.id),
+                    fingerprint: Fingerprint::of_json(&row.data)
+                        .unwrap_or(Fingerprint::from_bytes([0; 16])),
+                    request_id: row.request_id,
+                    scheduled_ms: row.scheduled_ms,
+                };
+                known.jobs.insert(earlier.job, earlier);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn key_id(row: &idempotency_key::Model) -> KeyId {
+    KeyId::from_bytes(row.id.into_bytes())
+}
+
+fn earlier_of_key(row: &idempotency_key::Model) -> Earlier {
+    Earlier {
+        job: JobId::from_uuid(row.job),
+        request_id: row.request_id.clone(),
+        fingerprint: Fingerprint::from_bytes(row.fingerprint.into_bytes()),
+        scheduled_ms: row.scheduled_ms,
+    }
+}

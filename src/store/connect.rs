@@ -1,0 +1,161 @@
+//! How the database is reached, and what every session of ours is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, Executor};
+
+use super::sqlite::{self, Sqlite};
+use super::{Error, Hot, Inner, Result, Store};
+
+/// Where the database is and how it is used.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// `sqlite://`, `postgres://` or `mysql://`; may hold a password, so it is never printed.
+    pub url: secrecy::SecretString,
+    /// Connections beside the heartbeat's own.
+    pub max_connections: u32,
+    /// The lease of an instance: what bounds how long a frozen session may hold locks.
+    pub lease: Duration,
+}
+
+impl Store {
+    /// Opens the pools. The heartbeat's connection is one more than `max_connections`.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] for a URL that names no database that we know;
+    /// [`Error::Unavailable`] when the server does not answer.
+    pub async fn connect(options: &StoreOptions) -> Result<Self> {
+        use secrecy::ExposeSecret;
+        let url = options.url.expose_secret();
+        let scheme = url.split(':').next().unwrap_or_default();
+        let inner = match scheme {
+            "sqlite" => connect_sqlite(url).await,
+            "postgres" | "postgresql" => connect_postgres(url, options).await,
+            "mysql" | "mariadb" => connect_mysql(url, options).await,
+            other => Err(Error::Unusable(format!(
+                "database.url begins with \"{other}\": use sqlite://, postgres:// or mysql://"
+            ))),
+        }?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+/// The URL without its password, for logs.
+pub fn redact(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    match rest.rsplit_once('@') {
+        Some((user, place)) => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{place}")
+        }
+        None => url.to_owned(),
+    }
+}
+
+async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
+    let limit = options.lease.as_millis() / 2;
+    let lease = options.lease.as_millis();
+    // A process that is frozen in mid-transaction must not hold its locks for hours, and
+    // nobody waits for a lock longer than a lease.
+    let settings = [
+        ("idle_in_transaction_session_timeout", limit.to_string()),
+        ("lock_timeout", lease.to_string()),
+        ("tcp_user_timeout", lease.to_string()),
+        ("default_transaction_isolation", r"read\ committed".to_owned()),
+    ];
+    let connect: PgConnectOptions = url.parse().map_err(|error| unusable(url, &error))?;
+    let connect = connect.options(settings).application_name("infinite-scheduler");
+    check_reachable::<sqlx::PgConnection>(&connect).await?;
+    let pool = |size| {
+        PgPoolOptions::new()
+            .max_connections(size)
+            .acquire_timeout(ACQUIRE)
+            .connect_lazy_with(connect.clone())
+    };
+    let hot = pool(options.max_connections);
+    Ok(Inner {
+        pool: SqlxPostgresConnector::from_sqlx_postgres_pool(hot.clone()),
+        heartbeat: SqlxPostgresConnector::from_sqlx_postgres_pool(pool(1)),
+        hot: Hot::Postgres(hot),
+    })
+}
+
+async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
+    let url = url.replacen("mariadb:", "mysql:", 1);
+    let connect: MySqlConnectOptions = url.parse().map_err(|error| unusable(&url, &error))?;
+    check_reachable::<sqlx::MySqlConnection>(&connect).await?;
+    let session = session_of_mysql(&connect, options.lease).await?;
+    let pool = |size| {
+        let session = session.clone();
+        MySqlPoolOptions::new()
+            .max_connections(size)
+            .acquire_timeout(ACQUIRE)
+            .after_connect(move |connection, _| {
+                let session = session.clone();
+                Box::pin(async move {
+                    connection.execute(sqlx::raw_sql(AssertSqlSafe(session))).await?;
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(connect.clone())
+    };
+    let hot = pool(options.max_connections);
+    Ok(Inner {
+        pool: SqlxMySqlConnector::from_sqlx_mysql_pool(hot.clone()),
+        heartbeat: SqlxMySqlConnector::from_sqlx_mysql_pool(pool(1)),
+        hot: Hot::MySql(hot),
+    })
+}
+
+/// MariaDB ends an idle transaction by itself; MySQL has only the idle session's limit.
+async fn session_of_mysql(connect: &MySqlConnectOptions, lease: Duration) -> Result<String> {
+    use sqlx::{ConnectOptions, Row};
+    let mut connection = connect.connect().await?;
+    let version: String =
+        sqlx::query("select version()").fetch_one(&mut connection).await?.try_get(0)?;
+    connection.close().await?;
+    let half = lease.as_secs().div_ceil(2).max(1);
+    let idle = if version.contains("MariaDB") { "idle_transaction_timeout" } else { "wait_timeout" };
+    Ok(format!(
+        "set session transaction isolation level read committed; \
+         set session {idle} = {half}, innodb_lock_wait_timeout = {}",
+        lease.as_secs().max(1)
+    ))
+}
+
+async fn connect_sqlite(url: &str) -> Result<Inner> {
+    let file = sqlite::File::parse(url)?;
+    let hot = Sqlite::open(&file)?;
+    let mut options = ConnectOptions::new(url.to_owned());
+    options.max_connections(4).sqlx_logging(false).map_sqlx_sqlite_opts(|options| {
+        options.busy_timeout(sqlite::BUSY).foreign_keys(false)
+    });
+    let pool = connect_pool(options).await?;
+    Ok(Inner { heartbeat: pool.clone(), pool, hot: Hot::Sqlite(hot) })
+}
+
+async fn connect_pool(options: ConnectOptions) -> Result<DatabaseConnection> {
+    Ok(Database::connect(options).await?)
+}
+
+/// How long a caller waits for a connection of the pool before it calls that an outage.
+const ACQUIRE: Duration = Duration::from_secs(10);
+
+/// Pools connect lazily; a wrong password should be said at once, by name.
+async fn check_reachable<C>(options: &<C as Connection>::Options) -> Result<()>
+where
+    C: Connection,
+{
+    let connection = C::connect_with(options).await?;
+    Ok(connection.close().await?)
+}
+
+fn unusable(url: &str, error: &sqlx::Error) -> Error {
+    Error::Unusable(format!("database.url {} cannot be read: {error}", redact(url)))
+}

@@ -1,0 +1,195 @@
+//! Who is alive: heartbeats and leases, by the database's clock.
+
+use std::time::Duration;
+
+use infinite_scheduler_entity::instance;
+use sea_orm::ActiveValue::Set;
+use sea_orm::{ConnectionTrait, EntityTrait, QueryResult, Statement};
+
+use super::commands::{Look, decode_ids};
+use super::{Result, ShardRow, Store};
+use crate::model::ids::{AppId, Epoch, InstanceId, ShardId};
+
+/// What an instance says of itself when it joins.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// A name for people.
+    pub name: String,
+    /// The apps that it can fire.
+    pub apps: Vec<AppId>,
+    /// How long it stays alive after a heartbeat.
+    pub lease: Duration,
+}
+
+/// An instance that was not declared dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceRow {
+    /// The instance.
+    pub id: InstanceId,
+    /// Grows with each of its heartbeats.
+    pub beat: i64,
+    /// The end of its lease by the database's clock, epoch microseconds.
+    pub lease_until_us: i64,
+    /// The apps that it can fire.
+    pub apps: Vec<AppId>,
+}
+
+/// What an instance sees once a second, in one statement.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// The database's clock, epoch microseconds.
+    pub now_us: i64,
+    /// Every instance that was not declared dead.
+    pub instances: Vec<InstanceRow>,
+    /// Every shard.
+    pub shards: Vec<ShardRow>,
+    /// Jobs that others put into shards of ours.
+    pub looks: Vec<Look>,
+}
+
+impl Store {
+    /// Makes a row for a new start of an instance, alive for a lease from now.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away; nobody joined then.
+    pub async fn join(&self, membership: &Membership, now_ms: i64) -> Result<InstanceId> {
+        let id = InstanceId::random();
+        let apps: Vec<i32> = membership.apps.iter().map(|app| app.0).collect();
+        let row = instance::ActiveModel {
+            id: Set(id.0),
+            name: Set(membership.name.chars().take(255).collect()),
+            version: Set(env!("CARGO_PKG_VERSION").into()),
+            apps: Set(serde_json::to_string(&apps).unwrap_or_default()),
+            started_ms: Set(now_ms),
+            beat: Set(0),
+            lease_until_us: Set(0),
+            dead: Set(false),
+        };
+        let _turn = self.turn().await;
+        instance::Entity::insert(row).exec_without_returning(&self.inner.heartbeat).await?;
+        drop(_turn);
+        self.beat(id, membership.lease).await?;
+        self.forget_long_dead().await?;
+        Ok(id)
+    }
+
+    /// Renews the lease. False means that we were declared dead: drop every window and
+    /// join again.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: unknown whether it was renewed; count on the old lease.
+    pub async fn beat(&self, me: InstanceId, lease: Duration) -> Result<bool> {
+        let now = self.now_us();
+        let update = format!(
+            "update instance set beat = beat + 1, lease_until_us = {now} + {} \
+             where id = {me} and not dead",
+            lease.as_micros()
+        );
+        let _turn = self.turn().await;
+        Ok(self.inner.heartbeat.execute_unprepared(&update).await?.rows_affected() == 1)
+    }
+
+    /// Everything that an instance has to know of the others.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away.
+    pub async fn observe(&self, me: InstanceId) -> Result<Observation> {
+        let now = self.now_us();
+        let select = format!(
+            "select 'i' as kind, id, beat as a, lease_until_us as b, {now} as c, apps as t \
+             from instance where not dead \
+             union all select 's', id, app, owner, epoch, null from shard \
+             union all select 'c', id, shard, 0, 0, args from command \
+             where state = 0 and shard in (select id from shard where owner = {me})"
+        );
+        let backend = self.inner.heartbeat.get_database_backend();
+        let statement = Statement::from_string(backend, select);
+        let rows = self.inner.heartbeat.query_all_raw(statement).await?;
+        let mut seen = Observation::default();
+        for row in &rows {
+            seen.add(row)?;
+        }
+        Ok(seen)
+    }
+
+    /// Declares an instance dead whose lease is past by the database's clock.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away.
+    pub async fn declare_dead(&self, instance: InstanceId) -> Result<bool> {
+        let now = self.now_us();
+        let update = format!(
+            "update instance set dead = true \
+             where id = {instance} and not dead and lease_until_us < {now}"
+        );
+        let _turn = self.turn().await;
+        Ok(self.inner.pool.execute_unprepared(&update).await?.rows_affected() == 1)
+    }
+
+    /// Says goodbye: the shards were released before.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: the lease will run out instead.
+    pub async fn leave(&self, me: InstanceId) -> Result<()> {
+        let _turn = self.turn().await;
+        instance::Entity::delete_by_id(me.0).exec(&self.inner.heartbeat).await?;
+        Ok(())
+    }
+
+    /// Rows of the dead are kept for a day, for people to see.
+    async fn forget_long_dead(&self) -> Result<()> {
+        let now = self.now_us();
+        let day = Duration::from_secs(24 * 3600).as_micros();
+        let delete = format!(
+            "delete from instance where dead and lease_until_us < {now} - {day} \
+             and id not in (select owner from shard where owner is not null)"
+        );
+        let _turn = self.turn().await;
+        self.inner.heartbeat.execute_unprepared(&delete).await?;
+        Ok(())
+    }
+}
+
+impl Observation {
+    fn add(&mut self, row: &QueryResult) -> Result<()> {
+        let kind: String = row.try_get_by_index(0)?;
+        let id: i64 = row.try_get_by_index(1)?;
+        match kind.as_str() {
+            "i" => {
+                self.now_us = row.try_get_by_index(4)?;
+                let apps: String = row.try_get_by_index(5)?;
+                let apps: Vec<AppId> = serde_json::from_str(&apps).unwrap_or_default();
+                self.instances.push(InstanceRow {
+                    id: InstanceId(id),
+                    beat: row.try_get_by_index(2)?,
+                    lease_until_us: row.try_get_by_index(3)?,
+                    apps,
+                });
+            }
+            "s" => {
+                let app: i64 = row.try_get_by_index(2)?;
+                let owner: Option<i64> = row.try_get_by_index(3)?;
+                self.shards.push(ShardRow {
+                    id: shard_id(id),
+                    app: AppId(i32::try_from(app).unwrap_or_default()),
+                    owner: owner.map(InstanceId),
+                    epoch: Epoch(row.try_get_by_index(4)?),
+                });
+            }
+            _ => {
+                let shard: i64 = row.try_get_by_index(2)?;
+                let args: String = row.try_get_by_index(5)?;
+                self.looks.push(Look {
+                    command: id,
+                    shard: shard_id(shard),
+                    jobs: decode_ids(&args),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shard_id(id: i64) -> ShardId {
+    ShardId(i32::try_from(id).unwrap_or_default())
+}

@@ -1,0 +1,124 @@
+//! What survives a crash: every query there is, one file per verb.
+//!
+//! Cold statements go through SeaORM and are the same for all databases. The handful on
+//! the path that every job takes (admit, pages, outcomes) is written for each database
+//! with the driver beneath it. Nothing here knows of actors or of Kafka.
+
+mod connect;
+mod error;
+mod schema;
+mod sqlite;
+
+mod apps;
+mod instances;
+mod shards;
+
+mod admit;
+mod commands;
+mod ledger;
+mod letters;
+mod outcomes;
+mod pages;
+mod rows;
+
+use std::sync::Arc;
+
+use sea_orm::DatabaseConnection;
+
+pub use admit::{Admitted, Advance, Batch, Candidate, Entry, Fate, IdempotencyKey};
+pub use apps::{AppRow, AppRules};
+pub use commands::Look;
+pub use connect::{StoreOptions, redact};
+pub use error::{Error, Result};
+pub use instances::{InstanceRow, Membership, Observation};
+pub use ledger::{LastRecord, LedgerKey, LedgerRow};
+pub use letters::{Lane, Outgoing};
+pub use outcomes::{Outcome, OutcomeBatch, Written};
+pub use pages::{ListRange, Page};
+pub use shards::{ShardFence, ShardRow};
+
+use sqlite::Sqlite;
+
+/// The database, cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// For everything that is not hot.
+    pool: DatabaseConnection,
+    /// The heartbeat's own connection, so that no queue in the pool can cost us the lease.
+    /// On SQLite it is the pool: there is one writer whatever we do.
+    heartbeat: DatabaseConnection,
+    /// The drivers beneath, for what is hot.
+    hot: Hot,
+}
+
+#[derive(Debug)]
+enum Hot {
+    Postgres(sqlx::PgPool),
+    MySql(sqlx::MySqlPool),
+    Sqlite(Sqlite),
+}
+
+/// The right to write through the pool: on SQLite there is one writer at a time, and a
+/// fair queue in this process is quicker and kinder than the file's busy loop.
+#[derive(Debug)]
+struct Turn {
+    _guard: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+impl Store {
+    /// Which database this is, for people.
+    pub fn kind(&self) -> &'static str {
+        match self.inner.hot {
+            Hot::Postgres(_) => "PostgreSQL",
+            Hot::MySql(_) => "MySQL or MariaDB",
+            Hot::Sqlite(_) => "SQLite",
+        }
+    }
+
+    /// Whether all instances are on one machine, since the database is a file.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.inner.hot, Hot::Sqlite(_))
+    }
+
+    /// Asks the database to answer at all.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it does not.
+    pub async fn ping(&self) -> Result<()> {
+        Ok(self.inner.pool.ping().await?)
+    }
+
+    /// Closes every connection; nothing works afterwards.
+    pub async fn close(&self) {
+        if let Hot::Sqlite(sqlite) = &self.inner.hot {
+            sqlite.close().await;
+        }
+        for connection in [&self.inner.heartbeat, &self.inner.pool] {
+            if let Err(error) = connection.clone().close().await {
+                tracing::debug!(%error, "closing a connection pool failed");
+            }
+        }
+    }
+
+    async fn turn(&self) -> Turn {
+        let guard = match &self.inner.hot {
+            Hot::Sqlite(sqlite) => Some(sqlite.turn().await),
+            _ => None,
+        };
+        Turn { _guard: guard }
+    }
+
+    /// The database's own clock as an SQL expression, in microseconds since the epoch.
+    fn now_us(&self) -> &'static str {
+        match self.inner.hot {
+            Hot::Postgres(_) => "(extract(epoch from clock_timestamp()) * 1000000)::bigint",
+            Hot::MySql(_) => "cast(unix_timestamp(now(6)) * 1000000 as signed)",
+            Hot::Sqlite(_) => "cast(unixepoch('subsec') * 1000000 as integer)",
+        }
+    }
+}

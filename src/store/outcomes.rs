@@ -1,0 +1,238 @@
+//! Outcomes: what ended is deleted, what is to be tried again is moved, what failed for
+//! good is buried, in batches, and only in shards that still are ours.
+
+use std::sync::Arc;
+
+use infinite_scheduler_entity::{dead_letter, ingest_offset};
+use rusqlite::{Connection, params};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use super::admit::{mysql, postgres, sqlite};
+use super::letters::{self, Lane};
+use super::{Hot, Result, ShardFence, Store};
+use crate::model::ids::ShardId;
+use crate::model::job::Job;
+use crate::model::letter::{DeadLetter, Source};
+
+/// What is to be written together.
+#[derive(Clone, Debug, Default)]
+pub struct OutcomeBatch {
+    /// Our belief of each shard that the jobs are in, ascending.
+    pub fences: Vec<ShardFence>,
+    /// What became of each job.
+    pub outcomes: Vec<(Arc<Job>, Outcome)>,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The job is done.
+    Succeeded,
+    /// It is to be tried again.
+    Retry {
+        /// When, epoch milliseconds.
+        due_ms: i64,
+        /// Attempts that have ended, this one included if it counts.
+        attempts: u32,
+        /// What this one said.
+        error: Option<String>,
+    },
+    /// It failed for good.
+    Buried(Box<DeadLetter>),
+}
+
+/// What was committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Shards that are not ours any more: nothing of their jobs was written.
+    pub lost: Vec<ShardId>,
+}
+
+/// Ids in one statement at most.
+const CHUNK: usize = 500;
+
+impl Store {
+    /// Writes the outcomes of jobs in shards that still are ours.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: unknown whether it was committed. Writing it again
+    /// is harmless: what is gone is gone.
+    pub async fn write_outcomes(&self, batch: &Arc<OutcomeBatch>) -> Result<Written> {
+        let letters = Arc::new(self.letters_of(batch).await?);
+        match &self.inner.hot {
+            Hot::Postgres(pool) => write_postgres(pool, batch, &letters).await,
+            Hot::MySql(pool) => write_mysql(pool, batch, &letters).await,
+            Hot::Sqlite(sqlite) => {
+                let batch = batch.clone();
+                sqlite.write(move |connection| write_sqlite(connection, &batch, &letters)).await
+            }
+        }
+    }
+
+    /// The rows of the letters, with the topic and partition that their jobs came from.
+    async fn letters_of(&self, batch: &OutcomeBatch) -> Result<Vec<(ShardId, dead_letter::Model)>> {
+        let buried: Vec<_> = batch
+            .outcomes
+            .iter()
+            .filter_map(|(job, outcome)| match outcome {
+                Outcome::Buried(letter) => Some((job, letter)),
+                _ => None,
+            })
+            .collect();
+        let origins = buried.iter().filter_map(|(job, _)| Some(job.origin.as_ref()?.ledger.0));
+        let origins: std::collections::BTreeSet<i32> = origins.collect();
+        let ledgers = match origins.is_empty() {
+            true => Vec::new(),
+            false => {
+                let named = ingest_offset::Column::Id.is_in(origins);
+                ingest_offset::Entity::find().filter(named).all(&self.inner.pool).await?
+            }
+        };
+        let source = |job: &Job| {
+            let origin = job.origin.as_ref()?;
+            let ledger = ledgers.iter().find(|row| row.id == origin.ledger.0)?;
+            Some(Source {
+                topic: ledger.topic.clone(),
+                partition: ledger.number,
+                offset: origin.offset,
+                timestamp_ms: origin.timestamp_ms,
+            })
+        };
+        let row = |(job, letter): &(&Arc<Job>, &Box<DeadLetter>)| {
+            let letter = DeadLetter { source: source(job), ..DeadLetter::clone(letter) };
+            (job.shard, letters::encode(&letter))
+        };
+        Ok(buried.iter().map(row).collect())
+    }
+}
+
+impl OutcomeBatch {
+    fn lost(&self, held: impl Fn(ShardId) -> bool) -> Vec<ShardId> {
+        self.fences.iter().map(|fence| fence.shard).filter(|shard| !held(*shard)).collect()
+    }
+
+    /// Jobs of shards that are not lost, whose rows go; sorted as every writer locks them.
+    fn gone<'a>(&'a self, lost: &'a [ShardId]) -> Vec<&'a Job> {
+        let ended = |outcome: &Outcome| !matches!(outcome, Outcome::Retry { .. });
+        let kept = self.outcomes.iter().filter(|(job, _)| !lost.contains(&job.shard));
+        let mut jobs: Vec<&Job> =
+            kept.filter(|(_, outcome)| ended(outcome)).map(|(job, _)| &**job).collect();
+        jobs.sort_unstable_by_key(|job| job.id);
+        jobs
+    }
+
+    fn moved<'a>(&'a self, lost: &'a [ShardId]) -> Vec<(&'a Job, i64, i32, Option<&'a str>)> {
+        let kept = self.outcomes.iter().filter(|(job, _)| !lost.contains(&job.shard));
+        let mut moved: Vec<_> = kept
+            .filter_map(|(job, outcome)| match outcome {
+                Outcome::Retry { due_ms, attempts, error } => {
+                    let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
+                    Some((&**job, *due_ms, attempts, error.as_deref()))
+                }
+                _ => None,
+            })
+            .collect();
+        moved.sort_unstable_by_key(|(job, ..)| job.id);
+        moved
+    }
+}
+
+type Letters = [(ShardId, dead_letter::Model)];
+
+async fn write_postgres(
+    pool: &sqlx::PgPool,
+    batch: &OutcomeBatch,
+    letters: &Letters,
+) -> Result<Written> {
+    let mut transaction = pool.begin().await?;
+    let held = postgres::locked_fences(&mut transaction, &batch.fences).await?;
+    let lost = batch.lost(|shard| held.contains(&shard.0));
+    for (shard, letter) in letters.iter().filter(|(shard, _)| !lost.contains(shard)) {
+        let lane = Some(Lane::Shard(*shard).number());
+        postgres::insert_letter(&mut transaction, letter, lane).await?;
+    }
+    let gone: Vec<Uuid> = batch.gone(&lost).iter().map(|job| job.id.uuid()).collect();
+    if !gone.is_empty() {
+        let delete = "delete from job where id = any($1)";
+        sqlx::query(delete).bind(gone).execute(&mut *transaction).await?;
+    }
+    let moved = batch.moved(&lost);
+    if !moved.is_empty() {
+        let update = "update job set due_ms = m.due, attempts = m.attempts, last_error = m.error \
+            from unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[]) \
+            as m(id, due, attempts, error) where job.id = m.id";
+        sqlx::query(update)
+            .bind(moved.iter().map(|(job, ..)| job.id.uuid()).collect::<Vec<_>>())
+            .bind(moved.iter().map(|(_, due, ..)| *due).collect::<Vec<_>>())
+            .bind(moved.iter().map(|(_, _, attempts, _)| *attempts).collect::<Vec<_>>())
+            .bind(moved.iter().map(|(.., error)| error.map(str::to_owned)).collect::<Vec<_>>())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(Written { lost })
+}
+
+async fn write_mysql(
+    pool: &sqlx::MySqlPool,
+    batch: &OutcomeBatch,
+    letters: &Letters,
+) -> Result<Written> {
+    let mut transaction = pool.begin().await?;
+    let (held, _) = mysql::run(&mut transaction, mysql::fence_reads(&batch.fences)).await?;
+    let lost = batch.lost(|shard| held.contains(&shard.0));
+    for (shard, letter) in letters.iter().filter(|(shard, _)| !lost.contains(shard)) {
+        let lane = Some(Lane::Shard(*shard).number());
+        mysql::insert_letter(&mut transaction, letter, lane).await?;
+    }
+    for some in batch.gone(&lost).chunks(CHUNK) {
+        let ids: Vec<_> = some.iter().map(|job| format!("x'{:032x}'", job.id.as_u128())).collect();
+        let delete = format!("delete from job where id in ({})", ids.join(","));
+        sqlx::raw_sql(AssertSqlSafe(delete)).execute(&mut *transaction).await?;
+    }
+    for (job, due_ms, attempts, error) in batch.moved(&lost) {
+        sqlx::query("update job set due_ms = ?, attempts = ?, last_error = ? where id = ?")
+            .bind(due_ms)
+            .bind(attempts)
+            .bind(error)
+            .bind(job.id.uuid())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(Written { lost })
+}
+
+/// Rows are clustered in firing order there, so they are found by their place in it.
+fn write_sqlite(
+    connection: &Connection,
+    batch: &OutcomeBatch,
+    letters: &Letters,
+) -> Result<Written> {
+    let mut held = Vec::new();
+    for fence in &batch.fences {
+        if sqlite::holds(connection, fence)? {
+            held.push(fence.shard);
+        }
+    }
+    let lost = batch.lost(|shard| held.contains(&shard));
+    for (shard, letter) in letters.iter().filter(|(shard, _)| !lost.contains(shard)) {
+        sqlite::insert_letter(connection, letter, Some(Lane::Shard(*shard).number()))?;
+    }
+    let by_place = "where shard = ? and priority = ? and due_ms = ? and id = ?";
+    let mut delete = connection.prepare_cached(&format!("delete from job {by_place}"))?;
+    for job in batch.gone(&lost) {
+        let rank = job.priority.rank();
+        delete.execute(params![job.shard.0, rank, job.due_ms, job.id.into_bytes()])?;
+    }
+    let mut update = connection.prepare_cached(&format!(
+        "update job set due_ms = ?, attempts = ?, last_error = ? {by_place}"
+    ))?;
+    for (job, due_ms, attempts, error) in batch.moved(&lost) {
+        let (rank, id) = (job.priority.rank(), job.id.into_bytes());
+        update.execute(params![due_ms, attempts, error, job.shard.0, rank, job.due_ms, id])?;
+    }
+    Ok(Written { lost })
+}

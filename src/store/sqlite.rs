@@ -1,0 +1,225 @@
+//! SQLite's one writer: a thread that commits whatever gathered while it last committed.
+//!
+//! A commit costs a sync of the file, whether it holds one job or ten thousand. So work
+//! queues up for the thread, each piece runs in a savepoint of its own, and all share
+//! one commit. Readers have connections of their own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
+
+use super::{Error, Result};
+
+/// How long to wait for another process that writes to the file.
+pub(super) const BUSY: Duration = Duration::from_secs(5);
+/// Pieces of work that share one commit at most.
+const GROUP: usize = 64;
+/// Prepared statements that a connection keeps.
+const STATEMENTS: usize = 64;
+
+/// The file behind a `sqlite:` URL.
+#[derive(Debug)]
+pub(super) struct File {
+    path: PathBuf,
+    create: bool,
+}
+
+impl File {
+    /// Reads `sqlite://path?mode=rwc`.
+    pub(super) fn parse(url: &str) -> Result<Self> {
+        let rest = url.strip_prefix("sqlite:").unwrap_or(url);
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if path.is_empty() || path == ":memory:" || query.contains("mode=memory") {
+            return Err(Error::Unusable(format!(
+                "database.url {url} names no file: jobs must survive a restart, so give a path, \
+                 as in sqlite://jobs.db?mode=rwc"
+            )));
+        }
+        Ok(Self { path: PathBuf::from(path), create: query.contains("mode=rwc") })
+    }
+
+    fn open(&self) -> Result<Connection> {
+        let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        if self.create {
+            flags |= OpenFlags::SQLITE_OPEN_CREATE;
+        }
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(|error| {
+            Error::Unusable(format!("database file {} cannot be opened: {error}", self.path.display()))
+        })?;
+        connection.busy_timeout(BUSY)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.execute_batch(
+            "pragma page_size = 8192; pragma journal_mode = wal; pragma synchronous = full;
+             pragma cache_size = -65536; pragma wal_autocheckpoint = 20000;
+             pragma temp_store = memory;",
+        )?;
+        Ok(connection)
+    }
+}
+
+/// The writer's queue and the readers.
+#[derive(Debug)]
+pub(super) struct Sqlite {
+    queue: Sender<Task>,
+    turn: Arc<Mutex<()>>,
+    reader: Arc<std::sync::Mutex<Connection>>,
+}
+
+/// Runs in a savepoint; what it gives back is told how the commit went.
+type Work = Box<dyn FnOnce(&Connection) -> (bool, Report) + Send>;
+type Report = Box<dyn FnOnce(Result<()>) + Send>;
+
+enum Task {
+    Write(Work),
+    Close(oneshot::Sender<()>),
+}
+
+impl Sqlite {
+    pub(super) fn open(file: &File) -> Result<Self> {
+        let writer = file.open()?;
+        let reader = file.open()?;
+        let (queue, tasks) = mpsc::channel();
+        let turn = Arc::new(Mutex::new(()));
+        let gate = turn.clone();
+        std::thread::Builder::new()
+            .name("sqlite-writer".into())
+            .spawn(move || write_until_closed(&writer, &tasks, &gate))
+            .map_err(|error| Error::Unusable(format!("no thread for the SQLite writer: {error}")))?;
+        Ok(Self { queue, turn, reader: Arc::new(std::sync::Mutex::new(reader)) })
+    }
+
+    /// The right to write through another connection of this process.
+    pub(super) async fn turn(&self) -> OwnedMutexGuard<()> {
+        self.turn.clone().lock_owned().await
+    }
+
+    /// Runs `work` in a transaction that others may share and answers after its commit.
+    /// An error of `work` undoes what it did and nothing else.
+    pub(super) async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let task: Work = Box::new(move |connection| {
+            let result = work(connection);
+            let succeeded = result.is_ok();
+            let report: Report = Box::new(move |committed| {
+                // Nobody may be waiting any more: a caller that was dropped.
+                drop(answer.send(result.and_then(|value| committed.map(|()| value))));
+            });
+            (succeeded, report)
+        });
+        self.queue.send(Task::Write(task)).map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    /// Runs `query` on the reading connection.
+    pub(super) async fn read<T, F>(&self, query: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let reader = self.reader.clone();
+        let run = move || {
+            let connection = reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            query(&connection)
+        };
+        tokio::task::spawn_blocking(run).await.map_err(|error| Error::Unavailable(error.to_string()))?
+    }
+
+    pub(super) async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.queue.send(Task::Close(done)).is_ok() {
+            drop(closed.await);
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::Unavailable("the database was closed".into())
+}
+
+fn write_until_closed(connection: &Connection, tasks: &Receiver<Task>, turn: &Mutex<()>) {
+    while let Ok(first) = tasks.recv() {
+        let first = match first {
+            Task::Write(work) => work,
+            Task::Close(done) => {
+                done.send(()).ok();
+                return;
+            }
+        };
+        let _turn = turn.blocking_lock();
+        if let Some(done) = write_group(connection, first, tasks) {
+            done.send(()).ok();
+            return;
+        }
+    }
+}
+
+/// One transaction with all that is waiting. Gives back the request to close, if it came.
+fn write_group(
+    connection: &Connection,
+    first: Work,
+    tasks: &Receiver<Task>,
+) -> Option<oneshot::Sender<()>> {
+    let begun = connection.execute_batch("begin immediate");
+    let mut reports = Vec::new();
+    let mut close = None;
+    let mut next = Some(first);
+    while let Some(work) = next.take() {
+        match &begun {
+            Ok(()) => reports.push(run_in_savepoint(connection, work)),
+            // The work never ran: its answer channel is dropped, which says so.
+            Err(_) => drop(work),
+        }
+        if reports.len() < GROUP {
+            match tasks.try_recv() {
+                Ok(Task::Write(work)) => next = Some(work),
+                Ok(Task::Close(done)) => close = Some(done),
+                Err(_) => {}
+            }
+        }
+    }
+    if begun.is_ok() {
+        commit(connection, reports);
+    } else if let Err(error) = begun {
+        tracing::warn!(%error, "the database file cannot be written");
+    }
+    close
+}
+
+fn run_in_savepoint(connection: &Connection, work: Work) -> Report {
+    if let Err(error) = connection.execute_batch("savepoint work") {
+        drop(work);
+        tracing::warn!(%error, "a savepoint failed");
+        return Box::new(|_| {});
+    }
+    let (succeeded, report) = work(connection);
+    let end = if succeeded { "release work" } else { "rollback to work; release work" };
+    match connection.execute_batch(end) {
+        Ok(()) => report,
+        Err(error) => {
+            let error = error.to_string();
+            Box::new(move |_| report(Err(Error::Unavailable(error))))
+        }
+    }
+}
+
+fn commit(connection: &Connection, reports: Vec<Report>) {
+    let committed = connection.execute_batch("commit").map_err(|error| {
+        let text = error.to_string();
+        if let Err(error) = connection.execute_batch("rollback") {
+            tracing::debug!(%error, "nothing to roll back");
+        }
+        text
+    });
+    for report in reports {
+        report(committed.clone().map_err(Error::Unavailable));
+    }
+}

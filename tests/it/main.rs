@@ -1,0 +1,6 @@
+//! The integration tests: one binary, one module per capability.
+//!
+//! `tests/run` starts Kafka, MariaDB and PostgreSQL and runs them; `support` has what they share.
+
+mod layers;
+mod support;

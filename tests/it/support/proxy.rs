@@ -1,0 +1,488 @@
+//! A proxy between an instance and its database server that can lose the answer to a COMMIT, keep a
+//! transaction open, or be away.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Listens on a port of its own and passes everything on to one server, until told otherwise.
+///
+/// Markers are bytes of the client's requests, best a value that is bound to a parameter: the text of
+/// a statement goes by when it is prepared, too.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A proxy in front of the server of `server_url` (`postgres://` or `mysql://`).
+    pub(crate) async fn start(server_url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("a bound port").port();
+        let shared = Arc::new(Shared {
+            dialect: Dialect::of(server_url),
+            server: authority(server_url).1.to_owned(),
+            orders: Mutex::default(),
+            cuts: AtomicUsize::new(0),
+            holds: AtomicUsize::new(0),
+            closings: watch::Sender::new(0),
+            releases: watch::Sender::new(0),
+        });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Self { port, shared, accepting }
+    }
+
+    /// `original_url`, but through this proxy, and without TLS, so that it can read along.
+    pub(crate) fn url(&self, original_url: &str) -> String {
+        let (start, server, rest) = authority(original_url);
+        debug_assert!(!server.is_empty());
+        let joint = if rest.contains('?') { '&' } else { '?' };
+        let plain = match self.shared.dialect {
+            Dialect::Postgres => "sslmode=disable",
+            Dialect::MySql => "ssl-mode=DISABLED",
+        };
+        format!("{start}127.0.0.1:{}{rest}{joint}{plain}", self.port)
+    }
+
+    /// When a request has carried `marker`: passes everything on until what it did is committed on the
+    /// server, then swallows the answer and closes both sides. Once; a transaction that is rolled back
+    /// or fails does not count.
+    pub(crate) fn cut_after_commit(&self, marker: &[u8]) {
+        self.shared.orders().cut = Some(marker.to_owned());
+    }
+
+    /// When a statement has carried `marker`: lets the server execute it, but passes nothing on that
+    /// the client sends afterwards on that connection, until [`Proxy::release`]. Its transaction stays
+    /// open meanwhile, whatever becomes of the client. Once.
+    ///
+    /// On PostgreSQL that holds for a statement with parameters in autocommit, too; on MariaDB only
+    /// for one in an explicit transaction.
+    pub(crate) fn hold_after(&self, marker: &[u8]) {
+        self.shared.orders().hold = Some(marker.to_owned());
+    }
+
+    /// Lets go of what is held, and of the order to hold.
+    pub(crate) fn release(&self) {
+        self.shared.orders().hold = None;
+        self.shared.releases.send_modify(|count| *count += 1);
+    }
+
+    /// Closes every connection; new ones are welcome.
+    pub(crate) fn cut_all(&self) {
+        self.shared.closings.send_modify(|count| *count += 1);
+    }
+
+    /// While away, every connection is closed, and so is each new one at once.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.shared.orders().away = away;
+        if away {
+            self.cut_all();
+        }
+    }
+
+    /// How often an answer to a commit was swallowed.
+    pub(crate) fn cuts(&self) -> usize {
+        self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    /// How often a connection was held.
+    pub(crate) fn holds(&self) -> usize {
+        self.shared.holds.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut_all();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    dialect: Dialect,
+    /// `host:port`.
+    server: String,
+    orders: Mutex<Orders>,
+    cuts: AtomicUsize,
+    holds: AtomicUsize,
+    closings: watch::Sender<u64>,
+    releases: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    cut: Option<Vec<u8>>,
+    hold: Option<Vec<u8>>,
+    away: bool,
+}
+
+impl Shared {
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((client, _)) = listener.accept().await {
+        if !shared.orders().away {
+            let closings = shared.closings.subscribe();
+            tokio::spawn(Connection::serve(client, closings, Arc::clone(&shared)));
+        }
+    }
+}
+
+/// One client's connection and ours to the server.
+struct Connection {
+    shared: Arc<Shared>,
+    client: TcpStream,
+    server: TcpStream,
+    requests: Frames,
+    answers: Frames,
+    /// Answer frames of a group that may turn out to be the one to swallow.
+    kept_back: Vec<u8>,
+    commits: CommitWatch,
+    /// The marker to hold after has gone by, the statement that it belongs to perhaps not yet.
+    hold_marked: bool,
+    held: bool,
+}
+
+enum Next {
+    GoOn,
+    Close,
+}
+
+impl Connection {
+    async fn serve(client: TcpStream, mut closings: watch::Receiver<u64>, shared: Arc<Shared>) {
+        let served = async {
+            let server = TcpStream::connect(&shared.server).await?;
+            client.set_nodelay(true)?;
+            server.set_nodelay(true)?;
+            let dialect = shared.dialect;
+            let connection = Self {
+                shared,
+                client,
+                server,
+                requests: Frames::from_client(dialect),
+                answers: Frames::from_server(dialect),
+                kept_back: Vec::new(),
+                commits: CommitWatch::new(dialect),
+                hold_marked: false,
+                held: false,
+            };
+            connection.pass_on().await
+        };
+        // Whatever ends it, a closed socket or an order, both sides are closed by being dropped.
+        tokio::select! {
+            _ = closings.changed() => {}
+            _ = served => {}
+        }
+    }
+
+    async fn pass_on(mut self) -> io::Result<()> {
+        let mut releases = self.shared.releases.subscribe();
+        let (mut requests, mut answers) = (Vec::new(), Vec::new());
+        loop {
+            tokio::select! {
+                read = self.client.read_buf(&mut requests), if !self.held => {
+                    if read? == 0 {
+                        return Ok(());
+                    }
+                    self.requests.bytes.extend(requests.drain(..));
+                    self.pass_requests().await?;
+                }
+                read = self.server.read_buf(&mut answers) => {
+                    if read? == 0 {
+                        return Ok(());
+                    }
+                    self.answers.bytes.extend(answers.drain(..));
+                    if let Next::Close = self.pass_answers().await? {
+                        return Ok(());
+                    }
+                }
+                _ = releases.changed() => {
+                    self.held = false;
+                    self.pass_requests().await?;
+                }
+            }
+        }
+    }
+
+    async fn pass_requests(&mut self) -> io::Result<()> {
+        let mut onwards = Vec::new();
+        while !self.held
+            && let Some(frame) = self.requests.next()
+        {
+            self.look_at_request(&frame);
+            onwards.extend(frame);
+        }
+        self.server.write_all(&onwards).await
+    }
+
+    fn look_at_request(&mut self, frame: &[u8]) {
+        let mut orders = self.shared.orders();
+        if let Some(marker) = orders.cut.take_if(|marker| contains(frame, marker)) {
+            self.commits.marker = Some(marker);
+        }
+        if self.commits.request(frame) == Fate::RolledBack {
+            orders.cut = self.commits.marker.take();
+        }
+        self.hold_marked |= orders.hold.take_if(|marker| contains(frame, marker)).is_some();
+        if self.hold_marked && self.shared.dialect.executes(frame) {
+            self.hold_marked = false;
+            self.held = true;
+            self.shared.holds.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    async fn pass_answers(&mut self) -> io::Result<Next> {
+        while let Some(frame) = self.answers.next() {
+            let fate = self.commits.answer(&frame);
+            self.kept_back.extend(frame);
+            match fate {
+                Fate::Committed => {
+                    self.shared.cuts.fetch_add(1, Ordering::SeqCst);
+                    return Ok(Next::Close);
+                }
+                Fate::RolledBack => self.shared.orders().cut = self.commits.marker.take(),
+                Fate::Undecided => continue,
+                Fate::Open => {}
+            }
+            self.client.write_all(&self.kept_back).await?;
+            self.kept_back.clear();
+        }
+        Ok(Next::GoOn)
+    }
+}
+
+/// What became of the marked transaction, as far as a frame tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Nothing; frames so far may go on.
+    Open,
+    /// A later frame of this answer will tell: keep it back until then.
+    Undecided,
+    Committed,
+    RolledBack,
+}
+
+/// Follows one connection's protocol, to know when a marked transaction is committed.
+struct CommitWatch {
+    dialect: Dialect,
+    /// Set from the frame that carries it until the transaction's end.
+    marker: Option<Vec<u8>>,
+    /// The marked statement was executed, not only prepared.
+    executed: bool,
+    /// PostgreSQL: answer groups still to come for what was sent before the marked statement.
+    earlier_groups: usize,
+    /// PostgreSQL: groups asked for and not yet ended; logging in is the first.
+    open_groups: usize,
+    /// The group at hand brought an error or undid the transaction.
+    failed: bool,
+    /// MariaDB: the next frame is the first of an answer.
+    answer_begins: bool,
+}
+
+impl CommitWatch {
+    fn new(dialect: Dialect) -> Self {
+        Self {
+            dialect,
+            marker: None,
+            executed: false,
+            earlier_groups: 0,
+            open_groups: 1,
+            failed: false,
+            answer_begins: false,
+        }
+    }
+
+    /// `RolledBack` if the client gives the marked transaction up.
+    fn request(&mut self, frame: &[u8]) -> Fate {
+        if self.marker.is_some() && !self.executed && self.dialect.executes(frame) {
+            self.executed = true;
+            self.earlier_groups = self.open_groups;
+        }
+        match self.dialect {
+            Dialect::Postgres => {
+                if matches!(frame[0], b'Q' | b'S') {
+                    self.open_groups += 1;
+                }
+            }
+            Dialect::MySql => {
+                self.answer_begins = self.dialect.executes(frame);
+                if self.executed && starts_with_word(&frame[MYSQL_TEXT..], "ROLLBACK") {
+                    self.executed = false;
+                    return Fate::RolledBack;
+                }
+            }
+        }
+        Fate::Open
+    }
+
+    fn answer(&mut self, frame: &[u8]) -> Fate {
+        let fate = match self.dialect {
+            Dialect::Postgres => self.postgres_answer(frame),
+            Dialect::MySql => self.mysql_answer(frame),
+        };
+        if matches!(fate, Fate::Committed | Fate::RolledBack) {
+            self.executed = false;
+        }
+        fate
+    }
+
+    fn postgres_answer(&mut self, frame: &[u8]) -> Fate {
+        let ends_group = frame[0] == b'Z';
+        self.open_groups -= usize::from(ends_group);
+        if !self.executed {
+            return Fate::Open;
+        }
+        if self.earlier_groups > 0 {
+            self.earlier_groups -= usize::from(ends_group);
+            return Fate::Open;
+        }
+        match frame {
+            [b'E', ..] => self.failed = true,
+            [b'C', _, _, _, _, tag @ ..] if tag.starts_with(b"ROLLBACK") => self.failed = true,
+            [b'Z', .., b'I'] if std::mem::take(&mut self.failed) => return Fate::RolledBack,
+            [b'Z', .., b'I'] => return Fate::Committed,
+            [b'Z', ..] => return Fate::Open,
+            _ => {}
+        }
+        Fate::Undecided
+    }
+
+    fn mysql_answer(&mut self, frame: &[u8]) -> Fate {
+        if !self.executed || !self.answer_begins {
+            return Fate::Open;
+        }
+        self.answer_begins = false;
+        match frame[MYSQL_HEADER..] {
+            // A deadlock undoes the transaction, a duplicate key does not: then a ROLLBACK follows.
+            [0xff, low, high, ..] if [1205, 1213].contains(&u16::from_le_bytes([low, high])) => {
+                Fate::RolledBack
+            }
+            [0x00, ref rest @ ..] => {
+                let status = mysql_status(rest);
+                self.answer_begins = status & MYSQL_MORE_RESULTS != 0;
+                if status & (MYSQL_IN_TRANSACTION | MYSQL_MORE_RESULTS) == 0 {
+                    Fate::Committed
+                } else {
+                    Fate::Open
+                }
+            }
+            _ => Fate::Open,
+        }
+    }
+}
+
+const MYSQL_HEADER: usize = 4;
+/// Where the text of a COM_QUERY begins.
+const MYSQL_TEXT: usize = MYSQL_HEADER + 1;
+const MYSQL_IN_TRANSACTION: u16 = 0x0001;
+const MYSQL_MORE_RESULTS: u16 = 0x0008;
+
+/// The status flags of an OK packet: they follow two integers of varying length.
+fn mysql_status(mut rest: &[u8]) -> u16 {
+    for _ in ["affected rows", "last insert id"] {
+        let length = match rest.first() {
+            Some(0xfc) => 3,
+            Some(0xfd) => 4,
+            Some(0xfe) => 9,
+            _ => 1,
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    match rest {
+        [low, high, ..] => u16::from_le_bytes([*low, *high]),
+        _ => MYSQL_IN_TRANSACTION,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    Postgres,
+    MySql,
+}
+
+impl Dialect {
+    fn of(url: &str) -> Self {
+        if url.starts_with("mysql:") || url.starts_with("mariadb:") {
+            Self::MySql
+        } else {
+            Self::Postgres
+        }
+    }
+
+    /// Whether a request's frame makes the server execute something: Query or Execute.
+    fn executes(self, frame: &[u8]) -> bool {
+        match self {
+            Self::Postgres => matches!(frame[0], b'Q' | b'E'),
+            // The number 0 tells a command from a step of logging in.
+            Self::MySql => matches!(frame, [_, _, _, 0, 0x03 | 0x17, ..]),
+        }
+    }
+}
+
+/// A stream's bytes, cut into the protocol's packets.
+struct Frames {
+    dialect: Dialect,
+    /// The first packet of a PostgreSQL client has a length, but no type before it.
+    untyped: bool,
+    bytes: VecDeque<u8>,
+}
+
+impl Frames {
+    fn from_client(dialect: Dialect) -> Self {
+        Self { dialect, untyped: true, bytes: VecDeque::new() }
+    }
+
+    fn from_server(dialect: Dialect) -> Self {
+        Self { dialect, untyped: false, bytes: VecDeque::new() }
+    }
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let at = |i: usize| self.bytes.get(i).copied().map(usize::from);
+        let length = match self.dialect {
+            Dialect::MySql => MYSQL_HEADER + (at(0)? | at(1)? << 8 | at(2)? << 16),
+            Dialect::Postgres => {
+                let typed = usize::from(!self.untyped);
+                let length = (typed..typed + 4).try_fold(0, |sum, i| Some(sum << 8 | at(i)?))?;
+                typed + length
+            }
+        };
+        if self.bytes.len() < length {
+            return None;
+        }
+        self.untyped = false;
+        Some(self.bytes.drain(..length).collect())
+    }
+}
+
+fn contains(frame: &[u8], marker: &[u8]) -> bool {
+    frame.windows(marker.len()).any(|window| window == marker)
+}
+
+fn starts_with_word(text: &[u8], word: &str) -> bool {
+    text.trim_ascii_start()
+        .get(..word.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// A URL's parts before, at and after `host:port`.
+fn authority(url: &str) -> (&str, &str, &str) {
+    let after_scheme = url.find("://").expect("a URL") + "://".len();
+    let end = url[after_scheme..].find(['/', '?']).map_or(url.len(), |i| after_scheme + i);
+    let start = url[..end].rfind('@').map_or(after_scheme, |i| i + 1);
+    (&url[..start], &url[start..end], &url[end..])
+}
+
+mod tests;

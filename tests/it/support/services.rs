@@ -1,0 +1,242 @@
+//! Where the services are, and databases of a test's own on each of the backends.
+
+use std::env;
+use std::time::Duration;
+
+use sea_orm::{ConnectOptions, ConnectionTrait, Database as SeaOrm, DatabaseConnection, Statement};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// How long a dropped database may take before it is left behind; the run's folder goes away anyway.
+const DROP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The broker, as `host:port`.
+pub(crate) fn kafka() -> String {
+    service("INFINITE_SCHEDULER_TEST_KAFKA")
+}
+
+/// The PostgreSQL server, as the URL of a database from which others can be created.
+pub(crate) fn postgres_url() -> String {
+    service("INFINITE_SCHEDULER_TEST_POSTGRES_URL")
+}
+
+/// The MariaDB server, as a URL without a database.
+pub(crate) fn mysql_url() -> String {
+    service("INFINITE_SCHEDULER_TEST_MYSQL_URL")
+}
+
+fn service(variable: &str) -> String {
+    env::var(variable).unwrap_or_else(|_| {
+        panic!(
+            "{variable} is not set: run the tests by `tests/run`, or keep the services up beside \
+             them by `tests/run services` and export what it prints"
+        )
+    })
+}
+
+/// A folder that goes away with the value, beside the test binary: the usual place for temporary
+/// files may be memory, where durability costs nothing.
+pub(crate) fn temporary_folder() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("it.")
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .expect("a temporary folder")
+}
+
+/// A backend. Cases that must hold on each go through [`Database::all`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Database {
+    Sqlite,
+    MariaDb,
+    Postgres,
+}
+
+impl Database {
+    pub(crate) fn all() -> [Self; 3] {
+        [Self::Sqlite, Self::MariaDb, Self::Postgres]
+    }
+
+    /// A new, empty database of this test's own, under a name that no other test has.
+    pub(crate) async fn fresh(&self) -> TestDatabase {
+        let name = format!("it_{}", Uuid::new_v4().simple());
+        let (url, folder) = match self {
+            Self::Sqlite => {
+                let folder = temporary_folder();
+                let file = folder.path().join(format!("{name}.db"));
+                (format!("sqlite://{}?mode=rwc", file.display()), Some(folder))
+            }
+            Self::MariaDb | Self::Postgres => {
+                execute(&self.server_url(), &format!("CREATE DATABASE {name}")).await;
+                (with_database(&self.server_url(), &name), None)
+            }
+        };
+        TestDatabase { backend: *self, name, url, _folder: folder }
+    }
+
+    fn server_url(self) -> String {
+        match self {
+            Self::Sqlite => unreachable!("SQLite has no server"),
+            Self::MariaDb => mysql_url(),
+            Self::Postgres => postgres_url(),
+        }
+    }
+}
+
+/// A database that goes away with this value, whoever still is connected to it.
+#[derive(Debug)]
+pub(crate) struct TestDatabase {
+    backend: Database,
+    name: String,
+    url: String,
+    _folder: Option<TempDir>,
+}
+
+impl TestDatabase {
+    pub(crate) fn backend(&self) -> Database {
+        self.backend
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A small pool of the test's own, beside whatever the product opens.
+    pub(crate) async fn connect(&self) -> DatabaseConnection {
+        connect(&self.url, 4).await
+    }
+
+    /// What a `SELECT COUNT(*) ...` (or any query for one integer) says.
+    pub(crate) async fn count(&self, sql: &str) -> i64 {
+        let connection = connect(&self.url, 1).await;
+        let row = connection
+            .query_one_raw(Statement::from_string(connection.get_database_backend(), sql))
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"))
+            .unwrap_or_else(|| panic!("{sql}: no row"));
+        let count = row.try_get_by_index(0).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        connection.close().await.expect("a connection that closes");
+        count
+    }
+
+    /// Runs statements that give no rows.
+    pub(crate) async fn execute(&self, sql: &str) {
+        execute(&self.url, sql).await;
+    }
+}
+
+impl Drop for TestDatabase {
+    /// Best effort: a database that is left behind harms nobody, a panic while panicking would.
+    fn drop(&mut self) {
+        let statements = match self.backend {
+            Database::Sqlite => return,
+            Database::MariaDb => {
+                // Else an open transaction somewhere would keep us waiting for a day.
+                format!("SET lock_wait_timeout = 2; DROP DATABASE IF EXISTS {}", self.name)
+            }
+            Database::Postgres => format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name),
+        };
+        let server_url = self.backend.server_url();
+        // `drop` cannot await, and a runtime cannot be entered from within another: hence the thread.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                tokio::time::timeout(DROP_DEADLINE, try_execute(&server_url, &statements)).await
+            })??;
+            Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+        });
+        match dropping.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => eprintln!("database {} is left behind: {error}", self.name),
+            Err(_) => eprintln!("database {} is left behind", self.name),
+        }
+    }
+}
+
+async fn connect(url: &str, max_connections: u32) -> DatabaseConnection {
+    try_connect(url, max_connections).await.unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+async fn try_connect(
+    url: &str,
+    max_connections: u32,
+) -> Result<DatabaseConnection, sea_orm::DbErr> {
+    let mut options = ConnectOptions::new(url);
+    options.max_connections(max_connections).sqlx_logging(false);
+    SeaOrm::connect(options).await
+}
+
+async fn execute(url: &str, sql: &str) {
+    try_execute(url, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+async fn try_execute(url: &str, sql: &str) -> Result<(), sea_orm::DbErr> {
+    let connection = try_connect(url, 1).await?;
+    let outcome = connection.execute_unprepared(sql).await;
+    connection.close().await?;
+    outcome.map(|_| ())
+}
+
+/// The server's URL with another database in its path.
+fn with_database(server_url: &str, name: &str) -> String {
+    let (address, query) = match server_url.split_once('?') {
+        Some((address, query)) => (address, format!("?{query}")),
+        None => (server_url, String::new()),
+    };
+    let scheme_end = address.find("://").expect("a URL") + "://".len();
+    let server = match address[scheme_end..].find('/') {
+        Some(slash) => &address[..scheme_end + slash],
+        None => address,
+    };
+    format!("{server}/{name}{query}")
+}
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_takes_its_place_in_the_url() {
+        let cases = [
+            ("mysql://root:@127.0.0.1:1", "mysql://root:@127.0.0.1:1/mine"),
+            ("mysql://root:@127.0.0.1:1/", "mysql://root:@127.0.0.1:1/mine"),
+            ("postgres://p@h:1/postgres?a=b", "postgres://p@h:1/mine?a=b"),
+        ];
+        for (server, expected) in cases {
+            assert_eq!(with_database(server, "mine"), expected);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_backend_gives_an_empty_database_of_ones_own() {
+        for backend in Database::all() {
+            let (one, other) = (backend.fresh().await, backend.fresh().await);
+            one.execute("CREATE TABLE thing (id INT PRIMARY KEY)").await;
+            other.execute("CREATE TABLE thing (id INT PRIMARY KEY)").await;
+            one.execute("INSERT INTO thing VALUES (1), (2)").await;
+            assert_eq!(one.count("SELECT COUNT(*) FROM thing").await, 2, "{backend:?}");
+            assert_eq!(other.count("SELECT COUNT(*) FROM thing").await, 0, "{backend:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_database_goes_away_although_somebody_is_connected() {
+        for backend in [Database::MariaDb, Database::Postgres] {
+            let database = backend.fresh().await;
+            let (name, connection) = (database.name.clone(), database.connect().await);
+            connection.ping().await.expect("a connection");
+            drop(database);
+            let left = "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name";
+            let left = match backend {
+                Database::Postgres => "SELECT COUNT(*) FROM pg_database WHERE datname",
+                _ => left,
+            };
+            let server = connect(&backend.server_url(), 1).await;
+            let sql = format!("{left} = '{name}'");
+            let row = server
+                .query_one_raw(Statement::from_string(server.get_database_backend(), sql))
+                .await
+                .expect("the server's list of databases")
+                .expect("a row");
+            assert_eq!(row.try_get_by_index::<i64>(0).expect("a count"), 0, "{backend:?}");
+        }
+    }
+}

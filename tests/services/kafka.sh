@@ -1,0 +1,115 @@
+# Apache Kafka, one node that is broker and controller, from the jars on Maven Central (pom.xml).
+
+kafka_jars() { echo "$root/target/test-services/kafka"; }
+
+kafka_version() { sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$root/tests/services/pom.xml"; }
+
+kafka_fetched() { [ -e "$(kafka_jars)/kafka-server-$(kafka_version).jar" ]; }
+
+# Kafka 4 needs Java 17. Maven is needed for the first run only.
+kafka_packages() {
+    java_is_recent || echo default-jre-headless
+    kafka_fetched || command -v mvn >/dev/null || echo maven
+}
+
+java_is_recent() {
+    local major
+    major=$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
+    [ "${major:-0}" -ge 17 ]
+}
+
+kafka_after_install() { java_is_recent || die "Kafka needs Java 17 or later; this is: $(java -version 2>&1 | head -n 1)"; }
+
+# Into a folder beside the cache and then renamed, so that a cut download is not taken for a whole one.
+kafka_fetch() {
+    kafka_fetched && return 0
+    say "fetching Apache Kafka $(kafka_version) from Maven Central"
+    local jars partial attempt
+    jars=$(kafka_jars)
+    partial=$(mktemp -d "$jars.XXXXXX")
+    for attempt in 1 2 3; do
+        if mvn --batch-mode --no-transfer-progress -f "$root/tests/services/pom.xml" \
+            org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+            -DincludeScope=runtime -DoutputDirectory="$partial" >"$run_dir/maven.log" 2>&1; then
+            rm -rf "$jars"
+            mv "$partial" "$jars"
+            return 0
+        fi
+        say "fetching failed ($attempt of 3)"
+    done
+    rm -rf "$partial"
+    tail -n 30 "$run_dir/maven.log" >&2
+    die "Apache Kafka could not be fetched"
+}
+
+kafka_prepare() {
+    local dir=$run_dir/kafka cluster command
+    mkdir -p "$dir"
+    ports[kafka]=$(free_port)
+    kafka_properties "${ports[kafka]}" "$(free_port)" >"$dir/server.properties"
+    # 22 characters of base64; the first must not look like an option.
+    cluster=A$(head -c 32 /dev/urandom | base64 -w 0 | tr '+/' 'ab' | cut -c 1-21)
+    kafka_command -Xmx256m kafka.tools.StorageTool format -t "$cluster" -c "$dir/server.properties"
+    "${command[@]}" >"$run_dir/kafka.log" 2>&1
+}
+
+kafka_launch() {
+    local started command
+    started=$(kafka_starts)
+    kafka_command -Xms256m -Xmx1g kafka.Kafka "$run_dir/kafka/server.properties"
+    launch kafka "$(id -un)" KILL "${command[@]}"
+    # The line is in this run's own log: the port could be somebody else's broker.
+    await kafka 60 kafka_ready "$started"
+}
+
+kafka_ready() { [ "$(kafka_starts)" -gt "$1" ] && (exec 3<>"/dev/tcp/127.0.0.1/${ports[kafka]}"); }
+
+kafka_starts() { grep -c 'Kafka Server started' "$run_dir/kafka.log" || true; }
+
+kafka_stop() { stop kafka KILL; }
+
+kafka_export() { export INFINITE_SCHEDULER_TEST_KAFKA="127.0.0.1:${ports[kafka]}"; }
+
+# kafka_command ARGUMENT...: sets `command` to java with Kafka's jars, quiet but for the line that says
+# that the broker has started.
+kafka_command() {
+    command=(java -cp "$(kafka_jars)/*" -Dorg.slf4j.simpleLogger.defaultLogLevel=warn
+        -Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info "$@")
+}
+
+# kafka_properties PORT CONTROLLER_PORT
+kafka_properties() {
+    cat <<EOF
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:$2
+listeners=PLAINTEXT://127.0.0.1:$1,CONTROLLER://127.0.0.1:$2
+advertised.listeners=PLAINTEXT://127.0.0.1:$1
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs=$run_dir/kafka/data
+
+# One node holds everything.
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+
+auto.create.topics.enable=false
+delete.topic.enable=true
+
+# Groups form at once, and a test may choose a short session.
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+
+# Retention and compaction are seen within seconds; defaults are minutes.
+log.initial.task.delay.ms=500
+log.retention.check.interval.ms=500
+log.cleaner.backoff.ms=200
+log.cleaner.min.cleanable.ratio=0.01
+log.segment.delete.delay.ms=500
+EOF
+}
