@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use chrono::Utc;
 use infinite_scheduler::kafka::{Outgoing, Producer};
+use infinite_scheduler::telemetry::{self, LogFormat};
 use infinite_scheduler::{
     AppConfig, EmbeddedBroker, JobContext, JobData, JobError, JobHandler, KafkaIngestConfig,
     Priority, Rejection, ScheduleJobRequest, Scheduler, handler_fn,
 };
 use serde::Deserialize;
+use tracing_subscriber::filter::LevelFilter;
 
 type AnyError = Box<dyn std::error::Error>;
 
@@ -86,6 +88,8 @@ async fn pay(context: JobContext, payment: Payment) -> Result<(), JobError> {
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
+    // Quiet unless RUST_LOG asks.
+    telemetry::init(LogFormat::Text, LevelFilter::ERROR)?;
     let broker = Surroundings::find()?;
     let sent = Arc::new(AtomicUsize::new(0));
 

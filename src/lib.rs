@@ -43,6 +43,10 @@ pub mod config;
 pub mod service;
 pub mod telemetry;
 
+pub mod http;
+
+pub mod cli;
+
 pub use actors::{AppMetrics, IngestMetrics};
 pub use config::Config;
 pub use dispatch::{

@@ -196,7 +196,9 @@ impl Intake {
         question: impl FnOnce(&Consumer) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let consumer = self.consumer()?;
-        let answer = tokio::task::spawn_blocking(move || question(&consumer));
+        let answer = tokio::task::spawn_blocking(move || {
+            question(&consumer).map_err(|error| consumer.context().reach.explain(error))
+        });
         answer.await.map_err(|error| Error::Unavailable(error.to_string()))?
     }
 }

@@ -8,6 +8,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::oneshot;
 use tracing::{trace, warn};
@@ -91,6 +92,19 @@ impl Producer {
         self.client().context().reach.state()
     }
 
+    /// The names of all topics that the cluster shows with a leader to write to.
+    pub(super) async fn topics(&self, patience: Duration) -> Result<Vec<String>, Error> {
+        let client = self.client();
+        let asked = tokio::task::spawn_blocking(move || {
+            let metadata = client.client().fetch_metadata(None, patience);
+            metadata.map_err(|error| client.context().reach.explain(error.into()))
+        });
+        let metadata = asked.await.map_err(|error| Error::Unavailable(error.to_string()))??;
+        let is_there =
+            |topic: &&MetadataTopic| topic.error().is_none() && !topic.partitions().is_empty();
+        Ok(metadata.topics().iter().filter(is_there).map(|t| t.name().to_owned()).collect())
+    }
+
     fn client(&self) -> Arc<Client> {
         self.shared.client.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
@@ -106,7 +120,7 @@ impl Producer {
                 KafkaError::Nul(_) => {
                     Error::Refused { topic, reason: "the topic's name has a zero byte".to_owned() }
                 }
-                error => error.into(),
+                error => client.context().reach.explain(error.into()),
             },
         }
     }

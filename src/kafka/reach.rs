@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::{debug, info, warn};
 
+use super::Error;
 use super::error::is_denial;
 
 /// How a client stands with its broker just now.
@@ -67,6 +68,20 @@ impl Reach {
         !matches!(self.lock().standing, Standing::Up | Standing::Unserved)
     }
 
+    /// `error`, with what is known about the broker instead of a bare "timed out".
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let known = self.lock();
+        match (&error, known.standing, &known.trouble) {
+            (Error::Unavailable(_), Standing::LockedOut, Some(cause)) => {
+                Error::Denied(cause.clone())
+            }
+            (Error::Unavailable(_), Standing::Down, Some(cause)) => {
+                Error::Unavailable(cause.clone())
+            }
+            _ => error,
+        }
+    }
+
     /// The broker answered a question.
     pub(super) fn answered(&self) {
         let mut known = self.lock();
@@ -108,6 +123,9 @@ impl Reach {
             Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut => {
                 debug!(client = self.client, error = %code, "a broker connection failed: {reason}");
                 known.last_failure = Some(reason.to_owned());
+                if known.standing == Standing::Down {
+                    known.trouble = Some(format!("no broker can be reached: {reason}"));
+                }
             }
             _ => debug!(client = self.client, error = %code, "kafka: {reason}"),
         }

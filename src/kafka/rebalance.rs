@@ -114,9 +114,12 @@ impl Rebalancer {
             error!("the group's partitions could not be taken on: {error}");
             return;
         }
+        self.reach.served();
+        if queues.is_empty() {
+            return;
+        }
         let count = queues.len();
         info!(partitions = count, "the group gave us {count} partitions");
-        self.reach.served();
         let mut slots = self.slots();
         for (slot, _) in &queues {
             slots.insert(slot.partition.clone(), slot.clone());

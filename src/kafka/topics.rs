@@ -8,7 +8,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::info;
 
 use super::error::is_denial;
-use super::{Error, KafkaIngestConfig};
+use super::{Error, KafkaIngestConfig, Producer};
 
 /// The longest wait for one answer of the broker.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
@@ -31,17 +31,18 @@ pub async fn ensure_topics(
     names: &[&str],
     partitions: i32,
 ) -> Result<(), Error> {
-    let admin: Admin = config.to_producer_config().create()?;
-    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-    let (admin, missing) = look_for(admin, names).await?;
+    // Its error callback knows why a broker that does not answer is silent.
+    let cluster = Producer::start(config)?;
+    let missing = missing_of(&cluster, names).await?;
     if missing.is_empty() {
         return Ok(());
     }
+    let admin: Admin = config.to_producer_config().create()?;
     create(&admin, &missing, partitions).await?;
-    await_topics(admin, missing).await
+    await_topics(&cluster, &missing).await
 }
 
-async fn create(admin: &Admin, names: &[String], partitions: i32) -> Result<(), Error> {
+async fn create(admin: &Admin, names: &[&str], partitions: i32) -> Result<(), Error> {
     let replication = || TopicReplication::Fixed(DEFAULT_REPLICATION);
     let topics: Vec<NewTopic<'_>> =
         names.iter().map(|name| NewTopic::new(name, partitions, replication())).collect();
@@ -73,11 +74,10 @@ fn judge(topic: &str, code: Code) -> Error {
     }
 }
 
-async fn await_topics(admin: Admin, names: Vec<String>) -> Result<(), Error> {
+async fn await_topics(cluster: &Producer, names: &[&str]) -> Result<(), Error> {
     let deadline = Instant::now() + APPEAR_PATIENCE;
-    let (mut admin, mut missing) = (admin, names);
     loop {
-        (admin, missing) = look_for(admin, missing).await?;
+        let missing = missing_of(cluster, names).await?;
         let Some(topic) = missing.first() else { return Ok(()) };
         if Instant::now() > deadline {
             return Err(Error::Unavailable(format!("topic {topic} was made, but does not show")));
@@ -86,20 +86,11 @@ async fn await_topics(admin: Admin, names: Vec<String>) -> Result<(), Error> {
     }
 }
 
-/// Which of `names` no broker shows with a leader to write to.
+/// Which of `names` the cluster does not show.
 ///
 /// All topics are listed, because asking for one by its name would make it, with the
 /// broker's default number of partitions, where brokers make topics by themselves.
-async fn look_for(admin: Admin, names: Vec<String>) -> Result<(Admin, Vec<String>), Error> {
-    let looked = tokio::task::spawn_blocking(move || {
-        let metadata = admin.inner().fetch_metadata(None, ANSWER_PATIENCE)?;
-        let is_there = |name: &String| {
-            metadata.topics().iter().any(|topic| {
-                topic.name() == name && topic.error().is_none() && !topic.partitions().is_empty()
-            })
-        };
-        let missing = names.into_iter().filter(|name| !is_there(name)).collect();
-        Ok((admin, missing))
-    });
-    looked.await.map_err(|error| Error::Unavailable(error.to_string()))?
+async fn missing_of<'a>(cluster: &Producer, names: &[&'a str]) -> Result<Vec<&'a str>, Error> {
+    let present = cluster.topics(ANSWER_PATIENCE).await?;
+    Ok(names.iter().copied().filter(|name| !present.iter().any(|topic| topic == name)).collect())
 }

@@ -192,7 +192,7 @@ where
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(StoreError::Unusable(why)) => return Err(StartError::Database(why)),
+            Err(StoreError::Unusable(why) | StoreError::Refused(why)) => return Err(StartError::Database(why)),
             Err(error) => {
                 tracing::warn!(database = %shown, "waiting for the database {shown}: {error}");
                 tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;

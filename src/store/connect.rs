@@ -67,7 +67,7 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
         ("idle_in_transaction_session_timeout", limit.to_string()),
         ("lock_timeout", lease.to_string()),
         ("tcp_user_timeout", lease.to_string()),
-        ("default_transaction_isolation", r"read\ committed".to_owned()),
+        ("default_transaction_isolation", "read committed".to_owned()),
     ];
     let connect: PgConnectOptions = url.parse().map_err(|error| unusable(url, &error))?;
     let connect = connect.options(settings).application_name("infinite-scheduler");

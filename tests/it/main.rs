@@ -4,3 +4,5 @@
 
 mod layers;
 mod support;
+
+mod main_job;

@@ -198,7 +198,7 @@ impl Admission {
 }
 
 fn left() -> Step {
-    Step::Stop("leaving".into())
+    Step::Revoked
 }
 
 fn keys_of<'a>(entries: impl Iterator<Item = &'a Entry>) -> impl Iterator<Item = KeyId> {

@@ -71,8 +71,11 @@ enum Step {
     Read(usize),
     /// Something is away; again after a while.
     Away(String),
-    /// The partition is not ours, or must not be read.
+    /// The partition must not be read: somebody has to decide.
     Stop(String),
+    /// The partition is not ours any more: the Supervisor says goodbye, or has another
+    /// reader for it already.
+    Revoked,
 }
 
 impl PartitionReader {
@@ -142,6 +145,7 @@ impl PartitionReader {
             Step::Stop(why) => {
                 self.shared.health.complain(&self.about(), why);
             }
+            Step::Revoked => {}
         }
     }
 
@@ -286,7 +290,7 @@ impl Reading {
 
 fn step_of(error: KafkaError) -> Step {
     match error {
-        KafkaError::Revoked { .. } => Step::Stop(error.to_string()),
+        KafkaError::Revoked { .. } => Step::Revoked,
         KafkaError::OffsetLost { .. } => Step::Read(0),
         other => Step::Away(other.to_string()),
     }

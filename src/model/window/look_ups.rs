@@ -78,7 +78,8 @@ impl Window {
     /// Takes rows that should all be known, and returns how many were not: should be zero.
     ///
     /// Rows which a ticket or a look-up that is out may still bring are taken in as well,
-    /// but not counted: so an audit finds most when little is going on.
+    /// but not counted: so an audit finds most when little is going on. A predecessor's
+    /// tickets are not known here: its successor is not audited until they are back.
     pub fn apply_audit(&mut self, audit: Audit, rows: Vec<Job>) -> usize {
         let current = |shard: &super::Shard| audit.carrier > shard.since;
         let mut rescued = 0;

@@ -34,8 +34,8 @@ impl Window {
     /// The pages worth reading now, all in one statement if the caller can. They must be
     /// read after this call, and count as out from now on.
     ///
-    /// A list is asked for when its page would at least double it, so one that is empty at
-    /// once. Unless there is no page here, one out, or nothing left to read, a list has jobs.
+    /// A list is asked for when its page would at least double it, and so an empty one at
+    /// once: after this call every list has jobs, or a page out, or nothing left to read.
     pub fn wanted_pages(&mut self) -> Vec<PageRequest> {
         let open = self.lists().filter(|list| list.is_open()).count();
         if open == 0 {
@@ -91,8 +91,8 @@ impl Window {
         self.carriers.close(page.carrier);
     }
 
-    /// The page could not be read. Its list asks again at once; when to obey is up to the
-    /// caller.
+    /// The page could not be read. Its list asks again at once; how soon to try is up to
+    /// the caller.
     pub fn page_failed(&mut self, page: PageRequest) {
         if self.list_of(&page).is_some() {
             self.end_page(&page, None);

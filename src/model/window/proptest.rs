@@ -17,6 +17,8 @@ enum Step {
     DropTicket(u8),
     /// A whole admission at once.
     Admit(Job),
+    /// All pages at once.
+    Fill,
     WantPages,
     ReadPage(u8),
     AnswerPage(u8),
@@ -33,6 +35,8 @@ enum Step {
     SetHeld(i32, bool),
     LoseShard(i32),
     GainShard(i32),
+    /// A shard goes to another instance, which fires some of its jobs, and comes back.
+    Detour(i32),
     ForeignInsert(Job),
     ForeignOutcome(u8, Option<i64>),
     Tell(u8),
@@ -65,6 +69,7 @@ fn steps() -> impl Strategy<Value = Step> {
         6 => nth().prop_map(Step::ReturnTicket),
         1 => nth().prop_map(Step::DropTicket),
         8 => jobs().prop_map(Step::Admit),
+        3 => Just(Step::Fill),
         10 => Just(Step::WantPages),
         10 => nth().prop_map(Step::ReadPage),
         8 => nth().prop_map(Step::AnswerPage),
@@ -80,7 +85,8 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => (1..=IDS, shard.clone()).prop_map(|(id, shard)| Step::Withdraw(id, shard)),
         1 => (shard.clone(), any::<bool>()).prop_map(|(shard, held)| Step::SetHeld(shard, held)),
         1 => shard.clone().prop_map(Step::LoseShard),
-        2 => shard.prop_map(Step::GainShard),
+        2 => shard.clone().prop_map(Step::GainShard),
+        2 => shard.prop_map(Step::Detour),
         2 => jobs().prop_map(Step::ForeignInsert),
         2 => (1..=IDS, delay).prop_map(|(id, delay)| Step::ForeignOutcome(id, delay)),
         2 => nth().prop_map(Step::Tell),
@@ -105,6 +111,7 @@ fn take(world: &mut World, step: Step) {
         Step::ReturnTicket(nth) => world.return_ticket(nth),
         Step::DropTicket(nth) => world.drop_ticket(nth),
         Step::Admit(job) => world.admit(at_now(world, job)),
+        Step::Fill => world.fill(),
         Step::WantPages => world.want_pages(),
         Step::ReadPage(nth) => world.read_page(nth),
         Step::AnswerPage(nth) => world.answer_page(nth),
@@ -121,6 +128,11 @@ fn take(world: &mut World, step: Step) {
         Step::SetHeld(shard, held) => world.set_held(shard, held),
         Step::LoseShard(shard) => world.lose_shard(shard),
         Step::GainShard(shard) => world.gain_shard(shard),
+        Step::Detour(shard) => {
+            world.lose_shard(shard);
+            (1..=IDS / 2).for_each(|id| world.foreign_outcome(id_of(id), None));
+            world.gain_shard(shard);
+        }
         Step::ForeignInsert(job) => world.foreign_insert(at_now(world, job)),
         Step::ForeignOutcome(id, delay_ms) => world.foreign_outcome(id_of(id), delay_ms),
         Step::Tell(nth) => world.tell(nth),

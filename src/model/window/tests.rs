@@ -184,6 +184,24 @@ fn a_retry_beyond_the_mark_is_left_to_the_table() {
 }
 
 #[test]
+fn a_slow_ticket_does_not_bring_the_row_from_before_a_retry() {
+    let mut window = fresh(LIMITS);
+    let ticket = window.take_ticket();
+    let mut page = normal_page(&mut window);
+    page.limit = 2;
+    window.apply_page(page, vec![normal(1, 5), normal(2, 9)]);
+    take(&mut window, 5);
+    window.put_back(normal(1, 20));
+    window.return_ticket(ticket, vec![normal(1, 5)]);
+    assert_eq!(take(&mut window, 9), [2]);
+    look_up(&mut window, &[1], vec![normal(1, 20)]);
+    assert!(take(&mut window, 30).is_empty());
+    let page = normal_page(&mut window);
+    window.apply_page(page, vec![normal(1, 20)]);
+    assert_eq!(take(&mut window, 30), [1]);
+}
+
+#[test]
 fn a_slow_ticket_does_not_bring_back_what_a_page_brought_and_fired() {
     let mut window = fresh(LIMITS);
     let ticket = window.take_ticket();

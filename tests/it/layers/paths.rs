@@ -60,8 +60,7 @@ fn read_tree(
         at += 1;
     }
     let mut ends_in_group = false;
-    loop {
-        let Some(token) = tokens.get(at) else { break };
+    while let Some(token) = tokens.get(at) {
         if token.text == "{" {
             at = read_group(tokens, at, prefix, imports);
             ends_in_group = true;

@@ -7,6 +7,7 @@ pub(crate) mod kafka;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod services;
+pub(crate) mod world;
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,9 @@
 //! A proxy between an instance and its database server that can lose the answer to a COMMIT, keep a
 //! transaction open, or be away.
 
-use std::collections::VecDeque;
+mod tests;
+mod wire;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use wire::{CommitWatch, Dialect, Fate, Frames};
 
 /// Listens on a port of its own and passes everything on to one server, until told otherwise.
 ///
@@ -264,217 +267,8 @@ impl Connection {
     }
 }
 
-/// What became of the marked transaction, as far as a frame tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// Nothing; frames so far may go on.
-    Open,
-    /// A later frame of this answer will tell: keep it back until then.
-    Undecided,
-    Committed,
-    RolledBack,
-}
-
-/// Follows one connection's protocol, to know when a marked transaction is committed.
-struct CommitWatch {
-    dialect: Dialect,
-    /// Set from the frame that carries it until the transaction's end.
-    marker: Option<Vec<u8>>,
-    /// The marked statement was executed, not only prepared.
-    executed: bool,
-    /// PostgreSQL: answer groups still to come for what was sent before the marked statement.
-    earlier_groups: usize,
-    /// PostgreSQL: groups asked for and not yet ended; logging in is the first.
-    open_groups: usize,
-    /// The group at hand brought an error or undid the transaction.
-    failed: bool,
-    /// MariaDB: the next frame is the first of an answer.
-    answer_begins: bool,
-}
-
-impl CommitWatch {
-    fn new(dialect: Dialect) -> Self {
-        Self {
-            dialect,
-            marker: None,
-            executed: false,
-            earlier_groups: 0,
-            open_groups: 1,
-            failed: false,
-            answer_begins: false,
-        }
-    }
-
-    /// `RolledBack` if the client gives the marked transaction up.
-    fn request(&mut self, frame: &[u8]) -> Fate {
-        if self.marker.is_some() && !self.executed && self.dialect.executes(frame) {
-            self.executed = true;
-            self.earlier_groups = self.open_groups;
-        }
-        match self.dialect {
-            Dialect::Postgres => {
-                if matches!(frame[0], b'Q' | b'S') {
-                    self.open_groups += 1;
-                }
-            }
-            Dialect::MySql => {
-                self.answer_begins = self.dialect.executes(frame);
-                if self.executed && starts_with_word(&frame[MYSQL_TEXT..], "ROLLBACK") {
-                    self.executed = false;
-                    return Fate::RolledBack;
-                }
-            }
-        }
-        Fate::Open
-    }
-
-    fn answer(&mut self, frame: &[u8]) -> Fate {
-        let fate = match self.dialect {
-            Dialect::Postgres => self.postgres_answer(frame),
-            Dialect::MySql => self.mysql_answer(frame),
-        };
-        if matches!(fate, Fate::Committed | Fate::RolledBack) {
-            self.executed = false;
-        }
-        fate
-    }
-
-    fn postgres_answer(&mut self, frame: &[u8]) -> Fate {
-        let ends_group = frame[0] == b'Z';
-        self.open_groups -= usize::from(ends_group);
-        if !self.executed {
-            return Fate::Open;
-        }
-        if self.earlier_groups > 0 {
-            self.earlier_groups -= usize::from(ends_group);
-            return Fate::Open;
-        }
-        match frame {
-            [b'E', ..] => self.failed = true,
-            [b'C', _, _, _, _, tag @ ..] if tag.starts_with(b"ROLLBACK") => self.failed = true,
-            [b'Z', .., b'I'] if std::mem::take(&mut self.failed) => return Fate::RolledBack,
-            [b'Z', .., b'I'] => return Fate::Committed,
-            [b'Z', ..] => return Fate::Open,
-            _ => {}
-        }
-        Fate::Undecided
-    }
-
-    fn mysql_answer(&mut self, frame: &[u8]) -> Fate {
-        if !self.executed || !self.answer_begins {
-            return Fate::Open;
-        }
-        self.answer_begins = false;
-        match frame[MYSQL_HEADER..] {
-            // A deadlock undoes the transaction, a duplicate key does not: then a ROLLBACK follows.
-            [0xff, low, high, ..] if [1205, 1213].contains(&u16::from_le_bytes([low, high])) => {
-                Fate::RolledBack
-            }
-            [0x00, ref rest @ ..] => {
-                let status = mysql_status(rest);
-                self.answer_begins = status & MYSQL_MORE_RESULTS != 0;
-                if status & (MYSQL_IN_TRANSACTION | MYSQL_MORE_RESULTS) == 0 {
-                    Fate::Committed
-                } else {
-                    Fate::Open
-                }
-            }
-            _ => Fate::Open,
-        }
-    }
-}
-
-const MYSQL_HEADER: usize = 4;
-/// Where the text of a COM_QUERY begins.
-const MYSQL_TEXT: usize = MYSQL_HEADER + 1;
-const MYSQL_IN_TRANSACTION: u16 = 0x0001;
-const MYSQL_MORE_RESULTS: u16 = 0x0008;
-
-/// The status flags of an OK packet: they follow two integers of varying length.
-fn mysql_status(mut rest: &[u8]) -> u16 {
-    for _ in ["affected rows", "last insert id"] {
-        let length = match rest.first() {
-            Some(0xfc) => 3,
-            Some(0xfd) => 4,
-            Some(0xfe) => 9,
-            _ => 1,
-        };
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    match rest {
-        [low, high, ..] => u16::from_le_bytes([*low, *high]),
-        _ => MYSQL_IN_TRANSACTION,
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dialect {
-    Postgres,
-    MySql,
-}
-
-impl Dialect {
-    fn of(url: &str) -> Self {
-        if url.starts_with("mysql:") || url.starts_with("mariadb:") {
-            Self::MySql
-        } else {
-            Self::Postgres
-        }
-    }
-
-    /// Whether a request's frame makes the server execute something: Query or Execute.
-    fn executes(self, frame: &[u8]) -> bool {
-        match self {
-            Self::Postgres => matches!(frame[0], b'Q' | b'E'),
-            // The number 0 tells a command from a step of logging in.
-            Self::MySql => matches!(frame, [_, _, _, 0, 0x03 | 0x17, ..]),
-        }
-    }
-}
-
-/// A stream's bytes, cut into the protocol's packets.
-struct Frames {
-    dialect: Dialect,
-    /// The first packet of a PostgreSQL client has a length, but no type before it.
-    untyped: bool,
-    bytes: VecDeque<u8>,
-}
-
-impl Frames {
-    fn from_client(dialect: Dialect) -> Self {
-        Self { dialect, untyped: true, bytes: VecDeque::new() }
-    }
-
-    fn from_server(dialect: Dialect) -> Self {
-        Self { dialect, untyped: false, bytes: VecDeque::new() }
-    }
-
-    fn next(&mut self) -> Option<Vec<u8>> {
-        let at = |i: usize| self.bytes.get(i).copied().map(usize::from);
-        let length = match self.dialect {
-            Dialect::MySql => MYSQL_HEADER + (at(0)? | at(1)? << 8 | at(2)? << 16),
-            Dialect::Postgres => {
-                let typed = usize::from(!self.untyped);
-                let length = (typed..typed + 4).try_fold(0, |sum, i| Some(sum << 8 | at(i)?))?;
-                typed + length
-            }
-        };
-        if self.bytes.len() < length {
-            return None;
-        }
-        self.untyped = false;
-        Some(self.bytes.drain(..length).collect())
-    }
-}
-
 fn contains(frame: &[u8], marker: &[u8]) -> bool {
     frame.windows(marker.len()).any(|window| window == marker)
-}
-
-fn starts_with_word(text: &[u8], word: &str) -> bool {
-    text.trim_ascii_start()
-        .get(..word.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// A URL's parts before, at and after `host:port`.
@@ -484,5 +278,3 @@ fn authority(url: &str) -> (&str, &str, &str) {
     let start = url[..end].rfind('@').map_or(after_scheme, |i| i + 1);
     (&url[..start], &url[start..end], &url[end..])
 }
-
-mod tests;

@@ -130,12 +130,8 @@ impl World {
         }
         self.now_ms += 1_000_000;
         for round in 1..1_000 {
-            self.want_pages();
+            self.fill();
             self.want_look_up(2);
-            while !self.pages.is_empty() {
-                self.read_page(0);
-                self.answer_page(0);
-            }
             while !self.look_ups.is_empty() {
                 self.read_look_up(0);
                 self.answer_look_up(0);

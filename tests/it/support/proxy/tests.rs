@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sea_orm::ConnectionTrait;
 use sqlx::{Connection, Executor, MySqlConnection, PgConnection};
 
 use super::super::services::{Database, TestDatabase};
@@ -67,17 +68,23 @@ async fn what_fails_or_is_rolled_back_on_postgres_does_not_count() {
     let insert = sqlx::query("INSERT INTO thing VALUES ($1)").bind("marked");
     let error = insert.execute(&mut connection).await.expect_err("a duplicate");
     assert!(error.as_database_error().is_some_and(|error| error.is_unique_violation()), "{error}");
+    let delete = sqlx::query("DELETE FROM thing WHERE name = 'nobody'");
+    delete.execute(&mut connection).await.expect("a statement that is not marked");
 
     let mut transaction = connection.begin().await.expect("a transaction");
     let delete = sqlx::query("DELETE FROM thing WHERE name = $1").bind("marked");
     delete.execute(&mut *transaction).await.expect("a delete");
     transaction.rollback().await.expect("a rollback");
+
+    // What comes between is not marked, although the connection has carried the marker.
+    let insert = sqlx::query("INSERT INTO thing VALUES ($1)").bind("other");
+    insert.execute(&mut connection).await.expect("an insert");
     assert_eq!(proxy.cuts(), 0);
 
     let delete = sqlx::query("DELETE FROM thing WHERE name = $1").bind("marked");
     assert!(delete.execute(&mut connection).await.is_err());
     assert_eq!(proxy.cuts(), 1);
-    assert_eq!(database.count(COUNT).await, 0);
+    assert_eq!(database.count(COUNT).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,17 +127,23 @@ async fn what_fails_or_is_rolled_back_on_mariadb_does_not_count() {
     let insert = sqlx::query("INSERT INTO thing VALUES (?)").bind("marked");
     let error = insert.execute(&mut connection).await.expect_err("a duplicate");
     assert!(error.as_database_error().is_some_and(|error| error.is_unique_violation()), "{error}");
+    let delete = sqlx::query("DELETE FROM thing WHERE name = 'nobody'");
+    delete.execute(&mut connection).await.expect("a statement that is not marked");
 
     let mut transaction = connection.begin().await.expect("a transaction");
     let delete = sqlx::query("DELETE FROM thing WHERE name = ?").bind("marked");
     delete.execute(&mut *transaction).await.expect("a delete");
     transaction.rollback().await.expect("a rollback");
+
+    // What comes between is not marked, although the connection has carried the marker.
+    let insert = sqlx::query("INSERT INTO thing VALUES (?)").bind("other");
+    insert.execute(&mut connection).await.expect("an insert");
     assert_eq!(proxy.cuts(), 0);
 
     let delete = sqlx::query("DELETE FROM thing WHERE name = ?").bind("marked");
     assert!(delete.execute(&mut connection).await.is_err());
     assert_eq!(proxy.cuts(), 1);
-    assert_eq!(database.count(COUNT).await, 0);
+    assert_eq!(database.count(COUNT).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +187,6 @@ async fn is_locked(database: &TestDatabase) -> bool {
     };
     let connection = database.connect().await;
     let sql = format!("{short_wait}; BEGIN; INSERT INTO thing VALUES ('marked'); ROLLBACK");
-    use sea_orm::ConnectionTrait;
     connection.execute_unprepared(&sql).await.is_err()
 }
 

@@ -1,0 +1,114 @@
+//! Overdue jobs, until none is left.
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::super::output::{complain, grouped};
+use super::report::{Figures, per_second};
+use super::scratch::{OURS, Scratch};
+use super::{Common, LOOK, STALL, jobs, raw};
+use crate::dispatch::Discard;
+use crate::model::app::AppConfig;
+use crate::model::clock::{Clock, SystemClock};
+use crate::service::Scheduler;
+
+const WINDOW: u32 = 20_000;
+const MAX_IN_FLIGHT: u32 = 10_000;
+/// Rows in one page and one deletion of the plain reference.
+const RAW_PAGE: usize = 2000;
+
+/// Overdue jobs of one app to a handler that does nothing, jobs a second
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  infinite-scheduler bench fire --jobs 300000 --database postgres://user@localhost/scratch --drop")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Jobs
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    jobs: usize,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Fire {
+    jobs: usize,
+    jobs_per_second: f64,
+    /// The same rows read by pages and deleted, on one connection.
+    raw_rows_per_second: f64,
+    ratio: f64,
+}
+
+pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow::Result<Fire> {
+    let count = arguments.jobs.max(1);
+    let row = jobs::register(scratch).await?;
+    complain(format_args!("putting {count} overdue jobs into the table"));
+    let long_ago_ms = SystemClock.now_ms() - 86_400_000;
+    jobs::load(scratch, &row, count, |_| long_ago_ms + fastrand::i64(0..80_000_000)).await?;
+    let raw_time = raw::Raw::on(scratch).await?.drain(RAW_PAGE).await?;
+
+    let builder = scratch.builder().register_app(app(), Discard);
+    let scheduler = builder.start().await?;
+    let measured = watch(&scheduler, count).await;
+    scheduler.shutdown(Duration::from_secs(10)).await;
+    let (counted, time) = measured?;
+    let left = scratch.jobs().await?;
+    if left != 0 {
+        bail!("{left} jobs are left in the table");
+    }
+    let (ours, raw) = (per_second(counted, time), per_second(count, raw_time));
+    Ok(Fire { jobs: count, jobs_per_second: ours, raw_rows_per_second: raw, ratio: ours / raw })
+}
+
+fn app() -> AppConfig {
+    let count = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    let mut app = jobs::app();
+    (app.window, app.max_in_flight) = (count(WINDOW), count(MAX_IN_FLIGHT));
+    app
+}
+
+/// How many were finished, durably, after the first were, and in what time.
+async fn watch(scheduler: &Scheduler, jobs: usize) -> anyhow::Result<(usize, Duration)> {
+    let mut first: Option<(usize, Instant)> = None;
+    let (mut seen, mut moved) = (0, Instant::now());
+    loop {
+        let metrics = scheduler.ingest_metrics();
+        let done = metrics.apps.get(OURS).map_or(0, |app| app.succeeded);
+        let done = usize::try_from(done)?;
+        if done > seen {
+            (seen, moved) = (done, Instant::now());
+        }
+        if done > 0 {
+            let (before, began) = *first.get_or_insert((done, Instant::now()));
+            if done >= jobs {
+                return Ok((done - before, began.elapsed()));
+            }
+        }
+        if moved.elapsed() > STALL {
+            bail!("no progress since {done} of {jobs}: {}", scheduler.complaints().join("; "));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+impl Figures for Fire {
+    fn cells(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("jobs", grouped(self.jobs as f64)),
+            ("jobs/s", grouped(self.jobs_per_second)),
+            ("raw rows/s", grouped(self.raw_rows_per_second)),
+            ("of raw", format!("{:.0} %", self.ratio * 100.0)),
+        ]
+    }
+
+    fn note(&self) -> Option<String> {
+        Some(
+            "raw: pages read and deleted one after the other on one connection, no handlers."
+                .into(),
+        )
+    }
+}

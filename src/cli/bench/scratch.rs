@@ -1,0 +1,110 @@
+//! The database of a measurement: empty at first, and never somebody's own.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use secrecy::SecretString;
+use tempfile::TempDir;
+
+use super::super::sql::Sql;
+use super::super::{CannotStart, cannot_start};
+use crate::service::{Scheduler, SchedulerBuilder};
+use crate::store::{Store, StoreOptions, redact};
+
+/// Every app and topic of a measurement begins so.
+pub(super) const OURS: &str = "bench";
+/// As the scheduler's own default.
+const CONNECTIONS: u32 = 10;
+
+pub(super) struct Scratch {
+    pub(super) store: Store,
+    pub(super) sql: Sql,
+    url: String,
+    name: String,
+    /// The folder of a file that we made ourselves.
+    _folder: Option<TempDir>,
+}
+
+impl Scratch {
+    /// Opens `url`, or a new SQLite file, and makes the tables.
+    pub(super) async fn open(url: Option<&str>) -> anyhow::Result<Self> {
+        let (url, folder) = match url {
+            Some(url) => (url.to_owned(), None),
+            None => {
+                let folder = tempfile::tempdir().context("no temporary folder")?;
+                let file = folder.path().join("bench.db");
+                (format!("sqlite://{}?mode=rwc", file.display()), Some(folder))
+            }
+        };
+        let options = StoreOptions {
+            url: SecretString::from(url.clone()),
+            max_connections: CONNECTIONS,
+            lease: Duration::from_secs(10),
+        };
+        let store = Store::connect(&options).await.map_err(cannot_start)?;
+        let sql = Sql::connect(&url).await.with_context(|| redact(&url))?;
+        refuse_foreign(&sql, &redact(&url)).await?;
+        store.migrate().await.map_err(cannot_start)?;
+        let name = name_of(&store, &sql).await;
+        Ok(Self { store, sql, url, name, _folder: folder })
+    }
+
+    /// Which database it is, for people.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A scheduler on it.
+    pub(super) fn builder(&self) -> SchedulerBuilder {
+        Scheduler::builder().database_url(&self.url).max_connections(CONNECTIONS)
+    }
+
+    /// The jobs that there are.
+    pub(super) async fn jobs(&self) -> anyhow::Result<i64> {
+        Ok(self.sql.number("select count(*) from job").await?)
+    }
+
+    pub(super) async fn close(self, drop_tables: bool) -> anyhow::Result<()> {
+        if drop_tables {
+            self.store.migrate_down().await?;
+            for table in ["seaql_migrations", "schema_lease"] {
+                self.sql.execute(&format!("drop table if exists {table}")).await?;
+            }
+        }
+        self.sql.close().await;
+        self.store.close().await;
+        Ok(())
+    }
+}
+
+/// Anything but what an earlier measurement left is somebody's own.
+async fn refuse_foreign(sql: &Sql, shown: &str) -> Result<(), CannotStart> {
+    for (what, count) in [
+        ("jobs", "select count(*) from job".to_owned()),
+        ("dead letters", "select count(*) from dead_letter".to_owned()),
+        ("apps", format!("select count(*) from app where name not like '{OURS}%'")),
+        ("topics", format!("select count(*) from ingest_offset where topic not like '{OURS}%'")),
+    ] {
+        // A table that is not there has nothing in it.
+        if let Ok(found @ 1..) = sql.number(&count).await {
+            return Err(CannotStart(format!(
+                "{shown} has {found} {what} in it, and measuring would disturb or delete them: \
+                 give an empty database"
+            )));
+        }
+    }
+    Ok(())
+}
+
+async fn name_of(store: &Store, sql: &Sql) -> String {
+    let version = sql.texts("select version()").await.unwrap_or_default();
+    match version.first() {
+        Some(version) if version.contains("MariaDB") => "MariaDB".into(),
+        Some(version) if !version.starts_with("PostgreSQL") => "MySQL".into(),
+        _ => store.kind().into(),
+    }
+}

@@ -1,0 +1,89 @@
+//! `serve`: one instance of the service, until it is told to end.
+
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tracing::info;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::signals::{Ask, Signals};
+use super::{CannotStart, ConfigFile, cannot_start, load, output};
+use crate::http::Server;
+use crate::service::{Scheduler, SchedulerBuilder};
+use crate::telemetry;
+
+/// How often the scheduler is asked whether it is ready.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Runs the service: takes requests, keeps jobs, fires them
+///
+/// Prints one line when the HTTP server listens and one that says `ready` when everything
+/// runs. SIGTERM and SIGINT let running jobs end, up to instance.drain_timeout_ms; a second
+/// one ends it at once.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  infinite-scheduler serve
+  infinite-scheduler serve --config /etc/infinite-scheduler.toml
+  INFINITE_SCHEDULER__DATABASE__URL=postgres://user:pass@host/db infinite-scheduler serve")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = load(arguments.config.config.as_deref())?;
+    telemetry::init(config.log.format, LevelFilter::INFO).map_err(cannot_start)?;
+    let mut signals = Signals::listen()?;
+    let listen = config.http.listen;
+    let page = Server::start(listen).map_err(|error| {
+        CannotStart(format!("cannot listen on http.listen = {listen}: {error}"))
+    })?;
+    output::say(format_args!("listening on http://{}", page.address()));
+
+    let scheduler = tokio::select! {
+        started = SchedulerBuilder::from_config(&config).start() => started.map_err(cannot_start)?,
+        ask = signals.next() => {
+            info!("{ask} while starting: nothing to drain");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    page.show(scheduler.clone());
+    let ask = tokio::select! {
+        ask = signals.next() => ask,
+        never = announce_ready(&scheduler) => match never {},
+    };
+    let ended = drain(&scheduler, config.instance.drain_timeout, ask, &mut signals).await;
+    if ended == ExitCode::SUCCESS {
+        page.stop().await;
+        info!("drained");
+    }
+    Ok(ended)
+}
+
+/// Says once that everything runs. What goes wrong later is for `/health/ready`.
+async fn announce_ready(scheduler: &Scheduler) -> Infallible {
+    while !scheduler.complaints().is_empty() {
+        tokio::time::sleep(LOOK).await;
+    }
+    output::say("ready");
+    std::future::pending().await
+}
+
+async fn drain(
+    scheduler: &Scheduler,
+    patience: Duration,
+    ask: Ask,
+    signals: &mut Signals,
+) -> ExitCode {
+    let seconds = patience.as_secs_f64();
+    info!("{ask}: running jobs may take {seconds} s to end; another signal ends this at once");
+    tokio::select! {
+        () = scheduler.shutdown(patience) => ExitCode::SUCCESS,
+        again = signals.next() => {
+            info!("{again} again: leaving without draining");
+            again.exit_code()
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! `submit`: sends requests through Kafka, or with `--direct` into the database.
+
+mod direct;
+mod flags;
+mod input;
+
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures::future::join_all;
+use tracing_subscriber::filter::LevelFilter;
+
+use self::flags::Flags;
+use self::input::{Input, Line};
+use super::output::{complain, say};
+use super::{CannotStart, ConfigFile, cannot_start, load};
+use crate::config::Config;
+use crate::kafka::{Outgoing, Producer};
+use crate::model::request::ScheduleJobRequest;
+use crate::service::{SubmitError, Submitted};
+use crate::telemetry;
+
+/// How often people hear of a long input.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Sends requests for jobs, through Kafka or straight into the database
+///
+/// Reads one request (a JSON object) or JSON lines from FILE or standard input, or makes one
+/// request of the flags. Each line is checked first; a line that is refused keeps no other
+/// from being sent. Through Kafka, duplicates and unknown apps show at the scheduler only.
+#[derive(Debug, clap::Args)]
+#[command(after_help = r#"Examples:
+  infinite-scheduler submit --app sms --in 5s --data '{"phoneNumber":"+491","message":"hi"}'
+  infinite-scheduler submit requests.jsonl
+  echo '{"appName":"sms","scheduledTime":"2030-01-01T08:00:00Z"}' | infinite-scheduler submit --direct -
+
+Exit codes: 0 all taken, 1 something was refused or failed, 2 it cannot work as it was asked."#)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Into the database, without Kafka
+    #[arg(long)]
+    direct: bool,
+    /// Print only what was refused, and the summary
+    #[arg(long, short)]
+    quiet: bool,
+    /// The requests; - for standard input
+    #[arg(value_name = "FILE", conflicts_with = "app")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Where requests go.
+enum Way {
+    Kafka { producer: Producer, topic: String },
+    Direct(direct::Door),
+}
+
+/// What became of a line.
+#[derive(Debug)]
+enum Verdict {
+    /// The broker has it.
+    Sent,
+    Accepted {
+        job: String,
+        request_id: String,
+    },
+    Duplicate {
+        job: String,
+        of: String,
+    },
+    Refused(String),
+    /// Nobody is at fault but an outage: it may be sent again.
+    Failed(String),
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    sent: usize,
+    accepted: usize,
+    duplicate: usize,
+    refused: usize,
+    failed: usize,
+}
+
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = load(arguments.config.config.as_deref())?;
+    telemetry::init(config.log.format, LevelFilter::WARN).map_err(cannot_start)?;
+    let mut input = open_input(&arguments)?;
+    let way = Arc::new(open_way(&config, arguments.direct).await?);
+    let began = Instant::now();
+    let mut spoken = began;
+    let mut tally = Tally::default();
+    loop {
+        let wave = input.next_wave(way.at_once()).context("the input cannot be read")?;
+        if wave.is_empty() {
+            break;
+        }
+        let numbers: Vec<usize> = wave.iter().map(|line| line.number).collect();
+        let verdicts = join_all(wave.into_iter().map(|line| way.send(line))).await;
+        for (number, verdict) in numbers.into_iter().zip(&verdicts) {
+            tally.add(verdict);
+            if !arguments.quiet || verdict.is_bad() {
+                say(format_args!("line {number}: {verdict}"));
+            }
+        }
+        if tally.failed > 0 {
+            complain("stopped: send the lines that failed and all after them again");
+            break;
+        }
+        if spoken.elapsed() > PROGRESS {
+            spoken = Instant::now();
+            complain(format_args!("{} so far", tally.lines()));
+        }
+    }
+    way.close().await;
+    say(format_args!("{tally} in {:.1} s", began.elapsed().as_secs_f64()));
+    let all_taken = tally.refused + tally.failed == 0;
+    Ok(if all_taken { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn open_input(arguments: &Arguments) -> anyhow::Result<Input> {
+    if let Some(request) = arguments.flags.request().map_err(cannot_start)? {
+        return Ok(Input::of_one(request));
+    }
+    let source: Box<dyn Read> = match arguments.file.as_deref() {
+        Some(path) if path != Path::new("-") => {
+            let file = File::open(path);
+            Box::new(file.map_err(|e| CannotStart(format!("cannot read {}: {e}", path.display())))?)
+        }
+        None if io::stdin().is_terminal() => {
+            let way_out = "name a FILE, - for standard input, or --app with --at or --in";
+            bail!(CannotStart(format!("there is nothing to submit: {way_out}")));
+        }
+        _ => Box::new(io::stdin()),
+    };
+    Ok(Input::new(BufReader::new(source)))
+}
+
+async fn open_way(config: &Config, direct: bool) -> anyhow::Result<Way> {
+    if direct {
+        return Ok(Way::Direct(direct::Door::open(config).await?));
+    }
+    let Some(kafka) = &config.kafka else {
+        bail!(CannotStart("the configuration has no [kafka]: add it, or give --direct".into()));
+    };
+    let topic = kafka.topics.first().cloned().unwrap_or_default();
+    Ok(Way::Kafka { producer: Producer::start(kafka).map_err(cannot_start)?, topic })
+}
+
+impl Way {
+    /// Requests that are on their way together.
+    fn at_once(&self) -> usize {
+        match self {
+            Self::Kafka { .. } => 2000,
+            Self::Direct(_) => 64,
+        }
+    }
+
+    async fn send(&self, line: Line) -> Verdict {
+        let request = match line.request {
+            Ok(request) => request,
+            Err(refusal) => return Verdict::Refused(refusal.to_string()),
+        };
+        match self {
+            Self::Direct(door) => door.submit(request).await.into(),
+            Self::Kafka { producer, topic } => {
+                let key = name_of(&request).map(|name| name.as_bytes().to_vec());
+                let (topic, value) = (topic.clone(), Some(line.value));
+                let outgoing = Outgoing { topic, key, value, headers: Vec::new() };
+                match producer.send(outgoing).await {
+                    Ok(()) => Verdict::Sent,
+                    Err(error) if error.is_transient() => Verdict::Failed(error.to_string()),
+                    Err(error) => Verdict::Refused(error.to_string()),
+                }
+            }
+        }
+    }
+
+    async fn close(&self) {
+        if let Self::Direct(door) = self {
+            door.close().await;
+        }
+    }
+}
+
+/// What keeps the records of one request, sent again, in one partition and so in order.
+fn name_of(request: &ScheduleJobRequest) -> Option<&str> {
+    request.request_id.as_deref().or(request.idempotency_key.as_deref())
+}
+
+impl Verdict {
+    fn is_bad(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Failed(_))
+    }
+}
+
+impl From<Result<Submitted, SubmitError>> for Verdict {
+    fn from(answer: Result<Submitted, SubmitError>) -> Self {
+        match answer {
+            Ok(Submitted::Accepted { job_id, request_id }) => {
+                Self::Accepted { job: job_id.to_string(), request_id }
+            }
+            Ok(Submitted::Duplicate { job_id, of }) => {
+                Self::Duplicate { job: job_id.to_string(), of }
+            }
+            Err(SubmitError::Refused(refusal)) => Self::Refused(refusal.to_string()),
+            Err(error) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sent => f.write_str("sent"),
+            Self::Accepted { job, request_id } => {
+                write!(f, "accepted, job {job}, request {request_id}")
+            }
+            Self::Duplicate { job, of } => write!(f, "duplicate of request {of}, job {job}"),
+            Self::Refused(why) => write!(f, "refused: {why}"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+        }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, verdict: &Verdict) {
+        *match verdict {
+            Verdict::Sent => &mut self.sent,
+            Verdict::Accepted { .. } => &mut self.accepted,
+            Verdict::Duplicate { .. } => &mut self.duplicate,
+            Verdict::Refused(_) => &mut self.refused,
+            Verdict::Failed(_) => &mut self.failed,
+        } += 1;
+    }
+
+    fn lines(&self) -> usize {
+        self.sent + self.accepted + self.duplicate + self.refused + self.failed
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { sent, accepted, duplicate, refused, failed } = *self;
+        let lines = self.lines();
+        write!(f, "{lines} request{}:", if lines == 1 { "" } else { "s" })?;
+        let parts = [
+            ("sent", sent),
+            ("accepted", accepted),
+            ("duplicate", duplicate),
+            ("refused", refused),
+            ("failed", failed),
+        ];
+        let told = parts.into_iter().filter(|&(name, count)| count > 0 || name == "refused");
+        let told: Vec<String> = told.map(|(name, count)| format!(" {count} {name}")).collect();
+        f.write_str(&told.join(","))
+    }
+}

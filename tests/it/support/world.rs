@@ -1,0 +1,107 @@
+//! One test's surroundings: a database, topics and a group of its own.
+
+use std::time::Duration;
+
+use infinite_scheduler::{AppConfig, KafkaIngestConfig, Scheduler, SchedulerBuilder};
+
+use infinite_scheduler::telemetry::{self, LogFormat};
+use tracing_subscriber::filter::LevelFilter;
+
+use super::kafka::{create_topic, unique_topic};
+use super::services::{Database, TestDatabase, kafka};
+
+/// A lease that is short enough to wait for and long enough for a loaded machine.
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
+
+/// What a test has for itself.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) database: TestDatabase,
+    /// Where requests come from.
+    pub(crate) topic: String,
+    /// Where dead letters go.
+    pub(crate) dlq: String,
+    /// Where the jobs of the app `sms` go.
+    pub(crate) fired: String,
+    pub(crate) group: String,
+}
+
+impl World {
+    pub(crate) async fn new(database: Database, partitions: i32) -> Self {
+        // Quiet unless RUST_LOG asks.
+        telemetry::init(LogFormat::Text, LevelFilter::ERROR).expect("a filter");
+        let topic = unique_topic("ingest");
+        let world = Self {
+            database: database.fresh().await,
+            dlq: format!("{topic}.dlq"),
+            fired: format!("{topic}.fired"),
+            group: format!("{topic}.group"),
+            topic,
+        };
+        create_topic(&world.topic, partitions, &[]).await;
+        create_topic(&world.dlq, 1, &[]).await;
+        create_topic(&world.fired, 3, &[]).await;
+        world
+    }
+
+    pub(crate) fn kafka(&self) -> KafkaIngestConfig {
+        KafkaIngestConfig {
+            bootstrap_servers: kafka(),
+            topics: vec![self.topic.clone()],
+            dlq_topic: self.dlq.clone(),
+            group_id: self.group.clone(),
+            properties: [("session.timeout.ms".to_owned(), "6000".to_owned())].into(),
+            ..KafkaIngestConfig::default()
+        }
+    }
+
+    /// A scheduler that reads the topic and fires the app `sms` onto its own topic.
+    pub(crate) fn builder(&self) -> SchedulerBuilder {
+        self.builder_without_apps().register_app_on_topic(AppConfig::new("sms"), &self.fired)
+    }
+
+    pub(crate) fn builder_without_apps(&self) -> SchedulerBuilder {
+        Scheduler::builder()
+            .database_url(self.database.url())
+            .lease(LEASE)
+            .with_kafka_ingest(self.kafka())
+    }
+
+    /// The same as configuration of the service.
+    pub(crate) fn config(&self) -> String {
+        self.config_on(self.database.url())
+    }
+
+    /// The same, with the database behind another address.
+    pub(crate) fn config_on(&self, database_url: &str) -> String {
+        let Self { topic, dlq, fired, group, .. } = self;
+        let (servers, lease) = (kafka(), LEASE.as_millis());
+        format!(
+            r#"
+            [database]
+            url = "{database_url}"
+            [kafka]
+            bootstrap_servers = "{servers}"
+            topic = "{topic}"
+            dlq_topic = "{dlq}"
+            group_id = "{group}"
+            properties = {{ "session.timeout.ms" = "6000" }}
+            [instance]
+            lease_ms = {lease}
+            [log]
+            metrics_interval_ms = 1000
+            [apps.sms]
+            dispatch = "kafka"
+            topic = "{fired}"
+            "#
+        )
+    }
+
+    /// What SQL calls a 64-bit integer here.
+    pub(crate) fn integer(&self) -> &'static str {
+        match self.database.backend() {
+            Database::MariaDb => "signed",
+            _ => "bigint",
+        }
+    }
+}
