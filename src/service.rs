@@ -22,6 +22,9 @@ pub use crate::actors::{SubmitError, Submitted};
 pub use bring_up::StartError;
 pub use builder::SchedulerBuilder;
 
+/// What closing the connections may take: one that hangs is left to the server.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A running scheduler. Clones are handles on the same one.
 ///
 /// Dropping the last handle stops it without draining, as a crash would: nothing is lost,
@@ -116,7 +119,8 @@ impl Scheduler {
             tracing::error!("the supervisor is gone: leaving without draining");
         }
         let store = self.inner.shared.store.clone();
-        drop(self.inner.runtime.spawn(async move { store.close().await }).await);
+        let close = async move { tokio::time::timeout(CLOSE_PATIENCE, store.close()).await };
+        drop(self.inner.runtime.spawn(close).await);
         self.inner.stop();
         let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {

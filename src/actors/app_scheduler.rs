@@ -114,7 +114,7 @@ impl AppScheduler {
             return None;
         };
         let cancelled = CancellationToken::new();
-        Some(Flight { job, app: self.app.clone(), fence, fired_ms, cancelled, ended: None })
+        Some(Flight { job, app: self.app.clone(), fence, fired_ms, cancelled, ended: None, judged: None })
     }
 
     /// Reads the pages and rows that the window wants, one statement at a time each.

@@ -1,6 +1,7 @@
 //! One attempt: a task that gives a job to its handler and always says how that ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::directory::hint;
 use super::in_flight::{Ended, Flight};
@@ -8,6 +9,9 @@ use super::messages::Collect;
 use super::shared::Shared;
 use crate::dispatch::{JobContext, JobError, Rejection};
 use crate::model::job::Fence;
+
+/// How long an attempt that was told to stop may still take, before it is dropped.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Starts an attempt on the runtime's workers.
 pub(super) fn spawn(shared: &Arc<Shared>, flight: Flight, firing: u32) {
@@ -60,8 +64,19 @@ async fn attempt(shared: &Shared, flight: &Flight, firing: u32) -> Ended {
             other => JobError::Fail(other.to_string()),
         }));
     }
-    match tokio::time::timeout(timeout, app.handler.execute(&context)).await {
-        Ok(answer) => Ended::Answered(answer),
-        Err(_) => Ended::TimedOut(timeout),
+    let stop = async {
+        cancelled.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        answer = tokio::time::timeout(timeout, app.handler.execute(&context)) => match answer {
+            Ok(Ok(())) => Ended::Answered(Ok(())),
+            // What a handler says that was told to stop is no failure of its job.
+            _ if cancelled.is_cancelled() => Ended::Cancelled,
+            Ok(answer) => Ended::Answered(answer),
+            Err(_) => Ended::TimedOut(timeout),
+        },
+        () = stop => Ended::Cancelled,
     }
 }

@@ -15,7 +15,7 @@ use super::shared::RegisteredApp;
 use crate::dispatch::JobError;
 use crate::model::ids::{AppId, JobId, ShardId};
 use crate::model::job::Job;
-use crate::store::ShardFence;
+use crate::store::{Outcome, ShardFence};
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(super) enum Ended {
     Expired,
     /// The lease was over, or we are leaving: it never ran.
     NotStarted,
+    /// It was told to stop, and stopped or was stopped: it does not count.
+    Cancelled,
 }
 
 /// A job in flight.
@@ -43,6 +45,8 @@ pub(super) struct Flight {
     pub(super) cancelled: CancellationToken,
     /// How it ended, once it has.
     pub(super) ended: Option<Arc<Ended>>,
+    /// What that means, where judging it again could say something else.
+    pub(super) judged: Option<Outcome>,
 }
 
 /// Every job in flight on this instance.
@@ -111,6 +115,16 @@ impl InFlight {
         let Table { flights, ended, .. } = &mut *table;
         let all = flights.iter().filter(|(_, flight)| flight.ended.is_some());
         *ended = all.map(|(id, _)| *id).collect();
+    }
+
+    /// Keeps judgements, so that an outcome that is written twice is the same both times.
+    pub(super) fn keep(&self, judged: Vec<(JobId, Outcome)>) {
+        let mut table = self.table();
+        for (id, outcome) in judged {
+            if let Some(flight) = table.flights.get_mut(&id) {
+                flight.judged = Some(outcome);
+            }
+        }
     }
 
     /// These are written, or nobody's any more.

@@ -51,16 +51,24 @@ impl Outcomes {
         let ended = self.shared.in_flight.collect();
         let mut not_started: HashMap<AppId, Vec<Arc<Job>>> = HashMap::new();
         let mut apps: BTreeSet<AppId> = BTreeSet::new();
-        for flight in ended {
+        let mut judged = Vec::new();
+        for mut flight in ended {
             let Some(how) = flight.ended.clone() else { continue };
             apps.insert(flight.app.id);
-            match judge(&self.shared, &flight, &how) {
+            let outcome = flight.judged.take().or_else(|| judge(&self.shared, &flight, &how));
+            match outcome {
                 Some(outcome) => {
+                    if outcome != Outcome::Succeeded {
+                        judged.push((flight.job.id, outcome.clone()));
+                    }
                     let lane = flight.job.shard.0.unsigned_abs() as usize % LANES;
                     self.lanes[lane].waiting.push((flight, outcome));
                 }
                 None => not_started.entry(flight.app.id).or_default().push(flight.job),
             }
+        }
+        if !judged.is_empty() {
+            self.shared.in_flight.keep(judged);
         }
         for (app, put_back) in not_started {
             self.shared.in_flight.settle_put_back(put_back.iter().map(|job| job.id));
@@ -171,7 +179,7 @@ async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Wri
 /// What an attempt's end means for its job; `None` if it never started.
 fn judge(shared: &Shared, flight: &Flight, how: &Ended) -> Option<Outcome> {
     let error = match how {
-        Ended::NotStarted => return None,
+        Ended::NotStarted | Ended::Cancelled => return None,
         Ended::Answered(Ok(())) => return Some(Outcome::Succeeded),
         Ended::Expired => {
             let why = "expiresTime had passed before the job could be fired".to_owned();
@@ -181,7 +189,6 @@ fn judge(shared: &Shared, flight: &Flight, how: &Ended) -> Option<Outcome> {
         Ended::TimedOut(limit) => {
             JobError::Retry(format!("the attempt took longer than {} ms", limit.as_millis()))
         }
-        Ended::Broke if flight.cancelled.is_cancelled() => return None,
         Ended::Broke => JobError::Retry("the handler panicked".into()),
     };
     Some(judge_failure(shared, flight, error))

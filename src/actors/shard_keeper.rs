@@ -36,6 +36,9 @@ pub(super) struct ShardKeeper {
     releasing: HashSet<ShardId>,
     release_after_ms: HashMap<ShardId, i64>,
     observed: Observation,
+    /// Shards taken and given up so far: an observation from before the last of them may
+    /// be older than it.
+    changes: u64,
     beats: u64,
     leaving: bool,
 }
@@ -55,21 +58,22 @@ impl ShardKeeper {
             releasing: HashSet::new(),
             release_after_ms: HashMap::new(),
             observed: Observation::default(),
+            changes: 0,
             beats: 0,
             leaving: false,
         }
     }
 
     fn beat(&mut self, ctx: &mut Context<Self>) {
-        let shared = self.shared.clone();
+        let (shared, changes) = (self.shared.clone(), self.changes);
         let beat = tokio::spawn(async move { beat(&shared).await });
-        ctx.spawn(beat.into_actor(self).map(|beat, actor, ctx| {
+        ctx.spawn(beat.into_actor(self).map(move |beat, actor, ctx| {
             let beat = beat.unwrap_or_else(|error| panic!("heartbeat: {error}"));
-            actor.after_beat(beat, ctx);
+            actor.after_beat(beat, changes, ctx);
         }));
     }
 
-    fn after_beat(&mut self, beat: StoreResult<Beat>, ctx: &mut Context<Self>) {
+    fn after_beat(&mut self, beat: StoreResult<Beat>, changes: u64, ctx: &mut Context<Self>) {
         if self.leaving {
             return;
         }
@@ -79,7 +83,9 @@ impl ShardKeeper {
                 self.shared.health.clear("database");
                 self.check_clock(&observed);
                 self.look_after_commands(&observed);
-                self.compare_holdings(&observed);
+                if changes == self.changes {
+                    self.compare_holdings(&observed);
+                }
                 self.observed = observed;
                 self.take_and_release(ctx);
             }
@@ -312,6 +318,7 @@ impl ShardKeeper {
             if actor.shared.me() != me {
                 return;
             }
+            actor.changes += 1;
             for (app, fence) in taken {
                 tracing::info!(app = %app.name, shard = %fence.shard, epoch = %fence.epoch, "shard taken");
                 actor.own(&app, fence);
@@ -332,6 +339,7 @@ impl ShardKeeper {
         };
         ctx.spawn(tokio::spawn(release).into_actor(self).map(move |released, actor, _| {
             let released = released.unwrap_or(false);
+            actor.changes += 1;
             actor.releasing.remove(&fence.shard);
             if released {
                 tracing::info!(app = %app.name, shard = %fence.shard, "shard released");

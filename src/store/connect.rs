@@ -75,6 +75,8 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
     let pool = |size| {
         PgPoolOptions::new()
             .max_connections(size)
+            // The heartbeat is its own test of its connection.
+            .test_before_acquire(size > 1)
             .acquire_timeout(ACQUIRE)
             .connect_lazy_with(connect.clone())
     };
@@ -95,6 +97,8 @@ async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
         let session = session.clone();
         MySqlPoolOptions::new()
             .max_connections(size)
+            // The heartbeat is its own test of its connection.
+            .test_before_acquire(size > 1)
             .acquire_timeout(ACQUIRE)
             .after_connect(move |connection, _| {
                 let session = session.clone();
