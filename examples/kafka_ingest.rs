@@ -117,7 +117,10 @@ async fn main() -> Result<(), AnyError> {
             format!(r#"{{"phoneNumber":"+88017{n:08}","message":"your code is {n}"}}"#)
         }),
         microservice(&producer, "sipcall", Priority::Low, |n| {
-            format!(r#"{{"callTo":"sip:{n}@example.org","callFrom":"sip:us","duration":{}}}"#, n % 5)
+            format!(
+                r#"{{"callTo":"sip:{n}@example.org","callFrom":"sip:us","duration":{}}}"#,
+                n % 5
+            )
         }),
         microservice(&producer, "payment_gateway", Priority::High, |n| {
             format!(r#"{{"accountId":"acc-{n}","amount":{n}.50,"currency":"BDT"}}"#)

@@ -167,7 +167,8 @@ impl MigrationTrait for Migration {
         for (table, name, columns) in INDEXES {
             let is_the_key = clustered && table == "job";
             if !is_the_key && !manager.has_index(table, name).await? {
-                dialect::run(manager, &[&format!("create index {name} on {table} {columns}")]).await?;
+                dialect::run(manager, &[&format!("create index {name} on {table} {columns}")])
+                    .await?;
             }
         }
         Ok(())

@@ -89,7 +89,8 @@ impl AppScheduler {
         }
         let now_ms = self.shared.clock.now_ms();
         let due = self.window.take_due(now_ms, self.room().min(BURST));
-        let flights: Vec<Flight> = due.into_iter().filter_map(|job| self.flight(job, now_ms)).collect();
+        let flights: Vec<Flight> =
+            due.into_iter().filter_map(|job| self.flight(job, now_ms)).collect();
         if flights.is_empty() {
             return;
         }
@@ -114,7 +115,15 @@ impl AppScheduler {
             return None;
         };
         let cancelled = CancellationToken::new();
-        Some(Flight { job, app: self.app.clone(), fence, fired_ms, cancelled, ended: None, judged: None })
+        Some(Flight {
+            job,
+            app: self.app.clone(),
+            fence,
+            fired_ms,
+            cancelled,
+            ended: None,
+            judged: None,
+        })
     }
 
     /// Reads the pages and rows that the window wants, one statement at a time each.
@@ -167,12 +176,7 @@ impl AppScheduler {
         }
     }
 
-    fn looked_up(
-        &mut self,
-        look_up: LookUp,
-        rows: StoreResult<Vec<Job>>,
-        ctx: &mut Context<Self>,
-    ) {
+    fn looked_up(&mut self, look_up: LookUp, rows: StoreResult<Vec<Job>>, ctx: &mut Context<Self>) {
         match rows {
             Ok(rows) => {
                 self.window.apply_look_up(look_up, rows);
@@ -257,12 +261,17 @@ impl AppScheduler {
         self.audited += 1;
         let Some((shard, priority)) = lists.get(self.audited % lists.len().max(1)) else { return };
         let Some(audit) = self.window.audit(*shard, *priority) else { return };
-        let (after, limit) = ((i64::MIN, crate::model::ids::JobId::from_bytes([0; 16])), AUDIT_ROWS);
+        let (after, limit) =
+            ((i64::MIN, crate::model::ids::JobId::from_bytes([0; 16])), AUDIT_ROWS);
         let range = ListRange { shard: *shard, priority: *priority, after, limit };
         let store = self.shared.store.clone();
         let read = tokio::spawn(async move { store.pages(&[range]).await });
         let done = read.into_actor(self).map(move |rows, actor, ctx| {
-            actor.audited(audit, rows.ok().and_then(StoreResult::ok).and_then(|mut p| p.pop()), ctx);
+            actor.audited(
+                audit,
+                rows.ok().and_then(StoreResult::ok).and_then(|mut p| p.pop()),
+                ctx,
+            );
         });
         ctx.spawn(done);
     }

@@ -159,7 +159,10 @@ impl AppFigures {
             retried: get(&self.retried),
             dead: get(&self.dead),
             lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
-            lateness_mean_ms: i64::try_from(fired).ok().and_then(|n| sum.checked_div(n)).unwrap_or(0),
+            lateness_mean_ms: i64::try_from(fired)
+                .ok()
+                .and_then(|n| sum.checked_div(n))
+                .unwrap_or(0),
         }
     }
 }

@@ -41,13 +41,13 @@ pub(super) struct PartitionsRevoked {
     pub(super) reply: SyncSender<Vec<(TopicPartition, i64)>>,
 }
 
-/// Supervisor → PartitionReader: finish the batch in hand and stop. The reply is the
+/// Supervisor → `PartitionReader`: finish the batch in hand and stop. The reply is the
 /// partition's durable next offset; lost with the reader, when the ledger has it.
 #[derive(Debug, Message)]
 #[rtype(result = "Option<i64>")]
 pub(super) struct Leave;
 
-/// PartitionReader → Dedup: is any of these keys known? A lost answer costs one look-up
+/// `PartitionReader` → Dedup: is any of these keys known? A lost answer costs one look-up
 /// in the database.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
@@ -55,26 +55,26 @@ pub(super) struct Recall {
     pub(super) keys: Vec<KeyId>,
 }
 
-/// PartitionReader → Dedup: these keys are in the database now. Losing it costs a look-up.
+/// `PartitionReader` → Dedup: these keys are in the database now. Losing it costs a look-up.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Remember {
     pub(super) keys: Vec<KeyId>,
 }
 
-/// PartitionReader, Outcomes, ShardKeeper → RetryDlq: this lane may have letters to
+/// `PartitionReader`, Outcomes, `ShardKeeper` → `RetryDlq`: this lane may have letters to
 /// publish. If lost, they are found at the next look.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct PublishLane(pub(super) Lane);
 
-/// Whoever admits → AppScheduler, before BEGIN: jobs of yours may come. The ticket must
+/// Whoever admits → `AppScheduler`, before BEGIN: jobs of yours may come. The ticket must
 /// come back.
 #[derive(Debug, Message)]
 #[rtype(result = "TicketId")]
 pub(super) struct TakeTicket;
 
-/// Whoever admitted → AppScheduler, after COMMIT: these rows are new. If the scheduler
+/// Whoever admitted → `AppScheduler`, after COMMIT: these rows are new. If the scheduler
 /// died meanwhile its successor reads them from the database.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -83,7 +83,7 @@ pub(super) struct JobsAdmitted {
     pub(super) jobs: Vec<Job>,
 }
 
-/// Whoever admitted → AppScheduler: nobody knows what was inserted; its transaction has
+/// Whoever admitted → `AppScheduler`: nobody knows what was inserted; its transaction has
 /// ended. Read these shards again.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -92,28 +92,28 @@ pub(super) struct TicketDropped {
     pub(super) shards: Vec<ShardId>,
 }
 
-/// ShardKeeper → AppScheduler: others put these jobs into shards of yours.
+/// `ShardKeeper` → `AppScheduler`: others put these jobs into shards of yours.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct LookFor {
     pub(super) jobs: Vec<JobId>,
 }
 
-/// ShardKeeper → AppScheduler: these shards are ours. A successor finds them in the holdings.
+/// `ShardKeeper` → `AppScheduler`: these shards are ours. A successor finds them in the holdings.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct ShardsTaken {
     pub(super) fences: Vec<ShardFence>,
 }
 
-/// ShardKeeper → AppScheduler: these shards are somebody else's; drop what you have of them.
+/// `ShardKeeper` → `AppScheduler`: these shards are somebody else's; drop what you have of them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct ShardsLost {
     pub(super) shards: Vec<ShardId>,
 }
 
-/// ShardKeeper → AppScheduler: start nothing more of this shard, and say whether all that
+/// `ShardKeeper` → `AppScheduler`: start nothing more of this shard, and say whether all that
 /// ran has been written within the time given. False: keep it, try later.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
@@ -127,12 +127,12 @@ pub(super) struct ReleaseShard {
 #[rtype(result = "()")]
 pub(super) struct Collect;
 
-/// Outcomes → AppScheduler: attempts have ended; there is room to start others.
+/// Outcomes → `AppScheduler`: attempts have ended; there is room to start others.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Fire;
 
-/// Outcomes → AppScheduler, after COMMIT and after the in-flight table was cleared of
+/// Outcomes → `AppScheduler`, after COMMIT and after the in-flight table was cleared of
 /// them. A successor that starts after that reads the truth from the database.
 #[derive(Debug, Default, Message)]
 #[rtype(result = "()")]
@@ -145,12 +145,12 @@ pub(super) struct Settled {
     pub(super) unknown: Vec<JobId>,
 }
 
-/// Supervisor → AppScheduler: start nothing more.
+/// Supervisor → `AppScheduler`: start nothing more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct StopStarting;
 
-/// Supervisor → ShardKeeper: give up all shards and leave. True when that is done.
+/// Supervisor → `ShardKeeper`: give up all shards and leave. True when that is done.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
 pub(super) struct GoodBye;

@@ -200,7 +200,8 @@ fn judge_failure(shared: &Shared, flight: &Flight, error: JobError) -> Outcome {
     let failed = job.attempts + 1;
     if let JobError::Snooze(until) = error {
         // Rounded up: never early.
-        let due_ms = until.timestamp_millis() + i64::from(until.timestamp_subsec_nanos() % 1_000_000 > 0);
+        let due_ms =
+            until.timestamp_millis() + i64::from(until.timestamp_subsec_nanos() % 1_000_000 > 0);
         return Outcome::Retry { due_ms, attempts: job.attempts, error: None };
     }
     app.figures.failed.fetch_add(1, Ordering::Relaxed);

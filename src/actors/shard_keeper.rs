@@ -118,7 +118,8 @@ impl ShardKeeper {
             Ok(me)
         };
         ctx.spawn(tokio::spawn(join).into_actor(self).map(|joined, actor, ctx| {
-            let joined: StoreResult<InstanceId> = joined.unwrap_or_else(|error| panic!("joining: {error}"));
+            let joined: StoreResult<InstanceId> =
+                joined.unwrap_or_else(|error| panic!("joining: {error}"));
             match joined {
                 Ok(me) => tracing::info!(instance = %me, "joined as instance {me}"),
                 Err(error) => {
@@ -174,8 +175,12 @@ impl ShardKeeper {
         let me = self.shared.me();
         for app in self.shared.apps.values() {
             let held = self.shared.holdings.of(app.id);
-            let rows: BTreeMap<ShardId, &ShardRow> =
-                observed.shards.iter().filter(|row| row.app == app.id).map(|row| (row.id, row)).collect();
+            let rows: BTreeMap<ShardId, &ShardRow> = observed
+                .shards
+                .iter()
+                .filter(|row| row.app == app.id)
+                .map(|row| (row.id, row))
+                .collect();
             let is_ours = |fence: &&ShardFence| {
                 rows.get(&fence.shard)
                     .is_some_and(|row| row.owner == Some(me) && row.epoch >= fence.epoch)
@@ -280,7 +285,11 @@ impl ShardKeeper {
     }
 
     /// Shards to give up, those without running attempts first.
-    fn surplus(&self, app: &RegisteredApp, count: usize) -> impl Iterator<Item = ShardFence> + use<> {
+    fn surplus(
+        &self,
+        app: &RegisteredApp,
+        count: usize,
+    ) -> impl Iterator<Item = ShardFence> + use<> {
         let now = boot_ms();
         let held = self.shared.holdings.of(app.id);
         let may_go = |fence: &&ShardFence| {

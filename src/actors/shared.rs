@@ -143,9 +143,12 @@ pub(crate) struct Shared {
     pub(super) partitions: DashMap<TopicPartition, LedgerId>,
     me: AtomicI64,
     /// Apps that others registered, as they were last read.
-    others: RwLock<HashMap<String, (i64, Option<Arc<AppRow>>)>>,
+    others: RwLock<HashMap<String, Believed>>,
     pub(super) draining: AtomicBool,
 }
+
+/// When it was read, and what was there.
+type Believed = (i64, Option<Arc<AppRow>>);
 
 /// How long an app's row that others registered is believed.
 const BELIEVED_MS: i64 = 1000;
@@ -174,11 +177,8 @@ impl Shared {
             (app.id, Arc::new(app))
         };
         let apps = apps.into_iter().map(registered).collect();
-        let kafka = kafka.map(|(config, producer)| KafkaSide {
-            config,
-            producer,
-            intake: OnceLock::new(),
-        });
+        let kafka =
+            kafka.map(|(config, producer)| KafkaSide { config, producer, intake: OnceLock::new() });
         Self {
             lease: Lease::new(settings.lease, clock.clone()),
             store,

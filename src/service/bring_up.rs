@@ -192,7 +192,9 @@ where
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(StoreError::Unusable(why) | StoreError::Refused(why)) => return Err(StartError::Database(why)),
+            Err(StoreError::Unusable(why) | StoreError::Refused(why)) => {
+                return Err(StartError::Database(why));
+            }
             Err(error) => {
                 tracing::warn!(database = %shown, "waiting for the database {shown}: {error}");
                 tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
@@ -228,7 +230,9 @@ async fn await_file(store: &Store, shown: &str, lease: Duration) -> Result<(), S
             Some(_) => {}
             None => {
                 let seconds = lease.as_secs();
-                tracing::warn!("{shown} was left by an instance that did not say goodbye: waiting up to {seconds} s for its lease");
+                tracing::warn!(
+                    "{shown} was left by an instance that did not say goodbye: waiting up to {seconds} s for its lease"
+                );
                 beats = Some(alive);
             }
         }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use secrecy::SecretString;
 
-use super::bring_up::{self, StartError};
 use super::Scheduler;
+use super::bring_up::{self, StartError};
 use crate::actors::Settings;
 use crate::config::{Config, Dispatch};
 use crate::dispatch::{Discard, JobHandler, LogDispatch, SharedHandler};

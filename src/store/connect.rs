@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector};
+use sea_orm::{
+    ConnectOptions, Database, DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector,
+};
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor};
@@ -125,7 +127,8 @@ async fn session_of_mysql(connect: &MySqlConnectOptions, lease: Duration) -> Res
         sqlx::query("select version()").fetch_one(&mut connection).await?.try_get(0)?;
     connection.close().await?;
     let half = lease.as_secs().div_ceil(2).max(1);
-    let idle = if version.contains("MariaDB") { "idle_transaction_timeout" } else { "wait_timeout" };
+    let idle =
+        if version.contains("MariaDB") { "idle_transaction_timeout" } else { "wait_timeout" };
     Ok(format!(
         "set session transaction isolation level read committed; \
          set session {idle} = {half}, innodb_lock_wait_timeout = {}",
@@ -137,9 +140,10 @@ async fn connect_sqlite(url: &str) -> Result<Inner> {
     let file = sqlite::File::parse(url)?;
     let hot = Sqlite::open(&file)?;
     let mut options = ConnectOptions::new(url.to_owned());
-    options.max_connections(4).sqlx_logging(false).map_sqlx_sqlite_opts(|options| {
-        options.busy_timeout(sqlite::BUSY).foreign_keys(false)
-    });
+    options
+        .max_connections(4)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(|options| options.busy_timeout(sqlite::BUSY).foreign_keys(false));
     let pool = connect_pool(options).await?;
     Ok(Inner { heartbeat: pool.clone(), pool, hot: Hot::Sqlite(hot) })
 }

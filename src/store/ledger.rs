@@ -173,10 +173,8 @@ impl Store {
 }
 
 fn decode(model: row::Model) -> LedgerRow {
-    let last = model
-        .last_time_ms
-        .zip(model.last_hash)
-        .map(|(time_ms, hash)| LastRecord { time_ms, hash });
+    let last =
+        model.last_time_ms.zip(model.last_hash).map(|(time_ms, hash)| LastRecord { time_ms, hash });
     LedgerRow {
         id: LedgerId(model.id),
         reader: ReaderToken(model.reader),

@@ -129,9 +129,9 @@ fn encode_headers(headers: &[Header]) -> String {
         None => HeaderValue::Null,
         Some(bytes) => match String::from_utf8(bytes.clone()) {
             Ok(text) => HeaderValue::Text(text),
-            Err(_) => HeaderValue::Bytes {
-                hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-            },
+            Err(_) => {
+                HeaderValue::Bytes { hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect() }
+            }
         },
     };
     let list: Vec<_> = headers.iter().map(|(name, bytes)| (name, value(bytes))).collect();
@@ -141,7 +141,8 @@ fn encode_headers(headers: &[Header]) -> String {
 fn decode_headers(json: &str) -> Vec<Header> {
     let list: Vec<(String, HeaderValue)> = serde_json::from_str(json).unwrap_or_default();
     let bytes = |hex: &str| {
-        (0..hex.len() / 2).filter_map(|i| u8::from_str_radix(hex.get(2 * i..2 * i + 2)?, 16).ok())
+        (0..hex.len() / 2)
+            .filter_map(|i| u8::from_str_radix(hex.get(2 * i..2 * i + 2)?, 16).ok())
             .collect()
     };
     list.into_iter()

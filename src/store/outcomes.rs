@@ -77,7 +77,7 @@ impl Store {
             .outcomes
             .iter()
             .filter_map(|(job, outcome)| match outcome {
-                Outcome::Buried(letter) => Some((job, letter)),
+                Outcome::Buried(letter) => Some((job, &**letter)),
                 _ => None,
             })
             .collect();
@@ -100,8 +100,8 @@ impl Store {
                 timestamp_ms: origin.timestamp_ms,
             })
         };
-        let row = |(job, letter): &(&Arc<Job>, &Box<DeadLetter>)| {
-            let letter = DeadLetter { source: source(job), ..DeadLetter::clone(letter) };
+        let row = |(job, letter): &(&Arc<Job>, &DeadLetter)| {
+            let letter = DeadLetter { source: source(job), ..(*letter).clone() };
             (job.shard, letters::encode(&letter))
         };
         Ok(buried.iter().map(row).collect())

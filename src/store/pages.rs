@@ -147,7 +147,8 @@ fn of_sqlite(connection: &rusqlite::Connection, ranges: &[ListRange]) -> Result<
     let mut pages = Vec::with_capacity(ranges.len());
     for range in ranges {
         let (due, id) = range.after;
-        let found = params![range.shard.0, range.priority.rank(), due, id.into_bytes(), range.limit];
+        let found =
+            params![range.shard.0, range.priority.rank(), due, id.into_bytes(), range.limit];
         let mut rows = statement.query(found)?;
         let mut page = Page::new();
         while let Some(row) = rows.next()? {

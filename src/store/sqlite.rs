@@ -49,7 +49,10 @@ impl File {
             flags |= OpenFlags::SQLITE_OPEN_CREATE;
         }
         let connection = Connection::open_with_flags(&self.path, flags).map_err(|error| {
-            Error::Unusable(format!("database file {} cannot be opened: {error}", self.path.display()))
+            Error::Unusable(format!(
+                "database file {} cannot be opened: {error}",
+                self.path.display()
+            ))
         })?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -89,7 +92,9 @@ impl Sqlite {
         std::thread::Builder::new()
             .name("sqlite-writer".into())
             .spawn(move || write_until_closed(&writer, &tasks, &gate))
-            .map_err(|error| Error::Unusable(format!("no thread for the SQLite writer: {error}")))?;
+            .map_err(|error| {
+                Error::Unusable(format!("no thread for the SQLite writer: {error}"))
+            })?;
         Ok(Self { queue, turn, reader: Arc::new(std::sync::Mutex::new(reader)) })
     }
 
@@ -130,7 +135,9 @@ impl Sqlite {
             let connection = reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             query(&connection)
         };
-        tokio::task::spawn_blocking(run).await.map_err(|error| Error::Unavailable(error.to_string()))?
+        tokio::task::spawn_blocking(run)
+            .await
+            .map_err(|error| Error::Unavailable(error.to_string()))?
     }
 
     pub(super) async fn close(&self) {

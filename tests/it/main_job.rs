@@ -92,7 +92,8 @@ fn records(expected: &mut Expected) -> Vec<RawRecord> {
             let (time, due_ms) = written(due, n);
             // Forms of numbers, order of keys and white space must come through as they are.
             let data = format!(r#"{{"n": {n}, "z":1.50,"a" :1e3, "text":"é\u0000\"{n}"}}"#);
-            let key = if n % 2 == 0 { format!(r#","idempotencyKey":"key-{n}""#) } else { String::new() };
+            let key =
+                if n % 2 == 0 { format!(r#","idempotencyKey":"key-{n}""#) } else { String::new() };
             let priority = ["HIGH", "normal", "Low"][n % 3];
             let request = format!(
                 r#"{{"requestId":"r-{n}","appName":"sms","scheduledTime":{time},"jobData":{data},"priority":"{priority}","new":1{key}}}"#
@@ -137,13 +138,36 @@ fn poison(n: usize) -> (Vec<u8>, &'static str) {
         1 => ([b"\"\xff\xfe".to_vec(), n.to_string().into()].concat(), "invalid-encoding"),
         2 => (Vec::new(), "empty-value"),
         3 => (format!(r#"{{"appName":"sms","n":{n}}}"#).into(), "missing-field"),
-        4 => (format!(r#"{{"appName":"sms","scheduledTime":"tomorrow {n}"}}"#).into(), "invalid-field"),
+        4 => (
+            format!(r#"{{"appName":"sms","scheduledTime":"tomorrow {n}"}}"#).into(),
+            "invalid-field",
+        ),
         5 => (format!(r#"{{"appName":"nobody-{n}","scheduledTime":0}}"#).into(), "unknown-app"),
-        6 => (format!(r#"{{"appName":"sms","scheduledTime":"2999-01-01T00:00:{:02}Z"}}"#, n % 60).into(), "schedule-too-far"),
-        7 => (format!(r#"{{"appName":"sms","scheduledTime":0,"requestId":"{}{n}"}}"#, "x".repeat(200)).into(), "invalid-field"),
-        8 => (format!(r#"{{"appName":"sms","scheduledTime":0,"jobData":{deep}{n}"#).into(), "invalid-json"),
-        9 => (format!(r#"{{"appName":"sms","appName":"sms","scheduledTime":{n}}}"#).into(), "duplicate-field"),
-        10 => (format!(r#"{{"appName":"sms","scheduledTime":0,"jobData":[{n}]}}"#).into(), "invalid-field"),
+        6 => (
+            format!(r#"{{"appName":"sms","scheduledTime":"2999-01-01T00:00:{:02}Z"}}"#, n % 60)
+                .into(),
+            "schedule-too-far",
+        ),
+        7 => (
+            format!(
+                r#"{{"appName":"sms","scheduledTime":0,"requestId":"{}{n}"}}"#,
+                "x".repeat(200)
+            )
+            .into(),
+            "invalid-field",
+        ),
+        8 => (
+            format!(r#"{{"appName":"sms","scheduledTime":0,"jobData":{deep}{n}"#).into(),
+            "invalid-json",
+        ),
+        9 => (
+            format!(r#"{{"appName":"sms","appName":"sms","scheduledTime":{n}}}"#).into(),
+            "duplicate-field",
+        ),
+        10 => (
+            format!(r#"{{"appName":"sms","scheduledTime":0,"jobData":[{n}]}}"#).into(),
+            "invalid-field",
+        ),
         _ => (format!(r#"["an array",{n}]"#).into(), "invalid-json"),
     }
 }

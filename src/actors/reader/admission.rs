@@ -90,7 +90,9 @@ impl Admission {
                     let about = format!("partition {}", self.partition);
                     self.shared.health.complain(&about, format!("cannot be written: {error}"));
                     self.shared.counters.add(&self.shared.counters.retried, 1);
-                    if let Some(progress) = self.after_outage(tickets, next, count, &mut wait).await? {
+                    if let Some(progress) =
+                        self.after_outage(tickets, next, count, &mut wait).await?
+                    {
                         return Ok(progress);
                     }
                     self.shared.health.clear(&about);
@@ -325,7 +327,8 @@ impl Tickets {
     /// After COMMIT: what was accepted goes to its scheduler.
     pub(super) fn give_back(mut self, batch: Arc<Batch>, fates: &[Fate]) {
         let mut jobs: BTreeMap<AppId, Vec<Job>> = BTreeMap::new();
-        let entries = Arc::try_unwrap(batch).map_or_else(|shared| shared.entries.clone(), |b| b.entries);
+        let entries =
+            Arc::try_unwrap(batch).map_or_else(|shared| shared.entries.clone(), |b| b.entries);
         for (entry, fate) in entries.into_iter().zip(fates) {
             if let (Entry::Job(candidate), Fate::Accepted) = (entry, fate)
                 && !candidate.foreign

@@ -33,8 +33,7 @@ pub(super) async fn judge_record(
 ) -> StoreResult<Judged> {
     let now_ms = shared.clock.now_ms();
     let record = Arc::new(record);
-    let origin =
-        Origin { ledger, offset: record.offset, timestamp_ms: record.timestamp_ms };
+    let origin = Origin { ledger, offset: record.offset, timestamp_ms: record.timestamp_ms };
     let request = decode(shared, &record).map(|mut request| {
         let RawRecord { topic, partition, offset, .. } = &*record;
         let name = || derived_request_id(cluster, topic, *partition, *offset);
@@ -187,7 +186,8 @@ fn candidate(
 fn trace_of(record: &RawRecord) -> Option<TraceContext> {
     let text = |name| {
         let value = record.header(name)?;
-        let legal = value.len() <= LONGEST_TRACE && value.bytes().all(|b| (b' '..=b'~').contains(&b));
+        let legal =
+            value.len() <= LONGEST_TRACE && value.bytes().all(|b| (b' '..=b'~').contains(&b));
         legal.then(|| value.to_owned())
     };
     Some(TraceContext { parent: text("traceparent")?, state: text("tracestate") })

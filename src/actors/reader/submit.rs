@@ -69,7 +69,9 @@ pub(crate) async fn submit(
         let ours = attempt < TRIES / 2 && shared.lease.is_valid();
         let fences = choose_shards(shared, &mut judged, ours);
         let batch = batch_of(shared, &judged, fences, None, unanswered.is_some());
-        let Ok(tickets) = Tickets::take(shared, &batch, &CancellationToken::new()).await else { continue };
+        let Ok(tickets) = Tickets::take(shared, &batch, &CancellationToken::new()).await else {
+            continue;
+        };
         match shared.store.admit(&batch).await {
             Ok(Admitted::Done(fates)) => {
                 let fate = fates.first().cloned();

@@ -158,7 +158,9 @@ impl Store {
 
     async fn write(&self, batch: &Arc<Batch>, plan: Plan) -> Result<Admitted> {
         match &self.inner.hot {
-            Hot::Postgres(pool) if plan.is_plain() => postgres::write_plain(pool, batch, plan).await,
+            Hot::Postgres(pool) if plan.is_plain() => {
+                postgres::write_plain(pool, batch, plan).await
+            }
             Hot::Postgres(pool) => postgres::write(pool, batch, plan).await,
             Hot::MySql(pool) => mysql::write(pool, batch, plan).await,
             Hot::Sqlite(sqlite) => {

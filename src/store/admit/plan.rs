@@ -51,11 +51,17 @@ impl Plan {
         self.letters.is_empty() && self.expired.is_empty() && !self.jobs.is_empty()
     }
 
-    pub(super) fn jobs<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = &'a Candidate> + Clone {
+    pub(super) fn jobs<'a>(
+        &'a self,
+        batch: &'a Batch,
+    ) -> impl Iterator<Item = &'a Candidate> + Clone {
         self.jobs.iter().filter_map(|place| candidate(batch, *place))
     }
 
-    pub(super) fn keys<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = &'a Candidate> + Clone {
+    pub(super) fn keys<'a>(
+        &'a self,
+        batch: &'a Batch,
+    ) -> impl Iterator<Item = &'a Candidate> + Clone {
         self.keys.iter().filter_map(|place| candidate(batch, *place))
     }
 

@@ -99,7 +99,8 @@ async fn insert(transaction: &mut PgTransaction<'_>, batch: &Batch, plan: &Plan)
     }
     if plan.keys(batch).next().is_some() {
         let unnested = unnest(1, &KEY_TYPES);
-        let sql = format!("insert into idempotency_key ({KEY_COLUMNS}) select * from {unnested} as k");
+        let sql =
+            format!("insert into idempotency_key ({KEY_COLUMNS}) select * from {unnested} as k");
         let query = bind_keys(sqlx::query(AssertSqlSafe(sql)), plan.keys(batch));
         query.execute(&mut **transaction).await?;
     }
@@ -155,8 +156,7 @@ pub(in crate::store) async fn insert_letter(
     Ok(())
 }
 
-const KEY_COLUMNS: &str =
-    "id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms";
+const KEY_COLUMNS: &str = "id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms";
 const KEY_TYPES: [&str; 8] =
     ["uuid", "integer", "text", "uuid", "text", "uuid", "bigint", "bigint"];
 const JOB_TYPES: [&str; crate::store::rows::WIDTH] = [

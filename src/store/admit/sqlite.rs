@@ -150,7 +150,8 @@ pub(in crate::store) fn insert_letter(
         letter.attempts,
         letter.created_ms,
     ])?;
-    let mut outbox = connection.prepare_cached("insert into outbox (lane, letter) values (?, ?)")?;
+    let mut outbox =
+        connection.prepare_cached("insert into outbox (lane, letter) values (?, ?)")?;
     outbox.execute(params![lane.unwrap_or(0), letter.id.into_bytes()])?;
     Ok(())
 }
