@@ -21,6 +21,7 @@ pub(crate) struct Counters {
     pub(super) fenced: AtomicU64,
     pub(super) offsets_lost: AtomicU64,
     pub(super) rescued: AtomicU64,
+    pub(super) clock_skew_ms: AtomicI64,
     pub(super) idempotency_cache: AtomicU64,
     pub(super) lag: Mutex<BTreeMap<String, i64>>,
     pub(super) apps: Mutex<BTreeMap<String, std::sync::Arc<AppFigures>>>,
@@ -68,6 +69,8 @@ pub struct IngestMetrics {
     pub offsets_lost: u64,
     /// Jobs that an audit found in the table and not in memory: should be zero.
     pub jobs_rescued: u64,
+    /// The database's clock less ours, in milliseconds.
+    pub clock_skew_ms: i64,
     /// Records not read yet, by partition.
     pub consumer_lag: BTreeMap<String, i64>,
     /// By app.
@@ -133,6 +136,7 @@ impl Counters {
             batches_fenced: get(&self.fenced),
             offsets_lost: get(&self.offsets_lost),
             jobs_rescued: get(&self.rescued),
+            clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read())).collect(),
         }

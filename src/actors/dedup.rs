@@ -1,20 +1,28 @@
 //! A short memory of idempotency keys that are in the database: it only saves work.
 //!
+//! It also forgets keys in the database whose window is over, a few at a time.
+//!
 //! A key that it remembers makes the batch read before it writes, instead of being
 //! refused and written twice. What is a duplicate is decided by the unique key alone.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use actix::prelude::*;
 
 use super::messages::*;
 use super::shared::Shared;
 use crate::model::ids::KeyId;
+use crate::store::KeyCursor;
 
 /// Keys of one generation; two are kept, so 200,000 at 16 bytes and their overhead.
 const GENERATION: usize = 100_000;
+/// Between two steps of the clean-up, so that it stays out of the way.
+const BETWEEN_STEPS: Duration = Duration::from_millis(100);
+/// Between two rounds through all keys.
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 
 /// Remembers recent keys, the older half forgotten at a time.
 pub(super) struct Dedup {
@@ -23,12 +31,13 @@ pub(super) struct Dedup {
     old: HashSet<KeyId>,
     asked: u64,
     recognised: u64,
+    forgotten: u64,
 }
 
 impl Dedup {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let (young, old) = (HashSet::new(), HashSet::new());
-        Self { shared, young, old, asked: 0, recognised: 0 }
+        Self { shared, young, old, asked: 0, recognised: 0, forgotten: 0 }
     }
 
     fn knows(&self, key: &KeyId) -> bool {
@@ -41,10 +50,36 @@ impl Dedup {
         }
         self.young.insert(key);
     }
+
+    /// One step of the clean-up, then the next one after a pause.
+    fn clean_up(&mut self, from: KeyCursor, ctx: &mut Context<Self>) {
+        let (store, now_ms) = (self.shared.store.clone(), self.shared.clock.now_ms());
+        let step = tokio::spawn(async move { store.forget_keys(from, now_ms).await });
+        ctx.spawn(step.into_actor(self).map(move |step, actor, ctx| {
+            let step = step.unwrap_or_else(|error| panic!("forgetting keys: {error}"));
+            let (pause, next) = match step {
+                Ok((forgotten, next)) => {
+                    actor.forgotten += forgotten;
+                    next.map_or((BETWEEN_ROUNDS, KeyCursor::default()), |next| {
+                        (BETWEEN_STEPS, next)
+                    })
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "keys could not be cleaned up");
+                    (BETWEEN_ROUNDS, from)
+                }
+            };
+            ctx.run_later(pause, move |actor, ctx| actor.clean_up(next, ctx));
+        }));
+    }
 }
 
 impl Actor for Dedup {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(BETWEEN_ROUNDS, |actor, ctx| actor.clean_up(KeyCursor::default(), ctx));
+    }
 }
 
 impl Handler<Recall> for Dedup {
@@ -80,6 +115,7 @@ impl Handler<Report> for Dedup {
             remembered,
             asked = self.asked,
             recognised = self.recognised,
+            forgotten = self.forgotten,
             "{remembered} idempotency keys remembered",
         );
     }

@@ -94,25 +94,41 @@ async fn publish_some(
     shared: &Shared,
     lanes: &[Lane],
 ) -> StoreResult<(usize, Option<String>, bool)> {
-    let letters = shared.store.unpublished(lanes, BATCH).await?;
-    let full = letters.len() as u64 == BATCH;
-    // Handed over in order and acknowledged together: the producer is idempotent, so the
-    // order of the partition is the order of the hand-over.
-    let sends = letters.iter().map(|letter| send(shared, letter));
-    let answers = futures::future::join_all(sends).await;
-    let mut acknowledged = Vec::new();
-    let mut failure = None;
-    for (letter, answer) in letters.iter().zip(answers) {
-        match answer {
-            Ok(()) => acknowledged.push(letter.id),
-            Err(error) => failure = Some(format!("not published: {error}")),
+    let (mut after, mut count, mut refused) = (i64::MIN, 0, None);
+    loop {
+        let letters = shared.store.unpublished(lanes, after, BATCH).await?;
+        let full = letters.len() as u64 == BATCH;
+        // Handed over in order and acknowledged together: the producer is idempotent, so the
+        // order of the partition is the order of the hand-over.
+        let sends = letters.iter().map(|letter| send(shared, letter));
+        let answers = futures::future::join_all(sends).await;
+        let mut acknowledged = Vec::new();
+        let (mut failure, mut passes) = (None, false);
+        for (letter, answer) in letters.iter().zip(answers) {
+            match answer {
+                Ok(()) => acknowledged.push(letter.id),
+                Err(error @ kafka::Error::Refused { .. }) => {
+                    refused = Some(format!("not published: {error}"));
+                    passes = true;
+                }
+                Err(error) => failure = Some(format!("not published: {error}")),
+            }
+        }
+        if !acknowledged.is_empty() {
+            shared.store.published(&acknowledged).await?;
+            count += acknowledged.len();
+        }
+        // Letters that the topic refuses, too large ones say, must not stand before all
+        // others for ever: what comes behind them passes.
+        match letters.last() {
+            Some(last) if full && passes && failure.is_none() => after = last.id,
+            _ => {
+                let failure = failure.or(refused);
+                let more = full || failure.is_some();
+                return Ok((count, failure, more));
+            }
         }
     }
-    if !acknowledged.is_empty() {
-        shared.store.published(&acknowledged).await?;
-    }
-    let more = full || failure.is_some();
-    Ok((acknowledged.len(), failure, more))
 }
 
 async fn send(shared: &Shared, outgoing: &Outgoing) -> Result<(), kafka::Error> {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -142,7 +143,9 @@ impl ShardKeeper {
     }
 
     fn check_clock(&self, observed: &Observation) {
-        let skew_ms = (observed.now_us / 1000 - self.shared.clock.now_ms()).unsigned_abs();
+        let skew_ms = observed.now_us / 1000 - self.shared.clock.now_ms();
+        self.shared.counters.clock_skew_ms.store(skew_ms, Ordering::Relaxed);
+        let skew_ms = skew_ms.unsigned_abs();
         let most_ms = self.shared.settings.max_clock_skew.as_millis();
         if u128::from(skew_ms) > most_ms {
             let why = format!("differs from the database's by {skew_ms} ms (at most {most_ms})");

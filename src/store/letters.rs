@@ -49,16 +49,22 @@ impl Outgoing {
 }
 
 impl Store {
-    /// The oldest unpublished letters of these lanes, in order.
+    /// The oldest unpublished letters of these lanes behind the outbox row `after`, in order.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if the database is away.
-    pub async fn unpublished(&self, lanes: &[Lane], limit: u64) -> Result<Vec<Outgoing>> {
+    pub async fn unpublished(
+        &self,
+        lanes: &[Lane],
+        after: i64,
+        limit: u64,
+    ) -> Result<Vec<Outgoing>> {
         if lanes.is_empty() {
             return Ok(Vec::new());
         }
         let rows = outbox::Entity::find()
             .filter(outbox::Column::Lane.is_in(lanes.iter().map(|lane| lane.number())))
+            .filter(outbox::Column::Id.gt(after))
             .order_by_asc(outbox::Column::Id)
             .limit(limit)
             .all(&self.inner.pool)

@@ -5,4 +5,5 @@
 mod layers;
 mod support;
 
+mod keys;
 mod main_job;

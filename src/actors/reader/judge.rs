@@ -1,12 +1,13 @@
 //! Judging one record or request by the rules, before the database has its say.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::super::shared::Shared;
+use super::super::shared::{RegisteredApp, Shared};
 use crate::dispatch::Rejection;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId, LedgerId, ShardId, derived_request_id};
-use crate::model::job::{Job, Origin, TraceContext};
+use crate::model::job::{Job, JobData, Origin, TraceContext};
 use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
 use crate::model::record::RawRecord;
 use crate::model::request::{Operation, Resolved, ScheduleJobRequest, check_required_fields};
@@ -113,13 +114,24 @@ fn check(
     let resolved = check_rules(shared, request)?;
     check_required_fields(&request.job_data, &row.rules.required_fields)?;
     if let Some(app) = shared.registered(&request.app_name)
-        && let Err(Rejection::Invalid(why)) = app.handler.validate(&request.job_data)
+        && let Err(Rejection::Invalid(why)) = validate(app, &request.job_data)
     {
         return Err(Refusal::new(ErrorKind::RefusedByApp, format!("jobData: {why}")));
     }
     let fingerprint = Fingerprint::of_json(request.job_data.as_str())
         .map_err(|error| Refusal::new(ErrorKind::InvalidJson, format!("jobData: {error}")))?;
     Ok((resolved, fingerprint))
+}
+
+/// A panic of the handler's is its answer to this request: else the reader would meet the
+/// same record again and again, and nobody behind it would get past.
+fn validate(app: &RegisteredApp, data: &JobData) -> Result<(), Rejection> {
+    let judged = catch_unwind(AssertUnwindSafe(|| app.handler.validate(data)));
+    judged.unwrap_or_else(|_| {
+        let why =
+            format!("the handler of {} panicked when it was to judge it: see its log", app.name);
+        Err(Rejection::Invalid(why))
+    })
 }
 
 fn unknown_app(shared: &Shared, request: &ScheduleJobRequest) -> Refusal {

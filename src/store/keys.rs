@@ -1,0 +1,61 @@
+//! Forgetting idempotency keys whose window is over, in steps that nobody notices.
+
+use std::collections::HashSet;
+
+use infinite_scheduler_entity::{idempotency_key, job};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use uuid::Uuid;
+
+use super::{Result, Store};
+
+/// Keys that one step looks at.
+const STEP: u64 = 500;
+/// How long after its window a key is kept: clocks differ, and batches take their time.
+const GRACE_MS: i64 = 3_600_000;
+
+/// Where the next step begins; the default is the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyCursor(Uuid);
+
+impl Store {
+    /// Looks at some keys in order of their ids and removes those whose window ended an
+    /// hour ago and whose job is not live any more. Gives back how many, and where to go
+    /// on; `None` at the end.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away; the same step can be repeated.
+    pub async fn forget_keys(
+        &self,
+        from: KeyCursor,
+        now_ms: i64,
+    ) -> Result<(u64, Option<KeyCursor>)> {
+        let seen = idempotency_key::Entity::find()
+            .filter(idempotency_key::Column::Id.gt(from.0))
+            .order_by_asc(idempotency_key::Column::Id)
+            .limit(STEP)
+            .all(&self.inner.pool)
+            .await?;
+        let next = seen.last().filter(|_| seen.len() as u64 == STEP).map(|key| KeyCursor(key.id));
+        let over_ms = now_ms - GRACE_MS;
+        let over: Vec<_> = seen.into_iter().filter(|key| key.expires_ms <= over_ms).collect();
+        if over.is_empty() {
+            return Ok((0, next));
+        }
+        let live: HashSet<Uuid> = job::Entity::find()
+            .filter(job::Column::Id.is_in(over.iter().map(|key| key.job)))
+            .all(&self.inner.pool)
+            .await?
+            .into_iter()
+            .map(|job| job.id)
+            .collect();
+        let ended = over.iter().filter(|key| !live.contains(&key.job)).map(|key| key.id);
+        let _turn = self.turn().await;
+        // A key that was replaced meanwhile has another window and stays.
+        let gone = idempotency_key::Entity::delete_many()
+            .filter(idempotency_key::Column::Id.is_in(ended))
+            .filter(idempotency_key::Column::ExpiresMs.lte(over_ms))
+            .exec(&self.inner.pool)
+            .await?;
+        Ok((gone.rows_affected, next))
+    }
+}
