@@ -17,13 +17,30 @@ use actix_web::dev::{Handler, ServerHandle};
 use actix_web::middleware::DefaultHeaders;
 use actix_web::{App, FromRequest, HttpServer, Resource, Responder, guard, rt, web};
 
-use crate::service::Scheduler;
+use crate::service::{Scheduler, StartProgress};
 
 /// Requests are small and rare.
 const WORKERS: usize = 1;
 
-/// The scheduler, from when it has started.
-type Started = Arc<OnceLock<Scheduler>>;
+/// What there is to be shown.
+type Started = Arc<Shown>;
+
+/// The scheduler, from when it has started, and until then what its start waits for.
+#[derive(Debug, Default)]
+struct Shown {
+    scheduler: OnceLock<Scheduler>,
+    progress: OnceLock<StartProgress>,
+}
+
+impl Shown {
+    fn get(&self) -> Option<&Scheduler> {
+        self.scheduler.get()
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        self.progress.get()?.waits_for()
+    }
+}
 
 /// A server that listens; it goes on until it is [stopped](Self::stop).
 #[derive(Debug)]
@@ -57,10 +74,15 @@ impl Server {
         self.address
     }
 
+    /// Shows what a start waits for, until there is its scheduler.
+    pub fn show_start(&self, progress: StartProgress) {
+        self.scheduler.progress.set(progress).ok();
+    }
+
     /// Shows this scheduler from now on; the first one counts.
     pub fn show(&self, scheduler: Scheduler) {
         // A second one would be a mistake of the caller's that harms nobody.
-        self.scheduler.set(scheduler).ok();
+        self.scheduler.scheduler.set(scheduler).ok();
     }
 
     /// Stops at once, requests that are under way included.

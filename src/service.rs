@@ -34,6 +34,21 @@ pub struct Scheduler {
     inner: Arc<Inner>,
 }
 
+/// What a start waits for just now, to be shown while there is no [`Scheduler`] yet.
+#[derive(Clone, Debug, Default)]
+pub struct StartProgress(Arc<Mutex<Option<String>>>);
+
+impl StartProgress {
+    /// A sentence that says what the start waits for; `None` while it gets on.
+    pub fn waits_for(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, why: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,

@@ -63,6 +63,8 @@ impl AppScheduler {
             page_size: PAGE,
             aging_ms: i64::try_from(app.config.priority_aging.as_millis()).unwrap_or(i64::MAX),
         };
+        // The place of one that panicked while draining is not that of one that may start.
+        let stopping = shared.draining.load(Ordering::Acquire);
         Self {
             shared,
             app,
@@ -71,7 +73,7 @@ impl AppScheduler {
             releasing: HashMap::new(),
             timer: None,
             reads_wait: false,
-            stopping: false,
+            stopping,
             audited: 0,
         }
     }

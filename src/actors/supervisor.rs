@@ -283,8 +283,16 @@ async fn drain_all(shared: Arc<Shared>, patience: Duration) {
     {
         tracing::warn!(%error, "not everything was sent");
     }
-    if let Some(keeper) = shared.directory.shard_keeper() {
-        drop(tokio::time::timeout(WRITE_PATIENCE, keeper.send(GoodBye)).await);
+    drop(tokio::time::timeout(WRITE_PATIENCE, say_goodbye(&shared)).await);
+}
+
+/// To a successor, if the keeper has just panicked: without it others wait for our lease.
+async fn say_goodbye(shared: &Shared) {
+    while let Some(keeper) = shared.directory.shard_keeper() {
+        if keeper.send(GoodBye).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

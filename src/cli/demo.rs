@@ -94,14 +94,14 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         ask = signals.next() => return Ok(ask.exit_code()),
     }
     let services = services.start(time);
-    let (summary, stopped) = watch(&scheduler, services, firings, time, &mut signals).await;
+    let summary = watch(&scheduler, services, firings, time, &mut signals).await;
     say(&summary);
     scheduler.shutdown(Duration::from_secs(5)).await;
     page.stop().await;
     // A broker that goes before its clients is looked for, aloud.
     drop((scheduler, producer));
     drop(broker);
-    let well = stopped || summary.adds_up();
+    let well = summary.stopped || summary.adds_up();
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -130,15 +130,14 @@ async fn await_group(scheduler: &Scheduler, services: &Microservices) -> anyhow:
     Ok(())
 }
 
-/// Tells of jobs that fire until all are done, the time is long past, or somebody stops it;
-/// says which of them.
+/// Tells of jobs that fire until all are done, the time is long past, or somebody stops it.
 async fn watch(
     scheduler: &Scheduler,
     mut services: Microservices,
     mut firings: mpsc::UnboundedReceiver<Firing>,
     time: Duration,
     signals: &mut Signals,
-) -> (Summary, bool) {
+) -> Summary {
     let began = Instant::now();
     let mut journal = Journal::default();
     let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -158,6 +157,6 @@ async fn watch(
     services.stop().await;
     let metrics = scheduler.ingest_metrics();
     let mut summary = Summary::new(services.sent(), &metrics, journal.spread());
-    summary.took = began.elapsed();
-    (summary, stopped)
+    (summary.took, summary.stopped) = (began.elapsed(), stopped);
+    summary
 }

@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Runs the service: takes requests, keeps jobs, fires them
 ///
 /// Prints one line when the HTTP server listens and one that says `ready` when everything
-/// runs. SIGTERM and SIGINT let running jobs end, up to instance.drain_timeout_ms; a second
+/// runs. SIGTERM and SIGINT let running jobs end, up to `instance.drain_timeout_ms`; a second
 /// one ends it at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -42,8 +42,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     })?;
     output::say(format_args!("listening on http://{}", page.address()));
 
+    let builder = SchedulerBuilder::from_config(&config);
+    page.show_start(builder.progress());
     let scheduler = tokio::select! {
-        started = SchedulerBuilder::from_config(&config).start() => started.map_err(cannot_start)?,
+        started = builder.start() => started.map_err(cannot_start)?,
         ask = signals.next() => {
             info!("{ask} while starting: nothing to drain");
             return Ok(ExitCode::SUCCESS);

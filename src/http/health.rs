@@ -22,7 +22,10 @@ pub(super) async fn ready(scheduler: web::Data<Started>) -> HttpResponse {
     let complaints = match scheduler.get() {
         Some(scheduler) if scheduler.is_running() => scheduler.complaints(),
         Some(_) => vec!["shutting down".to_owned()],
-        None => vec!["starting".to_owned()],
+        None => vec![match scheduler.waits_for() {
+            Some(why) => format!("starting: {why}"),
+            None => "starting".to_owned(),
+        }],
     };
     let readiness = Readiness { ready: complaints.is_empty(), complaints };
     match readiness.ready {

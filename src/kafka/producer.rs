@@ -1,7 +1,7 @@
 //! The producer: idempotent, and a send is done when the broker has it for good.
 
 use std::fmt;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
@@ -46,6 +46,8 @@ struct Shared {
     config: ClientConfig,
     /// Replaced when an idempotent producer has met an error that it cannot get over.
     client: RwLock<Arc<Client>>,
+    /// Sends each record in a batch of its own; made when it is first needed.
+    lone: OnceLock<Arc<Client>>,
 }
 
 impl Producer {
@@ -56,7 +58,7 @@ impl Producer {
     pub fn start(config: &KafkaIngestConfig) -> Result<Self, Error> {
         let config = config.to_producer_config();
         let client = RwLock::new(Arc::new(connect(&config)?));
-        Ok(Self { shared: Arc::new(Shared { config, client }) })
+        Ok(Self { shared: Arc::new(Shared { config, client, lone: OnceLock::new() }) })
     }
 
     /// Sends a record, and returns once every in-sync replica has it.
@@ -69,11 +71,30 @@ impl Producer {
     /// [`Error::Denied`] if it may be, later: the broker *may* have it all the same.
     pub async fn send(&self, outgoing: Outgoing) -> Result<(), Error> {
         let client = self.client();
-        let receipt = enqueue(&client, &outgoing).await;
-        let sent = match receipt {
-            Ok(receipt) => receipt.await.unwrap_or(Err(KafkaError::Canceled)),
-            Err(error) => Err(error),
+        match deliver(&client, &outgoing).await {
+            // A broker measures whole batches, and librdkafka does not divide what it
+            // refuses: the record may only have been in large company.
+            Err(error) if error.rdkafka_error_code() == Some(Code::MessageSizeTooLarge) => {
+                self.send_alone(outgoing).await
+            }
+            sent => sent.map_err(|error| self.judge(&client, error, outgoing.topic)),
+        }
+    }
+
+    async fn send_alone(&self, outgoing: Outgoing) -> Result<(), Error> {
+        let client = match self.shared.lone.get() {
+            Some(client) => client.clone(),
+            None => {
+                let mut config = self.shared.config.clone();
+                // Without idempotence there is no fatal error that it would have to be
+                // replaced for; with one request at a time the order stays.
+                config.set("batch.num.messages", "1").set("enable.idempotence", "false");
+                config.set("max.in.flight.requests.per.connection", "1");
+                let made = Arc::new(connect(&config)?);
+                self.shared.lone.get_or_init(|| made).clone()
+            }
         };
+        let sent = deliver(&client, &outgoing).await;
         sent.map_err(|error| self.judge(&client, error, outgoing.topic))
     }
 
@@ -149,6 +170,11 @@ impl fmt::Debug for Producer {
 
 fn connect(config: &ClientConfig) -> Result<Client, Error> {
     Ok(config.create_with_context(Deliveries { reach: Reach::new("producer") })?)
+}
+
+async fn deliver(client: &Client, outgoing: &Outgoing) -> Result<(), KafkaError> {
+    let receipt = enqueue(client, outgoing).await?;
+    receipt.await.unwrap_or(Err(KafkaError::Canceled))
 }
 
 async fn enqueue(

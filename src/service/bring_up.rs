@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::oneshot;
 
 use super::builder::{MySqlParts, SchedulerBuilder, Target};
-use super::{Inner, Scheduler};
+use super::{Inner, Scheduler, StartProgress};
 use crate::actors::{Gate, Shared, Supervisor};
 use crate::dispatch::{KafkaDispatch, SharedHandler};
 use crate::kafka::{self, Intake, KafkaIngestConfig, Producer, ensure_topics};
@@ -161,9 +161,9 @@ async fn connect(builder: &SchedulerBuilder) -> Result<Store, StartError> {
         store.probe_row_locks().await?;
         Ok(store)
     };
-    let store = await_database(&shown, open).await?;
+    let store = await_database(&builder.progress, &shown, open).await?;
     if store.is_embedded() {
-        await_file(&store, &shown, builder.settings.lease).await?;
+        await_file(&builder.progress, &store, &shown, builder.settings.lease).await?;
     }
     tracing::info!(database = %shown, "jobs are kept in {}, {shown}", store.kind());
     Ok(store)
@@ -184,19 +184,28 @@ fn percent(text: &str) -> String {
 }
 
 /// An outage is waited for; what waiting cannot mend is said at once.
-async fn await_database<T, F>(shown: &str, mut attempt: impl FnMut() -> F) -> Result<T, StartError>
+async fn await_database<T, F>(
+    progress: &StartProgress,
+    shown: &str,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, StartError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
     let (mut wait, longest) = RETRY;
     loop {
         match attempt().await {
-            Ok(done) => return Ok(done),
+            Ok(done) => {
+                progress.set(None);
+                return Ok(done);
+            }
             Err(StoreError::Unusable(why) | StoreError::Refused(why)) => {
                 return Err(StartError::Database(why));
             }
             Err(error) => {
-                tracing::warn!(database = %shown, "waiting for the database {shown}: {error}");
+                let why = format!("waiting for the database {shown}: {error}");
+                tracing::warn!(database = %shown, "{why}");
+                progress.set(Some(why));
                 tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
                 wait = (wait * 2).min(longest);
             }
@@ -206,11 +215,16 @@ where
 
 /// A database file belongs to one process at a time. One that died leaves a lease, which
 /// is waited for; one that lives renews it.
-async fn await_file(store: &Store, shown: &str, lease: Duration) -> Result<(), StartError> {
+async fn await_file(
+    progress: &StartProgress,
+    store: &Store,
+    shown: &str,
+    lease: Duration,
+) -> Result<(), StartError> {
     let mut beats: Option<Vec<i64>> = None;
     loop {
         let nobody = crate::model::ids::InstanceId(0);
-        let seen = await_database(shown, || store.observe(nobody)).await?;
+        let seen = await_database(progress, shown, || store.observe(nobody)).await?;
         let alive: Vec<i64> = seen
             .instances
             .iter()
@@ -236,6 +250,7 @@ async fn await_file(store: &Store, shown: &str, lease: Duration) -> Result<(), S
                 beats = Some(alive);
             }
         }
+        progress.set(Some(format!("waiting for the lease that an instance left in {shown}")));
         tokio::time::sleep(LOOK * 10).await;
     }
 }
@@ -249,7 +264,7 @@ async fn register_apps(
     for (config, target) in &builder.apps {
         let now_ms = builder.clock.now_ms();
         let register = || store.register_app(config, now_ms);
-        let row = await_database("of the apps", register).await?;
+        let row = await_database(&builder.progress, "of the apps", register).await?;
         let handler: SharedHandler = match (target, producer) {
             (Target::Handler(handler), _) => handler.clone(),
             (Target::Topic(topic), Some(producer)) => {

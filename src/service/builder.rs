@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use secrecy::SecretString;
 
-use super::Scheduler;
+use super::{Scheduler, StartProgress};
 use super::bring_up::{self, StartError};
 use crate::actors::Settings;
 use crate::config::{Config, Dispatch};
@@ -45,6 +45,7 @@ pub struct SchedulerBuilder {
     pub(super) apps: Vec<(AppConfig, Target)>,
     pub(super) settings: Settings,
     pub(super) clock: SharedClock,
+    pub(super) progress: StartProgress,
 }
 
 /// The parts of a MySQL URL.
@@ -106,6 +107,7 @@ impl SchedulerBuilder {
             apps: apps.map(|app| (app.app.clone(), target(&app.dispatch))).collect(),
             settings,
             clock: Arc::new(SystemClock),
+            progress: StartProgress::default(),
         }
     }
 
@@ -217,6 +219,11 @@ impl SchedulerBuilder {
     pub fn sqlite_file(self, path: impl Into<PathBuf>) -> Self {
         let url = format!("sqlite://{}?mode=rwc", path.into().display());
         self.database_url(url)
+    }
+
+    /// What the start waits for, for whoever watches it from elsewhere.
+    pub fn progress(&self) -> StartProgress {
+        self.progress.clone()
     }
 
     /// Brings everything up: database and migrations, app schedulers, clean-up, Kafka.

@@ -7,3 +7,10 @@ mod support;
 
 mod keys;
 mod main_job;
+mod bad_input;
+mod positions;
+mod lost_answers;
+mod panics;
+mod schema;
+mod handle;
+mod serve;

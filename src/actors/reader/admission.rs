@@ -163,6 +163,7 @@ impl Admission {
             return Ok(None);
         }
         tickets.read_again();
+        self.publish_letters();
         self.position.next = row.next_offset;
         if row.next_offset == next {
             self.shared.counters.received.fetch_add(count as u64, Ordering::Relaxed);
@@ -179,6 +180,7 @@ impl Admission {
             tracing::warn!(partition = %self.partition, "another reader claimed {}", self.partition);
             return Ok(Progress::ClaimAgain);
         }
+        self.publish_letters();
         self.position.next = row.next_offset;
         if row.next_offset == next {
             self.shared.counters.received.fetch_add(count as u64, Ordering::Relaxed);
@@ -194,8 +196,14 @@ impl Admission {
             hint(directory.dedup(), Remember { keys });
         }
         if fates.iter().any(|fate| matches!(fate, Fate::Dead(_))) {
-            hint(directory.retry_dlq(), PublishLane(Lane::Partition(self.position.ledger)));
+            self.publish_letters();
         }
+    }
+
+    /// What was committed without an answer may have brought letters, and nobody else says so.
+    fn publish_letters(&self) {
+        let lane = Lane::Partition(self.position.ledger);
+        hint(self.shared.directory.retry_dlq(), PublishLane(lane));
     }
 }
 

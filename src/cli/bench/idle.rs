@@ -12,8 +12,9 @@ use super::{Common, await_ready, jobs};
 use crate::dispatch::Discard;
 use crate::model::clock::{Clock, SystemClock};
 
-/// From when it is ready until it is quiet.
-const SETTLE: Duration = Duration::from_secs(5);
+/// From when it is ready until what the start asked has been counted: an idle session of
+/// PostgreSQL reports its figures after 10 s (`PGSTAT_IDLE_INTERVAL`).
+const SETTLE: Duration = Duration::from_secs(12);
 const DAY_MS: i64 = 86_400_000;
 
 /// Memory, and questions to the database, of an instance that waits

@@ -39,7 +39,7 @@ pub(super) struct Arguments {
     /// Records; default 200000, or 60000 without --kafka
     #[arg(long, alias = "jobs", value_name = "N")]
     records: Option<usize>,
-    /// Records in a batch of one partition, at the most (max_poll_records)
+    /// Records in a batch of one partition, at the most (`max_poll_records`)
     #[arg(long, value_name = "N", default_value = "2000")]
     batch: NonZeroU32,
 }
@@ -70,6 +70,8 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     let scheduler = builder.with_kafka_ingest(topics.config.clone()).start().await?;
     let measured = watch(&scheduler, records).await;
     scheduler.shutdown(Duration::from_secs(10)).await;
+    // A broker that goes before its clients is looked for, aloud.
+    drop(scheduler);
     topics.remove().await?;
     let (counted, time) = measured?;
     let there = scratch.jobs().await?;

@@ -10,6 +10,8 @@ use crate::actors::IngestMetrics;
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     pub(super) took: Duration,
+    /// Somebody did not want to see the end.
+    pub(super) stopped: bool,
     sent: u64,
     jobs: u64,
     duplicates: u64,
@@ -23,6 +25,7 @@ impl Summary {
     pub(super) fn new(sent: u64, metrics: &IngestMetrics, spread: Spread) -> Self {
         Self {
             took: Duration::ZERO,
+            stopped: false,
             sent,
             jobs: metrics.messages_processed,
             duplicates: metrics.messages_duplicate,
@@ -59,12 +62,11 @@ impl fmt::Display for Summary {
             f,
             "  half were less than {p50_ms:.1} ms late, 99 % less than {p99_ms:.1} ms, the latest {max_ms:.1} ms"
         )?;
-        match self.adds_up() {
-            true => f.write_str("Every record is accounted for, and every job fired once."),
-            false => {
-                f.write_str("Not everything is done: it was stopped, or something went wrong.")
-            }
-        }
+        f.write_str(match (self.adds_up(), self.stopped) {
+            (true, _) => "Every record is accounted for, and every job fired once.",
+            (false, true) => "It was stopped before all of it was done.",
+            (false, false) => "This does not add up: please report it, with the log of --verbose.",
+        })
     }
 }
 

@@ -180,7 +180,8 @@ fn bind_job<'q>(query: Statement<'q>, candidate: &'q Candidate) -> Statement<'q>
         .bind(&job.last_error)
 }
 
-/// Writes a letter and its outbox row; a letter that is there already stays as it is.
+/// Writes a letter and its outbox row; a letter that is there already stays as it is, and is
+/// not published again: its outcome or batch is written twice when an answer was lost.
 pub(in crate::store) async fn insert_letter(
     transaction: &mut MySqlTransaction<'_>,
     letter: &infinite_scheduler_entity::dead_letter::Model,
@@ -188,8 +189,8 @@ pub(in crate::store) async fn insert_letter(
 ) -> Result<()> {
     let insert = "insert into dead_letter (id, kind, message, app, request_id, job, topic, number, \
         source_offset, source_time_ms, record_key, record_value, headers, attempts, created_ms) \
-        values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on duplicate key update id = id";
-    sqlx::query(insert)
+        values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let written = sqlx::query(insert)
         .bind(letter.id)
         .bind(&letter.kind)
         .bind(&letter.message)
@@ -206,7 +207,13 @@ pub(in crate::store) async fn insert_letter(
         .bind(letter.attempts)
         .bind(letter.created_ms)
         .execute(&mut **transaction)
-        .await?;
+        .await;
+    // Not `on duplicate key`: that counts a row that it leaves alone like one that it writes.
+    // The error undoes this statement alone.
+    match written {
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(()),
+        written => written?,
+    };
     let outbox = "insert into outbox (lane, letter) values (?, ?)";
     sqlx::query(outbox).bind(lane.unwrap_or(0)).bind(letter.id).execute(&mut **transaction).await?;
     Ok(())

@@ -123,7 +123,8 @@ async fn insert(transaction: &mut PgTransaction<'_>, batch: &Batch, plan: &Plan)
     Ok(())
 }
 
-/// Writes a letter and its outbox row; a letter that is there already stays as it is.
+/// Writes a letter and its outbox row; a letter that is there already stays as it is, and is
+/// not published again: its outcome or batch is written twice when an answer was lost.
 pub(in crate::store) async fn insert_letter(
     transaction: &mut PgTransaction<'_>,
     letter: &infinite_scheduler_entity::dead_letter::Model,
@@ -133,7 +134,7 @@ pub(in crate::store) async fn insert_letter(
         source_offset, source_time_ms, record_key, record_value, headers, attempts, created_ms) \
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
         on conflict (id) do nothing";
-    sqlx::query(insert)
+    let written = sqlx::query(insert)
         .bind(letter.id)
         .bind(&letter.kind)
         .bind(&letter.message)
@@ -151,6 +152,9 @@ pub(in crate::store) async fn insert_letter(
         .bind(letter.created_ms)
         .execute(&mut **transaction)
         .await?;
+    if written.rows_affected() == 0 {
+        return Ok(());
+    }
     let outbox = "insert into outbox (lane, letter) values ($1, $2)";
     sqlx::query(outbox).bind(lane.unwrap_or(0)).bind(letter.id).execute(&mut **transaction).await?;
     Ok(())

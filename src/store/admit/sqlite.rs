@@ -122,7 +122,8 @@ fn insert_jobs(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()
     Ok(())
 }
 
-/// Writes a letter and its outbox row; a letter that is there already stays as it is.
+/// Writes a letter and its outbox row; a letter that is there already stays as it is, and is
+/// not published again: its outcome is written twice when an answer was lost.
 pub(in crate::store) fn insert_letter(
     connection: &Connection,
     letter: &infinite_scheduler_entity::dead_letter::Model,
@@ -133,7 +134,7 @@ pub(in crate::store) fn insert_letter(
          number, source_offset, source_time_ms, record_key, record_value, headers, attempts, \
          created_ms) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
-    insert.execute(params![
+    let written = insert.execute(params![
         letter.id.into_bytes(),
         letter.kind,
         letter.message,
@@ -150,6 +151,9 @@ pub(in crate::store) fn insert_letter(
         letter.attempts,
         letter.created_ms,
     ])?;
+    if written == 0 {
+        return Ok(());
+    }
     let mut outbox =
         connection.prepare_cached("insert into outbox (lane, letter) values (?, ?)")?;
     outbox.execute(params![lane.unwrap_or(0), letter.id.into_bytes()])?;

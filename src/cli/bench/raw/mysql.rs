@@ -37,7 +37,7 @@ fn plain(url: &str) -> String {
 }
 
 async fn insert_rows(connection: &mut MySqlConnection, rows: &[Row]) -> anyhow::Result<()> {
-    let marks = format!("({})", vec!["?"; WIDTH].join(","));
+    let marks = format!("({})", ["?"; WIDTH].join(","));
     let values = vec![marks; rows.len()].join(",");
     let mut query =
         sqlx::query(AssertSqlSafe(format!("insert into {TABLE} ({COLUMNS}) values {values}")));

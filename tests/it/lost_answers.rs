@@ -1,0 +1,479 @@
+//! Commits whose answer is lost, and a partition that moves while its last batch is still
+//! uncommitted: nothing is doubled, nothing is stranded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use infinite_scheduler::model::request::RequestBuilder;
+use infinite_scheduler::model::retry::Backoff;
+use infinite_scheduler::{
+    AppConfig, JobContext, JobError, JobHandler, ScheduleJobRequest, Scheduler, SubmitError,
+    Submitted,
+};
+
+use crate::support::kafka::{RawRecord, produce, read_all};
+use crate::support::proxy::Proxy;
+use crate::support::services::Database;
+use crate::support::wait_until;
+use crate::support::world::{LEASE, World};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Answers that are lost in one test, one after another.
+const LOSSES: usize = 3;
+/// Records around each of them.
+const WAVE: usize = 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_an_admission_doubles_and_strands_nothing_on_mariadb() {
+    a_lost_answer_to_an_admission(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_an_admission_doubles_and_strands_nothing_on_postgres() {
+    a_lost_answer_to_an_admission(Database::Postgres).await;
+}
+
+/// New jobs only: on PostgreSQL that is one statement in autocommit.
+async fn a_lost_answer_to_an_admission(database: Database) {
+    let world = World::new(database, 2).await;
+    let proxy = Proxy::start(world.database.url()).await;
+    let scheduler = start(&world, &proxy).await;
+    for loss in 0..LOSSES {
+        proxy.cut_after_commit(marker(loss).as_bytes());
+        let records: Vec<_> = (0..WAVE)
+            .map(|n| {
+                let data = if n == WAVE / 2 { marker(loss) } else { String::new() };
+                RawRecord::new(n as i32 % 2, request(&format!("r-{loss}-{n}"), &data))
+            })
+            .collect();
+        produce(&world.topic, &records).await;
+        wait_until(DEADLINE, "the lost answer", async || proxy.cuts() == loss + 1).await;
+    }
+    let jobs = LOSSES * WAVE;
+    wait_until(DEADLINE, "every job fired", async || succeeded(&scheduler) >= jobs).await;
+    scheduler.shutdown(DEADLINE).await;
+
+    let wanted = (0..LOSSES).flat_map(|loss| (0..WAVE).map(move |n| format!("r-{loss}-{n}")));
+    check_fired(&world, wanted).await;
+    check_ledger(&world, [jobs, 0, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_a_mixed_batch_doubles_and_strands_nothing_on_mariadb() {
+    a_lost_answer_to_a_mixed_batch(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_a_mixed_batch_doubles_and_strands_nothing_on_postgres() {
+    a_lost_answer_to_a_mixed_batch(Database::Postgres).await;
+}
+
+/// Jobs, duplicates and dead letters together: an explicit transaction on each backend,
+/// as the marker is in a dead letter.
+async fn a_lost_answer_to_a_mixed_batch(database: Database) {
+    let world = World::new(database, 1).await;
+    let proxy = Proxy::start(world.database.url()).await;
+    let scheduler = start(&world, &proxy).await;
+    for loss in 0..LOSSES {
+        proxy.cut_after_commit(marker(loss).as_bytes());
+        let records: Vec<_> = (0..WAVE)
+            .map(|n| {
+                let value = match n % 3 {
+                    0 => keyed(&format!("r-{loss}-{n}")),
+                    1 => keyed(&format!("r-{loss}-{}", n - 1)),
+                    _ => format!("poison {}, {n}", marker(loss)),
+                };
+                RawRecord::new(0, value)
+            })
+            .collect();
+        produce(&world.topic, &records).await;
+        wait_until(DEADLINE, "the lost answer", async || proxy.cuts() == loss + 1).await;
+        // The last letters come with a lost answer, too: nothing after them helps them on.
+        let letters = (loss + 1) * WAVE / 3;
+        wait_until(DEADLINE, "every dead letter published", async || {
+            scheduler.ingest_metrics().messages_sent_to_dlq as usize >= letters
+        })
+        .await;
+    }
+    let each = LOSSES * WAVE / 3;
+    wait_until(DEADLINE, "every job fired", async || succeeded(&scheduler) >= each).await;
+    scheduler.shutdown(DEADLINE).await;
+
+    let ids = |loss| (0..WAVE).step_by(3).map(move |n| format!("r-{loss}-{n}"));
+    check_fired(&world, (0..LOSSES).flat_map(ids)).await;
+    check_ledger(&world, [each, each, each]).await;
+    let letters = read_all(&world.dlq).await;
+    let values: BTreeSet<_> = letters.iter().map(|letter| letter.value.clone()).collect();
+    assert_eq!((letters.len(), values.len()), (each, each));
+    assert_eq!(world.database.count("select count(*) from dead_letter").await as usize, each);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_outcomes_fires_nothing_again_on_mariadb() {
+    a_lost_answer_to_outcomes(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_outcomes_fires_nothing_again_on_postgres() {
+    a_lost_answer_to_outcomes(Database::Postgres).await;
+}
+
+/// For each kind of outcome: a text that is in its transaction, what the jobs are told to
+/// do, and the attempts that each of them has then had.
+const OUTCOMES: [(&str, &str, u32); 3] = [
+    ("delete from job", "succeed", 1),
+    ("update job set due_ms", "fail once", 2),
+    ("attempts-exhausted", "fail always", 2),
+];
+
+async fn a_lost_answer_to_outcomes(database: Database) {
+    let world = World::new(database, 2).await;
+    let proxy = Proxy::start(world.database.url()).await;
+    let attempts = Attempts::default();
+    let scheduler = world
+        .builder_without_apps()
+        .database_url(proxy.url(world.database.url()))
+        .register_app(failing_app(), attempts.clone())
+        .start()
+        .await
+        .expect("a start");
+    for (loss, (marker, order, _)) in OUTCOMES.into_iter().enumerate() {
+        // Sessions that know a statement do not send its text again.
+        proxy.cut_all();
+        proxy.cut_after_commit(marker.as_bytes());
+        let records: Vec<_> = (0..WAVE)
+            .map(|n| RawRecord::new(n as i32 % 2, request(&format!("{order}-{n}"), order)))
+            .collect();
+        produce(&world.topic, &records).await;
+        wait_until(DEADLINE, "the lost answer", async || proxy.cuts() == loss + 1).await;
+        wait_until(DEADLINE, "the end of each job", async || {
+            let app = scheduler.ingest_metrics().apps["sms"].clone();
+            (app.succeeded + app.dead) as usize >= (loss + 1) * WAVE
+        })
+        .await;
+    }
+    wait_until(DEADLINE, "every dead letter published", async || {
+        scheduler.ingest_metrics().messages_sent_to_dlq as usize >= WAVE
+    })
+    .await;
+    let app = scheduler.ingest_metrics().apps["sms"].clone();
+    assert_eq!((app.succeeded, app.retried, app.dead), (120, 120, 60));
+    scheduler.shutdown(DEADLINE).await;
+
+    for (_, order, expected) in OUTCOMES {
+        for n in 0..WAVE {
+            let id = format!("{order}-{n}");
+            assert_eq!(attempts.of(&id), expected, "attempts at {id}");
+        }
+    }
+    check_ledger(&world, [OUTCOMES.len() * WAVE, 0, 0]).await;
+    assert_eq!(world.database.count("select count(*) from dead_letter").await as usize, WAVE);
+    assert_eq!(read_all(&world.dlq).await.len(), WAVE, "each dead letter once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_a_request_by_api_is_not_a_second_job_on_mariadb() {
+    a_lost_answer_to_a_request_by_api(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_a_request_by_api_is_not_a_second_job_on_postgres() {
+    a_lost_answer_to_a_request_by_api(Database::Postgres).await;
+}
+
+async fn a_lost_answer_to_a_request_by_api(database: Database) {
+    let world = World::new(database, 1).await;
+    let proxy = Proxy::start(world.database.url()).await;
+    let attempts = Attempts::default();
+    let scheduler = Scheduler::builder()
+        .database_url(proxy.url(world.database.url()))
+        .lease(LEASE)
+        .register_app(AppConfig::new("sms"), attempts.clone())
+        .start()
+        .await
+        .expect("a start");
+    // From here on every shard is owned and read.
+    let answer = scheduler.schedule(api_request("succeed").build().expect("a request")).await;
+    let mut names = BTreeSet::from([accepted(answer)]);
+    for loss in 0..4 * LOSSES {
+        wait_until(DEADLINE, "the job fired", async || succeeded(&scheduler) == names.len()).await;
+        let marker = marker(loss);
+        proxy.cut_after_commit(marker.as_bytes());
+        let mut request = api_request(&format!("succeed {marker}"));
+        if loss % 2 == 0 {
+            request = request.request_id(format!("mine-{loss}"));
+        }
+        if loss % 4 < 2 {
+            request = request.idempotency_key(format!("key-{loss}"));
+        }
+        let answer = scheduler.schedule(request.build().expect("a request")).await;
+        assert_eq!(proxy.cuts(), loss + 1);
+        names.insert(accepted(answer));
+    }
+    wait_until(DEADLINE, "every job fired", async || succeeded(&scheduler) >= names.len()).await;
+    scheduler.shutdown(DEADLINE).await;
+
+    let fired = attempts.all();
+    assert_eq!(fired.keys().cloned().collect::<BTreeSet<_>>(), names);
+    assert!(fired.values().all(|attempts| *attempts == 1), "fired again: {fired:?}");
+    assert_eq!(world.database.count("select count(*) from job").await, 0);
+}
+
+/// The owner of the shard is quicker than the instance that asks again: nothing in the
+/// database tells it that the job was there, and is done.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "open: a request by API without a key whose answer was lost becomes a second job if \
+            the first has ended before it is sent again"]
+async fn a_lost_answer_to_a_request_whose_job_has_ended_is_not_a_second_job() {
+    let world = World::new(Database::Postgres, 1).await;
+    let proxy = Proxy::start(world.database.url()).await;
+    let attempts = Attempts::default();
+    let owner = Scheduler::builder()
+        .database_url(world.database.url())
+        .lease(LEASE)
+        .register_app(AppConfig::new("sms"), attempts.clone())
+        .start()
+        .await
+        .expect("a start");
+    let asking = Scheduler::builder().database_url(proxy.url(world.database.url())).lease(LEASE);
+    let asking = asking.start().await.expect("a start");
+
+    proxy.cut_after_commit(marker(0).as_bytes());
+    let request = api_request(&marker(0)).request_id("mine").build().expect("a request");
+    let asked = tokio::spawn({
+        let asking = asking.clone();
+        async move { asking.schedule(request).await }
+    });
+    wait_until(DEADLINE, "the lost answer", async || proxy.cuts() == 1).await;
+    proxy.set_away(true);
+    wait_until(DEADLINE, "the job done", async || succeeded(&owner) == 1).await;
+    proxy.set_away(false);
+    assert_eq!(accepted(asked.await.expect("an answer")), "mine");
+    // Another one, behind which the first cannot hide.
+    let request = api_request("succeed").request_id("other").build().expect("a request");
+    asking.schedule(request).await.expect("an answer");
+    wait_until(DEADLINE, "the other job", async || attempts.of("other") == 1).await;
+    asking.shutdown(DEADLINE).await;
+    owner.shutdown(DEADLINE).await;
+    assert_eq!(attempts.of("mine"), 1);
+    assert_eq!(world.database.count("select count(*) from job").await, 0);
+}
+
+/// What becomes of a batch that is uncommitted while its partition moves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LateEnd {
+    Commit,
+    Rollback,
+    /// It commits although the instance that wrote it is gone.
+    CommitOfADeadInstance,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_moves_goes_on_behind_a_batch_that_commits_late_on_mariadb() {
+    a_partition_moves_while_its_batch_is_uncommitted(Database::MariaDb, LateEnd::Commit).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_moves_goes_on_behind_a_batch_that_commits_late_on_postgres() {
+    a_partition_moves_while_its_batch_is_uncommitted(Database::Postgres, LateEnd::Commit).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_moves_goes_on_before_a_batch_that_never_commits_on_mariadb() {
+    a_partition_moves_while_its_batch_is_uncommitted(Database::MariaDb, LateEnd::Rollback).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_moves_goes_on_before_a_batch_that_never_commits_on_postgres() {
+    a_partition_moves_while_its_batch_is_uncommitted(Database::Postgres, LateEnd::Rollback).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_commits_after_its_instance_died_counts_on_mariadb() {
+    let end = LateEnd::CommitOfADeadInstance;
+    a_partition_moves_while_its_batch_is_uncommitted(Database::MariaDb, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_commits_after_its_instance_died_counts_on_postgres() {
+    let end = LateEnd::CommitOfADeadInstance;
+    a_partition_moves_while_its_batch_is_uncommitted(Database::Postgres, end).await;
+}
+
+async fn a_partition_moves_while_its_batch_is_uncommitted(database: Database, end: LateEnd) {
+    let world = World::new(database, 2).await;
+    let proxy = Proxy::start(world.database.url()).await;
+    // The server ends a transaction that is idle for half of this, and after all of it the
+    // shards of a dead instance move.
+    let crashes = end == LateEnd::CommitOfADeadInstance;
+    let lease = Duration::from_secs(if crashes { 30 } else { 60 });
+    let builder = world.builder().database_url(proxy.url(world.database.url())).lease(lease);
+    let mut first = Some(builder.start().await.expect("a start"));
+    let wave = async |name: &str, partition: i32| {
+        let value = |n| request(&format!("{name}-{n}"), &format!("{name}."));
+        let records: Vec<_> = (0..WAVE).map(|n| RawRecord::new(partition, value(n))).collect();
+        produce(&world.topic, &records).await;
+    };
+    wave("before", 0).await;
+    wave("beside", 1).await;
+    wait_until(DEADLINE, "the first jobs", async || {
+        first.as_ref().is_some_and(|first| succeeded(first) == 2 * WAVE)
+    })
+    .await;
+
+    // A batch of each partition, as nobody knows which of them will move. Nothing else is
+    // under way: what runs when an instance dies may fire again.
+    for (partition, name) in (0..).zip(["held", "held beside"]) {
+        proxy.hold_after(format!("{name}.").as_bytes());
+        wave(name, partition).await;
+        let held = partition as usize + 1;
+        wait_until(DEADLINE, "a batch that is held", async || proxy.holds() == held).await;
+    }
+    if crashes {
+        first = None;
+    }
+    let second = world.builder().start().await.expect("a start");
+    // It waits for the row of the partition that it was given, in vain at first.
+    wait_until(DEADLINE, "the second instance to wait for the batch", async || {
+        second.complaints().iter().any(|complaint| complaint.starts_with("partition"))
+    })
+    .await;
+    match end {
+        LateEnd::Rollback => proxy.cut_all(),
+        _ => proxy.release(),
+    }
+    wave("after", 0).await;
+    wave("after all", 1).await;
+
+    let names = ["before", "beside", "held", "held beside", "after", "after all"];
+    let jobs = names.len() * WAVE;
+    wait_until(DEADLINE, "every record read", async || {
+        let sql =
+            format!("select cast(sum(next_offset) as {}) from ingest_offset", world.integer());
+        world.database.count(&sql).await as usize == jobs
+    })
+    .await;
+    wait_until(DEADLINE, "every job fired", async || {
+        world.database.count("select count(*) from job").await == 0
+    })
+    .await;
+    if let Some(first) = first {
+        first.shutdown(DEADLINE).await;
+    }
+    second.shutdown(DEADLINE).await;
+    let wanted = names.iter().flat_map(|name| (0..WAVE).map(move |n| format!("{name}-{n}")));
+    check_fired(&world, wanted).await;
+    check_ledger(&world, [jobs, 0, 0]).await;
+}
+
+/// A scheduler on the other side of the proxy, which fires onto the world's topic.
+async fn start(world: &World, proxy: &Proxy) -> Scheduler {
+    let builder = world.builder().database_url(proxy.url(world.database.url()));
+    builder.start().await.expect("a start")
+}
+
+fn succeeded(scheduler: &Scheduler) -> usize {
+    scheduler.ingest_metrics().apps["sms"].succeeded as usize
+}
+
+fn marker(loss: usize) -> String {
+    format!("lose-the-answer-{loss}.")
+}
+
+/// One by API that is due at once.
+fn api_request(order: &str) -> RequestBuilder {
+    let data = format!(r#"{{"order":"{order}"}}"#);
+    ScheduleJobRequest::builder("sms").at("2025-01-01T00:00:00Z").raw_job_data(&data)
+}
+
+/// The name of a request that was accepted.
+fn accepted(answer: Result<Submitted, SubmitError>) -> String {
+    match answer.expect("an answer") {
+        Submitted::Accepted { request_id, .. } => request_id,
+        other => panic!("our own try is no duplicate: {other:?}"),
+    }
+}
+
+/// A request that is due at once.
+fn request(id: &str, order: &str) -> String {
+    format!(
+        r#"{{"requestId":"{id}","appName":"sms","scheduledTime":0,"jobData":{{"order":"{order}"}}}}"#
+    )
+}
+
+fn keyed(id: &str) -> String {
+    format!(
+        r#"{{"requestId":"{id}","appName":"sms","scheduledTime":0,"idempotencyKey":"key of {id}"}}"#
+    )
+}
+
+/// Two attempts, the second soon.
+fn failing_app() -> AppConfig {
+    let mut app = AppConfig::new("sms");
+    app.max_attempts = std::num::NonZeroU32::new(2).expect("not zero");
+    app.backoff = Backoff::Delays(vec![Duration::from_millis(100)]);
+    app
+}
+
+/// Does what its jobs say, and counts the attempts at each.
+#[derive(Clone, Default)]
+struct Attempts(Arc<Mutex<BTreeMap<String, u32>>>);
+
+impl Attempts {
+    fn all(&self) -> BTreeMap<String, u32> {
+        self.0.lock().expect("nobody panics with it").clone()
+    }
+
+    fn of(&self, id: &str) -> u32 {
+        self.all().get(id).copied().unwrap_or(0)
+    }
+}
+
+impl JobHandler for Attempts {
+    async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
+        let id = ctx.job().request_id.clone();
+        let attempt = {
+            let mut all = self.0.lock().expect("nobody panics with it");
+            let attempt = all.entry(id).or_default();
+            *attempt += 1;
+            *attempt
+        };
+        let order = ctx.job().data.as_str();
+        if order.contains("fail always") || (order.contains("fail once") && attempt == 1) {
+            return Err(JobError::retry("as it was told"));
+        }
+        Ok(())
+    }
+}
+
+/// Each of these went onto the topic once, and nothing else did.
+async fn check_fired(world: &World, wanted: impl IntoIterator<Item = String>) {
+    let mut fired: BTreeMap<String, usize> = BTreeMap::new();
+    for record in read_all(&world.fired).await {
+        let id = record.json()["requestId"].as_str().expect("a request id").to_owned();
+        *fired.entry(id).or_default() += 1;
+    }
+    let wanted: BTreeSet<String> = wanted.into_iter().collect();
+    let twice: Vec<_> = fired.iter().filter(|(_, times)| **times != 1).collect();
+    assert!(twice.is_empty(), "fired more than once: {twice:?}");
+    let fired: BTreeSet<String> = fired.into_keys().collect();
+    let lost: Vec<_> = wanted.difference(&fired).collect();
+    let made_up: Vec<_> = fired.difference(&wanted).collect();
+    assert!(lost.is_empty() && made_up.is_empty(), "lost {lost:?}, made up {made_up:?}");
+}
+
+/// Jobs, duplicates and dead letters over all partitions; no row is left behind.
+async fn check_ledger(world: &World, expected: [usize; 3]) {
+    let mut totals = [0; 3];
+    for (total, column) in totals.iter_mut().zip(["jobs", "duplicates", "dead_letters"]) {
+        let sql = format!("select cast(sum({column}) as {}) from ingest_offset", world.integer());
+        *total = world.database.count(&sql).await as usize;
+    }
+    assert_eq!(totals, expected, "jobs, duplicates, dead letters");
+    let wrong = "select count(*) from ingest_offset \
+                 where next_offset <> jobs + duplicates + operations + dead_letters";
+    assert_eq!(world.database.count(wrong).await, 0);
+    assert_eq!(world.database.count("select count(*) from job").await, 0);
+    assert_eq!(world.database.count("select count(*) from outbox").await, 0);
+}

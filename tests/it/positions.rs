@@ -1,0 +1,376 @@
+//! Where reading starts: at the earliest record, at the group's committed offset, where the
+//! ledger's row stands, and what happens when the log is not the one that the row knows.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use infinite_scheduler::{KafkaIngestConfig, OnOffsetLost, Scheduler};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use sea_orm::{ConnectionTrait, Statement};
+
+use crate::support::kafka::{
+    COMPACTED, RawRecord, create_topic, delete_records_before, delete_topic, produce, read_all,
+    unique_topic, watermarks,
+};
+use crate::support::services::{Database, kafka};
+use crate::support::wait_until;
+use crate::support::world::World;
+
+const DEADLINE: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_row_reading_starts_at_the_earliest_record() {
+    let world = World::new(Database::Sqlite, 1).await;
+    write(&world, 0..100).await;
+    delete_records_before(&world.topic, 0, 10).await;
+    read(&world, world.kafka(), 90).await;
+    check_read(&world, 10..100).await;
+    assert_eq!(next_offset(&world).await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_row_reading_starts_at_the_offset_that_the_group_committed() {
+    let world = World::new(Database::Sqlite, 1).await;
+    write(&world, 0..100).await;
+    commit(&world, 40).await;
+    read(&world, world.kafka(), 60).await;
+    check_read(&world, 40..100).await;
+    assert_eq!(next_offset(&world).await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_says_where_to_go_on_whatever_the_group_committed() {
+    let world = World::new(Database::Sqlite, 1).await;
+    write(&world, 0..50).await;
+    read(&world, world.kafka(), 50).await;
+    write(&world, 50..80).await;
+    read(&world, world.kafka(), 30).await;
+    // Behind the row: what was read would be read again.
+    commit(&world, 10).await;
+    write(&world, 80..120).await;
+    read(&world, world.kafka(), 40).await;
+    // Before the row: what was not read would be passed over.
+    write(&world, 120..140).await;
+    commit(&world, 140).await;
+    read(&world, world.kafka(), 20).await;
+    check_read(&world, 0..140).await;
+    assert_eq!(next_offset(&world).await, 140);
+    assert_eq!(total(&world, "duplicates").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_again_with_fewer_records_is_read_from_its_start() {
+    let world = World::new(Database::Sqlite, 1).await;
+    write(&world, 0..80).await;
+    read(&world, world.kafka(), 80).await;
+    make_again(&world.topic).await;
+    write(&world, 80..110).await;
+    read(&world, world.kafka(), 30).await;
+    check_read(&world, 0..110).await;
+    assert_eq!(next_offset(&world).await, 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_again_with_more_records_is_told_by_the_last_record_that_was_read() {
+    let world = World::new(Database::Sqlite, 1).await;
+    write(&world, 0..30).await;
+    read(&world, world.kafka(), 30).await;
+    make_again(&world.topic).await;
+    write(&world, 30..110).await;
+    read(&world, world.kafka(), 80).await;
+    check_read(&world, 0..110).await;
+    assert_eq!(next_offset(&world).await, 80);
+    assert_eq!(total(&world, "jobs").await, 110);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_again_under_a_running_reader_is_read_from_its_start() {
+    let world = World::new(Database::Sqlite, 1).await;
+    let config = KafkaIngestConfig {
+        properties: [
+            ("session.timeout.ms".to_owned(), "6000".to_owned()),
+            ("topic.metadata.refresh.interval.ms".to_owned(), "1000".to_owned()),
+        ]
+        .into(),
+        ..world.kafka()
+    };
+    let scheduler = start(&world, config).await;
+    write(&world, 0..30).await;
+    wait_until(DEADLINE, "the first records", async || received(&scheduler) == 30).await;
+    make_again(&world.topic).await;
+    write(&world, 30..110).await;
+    wait_until(DEADLINE, "the new records", async || received(&scheduler) == 110).await;
+    stop(scheduler).await;
+    check_read(&world, 0..110).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_again_with_fewer_records_is_not_read_if_so_told() {
+    a_topic_made_again_is_not_read_if_so_told(30..40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_again_with_more_records_is_not_read_if_so_told() {
+    a_topic_made_again_is_not_read_if_so_told(30..110).await;
+}
+
+/// The first 30 records are read of one topic before it is made again with `later` ones;
+/// another topic stays as it is.
+async fn a_topic_made_again_is_not_read_if_so_told(later: std::ops::Range<usize>) {
+    let world = World::new(Database::Sqlite, 1).await;
+    let other = unique_topic("ingest");
+    create_topic(&other, 1, &[]).await;
+    let config = KafkaIngestConfig {
+        topics: vec![world.topic.clone(), other.clone()],
+        on_offset_lost: OnOffsetLost::Stop,
+        ..world.kafka()
+    };
+    write(&world, 0..30).await;
+    read(&world, config.clone(), 30).await;
+    make_again(&world.topic).await;
+    write(&world, later).await;
+
+    let scheduler = start(&world, config).await;
+    let about = format!("partition {}", world.topic);
+    wait_until(DEADLINE, "the complaint", async || {
+        scheduler.complaints().iter().any(|complaint| {
+            complaint.starts_with(&about)
+                && complaint.contains("it was made again")
+                && complaint.contains("on_offset_lost")
+        })
+    })
+    .await;
+    // The rest goes on.
+    produce(&other, &(1000..1020).map(record).collect::<Vec<_>>()).await;
+    wait_until(DEADLINE, "the other topic", async || received(&scheduler) >= 20).await;
+    assert!(scheduler.complaints().iter().any(|complaint| complaint.starts_with(&about)));
+    stop(scheduler).await;
+    check_read(&world, (0..30).chain(1000..1020)).await;
+    let stands = format!("select next_offset from ingest_offset where topic = '{}'", world.topic);
+    assert_eq!(world.database.count(&stands).await, 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gaps_of_a_compacted_topic_are_passed_over_and_all_else_is_read_once() {
+    let world = World::new(Database::Sqlite, 1).await;
+    let topic = unique_topic("ingest");
+    create_topic(&topic, 1, COMPACTED).await;
+    let config = KafkaIngestConfig { topics: vec![topic.clone()], ..world.kafka() };
+    let mut written = 0;
+    // Each round writes every key again: what came before it may go.
+    let mut round = async || {
+        let records: Vec<_> = (written..written + 20)
+            .map(|n| record(n).with_key(format!("key {}", n % 20)))
+            .collect();
+        written += 20;
+        produce(&topic, &records).await.pop().expect("an offset")
+    };
+    let first = round().await;
+    wait_until(DEADLINE, "a gap at the start", async || {
+        round().await;
+        lacks(&topic, first).await
+    })
+    .await;
+
+    let scheduler = start(&world, config.clone()).await;
+    wait_until(DEADLINE, "all of it", async || at_end(&world, &topic).await).await;
+    stop(scheduler).await;
+    let stands = next_offset(&world).await;
+    assert!(fired(&world).await.len() >= 20);
+    check_survivors(&world, &topic, 0).await;
+
+    // The very record that was noted goes, too.
+    wait_until(DEADLINE, "a gap where we stand", async || {
+        round().await;
+        lacks(&topic, stands - 1).await && lacks(&topic, stands).await
+    })
+    .await;
+    let scheduler = start(&world, config).await;
+    wait_until(DEADLINE, "the rest of it", async || at_end(&world, &topic).await).await;
+    assert_eq!(scheduler.ingest_metrics().offsets_lost, 0);
+    stop(scheduler).await;
+    check_survivors(&world, &topic, stands).await;
+    assert_eq!(total(&world, "duplicates").await, 0);
+    assert_eq!(total(&world, "dead_letters").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_retention_took_first_are_counted_and_reading_goes_on() {
+    let world = World::new(Database::Sqlite, 1).await;
+    write(&world, 0..50).await;
+    read(&world, world.kafka(), 50).await;
+    write(&world, 50..150).await;
+    delete_records_before(&world.topic, 0, 120).await;
+
+    let scheduler = start(&world, world.kafka()).await;
+    wait_until(DEADLINE, "the rest of it", async || received(&scheduler) == 30).await;
+    assert_eq!(scheduler.ingest_metrics().offsets_lost, 70);
+    write(&world, 150..170).await;
+    wait_until(DEADLINE, "what came later", async || received(&scheduler) == 50).await;
+    stop(scheduler).await;
+    check_read(&world, (0..50).chain(120..170)).await;
+    assert_eq!(next_offset(&world).await, 170);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_without_a_request_id_have_the_same_name_each_time_they_are_read() {
+    let world = World::new(Database::Sqlite, 1).await;
+    let later = chrono::Utc::now() + Duration::from_secs(3600);
+    let later = later.timestamp_millis();
+    let unnamed = |n| {
+        let value = format!(r#"{{"appName":"sms","scheduledTime":{later},"jobData":{{"n":{n}}}}}"#);
+        RawRecord::new(0, value)
+    };
+    produce(&world.topic, &(0..40).map(unnamed).collect::<Vec<_>>()).await;
+    let scheduler = start(&world, world.kafka()).await;
+    wait_until(DEADLINE, "the jobs", async || received(&scheduler) == 40).await;
+    stop(scheduler).await;
+    let names = names(&world).await;
+    assert_eq!(names.len(), 40);
+
+    // As after a crash in which the database lost its last commits.
+    let back = "update ingest_offset set next_offset = 15, last_time_ms = null, last_hash = null";
+    world.database.execute(back).await;
+    produce(&world.topic, &(40..50).map(unnamed).collect::<Vec<_>>()).await;
+    let scheduler = start(&world, world.kafka()).await;
+    wait_until(DEADLINE, "the jobs again", async || received(&scheduler) == 35).await;
+    assert_eq!(scheduler.ingest_metrics().messages_duplicate, 25);
+    assert_eq!(scheduler.ingest_metrics().messages_processed, 10);
+    stop(scheduler).await;
+    let all = self::names(&world).await;
+    assert_eq!(all.len(), 50);
+    assert!(names.is_subset(&all));
+}
+
+/// Record `n`: request `r-n`, due at once.
+fn record(n: usize) -> RawRecord {
+    RawRecord::new(0, format!(r#"{{"requestId":"r-{n}","appName":"sms","scheduledTime":0}}"#))
+}
+
+async fn write(world: &World, numbers: std::ops::Range<usize>) {
+    produce(&world.topic, &numbers.map(record).collect::<Vec<_>>()).await;
+}
+
+async fn start(world: &World, config: KafkaIngestConfig) -> Scheduler {
+    world.builder().with_kafka_ingest(config).start().await.expect("a start")
+}
+
+/// Reads `count` records and stops; more than those would be noticed.
+async fn read(world: &World, config: KafkaIngestConfig, count: usize) {
+    let scheduler = start(world, config).await;
+    wait_until(DEADLINE, "the records", async || received(&scheduler) >= count).await;
+    stop(scheduler).await;
+}
+
+/// Everything that was admitted fires first.
+async fn stop(scheduler: Scheduler) {
+    wait_until(DEADLINE, "what is due", async || {
+        let app = scheduler.ingest_metrics().apps["sms"].clone();
+        app.succeeded == app.fired
+    })
+    .await;
+    scheduler.shutdown(DEADLINE).await;
+}
+
+fn received(scheduler: &Scheduler) -> usize {
+    scheduler.ingest_metrics().messages_received as usize
+}
+
+/// Deletes the topic and creates it anew, without records.
+async fn make_again(topic: &str) {
+    delete_topic(topic).await;
+    // The broker takes its time.
+    wait_until(DEADLINE, "the topic's end", async || !exists(topic).await).await;
+    create_topic(topic, 1, &[]).await;
+}
+
+async fn exists(topic: &str) -> bool {
+    let topic = topic.to_owned();
+    let look = move || {
+        let metadata = plain_consumer("nobody").fetch_metadata(None, DEADLINE).expect("metadata");
+        metadata.topics().iter().any(|known| known.name() == topic)
+    };
+    tokio::task::spawn_blocking(look).await.expect("metadata")
+}
+
+/// What lag tools or an earlier system would have left behind.
+async fn commit(world: &World, offset: i64) {
+    let (topic, group) = (world.topic.clone(), world.group.clone());
+    wait_until(DEADLINE, "the commit", async || {
+        let (topic, group) = (topic.clone(), group.clone());
+        let commit = move || {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&topic, 0, Offset::Offset(offset)).expect("a partition");
+            plain_consumer(&group).commit(&list, CommitMode::Sync).is_ok()
+        };
+        tokio::task::spawn_blocking(commit).await.expect("a commit")
+    })
+    .await;
+}
+
+fn plain_consumer(group: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", kafka())
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .create()
+        .expect("a consumer")
+}
+
+/// Whether compaction has removed the record at `offset`.
+async fn lacks(topic: &str, offset: i64) -> bool {
+    !read_all(topic).await.iter().any(|record| record.offset == offset)
+}
+
+async fn at_end(world: &World, topic: &str) -> bool {
+    let rows = "select count(*) from ingest_offset";
+    world.database.count(rows).await == 1
+        && next_offset(world).await == watermarks(topic, 0).await.1
+}
+
+/// Every record that the compacted log still has from `start` on was read, and none twice.
+async fn check_survivors(world: &World, topic: &str, start: i64) {
+    let fired = fired(world).await;
+    for record in read_all(topic).await.into_iter().filter(|record| record.offset >= start) {
+        let id = record.json()["requestId"].as_str().expect("a request id").to_owned();
+        assert!(fired.contains(&id), "{id} was not read");
+    }
+}
+
+/// The requests that were fired, each once.
+async fn fired(world: &World) -> BTreeSet<String> {
+    let records = read_all(&world.fired).await;
+    let id =
+        |record: &RawRecord| record.json()["requestId"].as_str().expect("a request id").to_owned();
+    let ids: BTreeSet<String> = records.iter().map(id).collect();
+    assert_eq!(ids.len(), records.len(), "something was fired twice");
+    ids
+}
+
+/// These records were read, each once, and no others.
+async fn check_read(world: &World, numbers: impl Iterator<Item = usize>) {
+    let wanted: BTreeSet<String> = numbers.map(|n| format!("r-{n}")).collect();
+    assert_eq!(fired(world).await, wanted);
+    assert_eq!(world.database.count("select count(*) from job").await, 0);
+    assert_eq!(total(world, "jobs").await as usize, wanted.len());
+    assert_eq!(total(world, "dead_letters").await, 0);
+}
+
+async fn next_offset(world: &World) -> i64 {
+    total(world, "next_offset").await
+}
+
+async fn total(world: &World, column: &str) -> i64 {
+    world.database.count(&format!("select sum({column}) from ingest_offset")).await
+}
+
+/// The request ids of the jobs in the table.
+async fn names(world: &World) -> BTreeSet<String> {
+    let connection = world.database.connect().await;
+    let select = "select request_id from job";
+    let select = Statement::from_string(connection.get_database_backend(), select);
+    let rows = connection.query_all_raw(select).await.expect("the jobs");
+    rows.iter().map(|row| row.try_get_by_index(0).expect("a name")).collect()
+}

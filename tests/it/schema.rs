@@ -1,0 +1,247 @@
+//! The tables: made once, taken away, and refused where a newer version made them.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use infinite_scheduler::store::{Error as StoreError, Store, StoreOptions};
+use infinite_scheduler::{AppConfig, Discard, ScheduleJobRequest, Scheduler, StartError};
+use infinite_scheduler_migration::{Migrator, MigratorTrait};
+
+use crate::support::process::Instance;
+use crate::support::services::{Database, TestDatabase, temporary_folder};
+use crate::support::wait_until;
+use crate::support::world::LEASE;
+
+const DEADLINE: Duration = Duration::from_secs(90);
+/// Tables of the contract that this version has.
+const TABLES: [&str; 9] = [
+    "job",
+    "dead_letter",
+    "app",
+    "shard",
+    "instance",
+    "idempotency_key",
+    "ingest_offset",
+    "outbox",
+    "command",
+];
+const FUTURE: &str = "m29990101_000001_from_the_future";
+
+async fn connect(database: &TestDatabase) -> Store {
+    let options = StoreOptions { url: database.url().into(), max_connections: 3, lease: LEASE };
+    Store::connect(&options).await.expect("a database")
+}
+
+async fn applied_steps(database: &TestDatabase) -> usize {
+    let count = database.count("select count(*) from seaql_migrations").await;
+    usize::try_from(count).expect("a count")
+}
+
+/// How many of [`TABLES`] are there.
+async fn tables(database: &TestDatabase) -> usize {
+    let names = TABLES.map(|table| format!("'{table}'")).join(", ");
+    let sql = match database.backend() {
+        Database::Sqlite => {
+            format!("select count(*) from sqlite_master where type = 'table' and name in ({names})")
+        }
+        Database::MariaDb => format!(
+            "select count(*) from information_schema.tables \
+             where table_schema = database() and table_name in ({names})"
+        ),
+        Database::Postgres => format!(
+            "select count(*) from information_schema.tables \
+             where table_schema = current_schema() and table_name in ({names})"
+        ),
+    };
+    usize::try_from(database.count(&sql).await).expect("a count")
+}
+
+async fn write_step_of_the_future(database: &TestDatabase) {
+    let sql = format!("insert into seaql_migrations (version, applied_at) values ('{FUTURE}', 0)");
+    database.execute(&sql).await;
+}
+
+/// Names the step, says that it is of a newer version, and the two ways out.
+fn check_refusal(sentence: &str) {
+    for said in [FUTURE, "newer version", "start that version", "another database"] {
+        assert!(sentence.contains(said), "{said} must be in {sentence:?}");
+    }
+    assert_eq!(sentence.trim().lines().count(), 1, "{sentence:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_made_taken_away_and_made_again() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let store = connect(&database).await;
+        for round in 0..2 {
+            store.migrate().await.expect("tables");
+            assert_eq!(tables(&database).await, TABLES.len(), "{backend:?} {round}");
+            assert_eq!(applied_steps(&database).await, Migrator::migrations().len());
+            store.migrate().await.expect("nothing to do");
+            assert_eq!(applied_steps(&database).await, Migrator::migrations().len());
+            store.migrate_down().await.expect("no tables");
+            assert_eq!(tables(&database).await, 0, "{backend:?} {round}");
+            assert_eq!(applied_steps(&database).await, 0);
+        }
+        store.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_that_start_at_once_make_the_tables_once() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let one = || async {
+            let store = connect(&database).await;
+            store.migrate().await.map(|()| store)
+        };
+        let (one, two, three) = tokio::join!(one(), one(), one());
+        for store in [one, two, three] {
+            store.unwrap_or_else(|error| panic!("{backend:?}: {error}")).close().await;
+        }
+        assert_eq!(applied_steps(&database).await, Migrator::migrations().len(), "{backend:?}");
+        assert_eq!(tables(&database).await, TABLES.len(), "{backend:?}");
+        let leases = "select count(*) from schema_lease where id = 1 and holder = 0";
+        assert_eq!(database.count(leases).await, 1, "{backend:?}: the lease is given back");
+    }
+}
+
+/// A database file belongs to one instance, so that is for the servers.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_schedulers_that_start_at_once_share_the_tables_and_the_shards() {
+    for backend in [Database::MariaDb, Database::Postgres] {
+        let database = backend.fresh().await;
+        let start = || {
+            let builder = Scheduler::builder().database_url(database.url()).lease(LEASE);
+            builder.register_app(AppConfig::new("sms"), Discard).start()
+        };
+        let (one, two, three) = tokio::join!(start(), start(), start());
+        let all = [one, two, three].map(|one| one.unwrap_or_else(|e| panic!("{backend:?}: {e}")));
+        assert_eq!(applied_steps(&database).await, Migrator::migrations().len(), "{backend:?}");
+        assert_eq!(database.count("select count(*) from app").await, 1, "{backend:?}");
+        assert_eq!(database.count("select count(*) from shard").await, 8, "{backend:?}");
+        wait_until(DEADLINE, "each of three to hold shards", async || {
+            let owners = "select count(distinct owner) from shard where owner is not null";
+            database.count(owners).await == 3
+        })
+        .await;
+        for (n, scheduler) in all.iter().enumerate() {
+            let request = ScheduleJobRequest::builder("sms")
+                .request_id(format!("r-{n}"))
+                .at("2020-01-01T00:00Z");
+            scheduler.schedule(request.build().expect("a request")).await.expect("a job");
+        }
+        wait_until(DEADLINE, "all jobs to end", async || {
+            database.count("select count(*) from job").await == 0
+        })
+        .await;
+        for scheduler in all {
+            scheduler.shutdown(Duration::from_secs(5)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_a_newer_version_are_refused_by_the_name_of_the_step() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let store = connect(&database).await;
+        store.migrate().await.expect("tables");
+        write_step_of_the_future(&database).await;
+        match store.migrate().await {
+            Err(StoreError::Unusable(sentence)) => check_refusal(&sentence),
+            other => panic!("{backend:?}: {other:?}"),
+        }
+        store.close().await;
+        let builder = Scheduler::builder().database_url(database.url());
+        match builder.register_app(AppConfig::new("sms"), Discard).start().await {
+            Err(StartError::Database(sentence)) => check_refusal(&sentence),
+            other => panic!("{backend:?}: {other:?}"),
+        }
+        assert_eq!(tables(&database).await, TABLES.len(), "{backend:?}: nothing was touched");
+        assert_eq!(database.count("select count(*) from app").await, 0, "{backend:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_refuses_tables_of_a_newer_version_with_code_two() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let store = connect(&database).await;
+        store.migrate().await.expect("tables");
+        store.close().await;
+        write_step_of_the_future(&database).await;
+        let mut instance = Instance::spawn(&config(&database));
+        let status = instance.exited(DEADLINE).await;
+        assert_eq!(status.code(), Some(2), "{backend:?}");
+        let said = instance.stderr();
+        let sentence = said.lines().find(|line| line.starts_with("infinite-scheduler: "));
+        check_refusal(sentence.unwrap_or_else(|| panic!("{said}")));
+        let migrated = migrate(&database, &[]).await;
+        assert_eq!(migrated.status.code(), Some(2), "{backend:?}");
+        check_refusal(&text(&migrated.stderr));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_makes_the_tables_and_takes_them_away_only_when_told_twice() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let first = migrate(&database, &[]).await;
+        assert!(first.status.success(), "{backend:?}: {}", text(&first.stderr));
+        let said = text(&first.stdout);
+        for step in Migrator::migrations() {
+            assert!(said.contains(step.name()), "{said}");
+        }
+        assert_eq!(tables(&database).await, TABLES.len(), "{backend:?}");
+
+        let again = migrate(&database, &[]).await;
+        assert!(again.status.success() && text(&again.stdout).contains("already"), "{backend:?}");
+
+        let careless = migrate(&database, &["--down"]).await;
+        assert_eq!(careless.status.code(), Some(2), "{backend:?}");
+        assert!(text(&careless.stderr).contains("--yes"), "{}", text(&careless.stderr));
+        assert_eq!(tables(&database).await, TABLES.len(), "{backend:?}");
+
+        let down = migrate(&database, &["--down", "--yes"]).await;
+        assert!(down.status.success(), "{backend:?}: {}", text(&down.stderr));
+        assert_eq!(tables(&database).await, 0, "{backend:?}");
+    }
+}
+
+/// Who runs on the tables would lose its jobs.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_does_not_take_tables_from_under_an_instance() {
+    let database = Database::Postgres.fresh().await;
+    let builder = Scheduler::builder().database_url(database.url()).lease(LEASE);
+    let running =
+        builder.register_app(AppConfig::new("sms"), Discard).start().await.expect("a start");
+    let down = migrate(&database, &["--down", "--yes"]).await;
+    assert_eq!(down.status.code(), Some(1));
+    let said = text(&down.stderr);
+    assert!(said.contains("an instance is running") && said.contains("stop it first"), "{said}");
+    assert_eq!(tables(&database).await, TABLES.len());
+    running.shutdown(Duration::from_secs(5)).await;
+    assert!(migrate(&database, &["--down", "--yes"]).await.status.success());
+}
+
+fn config(database: &TestDatabase) -> String {
+    format!("[database]\nurl = \"{}\"\n[apps.sms]\n", database.url())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+async fn migrate(database: &TestDatabase, options: &[&str]) -> Output {
+    let folder = temporary_folder();
+    let file = folder.path().join("infinite-scheduler.toml");
+    std::fs::write(&file, config(database)).expect("a configuration file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_infinite-scheduler"));
+    command.arg("migrate").arg("--config").arg(file).args(options).current_dir(folder.path());
+    tokio::task::spawn_blocking(move || command.output())
+        .await
+        .expect("no panic")
+        .expect("the binary")
+}
