@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chrono::Utc;
 use infinite_scheduler::kafka::{Outgoing, Producer};
+use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::telemetry::{self, LogFormat};
 use infinite_scheduler::{
     AppConfig, EmbeddedBroker, JobContext, JobData, JobError, JobHandler, KafkaIngestConfig,
@@ -162,7 +162,7 @@ async fn microservice(
         let request = ScheduleJobRequest::builder(app)
             .request_id(format!("{app}-{n}"))
             .idempotency_key(format!("order-{n}"))
-            .at(Utc::now() + Duration::from_millis(100 * n as u64))
+            .at(SystemClock.now() + Duration::from_millis(100 * n as u64))
             .priority(priority)
             .raw_job_data(&data(n))
             .build()?;

@@ -59,6 +59,4 @@ pub use model::job::{Job, JobData, Priority};
 pub use model::letter::{ErrorKind, Refusal};
 pub use model::request::{Operation, ScheduleJobRequest};
 pub use model::time::ScheduledTime;
-pub use service::{
-    Scheduler, SchedulerBuilder, StartError, StartProgress, SubmitError, Submitted,
-};
+pub use service::{Scheduler, SchedulerBuilder, StartError, StartProgress, SubmitError, Submitted};

@@ -119,6 +119,9 @@ impl Scheduler {
         if self.is_running() && !self.inner.shared.has_lease() {
             complaints.push("lease: not valid, so nothing is fired".into());
         }
+        if let Some(trouble) = self.inner.shared.broker_trouble() {
+            complaints.push(format!("kafka: {trouble}"));
+        }
         complaints
     }
 

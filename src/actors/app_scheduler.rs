@@ -136,8 +136,9 @@ impl AppScheduler {
         let pages = self.window.wanted_pages();
         if !pages.is_empty() {
             let ranges: Vec<ListRange> = pages.iter().map(range_of).collect();
-            let store = self.shared.store.clone();
-            let read = tokio::spawn(async move { store.pages(&ranges).await });
+            let shared = self.shared.clone();
+            let read =
+                tokio::spawn(async move { shared.bounded(shared.store.pages(&ranges)).await });
             let done = read.into_actor(self).map(move |rows, actor, ctx| {
                 let rows = rows.unwrap_or_else(|error| panic!("reading pages: {error}"));
                 actor.pages_read(pages, rows, ctx);
@@ -145,8 +146,9 @@ impl AppScheduler {
             ctx.spawn(done);
         }
         while let Some(look_up) = self.window.wanted_look_up(LOOK_UP) {
-            let (store, ids) = (self.shared.store.clone(), look_up.ids.clone());
-            let read = tokio::spawn(async move { store.jobs_by_id(&ids).await });
+            let (shared, ids) = (self.shared.clone(), look_up.ids.clone());
+            let read =
+                tokio::spawn(async move { shared.bounded(shared.store.jobs_by_id(&ids)).await });
             let done = read.into_actor(self).map(move |rows, actor, ctx| {
                 let rows = rows.unwrap_or_else(|error| panic!("looking jobs up: {error}"));
                 actor.looked_up(look_up, rows, ctx);

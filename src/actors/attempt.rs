@@ -7,7 +7,7 @@ use super::directory::hint;
 use super::in_flight::{Ended, Flight};
 use super::messages::Collect;
 use super::shared::Shared;
-use crate::dispatch::{JobContext, JobError, Rejection};
+use crate::dispatch::JobContext;
 use crate::model::job::Fence;
 
 /// How long an attempt that was told to stop may still take, before it is dropped.
@@ -55,14 +55,9 @@ async fn attempt(shared: &Shared, flight: &Flight, firing: u32) -> Ended {
     let fence = Fence::new(fence.epoch.0, firing);
     let context =
         JobContext::new(app.name.clone(), job.clone(), fence, *fired_ms, cancelled.clone());
-    // Whoever admitted it may not have had the handler.
-    if job.attempts == 0
-        && let Err(rejection) = app.handler.validate(&job.data)
-    {
-        return Ended::Answered(Err(match rejection {
-            Rejection::NotYet(why) => JobError::Retry(why),
-            other => JobError::Fail(other.to_string()),
-        }));
+    // Whoever admitted it may not have had the handler; and "not yet" may be yes by now.
+    if let Err(rejection) = app.handler.validate(&job.data) {
+        return Ended::Answered(Err(rejection.into()));
     }
     let stop = async {
         cancelled.cancelled().await;

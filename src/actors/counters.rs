@@ -20,6 +20,7 @@ pub(crate) struct Counters {
     pub(super) unknown_fields: AtomicU64,
     pub(super) fenced: AtomicU64,
     pub(super) offsets_lost: AtomicU64,
+    pub(super) logs_remade: AtomicU64,
     pub(super) rescued: AtomicU64,
     pub(super) clock_skew_ms: AtomicI64,
     pub(super) idempotency_cache: AtomicU64,
@@ -67,6 +68,8 @@ pub struct IngestMetrics {
     pub batches_fenced: u64,
     /// Records that the log no longer had when their turn came.
     pub offsets_lost: u64,
+    /// Partitions whose log was found to be another one under the same name.
+    pub logs_remade: u64,
     /// Jobs that an audit found in the table and not in memory: should be zero.
     pub jobs_rescued: u64,
     /// The database's clock less ours, in milliseconds.
@@ -135,6 +138,7 @@ impl Counters {
             unknown_fields: get(&self.unknown_fields),
             batches_fenced: get(&self.fenced),
             offsets_lost: get(&self.offsets_lost),
+            logs_remade: get(&self.logs_remade),
             jobs_rescued: get(&self.rescued),
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),

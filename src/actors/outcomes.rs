@@ -25,6 +25,8 @@ use crate::store::{Lane, Outcome, OutcomeBatch, Result as StoreResult, ShardFenc
 const LANES: usize = 2;
 /// Outcomes of one batch at most.
 const BATCH: usize = 2000;
+/// Characters of an error that its job's row keeps.
+const LONGEST_ERROR: usize = 4096;
 /// The wait after a write without an answer, doubling up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
@@ -157,7 +159,7 @@ async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Wri
     let (mut wait, longest) = RETRY;
     loop {
         let answer: StoreResult<Written> = if shared.lease.is_valid() {
-            shared.store.write_outcomes(batch).await
+            shared.bounded(shared.store.write_outcomes(batch)).await
         } else {
             // Whoever took our shards writes now. If nobody did, the lease comes back; if we
             // were declared dead, the fences say so as soon as we have a new one.
@@ -205,7 +207,7 @@ fn judge_failure(shared: &Shared, flight: &Flight, error: JobError) -> Outcome {
         return Outcome::Retry { due_ms, attempts: job.attempts, error: None };
     }
     app.figures.failed.fetch_add(1, Ordering::Relaxed);
-    let why = error.to_string();
+    let why = kept(&error.to_string());
     let most = job.max_attempts.unwrap_or(app.config.max_attempts.get());
     if matches!(error, JobError::Fail(_)) || failed >= most {
         return bury(shared, flight, ErrorKind::AttemptsExhausted, why);
@@ -216,6 +218,12 @@ fn judge_failure(shared: &Shared, flight: &Flight, error: JobError) -> Outcome {
     };
     let wait_ms = i64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
     Outcome::Retry { due_ms: now_ms.saturating_add(wait_ms), attempts: failed, error: Some(why) }
+}
+
+/// A handler may say anything; the row keeps the start of it, without the NUL that
+/// PostgreSQL cannot keep.
+fn kept(why: &str) -> String {
+    why.chars().take(LONGEST_ERROR).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
 }
 
 fn bury(shared: &Shared, flight: &Flight, kind: ErrorKind, message: String) -> Outcome {

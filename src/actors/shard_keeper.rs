@@ -239,7 +239,9 @@ impl ShardKeeper {
                 releases.extend(self.surplus(&app, held - share).map(|fence| (app.clone(), fence)));
             }
         }
-        if !takes.is_empty() {
+        if takes.is_empty() {
+            self.shared.settled.store(true, Ordering::Release);
+        } else {
             self.take(takes, ctx);
         }
         for (app, fence) in releases {
@@ -331,6 +333,7 @@ impl ShardKeeper {
                 return;
             }
             actor.changes += 1;
+            actor.shared.settled.store(true, Ordering::Release);
             for (app, fence) in taken {
                 tracing::info!(app = %app.name, shard = %fence.shard, epoch = %fence.epoch, "shard taken");
                 actor.own(&app, fence);
@@ -370,11 +373,11 @@ async fn beat(shared: &Shared) -> StoreResult<Beat> {
         return Ok(Beat::Unknown);
     }
     let sent = shared.lease.sending();
-    if !shared.store.beat(me, shared.lease.length()).await? {
+    if !shared.bounded(shared.store.beat(me, shared.lease.length())).await? {
         return Ok(Beat::Unknown);
     }
     shared.lease.renewed(sent);
-    Ok(Beat::Alive(shared.store.observe(me).await?))
+    Ok(Beat::Alive(shared.bounded(shared.store.observe(me)).await?))
 }
 
 /// Gives up every shard of ours and the instance's row.

@@ -19,7 +19,7 @@ use crate::model::app::AppConfig;
 use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
 use crate::model::request::Rules;
-use crate::store::{AppRow, Membership, Store};
+use crate::store::{AppRow, Error as StoreError, Membership, Result as StoreResult, Store};
 
 /// What the actors are to go by.
 #[derive(Clone, Debug)]
@@ -145,6 +145,8 @@ pub(crate) struct Shared {
     /// Apps that others registered, as they were last read.
     others: RwLock<HashMap<String, Believed>>,
     pub(super) draining: AtomicBool,
+    /// The shards that are due to us were asked for at least once.
+    pub(super) settled: AtomicBool,
 }
 
 /// When it was read, and what was there.
@@ -195,6 +197,7 @@ impl Shared {
             me: AtomicI64::new(0),
             others: RwLock::default(),
             draining: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
         }
     }
 
@@ -214,9 +217,37 @@ impl Shared {
         }
     }
 
+    /// Whether this instance has asked for its share of the shards.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// What is wrong between us and the broker, if anything.
+    pub(crate) fn broker_trouble(&self) -> Option<String> {
+        let kafka = self.kafka.as_ref()?;
+        let intake = kafka.intake.get().and_then(|intake| intake.state().trouble);
+        intake.or_else(|| kafka.producer.state().trouble)
+    }
+
     /// Whether this instance may fire and write just now.
     pub(crate) fn has_lease(&self) -> bool {
         self.lease.is_valid()
+    }
+
+    /// Gives up on a database that neither answers nor hangs up. What was asked may still
+    /// happen: the caller finds out as after any lost answer.
+    pub(super) async fn bounded<T>(
+        &self,
+        asked: impl Future<Output = StoreResult<T>>,
+    ) -> StoreResult<T> {
+        let patience = self.lease.length() * 2;
+        match tokio::time::timeout(patience, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "no answer within {} ms",
+                patience.as_millis()
+            ))),
+        }
     }
 
     pub(super) fn intake(&self) -> Option<&Intake> {
@@ -253,7 +284,7 @@ impl Shared {
 
     /// The row of an app, registered here or by others; read from the database at most
     /// once a second.
-    pub(super) async fn app_row(&self, name: &str) -> crate::store::Result<Option<Arc<AppRow>>> {
+    pub(super) async fn app_row(&self, name: &str) -> StoreResult<Option<Arc<AppRow>>> {
         if let Some(app) = self.registered(name) {
             return Ok(Some(app.row.clone()));
         }

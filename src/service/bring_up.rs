@@ -127,7 +127,7 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
     let shared = Shared::new(store, builder.clock, builder.settings, apps, kafka);
     let shared = Arc::new(shared);
     let supervisor = Supervisor::new(shared.clone()).start();
-    while !shared.has_lease() {
+    while !(shared.has_lease() && shared.is_settled()) {
         tokio::time::sleep(LOOK).await;
     }
     if let Some(config) = builder.kafka.filter(|config| config.enabled) {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use secrecy::SecretString;
 
-use super::{Scheduler, StartProgress};
 use super::bring_up::{self, StartError};
+use super::{Scheduler, StartProgress};
 use crate::actors::Settings;
 use crate::config::{Config, Dispatch};
 use crate::dispatch::{Discard, JobHandler, LogDispatch, SharedHandler};

@@ -29,7 +29,8 @@ async fn a_key_goes_after_its_window_unless_its_job_lives() {
         assert_eq!(forget().await.expect("a step"), (0, None), "{backend:?}: its job lives");
         database.execute("delete from job").await;
         assert_eq!(forget().await.expect("a step"), (1, None), "{backend:?}");
-        let left = database.count("select count(*) from idempotency_key where name = 'fresh'").await;
+        let left =
+            database.count("select count(*) from idempotency_key where name = 'fresh'").await;
         assert_eq!(left, 1, "{backend:?}: its window is not over");
         store.close().await;
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
+use infinite_scheduler::model::clock::{Clock, SystemClock};
 use serde_json::Value;
 
 use crate::support::kafka::{RawRecord, produce, read_all};
@@ -74,7 +75,7 @@ async fn mixed_records_become_the_right_jobs(database: Database) {
 /// Every fifth repeats an earlier request from another partition, every tenth is poison,
 /// the others go through all forms in which time can be written.
 fn records(expected: &mut Expected) -> Vec<RawRecord> {
-    let soon = Utc::now() + Duration::from_secs(5);
+    let soon = SystemClock.now() + Duration::from_secs(5);
     let mut records = Vec::with_capacity(RECORDS);
     let mut requests: Vec<String> = Vec::new();
     for n in 0..RECORDS {

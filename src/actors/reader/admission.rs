@@ -43,6 +43,33 @@ pub(super) enum Progress {
     ClaimAgain,
 }
 
+/// Records of a batch that are admitted together.
+#[derive(Clone, Copy)]
+struct Part {
+    /// The offset behind them.
+    next: i64,
+    /// The last record of the whole batch, if it is among them.
+    last: Option<LastRecord>,
+}
+
+/// What was tried in vain.
+struct Tries {
+    /// Records that are admitted together at most.
+    size: usize,
+    failed: u32,
+    wait: Duration,
+}
+
+/// What became of a part.
+enum PartEnd {
+    /// It is behind us.
+    Done,
+    /// It is to be tried in smaller parts.
+    Smaller,
+    /// The batch ends here.
+    GoOn(Progress),
+}
+
 impl Admission {
     pub(super) async fn run(
         mut self,
@@ -50,10 +77,30 @@ impl Admission {
         next: i64,
         last: LastRecord,
     ) -> Result<Progress, Step> {
-        let count = records.len();
         let mut judged = self.judge(records).await?;
-        let read_first = recalled(&self.shared, &judged).await;
-        let mut wait = RETRY.0;
+        let mut tries = Tries { size: judged.len(), failed: 0, wait: RETRY.0 };
+        while !judged.is_empty() {
+            let rest = judged.split_off(judged.len().min(tries.size));
+            let begins = rest.first().and_then(|one| one.entry.offset());
+            let part =
+                Part { next: begins.unwrap_or(next), last: begins.is_none().then_some(last) };
+            match self.admit(&mut judged, part, &mut tries).await? {
+                PartEnd::Done => judged = rest,
+                PartEnd::Smaller => judged.extend(rest),
+                PartEnd::GoOn(progress) => return Ok(progress),
+            }
+        }
+        Ok(Progress::At(self.position))
+    }
+
+    /// Admits records that follow each other, until it is known what became of them.
+    async fn admit(
+        &mut self,
+        judged: &mut [Judged],
+        part: Part,
+        tries: &mut Tries,
+    ) -> Result<PartEnd, Step> {
+        let read_first = recalled(&self.shared, judged).await;
         let mut choice = 0;
         loop {
             self.await_lease().await?;
@@ -61,19 +108,19 @@ impl Admission {
                 ledger: self.position.ledger,
                 reader: self.position.reader,
                 expected: self.position.next,
-                next,
-                last: Some(last),
+                next: part.next,
+                last: part.last,
             };
-            let fences = choose_shards(&self.shared, &mut judged, choice < CHOICES);
-            let batch = batch_of(&self.shared, &judged, fences, Some(advance), read_first);
+            let fences = choose_shards(&self.shared, judged, choice < CHOICES);
+            let batch = batch_of(&self.shared, judged, fences, Some(advance), read_first);
             let tickets = Tickets::take(&self.shared, &batch, &self.leaving).await?;
-            match self.shared.store.admit(&batch).await {
+            match self.shared.bounded(self.shared.store.admit(&batch)).await {
                 Ok(Admitted::Done(fates)) => {
                     tickets.give_back(batch.clone(), &fates);
-                    count_fates(&self.shared, &batch, &fates, count);
+                    count_fates(&self.shared, &batch, &fates, judged.len());
                     self.tell_others(&batch, &fates);
-                    self.position.next = next;
-                    return Ok(Progress::At(self.position));
+                    self.position.next = part.next;
+                    return Ok(PartEnd::Done);
                 }
                 Ok(Admitted::ShardsMoved) => {
                     tickets.give_back_nothing();
@@ -84,18 +131,26 @@ impl Admission {
                     // Part of a split batch may stand.
                     tickets.read_again();
                     self.shared.counters.add(&self.shared.counters.fenced, 1);
-                    return self.see_row(next, count).await;
+                    return self.see_row(part.next, judged.len()).await;
                 }
                 Err(error) => {
                     let about = format!("partition {}", self.partition);
                     self.shared.health.complain(&about, format!("cannot be written: {error}"));
                     self.shared.counters.add(&self.shared.counters.retried, 1);
-                    if let Some(progress) =
-                        self.after_outage(tickets, next, count, &mut wait).await?
-                    {
-                        return Ok(progress);
+                    let end = self.after_outage(tickets, part.next, judged.len(), tries).await?;
+                    if let Some(end) = end {
+                        return Ok(end);
                     }
-                    self.shared.health.clear(&about);
+                    tries.failed += 1;
+                    // A server that answers and does not take the batch may have a limit on
+                    // how much it takes at once.
+                    if tries.failed > 1
+                        && judged.len() > 1
+                        && self.shared.store.ping().await.is_ok()
+                    {
+                        tries.size = judged.len() / 2;
+                        return Ok(PartEnd::Smaller);
+                    }
                 }
             }
         }
@@ -131,26 +186,28 @@ impl Admission {
         tickets: Tickets,
         next: i64,
         count: usize,
-        wait: &mut Duration,
-    ) -> Result<Option<Progress>, Step> {
+        tries: &mut Tries,
+    ) -> Result<Option<PartEnd>, Step> {
         let row = loop {
             if self.leaving.is_cancelled() {
-                // The next reader of the partition finds out.
-                tickets.read_again();
+                // The next reader of the partition finds out; our schedulers wait until the
+                // server must have ended what we began.
+                drop(tickets);
                 return Err(left());
             }
-            tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-            *wait = (*wait * 2).min(RETRY.1);
+            tokio::time::sleep(tries.wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
+            tries.wait = (tries.wait * 2).min(RETRY.1);
             let token = ReaderToken::random();
             let mine = (self.position.ledger, self.position.reader);
-            match self.shared.store.reclaim_ledger(mine.0, mine.1, token).await {
+            let claim = self.shared.store.reclaim_ledger(mine.0, mine.1, token);
+            match self.shared.bounded(claim).await {
                 Ok(Some(row)) => break row,
                 Ok(None) => match self.shared.store.read_ledger(mine.0).await {
                     // This claim's own answer may have been lost, too: then nobody knows
                     // the token, and claiming from the start is the way out.
                     Ok(_) => {
                         tickets.read_again();
-                        return Ok(Some(Progress::ClaimAgain));
+                        return Ok(Some(PartEnd::GoOn(Progress::ClaimAgain)));
                     }
                     Err(error) => tracing::debug!(%error, "the ledger cannot be read"),
                 },
@@ -163,38 +220,33 @@ impl Admission {
             return Ok(None);
         }
         tickets.read_again();
-        self.publish_letters();
-        self.position.next = row.next_offset;
-        if row.next_offset == next {
-            self.shared.counters.received.fetch_add(count as u64, Ordering::Relaxed);
-            return Ok(Some(Progress::At(self.position.clone())));
-        }
-        Ok(Some(Progress::Elsewhere(self.position.clone())))
+        Ok(Some(self.stands_at(row.next_offset, next, count)))
     }
 
     /// The row was not as expected.
-    async fn see_row(mut self, next: i64, count: usize) -> Result<Progress, Step> {
+    async fn see_row(&mut self, next: i64, count: usize) -> Result<PartEnd, Step> {
         let row = self.shared.store.read_ledger(self.position.ledger).await;
         let row = row.map_err(|error| Step::Away(error.to_string()))?;
         if row.reader != self.position.reader {
             tracing::warn!(partition = %self.partition, "another reader claimed {}", self.partition);
-            return Ok(Progress::ClaimAgain);
+            return Ok(PartEnd::GoOn(Progress::ClaimAgain));
         }
+        Ok(self.stands_at(row.next_offset, next, count))
+    }
+
+    /// Our row stands at `stands`, written by a transaction of ours without an answer.
+    fn stands_at(&mut self, stands: i64, next: i64, count: usize) -> PartEnd {
         self.publish_letters();
-        self.position.next = row.next_offset;
-        if row.next_offset == next {
-            self.shared.counters.received.fetch_add(count as u64, Ordering::Relaxed);
-            return Ok(Progress::At(self.position));
+        self.position.next = stands;
+        if stands == next {
+            self.shared.counters.add(&self.shared.counters.received, count);
+            return PartEnd::Done;
         }
-        Ok(Progress::Elsewhere(self.position))
+        PartEnd::GoOn(Progress::Elsewhere(self.position.clone()))
     }
 
     fn tell_others(&self, batch: &Batch, fates: &[Fate]) {
-        let directory = &self.shared.directory;
-        let keys: Vec<KeyId> = keys_of(batch.entries.iter()).collect();
-        if !keys.is_empty() {
-            hint(directory.dedup(), Remember { keys });
-        }
+        remember(&self.shared, batch);
         if fates.iter().any(|fate| matches!(fate, Fate::Dead(_))) {
             self.publish_letters();
         }
@@ -204,6 +256,14 @@ impl Admission {
     fn publish_letters(&self) {
         let lane = Lane::Partition(self.position.ledger);
         hint(self.shared.directory.retry_dlq(), PublishLane(lane));
+    }
+}
+
+/// Its keys are in the database now.
+pub(super) fn remember(shared: &Shared, batch: &Batch) {
+    let keys: Vec<KeyId> = keys_of(batch.entries.iter()).collect();
+    if !keys.is_empty() {
+        hint(shared.directory.dedup(), Remember { keys });
     }
 }
 
@@ -292,7 +352,7 @@ pub(super) fn count_fates(shared: &Shared, batch: &Batch, fates: &[Fate], receiv
 /// panic), the schedulers read the shards again.
 pub(super) struct Tickets {
     shared: Arc<Shared>,
-    tickets: Vec<(AppId, TicketId, Vec<ShardId>)>,
+    tickets: Taken,
 }
 
 impl Tickets {
@@ -358,13 +418,33 @@ impl Tickets {
     }
 
     /// Nobody knows what was written; the transaction has ended.
-    pub(super) fn read_again(self) {}
+    pub(super) fn read_again(mut self) {
+        let tickets = std::mem::take(&mut self.tickets);
+        tell_dropped(&self.shared, tickets);
+    }
 }
 
+type Taken = Vec<(AppId, TicketId, Vec<ShardId>)>;
+
+fn tell_dropped(shared: &Shared, tickets: Taken) {
+    for (app, ticket, shards) in tickets {
+        hint(shared.directory.app(app), TicketDropped { ticket, shards });
+    }
+}
+
+/// Nobody knows what was written, nor whether the transaction has ended. The limits of
+/// our sessions end it within two leases; read before that, it could be missed.
 impl Drop for Tickets {
     fn drop(&mut self) {
-        for (app, ticket, shards) in std::mem::take(&mut self.tickets) {
-            hint(self.shared.directory.app(app), TicketDropped { ticket, shards });
+        let tickets = std::mem::take(&mut self.tickets);
+        let shared = self.shared.clone();
+        if !tickets.is_empty()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            drop(runtime.spawn(async move {
+                tokio::time::sleep(shared.lease.length() * 2).await;
+                tell_dropped(&shared, tickets);
+            }));
         }
     }
 }

@@ -58,11 +58,12 @@ pub(super) async fn open(shared: &Shared, partition: &TopicPartition) -> Result<
     if position.next > high {
         let why = format!("ends at {high}, and we stood at {}: it was made again", position.next);
         go_on_at(shared, partition, &mut position, low, &why).await?;
+        shared.counters.add(&shared.counters.logs_remade, 1);
     } else if position.next < low {
-        let lost = low - position.next;
-        shared.counters.add(&shared.counters.offsets_lost, usize::try_from(lost).unwrap_or(0));
+        let lost = usize::try_from(low - position.next).unwrap_or(0);
         let why = format!("begins at {low}: records {} to {} are gone", position.next, low - 1);
         go_on_at(shared, partition, &mut position, low, &why).await?;
+        shared.counters.add(&shared.counters.offsets_lost, lost);
     }
     Ok(position)
 }
@@ -80,7 +81,9 @@ pub(super) async fn remade(
         "has another record at {} than the one that was read: it was made again",
         position.next - 1
     );
-    go_on_at(shared, partition, position, low, &why).await
+    go_on_at(shared, partition, position, low, &why).await?;
+    shared.counters.add(&shared.counters.logs_remade, 1);
+    Ok(())
 }
 
 /// A first start begins at the group's committed offset, else at the earliest; that is

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::super::shared::Shared;
-use super::admission::{Tickets, batch_of, choose_shards, count_fates};
+use super::admission::{Tickets, batch_of, choose_shards, count_fates, remember};
 use super::judge::judge;
 use crate::model::ids::JobId;
 use crate::model::letter::Refusal;
@@ -72,13 +72,14 @@ pub(crate) async fn submit(
         let Ok(tickets) = Tickets::take(shared, &batch, &CancellationToken::new()).await else {
             continue;
         };
-        match shared.store.admit(&batch).await {
+        match shared.bounded(shared.store.admit(&batch)).await {
             Ok(Admitted::Done(fates)) => {
                 let fate = fates.first().cloned();
                 tickets.give_back(batch.clone(), &fates);
                 count_fates(shared, &batch, &fates, 1);
+                remember(shared, &batch);
                 // The names of a transaction under way were waited for: that one has ended.
-                let repeated = unanswered.take().is_some();
+                let repeated = unanswered.take().map(Tickets::read_again).is_some();
                 return answer(&judged[0].entry, fate, request_id, repeated);
             }
             Ok(_) => tickets.give_back_nothing(),
@@ -90,7 +91,7 @@ pub(crate) async fn submit(
                 last = error.to_string();
                 match unanswered {
                     None => unanswered = Some(tickets),
-                    Some(_) => tickets.read_again(),
+                    Some(_) => drop(tickets),
                 }
             }
         }
