@@ -19,7 +19,7 @@ use crate::dispatch::{FiredJob, JobError};
 use crate::model::ids::{AppId, ShardId};
 use crate::model::job::{Fence, Job};
 use crate::model::letter::{DeadLetter, ErrorKind};
-use crate::store::{Lane, Outcome, OutcomeBatch, Result as StoreResult, ShardFence, Written};
+use crate::store::{Lane, Outcome, OutcomeBatch, ShardFence, Written};
 
 /// Batches that are written at the same time.
 const LANES: usize = 2;
@@ -156,26 +156,37 @@ fn batch_of(flights: &[(Flight, Outcome)]) -> OutcomeBatch {
 /// An answer may be lost with the connection; writing the same again does no harm, and
 /// once it is answered the first has surely ended. Without a lease nothing is written.
 async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Written {
-    let (mut wait, longest) = RETRY;
-    loop {
-        let answer: StoreResult<Written> = if shared.lease.is_valid() {
-            shared.bounded(shared.store.write_outcomes(batch)).await
-        } else {
-            // Whoever took our shards writes now. If nobody did, the lease comes back; if we
-            // were declared dead, the fences say so as soon as we have a new one.
+    let mut written = Written::default();
+    let mut parts = vec![batch.clone()];
+    let (mut wait, mut failed) = (RETRY.0, 0);
+    while let Some(part) = parts.pop() {
+        // Whoever took our shards writes now. If nobody did, the lease comes back; if we
+        // were declared dead, the fences say so as soon as we have a new one.
+        while !shared.lease.is_valid() {
             tokio::time::sleep(RETRY.0).await;
-            continue;
-        };
-        match answer {
-            Ok(written) => return written,
+        }
+        match shared.bounded(shared.store.write_outcomes(&part)).await {
+            Ok(done) => {
+                written.lost.extend(done.lost);
+                (wait, failed) = (RETRY.0, 0);
+                shared.health.clear("outcomes");
+            }
             Err(error) => {
                 shared.health.complain("outcomes", format!("cannot be written: {error}"));
                 tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-                wait = (wait * 2).min(longest);
+                wait = (wait * 2).min(RETRY.1);
+                failed += 1;
+                // A server that answers and does not take them may have a limit on how much
+                // it takes at once, or dislike one of them.
+                let smaller = failed > 1 && shared.store.ping().await.is_ok();
+                match part.halves().filter(|_| smaller) {
+                    Some([first, second]) => parts.extend([Arc::new(second), Arc::new(first)]),
+                    None => parts.push(part),
+                }
             }
         }
-        shared.health.clear("outcomes");
     }
+    written
 }
 
 /// What an attempt's end means for its job; `None` if it never started.

@@ -16,8 +16,10 @@ use super::lease::boot_ms;
 use super::messages::*;
 use super::shared::{RegisteredApp, Shared};
 use super::shares::share_of;
-use crate::model::ids::{AppId, InstanceId, ShardId};
-use crate::store::{Lane, Observation, Result as StoreResult, ShardFence, ShardRow};
+use crate::model::ids::{AppId, InstanceId, JobId, ShardId};
+use crate::store::{
+    Error as StoreError, Lane, Observation, Result as StoreResult, ShardFence, ShardRow,
+};
 
 /// Between the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -41,6 +43,8 @@ pub(super) struct ShardKeeper {
     /// be older than it.
     changes: u64,
     beats: u64,
+    /// Commands are being carried out.
+    looking: bool,
     leaving: bool,
 }
 
@@ -61,6 +65,7 @@ impl ShardKeeper {
             observed: Observation::default(),
             changes: 0,
             beats: 0,
+            looking: false,
             leaving: false,
         }
     }
@@ -83,7 +88,7 @@ impl ShardKeeper {
             Ok(Beat::Alive(observed)) => {
                 self.shared.health.clear("database");
                 self.check_clock(&observed);
-                self.look_after_commands(&observed);
+                self.look_after_commands(&observed, ctx);
                 if changes == self.changes {
                     self.compare_holdings(&observed);
                 }
@@ -155,22 +160,33 @@ impl ShardKeeper {
         }
     }
 
-    /// Hands over jobs that others put into our shards.
-    fn look_after_commands(&self, observed: &Observation) {
+    /// Hands over jobs that others put into our shards, one round at a time.
+    fn look_after_commands(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
+        if observed.looks.is_empty() || std::mem::replace(&mut self.looking, true) {
+            return;
+        }
         let apps: HashMap<ShardId, AppId> =
             observed.shards.iter().map(|row| (row.id, row.app)).collect();
-        for look in observed.looks.iter().cloned() {
-            let Some(app) = apps.get(&look.shard) else { continue };
-            let Some(address) = self.shared.directory.app(*app) else { continue };
-            let store = self.shared.store.clone();
-            drop(tokio::spawn(async move {
-                if address.send(LookFor { jobs: look.jobs }).await.is_ok()
-                    && let Err(error) = store.finish_commands(&[look.command]).await
-                {
-                    tracing::debug!(%error, "a command will be seen again");
-                }
-            }));
+        let mut by_app: HashMap<AppId, (Vec<JobId>, Vec<i64>)> = HashMap::new();
+        for look in &observed.looks {
+            if let Some(app) = apps.get(&look.shard) {
+                let (jobs, commands) = by_app.entry(*app).or_default();
+                jobs.extend(&look.jobs);
+                commands.push(look.command);
+            }
         }
+        let shared = self.shared.clone();
+        let round = tokio::spawn(async move {
+            for (app, (jobs, commands)) in by_app {
+                let Some(address) = shared.directory.app(app) else { continue };
+                if address.send(LookFor { jobs }).await.is_ok()
+                    && let Err(error) = shared.bounded(shared.store.finish_commands(&commands)).await
+                {
+                    tracing::debug!(%error, "commands will be seen again");
+                }
+            }
+        });
+        ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.looking = false));
     }
 
     /// What the table says of our shards is true; what we believe may be old.
@@ -373,11 +389,23 @@ async fn beat(shared: &Shared) -> StoreResult<Beat> {
         return Ok(Beat::Unknown);
     }
     let sent = shared.lease.sending();
-    if !shared.bounded(shared.store.beat(me, shared.lease.length())).await? {
-        return Ok(Beat::Unknown);
+    let answered = async {
+        if !shared.store.beat(me, shared.lease.length()).await? {
+            return Ok(Beat::Unknown);
+        }
+        shared.lease.renewed(sent);
+        Ok(Beat::Alive(shared.store.observe(me).await?))
+    };
+    // There must be time for another connection before the lease is over.
+    let patience = shared.lease.length() / 3;
+    match tokio::time::timeout(patience, answered).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            shared.store.reconnect_heartbeat();
+            let ms = patience.as_millis();
+            Err(StoreError::Unavailable(format!("no answer to the heartbeat within {ms} ms")))
+        }
     }
-    shared.lease.renewed(sent);
-    Ok(Beat::Alive(shared.bounded(shared.store.observe(me)).await?))
 }
 
 /// Gives up every shard of ours and the instance's row.

@@ -1,6 +1,6 @@
 //! How the database is reached, and what every session of ours is told.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use sea_orm::{
@@ -74,7 +74,7 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
     let connect: PgConnectOptions = url.parse().map_err(|error| unusable(url, &error))?;
     let connect = connect.options(settings).application_name("infinite-scheduler");
     check_reachable::<sqlx::PgConnection>(&connect).await?;
-    let pool = |size| {
+    let pool = move |size| {
         PgPoolOptions::new()
             .max_connections(size)
             // The heartbeat is its own test of its connection.
@@ -83,9 +83,11 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
             .connect_lazy_with(connect.clone())
     };
     let hot = pool(options.max_connections);
+    let connect_heartbeat = move || SqlxPostgresConnector::from_sqlx_postgres_pool(pool(1));
     Ok(Inner {
         pool: SqlxPostgresConnector::from_sqlx_postgres_pool(hot.clone()),
-        heartbeat: SqlxPostgresConnector::from_sqlx_postgres_pool(pool(1)),
+        heartbeat: RwLock::new(connect_heartbeat()),
+        connect_heartbeat: Box::new(connect_heartbeat),
         hot: Hot::Postgres(hot),
     })
 }
@@ -95,7 +97,7 @@ async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
     let connect: MySqlConnectOptions = url.parse().map_err(|error| unusable(&url, &error))?;
     check_reachable::<sqlx::MySqlConnection>(&connect).await?;
     let session = session_of_mysql(&connect, options.lease).await?;
-    let pool = |size| {
+    let pool = move |size| {
         let session = session.clone();
         MySqlPoolOptions::new()
             .max_connections(size)
@@ -112,9 +114,11 @@ async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
             .connect_lazy_with(connect.clone())
     };
     let hot = pool(options.max_connections);
+    let connect_heartbeat = move || SqlxMySqlConnector::from_sqlx_mysql_pool(pool(1));
     Ok(Inner {
         pool: SqlxMySqlConnector::from_sqlx_mysql_pool(hot.clone()),
-        heartbeat: SqlxMySqlConnector::from_sqlx_mysql_pool(pool(1)),
+        heartbeat: RwLock::new(connect_heartbeat()),
+        connect_heartbeat: Box::new(connect_heartbeat),
         hot: Hot::MySql(hot),
     })
 }
@@ -145,7 +149,10 @@ async fn connect_sqlite(url: &str) -> Result<Inner> {
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(|options| options.busy_timeout(sqlite::BUSY).foreign_keys(false));
     let pool = connect_pool(options).await?;
-    Ok(Inner { heartbeat: pool.clone(), pool, hot: Hot::Sqlite(hot) })
+    let same = pool.clone();
+    let connect_heartbeat = Box::new(move || same.clone());
+    let heartbeat = RwLock::new(pool.clone());
+    Ok(Inner { pool, heartbeat, connect_heartbeat, hot: Hot::Sqlite(hot) })
 }
 
 async fn connect_pool(options: ConnectOptions) -> Result<DatabaseConnection> {

@@ -47,6 +47,9 @@ pub struct Observation {
     pub looks: Vec<Look>,
 }
 
+/// Commands that one look around brings at most.
+const COMMANDS: usize = 500;
+
 impl Store {
     /// Makes a row for a new start of an instance, alive for a lease from now.
     ///
@@ -66,7 +69,7 @@ impl Store {
             dead: Set(false),
         };
         let _turn = self.turn().await;
-        instance::Entity::insert(row).exec_without_returning(&self.inner.heartbeat).await?;
+        instance::Entity::insert(row).exec_without_returning(&self.heartbeat()).await?;
         drop(_turn);
         self.beat(id, membership.lease).await?;
         self.forget_long_dead().await?;
@@ -86,7 +89,7 @@ impl Store {
             lease.as_micros()
         );
         let _turn = self.turn().await;
-        Ok(self.inner.heartbeat.execute_unprepared(&update).await?.rows_affected() == 1)
+        Ok(self.heartbeat().execute_unprepared(&update).await?.rows_affected() == 1)
     }
 
     /// Everything that an instance has to know of the others.
@@ -99,12 +102,13 @@ impl Store {
             "select 'i' as kind, id, beat as a, lease_until_us as b, {now} as c, apps as t \
              from instance where not dead \
              union all select 's', id, app, owner, epoch, null from shard \
-             union all select 'c', id, shard, 0, 0, args from command \
-             where state = 0 and shard in (select id from shard where owner = {me})"
+             union all select * from (select 'c' as kind, id, shard, 0 as b, 0 as c, args \
+             from command where state = 0 and shard in (select id from shard where owner = {me}) \
+             order by id limit {COMMANDS}) as looks"
         );
-        let backend = self.inner.heartbeat.get_database_backend();
+        let backend = self.heartbeat().get_database_backend();
         let statement = Statement::from_string(backend, select);
-        let rows = self.inner.heartbeat.query_all_raw(statement).await?;
+        let rows = self.heartbeat().query_all_raw(statement).await?;
         let mut seen = Observation::default();
         for row in &rows {
             seen.add(row)?;
@@ -132,7 +136,7 @@ impl Store {
     /// [`super::Error::Unavailable`]: the lease will run out instead.
     pub async fn leave(&self, me: InstanceId) -> Result<()> {
         let _turn = self.turn().await;
-        instance::Entity::delete_by_id(me.0).exec(&self.inner.heartbeat).await?;
+        instance::Entity::delete_by_id(me.0).exec(&self.heartbeat()).await?;
         Ok(())
     }
 
@@ -145,7 +149,7 @@ impl Store {
              and id not in (select owner from shard where owner is not null)"
         );
         let _turn = self.turn().await;
-        self.inner.heartbeat.execute_unprepared(&delete).await?;
+        self.heartbeat().execute_unprepared(&delete).await?;
         Ok(())
     }
 }

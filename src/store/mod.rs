@@ -22,7 +22,8 @@ mod outcomes;
 mod pages;
 mod rows;
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use sea_orm::DatabaseConnection;
 
@@ -47,15 +48,22 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     /// For everything that is not hot.
     pool: DatabaseConnection,
     /// The heartbeat's own connection, so that no queue in the pool can cost us the lease.
     /// On SQLite it is the pool: there is one writer whatever we do.
-    heartbeat: DatabaseConnection,
+    heartbeat: RwLock<DatabaseConnection>,
+    /// Makes another one: a connection that does not answer is not waited for.
+    connect_heartbeat: Box<dyn Fn() -> DatabaseConnection + Send + Sync>,
     /// The drivers beneath, for what is hot.
     hot: Hot,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("hot", &self.hot).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -100,11 +108,21 @@ impl Store {
         if let Hot::Sqlite(sqlite) = &self.inner.hot {
             sqlite.close().await;
         }
-        for connection in [&self.inner.heartbeat, &self.inner.pool] {
-            if let Err(error) = connection.clone().close().await {
+        for connection in [self.heartbeat(), self.inner.pool.clone()] {
+            if let Err(error) = connection.close().await {
                 tracing::debug!(%error, "closing a connection pool failed");
             }
         }
+    }
+
+    /// Leaves the heartbeat's connection to its fate and takes a new one.
+    pub fn reconnect_heartbeat(&self) {
+        let fresh = (self.inner.connect_heartbeat)();
+        *self.inner.heartbeat.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    fn heartbeat(&self) -> DatabaseConnection {
+        self.inner.heartbeat.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn turn(&self) -> Turn {

@@ -58,7 +58,7 @@ impl Store {
     ///
     /// # Errors
     /// [`super::Error::Unavailable`]: unknown whether it was committed. Writing it again
-    /// is harmless: what is gone is gone.
+    /// is harmless: it finds only the version of a row that was fired.
     pub async fn write_outcomes(&self, batch: &Arc<OutcomeBatch>) -> Result<Written> {
         let letters = Arc::new(self.letters_of(batch).await?);
         match &self.inner.hot {
@@ -109,6 +109,13 @@ impl Store {
 }
 
 impl OutcomeBatch {
+    /// The same in two parts; `None` if there is only one outcome.
+    pub fn halves(&self) -> Option<[Self; 2]> {
+        let (first, second) = self.outcomes.split_at(self.outcomes.len() / 2);
+        let half = |outcomes: &[_]| Self { fences: self.fences.clone(), outcomes: outcomes.to_vec() };
+        (!first.is_empty()).then(|| [half(first), half(second)])
+    }
+
     fn lost(&self, held: impl Fn(ShardId) -> bool) -> Vec<ShardId> {
         self.fences.iter().map(|fence| fence.shard).filter(|shard| !held(*shard)).collect()
     }
@@ -139,6 +146,13 @@ impl OutcomeBatch {
     }
 }
 
+/// With when it was admitted, this tells the version of a row that was fired. A request may
+/// come back under its id as soon as its job has ended: an outcome that is written twice
+/// must not meet that one.
+fn attempts_of(job: &Job) -> i32 {
+    i32::try_from(job.attempts).unwrap_or(i32::MAX)
+}
+
 type Letters = [(ShardId, dead_letter::Model)];
 
 async fn write_postgres(
@@ -153,21 +167,31 @@ async fn write_postgres(
         let lane = Some(Lane::Shard(*shard).number());
         postgres::insert_letter(&mut transaction, letter, lane).await?;
     }
-    let gone: Vec<Uuid> = batch.gone(&lost).iter().map(|job| job.id.uuid()).collect();
+    let gone = batch.gone(&lost);
     if !gone.is_empty() {
-        let delete = "delete from job where id = any($1)";
-        sqlx::query(delete).bind(gone).execute(&mut *transaction).await?;
+        let delete = "delete from job using unnest($1::uuid[], $2::bigint[], $3::integer[]) \
+            as d(id, created, attempts) where job.id = d.id and job.created_ms = d.created \
+            and job.attempts = d.attempts";
+        sqlx::query(delete)
+            .bind(gone.iter().map(|job| job.id.uuid()).collect::<Vec<Uuid>>())
+            .bind(gone.iter().map(|job| job.created_ms).collect::<Vec<_>>())
+            .bind(gone.iter().map(|job| attempts_of(job)).collect::<Vec<_>>())
+            .execute(&mut *transaction)
+            .await?;
     }
     let moved = batch.moved(&lost);
     if !moved.is_empty() {
         let update = "update job set due_ms = m.due, attempts = m.attempts, last_error = m.error \
-            from unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[]) \
-            as m(id, due, attempts, error) where job.id = m.id";
+            from unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[], $5::bigint[], \
+            $6::integer[]) as m(id, due, attempts, error, created, before) \
+            where job.id = m.id and job.created_ms = m.created and job.attempts = m.before";
         sqlx::query(update)
             .bind(moved.iter().map(|(job, ..)| job.id.uuid()).collect::<Vec<_>>())
             .bind(moved.iter().map(|(_, due, ..)| *due).collect::<Vec<_>>())
             .bind(moved.iter().map(|(_, _, attempts, _)| *attempts).collect::<Vec<_>>())
             .bind(moved.iter().map(|(.., error)| error.map(str::to_owned)).collect::<Vec<_>>())
+            .bind(moved.iter().map(|(job, ..)| job.created_ms).collect::<Vec<_>>())
+            .bind(moved.iter().map(|(job, ..)| attempts_of(job)).collect::<Vec<_>>())
             .execute(&mut *transaction)
             .await?;
     }
@@ -188,16 +212,28 @@ async fn write_mysql(
         mysql::insert_letter(&mut transaction, letter, lane).await?;
     }
     for some in batch.gone(&lost).chunks(CHUNK) {
-        let ids: Vec<_> = some.iter().map(|job| format!("x'{:032x}'", job.id.as_u128())).collect();
-        let delete = format!("delete from job where id in ({})", ids.join(","));
+        let version = |job: &&Job| {
+            format!("(x'{:032x}',{},{})", job.id.as_u128(), job.created_ms, job.attempts)
+        };
+        let (ids, versions): (Vec<String>, Vec<String>) =
+            some.iter().map(|job| (format!("x'{:032x}'", job.id.as_u128()), version(job))).unzip();
+        let delete = format!(
+            "delete from job where id in ({}) and (id, created_ms, attempts) in ({})",
+            ids.join(","),
+            versions.join(",")
+        );
         sqlx::raw_sql(AssertSqlSafe(delete)).execute(&mut *transaction).await?;
     }
     for (job, due_ms, attempts, error) in batch.moved(&lost) {
-        sqlx::query("update job set due_ms = ?, attempts = ?, last_error = ? where id = ?")
+        let update = "update job set due_ms = ?, attempts = ?, last_error = ? \
+            where id = ? and created_ms = ? and attempts = ?";
+        sqlx::query(update)
             .bind(due_ms)
             .bind(attempts)
             .bind(error)
             .bind(job.id.uuid())
+            .bind(job.created_ms)
+            .bind(attempts_of(job))
             .execute(&mut *transaction)
             .await?;
     }
@@ -221,18 +257,31 @@ fn write_sqlite(
     for (shard, letter) in letters.iter().filter(|(shard, _)| !lost.contains(shard)) {
         sqlite::insert_letter(connection, letter, Some(Lane::Shard(*shard).number()))?;
     }
-    let by_place = "where shard = ? and priority = ? and due_ms = ? and id = ?";
+    let by_place = "where shard = ? and priority = ? and due_ms = ? and id = ? \
+        and created_ms = ? and attempts = ?";
     let mut delete = connection.prepare_cached(&format!("delete from job {by_place}"))?;
     for job in batch.gone(&lost) {
         let rank = job.priority.rank();
-        delete.execute(params![job.shard.0, rank, job.due_ms, job.id.into_bytes()])?;
+        let (id, created) = (job.id.into_bytes(), job.created_ms);
+        let version = attempts_of(job);
+        delete.execute(params![job.shard.0, rank, job.due_ms, id, created, version])?;
     }
     let mut update = connection.prepare_cached(&format!(
         "update job set due_ms = ?, attempts = ?, last_error = ? {by_place}"
     ))?;
     for (job, due_ms, attempts, error) in batch.moved(&lost) {
         let (rank, id) = (job.priority.rank(), job.id.into_bytes());
-        update.execute(params![due_ms, attempts, error, job.shard.0, rank, job.due_ms, id])?;
+        update.execute(params![
+            due_ms,
+            attempts,
+            error,
+            job.shard.0,
+            rank,
+            job.due_ms,
+            id,
+            job.created_ms,
+            attempts_of(job),
+        ])?;
     }
     Ok(Written { lost })
 }

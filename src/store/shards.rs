@@ -91,7 +91,9 @@ impl Store {
         let holder = self.begin().await?;
         let lock = format!("select id from schema_lease where id = 1 {share}");
         holder.execute_unprepared(&lock).await?;
-        let other = self.begin().await?;
+        // From the other pool: this one may have one connection only.
+        let isolation = Some(IsolationLevel::ReadCommitted);
+        let other = self.heartbeat().begin_with_config(isolation, None).await?;
         let update = "select id from schema_lease where id = 1 for update nowait";
         let stopped = other.execute_unprepared(update).await.is_err();
         drop(other);

@@ -49,17 +49,23 @@ async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody(database: Databas
         records.push(bad.record.clone());
         records.push(good(&format!("good-{n}")));
     }
+    // As long as names may be, in characters of four bytes.
+    let (id, key) = ("\u{1F600}".repeat(128), "\u{1F511}".repeat(255));
+    let longest = format!(
+        r#"{{"requestId":"{id}","idempotencyKey":"{key}","appName":"sms","scheduledTime":0}}"#
+    );
+    records.push(RawRecord::new(0, longest));
     let scheduler = world.builder().start().await.expect("a start");
     let offsets = produce(&world.topic, &records).await;
     let count = bad.len() as u64;
     wait_until(DEADLINE, "every good record fired and every bad one published", async || {
         let metrics = scheduler.ingest_metrics();
-        metrics.apps["sms"].succeeded >= count && metrics.messages_sent_to_dlq >= count
+        metrics.apps["sms"].succeeded > count && metrics.messages_sent_to_dlq >= count
     })
     .await;
     let metrics = scheduler.ingest_metrics();
-    assert_eq!(metrics.messages_received, 2 * count);
-    assert_eq!((metrics.messages_processed, metrics.messages_failed), (count, count));
+    assert_eq!(metrics.messages_received, 2 * count + 1);
+    assert_eq!((metrics.messages_processed, metrics.messages_failed), (count + 1, count));
     assert_eq!((metrics.messages_duplicate, metrics.messages_retried), (0, 0));
     scheduler.shutdown(DRAIN).await;
 
@@ -69,7 +75,8 @@ async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody(database: Databas
         bad.check(letter, &world.topic, offsets[2 * n]);
     }
     let fired: Vec<_> = read_all(&world.fired).await.iter().map(RawRecord::json).collect();
-    assert_eq!(fired.len(), bad.len(), "each good record fired once");
+    assert_eq!(fired.len(), bad.len() + 1, "each good record fired once");
+    assert!(fired.iter().any(|job| job["requestId"] == *id), "and that with the longest name");
     assert!(
         (0..bad.len()).all(|n| fired.iter().any(|job| job["requestId"] == format!("good-{n}")))
     );
@@ -147,14 +154,20 @@ fn bad_records() -> Vec<Bad> {
         all.push(Bad { what, record, kind, says: says.to_vec(), request_id });
     };
     let text = |text: &str| Some(text.as_bytes().to_vec());
-    let json = ["JSON", "line 1"];
+    let json = ["not JSON", "line 1", "send a request as a JSON object"];
     add("not JSON", text("hello"), "invalid-json", &json, None);
     add("JSON that ends", text(r#"{"requestId":"r","#), "invalid-json", &json, Some("r"));
     add("NUL bytes", text("\0\0"), "invalid-json", &json, None);
     add("an array", text("[1]"), "invalid-json", &["an array", "must be a JSON object"], None);
     add("null as JSON", text("null"), "invalid-json", &["null", "must be a JSON object"], None);
     let not_utf8 = b"{\"appName\":\"\xff\"}".to_vec();
-    add("not UTF-8", Some(not_utf8), "invalid-encoding", &["UTF-8", "byte 12 is 0xff"], None);
+    add(
+        "not UTF-8",
+        Some(not_utf8),
+        "invalid-encoding",
+        &["UTF-8", "byte 12 is 0xff", "send JSON in UTF-8"],
+        None,
+    );
     add(
         "no byte",
         Some(Vec::new()),
@@ -235,7 +248,7 @@ fn bad_records() -> Vec<Bad> {
             "too far ahead",
             r#""scheduledTime":"2999-01-01T00:00:00Z""#,
             "schedule-too-far",
-            &["scheduledTime 2999-01-01T00:00:00Z", "3650 days", "max_schedule_ahead"],
+            &["scheduledTime 2999-01-01T00:00:00Z", "3650 days", "max_schedule_ahead", "ask again"],
         ),
         (
             "no time at all",
@@ -345,7 +358,13 @@ fn bad_records() -> Vec<Bad> {
         let deep = format!("{}1{}", r#"{"a":"#.repeat(20_000), "}".repeat(20_000));
         let value =
             format!(r#"{{"requestId":"r","appName":"sms","scheduledTime":0,"{field}":{deep}}}"#);
-        add(what, Some(value.into_bytes()), "invalid-json", &["127 levels deep"], Some("r"));
+        add(
+            what,
+            Some(value.into_bytes()),
+            "invalid-json",
+            &["127 levels deep", "send it flatter"],
+            Some("r"),
+        );
     }
     let brackets = "[".repeat(20_000).into_bytes();
     add("brackets that never close", Some(brackets), "invalid-json", &["JSON"], None);

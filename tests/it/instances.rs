@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::services::Database;
 use crate::support::wait_until;
-use fleet::{DEADLINE, Fleet, Flow, Member, counter};
+use fleet::{DEADLINE, Fleet, Flow, counter};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_join_and_leave_while_records_flow_on_mariadb() {
@@ -60,7 +60,7 @@ async fn records_read_by_an_instance_without_the_app_fire_elsewhere_on_postgres(
 
 async fn records_read_by_an_instance_without_the_app_fire_elsewhere(database: Database) {
     let fleet = Fleet::new(database).await;
-    let with: Member = fleet.start("with").await;
+    let with = fleet.start("with").await;
     let without = fleet.start_without_sms("without").await;
     // Once it reads anything, the group has settled.
     let first = Flow::begin("first", &fleet.world.topic);

@@ -14,3 +14,5 @@ mod panics;
 mod schema;
 mod handle;
 mod serve;
+mod instances;
+mod crashes;

@@ -15,6 +15,8 @@ use crate::support::{wait_for, wait_until};
 const DEADLINE: Duration = Duration::from_secs(120);
 /// A password that must not be seen anywhere.
 const HUSH: &str = "hush-7a1f";
+/// MariaDB's user with that password, while a test needs it.
+const SERVE_USER: &str = "infinite_serve";
 
 /// Status and JSON body.
 async fn get(instance: &Instance, path: &str) -> (u16, Value) {
@@ -224,7 +226,7 @@ async fn hushed_url(database: &TestDatabase, proxy: &Proxy) -> String {
     let (_, place) = rest.rsplit_once('@').expect("a user");
     let user = match database.backend() {
         Database::MariaDb => {
-            let user = "infinite_serve";
+            let user = SERVE_USER;
             for at in ["%", "localhost"] {
                 let name = place.rsplit('/').next().expect("a name");
                 let grant =
@@ -293,6 +295,10 @@ async fn a_database_that_is_away_is_waited_for_loudly(backend: Database) {
     .await;
     assert_eq!(instance.terminate(DEADLINE).await.code(), Some(0));
     check_hushed(&instance);
+    if backend == Database::MariaDb {
+        let drop = format!("drop user '{SERVE_USER}'@'%', '{SERVE_USER}'@'localhost'");
+        world.database.execute(&drop).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -161,7 +161,12 @@ impl Reading {
     async fn step(&mut self) -> Step {
         match self.try_step().await {
             Ok(records) => Step::Read(records),
-            Err(step) => step,
+            Err(step) => {
+                // Records may have been taken from the queue and not admitted: the next step
+                // begins again where the row stands.
+                self.position = None;
+                step
+            }
         }
     }
 
@@ -213,10 +218,6 @@ impl Reading {
             batch = queue.next_batch(limits) => batch,
             () = self.leaving.cancelled() => return Ok(Vec::new()),
         };
-        if let Err(KafkaError::OffsetLost { .. }) = &batch {
-            // The log does not have what comes next: see where it begins now.
-            self.position = None;
-        }
         batch.map_err(step_of)
     }
 
@@ -224,7 +225,11 @@ impl Reading {
     /// go on where we left off?
     async fn check_first(&mut self, mut records: Vec<RawRecord>) -> Result<Vec<RawRecord>, Step> {
         let Some(position) = &mut self.position else { return Ok(Vec::new()) };
-        let Some(first) = records.first() else { return Ok(records) };
+        let Some(first) = records.first() else {
+            // Nothing came for a while: everything was read.
+            self.shared.counters.set_lag(&self.partition, 0);
+            return Ok(records);
+        };
         if let Some(known) = position.unverified.take()
             && first.offset == position.next - 1
             && LastRecord::of(first) != known
@@ -291,7 +296,6 @@ impl Reading {
 fn step_of(error: KafkaError) -> Step {
     match error {
         KafkaError::Revoked { .. } => Step::Revoked,
-        KafkaError::OffsetLost { .. } => Step::Read(0),
         other => Step::Away(other.to_string()),
     }
 }

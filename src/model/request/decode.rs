@@ -31,7 +31,8 @@ pub(super) fn decode(value: &[u8]) -> Result<ScheduleJobRequest, Refusal> {
 fn text_of(value: &[u8]) -> Result<&str, Refusal> {
     let text = std::str::from_utf8(value).map_err(|error| {
         let at = error.valid_up_to();
-        let message = format!("the value is not UTF-8: byte {at} is 0x{:02x}", value[at]);
+        let message =
+            format!("the value is not UTF-8: byte {at} is 0x{:02x}; send JSON in UTF-8", value[at]);
         Refusal::new(ErrorKind::InvalidEncoding, message)
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -86,7 +87,9 @@ impl<'a> Fields<'a> {
 
     /// Finds the fields of `json`. Those before a mistake in it are kept all the same.
     fn find(&mut self, json: &'a str) -> Result<(), Refusal> {
-        let not_json = |error| invalid_json(format!("the value is not JSON: {error}"));
+        let not_json = |error| {
+            invalid_json(format!("the value is not JSON: {error}; send a request as a JSON object"))
+        };
         if let Some(other) = what_else(json) {
             serde_json::from_str::<IgnoredAny>(json).map_err(not_json)?;
             return Err(invalid_json(format!("the value is {other}, it must be a JSON object")));
@@ -97,7 +100,8 @@ impl<'a> Fields<'a> {
             .and_then(|()| deserializer.end())
             .map_err(not_json)?;
         if is_too_deep(json) {
-            let message = format!("the value is nested more than {MAX_DEPTH} levels deep");
+            let message =
+                format!("the value is nested more than {MAX_DEPTH} levels deep: send it flatter");
             return Err(invalid_json(message));
         }
         match &self.repeated {

@@ -78,7 +78,8 @@ fn epoch_ms(field: &str, time: ScheduledTime, zone: Tz) -> Result<i64, Refusal> 
 fn too_far(scheduled: ScheduledTime, rules: &Rules) -> Refusal {
     let days = rules.max_schedule_ahead.as_secs() / DAY_S;
     let message = format!(
-        "scheduledTime {scheduled} is more than {days} days ahead, the scheduler's max_schedule_ahead"
+        "scheduledTime {scheduled} is more than {days} days ahead, the scheduler's \
+         max_schedule_ahead: ask again nearer to that time"
     );
     Refusal::new(ErrorKind::ScheduleTooFar, message)
 }

@@ -98,8 +98,8 @@ impl Fleet {
         rows.iter().map(share).collect()
     }
 
-    /// Waits until these live instances, and no others, have so many shards; the last are
-    /// given in any order.
+    /// Waits until these instances (in the order of their names) and no others are alive and
+    /// have such shares, whoever has which (fewest first).
     pub(crate) async fn await_shares(&self, names: &[&str], shares: &[i64]) {
         let what = format!("the shares {shares:?} of {names:?}");
         wait_until(DEADLINE, &what, async || {
@@ -284,14 +284,14 @@ pub(crate) async fn counter(instance: &Instance, name: &str) -> u64 {
     counters[name].as_u64().unwrap_or(0)
 }
 
-/// Records that anybody can tell from their numbers: each hundredth is poison, each
-/// twentieth repeats an earlier request on another partition, the others are jobs.
+/// Records that anybody can tell from their numbers: each hundredth is poison, after a while
+/// each twentieth repeats an earlier request on another partition, the others are jobs.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
     /// What its request ids begin with.
     name: &'static str,
     topic: String,
-    /// When the job of record 0 is due; each next one a little later.
+    /// When the job of record 0 is due; the next ones by and by.
     first_due_ms: i64,
     pub(crate) total: usize,
     half_poison: bool,
@@ -306,6 +306,8 @@ pub(crate) struct Flowing {
 impl Flow {
     /// Records a second while it goes on.
     const RATE: usize = 1000;
+    /// So many are due together, so that many are in flight at a time.
+    const LUMP_MS: usize = 500;
     /// How often some are produced.
     const SLICE: Duration = Duration::from_millis(200);
     /// How far back the repeated request is: of another partition and a record with a key.
@@ -369,7 +371,8 @@ impl Flow {
             return RawRecord::new(partition, format!("not json {n}"));
         }
         let of = if self.is_duplicate(n) { n - Self::BACK } else { n };
-        let due = self.first_due_ms + (of * 1000 / Self::RATE) as i64;
+        let after_first_ms = of * 1000 / Self::RATE;
+        let due = self.first_due_ms + (after_first_ms / Self::LUMP_MS * Self::LUMP_MS) as i64;
         let id = format!("{}-{of}", self.name);
         let key = if of % 20 == 0 { format!(r#","idempotencyKey":"{id}""#) } else { String::new() };
         let request = format!(
@@ -379,7 +382,7 @@ impl Flow {
     }
 
     fn is_poison(&self, n: usize) -> bool {
-        if self.half_poison { n / PARTITIONS as usize % 2 == 0 } else { n % 100 == 99 }
+        if self.half_poison { (n / PARTITIONS as usize).is_multiple_of(2) } else { n % 100 == 99 }
     }
 
     fn is_duplicate(&self, n: usize) -> bool {
