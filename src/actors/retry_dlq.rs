@@ -23,14 +23,22 @@ pub(super) struct RetryDlq {
     /// Lanes that may have something, beside those that are being published.
     lanes: HashSet<Lane>,
     publishing: bool,
+    /// What the topic refused is to be tried again later.
+    waits: bool,
     wait: Duration,
     published: u64,
 }
+
+/// The wait before letters that the topic refused are tried again: somebody may have given
+/// it more room.
+const REFUSED_AGAIN: Duration = Duration::from_secs(30);
 
 /// What came of one round.
 struct Round {
     lanes: Vec<Lane>,
     acknowledged: usize,
+    /// Letters that the topic does not take; that is nobody's outage.
+    refused: usize,
     /// Something is still there.
     more: bool,
     failure: Option<String>,
@@ -39,7 +47,18 @@ struct Round {
 impl RetryDlq {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let lanes = HashSet::new();
-        Self { shared, lanes, publishing: false, wait: RETRY.0, published: 0 }
+        Self { shared, lanes, publishing: false, waits: false, wait: RETRY.0, published: 0 }
+    }
+
+    /// Looks into every lane of ours.
+    fn look_everywhere(&mut self, ctx: &mut Context<Self>) {
+        for app in self.shared.apps.keys() {
+            let fences = self.shared.holdings.of(*app);
+            self.lanes.extend(fences.iter().map(|fence| Lane::Shard(fence.shard)));
+        }
+        let ledgers = self.shared.ledgers();
+        self.lanes.extend(ledgers.into_iter().map(Lane::Partition));
+        self.publish(ctx);
     }
 
     fn publish(&mut self, ctx: &mut Context<Self>) {
@@ -67,6 +86,12 @@ impl RetryDlq {
             None => {
                 self.shared.health.clear("dead letters");
                 self.wait = RETRY.0;
+                if round.refused > 0 && !std::mem::replace(&mut self.waits, true) {
+                    ctx.run_later(REFUSED_AGAIN, |actor, ctx| {
+                        actor.waits = false;
+                        actor.look_everywhere(ctx);
+                    });
+                }
                 self.publish(ctx);
             }
             Some(failure) => {
@@ -82,34 +107,38 @@ impl RetryDlq {
 
 async fn publish(shared: &Shared, lanes: Vec<Lane>) -> Round {
     match publish_some(shared, &lanes).await {
-        Ok((acknowledged, failure, more)) => Round { lanes, acknowledged, more, failure },
+        Ok((acknowledged, refused, failure)) => {
+            let more = failure.is_some();
+            Round { lanes, acknowledged, refused, more, failure }
+        }
         Err(error) => {
             let failure = Some(format!("the outbox cannot be read: {error}"));
-            Round { lanes, acknowledged: 0, more: true, failure }
+            Round { lanes, acknowledged: 0, refused: 0, more: true, failure }
         }
     }
 }
 
+/// Gives back how many were acknowledged and how many refused, and what failed.
 async fn publish_some(
     shared: &Shared,
     lanes: &[Lane],
-) -> StoreResult<(usize, Option<String>, bool)> {
-    let (mut after, mut count, mut refused) = (i64::MIN, 0, None);
+) -> StoreResult<(usize, usize, Option<String>)> {
+    let (mut after, mut count, mut refused) = (i64::MIN, 0, 0);
     loop {
         let letters = shared.store.unpublished(lanes, after, BATCH).await?;
-        let full = letters.len() as u64 == BATCH;
         // Handed over in order and acknowledged together: the producer is idempotent, so the
         // order of the partition is the order of the hand-over.
         let sends = letters.iter().map(|letter| send(shared, letter));
         let answers = futures::future::join_all(sends).await;
         let mut acknowledged = Vec::new();
-        let (mut failure, mut passes) = (None, false);
+        let mut failure = None;
         for (letter, answer) in letters.iter().zip(answers) {
             match answer {
                 Ok(()) => acknowledged.push(letter.id),
                 Err(error @ kafka::Error::Refused { .. }) => {
-                    refused = Some(format!("not published: {error}"));
-                    passes = true;
+                    let id = letter.letter.id;
+                    tracing::warn!(letter = %id, %error, "dead letter {id} stays in the outbox");
+                    refused += 1;
                 }
                 Err(error) => failure = Some(format!("not published: {error}")),
             }
@@ -118,15 +147,10 @@ async fn publish_some(
             shared.store.published(&acknowledged).await?;
             count += acknowledged.len();
         }
-        // Letters that the topic refuses, too large ones say, must not stand before all
-        // others for ever: what comes behind them passes.
+        // What comes behind those that the topic refuses, too large ones say, passes them.
         match letters.last() {
-            Some(last) if full && passes && failure.is_none() => after = last.id,
-            _ => {
-                let failure = failure.or(refused);
-                let more = full || failure.is_some();
-                return Ok((count, failure, more));
-            }
+            Some(last) if letters.len() as u64 == BATCH && failure.is_none() => after = last.id,
+            _ => return Ok((count, refused, failure)),
         }
     }
 }
@@ -161,15 +185,9 @@ async fn send(shared: &Shared, outgoing: &Outgoing) -> Result<(), kafka::Error> 
 impl Actor for RetryDlq {
     type Context = Context<Self>;
 
-    /// Looks into every lane of ours: a predecessor may have left something.
+    /// A predecessor may have left something.
     fn started(&mut self, ctx: &mut Context<Self>) {
-        for app in self.shared.apps.keys() {
-            let fences = self.shared.holdings.of(*app);
-            self.lanes.extend(fences.iter().map(|fence| Lane::Shard(fence.shard)));
-        }
-        let ledgers = self.shared.ledgers();
-        self.lanes.extend(ledgers.into_iter().map(Lane::Partition));
-        self.publish(ctx);
+        self.look_everywhere(ctx);
     }
 }
 

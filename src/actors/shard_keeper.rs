@@ -180,7 +180,8 @@ impl ShardKeeper {
             for (app, (jobs, commands)) in by_app {
                 let Some(address) = shared.directory.app(app) else { continue };
                 if address.send(LookFor { jobs }).await.is_ok()
-                    && let Err(error) = shared.bounded(shared.store.finish_commands(&commands)).await
+                    && let Err(error) =
+                        shared.bounded(shared.store.finish_commands(&commands)).await
                 {
                     tracing::debug!(%error, "commands will be seen again");
                 }

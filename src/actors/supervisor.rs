@@ -328,12 +328,19 @@ impl Handler<Break> for Supervisor {
 
 /// Takes what the poll thread says to the Supervisor.
 #[derive(Debug)]
-pub(crate) struct Gate(pub Addr<Supervisor>);
+pub(crate) struct Gate {
+    /// Whom to tell.
+    pub(crate) supervisor: Addr<Supervisor>,
+    /// Whose health says that the group has answered.
+    pub(crate) shared: Arc<Shared>,
+}
 
 impl Assignments for Gate {
     fn assigned(&self, queues: Vec<PartitionQueue>) {
+        // Also of none: there may be more members than partitions.
+        self.shared.health.set_started(true);
         if !queues.is_empty() {
-            tell(&self.0, PartitionsAssigned { queues });
+            tell(&self.supervisor, PartitionsAssigned { queues });
         }
     }
 
@@ -345,7 +352,7 @@ impl Assignments for Gate {
             tracing::warn!(?partitions, "partitions were lost: the group gave them away");
         }
         let (reply, answer) = sync_channel(1);
-        tell(&self.0, PartitionsRevoked { partitions, reply });
+        tell(&self.supervisor, PartitionsRevoked { partitions, reply });
         answer.recv_timeout(REVOKE_PATIENCE).unwrap_or_default()
     }
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::ConfigError;
+use crate::store::redact;
 
 /// Where jobs are kept.
 #[derive(Clone)]
@@ -51,7 +52,7 @@ impl DatabaseConfig {
 
     /// The url for people: passwords are `***`.
     pub fn shown_url(&self) -> String {
-        shown(self.url.expose_secret())
+        redact(self.url.expose_secret())
     }
 }
 
@@ -62,33 +63,6 @@ impl fmt::Debug for DatabaseConfig {
             .field("max_connections", &self.max_connections)
             .finish()
     }
-}
-
-/// Hides too much rather than too little: from the first colon after the scheme to the last
-/// `@`, since a password may hold any sign unescaped, and all parameters that may be secret.
-fn shown(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return "***".into();
-    };
-    let rest = match rest.rsplit_once('@') {
-        Some((login, place)) => {
-            let user = login.split_once(':').map_or(login, |(user, _)| user);
-            let hidden = if login.contains(':') { ":***" } else { "" };
-            format!("{user}{hidden}@{place}")
-        }
-        None => rest.to_owned(),
-    };
-    let Some((place, parameters)) = rest.split_once('?') else {
-        return format!("{scheme}://{rest}");
-    };
-    let shown: Vec<_> = parameters.split('&').map(shown_parameter).collect();
-    format!("{scheme}://{place}?{}", shown.join("&"))
-}
-
-fn shown_parameter(parameter: &str) -> String {
-    let name = parameter.split('=').next().unwrap_or_default();
-    let is_secret = ["password", "secret", "key"].iter().any(|sign| name.contains(sign));
-    if is_secret { format!("{name}=***") } else { parameter.to_owned() }
 }
 
 #[cfg(test)]
@@ -108,7 +82,7 @@ mod tests {
             ("sqlite://jobs.db?mode=rwc", "sqlite://jobs.db?mode=rwc"),
             ("sqlite::memory:", "***"),
         ] {
-            assert_eq!(shown(url), meant);
+            assert_eq!(redact(url), meant);
         }
     }
 

@@ -131,7 +131,12 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
         tokio::time::sleep(LOOK).await;
     }
     if let Some(config) = builder.kafka.filter(|config| config.enabled) {
-        start_intake(&shared, config, Gate(supervisor.clone())).await?;
+        start_intake(
+            &shared,
+            config,
+            Gate { supervisor: supervisor.clone(), shared: shared.clone() },
+        )
+        .await?;
     } else {
         shared.health.set_started(true);
     }
@@ -172,6 +177,7 @@ async fn connect(builder: &SchedulerBuilder) -> Result<Store, StartError> {
 fn mysql_url(parts: &MySqlParts) -> SecretString {
     let MySqlParts { host, port, database, username, password } = parts;
     let (user, password) = (percent(username), percent(password.expose_secret()));
+    let database = percent(database);
     SecretString::from(format!("mysql://{user}:{password}@{host}:{port}/{database}"))
 }
 
@@ -245,7 +251,7 @@ async fn await_file(
             None => {
                 let seconds = lease.as_secs();
                 tracing::warn!(
-                    "{shown} was left by an instance that did not say goodbye: waiting up to {seconds} s for its lease"
+                    "{shown} is in use, or was left by an instance that died: waiting up to {seconds} s to see"
                 );
                 beats = Some(alive);
             }
@@ -319,6 +325,5 @@ async fn try_intake(
         ensure_topics(config, &names, partitions).await?;
     }
     shared.set_intake(Intake::start(config, gate)?);
-    shared.health.set_started(true);
     Ok(())
 }

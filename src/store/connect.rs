@@ -46,18 +46,33 @@ impl Store {
     }
 }
 
-/// The URL without its password, for logs.
+/// The URL for people, without what gets one in.
+///
+/// Hides too much rather than too little: from the first colon after the scheme to the last
+/// `@`, since a password may hold any sign unescaped, and all parameters that may be secret.
 pub fn redact(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
+        return "***".into();
     };
-    match rest.rsplit_once('@') {
-        Some((user, place)) => {
-            let user = user.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{place}")
+    let rest = match rest.rsplit_once('@') {
+        Some((login, place)) => {
+            let user = login.split_once(':').map_or(login, |(user, _)| user);
+            let hidden = if login.contains(':') { ":***" } else { "" };
+            format!("{user}{hidden}@{place}")
         }
-        None => url.to_owned(),
-    }
+        None => rest.to_owned(),
+    };
+    let Some((place, parameters)) = rest.split_once('?') else {
+        return format!("{scheme}://{rest}");
+    };
+    let shown: Vec<_> = parameters.split('&').map(shown_parameter).collect();
+    format!("{scheme}://{place}?{}", shown.join("&"))
+}
+
+fn shown_parameter(parameter: &str) -> String {
+    let name = parameter.split('=').next().unwrap_or_default();
+    let is_secret = ["password", "secret", "key"].iter().any(|sign| name.contains(sign));
+    if is_secret { format!("{name}=***") } else { parameter.to_owned() }
 }
 
 async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {

@@ -1,6 +1,7 @@
 //! What can go wrong with the database, by what the caller will do about it.
 
 use sqlx::error::DatabaseError;
+use sqlx::mysql::MySqlDatabaseError;
 
 /// A statement or transaction that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,11 @@ fn of_database(error: &dyn DatabaseError) -> Error {
     let text = error.message().to_owned();
     if error.is_unique_violation() {
         return Error::Raced(text);
+    }
+    // No such database, or no right to it: MySQL has no SQLSTATE of its own for these.
+    let number = error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
+    if matches!(number, Some(1044 | 1045 | 1049)) {
+        return Error::Unusable(text);
     }
     // MariaDB reports a duplicate, a foreign key and a check alike as 23000.
     match error.code().as_deref() {

@@ -41,13 +41,14 @@ impl Store {
         if over.is_empty() {
             return Ok((0, next));
         }
-        let live: HashSet<Uuid> = job::Entity::find()
+        let live: Vec<Uuid> = job::Entity::find()
+            .select_only()
+            .column(job::Column::Id)
             .filter(job::Column::Id.is_in(over.iter().map(|key| key.job)))
+            .into_tuple()
             .all(&self.inner.pool)
-            .await?
-            .into_iter()
-            .map(|job| job.id)
-            .collect();
+            .await?;
+        let live: HashSet<Uuid> = live.into_iter().collect();
         let ended = over.iter().filter(|key| !live.contains(&key.job)).map(|key| key.id);
         let _turn = self.turn().await;
         // A key that was replaced meanwhile has another window and stays.

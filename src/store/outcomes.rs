@@ -112,7 +112,8 @@ impl OutcomeBatch {
     /// The same in two parts; `None` if there is only one outcome.
     pub fn halves(&self) -> Option<[Self; 2]> {
         let (first, second) = self.outcomes.split_at(self.outcomes.len() / 2);
-        let half = |outcomes: &[_]| Self { fences: self.fences.clone(), outcomes: outcomes.to_vec() };
+        let half =
+            |outcomes: &[_]| Self { fences: self.fences.clone(), outcomes: outcomes.to_vec() };
         (!first.is_empty()).then(|| [half(first), half(second)])
     }
 

@@ -105,22 +105,29 @@ async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange]) -> Result<Vec<Pa
 
 /// The ranges stand in the text as literals: the number of lists changes from call to
 /// call, and a prepared form for each number would push out what is used more.
+///
+/// Each range is two reads that the index bounds: the rest of the mark's own moment, and
+/// what is later. One comparison of both columns would walk all jobs of that moment again
+/// for each page, and everybody schedules for nine o'clock.
 async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange]) -> Result<Vec<Page>> {
     let mut sql = String::new();
     for (place, range) in ranges.iter().enumerate() {
-        let union = if place == 0 { "" } else { " union all " };
         let (due, id) = (range.after.0, range.after.1.as_u128());
-        // Written so that the index bounds the read: a row comparison would not be used.
-        let written = write!(
-            sql,
-            "{union}(select {place} as place, {COLUMNS} from job force index (job_in_firing_order) \
-             where shard = {} and priority = {} and due_ms >= {due} \
-             and (due_ms > {due} or id > x'{id:032x}') order by due_ms, id limit {})",
-            range.shard,
-            range.priority.rank(),
-            range.limit
-        );
-        debug_assert!(written.is_ok(), "writing to a String cannot fail");
+        let same = format!("due_ms = {due} and id > x'{id:032x}'");
+        let later = format!("due_ms > {due}");
+        for beyond in [same, later] {
+            let union = if sql.is_empty() { "" } else { " union all " };
+            let written = write!(
+                sql,
+                "{union}(select {place} as place, {COLUMNS} from job \
+                 force index (job_in_firing_order) where shard = {} and priority = {} \
+                 and {beyond} order by due_ms, id limit {})",
+                range.shard,
+                range.priority.rank(),
+                range.limit
+            );
+            debug_assert!(written.is_ok(), "writing to a String cannot fail");
+        }
     }
     let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(pool).await?;
     let mut pages = vec![Page::new(); ranges.len()];
@@ -135,6 +142,10 @@ async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange]) -> Result<Vec<Pa
         if let Some(page) = usize::try_from(place).ok().and_then(|place| pages.get_mut(place)) {
             page.push(job);
         }
+    }
+    for (page, range) in pages.iter_mut().zip(ranges) {
+        page.sort_unstable_by_key(Job::key);
+        page.truncate(range.limit as usize);
     }
     Ok(pages)
 }

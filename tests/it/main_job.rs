@@ -100,7 +100,10 @@ fn records(expected: &mut Expected) -> Vec<RawRecord> {
                 r#"{{"requestId":"r-{n}","appName":"sms","scheduledTime":{time},"jobData":{data},"priority":"{priority}","new":1{key}}}"#
             );
             expected.jobs.insert(format!("r-{n}"), (data, due_ms));
-            requests.push(request.clone());
+            // Without a key a request may come again once its job has ended.
+            if n % 2 == 0 {
+                requests.push(request.clone());
+            }
             records.push(RawRecord::new(partition, request));
         }
     }

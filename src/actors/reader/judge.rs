@@ -135,13 +135,16 @@ fn validate(app: &RegisteredApp, data: &JobData) -> Result<(), Rejection> {
 }
 
 fn unknown_app(shared: &Shared, request: &ScheduleJobRequest) -> Refusal {
+    let known = match shared.app_names() {
+        names if names.is_empty() => String::new(),
+        names => format!(" (this instance has {})", names.join(", ")),
+    };
     Refusal::new(
         ErrorKind::UnknownApp,
         format!(
-            "appName \"{}\" was never registered by any instance: register it (this instance \
-             has {}), then send the request again",
+            "appName \"{}\" was never registered by any instance: register it{known}, then send \
+             the request again",
             request.app_name,
-            shared.app_names().join(", ")
         ),
     )
 }
