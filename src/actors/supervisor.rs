@@ -4,8 +4,8 @@
 //! after a wait that doubles. What it knew is in the database and in [`Shared`].
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -331,14 +331,17 @@ impl Handler<Break> for Supervisor {
 pub(crate) struct Gate {
     /// Whom to tell.
     pub(crate) supervisor: Addr<Supervisor>,
-    /// Whose health says that the group has answered.
-    pub(crate) shared: Arc<Shared>,
+    /// Whose health says that the group has answered. Weak: the intake that holds us is
+    /// among what is shared, and must end with it.
+    pub(crate) shared: Weak<Shared>,
 }
 
 impl Assignments for Gate {
     fn assigned(&self, queues: Vec<PartitionQueue>) {
         // Also of none: there may be more members than partitions.
-        self.shared.health.set_started(true);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.health.set_started(true);
+        }
         if !queues.is_empty() {
             tell(&self.supervisor, PartitionsAssigned { queues });
         }

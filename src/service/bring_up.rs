@@ -134,7 +134,7 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
         start_intake(
             &shared,
             config,
-            Gate { supervisor: supervisor.clone(), shared: shared.clone() },
+            Gate { supervisor: supervisor.clone(), shared: Arc::downgrade(&shared) },
         )
         .await?;
     } else {

@@ -5,6 +5,7 @@
 mod layers;
 mod support;
 
+mod fences;
 mod keys;
 mod main_job;
 mod bad_input;

@@ -8,15 +8,18 @@ use tokio_util::sync::CancellationToken;
 use super::super::shared::Shared;
 use super::admission::{Tickets, batch_of, choose_shards, count_fates, remember};
 use super::judge::judge;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, KeyId};
 use crate::model::letter::Refusal;
 use crate::model::request::ScheduleJobRequest;
-use crate::store::{Admitted, Entry, Error as StoreError, Fate};
+use crate::store::{Admitted, Entry, Error as StoreError, Fate, IdempotencyKey};
 
 /// How often an admission whose answer was lost is repeated.
 const TRIES: u32 = 10;
 /// The wait before that, doubling.
 const WAIT: Duration = Duration::from_millis(50);
+
+/// How long a call is remembered, in milliseconds: longer than all its tries take.
+const TRIES_MS: i64 = 600_000;
 
 /// What became of a request by API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,7 @@ pub(crate) async fn submit(
     let request_id = request_id.clone();
     let judged = judge(shared, request, None, None).await.map_err(unavailable)?;
     let mut judged = [judged?];
+    remember_tries(&mut judged[0].entry);
     let mut unanswered: Option<Tickets> = None;
     let mut last = String::from("no instance holds the shards");
     for attempt in 0..TRIES {
@@ -97,6 +101,18 @@ pub(crate) async fn submit(
         }
     }
     Err(SubmitError::Unavailable(last))
+}
+
+/// A request without an idempotency key gets one that no other call has, for the time of
+/// its tries: a job whose admission was not answered may have fired and gone before the
+/// next try, which must not make it again.
+fn remember_tries(entry: &mut Entry) {
+    let Entry::Job(candidate) = entry else { return };
+    let call = format!("call {}", uuid::Uuid::new_v4());
+    // A NUL cannot be in a key of a producer's.
+    let id = KeyId::derive(&candidate.app_name, &format!("\0{call}"));
+    let expires_ms = candidate.job.created_ms + TRIES_MS;
+    candidate.key.get_or_insert(IdempotencyKey { id, name: call, expires_ms });
 }
 
 fn answer(
