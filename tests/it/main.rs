@@ -8,6 +8,7 @@ mod support;
 mod fences;
 mod keys;
 mod main_job;
+mod outages;
 mod bad_input;
 mod positions;
 mod lost_answers;
