@@ -1,5 +1,8 @@
 //! The kafka form: a fired job becomes a record of the app's topic.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use chrono::DateTime;
 
 use super::{FiredJob, JobContext, JobError, JobHandler};
@@ -8,17 +11,32 @@ use crate::kafka::{Error, Outgoing, Producer};
 /// The shortest wait after a broker did not take a job for a reason of its own.
 const AGAIN_MS: i64 = 1000;
 
+/// How often it is said that a topic does not take jobs.
+const SAY_EVERY_MS: i64 = 10_000;
+
 /// Sends each job to one topic. The attempt is a success once every in-sync replica has it.
 #[derive(Clone, Debug)]
 pub struct KafkaDispatch {
     producer: Producer,
     topic: String,
+    /// When it was last said that the topic does not take jobs, epoch milliseconds.
+    said_ms: Arc<AtomicI64>,
 }
 
 impl KafkaDispatch {
     /// Sends to `topic` by `producer`, which others may share.
     pub fn new(producer: Producer, topic: impl Into<String>) -> Self {
-        Self { producer, topic: topic.into() }
+        Self { producer, topic: topic.into(), said_ms: Arc::default() }
+    }
+
+    /// Each job waits by itself; that none gets through is said once in a while.
+    fn say(&self, error: &Error, now_ms: i64) {
+        let said_ms = self.said_ms.load(Ordering::Relaxed);
+        if now_ms - said_ms >= SAY_EVERY_MS {
+            self.said_ms.store(now_ms, Ordering::Relaxed);
+            let topic = &self.topic;
+            tracing::warn!(topic, %error, "topic {topic} does not take fired jobs: they wait");
+        }
     }
 }
 
@@ -26,7 +44,11 @@ impl JobHandler for KafkaDispatch {
     async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
         let outgoing = record(self.topic.clone(), ctx);
         let size = outgoing.value.as_ref().map_or(0, Vec::len);
-        self.producer.send(outgoing).await.map_err(|error| judge(error, size, ctx.fired_ms()))
+        let sent = self.producer.send(outgoing).await;
+        sent.map_err(|error| {
+            self.say(&error, ctx.fired_ms());
+            judge(error, size, ctx.fired_ms())
+        })
     }
 
     fn name(&self) -> &str {
