@@ -112,7 +112,10 @@ impl AppScheduler {
     }
 
     fn flight(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Flight> {
-        let Some(fence) = self.fences.get(&job.shard).copied() else {
+        // A lease allows nothing with the shards of who we were before we were declared dead.
+        let me = self.shared.me();
+        let fence = self.fences.get(&job.shard).filter(|fence| fence.owner == me);
+        let Some(fence) = fence.copied() else {
             self.window.outcome_unknown(job.id);
             return None;
         };

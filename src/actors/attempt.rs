@@ -44,7 +44,8 @@ async fn run(mut ending: Ending, firing: u32) {
 async fn attempt(shared: &Shared, flight: &Flight, firing: u32) -> Ended {
     let Flight { job, app, fence, fired_ms, cancelled, .. } = flight;
     // The process may have been suspended since the job was chosen.
-    if !shared.lease.is_valid() || cancelled.is_cancelled() {
+    let ours = shared.lease.is_valid() && fence.owner == shared.me();
+    if !ours || cancelled.is_cancelled() {
         return Ended::NotStarted;
     }
     if job.is_expired(*fired_ms) {

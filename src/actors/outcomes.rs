@@ -91,8 +91,7 @@ impl Outcomes {
             return;
         }
         *writing = true;
-        let rest = waiting.split_off(waiting.len().min(BATCH));
-        let flights = std::mem::replace(waiting, rest);
+        let flights = next_batch(waiting);
         let batch = Arc::new(batch_of(&flights));
         let shared = self.shared.clone();
         let done = tokio::spawn(async move { write_until_answered(&shared, &batch).await });
@@ -145,6 +144,19 @@ impl Outcomes {
             hint(self.shared.directory.retry_dlq(), PublishLane(Lane::Shard(shard)));
         }
     }
+}
+
+/// Takes the next outcomes to write: of each shard those of one epoch, since a batch finds
+/// by shard what is not ours any more.
+fn next_batch(waiting: &mut Vec<(Flight, Outcome)>) -> Vec<(Flight, Outcome)> {
+    let rest = waiting.split_off(waiting.len().min(BATCH));
+    let taken = std::mem::replace(waiting, rest);
+    let mut fences: HashMap<ShardId, ShardFence> = HashMap::new();
+    let (now, later): (Vec<_>, Vec<_>) = taken.into_iter().partition(|(flight, _)| {
+        *fences.entry(flight.job.shard).or_insert(flight.fence) == flight.fence
+    });
+    waiting.extend(later);
+    now
 }
 
 fn batch_of(flights: &[(Flight, Outcome)]) -> OutcomeBatch {

@@ -139,8 +139,13 @@ impl ShardKeeper {
     fn drop_everything(&mut self) {
         self.shared.lease.lost();
         for app in self.shared.apps.keys() {
-            let shards = self.shared.holdings.of(*app).iter().map(|fence| fence.shard).collect();
-            hint(self.shared.directory.app(*app), ShardsLost { shards });
+            // All that it may have: a shard whose release is under way, or was just given
+            // up, is with the scheduler and not among the holdings.
+            let held = self.shared.holdings.of(*app);
+            let seen = self.observed.shards.iter().filter(|row| row.app == *app);
+            let shards = held.iter().map(|fence| fence.shard).chain(seen.map(|row| row.id));
+            let lost = ShardsLost { shards: shards.collect() };
+            hint(self.shared.directory.app(*app), lost);
         }
         self.shared.holdings.clear();
         self.moved.clear();
@@ -280,9 +285,10 @@ impl ShardKeeper {
             moved.insert(other.id, (other.beat, since));
             let silent = now - since >= lease_ms && other.lease_until_us < self.observed.now_us;
             if silent && other.id != self.shared.me() {
-                let (store, id) = (self.shared.store.clone(), other.id);
+                let (shared, other) = (self.shared.clone(), other.clone());
                 drop(tokio::spawn(async move {
-                    match store.declare_dead(id).await {
+                    let id = other.id;
+                    match shared.bounded(shared.store.declare_dead(&other)).await {
                         Ok(true) => tracing::warn!(instance = %id, "instance {id} is dead"),
                         Ok(false) => {}
                         Err(error) => tracing::debug!(%error, "could not declare {id} dead"),
@@ -363,11 +369,20 @@ impl ShardKeeper {
         let Some(scheduler) = self.shared.directory.app(app.id) else { return };
         self.releasing.insert(fence.shard);
         self.shared.holdings.remove(app.id, fence.shard);
-        let store = self.shared.store.clone();
+        let shared = self.shared.clone();
         let release = async move {
             let request = ReleaseShard { shard: fence.shard, patience: PATIENCE };
-            let idle = scheduler.send(request).await.unwrap_or(false);
-            idle && store.release_shard(&fence).await.is_ok()
+            if !scheduler.send(request).await.unwrap_or(false) {
+                return false;
+            }
+            // Until it is answered: a release without an answer may still happen, and then
+            // somebody else has the shard.
+            while shared.me() == fence.owner
+                && shared.bounded(shared.store.release_shard(&fence)).await.is_err()
+            {
+                tokio::time::sleep(HEARTBEAT / 5).await;
+            }
+            true
         };
         ctx.spawn(tokio::spawn(release).into_actor(self).map(move |released, actor, _| {
             let released = released.unwrap_or(false);

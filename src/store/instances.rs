@@ -116,15 +116,17 @@ impl Store {
         Ok(seen)
     }
 
-    /// Declares an instance dead whose lease is past by the database's clock.
+    /// Declares an instance dead whose lease is past by the database's clock, if it has not
+    /// given a sign of life since it was seen.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if the database is away.
-    pub async fn declare_dead(&self, instance: InstanceId) -> Result<bool> {
+    pub async fn declare_dead(&self, instance: &InstanceRow) -> Result<bool> {
         let now = self.now_us();
         let update = format!(
             "update instance set dead = true \
-             where id = {instance} and not dead and lease_until_us < {now}"
+             where id = {} and beat = {} and not dead and lease_until_us < {now}",
+            instance.id, instance.beat
         );
         let _turn = self.turn().await;
         Ok(self.inner.pool.execute_unprepared(&update).await?.rows_affected() == 1)

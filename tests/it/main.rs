@@ -3,6 +3,7 @@
 //! `tests/run` starts Kafka, MariaDB and PostgreSQL and runs them; `support` has what they share.
 
 mod layers;
+mod models;
 mod support;
 
 mod fences;

@@ -201,7 +201,12 @@ impl Admission {
             let mine = (self.position.ledger, self.position.reader);
             let claim = self.shared.store.reclaim_ledger(mine.0, mine.1, token);
             match self.shared.bounded(claim).await {
-                Ok(Some(row)) => break row,
+                // Another reader may claim it between our claim and our look.
+                Ok(Some(row)) if row.reader == token => break row,
+                Ok(Some(_)) => {
+                    tickets.read_again();
+                    return Ok(Some(PartEnd::GoOn(Progress::ClaimAgain)));
+                }
                 Ok(None) => match self.shared.store.read_ledger(mine.0).await {
                     // This claim's own answer may have been lost, too: then nobody knows
                     // the token, and claiming from the start is the way out.

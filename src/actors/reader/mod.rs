@@ -277,7 +277,9 @@ impl Reading {
                 self.position = Some(position);
                 self.seek(next).await?;
             }
-            Progress::ClaimAgain => self.position = None,
+            Progress::ClaimAgain => {
+                return Err(Step::Away("another reader has claimed the partition".into()));
+            }
         }
         Ok(())
     }

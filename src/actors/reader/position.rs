@@ -36,6 +36,9 @@ pub(super) async fn open(shared: &Shared, partition: &TopicPartition) -> Result<
     let (Some(intake), Some(kafka)) = (shared.intake(), &shared.kafka) else {
         return Err(Step::Away("the intake is not there yet".into()));
     };
+    if !intake.is_assigned(partition) {
+        return Err(Step::Revoked);
+    }
     let kafka_away = |error: crate::kafka::Error| Step::Away(error.to_string());
     let key = LedgerKey {
         cluster: intake.cluster_id().await.map_err(kafka_away)?,
@@ -43,10 +46,13 @@ pub(super) async fn open(shared: &Shared, partition: &TopicPartition) -> Result<
         topic: partition.topic.to_string(),
         partition: partition.partition,
     };
-    let (low, high) = intake.watermarks(partition).await.map_err(kafka_away)?;
-    let row = find_or_open(shared, intake, partition, &key, low).await?;
+    let row = find_or_open(shared, intake, partition, &key).await?;
     let token = ReaderToken::random();
-    let claimed = shared.store.claim_ledger(row.id, token).await.map_err(|error| away(&error))?;
+    let claim = shared.store.claim_ledger(row.id, token);
+    let claimed = shared.bounded(claim).await.map_err(|error| away(&error))?;
+    // After the claim: a predecessor that read and committed meanwhile would otherwise stand
+    // beyond the end that we saw.
+    let (low, high) = intake.watermarks(partition).await.map_err(kafka_away)?;
     let mut position = Position {
         cluster: key.cluster,
         ledger: claimed.id,
@@ -93,15 +99,16 @@ async fn find_or_open(
     intake: &Intake,
     partition: &TopicPartition,
     key: &LedgerKey,
-    low: i64,
 ) -> Result<LedgerRow, Step> {
     let find = || async { shared.store.find_ledger(key).await.map_err(|error| away(&error)) };
     if let Some(row) = find().await? {
         return Ok(row);
     }
-    let committed =
-        intake.committed(partition).await.map_err(|error| Step::Away(error.to_string()))?;
-    let start = committed.unwrap_or(low);
+    let kafka_away = |error: crate::kafka::Error| Step::Away(error.to_string());
+    let start = match intake.committed(partition).await.map_err(kafka_away)? {
+        Some(committed) => committed,
+        None => intake.watermarks(partition).await.map_err(kafka_away)?.0,
+    };
     shared.store.open_ledger(key, start).await.map_err(|error| away(&error))?;
     tracing::info!(%partition, start, "{partition} is read for the first time, from {start}");
     find().await?.ok_or_else(|| Step::Away("the ledger row is not there yet".into()))

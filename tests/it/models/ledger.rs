@@ -1,0 +1,427 @@
+//! The ingest ledger as a model: one partition, readers that come, go, hang and die, and a
+//! database that may fail over to a replica which lacks the last commit.
+//!
+//! Left out: batches that the database refuses (halving), gaps in the log, retention.
+
+use stateright::{Model, Property};
+
+mod guards;
+mod steps;
+
+/// Records of the log: the last has the key of the first, the middle one is poison.
+const RECORDS: usize = 3;
+/// At most; each model says how many it has.
+const READERS: usize = 3;
+
+/// What the implementation does to be right. Each can be taken out.
+#[derive(Clone, Copy, Debug)]
+struct Guards {
+    /// A batch counts only under the token of the row.
+    compare_token: bool,
+    /// A batch counts only if it begins where the row stands.
+    compare_offset: bool,
+    /// A claim waits for a transaction that has locked the row.
+    claim_waits: bool,
+    /// Reading begins where the row stands after the claim, not before it.
+    read_row_after_claim: bool,
+    /// The end of the log is asked for after the claim: what a row says was surely there.
+    read_end_after_claim: bool,
+    /// A batch without an answer is followed by a fresh token for the row.
+    reclaim_after_outage: bool,
+    /// A fresh token counts as ours only if the row, read afterwards, still has it.
+    reclaim_keeps_own_token: bool,
+    /// The offset and what becomes of its records are one transaction.
+    one_transaction: bool,
+    /// The unique key in the database decides what is a duplicate.
+    unique_key: bool,
+    /// The memory of recent keys saves queries and decides nothing.
+    memory_only_hints: bool,
+}
+
+const ALL: Guards = Guards {
+    compare_token: true,
+    compare_offset: true,
+    claim_waits: true,
+    read_row_after_claim: true,
+    read_end_after_claim: true,
+    reclaim_after_outage: true,
+    reclaim_keeps_own_token: true,
+    one_transaction: true,
+    unique_key: true,
+    memory_only_hints: true,
+};
+
+/// How much may go wrong.
+#[derive(Clone, Copy, Debug)]
+struct Ledger {
+    guards: Guards,
+    readers: usize,
+    /// Lost answers, aborts and crashes.
+    faults: u8,
+    /// Moves of the partition away from a reader that still reads.
+    rebalances: u8,
+    /// Claims by readers that do not know yet that the partition is not theirs.
+    zombie_claims: u8,
+    /// Returns of the database to where it was one commit ago.
+    failovers: u8,
+}
+
+type Token = u8;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Fates {
+    jobs: u8,
+    duplicates: u8,
+    letters: u8,
+}
+
+impl Fates {
+    fn total(self) -> u8 {
+        self.jobs + self.duplicates + self.letters
+    }
+}
+
+/// What is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Tables {
+    reader: Token,
+    next: usize,
+    fates: [Fates; RECORDS],
+    key: bool,
+}
+
+/// A batch, as the database sees it: it may outlive whoever sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Batch {
+    from: usize,
+    token: Token,
+    expected: usize,
+    upto: usize,
+    /// The row is locked and compared.
+    holds_row: bool,
+    /// Somebody waits for the answer.
+    awaited: bool,
+    /// Its sender has concluded that it was not written.
+    given_up: bool,
+    /// The memory of recent keys called the key known.
+    told_duplicate: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Phase {
+    #[default]
+    Out,
+    /// The row was found; these were seen before the claim.
+    Found {
+        next: usize,
+        end: usize,
+    },
+    /// The row has our token; it is to be read.
+    Claimed {
+        token: Token,
+        next: usize,
+        end: usize,
+    },
+    Reading {
+        token: Token,
+        next: usize,
+    },
+    Writing {
+        token: Token,
+        next: usize,
+    },
+    /// The row was not as the batch expected.
+    Fenced {
+        token: Token,
+    },
+    /// The batch has no answer.
+    InDoubt {
+        token: Token,
+        next: usize,
+    },
+    /// The row got a fresh token after that; it is to be read.
+    Reclaimed {
+        old: Token,
+        token: Token,
+        next: usize,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Reader {
+    /// It believes that the partition is its own.
+    believes: bool,
+    phase: Phase,
+    /// The key is in its memory of recent keys.
+    remembers: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct State {
+    tables: Tables,
+    /// One commit ago.
+    before: Tables,
+    batches: Vec<Batch>,
+    readers: [Reader; READERS],
+    /// Whose the partition is, as the group sees it.
+    assigned: Option<usize>,
+    /// The end of the log.
+    end: usize,
+    faults: u8,
+    rebalances: u8,
+    zombie_claims: u8,
+    failovers: u8,
+    /// A batch changed something though another token had been given to the row.
+    late_commit: bool,
+    /// A batch was written that its sender had given up.
+    ghost_commit: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Append,
+    Assign(usize),
+    Learn(usize),
+    Crash(usize),
+    /// The actor panicked; its batch goes on.
+    Restart(usize),
+    Find(usize),
+    Claim(usize, Answer),
+    ReadRow(usize),
+    Send(usize, usize),
+    LoseConnection(usize),
+    Lock(usize),
+    Commit(usize),
+    Abort(usize),
+    InsertLate(usize),
+    SeeRow(usize),
+    Reclaim(usize, Answer),
+    ReadReclaimed(usize),
+    Failover,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Arrives,
+    IsLost,
+}
+
+impl State {
+    fn locked(&self) -> bool {
+        self.batches.iter().any(|batch| batch.holds_row)
+    }
+
+    fn all_decided(&self) -> bool {
+        self.tables.next == RECORDS
+    }
+
+    fn commit(&mut self, change: impl FnOnce(&mut Tables)) {
+        self.before = self.tables;
+        change(&mut self.tables);
+    }
+
+    fn give_token(&mut self) -> Token {
+        let token = self.tokens().into_iter().max().map_or(1, |most| *most + 1);
+        self.commit(|tables| tables.reader = token);
+        token
+    }
+
+    fn awaits(&self, reader: usize) -> Option<usize> {
+        self.batches.iter().position(|batch| batch.from == reader && batch.awaited)
+    }
+
+    fn orphan_batches_of(&mut self, reader: usize) {
+        for batch in self.batches.iter_mut().filter(|batch| batch.from == reader) {
+            batch.awaited = false;
+        }
+    }
+
+    fn leave(&mut self, reader: usize) {
+        self.orphan_batches_of(reader);
+        self.readers[reader].phase = Phase::Out;
+    }
+
+    /// What a reader does who sees the row after a batch that may or may not stand.
+    fn go_on(&mut self, reader: usize, old: Token, token: Token, expected: usize) {
+        let next = self.tables.next;
+        if next == expected {
+            let of_reader = |batch: &&mut Batch| batch.from == reader && batch.token == old;
+            self.batches.iter_mut().filter(of_reader).for_each(|batch| batch.given_up = true);
+        }
+        self.readers[reader].phase = Phase::Reading { token, next };
+    }
+
+    /// Every token that anybody still has.
+    fn tokens(&mut self) -> Vec<&mut Token> {
+        let mut tokens = vec![&mut self.tables.reader, &mut self.before.reader];
+        tokens.extend(self.readers.iter_mut().flat_map(|reader| reader.phase.tokens()));
+        tokens.extend(self.batches.iter_mut().map(|batch| &mut batch.token));
+        tokens
+    }
+
+    /// Tokens are only ever compared: states that differ in their names alone are the same.
+    fn rename_tokens(&mut self) {
+        let mut names: Vec<Token> = Vec::new();
+        for token in self.tokens() {
+            let known = names.iter().position(|name| name == token);
+            let place = known.unwrap_or_else(|| {
+                names.push(*token);
+                names.len() - 1
+            });
+            *token = Token::try_from(place).expect("few tokens");
+        }
+    }
+}
+
+impl Phase {
+    fn tokens(&mut self) -> Vec<&mut Token> {
+        match self {
+            Self::Out | Self::Found { .. } => Vec::new(),
+            Self::Claimed { token, .. }
+            | Self::Reading { token, .. }
+            | Self::Writing { token, .. }
+            | Self::Fenced { token }
+            | Self::InDoubt { token, .. } => vec![token],
+            Self::Reclaimed { old, token, .. } => vec![old, token],
+        }
+    }
+}
+
+impl Tables {
+    /// The fates of a batch's records.
+    fn decide(&mut self, batch: &Batch, guards: &Guards) {
+        for record in batch.expected..batch.upto {
+            let fates = &mut self.fates[record];
+            if record == 1 {
+                fates.letters += 1;
+            } else if batch.told_duplicate || (self.key && guards.unique_key) {
+                fates.duplicates += 1;
+            } else {
+                fates.jobs += 1;
+                self.key = true;
+            }
+        }
+    }
+}
+
+impl Model for Ledger {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State {
+            tables: Tables::default(),
+            before: Tables::default(),
+            batches: Vec::new(),
+            readers: Default::default(),
+            assigned: None,
+            end: RECORDS - 1,
+            faults: self.faults,
+            rebalances: self.rebalances,
+            zombie_claims: self.zombie_claims,
+            failovers: self.failovers,
+            late_commit: false,
+            ghost_commit: false,
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        use Action::*;
+        if state.end < RECORDS {
+            actions.push(Append);
+        }
+        // What a failover undid is noticed with the next record, not before.
+        if state.failovers > 0 && state.before != state.tables && state.end < RECORDS {
+            actions.push(Failover);
+        }
+        for reader in 0..self.readers {
+            self.actions_of(state, reader, actions);
+        }
+        for (place, batch) in state.batches.iter().enumerate() {
+            if !batch.holds_row && !state.locked() {
+                actions.push(Lock(place));
+            }
+            if batch.holds_row {
+                actions.push(Commit(place));
+            }
+            if !batch.awaited {
+                actions.push(Abort(place));
+            }
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        self.apply(&mut state, action);
+        state.batches.sort_unstable();
+        if state.failovers == 0 {
+            state.before = state.tables;
+        }
+        state.rename_tokens();
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(DECIDED, |_, state: &State| {
+                state.tables.fates[..state.tables.next].iter().all(|fates| fates.total() > 0)
+            }),
+            Property::always(ONE_FATE, |_, state: &State| {
+                state.tables.fates.iter().all(|fates| fates.total() <= 1)
+            }),
+            Property::always(NOT_AHEAD, |_, state: &State| {
+                state.tables.fates[state.tables.next..].iter().all(|fates| fates.total() == 0)
+            }),
+            Property::always(ONE_JOB, |_, state: &State| {
+                state.tables.fates.iter().map(|fates| fates.jobs).sum::<u8>() <= 1
+            }),
+            Property::always(OF_A_JOB, |_, state: &State| {
+                state.tables.key || state.tables.fates.iter().all(|fates| fates.duplicates == 0)
+            }),
+            Property::always(LATE, |_, state: &State| !state.late_commit),
+            Property::always(SHARED, |_, state: &State| {
+                let of = |reader: &Reader| match reader.phase {
+                    Phase::Reading { token, .. } | Phase::Writing { token, .. } => Some(token),
+                    _ => None,
+                };
+                let held: Vec<Token> = state.readers.iter().filter_map(of).collect();
+                (1..held.len()).all(|place| !held[..place].contains(&held[place]))
+            }),
+            Property::always(GIVEN_UP, |_, state: &State| !state.ghost_commit),
+            Property::always(QUIET, |model: &Self, state: &State| {
+                let mut actions = Vec::new();
+                model.actions(state, &mut actions);
+                state.all_decided() || !actions.is_empty()
+            }),
+            Property::sometimes("everything is decided", |_, state: &State| state.all_decided()),
+            Property::sometimes("a zombie is fenced", |_, state: &State| {
+                let mut readers = state.readers.iter().enumerate();
+                readers.any(|(place, reader)| {
+                    matches!(reader.phase, Phase::Fenced { .. }) && state.assigned != Some(place)
+                })
+            }),
+            Property::sometimes(
+                "a commit without an answer is found",
+                |model: &Self, state: &State| {
+                    model.faults == 0
+                        || state.readers.iter().any(|reader| match reader.phase {
+                            Phase::Reclaimed { token, next, .. } => {
+                                (state.tables.reader, state.tables.next) == (token, next + 1)
+                            }
+                            _ => false,
+                        })
+                },
+            ),
+        ]
+    }
+}
+
+const DECIDED: &str = "every record below the offset has a fate";
+const ONE_FATE: &str = "no record has two fates";
+const NOT_AHEAD: &str = "no record beyond the offset has a fate";
+const ONE_JOB: &str = "no key has two jobs";
+const OF_A_JOB: &str = "a duplicate is of a job that is there";
+const LATE: &str = "a commit after another claim changes nothing";
+const SHARED: &str = "no two readers have the same token";
+const GIVEN_UP: &str = "what was given up as unwritten is never written";
+const QUIET: &str = "when all is quiet every record is decided";
