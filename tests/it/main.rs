@@ -19,3 +19,4 @@ mod handle;
 mod serve;
 mod instances;
 mod crashes;
+mod chaos;

@@ -6,7 +6,8 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
+use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::model::retry::Backoff;
 use infinite_scheduler::{AppConfig, JobContext, JobError, JobHandler, Scheduler};
 
@@ -279,7 +280,7 @@ impl Expected {
             _ => drop(self.attempts.insert(name.clone(), 1)),
         }
         self.dead += usize::from(order == "fail always");
-        let due = Utc::now().timestamp_millis() + (id % 3) as i64 * 400;
+        let due = SystemClock.now_ms() + (id % 3) as i64 * 400;
         // Attempts end all the time, and some outlast a scheduler and its successor's start.
         let takes = if id % 12 == 0 { 1500 } else { id % 10 * 15 };
         let value = format!(

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::{KafkaIngestConfig, OnOffsetLost, Scheduler};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -217,7 +218,7 @@ async fn records_that_retention_took_first_are_counted_and_reading_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn records_without_a_request_id_have_the_same_name_each_time_they_are_read() {
     let world = World::new(Database::Sqlite, 1).await;
-    let later = chrono::Utc::now() + Duration::from_secs(3600);
+    let later = SystemClock.now() + Duration::from_secs(3600);
     let later = later.timestamp_millis();
     let unnamed = |n| {
         let value = format!(r#"{{"appName":"sms","scheduledTime":{later},"jobData":{{"n":{n}}}}}"#);
