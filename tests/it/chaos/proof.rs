@@ -1,0 +1,350 @@
+//! The proof by counting: what the topics and tables hold in the end, against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::DateTime;
+use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
+
+use super::flow::{Kind, Produced};
+use super::troubles::Trouble;
+use super::{PARTITIONS, connect};
+use crate::support::kafka::RawRecord;
+
+/// How long after a trouble its last consequences may show: leases, sessions, and waits that
+/// have doubled.
+const AFTERMATH_MS: i64 = 30_000;
+
+/// The place of a record.
+type Place = (i32, i64);
+
+/// All that there is to judge by, beside the tables.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    /// What the ingest topic really holds: a producer without an answer does not know.
+    pub(super) topic: Vec<RawRecord>,
+    pub(super) fired: Vec<RawRecord>,
+    pub(super) dlq: Vec<RawRecord>,
+    /// Letters that were published before are lost with the topic.
+    pub(super) dlq_made_ms: i64,
+    pub(super) produced: Produced,
+    pub(super) troubles: Vec<Trouble>,
+}
+
+/// What the records ask for.
+#[derive(Debug, Default)]
+struct Expected {
+    poison: BTreeMap<Place, RawRecord>,
+    /// When each request is to fire. One name always has one moment.
+    due_ms: BTreeMap<String, i64>,
+    /// The requests of each idempotency key, or of none.
+    groups: BTreeMap<String, BTreeSet<String>>,
+    /// Requests without a key that the broker has twice: the second is a duplicate only
+    /// while the first lives.
+    ambiguous: BTreeMap<String, usize>,
+    /// Requests by partition.
+    requests: BTreeMap<i32, i64>,
+}
+
+/// One record on the topic of fired jobs.
+#[derive(Clone, Debug)]
+struct Firing {
+    fence: u64,
+    /// When its instance handed it to its Kafka client.
+    at_ms: i64,
+}
+
+/// Everything that is wrong.
+#[derive(Debug, Default)]
+struct Complaints(Vec<String>);
+
+impl Complaints {
+    fn expect(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(what());
+        }
+    }
+
+    fn equal<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, is: T, should_be: T) {
+        self.expect(is == should_be, || format!("{what}: {is:?}, not {should_be:?}"));
+    }
+
+    /// Names a few of what should not be there at all.
+    fn none<T: std::fmt::Debug>(&mut self, what: &str, bad: &[T]) {
+        let some = &bad[..bad.len().min(5)];
+        self.expect(bad.is_empty(), || format!("{} {what}: {some:?}", bad.len()));
+    }
+}
+
+impl Evidence {
+    /// What is wrong, in sentences.
+    pub(super) async fn judge(&self, tables: &Tables) -> Vec<String> {
+        let mut complaints = Complaints::default();
+        let expected = self.expected();
+        self.judge_topic(&mut complaints);
+        self.judge_ledger(&expected, tables, &mut complaints).await;
+        self.judge_letters(&expected, tables, &mut complaints).await;
+        self.judge_firings(&expected, &mut complaints);
+        complaints.0
+    }
+
+    /// One line for people.
+    pub(super) fn summary(&self) -> String {
+        let expected = self.expected();
+        let repeats = self.fired.len().saturating_sub(expected.groups.len());
+        format!(
+            "{} records ({} unanswered), {} jobs, {} poison, {} troubles; {repeats} fired again",
+            self.topic.len(),
+            self.produced.unanswered,
+            expected.groups.len(),
+            expected.poison.len(),
+            self.troubles.len(),
+        )
+    }
+
+    fn expected(&self) -> Expected {
+        let mut expected = Expected::default();
+        for record in &self.topic {
+            let kind = Kind::of(record.value.as_deref().unwrap_or_default());
+            let Kind::Request { id, group, has_key, due_ms } = kind else {
+                expected.poison.insert((record.partition, record.offset), record.clone());
+                continue;
+            };
+            *expected.requests.entry(record.partition).or_default() += 1;
+            let is_new = expected.groups.entry(group).or_default().insert(id.clone());
+            if !is_new && !has_key {
+                *expected.ambiguous.entry(id.clone()).or_default() += 1;
+            }
+            expected.due_ms.insert(id, due_ms);
+        }
+        expected
+    }
+
+    /// What was acknowledged is there; nothing is missing in between.
+    fn judge_topic(&self, complaints: &mut Complaints) {
+        let places: BTreeMap<Place, &[u8]> = self
+            .topic
+            .iter()
+            .map(|r| ((r.partition, r.offset), r.value.as_deref().unwrap_or_default()))
+            .collect();
+        let lost = self.produced.acknowledged.iter().filter(|record| {
+            places.get(&(record.partition, record.offset)) != Some(&record.value.as_bytes())
+        });
+        complaints.none("acknowledged records are not on the topic", &lost.collect::<Vec<_>>());
+        for partition in 0..PARTITIONS {
+            let offsets = self.topic.iter().filter(|r| r.partition == partition).map(|r| r.offset);
+            let holes = (0..).zip(offsets).find(|(expected, offset)| expected != offset);
+            complaints.expect(holes.is_none(), || format!("partition {partition}: {holes:?}"));
+        }
+    }
+
+    /// Records = jobs + duplicates + dead letters, in each partition and in all.
+    async fn judge_ledger(
+        &self,
+        expected: &Expected,
+        tables: &Tables,
+        complaints: &mut Complaints,
+    ) {
+        let rows = tables.ledger().await;
+        complaints.equal("rows of the ledger", rows.len(), PARTITIONS as usize);
+        let mut jobs = 0;
+        for (partition, row) in &rows {
+            let what = |what: &str| format!("partition {partition}: {what}");
+            let records = self.topic.iter().filter(|r| r.partition == *partition).count() as i64;
+            let poison = expected.poison.range((*partition, 0)..(*partition + 1, 0)).count() as i64;
+            let requests = expected.requests.get(partition).copied().unwrap_or_default();
+            complaints.equal(&what("next offset"), row.next_offset, records);
+            complaints.equal(&what("dead letters"), row.dead_letters, poison);
+            complaints.equal(&what("jobs and duplicates"), row.jobs + row.duplicates, requests);
+            complaints.equal(&what("operations"), row.operations, 0);
+            jobs += row.jobs;
+        }
+        // Which of two partitions has the job and which the duplicate is a matter of chance.
+        let fewest = expected.groups.len() as i64;
+        let most = fewest + expected.ambiguous.values().sum::<usize>() as i64;
+        complaints.expect((fewest..=most).contains(&jobs), || {
+            format!("{jobs} jobs of {fewest} (at most {most}) requests")
+        });
+        for table in ["job", "outbox", "command"] {
+            let left = tables.number(&format!("select count(*) from {table}")).await;
+            complaints.equal(&format!("rows left in {table}"), left, 0);
+        }
+    }
+
+    /// Each poison record is one row, and on the topic since that was made again.
+    async fn judge_letters(
+        &self,
+        expected: &Expected,
+        tables: &Tables,
+        complaints: &mut Complaints,
+    ) {
+        let rows = tables.letters().await;
+        let of_records: BTreeSet<Place> = rows.iter().filter_map(|(place, _)| *place).collect();
+        let others: Vec<_> = rows.iter().filter(|(place, _)| place.is_none()).collect();
+        complaints.none("dead letters are not of a record", &others);
+        complaints.equal("rows of dead letters", rows.len(), expected.poison.len());
+        let missing: Vec<_> =
+            expected.poison.keys().filter(|place| !of_records.contains(place)).collect();
+        complaints.none("poison records have no row", &missing);
+        let healthy: Vec<_> =
+            of_records.iter().filter(|place| !expected.poison.contains_key(place)).collect();
+        complaints.none("good records are dead letters", &healthy);
+
+        let mut published: BTreeSet<Place> = BTreeSet::new();
+        for letter in &self.dlq {
+            let number = |name: &str| letter.header(name).and_then(|text| text.parse().ok());
+            let place = (number("original-partition"), number("original-offset"));
+            let (Some(partition), Some(offset)) = place else {
+                complaints.0.push(format!("a letter of nowhere on the topic: {letter:?}"));
+                continue;
+            };
+            let place = (partition as i32, offset);
+            let original = expected.poison.get(&place).map(|record| &record.value);
+            complaints.expect(original == Some(&letter.value), || {
+                format!("the letter of {place:?} on the topic is not its record: {letter:?}")
+            });
+            published.insert(place);
+        }
+        let since = expected.poison.iter().filter(|(_, r)| r.timestamp_ms > self.dlq_made_ms);
+        let mut unpublished: Vec<_> = since.map(|(place, _)| place).collect();
+        complaints.expect(!unpublished.is_empty(), || "no poison in the end".to_owned());
+        unpublished.retain(|place| !published.contains(place));
+        complaints.none("letters are not on the DLQ topic", &unpublished);
+    }
+
+    /// Every job fired, none early, and again only for a reason.
+    fn judge_firings(&self, expected: &Expected, complaints: &mut Complaints) {
+        let mut firings: BTreeMap<String, Vec<Firing>> = BTreeMap::new();
+        for record in &self.fired {
+            let id =
+                String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).into_owned();
+            let Some(due_ms) = expected.due_ms.get(&id) else {
+                complaints.0.push(format!("nobody asked for {id}"));
+                continue;
+            };
+            let body = record.json();
+            let time_ms = |field: &str| {
+                let text = body[field].as_str().expect("a time");
+                DateTime::parse_from_rfc3339(text).expect("RFC 3339").timestamp_millis()
+            };
+            let at_ms = record.timestamp_ms;
+            complaints.equal(&format!("{id}'s time"), time_ms("scheduledTime"), *due_ms);
+            let early = at_ms < *due_ms || time_ms("firedTime") < *due_ms;
+            complaints.expect(!early, || format!("{id} was due at {due_ms}: {body}"));
+            let fence = record.header("fence").and_then(|f| f.parse().ok()).expect("a fence");
+            firings.entry(id).or_default().push(Firing { fence, at_ms });
+        }
+        for (group, ids) in &expected.groups {
+            let fired: Vec<_> = ids.iter().filter(|id| firings.contains_key(*id)).collect();
+            complaints
+                .expect(fired.len() == 1, || format!("of {group}, {ids:?}, fired: {fired:?}"));
+        }
+        self.judge_repeats(expected, firings, complaints);
+    }
+
+    fn judge_repeats(
+        &self,
+        expected: &Expected,
+        mut firings: BTreeMap<String, Vec<Firing>>,
+        complaints: &mut Complaints,
+    ) {
+        // A second request of that name may have been a job of its own.
+        firings.retain(|id, _| !expected.ambiguous.contains_key(id));
+        let mut repeats = 0;
+        for (id, of_job) in &mut firings {
+            of_job.sort_by_key(|firing| (firing.at_ms, firing.fence));
+            for pair in of_job.windows(2) {
+                let [first, second] = pair else { continue };
+                repeats += 1;
+                complaints.expect(self.is_explained(first, second), || {
+                    format!("{id} fired again for no reason: {pair:?}")
+                });
+                let grows = first.fence < second.fence
+                    || first.fence > second.fence && self.may_be_late(second);
+                complaints.expect(grows, || format!("{id}'s fence does not grow: {pair:?}"));
+            }
+        }
+        let most: usize = self.troubles.iter().map(|trouble| trouble.again).sum();
+        complaints.expect(repeats <= most, || {
+            format!("{repeats} fired again, more than the {most} that may have been in flight")
+        });
+    }
+
+    /// Whether something happened between the two, or not long before the first.
+    fn is_explained(&self, first: &Firing, second: &Firing) -> bool {
+        self.troubles.iter().any(|trouble| {
+            trouble.again > 0
+                && trouble.from_ms <= second.at_ms
+                && trouble.until_ms + AFTERMATH_MS >= first.at_ms
+        })
+    }
+
+    /// An instance that was suspended between its look at the lease and its send sends late.
+    fn may_be_late(&self, firing: &Firing) -> bool {
+        self.troubles.iter().any(|trouble| {
+            trouble.suspends && (0..2_000).contains(&(firing.at_ms - trouble.until_ms))
+        })
+    }
+}
+
+/// A row of the ledger.
+#[derive(Debug)]
+struct LedgerRow {
+    next_offset: i64,
+    jobs: i64,
+    duplicates: i64,
+    operations: i64,
+    dead_letters: i64,
+}
+
+/// The tables of the run's database.
+#[derive(Debug)]
+pub(super) struct Tables {
+    connection: DatabaseConnection,
+}
+
+impl Tables {
+    pub(super) async fn open(url: &str) -> Self {
+        Self { connection: connect(url).await }
+    }
+
+    /// What a query for one 64-bit integer says.
+    pub(super) async fn number(&self, sql: &str) -> i64 {
+        let rows = self.rows(sql).await;
+        let row = rows.first().unwrap_or_else(|| panic!("{sql}: no row"));
+        row.try_get_by_index(0).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    async fn ledger(&self) -> Vec<(i32, LedgerRow)> {
+        let sql = "select number, next_offset, jobs, duplicates, operations, dead_letters \
+                   from ingest_offset order by number";
+        let row = |row: &QueryResult| {
+            let at = |place| row.try_get_by_index(place).expect("a number");
+            let row_of = LedgerRow {
+                next_offset: at(1),
+                jobs: at(2),
+                duplicates: at(3),
+                operations: at(4),
+                dead_letters: at(5),
+            };
+            (row.try_get_by_index(0).expect("a partition"), row_of)
+        };
+        self.rows(sql).await.iter().map(row).collect()
+    }
+
+    /// The record and the kind of each dead letter.
+    async fn letters(&self) -> Vec<(Option<Place>, String)> {
+        let row = |row: &QueryResult| {
+            let number: Option<i32> = row.try_get_by_index(0).expect("a partition");
+            let offset: Option<i64> = row.try_get_by_index(1).expect("an offset");
+            (number.zip(offset), row.try_get_by_index(2).expect("a kind"))
+        };
+        let rows = self.rows("select number, source_offset, kind from dead_letter").await;
+        rows.iter().map(row).collect()
+    }
+
+    async fn rows(&self, sql: &str) -> Vec<QueryResult> {
+        let statement = Statement::from_string(self.connection.get_database_backend(), sql);
+        let rows = self.connection.query_all_raw(statement).await;
+        rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+}

@@ -1,0 +1,144 @@
+//! A broker and a database server of the run's own, as children of `tests/run services`, which
+//! obey on its standard input.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::support::services::Database;
+
+/// What ending a server and removing its files may take.
+const END: Duration = Duration::from_secs(30);
+
+/// One server, which ends with this value.
+#[derive(Debug)]
+pub(super) struct Server {
+    name: &'static str,
+    child: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    address: String,
+    /// Where it has its files.
+    folder: TempDir,
+    logs: PathBuf,
+}
+
+/// A broker and a database server, started beside each other.
+pub(super) fn start(database: Database, logs: &Path) -> (Server, Server) {
+    let name = match database {
+        Database::MariaDb => "mariadb",
+        Database::Postgres => "postgres",
+        Database::Sqlite => unreachable!("SQLite has no server"),
+    };
+    thread::scope(|scope| {
+        let broker = scope.spawn(|| Server::start("kafka", logs));
+        let server = Server::start(name, logs);
+        (broker.join().expect("a broker"), server)
+    })
+}
+
+impl Server {
+    fn start(name: &'static str, logs: &Path) -> Self {
+        // The server's own user has temporary files there, too; durability is part of the test,
+        // and the usual place for temporary files may be memory.
+        let folder = tempfile::Builder::new()
+            .prefix("infinite-scheduler.chaos.")
+            .tempdir_in(std::env::var_os("TMPDIR").unwrap_or("/var/tmp".into()))
+            .expect("a folder");
+        let everybody = fs::Permissions::from_mode(0o1777);
+        fs::set_permissions(folder.path(), everybody).expect("a folder of our own");
+        let said = File::create(logs.join(format!("{name}.services"))).expect("a log file");
+        let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run"))
+            .args(["services", name])
+            // What others use is not for us to kill.
+            .env_remove("INFINITE_SCHEDULER_TEST_KAFKA")
+            .env_remove("INFINITE_SCHEDULER_TEST_MYSQL_URL")
+            .env_remove("INFINITE_SCHEDULER_TEST_POSTGRES_URL")
+            .env("TMPDIR", folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(said)
+            .spawn()
+            .expect("tests/run starts");
+        let orders = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().expect("its standard output"));
+        let (address, logs) = (String::new(), logs.to_owned());
+        let mut server = Self { name, child, orders, answers, address, folder, logs };
+        loop {
+            let line = server.answer();
+            match line.strip_prefix("export ").and_then(|export| export.split_once('=')) {
+                Some((_, address)) => server.address = address.to_owned(),
+                None if line == "ready" => return server,
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// `host:port` or a URL.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Has it killed, started, suspended or resumed, and waits until that is done.
+    pub(super) fn order(&mut self, what: &str) {
+        let line = format!("{what} {}\n", self.name);
+        let orders = self.orders.as_mut().expect("its standard input");
+        orders.write_all(line.as_bytes()).expect("an order");
+        let answer = self.answer();
+        assert_eq!(answer, "ok", "{what} {}: see its log", self.name);
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        let read = self.answers.read_line(&mut line).expect("a line");
+        assert!(read > 0, "`tests/run services {}` has ended: see its log", self.name);
+        line.trim_end().to_owned()
+    }
+
+    /// Its files go away with it.
+    fn keep_logs(&self) -> std::io::Result<()> {
+        for run in fs::read_dir(self.folder.path())? {
+            for file in fs::read_dir(run?.path())? {
+                let file = file?;
+                if file.path().extension().is_some_and(|extension| extension == "log") {
+                    fs::copy(file.path(), self.logs.join(file.file_name()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    /// Best effort: a panic while panicking would leave the rest running.
+    fn drop(&mut self) {
+        if let Err(error) = self.keep_logs() {
+            eprintln!("the logs of {} are not kept: {error}", self.name);
+        }
+        drop(self.orders.take());
+        // It may be in the middle of an order.
+        kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
+        let deadline = Instant::now() + END;
+        while Instant::now() < deadline {
+            if let Ok(Some(_)) = self.child.try_wait() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        // The kernel then ends the server itself.
+        eprintln!("`tests/run services {}` does not end and is killed", self.name);
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
