@@ -70,16 +70,9 @@ impl Default for MySqlParts {
     }
 }
 
-impl Default for SchedulerBuilder {
-    fn default() -> Self {
-        Self::from_config(&Config::default())
-    }
-}
-
-impl SchedulerBuilder {
-    /// What a configuration file says, its apps included.
-    pub fn from_config(config: &Config) -> Self {
-        let settings = Settings {
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
             instance: config.instance.id.clone(),
             lease: config.instance.lease,
             max_clock_skew: config.instance.max_clock_skew,
@@ -92,7 +85,20 @@ impl SchedulerBuilder {
             max_record_bytes: config.ingest.max_record_bytes,
             max_batch_bytes: config.ingest.max_batch_bytes,
             metrics_interval: config.log.metrics_interval,
-        };
+        }
+    }
+}
+
+impl Default for SchedulerBuilder {
+    fn default() -> Self {
+        Self::from_config(&Config::default())
+    }
+}
+
+impl SchedulerBuilder {
+    /// What a configuration file says, its apps included.
+    pub fn from_config(config: &Config) -> Self {
+        let settings = Settings::from(config);
         let target = |dispatch: &Dispatch| match dispatch {
             Dispatch::Kafka { topic } => Target::Topic(topic.clone()),
             Dispatch::Discard => Target::Handler(Arc::new(Discard)),

@@ -6,7 +6,7 @@ use crate::actors::{Settings, Shared, submit};
 use crate::cli::migrate;
 use crate::config::Config;
 use crate::model::clock::SystemClock;
-use crate::model::request::{Rules, ScheduleJobRequest};
+use crate::model::request::ScheduleJobRequest;
 use crate::service::{SubmitError, Submitted};
 
 /// The way into the database of somebody who is no instance: it owns no shard and fires
@@ -21,7 +21,7 @@ impl Door {
         let store = migrate::open(config).await?;
         store.migrate().await.map_err(|error| migrate::told(config, error))?;
         let clock = Arc::new(SystemClock);
-        let shared = Shared::new(store, clock, settings(config), Vec::new(), None);
+        let shared = Shared::new(store, clock, Settings::from(config), Vec::new(), None);
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -34,23 +34,5 @@ impl Door {
 
     pub(super) async fn close(&self) {
         self.shared.store.close().await;
-    }
-}
-
-/// The same as the instances have that share the configuration.
-fn settings(config: &Config) -> Settings {
-    Settings {
-        instance: config.instance.id.clone(),
-        lease: config.instance.lease,
-        max_clock_skew: config.instance.max_clock_skew,
-        rules: Rules {
-            default_time_zone: config.default_time_zone,
-            max_schedule_ahead: config.ingest.max_schedule_ahead,
-        },
-        idempotency_window: config.idempotency.window,
-        conflict_on_time: config.idempotency.conflict_on_time,
-        max_record_bytes: config.ingest.max_record_bytes,
-        max_batch_bytes: config.ingest.max_batch_bytes,
-        metrics_interval: config.log.metrics_interval,
     }
 }
