@@ -1,4 +1,4 @@
-//! A record that could not become a job, or a job that failed for good.
+//! A record that could not become a job, or not yet, or a job that failed for good.
 
 use sea_orm::entity::prelude::*;
 
@@ -39,8 +39,27 @@ pub struct Model {
     pub headers: String,
     /// How often it was tried.
     pub attempts: i32,
-    /// When it died.
+    /// When it died, or was parked.
     pub created_ms: i64,
+    /// 0 dead, 1 parked (it may still heal), 2 replayed, 3 discarded.
+    pub state: i16,
+    /// When it came into that state.
+    pub changed_ms: i64,
+    /// When a parked record is tried again.
+    pub due_ms: Option<i64>,
+    /// The ledger row of its record's partition.
+    pub ledger: Option<i32>,
+    /// What somebody put in the place of the value, for a replay.
+    #[sea_orm(column_type = "Blob", nullable)]
+    pub correction: Option<Vec<u8>>,
+    /// How many replays led to it.
+    pub replays: i32,
+    /// The letter whose replay died as this one.
+    pub replay_of: Option<Uuid>,
+    /// Its job's own limit of attempts.
+    pub max_attempts: Option<i32>,
+    /// Its job's own limit of an attempt's time.
+    pub timeout_ms: Option<i64>,
 }
 
 /// Nothing is joined through the entity.

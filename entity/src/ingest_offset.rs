@@ -33,6 +33,12 @@ pub struct Model {
     pub last_time_ms: Option<i64>,
     /// A hash of that record, to notice a topic that was made again.
     pub last_hash: Option<i64>,
+    /// The instance whose reader holds it, or held it last.
+    pub instance: Option<i64>,
+    /// Records that were read: jobs, duplicates, operations, dead letters and those parked.
+    pub records: i64,
+    /// Records whose fate may still change, kept in `dead_letter` meanwhile.
+    pub parked: i64,
 }
 
 /// Nothing is joined through the entity.

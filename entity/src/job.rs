@@ -47,6 +47,8 @@ pub struct Model {
     /// What the last failed attempt said.
     #[sea_orm(column_type = "Text", nullable)]
     pub last_error: Option<String>,
+    /// The dead letter that it is a replay of.
+    pub letter: Option<Uuid>,
 }
 
 /// Nothing is joined through the entity.

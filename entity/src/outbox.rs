@@ -11,8 +11,11 @@ pub struct Model {
     pub id: i64,
     /// The partition's ledger row, or 2^32 + the shard, whose holder publishes it.
     pub lane: i64,
-    /// The dead letter to publish.
+    /// The dead letter to publish; of verdicts the nil UUID.
     pub letter: Uuid,
+    /// Verdicts to publish, a JSON array of pairs: key and event.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub verdicts: Option<String>,
 }
 
 /// Nothing is joined through the entity.

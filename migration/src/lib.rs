@@ -8,6 +8,7 @@ pub use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait};
 
 mod dialect;
 mod m20261101_000001_core;
+mod m20261126_000002_fates;
 
 /// Every step, oldest first.
 #[derive(Debug)]
@@ -16,6 +17,9 @@ pub struct Migrator;
 #[sea_orm_migration::async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261101_000001_core::Migration)]
+        vec![
+            Box::new(m20261101_000001_core::Migration),
+            Box::new(m20261126_000002_fates::Migration),
+        ]
     }
 }

@@ -4,22 +4,25 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::time::Duration;
 
 use chrono_tz::{TZ_VARIANTS, Tz};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::raw::{
-    RawApp, RawBackoff, RawConfig, RawDelivery, RawDispatch, RawIdempotency, RawIngest, RawInstance,
+    RawApp, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawDispatch, RawIdempotency,
+    RawIngest, RawInstance,
 };
 use super::suggest::nearest;
 use super::{
-    AppSettings, Config, ConfigError, DatabaseConfig, Dispatch, HttpConfig, IdempotencyConfig,
-    IngestConfig, InstanceConfig, LogConfig,
+    AppSettings, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch, HttpConfig,
+    IdempotencyConfig, IngestConfig, InstanceConfig, LogConfig,
 };
 use crate::kafka::{KafkaIngestConfig, check_topic};
 use crate::model::app::{AppConfig, AppName};
 use crate::model::retry::Backoff;
+use crate::model::schema::JobSchema;
 
 /// Heartbeats are a second apart: a shorter lease would be over between two of them.
 const MIN_LEASE_MS: u32 = 1000;
@@ -47,14 +50,15 @@ impl TryFrom<RawConfig> for Config {
                 raw.database.max_connections,
             )?,
             ingest: raw.ingest.try_into()?,
-            idempotency: raw.idempotency.into(),
+            idempotency: raw.idempotency.try_into()?,
+            dead_letters: raw.dead_letters.into(),
             instance: raw.instance.try_into()?,
             http: HttpConfig { listen: listen(&raw.http.listen)? },
             log: LogConfig {
                 format: raw.log.format,
                 metrics_interval: ms(raw.log.metrics_interval_ms.get()),
             },
-            apps: apps(raw.apps, raw.kafka.as_ref())?,
+            apps: apps(raw.apps, raw.kafka.as_ref(), &raw.folder)?,
             kafka: raw.kafka,
         })
     }
@@ -97,12 +101,35 @@ impl TryFrom<RawIngest> for IngestConfig {
     }
 }
 
-impl From<RawIdempotency> for IdempotencyConfig {
-    fn from(raw: RawIdempotency) -> Self {
-        Self {
+impl TryFrom<RawIdempotency> for IdempotencyConfig {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawIdempotency) -> Result<Self, ConfigError> {
+        if let Some(url) = &raw.redis_url {
+            check_redis_url(url)?;
+        }
+        Ok(Self {
             window: Duration::from_secs(u64::from(raw.window_hours.get()) * 60 * 60),
             conflict_on_time: raw.conflict_on_time,
-        }
+            redis_url: raw.redis_url,
+        })
+    }
+}
+
+/// Its text is never shown: it may hold a password.
+fn check_redis_url(url: &SecretString) -> Result<(), ConfigError> {
+    let scheme = url.expose_secret().split_once("://").map(|(scheme, _)| scheme);
+    if scheme == Some("redis") && redis::Client::open(url.expose_secret()).is_ok() {
+        return Ok(());
+    }
+    let problem = "cannot be read: write it like redis://:password@host:6379/0";
+    Err(ConfigError::invalid("idempotency.redis_url", problem))
+}
+
+impl From<RawDeadLetters> for DeadLettersConfig {
+    fn from(raw: RawDeadLetters) -> Self {
+        let RawDeadLetters { keep_days, max_replays } = raw;
+        Self { keep: Duration::from_secs(u64::from(keep_days.get()) * 24 * 60 * 60), max_replays }
     }
 }
 
@@ -175,13 +202,14 @@ fn listen(address: &str) -> Result<SocketAddr, ConfigError> {
 fn apps(
     raw: BTreeMap<String, RawApp>,
     kafka: Option<&KafkaIngestConfig>,
+    folder: &Path,
 ) -> Result<BTreeMap<AppName, AppSettings>, ConfigError> {
     raw.into_iter()
         .map(|(name, app)| {
             let key = AppName::new(&name).map_err(|error| {
                 ConfigError::invalid(format!("apps.{name}"), format!("is not an app: {error}"))
             })?;
-            Ok((key, app_settings(&name, app, kafka)?))
+            Ok((key, app_settings(&name, app, kafka, folder)?))
         })
         .collect()
 }
@@ -190,6 +218,7 @@ fn app_settings(
     name: &str,
     raw: RawApp,
     kafka: Option<&KafkaIngestConfig>,
+    folder: &Path,
 ) -> Result<AppSettings, ConfigError> {
     if raw.delivery == RawDelivery::AtMostOnce {
         let what = format!("apps.{name}.delivery = \"at-most-once\"");
@@ -216,9 +245,19 @@ fn app_settings(
         window: raw.window.unwrap_or(defaults.window),
         priority_aging: or(raw.priority_aging_ms, defaults.priority_aging),
         required_fields: raw.required_fields,
+        schema: raw.schema.map(|file| schema(name, &folder.join(file))).transpose()?,
         name: defaults.name,
     };
     Ok(AppSettings { app, dispatch })
+}
+
+/// Reads and checks an app's JSON Schema.
+fn schema(app: &str, file: &Path) -> Result<JobSchema, ConfigError> {
+    let invalid = |problem: String| ConfigError::invalid(format!("apps.{app}.schema"), problem);
+    let shown = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| invalid(format!("names {shown}, which cannot be read: {error}")))?;
+    JobSchema::parse(&text).map_err(|error| invalid(format!("names {shown}: {error}")))
 }
 
 fn dispatch(
@@ -268,6 +307,13 @@ fn check_dispatch_topic(
     if kafka.topics.iter().any(|ingest| ingest == topic) {
         let problem = format!(
             "({topic:?}) must not be among kafka.topics, or every job that fires comes in again: \
+             name another topic"
+        );
+        return Err(ConfigError::invalid(key, problem));
+    }
+    if kafka.events_topic.as_deref() == Some(topic) {
+        let problem = format!(
+            "({topic:?}) must not be kafka.events_topic, or nobody can tell jobs from verdicts: \
              name another topic"
         );
         return Err(ConfigError::invalid(key, problem));

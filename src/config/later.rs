@@ -7,12 +7,8 @@ use super::ConfigError;
 
 /// Paths of such keys; `*` is any name.
 const LATER: &[&[&str]] = &[
-    &["dead_letters", "*"],
-    &["dead_letters"],
     &["http", "tokens"],
     &["http", "tls"],
-    &["kafka", "events_topic"],
-    &["apps", "*", "schema"],
     &["apps", "*", "url"],
     &["apps", "*", "secret"],
     &["apps", "*", "key"],
@@ -49,11 +45,8 @@ mod tests {
     #[test]
     fn keys_of_later_versions_are_refused_by_their_whole_names() {
         for (text, key) in [
-            ("dead_letters.keep_days = 30", "dead_letters.keep_days"),
-            ("[dead_letters]", "dead_letters"),
             ("http.tokens = []", "http.tokens"),
             ("http.tls.cert = 'x'", "http.tls"),
-            ("kafka.events_topic = 'x'", "kafka.events_topic"),
             ("apps.a.topic = 'x'\napps.b.history_hours = 0", "apps.b.history_hours"),
         ] {
             let sentence = refuse(&text.parse().unwrap()).unwrap_err().to_string();

@@ -20,6 +20,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use chrono_tz::Tz;
+use secrecy::SecretString;
 
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::{AppConfig, AppName};
@@ -45,6 +46,8 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// When two requests are one.
     pub idempotency: IdempotencyConfig,
+    /// How long dead letters are kept, and how often they may be replayed.
+    pub dead_letters: DeadLettersConfig,
     /// This process among its like.
     pub instance: InstanceConfig,
     /// Where people and programs ask.
@@ -68,13 +71,27 @@ pub struct IngestConfig {
 }
 
 /// How idempotency keys work.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct IdempotencyConfig {
     /// How long after its admission a key is remembered, at least. Default 24 h.
     pub window: Duration,
     /// Whether the same key with another scheduled time is a conflict. Default false.
     pub conflict_on_time: bool,
+    /// A Redis that all instances share, as a second memory of recent keys; it only saves
+    /// work. Its URL may hold a password. Default none.
+    pub redis_url: Option<SecretString>,
+}
+
+/// What is done with dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLettersConfig {
+    /// A letter goes this long after it came or was last touched. Default 30 days.
+    pub keep: Duration,
+    /// A job that is a replay, and whose letter was one, and so on, may be replayed so often.
+    /// Default 5.
+    pub max_replays: u32,
 }
 
 /// How this process lives among others on the same database.
@@ -154,7 +171,12 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let file = path.unwrap_or(Path::new(DEFAULT_FILE));
         match std::fs::read_to_string(file) {
-            Ok(text) => Self::from_toml(&text, env).map_err(|error| error.in_file(file)),
+            Ok(text) => {
+                let folder = file.parent().unwrap_or(Path::new(""));
+                read::read(&text, env, folder)
+                    .and_then(Self::try_from)
+                    .map_err(|error| error.in_file(file))
+            }
             Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
                 Self::from_toml("", env)
             }
@@ -162,7 +184,8 @@ impl Config {
         }
     }
 
-    /// Reads the text of a file, and lays `env` over it as [`load`](Self::load) does.
+    /// Reads the text of a file, and lays `env` over it as [`load`](Self::load) does. Files
+    /// that it names are looked for in the working directory.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -170,7 +193,7 @@ impl Config {
         text: &str,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        read::read(text, env)?.try_into()
+        read::read(text, env, Path::new(""))?.try_into()
     }
 }
 

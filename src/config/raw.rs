@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -18,10 +19,14 @@ pub(super) struct RawConfig {
     pub(super) kafka: Option<KafkaIngestConfig>,
     pub(super) ingest: RawIngest,
     pub(super) idempotency: RawIdempotency,
+    pub(super) dead_letters: RawDeadLetters,
     pub(super) instance: RawInstance,
     pub(super) http: RawHttp,
     pub(super) log: RawLog,
     pub(super) apps: BTreeMap<String, RawApp>,
+    /// Where files that it names are looked for: the folder of the file itself.
+    #[serde(skip)]
+    pub(super) folder: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,6 +49,14 @@ pub(super) struct RawIngest {
 pub(super) struct RawIdempotency {
     pub(super) window_hours: NonZeroU32,
     pub(super) conflict_on_time: bool,
+    pub(super) redis_url: Option<SecretString>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawDeadLetters {
+    pub(super) keep_days: NonZeroU32,
+    pub(super) max_replays: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,6 +88,7 @@ pub(super) struct RawApp {
     pub(super) dispatch: RawDispatch,
     pub(super) topic: Option<String>,
     pub(super) required_fields: Vec<String>,
+    pub(super) schema: Option<PathBuf>,
     pub(super) max_in_flight: Option<NonZeroU32>,
     pub(super) max_attempts: Option<NonZeroU32>,
     pub(super) backoff: Option<RawBackoff>,
@@ -122,10 +136,12 @@ impl Default for RawConfig {
             kafka: None,
             ingest: RawIngest::default(),
             idempotency: RawIdempotency::default(),
+            dead_letters: RawDeadLetters::default(),
             instance: RawInstance::default(),
             http: RawHttp::default(),
             log: RawLog::default(),
             apps: BTreeMap::new(),
+            folder: PathBuf::new(),
         }
     }
 }
@@ -151,7 +167,17 @@ impl Default for RawIngest {
 
 impl Default for RawIdempotency {
     fn default() -> Self {
-        Self { window_hours: const { NonZeroU32::new(24).unwrap() }, conflict_on_time: false }
+        Self {
+            window_hours: const { NonZeroU32::new(24).unwrap() },
+            conflict_on_time: false,
+            redis_url: None,
+        }
+    }
+}
+
+impl Default for RawDeadLetters {
+    fn default() -> Self {
+        Self { keep_days: const { NonZeroU32::new(30).unwrap() }, max_replays: 5 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! From text and environment to the configuration as written, and from serde's complaints
 //! to sentences for people.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
@@ -11,10 +11,11 @@ use super::suggest::nearest;
 use super::{ConfigError, DEFAULT_FILE, later};
 use crate::kafka::is_secret;
 
-/// Reads the text of a file with `env` laid over it.
+/// Reads the text of a file in `folder` with `env` laid over it.
 pub(super) fn read(
     text: &str,
     env: impl IntoIterator<Item = (String, String)>,
+    folder: &Path,
 ) -> Result<RawConfig, ConfigError> {
     let mut table = parse(text)?;
     let overlay = Overlay::new(env);
@@ -23,7 +24,7 @@ pub(super) fn read(
     loop {
         let value = Value::Table(table.clone());
         let error = match serde_path_to_error::deserialize::<_, RawConfig>(value) {
-            Ok(raw) => return Ok(raw),
+            Ok(raw) => return Ok(RawConfig { folder: folder.to_owned(), ..raw }),
             Err(error) => error,
         };
         let key = error.path().to_string();
@@ -60,7 +61,7 @@ fn explain(key: &str, message: &str, variable: Option<&str>) -> ConfigError {
         // TOML has no key twice, so it came under two names, and only these are two for one.
         "names its topics twice, as topic and as topics: leave one out".to_owned()
     } else if let Some((found, wanted)) = mismatch(message) {
-        let hide = key == "database.url" || is_secret(key);
+        let hide = matches!(key, "database.url" | "idempotency.redis_url") || is_secret(key);
         let found = if hide { "something else".to_owned() } else { readable_found(found) };
         format!("is {found}, but must be {}", readable_wanted(wanted))
     } else {

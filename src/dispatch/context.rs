@@ -92,6 +92,7 @@ pub(super) mod tests {
             }),
             origin: None,
             last_error: None,
+            letter: None,
         };
         context_of(job)
     }

@@ -31,6 +31,8 @@ pub struct KafkaIngestConfig {
     pub topics: Vec<String>,
     /// Where records go that cannot become jobs. Default `scheduler.jobs.dlq`.
     pub dlq_topic: String,
+    /// Where verdicts go: what became of each request. Default `None`: nowhere.
+    pub events_topic: Option<String>,
     /// The consumer group that all instances join. Default `infinite-scheduler-ingest`.
     pub group_id: String,
     /// The most records in one batch of one partition. Default 500.
@@ -109,6 +111,7 @@ impl Default for KafkaIngestConfig {
             bootstrap_servers: "localhost:9092".into(),
             topics: vec!["scheduler.jobs.ingest".into()],
             dlq_topic: "scheduler.jobs.dlq".into(),
+            events_topic: None,
             group_id: "infinite-scheduler-ingest".into(),
             max_poll_records: NonZeroU32::new(500).unwrap_or(NonZeroU32::MIN),
             poll_timeout_ms: 1000,
@@ -169,7 +172,21 @@ impl KafkaIngestConfig {
             );
             return Err(of_field("dlq_topic")(problem));
         }
-        Ok(())
+        self.events_topic.as_deref().map_or(Ok(()), |events| self.validate_events_topic(events))
+    }
+
+    fn validate_events_topic(&self, events: &str) -> Result<(), KafkaConfigError> {
+        let of_field = |problem| KafkaConfigError::Field { field: "events_topic", problem };
+        check_topic(events).map_err(of_field)?;
+        let taken = match events {
+            _ if self.topics.iter().any(|topic| topic == events) => "among the ingest topics",
+            _ if self.dlq_topic == events => "dlq_topic",
+            _ => return Ok(()),
+        };
+        Err(of_field(format!(
+            "({events:?}) must not be {taken}, or verdicts are taken for something else: give them \
+             a topic of their own"
+        )))
     }
 
     /// What a consumer of the ingest topics is created with.
@@ -240,6 +257,7 @@ impl fmt::Debug for KafkaIngestConfig {
             .field("bootstrap_servers", &self.bootstrap_servers)
             .field("topics", &self.topics)
             .field("dlq_topic", &self.dlq_topic)
+            .field("events_topic", &self.events_topic)
             .field("group_id", &self.group_id)
             .field("max_poll_records", &self.max_poll_records)
             .field("poll_timeout_ms", &self.poll_timeout_ms)

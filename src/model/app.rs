@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::retry::Backoff;
+use super::schema::JobSchema;
 
 /// The name of an app: 1 to 64 of `a-z`, `0-9`, `_` and `-`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -88,6 +89,8 @@ pub struct AppConfig {
     pub priority_aging: Duration,
     /// Fields that `jobData` must have; a request without one is rejected.
     pub required_fields: Vec<String>,
+    /// What `jobData` must look like; a request against it is rejected. Default: anything.
+    pub schema: Option<JobSchema>,
 }
 
 impl AppConfig {
@@ -103,6 +106,7 @@ impl AppConfig {
             window: NonZeroU32::new(10_000).unwrap_or(NonZeroU32::MIN),
             priority_aging: Duration::from_secs(60),
             required_fields: Vec::new(),
+            schema: None,
         }
     }
 
@@ -114,6 +118,13 @@ impl AppConfig {
         S: Into<String>,
     {
         self.required_fields = fields.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Requires `jobData` to be as this JSON Schema says.
+    #[must_use]
+    pub fn schema(mut self, schema: JobSchema) -> Self {
+        self.schema = Some(schema);
         self
     }
 }

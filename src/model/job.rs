@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::ids::{JobId, LedgerId, ShardId};
 
@@ -43,6 +44,8 @@ pub struct Job {
     pub origin: Option<Origin>,
     /// What the last failed attempt said.
     pub last_error: Option<String>,
+    /// The dead letter that it is a replay of.
+    pub letter: Option<Uuid>,
 }
 
 impl Job {

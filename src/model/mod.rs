@@ -12,5 +12,6 @@ pub mod letter;
 pub mod record;
 pub mod request;
 pub mod retry;
+pub mod schema;
 pub mod time;
 pub mod window;

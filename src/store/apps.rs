@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Result, Store};
 use crate::model::app::AppConfig;
 use crate::model::ids::{AppId, ShardId};
+use crate::model::schema::JobSchema;
 
 /// An app's row and its shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +25,40 @@ pub struct AppRow {
     pub shards: Vec<ShardId>,
 }
 
-/// What an app demands of a request's `jobData`.
+/// What an app demands of a request's `jobData`, and its policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AppRules {
     /// Fields that must be there and not null.
     pub required_fields: Vec<String>,
+    /// What `jobData` must look like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<JobSchema>,
+    /// How its jobs are tried, for people and for whoever fires them next.
+    pub policy: AppPolicy,
+}
+
+/// The part of an app's configuration that says how its jobs are tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AppPolicy {
+    /// Attempts before a job is a dead letter.
+    pub max_attempts: u32,
+    /// How long one attempt may take, milliseconds.
+    pub timeout_ms: u64,
+}
+
+impl AppRules {
+    fn of(config: &AppConfig) -> Self {
+        Self {
+            required_fields: config.required_fields.clone(),
+            schema: config.schema.clone(),
+            policy: AppPolicy {
+                max_attempts: config.max_attempts.get(),
+                timeout_ms: u64::try_from(config.timeout.as_millis()).unwrap_or(u64::MAX),
+            },
+        }
+    }
 }
 
 impl Store {
@@ -39,7 +68,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`]: call again, all of it can be repeated.
     pub async fn register_app(&self, config: &AppConfig, now_ms: i64) -> Result<AppRow> {
-        let rules = AppRules { required_fields: config.required_fields.clone() };
+        let rules = AppRules::of(config);
         let wanted = i32::try_from(config.shards.get()).unwrap_or(i32::MAX);
         let found = self.find_or_insert_app(config, &rules, wanted, now_ms).await?;
         let shards = wanted.max(found.shards);
@@ -63,7 +92,10 @@ impl Store {
         let query = app::Entity::find().filter(app::Column::Name.eq(name));
         let Some(row) = query.one(&self.inner.pool).await? else { return Ok(None) };
         let shards = self.shards_of(row.id).await?;
-        let rules = serde_json::from_str(&row.rules).unwrap_or_default();
+        let rules = serde_json::from_str(&row.rules).map_err(|error| {
+            // Guessed rules would let in what the app does not want.
+            Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))
+        })?;
         Ok(Some(AppRow { id: AppId(row.id), name: row.name, rules, shards }))
     }
 

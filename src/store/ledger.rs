@@ -95,6 +95,9 @@ impl Store {
             dead_letters: Set(0),
             last_time_ms: Set(None),
             last_hash: Set(None),
+            instance: Set(None),
+            records: Set(0),
+            parked: Set(0),
         };
         let _turn = self.turn().await;
         let inserted = row::Entity::insert(new).exec_without_returning(&self.inner.pool).await;

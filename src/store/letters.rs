@@ -118,6 +118,15 @@ pub(super) fn encode(letter: &DeadLetter) -> dead_letter::Model {
         headers: encode_headers(&letter.headers),
         attempts: i32::try_from(letter.attempts).unwrap_or(i32::MAX),
         created_ms: letter.at_ms,
+        state: 0,
+        changed_ms: letter.at_ms,
+        due_ms: None,
+        ledger: None,
+        correction: None,
+        replays: 0,
+        replay_of: None,
+        max_attempts: None,
+        timeout_ms: None,
     }
 }
 

@@ -190,5 +190,6 @@ fn sqlite_job(row: &rusqlite::Row<'_>) -> Result<Job> {
         source_offset: row.get(15)?,
         source_time_ms: row.get(16)?,
         last_error: row.get(17)?,
+        letter: row.get::<_, Option<[u8; 16]>>(18)?.map(uuid::Uuid::from_bytes),
     }))
 }

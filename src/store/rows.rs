@@ -9,9 +9,9 @@ use crate::model::job::{Job, JobData, Origin, Priority, TraceContext};
 /// The columns of `job` in the order in which everything here reads and writes them.
 pub(super) const COLUMNS: &str = "id, shard, priority, due_ms, request_id, scheduled_ms, \
      expires_ms, created_ms, attempts, max_attempts, timeout_ms, data, traceparent, tracestate, \
-     ledger, source_offset, source_time_ms, last_error";
+     ledger, source_offset, source_time_ms, last_error, letter";
 /// How many they are.
-pub(super) const WIDTH: usize = 18;
+pub(super) const WIDTH: usize = 19;
 
 /// Decodes one job from a row: `$get` reads the column at an index, `$first` is the id's.
 macro_rules! decode_job {
@@ -36,6 +36,7 @@ macro_rules! decode_job {
             source_offset: $get!(at(15)),
             source_time_ms: $get!(at(16)),
             last_error: $get!(at(17)),
+            letter: $get!(at(18)),
         })
     }};
 }
@@ -64,6 +65,7 @@ pub(super) fn job_of(row: job::Model) -> Job {
         trace: row.traceparent.map(|parent| TraceContext { parent, state }),
         origin,
         last_error: row.last_error,
+        letter: row.letter,
     }
 }
 

@@ -113,6 +113,9 @@ fn check(
 ) -> Result<(Resolved, Fingerprint), Refusal> {
     let resolved = check_rules(shared, request)?;
     check_required_fields(&request.job_data, &row.rules.required_fields)?;
+    if let Some(schema) = &row.rules.schema {
+        schema.check(&request.job_data)?;
+    }
     if let Some(app) = shared.registered(&request.app_name)
         && let Err(Rejection::Invalid(why)) = validate(app, &request.job_data)
     {
@@ -192,6 +195,7 @@ fn candidate(
         trace: record.and_then(|record| trace_of(record)),
         origin,
         last_error: None,
+        letter: None,
     };
     let app_name = Arc::from(row.name.as_str());
     let record = record.cloned();

@@ -87,6 +87,7 @@ fn entry(app: &AppRow, number: usize, due_ms: i64) -> Entry {
         trace: None,
         origin: None,
         last_error: None,
+        letter: None,
     };
     Entry::Job(Box::new(Candidate {
         app: app.id,

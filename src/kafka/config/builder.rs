@@ -42,6 +42,12 @@ impl KafkaIngestConfigBuilder {
         on_offset_lost: OnOffsetLost,
     }
 
+    /// Tells what became of each request on this topic.
+    pub fn events_topic(mut self, topic: impl Into<String>) -> Self {
+        self.config.events_topic = Some(topic.into());
+        self
+    }
+
     /// Takes requests from this one topic.
     pub fn topic(self, topic: impl Into<String>) -> Self {
         self.topics([topic])

@@ -29,6 +29,7 @@ pub(super) fn job(id: u8, shard: i32, priority: Priority, due_ms: i64) -> Job {
         trace: None,
         origin: None,
         last_error: None,
+        letter: None,
     }
 }
 

@@ -178,6 +178,7 @@ fn bind_job<'q>(query: Statement<'q>, candidate: &'q Candidate) -> Statement<'q>
         .bind(row.source_offset)
         .bind(row.source_time_ms)
         .bind(&job.last_error)
+        .bind(job.letter)
 }
 
 /// Writes a letter and its outbox row; a letter that is there already stays as it is, and is

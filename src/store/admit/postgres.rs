@@ -165,7 +165,7 @@ const KEY_TYPES: [&str; 8] =
     ["uuid", "integer", "text", "uuid", "text", "uuid", "bigint", "bigint"];
 const JOB_TYPES: [&str; crate::store::rows::WIDTH] = [
     "uuid", "integer", "smallint", "bigint", "text", "bigint", "bigint", "bigint", "integer",
-    "integer", "bigint", "text", "text", "text", "integer", "bigint", "bigint", "text",
+    "integer", "bigint", "text", "text", "text", "integer", "bigint", "bigint", "text", "uuid",
 ];
 
 /// `unnest($first::type[], ...)`.
@@ -242,6 +242,7 @@ fn bind_jobs<'q, 'b>(
         .bind(column!(|_job, row| row.source_offset))
         .bind(column!(|_job, row| row.source_time_ms))
         .bind(column!(|job, _row| job.last_error.clone()))
+        .bind(column!(|job, _row| job.letter))
 }
 
 fn count(n: usize) -> i64 {

@@ -93,7 +93,7 @@ fn insert_keys(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()
 fn insert_jobs(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()> {
     let mut insert = connection.prepare_cached(&format!(
         "insert into job ({COLUMNS}) \
-         values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+         values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     ))?;
     for candidate in plan.jobs(batch) {
         let job = &candidate.job;
@@ -117,6 +117,7 @@ fn insert_jobs(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()
             row.source_offset,
             row.source_time_ms,
             job.last_error,
+            job.letter.map(|letter| letter.into_bytes()),
         ])?;
     }
     Ok(())
