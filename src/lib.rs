@@ -58,5 +58,9 @@ pub use model::app::AppConfig;
 pub use model::job::{Job, JobData, Priority};
 pub use model::letter::{ErrorKind, Refusal};
 pub use model::request::{Operation, ScheduleJobRequest};
+pub use model::schema::JobSchema;
 pub use model::time::ScheduledTime;
-pub use service::{Scheduler, SchedulerBuilder, StartError, StartProgress, SubmitError, Submitted};
+pub use service::{
+    Replayed, RequestFate, Scheduler, SchedulerBuilder, StartError, StartProgress, SubmitError,
+    Submitted,
+};

@@ -14,11 +14,15 @@ use std::time::Duration;
 
 use actix::Addr;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
-use crate::actors::{Break, Drain, IngestMetrics, Shared, Supervisor, submit};
+use crate::actors::{
+    Break, Drain, IngestMetrics, Replay, Shared, Supervisor, foresee_replay, replay, submit,
+};
 use crate::model::request::ScheduleJobRequest;
 
-pub use crate::actors::{SubmitError, Submitted};
+pub use crate::actors::{Replayed, SubmitError, Submitted};
+pub use crate::store::RequestFate;
 pub use bring_up::StartError;
 pub use builder::SchedulerBuilder;
 
@@ -89,12 +93,71 @@ impl Scheduler {
     /// [`SubmitError::Unavailable`] when the database is away: send the same request again,
     /// with the same `requestId` or idempotency key it will not become two jobs.
     pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted, SubmitError> {
+        self.on_runtime(move |shared| async move { submit(&shared, request).await }).await
+    }
+
+    /// Tries a dead letter once more: its request, or `value` in the place of it, goes through
+    /// the same admission as any other.
+    ///
+    /// # Errors
+    /// [`SubmitError::Unavailable`] when the database is away: asked again, it will not be
+    /// replayed twice.
+    pub async fn replay(
+        &self,
+        letter: Uuid,
+        value: Option<Vec<u8>>,
+    ) -> Result<Replayed, SubmitError> {
+        self.on_runtime(
+            move |shared| async move { replay(&shared, &Replay { letter, value }).await },
+        )
+        .await
+    }
+
+    /// What [`replay`](Self::replay) would come to just now. Nothing is written.
+    ///
+    /// # Errors
+    /// [`SubmitError::Unavailable`] when the database is away.
+    pub async fn foresee_replay(
+        &self,
+        letter: Uuid,
+        value: Option<Vec<u8>>,
+    ) -> Result<Replayed, SubmitError> {
+        self.on_runtime(move |shared| async move {
+            foresee_replay(&shared, &Replay { letter, value }).await
+        })
+        .await
+    }
+
+    /// What became of the request of this app under this name.
+    ///
+    /// # Errors
+    /// [`SubmitError::Unavailable`] when the database is away.
+    pub async fn request(
+        &self,
+        app: impl Into<String>,
+        request_id: impl Into<String>,
+    ) -> Result<RequestFate, SubmitError> {
+        let (app, request_id) = (app.into(), request_id.into());
+        self.on_runtime(move |shared| async move {
+            let fate = shared.store.fate_of(&app, &request_id).await;
+            fate.map_err(|error| SubmitError::Unavailable(error.to_string()))
+        })
+        .await
+    }
+
+    async fn on_runtime<T, F>(
+        &self,
+        work: impl FnOnce(Arc<Shared>) -> F + Send + 'static,
+    ) -> Result<T, SubmitError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, SubmitError>> + Send + 'static,
+    {
         if !self.is_running() {
             return Err(SubmitError::Unavailable("the scheduler was shut down".into()));
         }
-        let shared = self.inner.shared.clone();
-        let submitted = self.inner.runtime.spawn(async move { submit(&shared, request).await });
-        submitted.await.unwrap_or_else(|error| Err(SubmitError::Unavailable(error.to_string())))
+        let done = self.inner.runtime.spawn(work(self.inner.shared.clone()));
+        done.await.unwrap_or_else(|error| Err(SubmitError::Unavailable(error.to_string())))
     }
 
     /// What was counted since the start.

@@ -96,8 +96,8 @@ impl AppScheduler {
         if flights.is_empty() {
             return;
         }
-        for (flight, firing) in self.shared.in_flight.start(flights) {
-            attempt::spawn(&self.shared, flight, firing);
+        for flight in self.shared.in_flight.start(flights) {
+            attempt::spawn(&self.shared, flight);
         }
     }
 
@@ -125,6 +125,7 @@ impl AppScheduler {
             app: self.app.clone(),
             fence,
             fired_ms,
+            firing: 1,
             cancelled,
             ended: None,
             judged: None,

@@ -8,16 +8,15 @@ use super::in_flight::{Ended, Flight};
 use super::messages::Collect;
 use super::shared::Shared;
 use crate::dispatch::JobContext;
-use crate::model::job::Fence;
 
 /// How long an attempt that was told to stop may still take, before it is dropped.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Starts an attempt on the runtime's workers.
-pub(super) fn spawn(shared: &Arc<Shared>, flight: Flight, firing: u32) {
+pub(super) fn spawn(shared: &Arc<Shared>, flight: Flight) {
     let ending = Ending { shared: shared.clone(), flight, how: None };
     // The handle is not kept: the drop guard reports the end whatever happens.
-    drop(tokio::spawn(run(ending, firing)));
+    drop(tokio::spawn(run(ending)));
 }
 
 /// Reports the end when it is dropped, also by a panic of the handler.
@@ -36,12 +35,12 @@ impl Drop for Ending {
     }
 }
 
-async fn run(mut ending: Ending, firing: u32) {
-    let how = attempt(&ending.shared, &ending.flight, firing).await;
+async fn run(mut ending: Ending) {
+    let how = attempt(&ending.shared, &ending.flight).await;
     ending.how = Some(how);
 }
 
-async fn attempt(shared: &Shared, flight: &Flight, firing: u32) -> Ended {
+async fn attempt(shared: &Shared, flight: &Flight) -> Ended {
     let Flight { job, app, fence, fired_ms, cancelled, .. } = flight;
     // The process may have been suspended since the job was chosen.
     let ours = shared.lease.is_valid() && fence.owner == shared.me();
@@ -53,9 +52,13 @@ async fn attempt(shared: &Shared, flight: &Flight, firing: u32) -> Ended {
     }
     app.figures.started(fired_ms - job.due_ms);
     let timeout = job.timeout(app.config.timeout);
-    let fence = Fence::new(fence.epoch.0, firing);
-    let context =
-        JobContext::new(app.name.clone(), job.clone(), fence, *fired_ms, cancelled.clone());
+    let context = JobContext::new(
+        app.name.clone(),
+        job.clone(),
+        flight.fence(),
+        *fired_ms,
+        cancelled.clone(),
+    );
     // Whoever admitted it may not have had the handler; and "not yet" may be yes by now.
     if let Err(rejection) = app.handler.validate(&job.data) {
         return Ended::Answered(Err(rejection.into()));

@@ -17,6 +17,10 @@ pub(crate) struct Counters {
     pub(super) sent_to_dlq: AtomicU64,
     pub(super) duplicate: AtomicU64,
     pub(super) retried: AtomicU64,
+    pub(super) parked: AtomicU64,
+    pub(super) verdicts_sent: AtomicU64,
+    pub(super) letters_not_published: AtomicU64,
+    pub(super) verdicts_not_published: AtomicU64,
     pub(super) unknown_fields: AtomicU64,
     pub(super) fenced: AtomicU64,
     pub(super) offsets_lost: AtomicU64,
@@ -60,8 +64,17 @@ pub struct IngestMetrics {
     pub idempotency_cache_size: u64,
     /// Those that repeated an earlier request.
     pub messages_duplicate: u64,
-    /// Batches that were tried again because the database was away.
+    /// Parked records that were tried again, and batches that were because the database was
+    /// away.
     pub messages_retried: u64,
+    /// Records that were parked, since their failure may heal.
+    pub messages_parked: u64,
+    /// Verdicts that the broker has acknowledged on the events topic.
+    pub verdicts_sent: u64,
+    /// How often a dead letter was not taken by the DLQ topic; it stays and is tried again.
+    pub letters_not_published: u64,
+    /// How often verdicts were not taken by the events topic; they stay and are tried again.
+    pub verdicts_not_published: u64,
     /// Fields of requests that this version does not know.
     pub unknown_fields: u64,
     /// Batches that found their partition's row moved on.
@@ -135,6 +148,10 @@ impl Counters {
             idempotency_cache_size: get(&self.idempotency_cache),
             messages_duplicate: get(&self.duplicate),
             messages_retried: get(&self.retried),
+            messages_parked: get(&self.parked),
+            verdicts_sent: get(&self.verdicts_sent),
+            letters_not_published: get(&self.letters_not_published),
+            verdicts_not_published: get(&self.verdicts_not_published),
             unknown_fields: get(&self.unknown_fields),
             batches_fenced: get(&self.fenced),
             offsets_lost: get(&self.offsets_lost),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::shared::RegisteredApp;
 use crate::dispatch::JobError;
 use crate::model::ids::{AppId, JobId, ShardId};
-use crate::model::job::Job;
+use crate::model::job::{Fence, Job};
 use crate::store::{Outcome, ShardFence};
 
 /// How an attempt ended.
@@ -42,11 +42,20 @@ pub(super) struct Flight {
     /// The shard as it was ours when the attempt started.
     pub(super) fence: ShardFence,
     pub(super) fired_ms: i64,
+    /// Which of its firings in this epoch it is; set by the table when it starts.
+    pub(super) firing: u32,
     pub(super) cancelled: CancellationToken,
     /// How it ended, once it has.
     pub(super) ended: Option<Arc<Ended>>,
     /// What that means, where judging it again could say something else.
     pub(super) judged: Option<Outcome>,
+}
+
+impl Flight {
+    /// What the receiver is shown.
+    pub(super) fn fence(&self) -> Fence {
+        Fence::new(self.fence.epoch.0, self.firing)
+    }
 }
 
 /// Every job in flight on this instance.
@@ -66,27 +75,26 @@ struct Table {
 }
 
 impl InFlight {
-    /// Notes jobs that are about to start. Gives back, for each, which of its firings
-    /// this is.
-    pub(super) fn start(&self, flights: Vec<Flight>) -> Vec<(Flight, u32)> {
+    /// Notes jobs that are about to start, and which of its firings each is.
+    pub(super) fn start(&self, flights: Vec<Flight>) -> Vec<Flight> {
         let mut table = self.table();
         self.running.fetch_add(flights.len(), Ordering::Relaxed);
         flights
             .into_iter()
-            .map(|flight| {
+            .map(|mut flight| {
                 let id = flight.job.id;
                 flight.app.running.fetch_add(1, Ordering::Relaxed);
                 flight.app.unsettled.fetch_add(1, Ordering::Relaxed);
-                table.flights.insert(id, flight.clone());
                 // Only a job that was put back has been counted before.
-                let firing = match table.firings.get_mut(&id) {
+                flight.firing = match table.firings.get_mut(&id) {
                     Some(firings) => {
                         *firings += 1;
                         *firings
                     }
                     None => 1,
                 };
-                (flight, firing)
+                table.flights.insert(id, flight.clone());
+                flight
             })
             .collect()
     }

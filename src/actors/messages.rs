@@ -62,11 +62,25 @@ pub(super) struct Remember {
     pub(super) keys: Vec<KeyId>,
 }
 
-/// `PartitionReader`, Outcomes, `ShardKeeper` → `RetryDlq`: this lane may have letters to
-/// publish. If lost, they are found at the next look.
+/// Whoever admits, Outcomes, `ShardKeeper` → `RetryDlq`: this lane may have letters or
+/// verdicts to publish. If lost, they are found at the next look around.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct PublishLane(pub(super) Lane);
+
+/// `PartitionReader`, `RetryDlq` itself → `RetryDlq`: records were parked; the first is due then. If
+/// lost, they are found at the next look around.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct RecordsParked {
+    pub(super) due_ms: i64,
+}
+
+/// `PartitionReader` → `RetryDlq`: there may be something in any lane, and parked records. If
+/// lost, it looks around by itself after a while.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct LookAround;
 
 /// Whoever admits → `AppScheduler`, before BEGIN: jobs of yours may come. The ticket must
 /// come back.

@@ -15,6 +15,7 @@ mod holdings;
 mod in_flight;
 mod lease;
 
+mod admission;
 mod reader;
 
 mod dedup;
@@ -29,9 +30,9 @@ mod shares;
 
 mod supervisor;
 
+pub(crate) use admission::{Replay, foresee_replay, replay, submit};
+pub use admission::{Replayed, SubmitError, Submitted};
 pub use counters::{AppMetrics, IngestMetrics};
 pub(crate) use messages::Drain;
-pub(crate) use reader::submit;
-pub use reader::{SubmitError, Submitted};
 pub(crate) use shared::{Settings, Shared};
 pub(crate) use supervisor::{Break, Gate, Supervisor};

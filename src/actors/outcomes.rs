@@ -19,7 +19,8 @@ use crate::dispatch::{FiredJob, JobError};
 use crate::model::ids::{AppId, ShardId};
 use crate::model::job::{Fence, Job};
 use crate::model::letter::{DeadLetter, ErrorKind};
-use crate::store::{Lane, Outcome, OutcomeBatch, ShardFence, Written};
+use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt};
+use crate::store::{Ended as StoreEnded, Lane, Outcome, OutcomeBatch, ShardFence, Written};
 
 /// Batches that are written at the same time.
 const LANES: usize = 2;
@@ -92,8 +93,8 @@ impl Outcomes {
         }
         *writing = true;
         let flights = next_batch(waiting);
-        let batch = Arc::new(batch_of(&flights));
         let shared = self.shared.clone();
+        let batch = Arc::new(batch_of(&shared, &flights));
         let done = tokio::spawn(async move { write_until_answered(&shared, &batch).await });
         ctx.spawn(done.into_actor(self).map(move |written, actor, ctx| {
             let written = written.unwrap_or_else(|error| panic!("writing outcomes: {error}"));
@@ -115,6 +116,9 @@ impl Outcomes {
             if written.lost.contains(&job.shard) {
                 settled.unknown.push(job.id);
                 continue;
+            }
+            if self.shared.tells_verdicts() {
+                lanes.insert(job.shard);
             }
             match outcome {
                 Outcome::Succeeded => {
@@ -159,10 +163,48 @@ fn next_batch(waiting: &mut Vec<(Flight, Outcome)>) -> Vec<(Flight, Outcome)> {
     now
 }
 
-fn batch_of(flights: &[(Flight, Outcome)]) -> OutcomeBatch {
+fn batch_of(shared: &Shared, flights: &[(Flight, Outcome)]) -> OutcomeBatch {
     let fences: BTreeSet<ShardFence> = flights.iter().map(|(flight, _)| flight.fence).collect();
-    let outcomes = flights.iter().map(|(flight, outcome)| (flight.job.clone(), outcome.clone()));
+    let ended = |(flight, outcome): &(Flight, Outcome)| StoreEnded {
+        job: flight.job.clone(),
+        outcome: outcome.clone(),
+        verdicts: match shared.tells_verdicts() {
+            true => verdicts(flight, outcome, shared.clock.now_ms()),
+            false => Vec::new(),
+        },
+    };
+    let outcomes = flights.iter().map(ended);
     OutcomeBatch { fences: fences.into_iter().collect(), outcomes: outcomes.collect() }
+}
+
+/// What a producer is told of an attempt, in order. An attempt that does not count, a
+/// snooze, is not told: a broker that is away would be told of each second.
+fn verdicts(flight: &Flight, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
+    let Flight { job, app, fired_ms, .. } = flight;
+    let subject = Subject {
+        request_id: Some(job.request_id.as_str().into()),
+        app: Some(&app.name),
+        job_id: Some(job.id),
+        source: None,
+    };
+    let attempt = job.attempts.saturating_add(1);
+    let firing = Firing { attempt, fence: flight.fence(), fired_ms: *fired_ms };
+    let about = about_attempt(job, firing.fence);
+    let end = match outcome {
+        Outcome::Succeeded => Verdict::Succeeded(firing),
+        Outcome::Retry { due_ms, error: Some(message), .. } => {
+            Verdict::Retrying { firing, due_ms: *due_ms, message }
+        }
+        Outcome::Retry { error: None, .. } => return Vec::new(),
+        Outcome::Buried(letter) => Verdict::Dead {
+            firing: (letter.kind != ErrorKind::Expired).then_some(firing),
+            kind: letter.kind,
+            message: &letter.message,
+        },
+    };
+    let has_fired = !matches!(end, Verdict::Dead { firing: None, .. });
+    let fired = has_fired.then(|| Verdict::Fired(firing).tell(&subject, &about, *fired_ms));
+    fired.into_iter().chain([end.tell(&subject, &about, now_ms)]).collect()
 }
 
 /// An answer may be lost with the connection; writing the same again does no harm, and

@@ -184,6 +184,8 @@ impl ShardKeeper {
         let round = tokio::spawn(async move {
             for (app, (jobs, commands)) in by_app {
                 let Some(address) = shared.directory.app(app) else { continue };
+                // Whoever put them there may have left verdicts, too.
+                hint(shared.directory.retry_dlq(), LookAround);
                 if address.send(LookFor { jobs }).await.is_ok()
                     && let Err(error) =
                         shared.bounded(shared.store.finish_commands(&commands)).await

@@ -42,6 +42,10 @@ pub(crate) struct Settings {
     pub max_batch_bytes: usize,
     /// How often the actors' figures are logged.
     pub metrics_interval: Duration,
+    /// Whether producers are told what became of their requests.
+    pub tells_verdicts: bool,
+    /// How many replays may lead to a letter that is replayed again.
+    pub max_replays: u32,
 }
 
 /// An app that this instance fires.
@@ -74,6 +78,8 @@ impl std::fmt::Debug for RegisteredApp {
 pub(super) struct KafkaSide {
     pub(super) config: KafkaIngestConfig,
     pub(super) producer: Producer,
+    /// Sends verdicts, if they are told.
+    pub(super) events: Option<Producer>,
     pub(super) intake: OnceLock<Intake>,
 }
 
@@ -162,7 +168,7 @@ impl Shared {
         clock: SharedClock,
         settings: Settings,
         apps: Vec<(AppConfig, SharedHandler, AppRow)>,
-        kafka: Option<(KafkaIngestConfig, Producer)>,
+        kafka: Option<(KafkaIngestConfig, Producer, Option<Producer>)>,
     ) -> Self {
         let counters = Counters::default();
         let registered = |(config, handler, row): (AppConfig, SharedHandler, AppRow)| {
@@ -179,8 +185,12 @@ impl Shared {
             (app.id, Arc::new(app))
         };
         let apps = apps.into_iter().map(registered).collect();
-        let kafka =
-            kafka.map(|(config, producer)| KafkaSide { config, producer, intake: OnceLock::new() });
+        let kafka = kafka.map(|(config, producer, events)| KafkaSide {
+            config,
+            producer,
+            events,
+            intake: OnceLock::new(),
+        });
         Self {
             lease: Lease::new(settings.lease, clock.clone()),
             store,
@@ -258,6 +268,16 @@ impl Shared {
         self.kafka.as_ref().map_or(OnOffsetLost::Earliest, |kafka| kafka.config.on_offset_lost)
     }
 
+    /// How often a record is tried again whose failure may heal.
+    pub(super) fn max_retries(&self) -> u32 {
+        self.kafka.as_ref().map_or(0, |kafka| kafka.config.max_retries)
+    }
+
+    /// Whether producers are told what became of their requests.
+    pub(super) fn tells_verdicts(&self) -> bool {
+        self.settings.tells_verdicts
+    }
+
     pub(super) fn ledgers(&self) -> Vec<LedgerId> {
         self.partitions.iter().map(|entry| *entry.value()).collect()
     }
@@ -302,6 +322,12 @@ impl Shared {
         others.retain(|_, (at, _)| now - *at < BELIEVED_MS);
         others.insert(name.to_owned(), (now, row.clone()));
         Ok(row)
+    }
+
+    /// Believes no more that these were never registered: one may just have been.
+    pub(super) fn forget_unknown_apps(&self) {
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        others.retain(|_, (_, row)| row.is_some());
     }
 
     pub(super) fn registered(&self, name: &str) -> Option<&Arc<RegisteredApp>> {

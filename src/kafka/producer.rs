@@ -56,7 +56,22 @@ impl Producer {
     /// # Errors
     /// [`Error::Config`] for settings that librdkafka refuses.
     pub fn start(config: &KafkaIngestConfig) -> Result<Self, Error> {
-        let config = config.to_producer_config();
+        Self::of(config.to_producer_config())
+    }
+
+    /// The same, for records whose order matters more than their time: a record is never
+    /// given up because its broker is away, so that none behind it is taken before it.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_patient(config: &KafkaIngestConfig) -> Result<Self, Error> {
+        let mut config = config.to_producer_config();
+        // Zero is without end.
+        config.set("message.timeout.ms", "0");
+        Self::of(config)
+    }
+
+    fn of(config: ClientConfig) -> Result<Self, Error> {
         let client = RwLock::new(Arc::new(connect(&config)?));
         Ok(Self { shared: Arc::new(Shared { config, client, lone: OnceLock::new() }) })
     }
@@ -71,13 +86,43 @@ impl Producer {
     /// [`Error::Denied`] if it may be, later: the broker *may* have it all the same.
     pub async fn send(&self, outgoing: Outgoing) -> Result<(), Error> {
         let client = self.client();
-        match deliver(&client, &outgoing).await {
+        let sent = deliver(&client, &outgoing).await;
+        self.answer(&client, sent, outgoing).await
+    }
+
+    /// Sends records in this order, all at once; an answer for each, as [`send`](Self::send)
+    /// gives it.
+    pub async fn send_all(&self, outgoing: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+        let client = self.client();
+        let mut under_way = Vec::with_capacity(outgoing.len());
+        for record in &outgoing {
+            // One after another: a full queue must not change their order.
+            under_way.push(enqueue(&client, record).await);
+        }
+        let mut answers = Vec::with_capacity(outgoing.len());
+        for (record, receipt) in outgoing.into_iter().zip(under_way) {
+            let answer = match receipt {
+                Ok(receipt) => receipt.await.unwrap_or(Err(KafkaError::Canceled)),
+                Err(error) => Err(error),
+            };
+            answers.push(self.answer(&client, answer, record).await);
+        }
+        answers
+    }
+
+    async fn answer(
+        &self,
+        client: &Arc<Client>,
+        answer: Result<(), KafkaError>,
+        outgoing: Outgoing,
+    ) -> Result<(), Error> {
+        match answer {
             // A broker measures whole batches, and librdkafka does not divide what it
             // refuses: the record may only have been in large company.
             Err(error) if error.rdkafka_error_code() == Some(Code::MessageSizeTooLarge) => {
                 self.send_alone(outgoing).await
             }
-            sent => sent.map_err(|error| self.judge(&client, error, outgoing.topic)),
+            sent => sent.map_err(|error| self.judge(client, error, outgoing.topic)),
         }
     }
 

@@ -110,6 +110,18 @@ pub struct Source {
     pub timestamp_ms: Option<i64>,
 }
 
+impl Source {
+    /// Where `record` was read.
+    pub fn of(record: &RawRecord) -> Self {
+        Self {
+            topic: record.topic.to_string(),
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+        }
+    }
+}
+
 /// A dead letter, as it is written to the table and then to the DLQ topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -146,17 +158,22 @@ impl DeadLetter {
             app: refusal.app,
             request_id: refusal.request_id,
             job_id: None,
-            source: Some(Source {
-                topic: record.topic.to_string(),
-                partition: record.partition,
-                offset: record.offset,
-                timestamp_ms: record.timestamp_ms,
-            }),
+            source: Some(Source::of(record)),
             key: record.key.clone(),
             value: record.value.clone(),
             headers: record.headers.clone(),
             attempts: 1,
             at_ms,
+        }
+    }
+
+    /// Why, as it was refused.
+    pub fn refusal(&self) -> Refusal {
+        Refusal {
+            kind: self.kind,
+            message: self.message.clone(),
+            request_id: self.request_id.clone(),
+            app: self.app.clone(),
         }
     }
 

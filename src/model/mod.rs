@@ -14,4 +14,5 @@ pub mod request;
 pub mod retry;
 pub mod schema;
 pub mod time;
+pub mod verdict;
 pub mod window;

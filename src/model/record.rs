@@ -22,12 +22,6 @@ pub struct RawRecord {
 }
 
 impl RawRecord {
-    /// The first header with this name, if it is text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
-        std::str::from_utf8(value.as_deref()?).ok()
-    }
-
     /// Roughly how many bytes the record takes.
     pub fn size(&self) -> usize {
         let headers: usize = self

@@ -67,7 +67,9 @@ pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartE
 fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
     for (app, target) in &builder.apps {
         AppName::new(&app.name).map_err(|error| StartError::Settings(error.to_string()))?;
-        if let (Target::Topic(topic), None) = (target, &builder.kafka) {
+        if let Target::Topic(topic) = target
+            && builder.kafka.is_none()
+        {
             return Err(StartError::Settings(format!(
                 "app {} is to fire onto topic {topic}, but there is no Kafka: give with_kafka_ingest",
                 app.name
@@ -118,12 +120,12 @@ fn run(
 
 async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
     let store = connect(&builder).await?;
-    let producer = match &builder.kafka {
-        Some(config) => Some(Producer::start(config).map_err(settings)?),
-        None => None,
-    };
+    let producer = builder.kafka.as_ref().map(Producer::start).transpose().map_err(settings)?;
+    let telling = builder.kafka.as_ref().filter(|kafka| kafka.events_topic.is_some());
+    let events = telling.map(Producer::start_patient).transpose().map_err(settings)?;
     let apps = register_apps(&store, &builder, producer.as_ref()).await?;
     let kafka = builder.kafka.clone().zip(producer);
+    let kafka = kafka.map(|(config, producer)| (config, producer, events));
     let shared = Shared::new(store, builder.clock, builder.settings, apps, kafka);
     let shared = Arc::new(shared);
     let supervisor = Supervisor::new(shared.clone()).start();
@@ -321,6 +323,7 @@ async fn try_intake(
     if config.ensure_topics {
         let mut names: Vec<&str> = config.topics.iter().map(String::as_str).collect();
         names.push(&config.dlq_topic);
+        names.extend(config.events_topic.as_deref());
         let partitions = i32::try_from(config.topic_partitions.get()).unwrap_or(i32::MAX);
         ensure_topics(config, &names, partitions).await?;
     }

@@ -85,6 +85,8 @@ impl From<&Config> for Settings {
             max_record_bytes: config.ingest.max_record_bytes,
             max_batch_bytes: config.ingest.max_batch_bytes,
             metrics_interval: config.log.metrics_interval,
+            tells_verdicts: config.kafka.as_ref().is_some_and(|kafka| kafka.events_topic.is_some()),
+            max_replays: config.dead_letters.max_replays,
         }
     }
 }
@@ -163,6 +165,7 @@ impl SchedulerBuilder {
 
     /// Reads requests from Kafka as `config` says.
     pub fn with_kafka_ingest(mut self, config: KafkaIngestConfig) -> Self {
+        self.settings.tells_verdicts = config.events_topic.is_some();
         self.kafka = Some(config);
         self
     }

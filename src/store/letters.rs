@@ -1,19 +1,24 @@
-//! Dead letters and the outbox that takes them to the DLQ topic.
+//! Dead letters, records that are parked, and the outbox that takes letters and verdicts to
+//! their topics.
 //!
-//! A letter is a row first and a record on the topic second: whoever holds its lane (the
-//! reader's partition, or the shard of its job) publishes in order and then removes the
-//! outbox row. A crash between the two publishes again, under the same id.
+//! What is to be published is a row first and a record on a topic second: whoever holds its
+//! lane (the reader's partition, or the shard of its job) publishes in order and then removes
+//! the outbox row. A crash between the two publishes again, under the same id.
 
 use infinite_scheduler_entity::{dead_letter, outbox};
+use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use super::{Result, Store};
+use super::steps::{Step, Value};
+use super::{LetterRow, Result, Store};
 use crate::model::ids::{LedgerId, ShardId};
 use crate::model::letter::DeadLetter;
+use crate::model::record::RawRecord;
 
 /// Whose letters come in one order, and who publishes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// Records of one partition: the instance that reads it.
     Partition(LedgerId),
@@ -37,6 +42,32 @@ pub struct Outgoing {
     pub id: i64,
     /// The letter's row.
     pub letter: dead_letter::Model,
+}
+
+/// Verdicts of one batch that are to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutgoingVerdicts {
+    /// The outbox row.
+    pub id: i64,
+    /// The events, as [`pack`](crate::model::verdict::pack) writes them.
+    pub packed: String,
+}
+
+/// A record whose failure may heal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedRecord {
+    /// Its row.
+    pub id: Uuid,
+    /// The ledger row of its partition.
+    pub ledger: LedgerId,
+    /// The name of its request, where it could be read.
+    pub request_id: Option<String>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it is to be tried again, epoch milliseconds.
+    pub due_ms: i64,
+    /// The record, unchanged.
+    pub record: RawRecord,
 }
 
 type Header = (String, Option<Vec<u8>>);
@@ -65,6 +96,7 @@ impl Store {
         let rows = outbox::Entity::find()
             .filter(outbox::Column::Lane.is_in(lanes.iter().map(|lane| lane.number())))
             .filter(outbox::Column::Id.gt(after))
+            .filter(outbox::Column::Verdicts.is_null())
             .order_by_asc(outbox::Column::Id)
             .limit(limit)
             .all(&self.inner.pool)
@@ -81,6 +113,79 @@ impl Store {
         Ok(rows.iter().filter_map(letter_of).collect())
     }
 
+    /// The oldest unpublished verdicts of these lanes behind the outbox row `after`, in order.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away.
+    pub async fn unpublished_verdicts(
+        &self,
+        lanes: &[Lane],
+        after: i64,
+        limit: u64,
+    ) -> Result<Vec<OutgoingVerdicts>> {
+        if lanes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<(i64, Option<String>)> = outbox::Entity::find()
+            .select_only()
+            .column(outbox::Column::Id)
+            .column(outbox::Column::Verdicts)
+            .filter(outbox::Column::Lane.is_in(lanes.iter().map(|lane| lane.number())))
+            .filter(outbox::Column::Id.gt(after))
+            .filter(outbox::Column::Verdicts.is_not_null())
+            .order_by_asc(outbox::Column::Id)
+            .limit(limit)
+            .into_tuple()
+            .all(&self.inner.pool)
+            .await?;
+        let outgoing =
+            |(id, packed): (i64, Option<String>)| Some(OutgoingVerdicts { id, packed: packed? });
+        Ok(rows.into_iter().filter_map(outgoing).collect())
+    }
+
+    /// Puts verdicts into the outbox that belong to no other change.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: perhaps they are there; told again they have the same ids.
+    pub async fn announce(&self, lane: Lane, packed: String) -> Result<()> {
+        let row = outbox::ActiveModel {
+            id: NotSet,
+            lane: Set(lane.number()),
+            letter: Set(Uuid::nil()),
+            verdicts: Set(Some(packed)),
+        };
+        let _turn = self.turn().await;
+        outbox::Entity::insert(row).exec_without_returning(&self.inner.pool).await?;
+        Ok(())
+    }
+
+    /// Parked records of these partitions, those that are due first.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away.
+    pub async fn parked(&self, ledgers: &[LedgerId], limit: u64) -> Result<Vec<ParkedRecord>> {
+        if ledgers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = dead_letter::Entity::find()
+            .filter(dead_letter::Column::State.eq(PARKED))
+            .filter(dead_letter::Column::Ledger.is_in(ledgers.iter().map(|ledger| ledger.0)))
+            .order_by_asc(dead_letter::Column::DueMs)
+            .limit(limit)
+            .all(&self.inner.pool)
+            .await?;
+        Ok(rows.into_iter().filter_map(parked_record).collect())
+    }
+
+    /// The letter with this id.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away.
+    pub async fn find_letter(&self, id: Uuid) -> Result<Option<LetterRow>> {
+        let row = dead_letter::Entity::find_by_id(id).one(&self.inner.pool).await?;
+        Ok(row.map(LetterRow))
+    }
+
     /// Notes that the broker has acknowledged these.
     ///
     /// # Errors
@@ -95,19 +200,104 @@ impl Store {
     }
 }
 
-/// The row of a letter. Whatever a producer wrote must fit: text is cut to its column and
-/// freed of the NUL that PostgreSQL cannot keep.
+/// States of a letter's row.
+pub(super) const DEAD: i16 = 0;
+/// Its record may still heal.
+pub(super) const PARKED: i16 = 1;
+/// Somebody had it replayed.
+pub(super) const REPLAYED: i16 = 2;
+
+fn parked_record(row: dead_letter::Model) -> Option<ParkedRecord> {
+    let headers = decode_headers(&row.headers);
+    Some(ParkedRecord {
+        id: row.id,
+        ledger: LedgerId(row.ledger?),
+        request_id: row.request_id,
+        attempts: row.attempts.try_into().unwrap_or(0),
+        due_ms: row.due_ms.unwrap_or(0),
+        record: RawRecord {
+            topic: row.topic?.into(),
+            partition: row.number?,
+            offset: row.source_offset?,
+            timestamp_ms: row.source_time_ms,
+            key: row.record_key,
+            value: row.record_value,
+            headers,
+        },
+    })
+}
+
+/// Writes a letter, and an outbox row for it. One that is there already stays as it is and is
+/// not published again: its record was read twice, or its outcome was written twice because
+/// an answer was lost.
+pub(super) fn insert(row: dead_letter::Model, lane: i64) -> Step {
+    let publish = "insert into outbox (lane, letter) values (?, ?)";
+    let publish = Step::any(publish, vec![lane.into(), row.id.into()]);
+    Step::if_new(INSERT, values(row), publish)
+}
+
+/// Writes the row of a record that is parked. If it is there already, another writer was
+/// first ([`super::Error::Raced`]): the batch is judged again.
+pub(super) fn park(row: dead_letter::Model) -> Step {
+    Step::any(INSERT, values(row))
+}
+
+/// Writes an outbox row with verdicts.
+pub(super) fn announce(lane: i64, packed: String) -> Step {
+    let insert = "insert into outbox (lane, letter, verdicts) values (?, ?, ?)";
+    Step::any(insert, vec![lane.into(), Uuid::nil().into(), packed.into()])
+}
+
+const INSERT: &str = "insert into dead_letter (id, kind, message, app, request_id, job, topic, \
+    number, source_offset, source_time_ms, record_key, record_value, headers, attempts, \
+    created_ms, state, changed_ms, due_ms, ledger, replays, replay_of, max_attempts, timeout_ms) \
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+fn values(row: dead_letter::Model) -> Vec<Value> {
+    vec![
+        row.id.into(),
+        row.kind.into(),
+        row.message.into(),
+        row.app.into(),
+        row.request_id.into(),
+        row.job.into(),
+        row.topic.into(),
+        row.number.into(),
+        row.source_offset.into(),
+        row.source_time_ms.into(),
+        row.record_key.into(),
+        row.record_value.into(),
+        row.headers.into(),
+        row.attempts.into(),
+        row.created_ms.into(),
+        row.state.into(),
+        row.changed_ms.into(),
+        row.due_ms.into(),
+        row.ledger.into(),
+        row.replays.into(),
+        row.replay_of.into(),
+        row.max_attempts.into(),
+        row.timeout_ms.into(),
+    ]
+}
+
+/// Text as a row keeps it: cut to its column and freed of the NUL that PostgreSQL cannot keep.
+pub(super) fn kept(text: &str, most: usize) -> String {
+    text.chars().take(most).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
+}
+
+/// Characters of a message that a row keeps.
+pub(super) const LONGEST_MESSAGE: usize = 4096;
+
+/// The row of a letter. Whatever a producer wrote must fit.
 pub(super) fn encode(letter: &DeadLetter) -> dead_letter::Model {
-    let text = |text: &str, most: usize| -> String {
-        text.chars().take(most).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
-    };
     let source = letter.source.as_ref();
     dead_letter::Model {
         id: letter.id(),
         kind: letter.kind.as_str().into(),
-        message: text(&letter.message, 4096),
-        app: letter.app.as_deref().map(|app| text(app, 64)),
-        request_id: letter.request_id.as_deref().map(|id| text(id, 128)),
+        message: kept(&letter.message, LONGEST_MESSAGE),
+        app: letter.app.as_deref().map(|app| kept(app, 64)),
+        request_id: letter.request_id.as_deref().map(|id| kept(id, 128)),
         job: letter.job_id.map(|job| job.uuid()),
         topic: source.map(|source| source.topic.clone()),
         number: source.map(|source| source.partition),
@@ -118,7 +308,7 @@ pub(super) fn encode(letter: &DeadLetter) -> dead_letter::Model {
         headers: encode_headers(&letter.headers),
         attempts: i32::try_from(letter.attempts).unwrap_or(i32::MAX),
         created_ms: letter.at_ms,
-        state: 0,
+        state: DEAD,
         changed_ms: letter.at_ms,
         due_ms: None,
         ledger: None,
@@ -153,7 +343,7 @@ fn encode_headers(headers: &[Header]) -> String {
     serde_json::to_string(&list).unwrap_or_else(|_| "[]".into())
 }
 
-fn decode_headers(json: &str) -> Vec<Header> {
+pub(super) fn decode_headers(json: &str) -> Vec<Header> {
     let list: Vec<(String, HeaderValue)> = serde_json::from_str(json).unwrap_or_default();
     let bytes = |hex: &str| {
         (0..hex.len() / 2)

@@ -18,25 +18,32 @@ mod commands;
 mod ledger;
 mod keys;
 mod letters;
+mod letter_row;
+mod fates;
 mod outcomes;
 mod pages;
 mod rows;
+mod steps;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sea_orm::DatabaseConnection;
 
-pub use admit::{Admitted, Advance, Batch, Candidate, Entry, Fate, IdempotencyKey};
+pub use admit::{
+    Admitted, Advance, Batch, Candidate, Course, Entry, Fate, IdempotencyKey, Taken, Wait,
+};
 pub use apps::{AppRow, AppRules};
 pub use commands::Look;
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};
+pub use fates::RequestFate;
 pub use instances::{InstanceRow, Membership, Observation};
 pub use keys::KeyCursor;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
-pub use letters::{Lane, Outgoing};
-pub use outcomes::{Outcome, OutcomeBatch, Written};
+pub use letter_row::LetterRow;
+pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
+pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
 pub use pages::{ListRange, Page};
 pub use shards::{ShardFence, ShardRow};
 

@@ -1,20 +1,23 @@
 //! Outcomes: what ended is deleted, what is to be tried again is moved, what failed for
 //! good is buried, in batches, and only in shards that still are ours.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use infinite_scheduler_entity::{dead_letter, ingest_offset};
 use rusqlite::{Connection, params};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::admit::{mysql, postgres, sqlite};
 use super::letters::{self, Lane};
+use super::steps::{Step, run_mysql, run_postgres, run_sqlite};
 use super::{Hot, Result, ShardFence, Store};
 use crate::model::ids::ShardId;
 use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, Source};
+use crate::model::verdict::{Event, pack};
 
 /// What is to be written together.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +25,18 @@ pub struct OutcomeBatch {
     /// Our belief of each shard that the jobs are in, ascending.
     pub fences: Vec<ShardFence>,
     /// What became of each job.
-    pub outcomes: Vec<(Arc<Job>, Outcome)>,
+    pub outcomes: Vec<Ended>,
+}
+
+/// A job whose attempt has ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The job as it was fired.
+    pub job: Arc<Job>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What its producer is told of it, in order.
+    pub verdicts: Vec<Event>,
 }
 
 /// What became of an attempt.
@@ -71,18 +85,19 @@ impl Store {
         }
     }
 
-    /// The rows of the letters, with the topic and partition that their jobs came from.
-    async fn letters_of(&self, batch: &OutcomeBatch) -> Result<Vec<(ShardId, dead_letter::Model)>> {
+    /// The rows of the letters, with the topic and partition that their jobs came from, and
+    /// the letters that they are replays of.
+    async fn letters_of(&self, batch: &OutcomeBatch) -> Result<Letters> {
         let buried: Vec<_> = batch
             .outcomes
             .iter()
-            .filter_map(|(job, outcome)| match outcome {
-                Outcome::Buried(letter) => Some((job, &**letter)),
+            .filter_map(|ended| match &ended.outcome {
+                Outcome::Buried(letter) => Some((&ended.job, &**letter)),
                 _ => None,
             })
             .collect();
-        let origins = buried.iter().filter_map(|(job, _)| Some(job.origin.as_ref()?.ledger.0));
-        let origins: std::collections::BTreeSet<i32> = origins.collect();
+        let origins: BTreeSet<i32> =
+            buried.iter().filter_map(|(job, _)| Some(job.origin.as_ref()?.ledger.0)).collect();
         let ledgers = match origins.is_empty() {
             true => Vec::new(),
             false => {
@@ -90,6 +105,7 @@ impl Store {
                 ingest_offset::Entity::find().filter(named).all(&self.inner.pool).await?
             }
         };
+        let replays = self.replays_of(buried.iter().filter_map(|(job, _)| job.letter)).await?;
         let source = |job: &Job| {
             let origin = job.origin.as_ref()?;
             let ledger = ledgers.iter().find(|row| row.id == origin.ledger.0)?;
@@ -102,9 +118,35 @@ impl Store {
         };
         let row = |(job, letter): &(&Arc<Job>, &DeadLetter)| {
             let letter = DeadLetter { source: source(job), ..(*letter).clone() };
-            (job.shard, letters::encode(&letter))
+            let before = job.letter.and_then(|letter| replays.get(&letter));
+            let row = dead_letter::Model {
+                ledger: job.origin.as_ref().map(|origin| origin.ledger.0),
+                replay_of: job.letter,
+                replays: before.map_or(0, |replays| replays.saturating_add(1)),
+                max_attempts: job.max_attempts.map(|n| i32::try_from(n).unwrap_or(i32::MAX)),
+                timeout_ms: job.timeout_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+                ..letters::encode(&letter)
+            };
+            (job.shard, row)
         };
         Ok(buried.iter().map(row).collect())
+    }
+
+    /// How many replays led to each of these letters.
+    async fn replays_of(&self, letters: impl Iterator<Item = Uuid>) -> Result<HashMap<Uuid, i32>> {
+        let letters: BTreeSet<Uuid> = letters.collect();
+        if letters.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows: Vec<(Uuid, i32)> = dead_letter::Entity::find()
+            .select_only()
+            .column(dead_letter::Column::Id)
+            .column(dead_letter::Column::Replays)
+            .filter(dead_letter::Column::Id.is_in(letters))
+            .into_tuple()
+            .all(&self.inner.pool)
+            .await?;
+        Ok(rows.into_iter().collect())
     }
 }
 
@@ -121,20 +163,39 @@ impl OutcomeBatch {
         self.fences.iter().map(|fence| fence.shard).filter(|shard| !held(*shard)).collect()
     }
 
+    /// Letters and verdicts of shards that are not lost.
+    fn published(&self, lost: &[ShardId], letters: &Letters) -> Vec<Step> {
+        let lane = |shard: ShardId| Lane::Shard(shard).number();
+        let letters = letters.iter().filter(|(shard, _)| !lost.contains(shard));
+        let mut steps: Vec<Step> =
+            letters.map(|(shard, row)| letters::insert(row.clone(), lane(*shard))).collect();
+        let mut events: BTreeMap<ShardId, Vec<Event>> = BTreeMap::new();
+        for Ended { job, verdicts, .. } in self.kept(lost) {
+            if !verdicts.is_empty() {
+                events.entry(job.shard).or_default().extend(verdicts.iter().cloned());
+            }
+        }
+        let told = events.into_iter();
+        steps.extend(told.map(|(shard, events)| letters::announce(lane(shard), pack(&events))));
+        steps
+    }
+
+    fn kept<'a>(&'a self, lost: &'a [ShardId]) -> impl Iterator<Item = &'a Ended> {
+        self.outcomes.iter().filter(|ended| !lost.contains(&ended.job.shard))
+    }
+
     /// Jobs of shards that are not lost, whose rows go; sorted as every writer locks them.
     fn gone<'a>(&'a self, lost: &'a [ShardId]) -> Vec<&'a Job> {
-        let ended = |outcome: &Outcome| !matches!(outcome, Outcome::Retry { .. });
-        let kept = self.outcomes.iter().filter(|(job, _)| !lost.contains(&job.shard));
-        let mut jobs: Vec<&Job> =
-            kept.filter(|(_, outcome)| ended(outcome)).map(|(job, _)| &**job).collect();
+        let ended = |ended: &&Ended| !matches!(ended.outcome, Outcome::Retry { .. });
+        let mut jobs: Vec<&Job> = self.kept(lost).filter(ended).map(|ended| &*ended.job).collect();
         jobs.sort_unstable_by_key(|job| job.id);
         jobs
     }
 
     fn moved<'a>(&'a self, lost: &'a [ShardId]) -> Vec<(&'a Job, i64, i32, Option<&'a str>)> {
-        let kept = self.outcomes.iter().filter(|(job, _)| !lost.contains(&job.shard));
-        let mut moved: Vec<_> = kept
-            .filter_map(|(job, outcome)| match outcome {
+        let mut moved: Vec<_> = self
+            .kept(lost)
+            .filter_map(|Ended { job, outcome, .. }| match outcome {
                 Outcome::Retry { due_ms, attempts, error } => {
                     let attempts = i32::try_from(*attempts).unwrap_or(i32::MAX);
                     Some((&**job, *due_ms, attempts, error.as_deref()))
@@ -154,7 +215,7 @@ fn attempts_of(job: &Job) -> i32 {
     i32::try_from(job.attempts).unwrap_or(i32::MAX)
 }
 
-type Letters = [(ShardId, dead_letter::Model)];
+type Letters = Vec<(ShardId, dead_letter::Model)>;
 
 async fn write_postgres(
     pool: &sqlx::PgPool,
@@ -164,10 +225,7 @@ async fn write_postgres(
     let mut transaction = pool.begin().await?;
     let held = postgres::locked_fences(&mut transaction, &batch.fences).await?;
     let lost = batch.lost(|shard| held.contains(&shard.0));
-    for (shard, letter) in letters.iter().filter(|(shard, _)| !lost.contains(shard)) {
-        let lane = Some(Lane::Shard(*shard).number());
-        postgres::insert_letter(&mut transaction, letter, lane).await?;
-    }
+    run_postgres(&mut transaction, batch.published(&lost, letters)).await?;
     let gone = batch.gone(&lost);
     if !gone.is_empty() {
         let delete = "delete from job using unnest($1::uuid[], $2::bigint[], $3::integer[]) \
@@ -208,10 +266,7 @@ async fn write_mysql(
     let mut transaction = pool.begin().await?;
     let (held, _) = mysql::run(&mut transaction, mysql::fence_reads(&batch.fences)).await?;
     let lost = batch.lost(|shard| held.contains(&shard.0));
-    for (shard, letter) in letters.iter().filter(|(shard, _)| !lost.contains(shard)) {
-        let lane = Some(Lane::Shard(*shard).number());
-        mysql::insert_letter(&mut transaction, letter, lane).await?;
-    }
+    run_mysql(&mut transaction, batch.published(&lost, letters)).await?;
     for some in batch.gone(&lost).chunks(CHUNK) {
         let version = |job: &&Job| {
             format!("(x'{:032x}',{},{})", job.id.as_u128(), job.created_ms, job.attempts)
@@ -255,9 +310,7 @@ fn write_sqlite(
         }
     }
     let lost = batch.lost(|shard| held.contains(&shard));
-    for (shard, letter) in letters.iter().filter(|(shard, _)| !lost.contains(shard)) {
-        sqlite::insert_letter(connection, letter, Some(Lane::Shard(*shard).number()))?;
-    }
+    run_sqlite(connection, batch.published(&lost, letters))?;
     let by_place = "where shard = ? and priority = ? and due_ms = ? and id = ? \
         and created_ms = ? and attempts = ?";
     let mut delete = connection.prepare_cached(&format!("delete from job {by_place}"))?;

@@ -1,6 +1,9 @@
 //! Who owns which shard, and the proof of it that every write carries.
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, IsolationLevel, TransactionTrait};
+use infinite_scheduler_entity::shard;
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, EntityTrait, IsolationLevel, QueryOrder, TransactionTrait,
+};
 
 use super::{Error, Result, Store};
 use crate::model::ids::{AppId, Epoch, InstanceId, ShardId};
@@ -73,6 +76,15 @@ impl Store {
         );
         self.inner.pool.execute_unprepared(&update).await?;
         Ok(())
+    }
+
+    /// Some shard of whatever app; `None` if no app was ever registered.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database is away.
+    pub async fn any_shard(&self) -> Result<Option<ShardId>> {
+        let row = shard::Entity::find().order_by_asc(shard::Column::Id).one(&self.inner.pool);
+        Ok(row.await?.map(|row| ShardId(row.id)))
     }
 
     /// Shows that a shared row lock of one connection stops another from updating the

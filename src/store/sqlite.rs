@@ -110,10 +110,19 @@ impl Sqlite {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
+        self.write_if(|_| true, work).await
+    }
+
+    /// The same, and what `work` gives back tells whether what it did is kept.
+    pub(super) async fn write_if<T, F>(&self, keep: fn(&T) -> bool, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
         let task: Work = Box::new(move |connection| {
             let result = work(connection);
-            let succeeded = result.is_ok();
+            let succeeded = result.as_ref().is_ok_and(keep);
             let report: Report = Box::new(move |committed| {
                 // Nobody may be waiting any more: a caller that was dropped.
                 drop(answer.send(result.and_then(|value| committed.map(|()| value))));

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use infinite_scheduler::store::{Store, StoreOptions};
 use infinite_scheduler::{
-    AppConfig, ErrorKind, JobContext, ScheduleJobRequest, Scheduler, SubmitError, handler_fn,
+    AppConfig, ErrorKind, JobContext, KafkaIngestConfig, ScheduleJobRequest, Scheduler,
+    SubmitError, handler_fn,
 };
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -55,7 +56,9 @@ async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody(database: Databas
         r#"{{"requestId":"{id}","idempotencyKey":"{key}","appName":"sms","scheduledTime":0}}"#
     );
     records.push(RawRecord::new(0, longest));
-    let scheduler = world.builder().start().await.expect("a start");
+    // Nothing waits to heal, so that letters come in the order of their records.
+    let kafka = KafkaIngestConfig { max_retries: 0, ..world.kafka() };
+    let scheduler = world.builder().with_kafka_ingest(kafka).start().await.expect("a start");
     let offsets = produce(&world.topic, &records).await;
     let count = bad.len() as u64;
     wait_until(DEADLINE, "every good record fired and every bad one published", async || {

@@ -8,6 +8,7 @@ mod crew;
 mod flow;
 mod proof;
 mod servers;
+mod told;
 mod topics;
 mod troubles;
 
@@ -98,6 +99,7 @@ async fn run(database: Database, plan: Plan) -> Result<(), String> {
         topic: world.cluster.read_all(topics::INGEST).await,
         fired: world.cluster.read_all(topics::FIRED).await,
         dlq: world.cluster.read_all(topics::DLQ).await,
+        events: world.cluster.read_all(topics::EVENTS).await,
         dlq_made_ms,
         produced,
         troubles: diary.troubles(),
@@ -124,21 +126,24 @@ async fn settle(world: &World, tables: &Tables) {
         let jobs = tables.number("select count(*) from job").await;
         let letters = tables.number("select count(*) from outbox").await;
         let commands = tables.number("select count(*) from command").await;
-        [unread, jobs, letters, commands]
+        let parked = "select count(*) from dead_letter where state = 1";
+        let parked = tables.number(parked).await;
+        [unread, jobs, letters, commands, parked]
     };
-    let mut last = [-1; 4];
+    let mut last = [-1; 5];
     let settled = tokio::time::timeout(
         SETTLING,
         wait_until(SETTLING * 2, "nothing to do", async || {
             last = left().await;
-            last == [0; 4]
+            last == [0; 5]
         }),
     );
     if settled.await.is_err() {
-        let [unread, jobs, letters, commands] = last;
+        let [unread, jobs, letters, commands, parked] = last;
         panic!(
             "after {SETTLING:?} there are {unread} records without a fate, {jobs} jobs, \
-             {letters} letters to publish and {commands} commands"
+             {letters} letters and verdicts to publish, {commands} commands and {parked} \
+             records to try again"
         );
     }
 }
@@ -184,6 +189,7 @@ impl World {
         cluster.create(topics::INGEST, PARTITIONS).await;
         cluster.create(topics::FIRED, 3).await;
         cluster.create(topics::DLQ, 1).await;
+        cluster.create(topics::EVENTS, 3).await;
         let address = server.address().trim_end_matches("/postgres");
         let url = format!("{address}/chaos");
         let whole = connect(server.address()).await;
@@ -194,6 +200,7 @@ impl World {
 
     fn config(&self) -> String {
         let (ingest, dlq, fired) = (topics::INGEST, topics::DLQ, topics::FIRED);
+        let events = topics::EVENTS;
         let (url, servers, lease) = (&self.url, self.cluster.address(), crew::LEASE.as_millis());
         let unsettled = crew::UNSETTLED;
         format!(
@@ -204,6 +211,7 @@ impl World {
             bootstrap_servers = "{servers}"
             topic = "{ingest}"
             dlq_topic = "{dlq}"
+            events_topic = "{events}"
             group_id = "chaos"
             properties = {{ "session.timeout.ms" = "6000" }}
             [instance]

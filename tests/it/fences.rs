@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use infinite_scheduler::model::ids::{Epoch, InstanceId};
 use infinite_scheduler::store::{
-    Membership, Outcome, OutcomeBatch, ShardFence, Store, StoreOptions,
+    Ended, Membership, Outcome, OutcomeBatch, ShardFence, Store, StoreOptions,
 };
-use infinite_scheduler::{AppConfig, Discard, ScheduleJobRequest, Scheduler};
+use infinite_scheduler::{AppConfig, Discard, Job, ScheduleJobRequest, Scheduler};
 
 use crate::support::services::Database;
 use crate::support::world::LEASE;
@@ -40,7 +40,7 @@ async fn an_outcome_of_an_old_epoch_changes_nothing() {
         let retry = Outcome::Retry { due_ms: 1, attempts: 1, error: None };
         let write = async |owner: InstanceId, epoch: Epoch, outcome: Outcome| {
             let fences = vec![ShardFence { shard: job.shard, owner, epoch }];
-            let batch = OutcomeBatch { fences, outcomes: vec![(job.clone(), outcome)] };
+            let batch = OutcomeBatch { fences, outcomes: vec![ended(&job, outcome)] };
             store.write_outcomes(&Arc::new(batch)).await.expect("an answer").lost
         };
         let old = Epoch(epoch.0 - 1);
@@ -58,4 +58,8 @@ async fn an_outcome_of_an_old_epoch_changes_nothing() {
         assert_eq!(database.count("select count(*) from job").await, 1, "{backend:?}");
         store.close().await;
     }
+}
+
+fn ended(job: &Arc<Job>, outcome: Outcome) -> Ended {
+    Ended { job: job.clone(), outcome, verdicts: Vec::new() }
 }

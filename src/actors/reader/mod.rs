@@ -4,9 +4,7 @@
 //! Where reading stands is the ledger's row and nothing else.
 
 mod admission;
-mod judge;
 mod position;
-mod submit;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +18,10 @@ use super::messages::*;
 use super::shared::Shared;
 use crate::kafka::{BatchLimits, Error as KafkaError, PartitionQueue, TopicPartition};
 use crate::model::record::RawRecord;
-use crate::store::{Lane, LastRecord};
+use crate::store::LastRecord;
 
 use admission::{Admission, Progress};
 use position::Position;
-
-pub(crate) use submit::submit;
-pub use submit::{SubmitError, Submitted};
 
 /// The wait after a failure, doubling up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -190,7 +185,7 @@ impl Reading {
         let position = position::open(&self.shared, &self.partition).await?;
         self.seek(position.first_wanted()).await?;
         self.shared.partitions.insert(self.partition.clone(), position.ledger);
-        hint(self.shared.directory.retry_dlq(), PublishLane(Lane::Partition(position.ledger)));
+        hint(self.shared.directory.retry_dlq(), LookAround);
         self.position = Some(position);
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::model::clock::{Clock, SystemClock};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, JobData, Priority};
-use crate::store::{Admitted, AppRow, Batch, Candidate, Entry};
+use crate::store::{Admitted, AppRow, Batch, Candidate, Course, Entry};
 
 /// Jobs written in one transaction when a measurement prepares its tables.
 const BATCH: usize = 2000;
@@ -51,7 +51,8 @@ pub(super) async fn load(
         let entries = numbers.map(|number| entry(app, number, due_ms(number))).collect();
         let now_ms = SystemClock.now_ms();
         let batch = Batch {
-            advance: None,
+            course: Course::Call { again: false },
+            verdicts: false,
             entries,
             fences: Vec::new(),
             read_first: false,

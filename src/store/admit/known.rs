@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use infinite_scheduler_entity::{idempotency_key, job};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+use infinite_scheduler_entity::{dead_letter, idempotency_key, job};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use uuid::Uuid;
 
-use super::{Batch, Entry};
+use super::batch::{Batch, Course, Entry};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId};
 use crate::store::{Result, Store};
@@ -19,6 +19,8 @@ pub(super) struct Known {
     pub(super) jobs: HashMap<JobId, Earlier>,
     /// Keys whose window is over and whose job has ended: they may be replaced.
     pub(super) expired: Vec<(KeyId, i64)>,
+    /// The states of letters of records that are to wait.
+    pub(super) letters: HashMap<Uuid, i16>,
 }
 
 /// The request that took a name first.
@@ -37,7 +39,7 @@ impl Store {
     pub(super) async fn known(&self, batch: &Batch) -> Result<Known> {
         let candidates = batch.entries.iter().filter_map(|entry| match entry {
             Entry::Job(candidate) => Some(candidate),
-            Entry::Letter(_) => None,
+            Entry::Letter(_) | Entry::Wait(_) => None,
         });
         let mut known = Known::default();
         let keys: Vec<KeyId> =
@@ -52,6 +54,10 @@ impl Store {
                 true => drop(known.keys.insert(key_id(&row), earlier_of_key(&row))),
                 false => known.expired.push((key_id(&row), row.expires_ms)),
             }
+        }
+        // A record that is parked already finds its own row, which is no news.
+        if let Course::Records(_) = batch.course {
+            self.read_letters(batch, &mut known).await?;
         }
         Ok(known)
     }
@@ -79,6 +85,26 @@ impl Store {
             }
         }
         Ok(over)
+    }
+
+    async fn read_letters(&self, batch: &Batch, known: &mut Known) -> Result<()> {
+        let waiting = batch.entries.iter().filter_map(|entry| match entry {
+            Entry::Wait(wait) => Some(wait.letter.id()),
+            _ => None,
+        });
+        let ids: Vec<Uuid> = waiting.collect();
+        for some in ids.chunks(AT_ONCE) {
+            let rows: Vec<(Uuid, i16)> = dead_letter::Entity::find()
+                .select_only()
+                .column(dead_letter::Column::Id)
+                .column(dead_letter::Column::State)
+                .filter(dead_letter::Column::Id.is_in(some.iter().copied()))
+                .into_tuple()
+                .all(&self.inner.pool)
+                .await?;
+            known.letters.extend(rows);
+        }
+        Ok(())
     }
 
     async fn read_jobs(&self, ids: &[JobId], known: &mut Known) -> Result<()> {

@@ -7,9 +7,10 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Either, MySqlTransaction, Row};
 use uuid::Uuid;
 
-use super::{Admitted, Batch, Candidate, Plan};
-use crate::store::commands::{self, LOOK};
+use super::plan::{Plan, Totals};
+use super::{Admitted, Batch, Candidate};
 use crate::store::rows::{COLUMNS, WIDTH, encode};
+use crate::store::steps::run_mysql;
 use crate::store::{Error, Result, ShardFence};
 
 type Statement<'q> = Query<'q, MySql, MySqlArguments>;
@@ -19,14 +20,19 @@ const SIZES: [usize; 4] = [500, 100, 10, 1];
 
 pub(super) async fn write(pool: &MySqlPool, batch: &Batch, plan: Plan) -> Result<Admitted> {
     let mut transaction = pool.begin().await?;
+    if !run_mysql(&mut transaction, plan.takes(batch)).await? {
+        return Ok(Admitted::Fenced);
+    }
     let (locked, moved) = lock_and_move(&mut transaction, batch, &plan).await?;
     if locked.len() != batch.fences.len() {
         return Ok(Admitted::ShardsMoved);
     }
-    if batch.advance.is_some() && !moved {
+    if batch.course.advance().is_some() && !moved {
         return Ok(Admitted::Fenced);
     }
+    run_mysql(&mut transaction, plan.settles(batch)).await?;
     insert(&mut transaction, batch, &plan).await?;
+    run_mysql(&mut transaction, plan.rest(batch)).await?;
     transaction.commit().await?;
     Ok(Admitted::Done(plan.fates))
 }
@@ -66,13 +72,13 @@ async fn lock_and_move(
     plan: &Plan,
 ) -> Result<(Vec<i32>, bool)> {
     let mut sql = fence_reads(&batch.fences);
-    if let Some(advance) = &batch.advance {
-        let [jobs, duplicates, dead] = plan.totals();
+    if let Some(advance) = batch.course.advance() {
+        let Totals { records, jobs, duplicates, dead, parked } = plan.totals(batch);
         let null = |value: Option<i64>| value.map_or("null".to_owned(), |value| value.to_string());
         sql += &format!(
-            "update ingest_offset set next_offset = {}, jobs = jobs + {jobs}, \
-             duplicates = duplicates + {duplicates}, dead_letters = dead_letters + {dead}, \
-             last_time_ms = {}, last_hash = {} \
+            "update ingest_offset set next_offset = {}, records = records + {records}, \
+             jobs = jobs + {jobs}, duplicates = duplicates + {duplicates}, \
+             dead_letters = dead_letters + {dead}, parked = parked + {parked}, last_time_ms = {}, last_hash = {} \
              where id = {} and reader = {} and next_offset = {}",
             advance.next,
             null(advance.last.map(|last| last.time_ms)),
@@ -102,18 +108,7 @@ async fn insert(transaction: &mut MySqlTransaction<'_>, batch: &Batch, plan: &Pl
     insert_rows(transaction, into, 8, &keyed, bind_key).await?;
     let jobs: Vec<_> = plan.jobs(batch).collect();
     let into = format!("insert into job ({COLUMNS}) values ");
-    insert_rows(transaction, &into, WIDTH, &jobs, bind_job).await?;
-    for letter in &plan.letters {
-        insert_letter(transaction, letter, Plan::lane(batch)).await?;
-    }
-    for (shard, jobs) in batch.looks(plan) {
-        let command =
-            "insert into command (shard, kind, args, state, created_ms) values (?, ?, ?, 0, ?)";
-        let look = sqlx::query(command).bind(shard.0).bind(LOOK);
-        let look = look.bind(commands::encode_ids(&jobs)).bind(batch.now_ms);
-        look.execute(&mut **transaction).await?;
-    }
-    Ok(())
+    insert_rows(transaction, &into, WIDTH, &jobs, bind_job).await
 }
 
 async fn insert_rows<'b>(
@@ -179,43 +174,4 @@ fn bind_job<'q>(query: Statement<'q>, candidate: &'q Candidate) -> Statement<'q>
         .bind(row.source_time_ms)
         .bind(&job.last_error)
         .bind(job.letter)
-}
-
-/// Writes a letter and its outbox row; a letter that is there already stays as it is, and is
-/// not published again: its outcome or batch is written twice when an answer was lost.
-pub(in crate::store) async fn insert_letter(
-    transaction: &mut MySqlTransaction<'_>,
-    letter: &infinite_scheduler_entity::dead_letter::Model,
-    lane: Option<i64>,
-) -> Result<()> {
-    let insert = "insert into dead_letter (id, kind, message, app, request_id, job, topic, number, \
-        source_offset, source_time_ms, record_key, record_value, headers, attempts, created_ms) \
-        values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    let written = sqlx::query(insert)
-        .bind(letter.id)
-        .bind(&letter.kind)
-        .bind(&letter.message)
-        .bind(&letter.app)
-        .bind(&letter.request_id)
-        .bind(letter.job)
-        .bind(&letter.topic)
-        .bind(letter.number)
-        .bind(letter.source_offset)
-        .bind(letter.source_time_ms)
-        .bind(&letter.record_key)
-        .bind(&letter.record_value)
-        .bind(&letter.headers)
-        .bind(letter.attempts)
-        .bind(letter.created_ms)
-        .execute(&mut **transaction)
-        .await;
-    // Not `on duplicate key`: that counts a row that it leaves alone like one that it writes.
-    // The error undoes this statement alone.
-    match written {
-        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(()),
-        written => written?,
-    };
-    let outbox = "insert into outbox (lane, letter) values (?, ?)";
-    sqlx::query(outbox).bind(lane.unwrap_or(0)).bind(letter.id).execute(&mut **transaction).await?;
-    Ok(())
 }

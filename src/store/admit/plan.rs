@@ -1,14 +1,12 @@
-//! Judging a batch by what is known: which rows it makes, and the fate of each entry.
+//! Judging a batch by what is known: the fate of each entry, and which of them become jobs.
 
 use std::collections::HashMap;
 
-use infinite_scheduler_entity::dead_letter;
-
+use super::batch::{Batch, Candidate, Course, Entry, Fate};
 use super::known::{Earlier, Known};
-use super::{Batch, Candidate, Entry, Fate};
 use crate::model::ids::{JobId, KeyId};
-use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
-use crate::store::letters::{self, Lane};
+use crate::model::letter::{DeadLetter, ErrorKind};
+use crate::store::letters;
 
 /// The rows that a batch makes. Places are indexes into its entries.
 #[derive(Debug, Default)]
@@ -19,14 +17,23 @@ pub(super) struct Plan {
     keys: Vec<usize>,
     /// Keys to replace, with the end of their window as it was read.
     pub(super) expired: Vec<(KeyId, i64)>,
-    pub(super) letters: Vec<dead_letter::Model>,
     pub(super) fates: Vec<Fate>,
+}
+
+/// What is added to the totals of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) records: i64,
+    pub(super) jobs: i64,
     pub(super) duplicates: i64,
+    pub(super) dead: i64,
+    /// Below zero where records leave that were parked.
+    pub(super) parked: i64,
 }
 
 /// Names that earlier entries of the same batch have taken.
 #[derive(Default)]
-struct Taken {
+struct Names {
     keys: HashMap<KeyId, Earlier>,
     jobs: HashMap<JobId, Earlier>,
 }
@@ -34,11 +41,12 @@ struct Taken {
 impl Plan {
     pub(super) fn of(batch: &Batch, known: &Known) -> Self {
         let mut plan = Self::default();
-        let mut taken = Taken::default();
+        let mut names = Names::default();
         for (place, entry) in batch.entries.iter().enumerate() {
             let fate = match entry {
-                Entry::Job(candidate) => plan.judge(batch, known, &mut taken, place, candidate),
-                Entry::Letter(letter) => plan.bury(letter),
+                Entry::Job(candidate) => plan.judge(batch, known, &mut names, place, candidate),
+                Entry::Letter(letter) => Fate::Dead(letter.refusal()),
+                Entry::Wait(wait) => wait_or_not(&wait.letter, known),
             };
             plan.fates.push(fate);
         }
@@ -46,9 +54,20 @@ impl Plan {
         plan
     }
 
-    /// Only new jobs and keys, for shards of ours, from a partition.
+    /// Only new jobs and keys and duplicates, from a partition.
     pub(super) fn is_plain(&self) -> bool {
-        self.letters.is_empty() && self.expired.is_empty() && !self.jobs.is_empty()
+        let plain = |fate: &Fate| matches!(fate, Fate::Accepted | Fate::Duplicate { .. });
+        self.expired.is_empty() && !self.jobs.is_empty() && self.fates.iter().all(plain)
+    }
+
+    /// A call or a replay that is refused changes nothing: the answer is all.
+    pub(super) fn is_a_refusal(&self, batch: &Batch) -> bool {
+        let silent = match batch.course {
+            Course::Replay { .. } => true,
+            Course::Call { .. } => !batch.verdicts,
+            Course::Records(_) | Course::Parked { .. } => false,
+        };
+        silent && matches!(self.fates[..], [Fate::Dead(_)])
     }
 
     pub(super) fn jobs<'a>(
@@ -65,34 +84,40 @@ impl Plan {
         self.keys.iter().filter_map(|place| candidate(batch, *place))
     }
 
-    /// The totals that go into the ledger: jobs, duplicates, dead letters.
-    pub(super) fn totals(&self) -> [i64; 3] {
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let dead = self.fates.iter().filter(|fate| matches!(fate, Fate::Dead(_))).count();
-        [count(self.jobs.len()), self.duplicates, count(dead)]
-    }
-
-    /// The lane of this batch's letters.
-    pub(super) fn lane(batch: &Batch) -> Option<i64> {
-        Some(Lane::Partition(batch.advance.as_ref()?.ledger).number())
+    /// What goes into the ledger.
+    pub(super) fn totals(&self, batch: &Batch) -> Totals {
+        let mut totals = Totals::default();
+        for fate in &self.fates {
+            match fate {
+                Fate::Accepted => totals.jobs += 1,
+                Fate::Duplicate { .. } => totals.duplicates += 1,
+                Fate::Dead(_) => totals.dead += 1,
+                Fate::Waits => totals.parked += 1,
+            }
+        }
+        let all = i64::try_from(self.fates.len()).unwrap_or(i64::MAX);
+        match batch.course {
+            Course::Parked { .. } => Totals { parked: totals.parked - all, ..totals },
+            _ => Totals { records: all, ..totals },
+        }
     }
 
     fn judge(
         &mut self,
         batch: &Batch,
         known: &Known,
-        taken: &mut Taken,
+        names: &mut Names,
         place: usize,
         candidate: &Candidate,
     ) -> Fate {
         let id = candidate.job.id;
         let key = candidate.key.as_ref().map(|key| key.id);
-        let earlier = key.and_then(|key| known.keys.get(&key).or_else(|| taken.keys.get(&key)));
+        let earlier = key.and_then(|key| known.keys.get(&key).or_else(|| names.keys.get(&key)));
         if let Some(earlier) = earlier {
-            return self.repeated(batch, candidate, earlier, ErrorKind::IdempotencyConflict);
+            return repeated(batch, candidate, earlier, ErrorKind::IdempotencyConflict);
         }
-        if let Some(earlier) = known.jobs.get(&id).or_else(|| taken.jobs.get(&id)) {
-            return self.repeated(batch, candidate, earlier, ErrorKind::RequestConflict);
+        if let Some(earlier) = known.jobs.get(&id).or_else(|| names.jobs.get(&id)) {
+            return repeated(batch, candidate, earlier, ErrorKind::RequestConflict);
         }
         let me = Earlier {
             job: id,
@@ -103,44 +128,11 @@ impl Plan {
         if let Some(key) = key {
             self.expired.extend(known.expired.iter().find(|(expired, _)| *expired == key));
             self.keys.push(place);
-            taken.keys.insert(key, me.clone());
+            names.keys.insert(key, me.clone());
         }
         self.jobs.push(place);
-        taken.jobs.insert(id, me);
+        names.jobs.insert(id, me);
         Fate::Accepted
-    }
-
-    fn repeated(
-        &mut self,
-        batch: &Batch,
-        candidate: &Candidate,
-        earlier: &Earlier,
-        conflict: ErrorKind,
-    ) -> Fate {
-        let other_time = earlier.scheduled_ms != candidate.job.scheduled_ms;
-        let same = earlier.fingerprint == candidate.fingerprint
-            && !(batch.conflict_on_time && other_time)
-            && (conflict != ErrorKind::RequestConflict
-                || earlier.request_id == candidate.job.request_id);
-        if same {
-            self.duplicates += 1;
-            return Fate::Duplicate { of: earlier.request_id.clone(), job: earlier.job };
-        }
-        let refusal = candidate.refusal(conflict, conflict_message(candidate, earlier, conflict));
-        if let Some(letter) = candidate.letter(refusal.clone(), batch.now_ms) {
-            self.letters.push(letters::encode(&letter));
-        }
-        Fate::Dead(refusal)
-    }
-
-    fn bury(&mut self, letter: &DeadLetter) -> Fate {
-        self.letters.push(letters::encode(letter));
-        Fate::Dead(Refusal {
-            kind: letter.kind,
-            message: letter.message.clone(),
-            request_id: letter.request_id.clone(),
-            app: letter.app.clone(),
-        })
     }
 
     fn sort(&mut self, batch: &Batch) {
@@ -149,8 +141,32 @@ impl Plan {
             candidate(batch, *place).and_then(|c| c.key.as_ref()).map(|key| key.id)
         });
         self.expired.sort_unstable();
-        self.letters.sort_by_key(|letter| letter.source_offset);
     }
+}
+
+/// A record that came again while, or after, it was parked: its row stands for it.
+fn wait_or_not(letter: &DeadLetter, known: &Known) -> Fate {
+    let (app, request) = (letter.app.as_deref(), letter.request_id.as_deref());
+    match known.letters.get(&letter.id()) {
+        None => Fate::Waits,
+        Some(&letters::PARKED) => {
+            let (app, request) = (app.unwrap_or_default(), request.unwrap_or_default());
+            Fate::Duplicate { of: request.to_owned(), job: JobId::derive(app, request) }
+        }
+        Some(_) => Fate::Dead(letter.refusal()),
+    }
+}
+
+fn repeated(batch: &Batch, candidate: &Candidate, earlier: &Earlier, conflict: ErrorKind) -> Fate {
+    let other_time = earlier.scheduled_ms != candidate.job.scheduled_ms;
+    let same = earlier.fingerprint == candidate.fingerprint
+        && !(batch.conflict_on_time && other_time)
+        && (conflict != ErrorKind::RequestConflict
+            || earlier.request_id == candidate.job.request_id);
+    if same {
+        return Fate::Duplicate { of: earlier.request_id.clone(), job: earlier.job };
+    }
+    Fate::Dead(candidate.refusal(conflict, conflict_message(candidate, earlier, conflict)))
 }
 
 fn candidate(batch: &Batch, place: usize) -> Option<&Candidate> {

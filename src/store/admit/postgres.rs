@@ -5,40 +5,50 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgTransaction, Row};
 use uuid::Uuid;
 
-use super::{Admitted, Advance, Batch, Candidate, Plan};
-use crate::store::commands::{self, LOOK};
+use super::plan::{Plan, Totals};
+use super::{Admitted, Advance, Batch, Candidate};
 use crate::store::rows::{COLUMNS, encode};
+use crate::store::steps::run_postgres;
 use crate::store::{Error, Result, ShardFence};
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// Everything in one statement: lock the shards, move the offset if it is where we think,
-/// insert keys and jobs if it moved. One trip, one commit, and nothing to roll back.
+/// insert keys, jobs and verdicts if it moved. One trip, one commit, and nothing to roll back.
 pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Admitted> {
-    let Some(advance) = &batch.advance else { return write(pool, batch, plan).await };
+    let Some(advance) = batch.course.advance() else { return write(pool, batch, plan).await };
     if plan.jobs(batch).any(|candidate| candidate.foreign) {
         return write(pool, batch, plan).await;
     }
+    let verdicts = plan.verdicts(batch);
+    let told = match verdicts.is_empty() {
+        true => String::new(),
+        false => format!(
+            ", told as (insert into outbox (lane, letter, verdicts) select lane, '{}', packed \
+             from {} as v(lane, packed) where exists (select 1 from moved))",
+            Uuid::nil(),
+            unnest(16 + KEY_TYPES.len() + JOB_TYPES.len(), &["bigint", "text"]),
+        ),
+    };
     let sql = format!(
         "with fence as (select id from shard where (id, owner, epoch) in \
             (select * from unnest($1::integer[], $2::bigint[], $3::bigint[])) order by id for share), \
-         moved as (update ingest_offset set next_offset = $4, jobs = jobs + $5, \
-            duplicates = duplicates + $6, dead_letters = dead_letters + $7, \
-            last_time_ms = $8, last_hash = $9 \
-            where id = $10 and reader = $11 and next_offset = $12 \
-            and (select count(*) from fence) = $13 returning id), \
+         moved as ({} and (select count(*) from fence) = $15 returning id), \
          keyed as (insert into idempotency_key ({KEY_COLUMNS}) \
             select * from {} as k where exists (select 1 from moved)), \
          jobs as (insert into job ({COLUMNS}) \
-            select * from {} as j where exists (select 1 from moved)) \
+            select * from {} as j where exists (select 1 from moved)){told} \
          select (select count(*) from fence), (select count(*) from moved)",
-        unnest(14, &KEY_TYPES),
-        unnest(14 + KEY_TYPES.len(), &JOB_TYPES),
+        advance_from(4),
+        unnest(16, &KEY_TYPES),
+        unnest(16 + KEY_TYPES.len(), &JOB_TYPES),
     );
     let query = bind_fences(sqlx::query(AssertSqlSafe(sql)), &batch.fences);
-    let query = bind_advance(query, advance, plan.totals()).bind(count(batch.fences.len()));
+    let query = bind_advance(query, advance, plan.totals(batch)).bind(count(batch.fences.len()));
     let query = bind_keys(query, plan.keys(batch));
-    let row = bind_jobs(query, plan.jobs(batch)).fetch_one(pool).await?;
+    let query = bind_jobs(query, plan.jobs(batch));
+    let query = if verdicts.is_empty() { query } else { bind_verdicts(query, verdicts) };
+    let row = query.fetch_one(pool).await?;
     let (fenced, moved): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     Ok(match (fenced == count(batch.fences.len()), moved) {
         (false, _) => Admitted::ShardsMoved,
@@ -50,19 +60,22 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
 /// The same steps one after another, with whatever else a batch may bring.
 pub(super) async fn write(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Admitted> {
     let mut transaction = pool.begin().await?;
+    if !run_postgres(&mut transaction, plan.takes(batch)).await? {
+        return Ok(Admitted::Fenced);
+    }
     if !lock_fences(&mut transaction, &batch.fences).await? {
         return Ok(Admitted::ShardsMoved);
     }
-    if let Some(advance) = &batch.advance {
-        let update = "update ingest_offset set next_offset = $1, jobs = jobs + $2, \
-            duplicates = duplicates + $3, dead_letters = dead_letters + $4, \
-            last_time_ms = $5, last_hash = $6 where id = $7 and reader = $8 and next_offset = $9";
-        let moved = bind_advance(sqlx::query(update), advance, plan.totals());
+    if let Some(advance) = batch.course.advance() {
+        let moved = sqlx::query(AssertSqlSafe(advance_from(1)));
+        let moved = bind_advance(moved, advance, plan.totals(batch));
         if moved.execute(&mut *transaction).await?.rows_affected() != 1 {
             return Ok(Admitted::Fenced);
         }
     }
+    run_postgres(&mut transaction, plan.settles(batch)).await?;
     insert(&mut transaction, batch, &plan).await?;
+    run_postgres(&mut transaction, plan.rest(batch)).await?;
     transaction.commit().await?;
     Ok(Admitted::Done(plan.fates))
 }
@@ -110,54 +123,20 @@ async fn insert(transaction: &mut PgTransaction<'_>, batch: &Batch, plan: &Plan)
         let query = bind_jobs(sqlx::query(AssertSqlSafe(sql)), plan.jobs(batch));
         query.execute(&mut **transaction).await?;
     }
-    for letter in &plan.letters {
-        insert_letter(transaction, letter, Plan::lane(batch)).await?;
-    }
-    for (shard, jobs) in batch.looks(plan) {
-        let command = "insert into command (shard, kind, args, state, created_ms) \
-                       values ($1, $2, $3, 0, $4)";
-        let look = sqlx::query(command).bind(shard.0).bind(LOOK);
-        let look = look.bind(commands::encode_ids(&jobs)).bind(batch.now_ms);
-        look.execute(&mut **transaction).await?;
-    }
     Ok(())
 }
 
-/// Writes a letter and its outbox row; a letter that is there already stays as it is, and is
-/// not published again: its outcome or batch is written twice when an answer was lost.
-pub(in crate::store) async fn insert_letter(
-    transaction: &mut PgTransaction<'_>,
-    letter: &infinite_scheduler_entity::dead_letter::Model,
-    lane: Option<i64>,
-) -> Result<()> {
-    let insert = "insert into dead_letter (id, kind, message, app, request_id, job, topic, number, \
-        source_offset, source_time_ms, record_key, record_value, headers, attempts, created_ms) \
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
-        on conflict (id) do nothing";
-    let written = sqlx::query(insert)
-        .bind(letter.id)
-        .bind(&letter.kind)
-        .bind(&letter.message)
-        .bind(&letter.app)
-        .bind(&letter.request_id)
-        .bind(letter.job)
-        .bind(&letter.topic)
-        .bind(letter.number)
-        .bind(letter.source_offset)
-        .bind(letter.source_time_ms)
-        .bind(&letter.record_key)
-        .bind(&letter.record_value)
-        .bind(&letter.headers)
-        .bind(letter.attempts)
-        .bind(letter.created_ms)
-        .execute(&mut **transaction)
-        .await?;
-    if written.rows_affected() == 0 {
-        return Ok(());
-    }
-    let outbox = "insert into outbox (lane, letter) values ($1, $2)";
-    sqlx::query(outbox).bind(lane.unwrap_or(0)).bind(letter.id).execute(&mut **transaction).await?;
-    Ok(())
+/// The move of the offset, its values numbered from `first`.
+fn advance_from(first: usize) -> String {
+    let [next, records, jobs, duplicates, dead, parked, time, hash, id, reader, expected] =
+        std::array::from_fn(|place| first + place);
+    format!(
+        "update ingest_offset set next_offset = ${next}, records = records + ${records}, \
+         jobs = jobs + ${jobs}, duplicates = duplicates + ${duplicates}, \
+         dead_letters = dead_letters + ${dead}, parked = parked + ${parked}, \
+         last_time_ms = ${time}, last_hash = ${hash} \
+         where id = ${id} and reader = ${reader} and next_offset = ${expected}"
+    )
 }
 
 const KEY_COLUMNS: &str = "id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms";
@@ -182,18 +161,24 @@ fn bind_fences<'q>(query: Statement<'q>, fences: &[ShardFence]) -> Statement<'q>
         .bind(fences.iter().map(|fence| fence.epoch.0).collect::<Vec<_>>())
 }
 
-fn bind_advance<'q>(query: Statement<'q>, advance: &Advance, totals: [i64; 3]) -> Statement<'q> {
-    let [jobs, duplicates, dead] = totals;
+fn bind_advance<'q>(query: Statement<'q>, advance: &Advance, totals: Totals) -> Statement<'q> {
     query
         .bind(advance.next)
-        .bind(jobs)
-        .bind(duplicates)
-        .bind(dead)
+        .bind(totals.records)
+        .bind(totals.jobs)
+        .bind(totals.duplicates)
+        .bind(totals.dead)
+        .bind(totals.parked)
         .bind(advance.last.map(|last| last.time_ms))
         .bind(advance.last.map(|last| last.hash))
         .bind(advance.ledger.0)
         .bind(advance.reader.0)
         .bind(advance.expected)
+}
+
+fn bind_verdicts(query: Statement<'_>, verdicts: Vec<(i64, String)>) -> Statement<'_> {
+    let (lanes, packed): (Vec<i64>, Vec<String>) = verdicts.into_iter().unzip();
+    query.bind(lanes).bind(packed)
 }
 
 fn bind_keys<'q, 'b>(

@@ -3,12 +3,16 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Admitted, Batch, Plan};
-use crate::store::commands::{self, LOOK};
+use super::plan::{Plan, Totals};
+use super::{Admitted, Batch};
 use crate::store::rows::{COLUMNS, encode};
+use crate::store::steps::run_sqlite;
 use crate::store::{Error, Result, ShardFence};
 
 pub(super) fn write(connection: &Connection, batch: &Batch, plan: Plan) -> Result<Admitted> {
+    if !run_sqlite(connection, plan.takes(batch))? {
+        return Ok(Admitted::Fenced);
+    }
     for fence in &batch.fences {
         if !holds(connection, fence)? {
             return Ok(Admitted::ShardsMoved);
@@ -17,17 +21,10 @@ pub(super) fn write(connection: &Connection, batch: &Batch, plan: Plan) -> Resul
     if !advance(connection, batch, &plan)? {
         return Ok(Admitted::Fenced);
     }
+    run_sqlite(connection, plan.settles(batch))?;
     insert_keys(connection, batch, &plan)?;
     insert_jobs(connection, batch, &plan)?;
-    for letter in &plan.letters {
-        insert_letter(connection, letter, Plan::lane(batch))?;
-    }
-    for (shard, jobs) in batch.looks(&plan) {
-        let mut insert = connection.prepare_cached(
-            "insert into command (shard, kind, args, state, created_ms) values (?, ?, ?, 0, ?)",
-        )?;
-        insert.execute(params![shard.0, LOOK, commands::encode_ids(&jobs), batch.now_ms])?;
-    }
+    run_sqlite(connection, plan.rest(batch))?;
     Ok(Admitted::Done(plan.fates))
 }
 
@@ -40,18 +37,21 @@ pub(in crate::store) fn holds(connection: &Connection, fence: &ShardFence) -> Re
 }
 
 fn advance(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<bool> {
-    let Some(advance) = &batch.advance else { return Ok(true) };
-    let [jobs, duplicates, dead] = plan.totals();
+    let Some(advance) = batch.course.advance() else { return Ok(true) };
+    let Totals { records, jobs, duplicates, dead, parked } = plan.totals(batch);
     let mut update = connection.prepare_cached(
-        "update ingest_offset set next_offset = ?, jobs = jobs + ?, duplicates = duplicates + ?, \
-         dead_letters = dead_letters + ?, last_time_ms = ?, last_hash = ? \
+        "update ingest_offset set next_offset = ?, records = records + ?, jobs = jobs + ?, \
+         duplicates = duplicates + ?, dead_letters = dead_letters + ?, parked = parked + ?, \
+         last_time_ms = ?, last_hash = ? \
          where id = ? and reader = ? and next_offset = ?",
     )?;
     let moved = update.execute(params![
         advance.next,
+        records,
         jobs,
         duplicates,
         dead,
+        parked,
         advance.last.map(|last| last.time_ms),
         advance.last.map(|last| last.hash),
         advance.ledger.0,
@@ -120,43 +120,5 @@ fn insert_jobs(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()
             job.letter.map(|letter| letter.into_bytes()),
         ])?;
     }
-    Ok(())
-}
-
-/// Writes a letter and its outbox row; a letter that is there already stays as it is, and is
-/// not published again: its outcome is written twice when an answer was lost.
-pub(in crate::store) fn insert_letter(
-    connection: &Connection,
-    letter: &infinite_scheduler_entity::dead_letter::Model,
-    lane: Option<i64>,
-) -> Result<()> {
-    let mut insert = connection.prepare_cached(
-        "insert or ignore into dead_letter (id, kind, message, app, request_id, job, topic, \
-         number, source_offset, source_time_ms, record_key, record_value, headers, attempts, \
-         created_ms) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )?;
-    let written = insert.execute(params![
-        letter.id.into_bytes(),
-        letter.kind,
-        letter.message,
-        letter.app,
-        letter.request_id,
-        letter.job.map(|job| job.into_bytes()),
-        letter.topic,
-        letter.number,
-        letter.source_offset,
-        letter.source_time_ms,
-        letter.record_key,
-        letter.record_value,
-        letter.headers,
-        letter.attempts,
-        letter.created_ms,
-    ])?;
-    if written == 0 {
-        return Ok(());
-    }
-    let mut outbox =
-        connection.prepare_cached("insert into outbox (lane, letter) values (?, ?)")?;
-    outbox.execute(params![lane.unwrap_or(0), letter.id.into_bytes()])?;
     Ok(())
 }

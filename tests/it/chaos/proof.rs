@@ -6,6 +6,7 @@ use chrono::DateTime;
 use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
 
 use super::flow::{Kind, Produced};
+use super::told::Told;
 use super::troubles::Trouble;
 use super::{PARTITIONS, connect};
 use crate::support::kafka::RawRecord;
@@ -15,7 +16,7 @@ use crate::support::kafka::RawRecord;
 const AFTERMATH_MS: i64 = 30_000;
 
 /// The place of a record.
-type Place = (i32, i64);
+pub(super) type Place = (i32, i64);
 
 /// All that there is to judge by, beside the tables.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Evidence {
     pub(super) topic: Vec<RawRecord>,
     pub(super) fired: Vec<RawRecord>,
     pub(super) dlq: Vec<RawRecord>,
+    pub(super) events: Vec<RawRecord>,
     /// Letters that were published before are lost with the topic.
     pub(super) dlq_made_ms: i64,
     pub(super) produced: Produced,
@@ -32,15 +34,15 @@ pub(super) struct Evidence {
 
 /// What the records ask for.
 #[derive(Debug, Default)]
-struct Expected {
-    poison: BTreeMap<Place, RawRecord>,
+pub(super) struct Expected {
+    pub(super) poison: BTreeMap<Place, RawRecord>,
     /// When each request is to fire. One name always has one moment.
     due_ms: BTreeMap<String, i64>,
     /// The requests of each idempotency key, or of none.
-    groups: BTreeMap<String, BTreeSet<String>>,
+    pub(super) groups: BTreeMap<String, BTreeSet<String>>,
     /// Requests without a key that the broker has twice: the second is a duplicate only
     /// while the first lives.
-    ambiguous: BTreeMap<String, usize>,
+    pub(super) ambiguous: BTreeMap<String, usize>,
     /// Requests by partition.
     requests: BTreeMap<i32, i64>,
 }
@@ -55,21 +57,26 @@ struct Firing {
 
 /// Everything that is wrong.
 #[derive(Debug, Default)]
-struct Complaints(Vec<String>);
+pub(super) struct Complaints(Vec<String>);
 
 impl Complaints {
-    fn expect(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    pub(super) fn expect(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             self.0.push(what());
         }
     }
 
-    fn equal<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, is: T, should_be: T) {
+    pub(super) fn equal<T: PartialEq + std::fmt::Debug>(
+        &mut self,
+        what: &str,
+        is: T,
+        should_be: T,
+    ) {
         self.expect(is == should_be, || format!("{what}: {is:?}, not {should_be:?}"));
     }
 
     /// Names a few of what should not be there at all.
-    fn none<T: std::fmt::Debug>(&mut self, what: &str, bad: &[T]) {
+    pub(super) fn none<T: std::fmt::Debug>(&mut self, what: &str, bad: &[T]) {
         let some = &bad[..bad.len().min(5)];
         self.expect(bad.is_empty(), || format!("{} {what}: {some:?}", bad.len()));
     }
@@ -84,6 +91,9 @@ impl Evidence {
         self.judge_ledger(&expected, tables, &mut complaints).await;
         self.judge_letters(&expected, tables, &mut complaints).await;
         self.judge_firings(&expected, &mut complaints);
+        let told = Told::of(&self.events);
+        told.judge_records(&expected, &self.topic, &mut complaints);
+        told.judge_jobs(&expected, &mut complaints);
         complaints.0
     }
 
@@ -92,12 +102,15 @@ impl Evidence {
         let expected = self.expected();
         let repeats = self.fired.len().saturating_sub(expected.groups.len());
         format!(
-            "{} records ({} unanswered), {} jobs, {} poison, {} troubles; {repeats} fired again",
+            "{} records ({} unanswered), {} jobs, {} poison, {} troubles; {repeats} fired again; \
+             {} verdicts, {} of them told again",
             self.topic.len(),
             self.produced.unanswered,
             expected.groups.len(),
             expected.poison.len(),
             self.troubles.len(),
+            self.events.len(),
+            self.events.len() - Told::of(&self.events).len(),
         )
     }
 
@@ -156,6 +169,8 @@ impl Evidence {
             complaints.equal(&what("dead letters"), row.dead_letters, poison);
             complaints.equal(&what("jobs and duplicates"), row.jobs + row.duplicates, requests);
             complaints.equal(&what("operations"), row.operations, 0);
+            complaints.equal(&what("records"), row.records, records);
+            complaints.equal(&what("parked"), row.parked, 0);
             jobs += row.jobs;
         }
         // Which of two partitions has the job and which the duplicate is a matter of chance.
@@ -294,6 +309,8 @@ struct LedgerRow {
     duplicates: i64,
     operations: i64,
     dead_letters: i64,
+    records: i64,
+    parked: i64,
 }
 
 /// The tables of the run's database.
@@ -315,8 +332,8 @@ impl Tables {
     }
 
     async fn ledger(&self) -> Vec<(i32, LedgerRow)> {
-        let sql = "select number, next_offset, jobs, duplicates, operations, dead_letters \
-                   from ingest_offset order by number";
+        let sql = "select number, next_offset, jobs, duplicates, operations, dead_letters, \
+                   records, parked from ingest_offset order by number";
         let row = |row: &QueryResult| {
             let at = |place| row.try_get_by_index(place).expect("a number");
             let row_of = LedgerRow {
@@ -325,6 +342,8 @@ impl Tables {
                 duplicates: at(3),
                 operations: at(4),
                 dead_letters: at(5),
+                records: at(6),
+                parked: at(7),
             };
             (row.try_get_by_index(0).expect("a partition"), row_of)
         };

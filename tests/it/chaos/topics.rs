@@ -17,6 +17,8 @@ use crate::support::wait_until;
 pub(super) const INGEST: &str = "chaos";
 /// Where jobs are fired to.
 pub(super) const FIRED: &str = "chaos.fired";
+/// Where verdicts go.
+pub(super) const EVENTS: &str = "chaos.events";
 /// Where dead letters go.
 pub(super) const DLQ: &str = "chaos.dlq";
 

@@ -5,13 +5,18 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::super::directory::hint;
+use super::super::messages::PublishLane;
 use super::super::shared::Shared;
-use super::admission::{Tickets, batch_of, choose_shards, count_fates, remember};
-use super::judge::judge;
+use super::judge::{Judgement, judge};
+use super::{Judged, Tickets, batch_of, choose_shards, count_fates, tell_others};
 use crate::model::ids::{JobId, KeyId};
 use crate::model::letter::Refusal;
 use crate::model::request::ScheduleJobRequest;
-use crate::store::{Admitted, Entry, Error as StoreError, Fate, IdempotencyKey};
+use crate::model::verdict::{Subject, Verdict, pack};
+use crate::store::{
+    Admitted, Course, Entry, Error as StoreError, Fate, IdempotencyKey, Lane, Result as StoreResult,
+};
 
 /// How often an admission whose answer was lost is repeated.
 const TRIES: u32 = 10;
@@ -61,8 +66,14 @@ pub(crate) async fn submit(
     // Named before it is tried, so that trying again is recognised.
     let request_id = request.request_id.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
     let request_id = request_id.clone();
-    let judged = judge(shared, request, None, None).await.map_err(unavailable)?;
-    let mut judged = [judged?];
+    let judged = match judge(shared, request, None, None).await.map_err(unavailable)? {
+        Judgement::Sound(candidate, app) => Judged { entry: Entry::Job(candidate), app: Some(app) },
+        Judgement::Refused(refusal) | Judgement::NotYet(refusal) => {
+            announce(shared, &refusal).await.map_err(unavailable)?;
+            return Err(SubmitError::Refused(refusal));
+        }
+    };
+    let mut judged = [judged];
     remember_tries(&mut judged[0].entry);
     let mut unanswered: Option<Tickets> = None;
     let mut last = String::from("no instance holds the shards");
@@ -72,8 +83,9 @@ pub(crate) async fn submit(
         }
         let ours = attempt < TRIES / 2 && shared.lease.is_valid();
         let fences = choose_shards(shared, &mut judged, ours);
-        let batch = batch_of(shared, &judged, fences, None, unanswered.is_some());
-        let Ok(tickets) = Tickets::take(shared, &batch, &CancellationToken::new()).await else {
+        let again = unanswered.is_some();
+        let batch = batch_of(shared, &judged, fences, Course::Call { again }, again);
+        let Some(tickets) = Tickets::take(shared, &batch, &CancellationToken::new()).await else {
             continue;
         };
         match shared.bounded(shared.store.admit(&batch)).await {
@@ -81,7 +93,7 @@ pub(crate) async fn submit(
                 let fate = fates.first().cloned();
                 tickets.give_back(batch.clone(), &fates);
                 count_fates(shared, &batch, &fates, 1);
-                remember(shared, &batch);
+                tell_others(shared, &batch, &fates);
                 // The names of a transaction under way were waited for: that one has ended.
                 let repeated = unanswered.take().map(Tickets::read_again).is_some();
                 return answer(&judged[0].entry, fate, request_id, repeated);
@@ -101,6 +113,27 @@ pub(crate) async fn submit(
         }
     }
     Err(SubmitError::Unavailable(last))
+}
+
+/// A request that the rules refuse never comes to an admission: its verdict is told by itself.
+async fn announce(shared: &Shared, refusal: &Refusal) -> StoreResult<()> {
+    if !shared.tells_verdicts() {
+        return Ok(());
+    }
+    // Whose shard it is does not matter: somebody publishes what lies there.
+    let Some(shard) = shared.store.any_shard().await? else { return Ok(()) };
+    let Refusal { kind, message, request_id, app } = refusal;
+    let subject = Subject {
+        request_id: request_id.as_deref().map(Into::into),
+        app: app.as_deref(),
+        ..Subject::default()
+    };
+    let about = uuid::Uuid::new_v4().to_string();
+    let rejected = Verdict::Rejected { kind: *kind, message };
+    let event = rejected.tell(&subject, &about, shared.clock.now_ms());
+    shared.store.announce(Lane::Shard(shard), pack(&[event])).await?;
+    hint(shared.directory.retry_dlq(), PublishLane(Lane::Shard(shard)));
+    Ok(())
 }
 
 /// A request without an idempotency key gets one that no other call has, for the time of
@@ -123,7 +156,7 @@ fn answer(
 ) -> Result<Submitted, SubmitError> {
     let job_id = match entry {
         Entry::Job(candidate) => candidate.job.id,
-        Entry::Letter(_) => JobId::from_bytes([0; 16]),
+        Entry::Letter(_) | Entry::Wait(_) => JobId::from_bytes([0; 16]),
     };
     match fate {
         Some(Fate::Accepted) => Ok(Submitted::Accepted { job_id, request_id }),
@@ -133,7 +166,7 @@ fn answer(
         }
         Some(Fate::Duplicate { of, job }) => Ok(Submitted::Duplicate { job_id: job, of }),
         Some(Fate::Dead(refusal)) => Err(SubmitError::Refused(refusal)),
-        None => Err(SubmitError::Unavailable("no answer".into())),
+        Some(Fate::Waits) | None => Err(SubmitError::Unavailable("no answer".into())),
     }
 }
 

@@ -1,0 +1,221 @@
+//! From the outbox to a topic: everything at least once, in the order of its lane, and
+//! removed from the outbox only after the broker's acknowledgement.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::super::shared::{KafkaSide, Shared};
+use super::RETRY;
+use crate::kafka::{self, Outgoing as Record};
+use crate::model::verdict::{Event, unpack};
+use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
+
+/// Letters that are read and published together.
+const LETTERS: u64 = 200;
+/// Batches of verdicts that are read and published together.
+const BATCHES: u64 = 10;
+/// What says that a record is a `CloudEvent` in structured form.
+const CLOUD_EVENT: &str = "application/cloudevents+json; charset=UTF-8";
+
+/// One kind of what the outbox holds, on its way to its topic.
+#[derive(Debug, Default)]
+pub(super) struct Outlet {
+    /// Lanes that may have something, beside those that are being published.
+    lanes: HashSet<Lane>,
+    publishing: bool,
+    /// How often in a row it failed.
+    failed: u32,
+    pub(super) published: u64,
+}
+
+/// What came of one round.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    lanes: Vec<Lane>,
+    pub(super) acknowledged: usize,
+    /// What the topic did not take; it stays.
+    pub(super) not_taken: usize,
+    /// Something that concerns all of it, and that may pass.
+    pub(super) failure: Option<String>,
+}
+
+impl Outlet {
+    pub(super) fn add(&mut self, lanes: &[Lane]) {
+        self.lanes.extend(lanes);
+    }
+
+    /// The lanes of the next round, unless one is under way or there is nothing to do.
+    pub(super) fn begin(&mut self) -> Option<Vec<Lane>> {
+        if self.publishing || self.lanes.is_empty() {
+            return None;
+        }
+        self.publishing = true;
+        Some(self.lanes.drain().collect())
+    }
+
+    /// How long to wait before the next round, after a failure.
+    pub(super) fn end(&mut self, round: Round) -> Option<Duration> {
+        self.published += round.acknowledged as u64;
+        if round.failure.is_none() {
+            self.publishing = false;
+            self.failed = 0;
+            return None;
+        }
+        self.lanes.extend(round.lanes);
+        let wait = RETRY.0.saturating_mul(1 << self.failed.min(16)).min(RETRY.1);
+        self.failed += 1;
+        Some(wait.mul_f64(0.75 + fastrand::f64() / 4.0))
+    }
+
+    /// The wait after a failure is over.
+    pub(super) fn waited(&mut self) {
+        self.publishing = false;
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.lanes.len()
+    }
+}
+
+/// Publishes the dead letters of these lanes.
+pub(super) async fn letters(shared: &Shared, lanes: Vec<Lane>) -> Round {
+    let mut round = Round { lanes, ..Round::default() };
+    if let Err(error) = publish_letters(shared, &mut round).await {
+        round.failure = Some(format!("the outbox cannot be read: {error}"));
+    }
+    round
+}
+
+async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> {
+    let Some(kafka) = &shared.kafka else { return Ok(()) };
+    let mut after = i64::MIN;
+    loop {
+        let letters = shared.store.unpublished(&round.lanes, after, LETTERS).await?;
+        let records = letters.iter().map(|letter| letter_record(kafka, letter)).collect();
+        let answers = kafka.producer.send_all(records).await;
+        let mut acknowledged = Vec::new();
+        for (letter, answer) in letters.iter().zip(answers) {
+            match answer {
+                Ok(()) => acknowledged.push(letter.id),
+                Err(error) => {
+                    let id = letter.letter.id;
+                    round.not_taken(&format!("dead letter {id}"), &error);
+                }
+            }
+        }
+        if !acknowledged.is_empty() {
+            shared.store.published(&acknowledged).await?;
+            round.acknowledged += acknowledged.len();
+        }
+        // What comes behind those that the topic refuses, too large ones say, passes them.
+        match letters.last() {
+            Some(last) if letters.len() as u64 == LETTERS && round.failure.is_none() => {
+                after = last.id;
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Publishes the verdicts of these lanes.
+pub(super) async fn verdicts(shared: &Shared, lanes: Vec<Lane>) -> Round {
+    let mut round = Round { lanes, ..Round::default() };
+    if let Err(error) = publish_verdicts(shared, &mut round).await {
+        round.failure = Some(format!("the outbox cannot be read: {error}"));
+    }
+    round
+}
+
+async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()> {
+    let Some(kafka) = &shared.kafka else { return Ok(()) };
+    let (Some(producer), Some(topic)) = (&kafka.events, &kafka.config.events_topic) else {
+        return Ok(());
+    };
+    let mut after = i64::MIN;
+    loop {
+        let rows = shared.store.unpublished_verdicts(&round.lanes, after, BATCHES).await?;
+        let batches: Vec<Vec<Event>> = rows.iter().map(events_of).collect();
+        let records = batches.iter().flatten().map(|event| event_record(topic, event)).collect();
+        let mut answers = producer.send_all(records).await.into_iter();
+        let mut acknowledged = Vec::new();
+        for (row, events) in rows.iter().zip(&batches) {
+            let mut whole = true;
+            for answer in answers.by_ref().take(events.len()) {
+                if let Err(error) = answer {
+                    whole = false;
+                    round.not_taken("a verdict", &error);
+                } else {
+                    round.acknowledged += 1;
+                }
+            }
+            // A row goes only as a whole: what is told again has the same event id.
+            if whole {
+                acknowledged.push(row.id);
+            }
+        }
+        if !acknowledged.is_empty() {
+            shared.store.published(&acknowledged).await?;
+        }
+        match rows.last() {
+            Some(last) if rows.len() as u64 == BATCHES && round.failure.is_none() => {
+                after = last.id;
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+impl Round {
+    fn not_taken(&mut self, what: &str, error: &kafka::Error) {
+        self.not_taken += 1;
+        match error {
+            // That is nobody's outage: what is behind it can pass.
+            kafka::Error::Refused { .. } => {
+                tracing::warn!(%error, "{what} stays in the outbox: {error}");
+            }
+            error => self.failure = Some(format!("not published: {error}")),
+        }
+    }
+}
+
+fn events_of(row: &OutgoingVerdicts) -> Vec<Event> {
+    unpack(&row.packed).unwrap_or_else(|error| {
+        // Nobody but us writes there.
+        tracing::error!(row = row.id, %error, "verdicts in the outbox cannot be read: dropped");
+        Vec::new()
+    })
+}
+
+fn event_record(topic: &str, event: &Event) -> Record {
+    Record {
+        topic: topic.to_owned(),
+        key: event.key.clone().map(String::into_bytes),
+        value: Some(event.json.clone().into_bytes()),
+        headers: vec![("content-type".into(), Some(CLOUD_EVENT.into()))],
+    }
+}
+
+fn letter_record(kafka: &KafkaSide, outgoing: &Outgoing) -> Record {
+    let letter = &outgoing.letter;
+    let mut headers = outgoing.headers();
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            headers.push((name.to_owned(), Some(value.into_bytes())));
+        }
+    };
+    add("original-topic", letter.topic.clone());
+    add("original-partition", letter.number.map(|number| number.to_string()));
+    add("original-offset", letter.source_offset.map(|offset| offset.to_string()));
+    add("original-timestamp", letter.source_time_ms.map(|time| time.to_string()));
+    add("error-kind", Some(letter.kind.clone()));
+    add("error-message", Some(letter.message.clone()));
+    add("error-timestamp", Some(letter.created_ms.to_string()));
+    add("attempts", Some(letter.attempts.to_string()));
+    add("request-id", letter.request_id.clone());
+    Record {
+        topic: kafka.config.dlq_topic.clone(),
+        key: letter.record_key.clone(),
+        value: letter.record_value.clone(),
+        headers,
+    }
+}

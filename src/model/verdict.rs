@@ -1,0 +1,347 @@
+//! What became of a request, as it is told to its producer: CloudEvents 1.0 in structured
+//! JSON (contract §6).
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, SecondsFormat};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::ids::JobId;
+use super::job::{Fence, Job};
+use super::letter::{ErrorKind, Source};
+
+/// What became of a request, or of an attempt at its job.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Verdict<'a> {
+    /// It is a job now.
+    Accepted,
+    /// It is the same as an earlier request.
+    Duplicate {
+        /// That request's name.
+        of: &'a str,
+    },
+    /// It cannot become a job.
+    Rejected {
+        /// Why, for programs.
+        kind: ErrorKind,
+        /// Why, in words.
+        message: &'a str,
+    },
+    /// An attempt has started.
+    Fired(Firing),
+    /// The attempt succeeded, and so did the job.
+    Succeeded(Firing),
+    /// The attempt failed, and there will be another.
+    Retrying {
+        /// The attempt.
+        firing: Firing,
+        /// When the next one is due, epoch milliseconds.
+        due_ms: i64,
+        /// What this one said.
+        message: &'a str,
+    },
+    /// The job failed for good and is a dead letter.
+    Dead {
+        /// Its last attempt; `None` if it never fired.
+        firing: Option<Firing>,
+        /// Why, for programs.
+        kind: ErrorKind,
+        /// Why, in words.
+        message: &'a str,
+    },
+}
+
+/// One attempt at a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Firing {
+    /// 1 for the first.
+    pub attempt: u32,
+    /// What the receiver was shown.
+    pub fence: Fence,
+    /// When it started, epoch milliseconds.
+    pub fired_ms: i64,
+}
+
+/// Whom a verdict is about, as far as that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject<'a> {
+    /// The request's name: the key of the record.
+    pub request_id: Option<Cow<'a, str>>,
+    /// The app that it is for.
+    pub app: Option<&'a str>,
+    /// The job that it became, or is a duplicate of.
+    pub job_id: Option<JobId>,
+    /// The record that it came by.
+    pub source: Option<Source>,
+}
+
+/// A verdict on its way to the events topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The record key: the request's name, where it has one.
+    pub key: Option<String>,
+    /// The event.
+    pub json: String,
+}
+
+/// The events' `source`; their ids are unique within it.
+const SOURCE: &str = "/infinite-scheduler";
+/// What the events' `type` begins with.
+const TYPE: &str = "io.infinitescheduler.";
+
+#[derive(Serialize)]
+struct CloudEvent<'a> {
+    specversion: &'static str,
+    id: String,
+    source: &'static str,
+    r#type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    time: String,
+    datacontenttype: &'static str,
+    data: Data<'a>,
+}
+
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Data<'a> {
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_id: Option<JobId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicate_of: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fence: Option<Fence>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fired_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<i64>,
+}
+
+impl<'a> Verdict<'a> {
+    /// Its name on the wire.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Duplicate { .. } => "duplicate",
+            Self::Rejected { .. } => "rejected",
+            Self::Fired(_) => "fired",
+            Self::Succeeded(_) => "succeeded",
+            Self::Retrying { .. } => "retrying",
+            Self::Dead { .. } => "dead",
+        }
+    }
+
+    /// The verdict on `subject` at `at_ms`, epoch milliseconds.
+    ///
+    /// `about` names what was judged: with the verdict it makes the event's id, which is
+    /// the same whenever the same verdict is told again.
+    pub fn tell(&self, subject: &Subject<'_>, about: &str, at_ms: i64) -> Event {
+        let verdict = self.as_str();
+        let request_id = subject.request_id.as_deref();
+        let source = subject.source.as_ref();
+        let event = CloudEvent {
+            specversion: "1.0",
+            id: format!("{about}.{verdict}"),
+            source: SOURCE,
+            r#type: format!("{TYPE}{verdict}"),
+            subject: request_id,
+            time: rfc3339(at_ms),
+            datacontenttype: "application/json",
+            data: Data {
+                verdict,
+                request_id,
+                app_name: subject.app,
+                job_id: subject.job_id,
+                topic: source.map(|source| source.topic.as_str()),
+                partition: source.map(|source| source.partition),
+                offset: source.map(|source| source.offset),
+                ..self.data()
+            },
+        };
+        // A structure of texts and numbers cannot fail to be written.
+        let json = serde_json::to_string(&event).unwrap_or_default();
+        Event { key: request_id.map(str::to_owned), json }
+    }
+
+    /// What only this kind of verdict says.
+    fn data(&self) -> Data<'a> {
+        let of = |firing: Firing| Data {
+            attempt: Some(firing.attempt),
+            fence: Some(firing.fence),
+            fired_time: Some(rfc3339(firing.fired_ms)),
+            ..Data::default()
+        };
+        match *self {
+            Self::Accepted => Data::default(),
+            Self::Duplicate { of } => Data { duplicate_of: Some(of), ..Data::default() },
+            Self::Rejected { kind, message } => {
+                Data { kind: Some(kind.as_str()), message: Some(message), ..Data::default() }
+            }
+            Self::Fired(firing) | Self::Succeeded(firing) => of(firing),
+            Self::Retrying { firing, due_ms, message } => {
+                Data { due_time: Some(rfc3339(due_ms)), message: Some(message), ..of(firing) }
+            }
+            Self::Dead { firing, kind, message } => Data {
+                kind: Some(kind.as_str()),
+                message: Some(message),
+                ..firing.map(of).unwrap_or_default()
+            },
+        }
+    }
+}
+
+/// What a verdict on a job is about: the same request may come back as another job under
+/// the same id, so its admission is part of the name.
+pub fn about_job(job: &Job) -> String {
+    format!("{}.{}", job.id, job.created_ms)
+}
+
+/// What a verdict on one attempt is about.
+pub fn about_attempt(job: &Job, fence: Fence) -> String {
+    format!("{}.{}.{fence}", job.id, job.created_ms)
+}
+
+/// The events as one text, for one row of the outbox.
+pub fn pack(events: &[Event]) -> String {
+    let mut text = String::from("[");
+    for Event { key, json } in events {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push('[');
+        text.push_str(&serde_json::to_string(key).unwrap_or_else(|_| "null".into()));
+        text.push(',');
+        text.push_str(json);
+        text.push(']');
+    }
+    text.push(']');
+    text
+}
+
+/// The events of such a text.
+///
+/// # Errors
+/// Says where it is not what [`pack`] writes.
+pub fn unpack(text: &str) -> Result<Vec<Event>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Packed<'a>(Option<String>, #[serde(borrow)] &'a RawValue);
+    let packed: Vec<Packed<'_>> = serde_json::from_str(text)?;
+    Ok(packed
+        .into_iter()
+        .map(|Packed(key, json)| Event { key, json: json.get().to_owned() })
+        .collect())
+}
+
+fn rfc3339(ms: i64) -> String {
+    let time = DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::UNIX_EPOCH);
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn firing() -> Firing {
+        Firing { attempt: 2, fence: Fence::new(1, 3), fired_ms: 1000 }
+    }
+
+    fn check(verdict: Verdict<'_>, name: &str, own: Value) {
+        let subject = Subject {
+            request_id: Some("r\"1".into()),
+            app: Some("sms"),
+            job_id: Some(JobId::from_bytes([1; 16])),
+            source: Some(Source {
+                topic: "in".into(),
+                partition: 3,
+                offset: 41,
+                timestamp_ms: None,
+            }),
+        };
+        let event = verdict.tell(&subject, "what", 5);
+        assert_eq!(event.key.as_deref(), Some("r\"1"));
+        let mut data = json!({
+            "verdict": name, "requestId": "r\"1", "appName": "sms",
+            "jobId": "01010101-0101-0101-0101-010101010101",
+            "topic": "in", "partition": 3, "offset": 41,
+        });
+        let (data_map, own) = (data.as_object_mut().unwrap(), own.as_object().unwrap().clone());
+        data_map.extend(own);
+        let expected = json!({
+            "specversion": "1.0",
+            "id": format!("what.{name}"),
+            "source": "/infinite-scheduler",
+            "type": format!("io.infinitescheduler.{name}"),
+            "subject": "r\"1",
+            "time": "1970-01-01T00:00:00.005Z",
+            "datacontenttype": "application/json",
+            "data": data,
+        });
+        assert_eq!(serde_json::from_str::<Value>(&event.json).unwrap(), expected);
+    }
+
+    #[test]
+    fn each_verdict_is_a_cloud_event_that_says_what_it_knows() {
+        let kind = ErrorKind::Expired;
+        let fired = json!({"attempt": 2, "fence": (1 << 20) + 3,
+            "firedTime": "1970-01-01T00:00:01.000Z"});
+        let with = |more: Value| {
+            let mut all = fired.clone();
+            all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            all
+        };
+        check(Verdict::Accepted, "accepted", json!({}));
+        check(Verdict::Duplicate { of: "r0" }, "duplicate", json!({"duplicateOf": "r0"}));
+        let refused = json!({"kind": "expired", "message": "m"});
+        check(Verdict::Rejected { kind, message: "m" }, "rejected", refused.clone());
+        check(Verdict::Fired(firing()), "fired", fired.clone());
+        check(Verdict::Succeeded(firing()), "succeeded", fired.clone());
+        let retrying = Verdict::Retrying { firing: firing(), due_ms: 2000, message: "m" };
+        let more = json!({"dueTime": "1970-01-01T00:00:02.000Z", "message": "m"});
+        check(retrying, "retrying", with(more));
+        let dead = |firing| Verdict::Dead { firing, kind, message: "m" };
+        check(dead(Some(firing())), "dead", with(refused.clone()));
+        check(dead(None), "dead", refused);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_left_out() {
+        let event = Verdict::Accepted.tell(&Subject::default(), "x", 0);
+        assert_eq!(event.key, None);
+        let json: Value = serde_json::from_str(&event.json).unwrap();
+        assert_eq!(json["data"], json!({"verdict": "accepted"}));
+        assert_eq!(json.get("subject"), None);
+    }
+
+    #[test]
+    fn packed_events_come_back_as_they_were() {
+        let event = |key: Option<&str>, json: &str| Event {
+            key: key.map(str::to_owned),
+            json: json.to_owned(),
+        };
+        let all = vec![event(Some("é\"\n"), r#"{"a":1.0}"#), event(None, "{}")];
+        assert_eq!(unpack(&pack(&all)).unwrap(), all);
+        assert_eq!(unpack(&pack(&[])).unwrap(), []);
+        assert!(unpack("[[]]").is_err());
+    }
+}

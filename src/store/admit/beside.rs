@@ -1,0 +1,224 @@
+//! What a batch writes beside keys and jobs: the rows that it takes, letters, commands to
+//! others' shards, verdicts. The same on every database.
+
+use infinite_scheduler_entity::dead_letter;
+
+use super::batch::{Batch, Course, Entry, Fate, Taken};
+use super::plan::Plan;
+use crate::model::ids::{JobId, ShardId};
+use crate::model::letter::{DeadLetter, Refusal, Source};
+use crate::model::verdict::{Event, Subject, Verdict, about_job, pack};
+use crate::store::commands::{self, LOOK};
+use crate::store::letters::{self, DEAD, LONGEST_MESSAGE, Lane, PARKED, REPLAYED, kept};
+use crate::store::steps::{Step, Value};
+
+impl Plan {
+    /// Before everything else: the rows that the batch came from must be as they were read,
+    /// and are nobody else's from here on.
+    pub(super) fn takes(&self, batch: &Batch) -> Vec<Step> {
+        match &batch.course {
+            Course::Records(_) | Course::Call { .. } => Vec::new(),
+            Course::Replay { letter, changed_ms } => {
+                let job = self.jobs(batch).next().map(|candidate| candidate.job.id.uuid());
+                let take = format!(
+                    "update dead_letter set state = {REPLAYED}, changed_ms = ?, \
+                     job = coalesce(job, ?) where id = ? and state = {DEAD} and changed_ms = ?"
+                );
+                let values =
+                    vec![batch.now_ms.into(), job.into(), (*letter).into(), (*changed_ms).into()];
+                vec![Step::one(take, values)]
+            }
+            Course::Parked { rows, .. } => {
+                let all = batch.entries.iter().zip(&self.fates).zip(rows);
+                all.map(|((entry, fate), row)| take_parked(batch, entry, fate, row)).collect()
+            }
+        }
+    }
+
+    /// After the shards are locked: the totals of a partition whose offset does not move.
+    pub(super) fn settles(&self, batch: &Batch) -> Vec<Step> {
+        let Course::Parked { ledger, .. } = batch.course else { return Vec::new() };
+        let totals = self.totals(batch);
+        let update = "update ingest_offset set jobs = jobs + ?, duplicates = duplicates + ?, \
+                      dead_letters = dead_letters + ?, parked = parked + ? where id = ?";
+        let added = [totals.jobs, totals.duplicates, totals.dead, totals.parked];
+        let mut values: Vec<Value> = added.map(Value::from).into();
+        values.push(ledger.0.into());
+        vec![Step::one(update, values)]
+    }
+
+    /// After keys and jobs.
+    pub(super) fn rest(&self, batch: &Batch) -> Vec<Step> {
+        let mut steps = self.letters(batch);
+        for (shard, jobs) in self.looks(batch) {
+            let insert = "insert into command (shard, kind, args, state, created_ms) \
+                          values (?, ?, ?, 0, ?)";
+            let ids = commands::encode_ids(&jobs);
+            let values = vec![shard.0.into(), LOOK.into(), ids.into(), batch.now_ms.into()];
+            steps.push(Step::any(insert, values));
+        }
+        let verdicts = self.verdicts(batch).into_iter();
+        steps.extend(verdicts.map(|(lane, packed)| letters::announce(lane, packed)));
+        steps
+    }
+
+    /// Letters of records that are new, and outbox rows for those that died now.
+    fn letters(&self, batch: &Batch) -> Vec<Step> {
+        let Some(ledger) = batch.course.ledger() else { return Vec::new() };
+        let lane = Lane::Partition(ledger).number();
+        let row = |letter: &DeadLetter| dead_letter::Model {
+            ledger: Some(ledger.0),
+            ..letters::encode(letter)
+        };
+        let mut steps = Vec::new();
+        for (place, (entry, fate)) in batch.entries.iter().zip(&self.fates).enumerate() {
+            let taken = match &batch.course {
+                Course::Parked { rows, .. } => rows.get(place),
+                _ => None,
+            };
+            match (entry, fate, taken) {
+                (_, Fate::Dead(_), Some(taken)) => {
+                    let publish = "insert into outbox (lane, letter) values (?, ?)";
+                    steps.push(Step::any(publish, vec![lane.into(), taken.id.into()]));
+                }
+                (Entry::Wait(wait), Fate::Waits, None) => {
+                    let due_ms = Some(wait.due_ms);
+                    let row = dead_letter::Model { state: PARKED, due_ms, ..row(&wait.letter) };
+                    steps.push(letters::park(row));
+                }
+                (Entry::Letter(letter), Fate::Dead(_), None) => {
+                    steps.push(letters::insert(row(letter), lane));
+                }
+                (Entry::Job(candidate), Fate::Dead(refusal), None) => {
+                    let letter = candidate.letter(refusal.clone(), batch.now_ms);
+                    steps.extend(letter.map(|letter| letters::insert(row(&letter), lane)));
+                }
+                _ => {}
+            }
+        }
+        steps
+    }
+
+    /// The shards of others that jobs go into, with those jobs.
+    fn looks(&self, batch: &Batch) -> Vec<(ShardId, Vec<JobId>)> {
+        let mut looks: Vec<(ShardId, Vec<JobId>)> = Vec::new();
+        for candidate in self.jobs(batch).filter(|candidate| candidate.foreign) {
+            let (shard, id) = (candidate.job.shard, candidate.job.id);
+            match looks.iter_mut().find(|(known, _)| *known == shard) {
+                Some((_, ids)) => ids.push(id),
+                None => looks.push((shard, vec![id])),
+            }
+        }
+        looks
+    }
+
+    /// What producers are told, by the lane that it is published in. What is said of a job
+    /// goes the way of its shard, so that it comes in order.
+    pub(super) fn verdicts(&self, batch: &Batch) -> Vec<(i64, String)> {
+        if !batch.verdicts {
+            return Vec::new();
+        }
+        let mut lanes: Vec<(Lane, Vec<Event>)> = Vec::new();
+        for (entry, fate) in batch.entries.iter().zip(&self.fates) {
+            let Some((lane, event)) = verdict(batch, entry, fate) else { continue };
+            match lanes.iter_mut().find(|(known, _)| *known == lane) {
+                Some((_, events)) => events.push(event),
+                None => lanes.push((lane, vec![event])),
+            }
+        }
+        lanes.iter().map(|(lane, events)| (lane.number(), pack(events))).collect()
+    }
+}
+
+fn take_parked(batch: &Batch, entry: &Entry, fate: &Fate, row: &Taken) -> Step {
+    let mine = format!("where id = ? and state = {PARKED} and attempts = ?");
+    let attempts = |n: u32| Value::from(i64::from(n));
+    let mut values = Vec::new();
+    let sql = match (fate, entry) {
+        (Fate::Accepted | Fate::Duplicate { .. }, _) => format!("delete from dead_letter {mine}"),
+        (Fate::Waits, Entry::Wait(wait)) => {
+            values = vec![attempts(wait.letter.attempts), wait.due_ms.into()];
+            format!("update dead_letter set attempts = ?, due_ms = ? {mine}")
+        }
+        (Fate::Waits, _) => format!("update dead_letter set attempts = attempts {mine}"),
+        (Fate::Dead(refusal), _) => {
+            let Refusal { kind, message, .. } = refusal;
+            values = vec![
+                kind.as_str().into(),
+                kept(message, LONGEST_MESSAGE).into(),
+                attempts(row.attempts.saturating_add(1)),
+                batch.now_ms.into(),
+                batch.now_ms.into(),
+            ];
+            format!(
+                "update dead_letter set state = {DEAD}, kind = ?, message = ?, attempts = ?, \
+                 created_ms = ?, changed_ms = ?, due_ms = null {mine}"
+            )
+        }
+    };
+    values.extend([row.id.into(), attempts(row.attempts)]);
+    Step::one(sql, values)
+}
+
+fn verdict(batch: &Batch, entry: &Entry, fate: &Fate) -> Option<(Lane, Event)> {
+    let of_records = batch.course.ledger().map(Lane::Partition);
+    let candidate = match entry {
+        Entry::Job(candidate) => Some(&**candidate),
+        _ => None,
+    };
+    let of_shard = candidate.map(|candidate| Lane::Shard(candidate.job.shard));
+    let subject = subject(entry);
+    let tell = |verdict: Verdict<'_>, subject: &Subject<'_>, about: &str| {
+        verdict.tell(subject, about, batch.now_ms)
+    };
+    match fate {
+        Fate::Accepted => {
+            let candidate = candidate?;
+            let subject = Subject { job_id: Some(candidate.job.id), ..subject };
+            Some((of_shard?, tell(Verdict::Accepted, &subject, &about_job(&candidate.job))))
+        }
+        Fate::Duplicate { of, job } => {
+            let mine = candidate.map(|candidate| &candidate.job.request_id);
+            if matches!(batch.course, Course::Call { again: true }) && mine == Some(of) {
+                return None;
+            }
+            let subject = Subject { job_id: Some(*job), ..subject };
+            let about = about_request(batch, &subject);
+            Some((of_records.or(of_shard)?, tell(Verdict::Duplicate { of }, &subject, &about)))
+        }
+        Fate::Dead(Refusal { kind, message, .. }) => {
+            let about = about_request(batch, &subject);
+            let rejected = Verdict::Rejected { kind: *kind, message };
+            Some((of_records.or(of_shard)?, tell(rejected, &subject, &about)))
+        }
+        Fate::Waits => None,
+    }
+}
+
+fn subject(entry: &Entry) -> Subject<'_> {
+    let of_letter = |letter: &'_ DeadLetter| letter.source.clone();
+    match entry {
+        Entry::Job(candidate) => Subject {
+            request_id: Some(candidate.job.request_id.as_str().into()),
+            app: Some(&candidate.app_name),
+            job_id: None,
+            source: candidate.record.as_ref().map(|record| Source::of(record)),
+        },
+        Entry::Letter(letter) => Subject {
+            request_id: letter.request_id.as_deref().map(Into::into),
+            app: letter.app.as_deref(),
+            job_id: None,
+            source: of_letter(letter),
+        },
+        Entry::Wait(wait) => Subject { source: of_letter(&wait.letter), ..Subject::default() },
+    }
+}
+
+/// A record is named by its place, within its ledger; a call has no place, and each is
+/// another one.
+fn about_request(batch: &Batch, subject: &Subject<'_>) -> String {
+    match (batch.course.ledger(), &subject.source) {
+        (Some(ledger), Some(source)) => format!("{ledger}.{}", source.offset),
+        _ => uuid::Uuid::new_v4().to_string(),
+    }
+}

@@ -1,0 +1,72 @@
+//! One dead letter as its row tells it: what it was, what is to be tried in its place, and
+//! whether it may be tried.
+
+use std::num::{NonZeroU32, NonZeroU64};
+
+use infinite_scheduler_entity::dead_letter;
+use uuid::Uuid;
+
+use super::letters::{DEAD, PARKED, REPLAYED, decode_headers};
+use crate::model::ids::JobId;
+
+/// One dead letter's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LetterRow(pub(super) dead_letter::Model);
+
+impl LetterRow {
+    /// Its id.
+    pub fn id(&self) -> Uuid {
+        self.0.id
+    }
+
+    /// When it came into its state, epoch milliseconds.
+    pub fn changed_ms(&self) -> i64 {
+        self.0.changed_ms
+    }
+
+    /// What is tried in a replay: the correction, else the value as it came.
+    pub fn value(&self) -> Option<&[u8]> {
+        self.0.correction.as_deref().or(self.0.record_value.as_deref())
+    }
+
+    /// The record's own headers, as they were.
+    pub fn headers(&self) -> Vec<(String, Option<Vec<u8>>)> {
+        decode_headers(&self.0.headers)
+    }
+
+    /// The limits of attempts and of an attempt's time that its job had of its own.
+    pub fn limits(&self) -> (Option<NonZeroU32>, Option<NonZeroU64>) {
+        let attempts = self.0.max_attempts.and_then(|n| u32::try_from(n).ok());
+        let timeout = self.0.timeout_ms.and_then(|ms| u64::try_from(ms).ok());
+        (attempts.and_then(NonZeroU32::new), timeout.and_then(NonZeroU64::new))
+    }
+
+    /// The name of its request, or one that is the same at each try.
+    pub fn request_name(&self) -> String {
+        self.0.request_id.clone().unwrap_or_else(|| self.0.id.to_string())
+    }
+
+    /// Whether a replay has made it this job.
+    pub fn is_replayed_as(&self, job: JobId) -> bool {
+        self.0.state == REPLAYED && self.0.job == Some(job.uuid())
+    }
+
+    /// Why it cannot be replayed, if so. `max_replays` bounds a chain of letters each of
+    /// which died as the replay of the one before.
+    pub fn not_replayable(&self, max_replays: u32) -> Option<String> {
+        let id = self.0.id;
+        match self.0.state {
+            DEAD => {}
+            PARKED => return Some(format!("{id} is parked: it is tried again by itself")),
+            REPLAYED => return Some(format!("{id} was replayed already")),
+            _ => return Some(format!("{id} was discarded")),
+        }
+        let replays = u32::try_from(self.0.replays).unwrap_or(0);
+        (replays >= max_replays).then(|| {
+            format!(
+                "{replays} replays led to {id}, as many as dead_letters.max_replays allows: \
+                 mend the cause, then send a new request or raise it"
+            )
+        })
+    }
+}

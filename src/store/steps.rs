@@ -1,0 +1,229 @@
+//! Statements that are the same on every database, in the order in which a transaction
+//! runs them.
+//!
+//! What is hot is written for each database. The rest (dead letters, the outbox, commands)
+//! is put together once, as values beside an SQL text with `?` for each, and run by the
+//! driver whose transaction it belongs to.
+
+use rusqlite::{Connection, params_from_iter, types};
+use sqlx::mysql::MySqlArguments;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, MySql, MySqlTransaction, PgTransaction, Postgres};
+use uuid::Uuid;
+
+use super::Result;
+
+/// One statement.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    sql: String,
+    values: Vec<Value>,
+    rule: Rule,
+}
+
+/// What the number of changed rows means.
+#[derive(Clone, Debug)]
+enum Rule {
+    /// Nothing.
+    Any,
+    /// It must be one: else somebody else was there first, and nothing is to be written.
+    One,
+    /// None means that the row is there already and stays as it is; one that is new is
+    /// followed by this.
+    IfNew(Box<Step>),
+}
+
+/// A value of a column.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Int(Option<i64>),
+    Text(Option<String>),
+    Bytes(Option<Vec<u8>>),
+    Id(Option<Uuid>),
+}
+
+macro_rules! from {
+    ($($type:ty => $variant:ident($value:ident -> $as:expr)),+ $(,)?) => {$(
+        impl From<$type> for Value {
+            fn from($value: $type) -> Self {
+                Self::$variant($as)
+            }
+        }
+    )+};
+}
+
+from! {
+    i64 => Int(n -> Some(n)),
+    i32 => Int(n -> Some(n.into())),
+    i16 => Int(n -> Some(n.into())),
+    Option<i64> => Int(n -> n),
+    Option<i32> => Int(n -> n.map(Into::into)),
+    String => Text(text -> Some(text)),
+    &str => Text(text -> Some(text.to_owned())),
+    Option<String> => Text(text -> text),
+    Option<Vec<u8>> => Bytes(bytes -> bytes),
+    Uuid => Id(id -> Some(id)),
+    Option<Uuid> => Id(id -> id),
+}
+
+impl Step {
+    /// A statement that may change any number of rows.
+    pub(super) fn any(sql: impl Into<String>, values: Vec<Value>) -> Self {
+        Self { sql: sql.into(), values, rule: Rule::Any }
+    }
+
+    /// An update or delete that must find its one row.
+    pub(super) fn one(sql: impl Into<String>, values: Vec<Value>) -> Self {
+        Self { sql: sql.into(), values, rule: Rule::One }
+    }
+
+    /// `insert into`: a row that is there already stays, and `then` is not run.
+    pub(super) fn if_new(sql: impl Into<String>, values: Vec<Value>, then: Self) -> Self {
+        Self { sql: sql.into(), values, rule: Rule::IfNew(Box::new(then)) }
+    }
+
+    fn is_insert_if_new(&self) -> bool {
+        matches!(self.rule, Rule::IfNew(_))
+    }
+}
+
+/// What to do after a step.
+enum Next {
+    GoOn,
+    Run(Step),
+    Stop,
+}
+
+impl Rule {
+    fn after(self, changed: u64) -> Next {
+        match self {
+            Self::One if changed != 1 => Next::Stop,
+            Self::IfNew(then) if changed == 1 => Next::Run(*then),
+            _ => Next::GoOn,
+        }
+    }
+}
+
+/// Runs all; false if one did not find its row: the transaction is to be undone.
+pub(super) async fn run_postgres(
+    transaction: &mut PgTransaction<'_>,
+    steps: Vec<Step>,
+) -> Result<bool> {
+    let mut next = steps.into_iter();
+    let mut step = next.next();
+    while let Some(Step { sql, values, rule }) = step.take() {
+        let ignoring = if matches!(rule, Rule::IfNew(_)) { " on conflict do nothing" } else { "" };
+        let query = sqlx::query(AssertSqlSafe(numbered(&sql) + ignoring));
+        let query = values.into_iter().fold(query, bind_postgres);
+        let changed = query.execute(&mut **transaction).await?.rows_affected();
+        step = match rule.after(changed) {
+            Next::Stop => return Ok(false),
+            Next::Run(then) => Some(then),
+            Next::GoOn => next.next(),
+        };
+    }
+    Ok(true)
+}
+
+/// As [`run_postgres`].
+pub(super) async fn run_mysql(
+    transaction: &mut MySqlTransaction<'_>,
+    steps: Vec<Step>,
+) -> Result<bool> {
+    let mut next = steps.into_iter();
+    let mut step = next.next();
+    while let Some(one) = step.take() {
+        let ignoring = one.is_insert_if_new();
+        let Step { sql, values, rule } = one;
+        let query = values.into_iter().fold(sqlx::query(AssertSqlSafe(sql)), bind_mysql);
+        let changed = match query.execute(&mut **transaction).await {
+            // Not `insert ignore`, which takes what does not fit, too. The error undoes this
+            // statement alone.
+            Err(sqlx::Error::Database(error)) if ignoring && error.is_unique_violation() => 0,
+            done => done?.rows_affected(),
+        };
+        step = match rule.after(changed) {
+            Next::Stop => return Ok(false),
+            Next::Run(then) => Some(then),
+            Next::GoOn => next.next(),
+        };
+    }
+    Ok(true)
+}
+
+/// As [`run_postgres`].
+pub(super) fn run_sqlite(connection: &Connection, steps: Vec<Step>) -> Result<bool> {
+    let mut next = steps.into_iter();
+    let mut step = next.next();
+    while let Some(one) = step.take() {
+        let sql = match one.is_insert_if_new() {
+            true => one.sql.replacen("insert into", "insert or ignore into", 1),
+            false => one.sql,
+        };
+        let mut statement = connection.prepare_cached(&sql)?;
+        let changed = statement.execute(params_from_iter(one.values.into_iter().map(of_sqlite)))?;
+        step = match one.rule.after(changed as u64) {
+            Next::Stop => return Ok(false),
+            Next::Run(then) => Some(then),
+            Next::GoOn => next.next(),
+        };
+    }
+    Ok(true)
+}
+
+/// PostgreSQL counts its placeholders. No text of ours has a question mark of another kind.
+fn numbered(sql: &str) -> String {
+    let mut parts = sql.split('?');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for (place, part) in parts.enumerate() {
+        text.push_str(&format!("${}", place + 1));
+        text.push_str(part);
+    }
+    text
+}
+
+fn bind_postgres<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    value: Value,
+) -> Query<'q, Postgres, PgArguments> {
+    match value {
+        Value::Int(n) => query.bind(n),
+        Value::Text(text) => query.bind(text),
+        Value::Bytes(bytes) => query.bind(bytes),
+        Value::Id(id) => query.bind(id),
+    }
+}
+
+fn bind_mysql<'q>(
+    query: Query<'q, MySql, MySqlArguments>,
+    value: Value,
+) -> Query<'q, MySql, MySqlArguments> {
+    match value {
+        Value::Int(n) => query.bind(n),
+        Value::Text(text) => query.bind(text),
+        Value::Bytes(bytes) => query.bind(bytes),
+        Value::Id(id) => query.bind(id),
+    }
+}
+
+fn of_sqlite(value: Value) -> types::Value {
+    let value = match value {
+        Value::Int(n) => n.map(types::Value::Integer),
+        Value::Text(text) => text.map(types::Value::Text),
+        Value::Bytes(bytes) => bytes.map(types::Value::Blob),
+        Value::Id(id) => id.map(|id| types::Value::Blob(id.into_bytes().to_vec())),
+    };
+    value.unwrap_or(types::Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_counted() {
+        assert_eq!(numbered("a = ? and b in (?, ?)"), "a = $1 and b in ($2, $3)");
+        assert_eq!(numbered("select 1"), "select 1");
+    }
+}
