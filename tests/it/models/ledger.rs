@@ -1,5 +1,6 @@
 //! The ingest ledger as a model: one partition, readers that come, go, hang and die, and a
-//! database that may fail over to a replica which lacks the last commit.
+//! database that may fail over to a replica which lacks the last commit. Somebody may move
+//! the row back, so that records are read again: then each has one fate since.
 //!
 //! Left out: batches that the database refuses (halving), gaps in the log, retention.
 
@@ -64,6 +65,8 @@ struct Ledger {
     zombie_claims: u8,
     /// Returns of the database to where it was one commit ago.
     failovers: u8,
+    /// Moves of the row back to the start, by hand.
+    seeks: u8,
 }
 
 type Token = u8;
@@ -171,6 +174,7 @@ struct State {
     rebalances: u8,
     zombie_claims: u8,
     failovers: u8,
+    seeks: u8,
     /// A batch changed something though another token had been given to the row.
     late_commit: bool,
     /// A batch was written that its sender had given up.
@@ -198,6 +202,7 @@ enum Action {
     Reclaim(usize, Answer),
     ReadReclaimed(usize),
     Failover,
+    Seek,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,9 +226,13 @@ impl State {
     }
 
     fn give_token(&mut self) -> Token {
-        let token = self.tokens().into_iter().max().map_or(1, |most| *most + 1);
+        let token = self.fresh_token();
         self.commit(|tables| tables.reader = token);
         token
+    }
+
+    fn fresh_token(&mut self) -> Token {
+        self.tokens().into_iter().max().map_or(1, |most| *most + 1)
     }
 
     fn awaits(&self, reader: usize) -> Option<usize> {
@@ -320,6 +329,7 @@ impl Model for Ledger {
             rebalances: self.rebalances,
             zombie_claims: self.zombie_claims,
             failovers: self.failovers,
+            seeks: self.seeks,
             late_commit: false,
             ghost_commit: false,
         }]
@@ -333,6 +343,10 @@ impl Model for Ledger {
         // What a failover undid is noticed with the next record, not before.
         if state.failovers > 0 && state.before != state.tables && state.end < RECORDS {
             actions.push(Failover);
+        }
+        let free = !state.locked() || !self.guards.claim_waits;
+        if state.seeks > 0 && state.tables.next > 0 && free {
+            actions.push(Seek);
         }
         for reader in 0..self.readers {
             self.actions_of(state, reader, actions);

@@ -3,8 +3,15 @@
 use super::super::{finds, holds};
 use super::*;
 
-const SMALL: Ledger =
-    Ledger { guards: ALL, readers: 2, faults: 1, rebalances: 1, zombie_claims: 1, failovers: 0 };
+const SMALL: Ledger = Ledger {
+    guards: ALL,
+    readers: 2,
+    faults: 1,
+    rebalances: 1,
+    zombie_claims: 1,
+    failovers: 0,
+    seeks: 0,
+};
 
 #[test]
 fn every_record_has_one_fate_whatever_readers_do() {
@@ -16,6 +23,18 @@ fn every_record_has_one_fate_whatever_readers_do() {
 #[test]
 fn every_record_has_one_fate_though_the_database_fails_over_without_its_last_commit() {
     holds("ledger: failover", Ledger { zombie_claims: 0, failovers: 1, ..SMALL });
+}
+
+#[test]
+fn every_record_has_one_fate_since_the_row_was_moved_back() {
+    holds("ledger: a seek", Ledger { zombie_claims: 0, seeks: 1, ..SMALL });
+}
+
+#[test]
+fn a_seek_that_does_not_wait_is_followed_by_the_commit_of_a_reader() {
+    let guards = Guards { claim_waits: false, ..ALL };
+    let one = Ledger { readers: 1, faults: 0, rebalances: 0, zombie_claims: 0, seeks: 1, ..SMALL };
+    finds(LATE, Ledger { guards, ..one });
 }
 
 #[test]

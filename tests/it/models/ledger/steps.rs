@@ -53,6 +53,7 @@ impl Ledger {
         match action {
             Action::Append => state.end += 1,
             Action::Failover => self.fail_over(state),
+            Action::Seek => seek(state),
             Action::Assign(reader) => {
                 state.rebalances -= u8::from(state.assigned.is_some());
                 state.assigned = Some(reader);
@@ -217,6 +218,15 @@ impl Ledger {
             Answer::IsLost => state.faults -= 1,
         }
     }
+}
+
+/// The row is moved and gets a token that no reader has, in one statement.
+fn seek(state: &mut State) {
+    state.seeks -= 1;
+    let token = state.fresh_token();
+    state.commit(|tables| {
+        *tables = Tables { reader: token, next: 0, fates: Default::default(), ..*tables };
+    });
 }
 
 fn batch(from: usize, token: Token, expected: usize, upto: usize) -> Batch {
