@@ -18,6 +18,7 @@ mod commands;
 mod ledger;
 mod keys;
 mod letters;
+mod review;
 mod outcomes;
 mod pages;
 mod rows;
@@ -38,6 +39,10 @@ pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letters::{Lane, Outgoing};
 pub use outcomes::{Outcome, OutcomeBatch, Written};
 pub use pages::{ListRange, Page};
+pub use review::{
+    Change, InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
+    LetterRow, LetterState, LetterSummary, Lookup, ReplayChain,
+};
 pub use shards::{ShardFence, ShardRow};
 
 use sqlite::Sqlite;
