@@ -27,11 +27,13 @@ mod outcomes;
 mod shard_keeper;
 mod shares;
 
+mod janitor;
+
 mod supervisor;
 
 pub use counters::{AppMetrics, IngestMetrics};
 pub(crate) use messages::Drain;
 pub(crate) use reader::submit;
 pub use reader::{SubmitError, Submitted};
-pub(crate) use shared::{Settings, Shared};
+pub(crate) use shared::{DeadLetterSettings, Settings, Shared};
 pub(crate) use supervisor::{Break, Gate, Supervisor};
