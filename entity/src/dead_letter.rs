@@ -43,7 +43,7 @@ pub struct Model {
     pub created_ms: i64,
     /// 0 dead, 1 parked (it may still heal), 2 replayed, 3 discarded.
     pub state: i16,
-    /// When it came into that state.
+    /// When it came into that state, or was corrected.
     pub changed_ms: i64,
     /// When a parked record is tried again.
     pub due_ms: Option<i64>,

@@ -8,6 +8,7 @@ use dashmap::DashMap;
 
 use super::app_scheduler::AppScheduler;
 use super::dedup::Dedup;
+use super::janitor::Janitor;
 use super::outcomes::Outcomes;
 use super::reader::PartitionReader;
 use super::retry_dlq::RetryDlq;
@@ -22,6 +23,7 @@ pub(super) enum Role {
     RetryDlq,
     Outcomes,
     ShardKeeper,
+    Janitor,
     App(AppId),
     Reader(TopicPartition),
 }
@@ -33,6 +35,7 @@ impl std::fmt::Display for Role {
             Self::RetryDlq => f.write_str("retry-dlq"),
             Self::Outcomes => f.write_str("outcomes"),
             Self::ShardKeeper => f.write_str("shard-keeper"),
+            Self::Janitor => f.write_str("janitor"),
             Self::App(app) => write!(f, "app-scheduler {app}"),
             Self::Reader(partition) => write!(f, "partition-reader {partition}"),
         }
@@ -46,6 +49,7 @@ pub(super) enum Address {
     RetryDlq(Addr<RetryDlq>),
     Outcomes(Addr<Outcomes>),
     ShardKeeper(Addr<ShardKeeper>),
+    Janitor(Addr<Janitor>),
     App(Addr<AppScheduler>),
     Reader(Addr<PartitionReader>),
 }

@@ -28,11 +28,13 @@ mod outcomes;
 mod shard_keeper;
 mod shares;
 
+mod janitor;
+
 mod supervisor;
 
 pub(crate) use admission::{Replay, foresee_replay, replay, submit};
 pub use admission::{Replayed, SubmitError, Submitted};
 pub use counters::{AppMetrics, IngestMetrics};
 pub(crate) use messages::Drain;
-pub(crate) use shared::{Settings, Shared};
+pub(crate) use shared::{DeadLetterSettings, Settings, Shared};
 pub(crate) use supervisor::{Break, Gate, Supervisor};

@@ -40,11 +40,20 @@ pub(crate) struct Settings {
     pub max_record_bytes: usize,
     /// The largest batch, in bytes.
     pub max_batch_bytes: usize,
+    /// What is done with dead letters.
+    pub dead_letters: DeadLetterSettings,
     /// How often the actors' figures are logged.
     pub metrics_interval: Duration,
     /// Whether producers are told what became of their requests.
     pub tells_verdicts: bool,
-    /// How many replays may lead to a letter that is replayed again.
+}
+
+/// What is done with dead letters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeadLetterSettings {
+    /// A letter goes this long after it came or was last touched.
+    pub keep: Duration,
+    /// How many replays one after the other may die again.
     pub max_replays: u32,
 }
 

@@ -13,6 +13,7 @@ use actix::prelude::*;
 use super::app_scheduler::AppScheduler;
 use super::dedup::Dedup;
 use super::directory::{Address, Role, hint};
+use super::janitor::Janitor;
 use super::messages::*;
 use super::outcomes::Outcomes;
 use super::reader::PartitionReader;
@@ -73,6 +74,7 @@ impl Supervisor {
             Role::RetryDlq => wrap(launch(RetryDlq::new(shared)), Address::RetryDlq),
             Role::Outcomes => wrap(launch(Outcomes::new(shared)), Address::Outcomes),
             Role::ShardKeeper => wrap(launch(ShardKeeper::new(shared)), Address::ShardKeeper),
+            Role::Janitor => wrap(launch(Janitor::new(shared)), Address::Janitor),
             Role::App(id) => {
                 let Some(app) = shared.apps.get(id).cloned() else { return };
                 wrap(launch(AppScheduler::new(shared, app)), Address::App)
@@ -98,7 +100,7 @@ impl Supervisor {
     fn roles(&self) -> Vec<Role> {
         let fixed = [Role::Dedup, Role::RetryDlq, Role::Outcomes];
         let apps = self.shared.apps.keys().map(|app| Role::App(*app));
-        fixed.into_iter().chain(apps).chain([Role::ShardKeeper]).collect()
+        fixed.into_iter().chain(apps).chain([Role::ShardKeeper, Role::Janitor]).collect()
     }
 
     fn report(&mut self, ctx: &mut Context<Self>) {
@@ -149,6 +151,7 @@ impl Address {
             Self::RetryDlq(address) => hint(Some(address), Report),
             Self::Outcomes(address) => hint(Some(address), Report),
             Self::ShardKeeper(address) => hint(Some(address), Report),
+            Self::Janitor(address) => hint(Some(address), Report),
             Self::App(address) => hint(Some(address), Report),
             Self::Reader(address) => hint(Some(address), Report),
         }
@@ -160,6 +163,7 @@ impl Address {
             Self::RetryDlq(address) => hint(Some(address), Fault),
             Self::Outcomes(address) => hint(Some(address), Fault),
             Self::ShardKeeper(address) => hint(Some(address), Fault),
+            Self::Janitor(address) => hint(Some(address), Fault),
             Self::App(address) => hint(Some(address), Fault),
             Self::Reader(address) => hint(Some(address), Fault),
         }

@@ -15,6 +15,15 @@ pub(super) fn complain(line: impl Display) {
 
 /// Columns under their names, as wide as they need; the first to the left, figures to the right.
 pub(super) fn table(names: &[&str], rows: &[Vec<String>]) -> String {
+    aligned(names, rows, false)
+}
+
+/// Columns of text under their names, all to the left.
+pub(super) fn lined_up(names: &[&str], rows: &[Vec<String>]) -> String {
+    aligned(names, rows, true)
+}
+
+fn aligned(names: &[&str], rows: &[Vec<String>], all_left: bool) -> String {
     let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
     let width_of = |column: usize| {
         let cells = rows.iter().chain([&names]).filter_map(|row| row.get(column));
@@ -27,6 +36,7 @@ pub(super) fn table(names: &[&str], rows: &[Vec<String>]) -> String {
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let written = match column {
                 0 => write!(line, "{cell:<width$}"),
+                _ if all_left => write!(line, "  {cell:<width$}"),
                 _ => write!(line, "  {cell:>width$}"),
             };
             debug_assert!(written.is_ok(), "writing to a String cannot fail");
@@ -65,6 +75,13 @@ mod tests {
         ] {
             assert_eq!(grouped(number), meant);
         }
+    }
+
+    #[test]
+    fn text_is_to_the_left_and_no_line_ends_in_blanks() {
+        let rows = [vec!["1".into(), "sms".into()], vec!["2".into(), "payment".into()]];
+        let text = lined_up(&["id", "app"], &rows);
+        assert_eq!(text, "id  app\n1   sms\n2   payment\n");
     }
 
     #[test]

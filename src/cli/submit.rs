@@ -16,6 +16,7 @@ use futures::future::join_all;
 use tracing_subscriber::filter::LevelFilter;
 
 use self::flags::Flags;
+pub(super) use self::flags::delay;
 use self::input::{Input, Line};
 use super::output::{complain, say};
 use super::{CannotStart, ConfigFile, cannot_start, load};

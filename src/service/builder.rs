@@ -10,7 +10,7 @@ use secrecy::SecretString;
 
 use super::bring_up::{self, StartError};
 use super::{Scheduler, StartProgress};
-use crate::actors::Settings;
+use crate::actors::{DeadLetterSettings, Settings};
 use crate::config::{Config, Dispatch};
 use crate::dispatch::{Discard, JobHandler, LogDispatch, SharedHandler};
 use crate::kafka::KafkaIngestConfig;
@@ -84,9 +84,12 @@ impl From<&Config> for Settings {
             conflict_on_time: config.idempotency.conflict_on_time,
             max_record_bytes: config.ingest.max_record_bytes,
             max_batch_bytes: config.ingest.max_batch_bytes,
+            dead_letters: DeadLetterSettings {
+                keep: config.dead_letters.keep,
+                max_replays: config.dead_letters.max_replays,
+            },
             metrics_interval: config.log.metrics_interval,
             tells_verdicts: config.kafka.as_ref().is_some_and(|kafka| kafka.events_topic.is_some()),
-            max_replays: config.dead_letters.max_replays,
         }
     }
 }
@@ -215,6 +218,19 @@ impl SchedulerBuilder {
     /// The zone of local date-times that name none. Default UTC.
     pub fn default_time_zone(mut self, zone: Tz) -> Self {
         self.settings.rules.default_time_zone = zone;
+        self
+    }
+
+    /// A dead letter goes this long after it came or was last touched, unless it is parked
+    /// or not published yet. Default 30 days.
+    pub fn keep_dead_letters(mut self, keep: Duration) -> Self {
+        self.settings.dead_letters.keep = keep;
+        self
+    }
+
+    /// How many replays one after the other may die again. Default 5.
+    pub fn max_replays(mut self, max_replays: u32) -> Self {
+        self.settings.dead_letters.max_replays = max_replays;
         self
     }
 

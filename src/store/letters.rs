@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::steps::{Step, Value};
-use super::{LetterRow, Result, Store};
+use super::{LetterState, Result, Store};
 use crate::model::ids::{LedgerId, ShardId};
 use crate::model::letter::DeadLetter;
 use crate::model::record::RawRecord;
@@ -177,15 +177,6 @@ impl Store {
         Ok(rows.into_iter().filter_map(parked_record).collect())
     }
 
-    /// The letter with this id.
-    ///
-    /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
-    pub async fn find_letter(&self, id: Uuid) -> Result<Option<LetterRow>> {
-        let row = dead_letter::Entity::find_by_id(id).one(&self.inner.pool).await?;
-        Ok(row.map(LetterRow))
-    }
-
     /// Notes that the broker has acknowledged these.
     ///
     /// # Errors
@@ -200,12 +191,10 @@ impl Store {
     }
 }
 
-/// States of a letter's row.
-pub(super) const DEAD: i16 = 0;
-/// Its record may still heal.
-pub(super) const PARKED: i16 = 1;
-/// Somebody had it replayed.
-pub(super) const REPLAYED: i16 = 2;
+/// States of a letter's row, as the table has them.
+pub(super) const DEAD: i16 = LetterState::Dead.code();
+pub(super) const PARKED: i16 = LetterState::Parked.code();
+pub(super) const REPLAYED: i16 = LetterState::Replayed.code();
 
 fn parked_record(row: dead_letter::Model) -> Option<ParkedRecord> {
     let headers = decode_headers(&row.headers);

@@ -18,8 +18,8 @@ mod commands;
 mod ledger;
 mod keys;
 mod letters;
-mod letter_row;
 mod fates;
+mod review;
 mod outcomes;
 mod pages;
 mod rows;
@@ -41,10 +41,13 @@ pub use fates::RequestFate;
 pub use instances::{InstanceRow, Membership, Observation};
 pub use keys::KeyCursor;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
-pub use letter_row::LetterRow;
 pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
 pub use pages::{ListRange, Page};
+pub use review::{
+    Change, InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
+    LetterRow, LetterState, LetterSummary, LetterToReplay, Lookup, ReplayChain,
+};
 pub use shards::{ShardFence, ShardRow};
 
 use sqlite::Sqlite;

@@ -39,6 +39,23 @@ impl Store {
         }
     }
 
+    /// Makes sure that the tables are those of this version, and touches nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] if they are of another version, or not there;
+    /// [`Error::Unavailable`] if the database is away.
+    pub async fn check_schema(&self) -> Result<()> {
+        self.refuse_newer_schema().await?;
+        match self.is_current().await? {
+            true => Ok(()),
+            false => Err(Error::Unusable(
+                "the tables of this version are not there: start `infinite-scheduler serve` of this \
+                 version on that database, or run `infinite-scheduler migrate`"
+                    .into(),
+            )),
+        }
+    }
+
     /// Takes every step back: all tables and what is in them are gone.
     ///
     /// # Errors

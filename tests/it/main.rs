@@ -8,6 +8,7 @@ mod support;
 
 mod fences;
 mod keys;
+mod dead_letters;
 mod main_job;
 mod outages;
 mod parked;

@@ -346,7 +346,7 @@ async fn a_password_that_is_wrong_is_not_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_actors_figures_are_logged_each_interval() {
-    const KINDS: [(&str, &[&str]); 7] = [
+    const KINDS: [(&str, &[&str]); 8] = [
         (
             "supervisor",
             &[
@@ -381,6 +381,7 @@ async fn every_actors_figures_are_logged_each_interval() {
         ("outcomes", &["running", "in_flight", "written"]),
         ("retry-dlq", &["published", "lanes_waiting"]),
         ("shard-keeper", &["beats", "shards_held", "lease_valid"]),
+        ("janitor", &["expired"]),
     ];
     let world = World::new(Database::Sqlite, 1).await;
     let config = world.config().replace("[log]", "[log]\nformat = \"json\"");

@@ -14,7 +14,7 @@ use super::{Judged, Tickets, batch_of, choose_shards, count_fates, tell_others};
 use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
-use crate::store::{Admitted, Batch, Course, Entry, Error as StoreError, Fate, LetterRow, Result};
+use crate::store::{Admitted, Batch, Course, Entry, Error as StoreError, Fate, LetterToReplay, Result};
 
 /// How often an admission whose answer was lost is repeated.
 const TRIES: u32 = 10;
@@ -125,7 +125,7 @@ async fn try_once(shared: &Arc<Shared>, replay: &Replay, attempt: u32) -> Result
 }
 
 enum Prepared {
-    Batch { batch: Arc<Batch>, job_id: JobId, letter: LetterRow },
+    Batch { batch: Arc<Batch>, job_id: JobId, letter: LetterToReplay },
     Answer(Replayed),
 }
 
@@ -133,10 +133,10 @@ async fn prepare(shared: &Arc<Shared>, replay: &Replay) -> Result<Prepared> {
     let id = replay.letter;
     let impossible = |why: String| Ok(Prepared::Answer(Replayed::NotPossible(why)));
     let refused = |refusal| Ok(Prepared::Answer(Replayed::Refused(refusal)));
-    let Some(letter) = shared.store.find_letter(id).await? else {
+    let Some(letter) = shared.store.letter_to_replay(id).await? else {
         return impossible(format!("there is no dead letter {id}"));
     };
-    if let Some(why) = letter.not_replayable(shared.settings.max_replays) {
+    if let Some(why) = letter.not_replayable(shared.settings.dead_letters.max_replays) {
         return impossible(why);
     }
     let request = match request_of(&letter, replay.value.as_deref()) {
@@ -159,7 +159,7 @@ async fn prepare(shared: &Arc<Shared>, replay: &Replay) -> Result<Prepared> {
 
 /// The request that a letter stands for. What a failed job was fired with is one, too.
 fn request_of(
-    letter: &LetterRow,
+    letter: &LetterToReplay,
     value: Option<&[u8]>,
 ) -> std::result::Result<ScheduleJobRequest, Refusal> {
     let Some(value) = value.or_else(|| letter.value()) else {

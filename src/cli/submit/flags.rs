@@ -74,7 +74,7 @@ fn priority(text: &str) -> Result<Priority, &'static str> {
 }
 
 /// Reads `5s` and its like.
-fn delay(text: &str) -> Result<Duration, &'static str> {
+pub(in crate::cli) fn delay(text: &str) -> Result<Duration, &'static str> {
     const WANTED: &str = "must be a whole number and ms, s, m, h or d, as in 5s";
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or(WANTED)?;
     let (number, unit) = text.split_at(unit_at);

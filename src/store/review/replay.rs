@@ -1,24 +1,32 @@
-//! One dead letter as its row tells it: what it was, what is to be tried in its place, and
-//! whether it may be tried.
+//! What a replay must know of a letter: what is to be tried, and whether it may be.
 
 use std::num::{NonZeroU32, NonZeroU64};
 
 use infinite_scheduler_entity::dead_letter;
+use sea_orm::EntityTrait;
 use uuid::Uuid;
 
-use super::letters::{DEAD, PARKED, REPLAYED, decode_headers};
+use super::LetterState;
 use crate::model::ids::JobId;
+use crate::store::letters::decode_headers;
+use crate::store::{Result, Store};
 
-/// One dead letter's row.
+/// A dead letter that somebody wants to replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LetterRow(pub(super) dead_letter::Model);
+pub struct LetterToReplay(dead_letter::Model);
 
-impl LetterRow {
-    /// Its id.
-    pub fn id(&self) -> Uuid {
-        self.0.id
+impl Store {
+    /// The letter with this id.
+    ///
+    /// # Errors
+    /// [`crate::store::Error::Unavailable`] if the database is away.
+    pub async fn letter_to_replay(&self, id: Uuid) -> Result<Option<LetterToReplay>> {
+        let row = dead_letter::Entity::find_by_id(id).one(&self.inner.pool).await?;
+        Ok(row.map(LetterToReplay))
     }
+}
 
+impl LetterToReplay {
     /// When it came into its state, epoch milliseconds.
     pub fn changed_ms(&self) -> i64 {
         self.0.changed_ms
@@ -46,20 +54,26 @@ impl LetterRow {
         self.0.request_id.clone().unwrap_or_else(|| self.0.id.to_string())
     }
 
+    fn state(&self) -> LetterState {
+        LetterState::of(self.0.state)
+    }
+
     /// Whether a replay has made it this job.
     pub fn is_replayed_as(&self, job: JobId) -> bool {
-        self.0.state == REPLAYED && self.0.job == Some(job.uuid())
+        self.state() == LetterState::Replayed && self.0.job == Some(job.uuid())
     }
 
     /// Why it cannot be replayed, if so. `max_replays` bounds a chain of letters each of
     /// which died as the replay of the one before.
     pub fn not_replayable(&self, max_replays: u32) -> Option<String> {
         let id = self.0.id;
-        match self.0.state {
-            DEAD => {}
-            PARKED => return Some(format!("{id} is parked: it is tried again by itself")),
-            REPLAYED => return Some(format!("{id} was replayed already")),
-            _ => return Some(format!("{id} was discarded")),
+        match self.state() {
+            LetterState::Dead => {}
+            LetterState::Parked => {
+                return Some(format!("{id} is parked: it is tried again by itself"));
+            }
+            LetterState::Replayed => return Some(format!("{id} was replayed already")),
+            LetterState::Discarded => return Some(format!("{id} was discarded")),
         }
         let replays = u32::try_from(self.0.replays).unwrap_or(0);
         (replays >= max_replays).then(|| {

@@ -1,0 +1,79 @@
+//! Removes dead letters that nobody has touched for as long as they are kept, a few at a time.
+//!
+//! Every instance does so: a letter that another one removed is simply not there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use super::messages::*;
+use super::shared::Shared;
+use crate::store::LetterCursor;
+
+/// From the start to the first round, which has others to wait for.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Between two steps, so that it stays out of the way.
+const BETWEEN_STEPS: Duration = Duration::from_millis(100);
+/// Between two rounds through all letters.
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
+
+/// Sweeps up.
+pub(super) struct Janitor {
+    shared: Arc<Shared>,
+    expired: u64,
+}
+
+impl Janitor {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, expired: 0 }
+    }
+
+    /// One step, then the next one after a pause.
+    fn sweep(&mut self, after: Option<LetterCursor>, ctx: &mut Context<Self>) {
+        let keep_ms = self.shared.settings.dead_letters.keep.as_millis();
+        let keep_ms = i64::try_from(keep_ms).unwrap_or(i64::MAX);
+        let until_ms = self.shared.clock.now_ms().saturating_sub(keep_ms);
+        let store = self.shared.store.clone();
+        let step = tokio::spawn(async move { store.expire_letters(after, until_ms).await });
+        ctx.spawn(step.into_actor(self).map(move |step, actor, ctx| {
+            let step = step.unwrap_or_else(|error| panic!("removing old letters: {error}"));
+            let (pause, next) = match step {
+                Ok((expired, next)) => {
+                    actor.expired += expired;
+                    (next.map_or(BETWEEN_ROUNDS, |_| BETWEEN_STEPS), next)
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "old dead letters could not be removed");
+                    (BETWEEN_ROUNDS, after)
+                }
+            };
+            ctx.run_later(pause, move |actor, ctx| actor.sweep(next, ctx));
+        }));
+    }
+}
+
+impl Actor for Janitor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(FIRST_PAUSE, |actor, ctx| actor.sweep(None, ctx));
+    }
+}
+
+impl Handler<Report> for Janitor {
+    type Result = ();
+
+    fn handle(&mut self, _: Report, _: &mut Context<Self>) {
+        let expired = self.expired;
+        tracing::info!(actor = "janitor", expired, "{expired} old dead letters removed");
+    }
+}
+
+impl Handler<Fault> for Janitor {
+    type Result = ();
+
+    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
+        panic!("a fault was asked for");
+    }
+}

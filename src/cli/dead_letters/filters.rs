@@ -1,0 +1,116 @@
+//! Which letters, by flags.
+
+use clap::builder::NonEmptyStringValueParser;
+
+use super::Desk;
+use crate::cli::submit::delay;
+use crate::cli::{CannotStart, cannot_start};
+use crate::model::time::ScheduledTime;
+use crate::store::{LetterFilter, LetterState};
+
+/// What letters must have in common.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Which letters")]
+pub(super) struct Filters {
+    /// Of this app
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    app: Option<String>,
+    /// Of this kind, as in invalid-json or attempts-exhausted
+    #[arg(long, value_name = "KIND", value_parser = NonEmptyStringValueParser::new())]
+    kind: Option<String>,
+    /// Died at this time or later: 2030-01-01T08:00:00Z, a local time, epoch milliseconds, or
+    /// how long ago, as in 2h
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Died before this time
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// With this text in the message; upper and lower case are the same
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    contains: Option<String>,
+}
+
+impl Filters {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { app, kind, from, to, contains } = self;
+        [app, kind, from, to, contains].into_iter().all(Option::is_none)
+    }
+
+    /// The filter, for letters in one of `states`.
+    pub(super) fn read(
+        &self,
+        desk: &Desk,
+        states: Vec<LetterState>,
+    ) -> Result<LetterFilter, CannotStart> {
+        let moment = |name: &str, text: &Option<String>| {
+            let read = text.as_deref().map(|text| moment(text, desk));
+            read.transpose().map_err(|why| cannot_start(format!("--{name}: {why}")))
+        };
+        let (from_ms, to_ms) = (moment("from", &self.from)?, moment("to", &self.to)?);
+        if let (Some(from), Some(to)) = (from_ms, to_ms)
+            && from >= to
+        {
+            let (from, to) = (super::instant(from), super::instant(to));
+            return Err(cannot_start(format!("--from ({from}) must be before --to ({to})")));
+        }
+        Ok(LetterFilter {
+            states,
+            app: self.app.clone(),
+            kind: self.kind.clone(),
+            from_ms,
+            to_ms,
+            contains: self.contains.clone(),
+        })
+    }
+}
+
+/// A time in any form that a request may have, or how long ago it was.
+fn moment(text: &str, desk: &Desk) -> Result<i64, String> {
+    moment_at(text, desk.now_ms(), desk.config.default_time_zone)
+}
+
+fn moment_at(text: &str, now_ms: i64, zone: chrono_tz::Tz) -> Result<i64, String> {
+    if let Ok(ago) = delay(text) {
+        let ago_ms = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+        return Ok(now_ms.saturating_sub(ago_ms));
+    }
+    let is_json = text.parse::<i64>().is_ok() || text.starts_with(['{', '[']);
+    let time = if is_json { ScheduledTime::from_json(text) } else { text.parse() };
+    let time = time.map_err(|why| format!("{why}; or say how long ago, as in 2h"))?;
+    time.resolve_ms(zone).ok_or_else(|| format!("{text} is beyond the calendar"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_a_time_or_how_long_ago() {
+        let now_ms = 1_893_484_800_000;
+        for (text, meant) in [
+            ("2h", now_ms - 7_200_000),
+            ("0s", now_ms),
+            ("1893484800000", now_ms),
+            ("2030-01-01T08:00:00Z", now_ms),
+            ("2030-01-01T14:00:00+06:00", now_ms),
+            ("2030-01-01T09:00:00", now_ms),
+            ("[2030,1,1,9,0]", now_ms),
+        ] {
+            assert_eq!(moment_at(text, now_ms, chrono_tz::Europe::Berlin), Ok(meant), "{text}");
+        }
+        for text in ["", "yesterday", "2h ago", "-5"] {
+            let said = moment_at(text, now_ms, chrono_tz::UTC);
+            if text == "-5" {
+                assert_eq!(said, Ok(-5));
+            } else {
+                assert!(said.is_err_and(|why| why.contains("as in 2h")), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_flag_is_no_filter() {
+        assert!(Filters::default().is_empty());
+        assert!(!Filters { to: Some("2h".into()), ..Filters::default() }.is_empty());
+    }
+}

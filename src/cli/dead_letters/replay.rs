@@ -1,0 +1,91 @@
+//! `dead-letters replay`: these letters' requests are admitted again.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::deed::{Answer, Deed, carry_out};
+use super::selection::Selection;
+use super::{Desk, why_not};
+use crate::actors::{Replay, Replayed, Settings, Shared, foresee_replay, replay};
+use crate::cli::ConfigFile;
+use crate::model::clock::SystemClock;
+use crate::service::SubmitError;
+use crate::store::{LetterState, LetterSummary};
+
+/// Admits the requests of dead letters again, their corrections where they have one
+///
+/// A request goes through the same checks as any other; what is refused stays a dead letter. A
+/// job that failed is a new job with its data and limits, due at once. Letters by filter are
+/// counted first; nothing is done to them without --yes. A letter that is the end of
+/// `dead_letters.max_replays` replays is not replayed again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  infinite-scheduler dead-letters replay 0198c0de-1234
+  infinite-scheduler dead-letters replay --app sms --kind attempts-exhausted --from 2h --dry-run
+  infinite-scheduler dead-letters replay --contains 'provider is down' --yes
+
+Exit codes: 0 all replayed, or nothing to do; 1 some were not; 2 it cannot work as it was asked.")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) config: ConfigFile,
+    #[command(flatten)]
+    selection: Selection,
+}
+
+pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    // Somebody who is no instance: the owners of the shards are told to look at the new jobs.
+    let (store, settings) = (desk.store.clone(), Settings::from(&desk.config));
+    let shared = Arc::new(Shared::new(store, Arc::new(SystemClock), settings, Vec::new(), None));
+    carry_out(desk, &arguments.selection, &ReplayThem { shared }).await
+}
+
+struct ReplayThem {
+    shared: Arc<Shared>,
+}
+
+impl Deed for ReplayThem {
+    const VERB: &'static str = "replay";
+    const DONE: &'static str = "replayed";
+
+    fn objection(&self, letter: &LetterSummary) -> Option<String> {
+        (letter.state() != LetterState::Dead).then(|| why_not(letter))
+    }
+
+    async fn foresee(&self, letters: &[LetterSummary]) -> anyhow::Result<Vec<Answer>> {
+        let mut answers = Vec::with_capacity(letters.len());
+        for letter in letters {
+            answers.push(match self.objection(letter) {
+                Some(why) => Err(why),
+                None => answer(foresee_replay(&self.shared, &of(letter)).await)?,
+            });
+        }
+        Ok(answers)
+    }
+
+    async fn apply(&self, letters: &[LetterSummary]) -> anyhow::Result<Vec<Answer>> {
+        let mut answers = Vec::with_capacity(letters.len());
+        for letter in letters {
+            answers.push(match self.objection(letter) {
+                Some(why) => Err(why),
+                None => answer(replay(&self.shared, &of(letter)).await)?,
+            });
+        }
+        Ok(answers)
+    }
+}
+
+fn of(letter: &LetterSummary) -> Replay {
+    Replay { letter: letter.id, value: None }
+}
+
+fn answer(replayed: Result<Replayed, SubmitError>) -> anyhow::Result<Answer> {
+    Ok(match replayed? {
+        Replayed::Accepted { job_id } => Ok(format!("as job {job_id}")),
+        Replayed::Duplicate { job_id, of } => {
+            Ok(format!("as a duplicate of request {of:?}, job {job_id}"))
+        }
+        Replayed::Refused(refusal) => Err(format!("{} ({})", refusal.message, refusal.kind)),
+        Replayed::NotPossible(why) => Err(why),
+    })
+}

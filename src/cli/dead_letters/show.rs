@@ -1,0 +1,130 @@
+//! `dead-letters show`: everything about one letter.
+
+use std::process::ExitCode;
+
+use super::view::{self, LetterView};
+use super::{Desk, instant};
+use crate::cli::ConfigFile;
+use crate::cli::output::{grouped, say};
+use crate::store::{LetterName, LetterRow, LetterState, LetterSummary, ReplayChain};
+
+/// As much of a value is shown, unless all is asked for.
+const SHOWN_BYTES: usize = 4096;
+
+/// Shows everything about one dead letter
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  infinite-scheduler dead-letters show 0198c0de-1234
+  infinite-scheduler dead-letters show 0198c0de-1234 --json | jq -r .value > value.json")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) config: ConfigFile,
+    /// Its id, or the first 8 digits or more of it
+    #[arg(value_name = "ID")]
+    letter: LetterName,
+    /// The whole value, however large
+    #[arg(long)]
+    full: bool,
+    /// For programs: a JSON object, with the whole value
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let row = desk.letter(&arguments.letter).await?;
+    let summary = LetterSummary::from(&row);
+    let waits = desk.store.awaits_publishing(row.id).await.map_err(|error| desk.told(error))?;
+    // A parked record is no letter for others yet.
+    let published = !waits && summary.state() != LetterState::Parked;
+    let chain = desk.store.replay_chain(&summary).await.map_err(|error| desk.told(error))?;
+    if arguments.json {
+        let view = LetterView::of(&row, &summary, published, &chain)?;
+        say(serde_json::to_string_pretty(&view)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let most = if arguments.full { usize::MAX } else { SHOWN_BYTES };
+    say(format_args!("dead letter {}", row.id));
+    for (name, fact) in facts(&summary, published, &chain) {
+        say(format_args!("  {name:<11} {fact}"));
+    }
+    say_contents(&row, most);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn facts(
+    letter: &LetterSummary,
+    published: bool,
+    chain: &ReplayChain,
+) -> Vec<(&'static str, String)> {
+    let line = |text: &str| view::one_line(text, usize::MAX);
+    let came = if letter.state() == LetterState::Parked { "parked" } else { "died" };
+    let mut facts = vec![
+        ("state", state(letter)),
+        (came, instant(letter.created_ms)),
+        ("kind", letter.kind.clone()),
+        ("message", line(&letter.message)),
+        ("attempts", letter.attempts.to_string()),
+    ];
+    facts.extend(letter.app.as_deref().map(|app| ("app", line(app))));
+    facts.extend(letter.request_id.as_deref().map(|id| ("request", line(id))));
+    facts.extend(letter.job.map(|job| ("job", job.to_string())));
+    facts.extend(origin(letter).map(|origin| ("record", origin)));
+    let published = match (published, letter.state()) {
+        (true, _) => "published",
+        (false, LetterState::Parked) => "not published: it is not dead yet",
+        (false, _) => "waits to be published",
+    };
+    facts.push(("DLQ topic", published.into()));
+    if letter.replays > 0 {
+        facts.push(("replays", format!("{} led to it", letter.replays)));
+    }
+    let link = |letter: &LetterSummary| format!("{} ({})", letter.id, letter.state());
+    facts.extend(chain.before.iter().map(|before| ("replay of", link(before))));
+    facts.extend(chain.after.iter().map(|after| ("died again", link(after))));
+    facts
+}
+
+fn state(letter: &LetterSummary) -> String {
+    let since = instant(letter.changed_ms);
+    match letter.state() {
+        LetterState::Dead if letter.corrected => format!("dead, corrected at {since}"),
+        LetterState::Dead => "dead".into(),
+        LetterState::Parked => match letter.due_ms {
+            Some(due) => format!("parked: tried again at {}", instant(due)),
+            None => "parked: tried again".into(),
+        },
+        LetterState::Replayed => format!("replayed at {since}"),
+        LetterState::Discarded => format!("discarded at {since}"),
+    }
+}
+
+fn origin(letter: &LetterSummary) -> Option<String> {
+    let (topic, number) = (letter.topic.as_ref()?, letter.number?);
+    let offset = letter.source_offset?;
+    let written = letter.source_time_ms.map(|ms| format!(", written {}", instant(ms)));
+    Some(format!("{topic}, partition {number}, offset {offset}{}", written.unwrap_or_default()))
+}
+
+fn say_contents(row: &LetterRow, most: usize) {
+    for (name, value) in view::headers(&row.headers) {
+        say(format_args!("  {:<11} {name}: {value}", "header"));
+    }
+    let contents =
+        [("key", &row.record_key), ("value", &row.record_value), ("correction", &row.correction)];
+    for (name, contents) in contents {
+        let Some(contents) = contents else {
+            if name == "value" {
+                say("  value       none");
+            }
+            continue;
+        };
+        let (shown, left) = view::bytes(contents, most);
+        let size = grouped(contents.len() as f64);
+        say(format_args!("  {name:<11} {size} bytes"));
+        say(shown);
+        if left > 0 {
+            say(format_args!("... and {} bytes more: add --full", grouped(left as f64)));
+        }
+    }
+}

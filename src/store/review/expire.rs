@@ -1,0 +1,104 @@
+//! Removing letters that nobody has touched for long, in steps that nobody notices.
+
+use std::collections::HashSet;
+
+use infinite_scheduler_entity::dead_letter::{Column, Entity};
+use infinite_scheduler_entity::{job, outbox};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use uuid::Uuid;
+
+use super::{LetterCursor, LetterState};
+use crate::store::{Result, Store};
+
+/// Letters that one step looks at.
+const STEP: u64 = 500;
+
+/// What a step must know of a letter.
+type Seen = (Uuid, i64, i64, i16, Option<Uuid>);
+
+impl Store {
+    /// Looks at some letters, oldest first, and removes those that came and were last
+    /// changed by `until_ms`. Gives back how many, and where to go on; `None` at the end.
+    ///
+    /// One stays that is parked, that still waits to be published, or whose replay lives on
+    /// as a job: should that job die, its letter counts the replays by this one.
+    ///
+    /// # Errors
+    /// [`crate::store::Error::Unavailable`] if the database is away; the same step can be
+    /// repeated.
+    pub async fn expire_letters(
+        &self,
+        after: Option<LetterCursor>,
+        until_ms: i64,
+    ) -> Result<(u64, Option<LetterCursor>)> {
+        let seen: Vec<Seen> = Entity::find()
+            .select_only()
+            .columns([Column::Id, Column::CreatedMs, Column::ChangedMs, Column::State, Column::Job])
+            // A change is never older than its letter, except by a version that wrote none.
+            .filter(Column::CreatedMs.lte(until_ms))
+            .filter(Condition::all().add_option(after.map(newer)))
+            .order_by_asc(Column::CreatedMs)
+            .order_by_asc(Column::Id)
+            .limit(STEP)
+            .into_tuple()
+            .all(&self.inner.pool)
+            .await?;
+        let next = seen
+            .last()
+            .filter(|_| seen.len() as u64 == STEP)
+            .map(|&(id, created_ms, ..)| LetterCursor { created_ms, id });
+        let over = self.removable(&seen, until_ms).await?;
+        if over.is_empty() {
+            return Ok((0, next));
+        }
+        let _turn = self.turn().await;
+        // One that was changed meanwhile stays.
+        let gone = Entity::delete_many()
+            .filter(Column::Id.is_in(over))
+            .filter(Column::State.ne(LetterState::Parked.code()))
+            .filter(Column::ChangedMs.lte(until_ms))
+            .exec(&self.inner.pool)
+            .await?;
+        Ok((gone.rows_affected, next))
+    }
+
+    async fn removable(&self, seen: &[Seen], until_ms: i64) -> Result<Vec<Uuid>> {
+        let parked = LetterState::Parked.code();
+        let over: Vec<&Seen> = seen
+            .iter()
+            .filter(|(_, _, changed_ms, state, _)| *changed_ms <= until_ms && *state != parked)
+            .collect();
+        if over.is_empty() {
+            return Ok(Vec::new());
+        }
+        let unpublished: Vec<Uuid> = outbox::Entity::find()
+            .select_only()
+            .column(outbox::Column::Letter)
+            .filter(outbox::Column::Letter.is_in(over.iter().map(|seen| seen.0)))
+            .into_tuple()
+            .all(&self.inner.pool)
+            .await?;
+        let replayed = over.iter().filter(|seen| seen.3 == LetterState::Replayed.code());
+        let live: Vec<Uuid> = job::Entity::find()
+            .select_only()
+            .column(job::Column::Id)
+            .filter(job::Column::Id.is_in(replayed.filter_map(|seen| seen.4)))
+            .into_tuple()
+            .all(&self.inner.pool)
+            .await?;
+        let unpublished: HashSet<Uuid> = unpublished.into_iter().collect();
+        let live: HashSet<Uuid> = live.into_iter().collect();
+        let replayed = LetterState::Replayed.code();
+        let stays = |(id, _, _, state, job): &Seen| {
+            let lives = *state == replayed && job.is_some_and(|job| live.contains(&job));
+            lives || unpublished.contains(id)
+        };
+        Ok(over.into_iter().filter(|seen| !stays(seen)).map(|seen| seen.0).collect())
+    }
+}
+
+fn newer(than: LetterCursor) -> Condition {
+    Condition::all().add(Column::CreatedMs.gte(than.created_ms)).add(
+        Condition::any().add(Column::CreatedMs.gt(than.created_ms)).add(Column::Id.gt(than.id)),
+    )
+}

@@ -1,0 +1,136 @@
+//! What a list shows of a letter: everything but what may be large.
+
+use std::fmt;
+
+use infinite_scheduler_entity::dead_letter;
+use sea_orm::DerivePartialModel;
+use sea_orm::sea_query::{Expr, ExprTrait};
+use uuid::Uuid;
+
+use super::LetterRow;
+
+/// What has become of a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LetterState {
+    /// It is for people now.
+    Dead,
+    /// Its record may still become a job, and is tried again by itself.
+    Parked,
+    /// Its value was admitted again.
+    Replayed,
+    /// Somebody looked at it and wants nothing done.
+    Discarded,
+}
+
+impl LetterState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Dead, Self::Parked, Self::Replayed, Self::Discarded];
+
+    /// Its number in the table.
+    pub const fn code(self) -> i16 {
+        match self {
+            Self::Dead => 0,
+            Self::Parked => 1,
+            Self::Replayed => 2,
+            Self::Discarded => 3,
+        }
+    }
+
+    /// The state with this number. There are no others: a database of a newer version is
+    /// refused. Should there be one all the same, nothing is done to its letter.
+    pub(super) fn of(code: i16) -> Self {
+        Self::ALL.into_iter().find(|state| state.code() == code).unwrap_or(Self::Discarded)
+    }
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Parked => "parked",
+            Self::Replayed => "replayed",
+            Self::Discarded => "discarded",
+        }
+    }
+}
+
+impl fmt::Display for LetterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A letter without its record's key, value and headers.
+#[derive(Clone, Debug, PartialEq, Eq, DerivePartialModel)]
+#[sea_orm(entity = "dead_letter::Entity")]
+pub struct LetterSummary {
+    /// The letter.
+    pub id: Uuid,
+    /// Why, for programs.
+    pub kind: String,
+    /// Why, in words.
+    pub message: String,
+    /// The app, where known.
+    pub app: Option<String>,
+    /// The producer's name for the request, where known.
+    pub request_id: Option<String>,
+    /// The job that it was or, after a replay, became.
+    pub job: Option<Uuid>,
+    /// The topic of its record.
+    pub topic: Option<String>,
+    /// The partition of its record.
+    pub number: Option<i32>,
+    /// The offset of its record.
+    pub source_offset: Option<i64>,
+    /// Its record's own time, epoch milliseconds.
+    pub source_time_ms: Option<i64>,
+    /// How often it was tried.
+    pub attempts: i32,
+    /// When it died or was parked, epoch milliseconds.
+    pub created_ms: i64,
+    /// When it came into its state, or was corrected, epoch milliseconds.
+    pub changed_ms: i64,
+    /// When a parked record is tried again, epoch milliseconds.
+    pub due_ms: Option<i64>,
+    /// How many replays led to it.
+    pub replays: i32,
+    /// The letter whose replay died as this one.
+    pub replay_of: Option<Uuid>,
+    /// Whether there is a value in the place of its record's.
+    #[sea_orm(from_expr = "Expr::col(dead_letter::Column::Correction).is_not_null()")]
+    pub corrected: bool,
+    #[sea_orm(from_col = "state")]
+    code: i16,
+}
+
+impl LetterSummary {
+    /// What has become of it.
+    pub fn state(&self) -> LetterState {
+        LetterState::of(self.code)
+    }
+}
+
+impl From<&LetterRow> for LetterSummary {
+    fn from(row: &LetterRow) -> Self {
+        let row = row.clone();
+        Self {
+            id: row.id,
+            kind: row.kind,
+            message: row.message,
+            app: row.app,
+            request_id: row.request_id,
+            job: row.job,
+            topic: row.topic,
+            number: row.number,
+            source_offset: row.source_offset,
+            source_time_ms: row.source_time_ms,
+            attempts: row.attempts,
+            created_ms: row.created_ms,
+            changed_ms: row.changed_ms,
+            due_ms: row.due_ms,
+            replays: row.replays,
+            replay_of: row.replay_of,
+            corrected: row.correction.is_some(),
+            code: row.state,
+        }
+    }
+}
