@@ -342,6 +342,48 @@ async fn letters_are_discarded_by_name_and_by_filter(database: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn letters_are_replayed_by_name_and_by_filter_and_a_dry_run_says_what_of() {
+    for database in Database::all() {
+        let post = Post::delivered(database).await;
+        let running = post.world.builder().start().await.expect("a start");
+        let check = async |options: &[&str], code, said: &str| {
+            let (was, out, error) = post.command("replay", options).await;
+            assert_eq!(was, code, "{database:?} {options:?}: {out}{error}");
+            assert!(out.contains(said), "{database:?} {options:?}: {out}{error}");
+        };
+        let before = post.states().await;
+        let bulk = post.id_of("bulk-0001").await;
+        check(&[&bulk, "--dry-run"], 1, "would not be replayed: the value is not JSON").await;
+        check(&[&bulk], 1, "not replayed: the value is not JSON").await;
+        check(&["--kind", "invalid-json", "--dry-run"], 1, "0 dead letters would be replayed")
+            .await;
+        check(&["--app", "calls"], 0, "nothing was changed: add --yes to replay them").await;
+        assert_eq!(post.states().await, before, "{database:?}: nothing was changed");
+
+        let good = r#"{"appName":"sms","scheduledTime":0,"requestId":"mended"}"#;
+        let (code, out, error) = post.command("edit", &[&bulk, "--value", good]).await;
+        assert_eq!(code, 0, "{out}{error}");
+        check(&[&bulk, "--dry-run"], 0, "would be replayed as job").await;
+        assert_eq!(post.states().await, before, "{database:?}: nothing was changed");
+        check(&[&bulk], 0, "replayed as job").await;
+        wait_until(DEADLINE, "the replay to fire", async || {
+            running.ingest_metrics().apps["sms"].succeeded == 1
+        })
+        .await;
+        check(&[&bulk], 1, "not replayed: it was replayed as job").await;
+
+        // Nobody has that app just now: its job waits.
+        check(&["--app", "calls", "--dry-run"], 0, "1 dead letter would be replayed").await;
+        check(&["--app", "calls", "--yes"], 0, "1 dead letter replayed").await;
+        let jobs = post.world.database.count("select count(*) from job where letter is not null");
+        assert_eq!(jobs.await, 1, "{database:?}");
+        let [dead, _, replayed, _] = post.states().await;
+        assert_eq!((dead, replayed), (before[0] - 2, 2), "{database:?}");
+        running.shutdown(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn old_letters_go_and_those_that_somebody_needs_stay_on_sqlite() {
     old_letters_go_and_those_that_somebody_needs_stay(Database::Sqlite).await;
 }

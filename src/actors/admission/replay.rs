@@ -14,7 +14,9 @@ use super::{Judged, Tickets, batch_of, choose_shards, count_fates, tell_others};
 use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
-use crate::store::{Admitted, Batch, Course, Entry, Error as StoreError, Fate, LetterToReplay, Result};
+use crate::store::{
+    Admitted, Batch, Course, Entry, Error as StoreError, Fate, LetterToReplay, Result,
+};
 
 /// How often an admission whose answer was lost is repeated.
 const TRIES: u32 = 10;
