@@ -5,20 +5,19 @@
 //! A key that it remembers makes the batch read before it writes, instead of being
 //! refused and written twice. What is a duplicate is decided by the unique key alone.
 
-use std::collections::HashSet;
+mod memory;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::prelude::*;
 
+use self::memory::Memory;
 use super::messages::*;
 use super::shared::Shared;
-use crate::model::ids::KeyId;
 use crate::store::KeyCursor;
 
-/// Keys of one generation; two are kept, so 200,000 at 16 bytes and their overhead.
-const GENERATION: usize = 100_000;
 /// Between two steps of the clean-up, so that it stays out of the way.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);
 /// Between two rounds through all keys.
@@ -27,8 +26,7 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 /// Remembers recent keys, the older half forgotten at a time.
 pub(super) struct Dedup {
     shared: Arc<Shared>,
-    young: HashSet<KeyId>,
-    old: HashSet<KeyId>,
+    memory: Memory,
     asked: u64,
     recognised: u64,
     forgotten: u64,
@@ -36,19 +34,8 @@ pub(super) struct Dedup {
 
 impl Dedup {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let (young, old) = (HashSet::new(), HashSet::new());
-        Self { shared, young, old, asked: 0, recognised: 0, forgotten: 0 }
-    }
-
-    fn knows(&self, key: &KeyId) -> bool {
-        self.young.contains(key) || self.old.contains(key)
-    }
-
-    fn remember(&mut self, key: KeyId) {
-        if self.young.len() >= GENERATION {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(key);
+        let memory = Memory::default();
+        Self { shared, memory, asked: 0, recognised: 0, forgotten: 0 }
     }
 
     /// One step of the clean-up, then the next one after a pause.
@@ -78,6 +65,8 @@ impl Actor for Dedup {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        // A predecessor knew more.
+        self.shared.counters.idempotency_cache.store(0, Ordering::Relaxed);
         ctx.run_later(BETWEEN_ROUNDS, |actor, ctx| actor.clean_up(KeyCursor::default(), ctx));
     }
 }
@@ -86,7 +75,7 @@ impl Handler<Recall> for Dedup {
     type Result = bool;
 
     fn handle(&mut self, recall: Recall, _: &mut Context<Self>) -> bool {
-        let known = recall.keys.iter().filter(|key| self.knows(key)).count();
+        let known = recall.keys.iter().filter(|key| self.memory.knows(key)).count();
         self.asked += recall.keys.len() as u64;
         self.recognised += known as u64;
         known > 0
@@ -98,9 +87,9 @@ impl Handler<Remember> for Dedup {
 
     fn handle(&mut self, remember: Remember, _: &mut Context<Self>) {
         for key in remember.keys {
-            self.remember(key);
+            self.memory.remember(key);
         }
-        let size = (self.young.len() + self.old.len()) as u64;
+        let size = self.memory.len() as u64;
         self.shared.counters.idempotency_cache.store(size, Ordering::Relaxed);
     }
 }
@@ -109,7 +98,7 @@ impl Handler<Report> for Dedup {
     type Result = ();
 
     fn handle(&mut self, _: Report, _: &mut Context<Self>) {
-        let remembered = self.young.len() + self.old.len();
+        let remembered = self.memory.len();
         tracing::info!(
             actor = "dedup",
             remembered,
