@@ -28,6 +28,7 @@ pub(crate) struct Counters {
     pub(super) rescued: AtomicU64,
     pub(super) clock_skew_ms: AtomicI64,
     pub(super) idempotency_cache: AtomicU64,
+    pub(super) idempotency_hits: AtomicU64,
     pub(super) lag: Mutex<BTreeMap<String, i64>>,
     pub(super) apps: Mutex<BTreeMap<String, std::sync::Arc<AppFigures>>>,
 }
@@ -62,6 +63,9 @@ pub struct IngestMetrics {
     pub messages_sent_to_dlq: u64,
     /// Keys in the dedup actor's memory.
     pub idempotency_cache_size: u64,
+    /// Keys of records that this memory, or the fleet's in Redis, knew: their batches were
+    /// read before they were written.
+    pub idempotency_cache_hits: u64,
     /// Those that repeated an earlier request.
     pub messages_duplicate: u64,
     /// Parked records that were tried again, and batches that were because the database was
@@ -146,6 +150,7 @@ impl Counters {
             messages_failed: get(&self.failed),
             messages_sent_to_dlq: get(&self.sent_to_dlq),
             idempotency_cache_size: get(&self.idempotency_cache),
+            idempotency_cache_hits: get(&self.idempotency_hits),
             messages_duplicate: get(&self.duplicate),
             messages_retried: get(&self.retried),
             messages_parked: get(&self.parked),

@@ -47,8 +47,8 @@ pub(super) struct PartitionsRevoked {
 #[rtype(result = "Option<i64>")]
 pub(super) struct Leave;
 
-/// `PartitionReader` → Dedup: is any of these keys known? A lost answer costs one look-up
-/// in the database.
+/// `PartitionReader` → Dedup: is any of these keys known, here or in the fleet? A lost or
+/// wrong answer costs one look-up in the database.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
 pub(super) struct Recall {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use secrecy::SecretString;
 
 use super::counters::{AppFigures, Counters};
 use super::directory::Directory;
@@ -36,6 +37,8 @@ pub(crate) struct Settings {
     pub idempotency_window: Duration,
     /// Whether the same key with another time is a conflict.
     pub conflict_on_time: bool,
+    /// The Redis that the fleet remembers keys in, if any.
+    pub idempotency_redis: Option<SecretString>,
     /// The largest record that is read as a request.
     pub max_record_bytes: usize,
     /// The largest batch, in bytes.

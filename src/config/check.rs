@@ -117,12 +117,22 @@ impl TryFrom<RawIdempotency> for IdempotencyConfig {
 }
 
 /// Its text is never shown: it may hold a password.
-fn check_redis_url(url: &SecretString) -> Result<(), ConfigError> {
-    let scheme = url.expose_secret().split_once("://").map(|(scheme, _)| scheme);
-    if scheme == Some("redis") && redis::Client::open(url.expose_secret()).is_ok() {
-        return Ok(());
-    }
-    let problem = "cannot be read: write it like redis://:password@host:6379/0";
+pub(crate) fn check_redis_url(url: &SecretString) -> Result<(), ConfigError> {
+    let url = url.expose_secret();
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    // A password that was not escaped is taken for host, path or query.
+    let after_host = rest.find(['/', '?', '#']).map_or("", |end| &rest[end..]);
+    let problem = match scheme {
+        "rediss" => {
+            "begins with rediss://, but TLS to Redis is not available in this version: write it \
+             like redis://:password@host:6379/0"
+        }
+        _ if after_host.contains(['@', '#']) => {
+            "cannot be read: in a password, write %2F for /, %3F for ? and %23 for #"
+        }
+        "redis" if redis::Client::open(url).is_ok() => return Ok(()),
+        _ => "cannot be read: write it like redis://:password@host:6379/0",
+    };
     Err(ConfigError::invalid("idempotency.redis_url", problem))
 }
 

@@ -26,6 +26,7 @@ use crate::kafka::KafkaIngestConfig;
 use crate::model::app::{AppConfig, AppName};
 use crate::telemetry::LogFormat;
 
+pub(crate) use check::check_redis_url;
 pub use database::DatabaseConfig;
 pub use error::ConfigError;
 

@@ -240,6 +240,65 @@ fn a_short_lease_alone_brings_the_clock_skew_down_with_it() {
 }
 
 #[test]
+fn a_redis_comes_from_the_file_or_the_environment_and_is_never_shown() {
+    assert!(load("", &[]).unwrap().idempotency.redis_url.is_none());
+    let file = "[idempotency]\nredis_url = 'redis://:hush@file:6379/1'";
+    for (env, meant) in [
+        (None, "redis://:hush@file:6379/1"),
+        (Some("redis://env"), "redis://env"),
+        (
+            Some("redis://u:hu%2Fsh@[::1]:7/0?protocol=resp3"),
+            "redis://u:hu%2Fsh@[::1]:7/0?protocol=resp3",
+        ),
+    ] {
+        let env: Vec<_> = env.map(|url| ("IDEMPOTENCY__REDIS_URL", url)).into_iter().collect();
+        let config = load(file, &env).unwrap();
+        assert_eq!(config.idempotency.redis_url.as_ref().unwrap().expose_secret(), meant);
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("hush") && !shown.contains("hu%2Fsh"), "{shown}");
+    }
+}
+
+#[test]
+fn a_redis_url_that_cannot_be_is_refused_without_its_text() {
+    let form = "idempotency.redis_url cannot be read: write it like redis://:password@host:6379/0";
+    for url in [
+        "",
+        "hush",
+        "hush:6379",
+        "http://hush@h",
+        "redis:hush",
+        "redis://",
+        "redis://:hush@",
+        "redis://:hush@h:port",
+        "redis://:hush@h/hush",
+        "redis://h/0?protocol=hush",
+        "unix:///hush",
+        "redis+unix:///hush",
+        "redis://:hush@0.0.0.0",
+    ] {
+        assert_eq!(load(&format!("idempotency.redis_url = '{url}'"), &[]).expect_err(url), form);
+    }
+    let escape = "idempotency.redis_url cannot be read: in a password, write %2F for /, %3F for ? \
+                  and %23 for #";
+    for url in ["redis://u:12/hush@h", "redis://u:12?hush@h", "redis://u:12#hush@h", "redis://h#x"]
+    {
+        assert_eq!(load(&format!("idempotency.redis_url = '{url}'"), &[]).expect_err(url), escape);
+    }
+    check_refusals(&[(
+        "idempotency.redis_url = 'rediss://:hush@h'",
+        "idempotency.redis_url begins with rediss://, but TLS to Redis is not available in this \
+         version: write it like redis://:password@host:6379/0",
+    )]);
+    for (text, env) in [("idempotency.redis_url = ['hush']", None), ("", Some("[['hush']]"))] {
+        let env: Vec<_> = env.map(|url| ("IDEMPOTENCY__REDIS_URL", url)).into_iter().collect();
+        let sentence = load(text, &env).unwrap_err();
+        assert!(sentence.starts_with("idempotency.redis_url"), "{sentence}");
+        assert!(!sentence.contains("hush") && !sentence.contains('\n'), "{sentence}");
+    }
+}
+
+#[test]
 fn a_dispatch_that_leads_nowhere_or_in_circles_is_refused() {
     check_refusals(&[
         (

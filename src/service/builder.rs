@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use super::bring_up::{self, StartError};
 use super::{Scheduler, StartProgress};
 use crate::actors::{DeadLetterSettings, Settings};
-use crate::config::{Config, Dispatch};
+use crate::config::{Config, Dispatch, check_redis_url};
 use crate::dispatch::{Discard, JobHandler, LogDispatch, SharedHandler};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::AppConfig;
@@ -82,6 +82,7 @@ impl From<&Config> for Settings {
             },
             idempotency_window: config.idempotency.window,
             conflict_on_time: config.idempotency.conflict_on_time,
+            idempotency_redis: config.idempotency.redis_url.clone(),
             max_record_bytes: config.ingest.max_record_bytes,
             max_batch_bytes: config.ingest.max_batch_bytes,
             dead_letters: DeadLetterSettings {
@@ -234,6 +235,14 @@ impl SchedulerBuilder {
         self
     }
 
+    /// A Redis that all instances share, as a second memory of recent idempotency keys:
+    /// `redis://:password@host:6379/0`. It only saves work, and may be away at any time.
+    /// Default none.
+    pub fn idempotency_redis(mut self, url: impl Into<String>) -> Self {
+        self.settings.idempotency_redis = Some(SecretString::from(url.into()));
+        self
+    }
+
     /// How often the actors' figures are logged. Default 10 s.
     pub fn metrics_interval(mut self, interval: Duration) -> Self {
         self.settings.metrics_interval = interval;
@@ -260,6 +269,9 @@ impl SchedulerBuilder {
     /// [`StartError`] for what waiting cannot mend: settings that contradict each other, a
     /// database of a newer version.
     pub async fn start(self) -> Result<Scheduler, StartError> {
+        if let Some(url) = &self.settings.idempotency_redis {
+            check_redis_url(url).map_err(|error| StartError::Settings(error.to_string()))?;
+        }
         bring_up::start(self).await
     }
 

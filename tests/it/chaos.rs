@@ -7,7 +7,6 @@
 mod crew;
 mod flow;
 mod proof;
-mod servers;
 mod told;
 mod topics;
 mod troubles;
@@ -19,12 +18,12 @@ use std::time::Duration;
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database as SeaOrm, DatabaseConnection};
 
+use crate::support::servers::{self, Server};
 use crate::support::services::Database;
 use crate::support::wait_until;
 use crew::Crew;
 use flow::Flow;
 use proof::Tables;
-use servers::Server;
 use topics::Cluster;
 use troubles::{Diary, Over};
 

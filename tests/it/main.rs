@@ -1,6 +1,6 @@
 //! The integration tests: one binary, one module per capability.
 //!
-//! `tests/run` starts Kafka, MariaDB and PostgreSQL and runs them; `support` has what they share.
+//! `tests/run` starts Kafka, MariaDB, PostgreSQL and Redis and runs them; `support` has what they share.
 
 mod layers;
 mod models;
@@ -9,6 +9,7 @@ mod support;
 mod fences;
 mod keys;
 mod dead_letters;
+mod fleet_memory;
 mod main_job;
 mod outages;
 mod parked;

@@ -25,6 +25,11 @@ pub(crate) fn mysql_url() -> String {
     service("INFINITE_SCHEDULER_TEST_MYSQL_URL")
 }
 
+/// The Redis, as a URL.
+pub(crate) fn redis_url() -> String {
+    service("INFINITE_SCHEDULER_TEST_REDIS")
+}
+
 fn service(variable: &str) -> String {
     env::var(variable).unwrap_or_else(|_| {
         panic!(

@@ -1,24 +1,28 @@
 //! A short memory of idempotency keys that are in the database: it only saves work.
 //!
-//! It also forgets keys in the database whose window is over, a few at a time.
+//! It is the instance's own (`memory`) and, where there is a Redis, the fleet's (`fleet`).
+//! The actor also forgets keys in the database whose window is over, a few at a time.
 //!
 //! A key that it remembers makes the batch read before it writes, instead of being
 //! refused and written twice. What is a duplicate is decided by the unique key alone.
 
-use std::collections::HashSet;
+mod fleet;
+mod link;
+mod memory;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use actix::Response;
 use actix::prelude::*;
 
+use self::fleet::Fleet;
+use self::memory::Memory;
 use super::messages::*;
 use super::shared::Shared;
-use crate::model::ids::KeyId;
 use crate::store::KeyCursor;
 
-/// Keys of one generation; two are kept, so 200,000 at 16 bytes and their overhead.
-const GENERATION: usize = 100_000;
 /// Between two steps of the clean-up, so that it stays out of the way.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);
 /// Between two rounds through all keys.
@@ -27,8 +31,9 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 /// Remembers recent keys, the older half forgotten at a time.
 pub(super) struct Dedup {
     shared: Arc<Shared>,
-    young: HashSet<KeyId>,
-    old: HashSet<KeyId>,
+    memory: Memory,
+    /// What the fleet remembers, if it has a Redis.
+    fleet: Option<Fleet>,
     asked: u64,
     recognised: u64,
     forgotten: u64,
@@ -36,19 +41,18 @@ pub(super) struct Dedup {
 
 impl Dedup {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let (young, old) = (HashSet::new(), HashSet::new());
-        Self { shared, young, old, asked: 0, recognised: 0, forgotten: 0 }
+        let memory = Memory::default();
+        Self { shared, memory, fleet: None, asked: 0, recognised: 0, forgotten: 0 }
     }
 
-    fn knows(&self, key: &KeyId) -> bool {
-        self.young.contains(key) || self.old.contains(key)
-    }
-
-    fn remember(&mut self, key: KeyId) {
-        if self.young.len() >= GENERATION {
-            self.old = std::mem::take(&mut self.young);
+    fn join_fleet(&mut self) {
+        let settings = &self.shared.settings;
+        let Some(url) = &settings.idempotency_redis else { return };
+        match Fleet::start(url, settings.idempotency_window) {
+            Ok(fleet) => self.fleet = Some(fleet),
+            // It was read once before the start.
+            Err(error) => tracing::error!(%error, "no redis is used: {error}"),
         }
-        self.young.insert(key);
     }
 
     /// One step of the clean-up, then the next one after a pause.
@@ -78,18 +82,33 @@ impl Actor for Dedup {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        // A predecessor knew more.
+        self.shared.counters.idempotency_cache.store(0, Ordering::Relaxed);
+        self.join_fleet();
         ctx.run_later(BETWEEN_ROUNDS, |actor, ctx| actor.clean_up(KeyCursor::default(), ctx));
     }
 }
 
 impl Handler<Recall> for Dedup {
-    type Result = bool;
+    type Result = Response<bool>;
 
-    fn handle(&mut self, recall: Recall, _: &mut Context<Self>) -> bool {
-        let known = recall.keys.iter().filter(|key| self.knows(key)).count();
+    /// The fleet is asked beside the actor, and only for what is new here.
+    fn handle(&mut self, recall: Recall, _: &mut Context<Self>) -> Response<bool> {
+        let known = recall.keys.iter().filter(|key| self.memory.knows(key)).count();
         self.asked += recall.keys.len() as u64;
         self.recognised += known as u64;
-        known > 0
+        let counters = &self.shared.counters;
+        counters.add(&counters.idempotency_hits, known);
+        let fleet = match &self.fleet {
+            Some(fleet) if known == 0 && !recall.keys.is_empty() => fleet,
+            _ => return Response::reply(known > 0),
+        };
+        let (shared, asking) = (self.shared.clone(), fleet.count_known(recall.keys));
+        Response::fut(async move {
+            let known = asking.await;
+            shared.counters.idempotency_hits.fetch_add(known, Ordering::Relaxed);
+            known > 0
+        })
     }
 }
 
@@ -97,10 +116,13 @@ impl Handler<Remember> for Dedup {
     type Result = ();
 
     fn handle(&mut self, remember: Remember, _: &mut Context<Self>) {
-        for key in remember.keys {
-            self.remember(key);
+        if let Some(fleet) = &self.fleet {
+            fleet.note(&remember.keys);
         }
-        let size = (self.young.len() + self.old.len()) as u64;
+        for key in remember.keys {
+            self.memory.remember(key);
+        }
+        let size = self.memory.len() as u64;
         self.shared.counters.idempotency_cache.store(size, Ordering::Relaxed);
     }
 }
@@ -109,13 +131,17 @@ impl Handler<Report> for Dedup {
     type Result = ();
 
     fn handle(&mut self, _: Report, _: &mut Context<Self>) {
-        let remembered = self.young.len() + self.old.len();
+        let remembered = self.memory.len();
+        let fleet = self.fleet.as_ref();
         tracing::info!(
             actor = "dedup",
             remembered,
             asked = self.asked,
             recognised = self.recognised,
             forgotten = self.forgotten,
+            redis = fleet.map(Fleet::status),
+            recognised_by_redis = fleet.map(Fleet::recognised),
+            not_noted_in_redis = fleet.map(Fleet::dropped),
             "{remembered} idempotency keys remembered",
         );
     }
