@@ -7,8 +7,7 @@
 mod crew;
 mod flow;
 mod proof;
-mod servers;
-mod topics;
+pub(crate) mod topics;
 mod troubles;
 
 use std::env;
@@ -18,12 +17,12 @@ use std::time::Duration;
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database as SeaOrm, DatabaseConnection};
 
+use crate::support::servers::{self, Server};
 use crate::support::services::Database;
 use crate::support::wait_until;
 use crew::Crew;
 use flow::Flow;
 use proof::Tables;
-use servers::Server;
 use topics::Cluster;
 use troubles::{Diary, Over};
 

@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::crew::{Crew, LEASE, SIZE, UNSETTLED};
-use super::servers::Server;
 use super::topics::{Cluster, DLQ};
+use crate::support::servers::Server;
 
 /// Something that happened, by this machine's clock.
 #[derive(Clone, Debug)]

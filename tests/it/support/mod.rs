@@ -6,6 +6,7 @@
 pub(crate) mod kafka;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod servers;
 pub(crate) mod services;
 pub(crate) mod world;
 

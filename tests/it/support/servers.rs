@@ -1,4 +1,4 @@
-//! A broker and a database server of the run's own, as children of `tests/run services`, which
+//! Servers of a test's own, which it may kill and suspend: children of `tests/run services`, which
 //! obey on its standard input.
 
 use std::fs::{self, File};
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::services::Database;
+use super::services::Database;
 
 /// What ending a server and removing its files may take.
 const END: Duration = Duration::from_secs(30);
 
 /// One server, which ends with this value.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     name: &'static str,
     child: Child,
     orders: Option<ChildStdin>,
@@ -31,7 +31,7 @@ pub(super) struct Server {
 }
 
 /// A broker and a database server, started beside each other.
-pub(super) fn start(database: Database, logs: &Path) -> (Server, Server) {
+pub(crate) fn start(database: Database, logs: &Path) -> (Server, Server) {
     let name = match database {
         Database::MariaDb => "mariadb",
         Database::Postgres => "postgres",
@@ -45,11 +45,15 @@ pub(super) fn start(database: Database, logs: &Path) -> (Server, Server) {
 }
 
 impl Server {
-    fn start(name: &'static str, logs: &Path) -> Self {
+    /// Starts the service of that name, with its output in a file in `logs`.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub(crate) fn start(name: &'static str, logs: &Path) -> Self {
         // The server's own user has temporary files there, too; durability is part of the test,
         // and the usual place for temporary files may be memory.
         let folder = tempfile::Builder::new()
-            .prefix("infinite-scheduler.chaos.")
+            .prefix("infinite-scheduler.it.")
             .tempdir_in(std::env::var_os("TMPDIR").unwrap_or("/var/tmp".into()))
             .expect("a folder");
         let everybody = fs::Permissions::from_mode(0o1777);
@@ -81,17 +85,17 @@ impl Server {
         }
     }
 
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 
     /// `host:port` or a URL.
-    pub(super) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// Has it killed, started, suspended or resumed, and waits until that is done.
-    pub(super) fn order(&mut self, what: &str) {
+    pub(crate) fn order(&mut self, what: &str) {
         let line = format!("{what} {}\n", self.name);
         let orders = self.orders.as_mut().expect("its standard input");
         orders.write_all(line.as_bytes()).expect("an order");
