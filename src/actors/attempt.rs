@@ -52,7 +52,10 @@ async fn attempt(shared: &Shared, flight: &Flight, firing: u32) -> Ended {
         return Ended::Expired;
     }
     app.figures.started(fired_ms - job.due_ms);
-    let timeout = job.timeout(app.config.timeout);
+    let timeout = match app.handler.ends_by_itself() {
+        true => Duration::MAX,
+        false => job.timeout(app.config.timeout),
+    };
     let fence = Fence::new(fence.epoch.0, firing);
     let context =
         JobContext::new(app.name.clone(), job.clone(), fence, *fired_ms, cancelled.clone());
