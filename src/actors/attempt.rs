@@ -51,7 +51,10 @@ async fn attempt(shared: &Shared, flight: &Flight) -> Ended {
         return Ended::Expired;
     }
     app.figures.started(fired_ms - job.due_ms);
-    let timeout = job.timeout(app.config.timeout);
+    let timeout = match app.handler.ends_by_itself() {
+        true => Duration::MAX,
+        false => job.timeout(app.config.timeout),
+    };
     let context = JobContext::new(
         app.name.clone(),
         job.clone(),

@@ -17,9 +17,7 @@ use super::messages::*;
 use super::shared::{RegisteredApp, Shared};
 use super::shares::share_of;
 use crate::model::ids::{AppId, InstanceId, JobId, ShardId};
-use crate::store::{
-    Error as StoreError, Lane, Observation, Result as StoreResult, ShardFence, ShardRow,
-};
+use crate::store::{Lane, Observation, Result as StoreResult, ShardFence, ShardRow};
 
 /// Between the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -27,6 +25,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The wait before a release that others did not let happen is tried again.
 const RELEASE_AGAIN_MS: i64 = 10_000;
+/// How often the patience with a heartbeat doubles.
+const MOST_PATIENCE: u32 = 3;
 /// A lease has room for some heartbeats that fail.
 const BEATS_PER_LEASE: u32 = 5;
 
@@ -43,6 +43,8 @@ pub(super) struct ShardKeeper {
     /// be older than it.
     changes: u64,
     beats: u64,
+    /// Heartbeats without an answer in a row.
+    unanswered: u32,
     /// Commands are being carried out.
     looking: bool,
     leaving: bool,
@@ -53,6 +55,8 @@ enum Beat {
     Alive(Observation),
     /// We were declared dead, or never joined.
     Unknown,
+    /// There was no answer in time; perhaps a reason for it.
+    Unanswered(String),
 }
 
 impl ShardKeeper {
@@ -65,6 +69,7 @@ impl ShardKeeper {
             observed: Observation::default(),
             changes: 0,
             beats: 0,
+            unanswered: 0,
             looking: false,
             leaving: false,
         }
@@ -72,7 +77,8 @@ impl ShardKeeper {
 
     fn beat(&mut self, ctx: &mut Context<Self>) {
         let (shared, changes) = (self.shared.clone(), self.changes);
-        let beat = tokio::spawn(async move { beat(&shared).await });
+        let patience = patience(shared.lease.length(), self.unanswered);
+        let beat = tokio::spawn(async move { beat(&shared, patience).await });
         ctx.spawn(beat.into_actor(self).map(move |beat, actor, ctx| {
             let beat = beat.unwrap_or_else(|error| panic!("heartbeat: {error}"));
             actor.after_beat(beat, changes, ctx);
@@ -86,6 +92,7 @@ impl ShardKeeper {
         self.beats += 1;
         match beat {
             Ok(Beat::Alive(observed)) => {
+                self.unanswered = 0;
                 self.shared.health.clear("database");
                 self.check_clock(&observed);
                 self.look_after_commands(&observed, ctx);
@@ -94,6 +101,10 @@ impl ShardKeeper {
                 }
                 self.observed = observed;
                 self.take_and_release(ctx);
+            }
+            Ok(Beat::Unanswered(why)) => {
+                self.unanswered = self.unanswered.saturating_add(1);
+                self.shared.health.complain("database", format!("away: {why}"));
             }
             Ok(Beat::Unknown) => {
                 if self.shared.me().0 != 0 {
@@ -104,6 +115,7 @@ impl ShardKeeper {
                 return;
             }
             Err(error) => {
+                self.unanswered = 0;
                 let about = format!("away: {error}");
                 self.shared.health.complain("database", about);
             }
@@ -400,8 +412,15 @@ impl ShardKeeper {
     }
 }
 
+/// What a heartbeat may take, after so many without an answer. There must be time for another
+/// connection before the lease is over. Once it is over, giving up as soon would not mend
+/// anything: a server that is too slow for a new connection would never be heard again.
+fn patience(lease: Duration, unanswered: u32) -> Duration {
+    (lease / 3) * (1 << unanswered.min(MOST_PATIENCE))
+}
+
 /// One heartbeat: renew, then look around.
-async fn beat(shared: &Shared) -> StoreResult<Beat> {
+async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
     let me = shared.me();
     if me.0 == 0 {
         return Ok(Beat::Unknown);
@@ -414,14 +433,18 @@ async fn beat(shared: &Shared) -> StoreResult<Beat> {
         shared.lease.renewed(sent);
         Ok(Beat::Alive(shared.store.observe(me).await?))
     };
-    // There must be time for another connection before the lease is over.
-    let patience = shared.lease.length() / 3;
     match tokio::time::timeout(patience, answered).await {
-        Ok(answer) => answer,
+        Ok(answer) => shared.leave_readers(answer),
         Err(_) => {
             shared.store.reconnect_heartbeat();
             let ms = patience.as_millis();
-            Err(StoreError::Unavailable(format!("no answer to the heartbeat within {ms} ms")))
+            let silence = format!("no answer to the heartbeat within {ms} ms");
+            // A pool that waits for a connection does not say what for.
+            let why = shared.store.trouble(patience / 4).await;
+            Ok(Beat::Unanswered(match why {
+                Some(why) => format!("{silence}: {why}"),
+                None => silence,
+            }))
         }
     }
 }

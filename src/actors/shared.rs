@@ -264,12 +264,21 @@ impl Shared {
     ) -> StoreResult<T> {
         let patience = self.lease.length() * 2;
         match tokio::time::timeout(patience, asked).await {
-            Ok(answer) => answer,
+            Ok(answer) => self.leave_readers(answer),
             Err(_) => Err(StoreError::Unavailable(format!(
                 "no answer within {} ms",
                 patience.as_millis()
             ))),
         }
+    }
+
+    /// A server that only reads since a failover keeps its sessions: they are left, so that the
+    /// next ones are with whoever writes now.
+    pub(super) fn leave_readers<T>(&self, answer: StoreResult<T>) -> StoreResult<T> {
+        if matches!(answer, Err(StoreError::ReadOnly(_))) {
+            self.store.leave_sessions();
+        }
+        answer
     }
 
     pub(super) fn intake(&self) -> Option<&Intake> {

@@ -38,6 +38,13 @@ pub trait JobHandler: Send + Sync + 'static {
     fn name(&self) -> &str {
         "handler"
     }
+
+    /// Whether each attempt ends by itself, so that it is not dropped when it has taken as long
+    /// as it may. For those who hand a job over: what was handed over may still be delivered
+    /// when nobody waits for it any more, and a receiver that is away is no attempt.
+    fn ends_by_itself(&self) -> bool {
+        false
+    }
 }
 
 /// A [`JobHandler`] whose type is forgotten; every handler is one, nobody implements it.
@@ -56,6 +63,9 @@ pub trait DynJobHandler: Send + Sync + 'static {
 
     /// See [`JobHandler::name`].
     fn name(&self) -> &str;
+
+    /// See [`JobHandler::ends_by_itself`].
+    fn ends_by_itself(&self) -> bool;
 }
 
 /// A handler of any type that several may hold.
@@ -73,6 +83,10 @@ impl<H: JobHandler> DynJobHandler for H {
     fn name(&self) -> &str {
         JobHandler::name(self)
     }
+
+    fn ends_by_itself(&self) -> bool {
+        JobHandler::ends_by_itself(self)
+    }
 }
 
 /// One handler for several apps, or one that its owner goes on looking at.
@@ -87,6 +101,10 @@ impl<H: JobHandler> JobHandler for Arc<H> {
 
     fn name(&self) -> &str {
         JobHandler::name(self.as_ref())
+    }
+
+    fn ends_by_itself(&self) -> bool {
+        JobHandler::ends_by_itself(self.as_ref())
     }
 }
 

@@ -54,6 +54,11 @@ impl JobHandler for KafkaDispatch {
     fn name(&self) -> &str {
         "kafka"
     }
+
+    /// The producer gives up on a record by itself, and until then may deliver it.
+    fn ends_by_itself(&self) -> bool {
+        true
+    }
 }
 
 /// Keyed by request id, so that all attempts at a job go to one partition.

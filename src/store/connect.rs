@@ -3,6 +3,7 @@
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector,
 };
@@ -10,6 +11,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
+use super::sessions::Sessions;
 use super::sqlite::{self, Sqlite};
 use super::{Error, Hot, Inner, Result, Store};
 
@@ -35,7 +37,7 @@ impl Store {
         let url = options.url.expose_secret();
         let scheme = url.split(':').next().unwrap_or_default();
         let inner = match scheme {
-            "sqlite" => connect_sqlite(url).await,
+            "sqlite" => connect_sqlite(url, options).await,
             "postgres" | "postgresql" => connect_postgres(url, options).await,
             "mysql" | "mariadb" => connect_mysql(url, options).await,
             other => Err(Error::Unusable(format!(
@@ -44,7 +46,22 @@ impl Store {
         }?;
         Ok(Self { inner: Arc::new(inner) })
     }
+
+    /// Why a database does not answer, if a session of its own finds out within `patience`.
+    pub async fn trouble(&self, patience: Duration) -> Option<String> {
+        let tried = tokio::time::timeout(patience, (self.inner.try_anew)()).await;
+        tried.ok()?.err().map(Error::into_reason)
+    }
+
+    /// Leaves every session that there is to its fate, and goes on with new ones.
+    pub fn leave_sessions(&self) {
+        self.inner.sessions.leave();
+        self.reconnect_heartbeat();
+    }
 }
+
+/// Makes a session that belongs to no pool.
+pub(super) type TryAnew = Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
 /// The URL for people, without what gets one in.
 ///
@@ -89,17 +106,18 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
     let connect: PgConnectOptions = url.parse().map_err(|error| unusable(url, &error))?;
     let connect = connect.options(settings).application_name("infinite-scheduler");
     check_reachable::<sqlx::PgConnection>(&connect).await?;
-    let pool = move |size| {
-        PgPoolOptions::new()
-            .max_connections(size)
-            // The heartbeat is its own test of its connection.
-            .test_before_acquire(size > 1)
-            .acquire_timeout(ACQUIRE)
-            .connect_lazy_with(connect.clone())
+    let sessions = Sessions::new(patience(options.lease));
+    let pool_of = |size| PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE);
+    let hot = sessions.watch(pool_of(options.max_connections)).connect_lazy_with(connect.clone());
+    let anew = connect.clone();
+    // The heartbeat is its own test of its connection.
+    let connect_heartbeat = move || {
+        let pool = pool_of(1).test_before_acquire(false).connect_lazy_with(connect.clone());
+        SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
     };
-    let hot = pool(options.max_connections);
-    let connect_heartbeat = move || SqlxPostgresConnector::from_sqlx_postgres_pool(pool(1));
     Ok(Inner {
+        sessions,
+        try_anew: Box::new(move || Box::pin(try_anew::<sqlx::PgConnection>(anew.clone()))),
         pool: SqlxPostgresConnector::from_sqlx_postgres_pool(hot.clone()),
         heartbeat: RwLock::new(connect_heartbeat()),
         connect_heartbeat: Box::new(connect_heartbeat),
@@ -112,25 +130,29 @@ async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
     let connect: MySqlConnectOptions = url.parse().map_err(|error| unusable(&url, &error))?;
     check_reachable::<sqlx::MySqlConnection>(&connect).await?;
     let session = session_of_mysql(&connect, options.lease).await?;
-    let pool = move |size| {
+    let sessions = Sessions::new(patience(options.lease));
+    let pool_of = move |size| {
         let session = session.clone();
-        MySqlPoolOptions::new()
-            .max_connections(size)
-            // The heartbeat is its own test of its connection.
-            .test_before_acquire(size > 1)
-            .acquire_timeout(ACQUIRE)
-            .after_connect(move |connection, _| {
+        MySqlPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE).after_connect(
+            move |connection, _| {
                 let session = session.clone();
                 Box::pin(async move {
                     connection.execute(sqlx::raw_sql(AssertSqlSafe(session))).await?;
                     Ok(())
                 })
-            })
-            .connect_lazy_with(connect.clone())
+            },
+        )
     };
-    let hot = pool(options.max_connections);
-    let connect_heartbeat = move || SqlxMySqlConnector::from_sqlx_mysql_pool(pool(1));
+    let hot = sessions.watch(pool_of(options.max_connections)).connect_lazy_with(connect.clone());
+    let anew = connect.clone();
+    // The heartbeat is its own test of its connection.
+    let connect_heartbeat = move || {
+        let pool = pool_of(1).test_before_acquire(false).connect_lazy_with(connect.clone());
+        SqlxMySqlConnector::from_sqlx_mysql_pool(pool)
+    };
     Ok(Inner {
+        sessions,
+        try_anew: Box::new(move || Box::pin(try_anew::<sqlx::MySqlConnection>(anew.clone()))),
         pool: SqlxMySqlConnector::from_sqlx_mysql_pool(hot.clone()),
         heartbeat: RwLock::new(connect_heartbeat()),
         connect_heartbeat: Box::new(connect_heartbeat),
@@ -155,8 +177,9 @@ async fn session_of_mysql(connect: &MySqlConnectOptions, lease: Duration) -> Res
     ))
 }
 
-async fn connect_sqlite(url: &str) -> Result<Inner> {
-    let file = sqlite::File::parse(url)?;
+async fn connect_sqlite(url: &str, options: &StoreOptions) -> Result<Inner> {
+    let file = Arc::new(sqlite::File::parse(url)?);
+    let sessions = Sessions::new(patience(options.lease));
     let hot = Sqlite::open(&file)?;
     let mut options = ConnectOptions::new(url.to_owned());
     options
@@ -167,7 +190,9 @@ async fn connect_sqlite(url: &str) -> Result<Inner> {
     let same = pool.clone();
     let connect_heartbeat = Box::new(move || same.clone());
     let heartbeat = RwLock::new(pool.clone());
-    Ok(Inner { pool, heartbeat, connect_heartbeat, hot: Hot::Sqlite(hot) })
+    let try_anew: TryAnew = Box::new(move || Box::pin(sqlite::try_anew(file.clone())));
+    let hot = Hot::Sqlite(hot);
+    Ok(Inner { pool, heartbeat, connect_heartbeat, sessions, try_anew, hot })
 }
 
 async fn connect_pool(options: ConnectOptions) -> Result<DatabaseConnection> {
@@ -177,6 +202,11 @@ async fn connect_pool(options: ConnectOptions) -> Result<DatabaseConnection> {
 /// How long a caller waits for a connection of the pool before it calls that an outage.
 const ACQUIRE: Duration = Duration::from_secs(10);
 
+/// How long a session may take to say that it is there: less than the heartbeat may.
+fn patience(lease: Duration) -> Duration {
+    (lease / 3).min(Duration::from_secs(2))
+}
+
 /// Pools connect lazily; a wrong password should be said at once, by name.
 async fn check_reachable<C>(options: &<C as Connection>::Options) -> Result<()>
 where
@@ -184,6 +214,13 @@ where
 {
     let connection = C::connect_with(options).await?;
     Ok(connection.close().await?)
+}
+
+async fn try_anew<C>(options: <C as Connection>::Options) -> Result<()>
+where
+    C: Connection,
+{
+    check_reachable::<C>(&options).await
 }
 
 fn unusable(url: &str, error: &sqlx::Error) -> Error {

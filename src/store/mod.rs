@@ -7,6 +7,7 @@
 mod connect;
 mod error;
 mod schema;
+mod sessions;
 mod sqlite;
 
 mod apps;
@@ -66,6 +67,10 @@ struct Inner {
     heartbeat: RwLock<DatabaseConnection>,
     /// Makes another one: a connection that does not answer is not waited for.
     connect_heartbeat: Box<dyn Fn() -> DatabaseConnection + Send + Sync>,
+    /// Which sessions of the pool are used again.
+    sessions: sessions::Sessions,
+    /// Asks for a session outside of the pools, to hear what is wrong.
+    try_anew: connect::TryAnew,
     /// The drivers beneath, for what is hot.
     hot: Hot,
 }

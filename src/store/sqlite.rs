@@ -44,16 +44,7 @@ impl File {
     }
 
     fn open(&self) -> Result<Connection> {
-        let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        if self.create {
-            flags |= OpenFlags::SQLITE_OPEN_CREATE;
-        }
-        let connection = Connection::open_with_flags(&self.path, flags).map_err(|error| {
-            Error::Unusable(format!(
-                "database file {} cannot be opened: {error}",
-                self.path.display()
-            ))
-        })?;
+        let connection = self.connect()?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.execute_batch(
@@ -62,6 +53,19 @@ impl File {
              pragma temp_store = memory;",
         )?;
         Ok(connection)
+    }
+
+    fn connect(&self) -> Result<Connection> {
+        let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        if self.create {
+            flags |= OpenFlags::SQLITE_OPEN_CREATE;
+        }
+        Connection::open_with_flags(&self.path, flags).map_err(|error| {
+            Error::Unusable(format!(
+                "database file {} cannot be opened: {error}",
+                self.path.display()
+            ))
+        })
     }
 }
 
@@ -73,8 +77,8 @@ pub(super) struct Sqlite {
     reader: Arc<std::sync::Mutex<Connection>>,
 }
 
-/// Runs in a savepoint; what it gives back is told how the commit went.
-type Work = Box<dyn FnOnce(&Connection) -> (bool, Report) + Send>;
+/// Runs in a savepoint, or hears why there is none; what it gives back is told how the commit went.
+type Work = Box<dyn FnOnce(Result<&Connection>) -> (bool, Report) + Send>;
 type Report = Box<dyn FnOnce(Result<()>) + Send>;
 
 enum Task {
@@ -121,7 +125,7 @@ impl Sqlite {
     {
         let (answer, answered) = oneshot::channel();
         let task: Work = Box::new(move |connection| {
-            let result = work(connection);
+            let result = connection.and_then(work);
             let succeeded = result.as_ref().is_ok_and(keep);
             let report: Report = Box::new(move |committed| {
                 // Nobody may be waiting any more: a caller that was dropped.
@@ -184,15 +188,14 @@ fn write_group(
     first: Work,
     tasks: &Receiver<Task>,
 ) -> Option<oneshot::Sender<()>> {
-    let begun = connection.execute_batch("begin immediate");
+    let begun = begin(connection);
     let mut reports = Vec::new();
     let mut close = None;
     let mut next = Some(first);
     while let Some(work) = next.take() {
         match &begun {
             Ok(()) => reports.push(run_in_savepoint(connection, work)),
-            // The work never ran: its answer channel is dropped, which says so.
-            Err(_) => drop(work),
+            Err(why) => refuse(work, why),
         }
         if reports.len() < GROUP {
             match tasks.try_recv() {
@@ -202,21 +205,36 @@ fn write_group(
             }
         }
     }
-    if begun.is_ok() {
-        commit(connection, reports);
-    } else if let Err(error) = begun {
-        tracing::warn!(%error, "the database file cannot be written");
+    match begun {
+        Ok(()) => commit(connection, reports),
+        Err(why) => tracing::warn!("the database file cannot be written: {why}"),
     }
     close
 }
 
+/// Why not, if somebody else writes for longer than we wait.
+fn begin(connection: &Connection) -> std::result::Result<(), String> {
+    connection.execute_batch("begin immediate").map_err(|error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseBusy) => {
+            format!("another writer has the file: {error}")
+        }
+        _ => error.to_string(),
+    })
+}
+
+/// The work is not done: whoever waits for it hears why.
+fn refuse(work: Work, why: &str) {
+    let (_, report) = work(Err(Error::Unavailable(why.to_owned())));
+    report(Ok(()));
+}
+
 fn run_in_savepoint(connection: &Connection, work: Work) -> Report {
     if let Err(error) = connection.execute_batch("savepoint work") {
-        drop(work);
+        refuse(work, &error.to_string());
         tracing::warn!(%error, "a savepoint failed");
         return Box::new(|_| {});
     }
-    let (succeeded, report) = work(connection);
+    let (succeeded, report) = work(Ok(connection));
     let end = if succeeded { "release work" } else { "rollback to work; release work" };
     match connection.execute_batch(end) {
         Ok(()) => report,
@@ -225,6 +243,16 @@ fn run_in_savepoint(connection: &Connection, work: Work) -> Report {
             Box::new(move |_| report(Err(Error::Unavailable(error))))
         }
     }
+}
+
+/// Asks for the right to write, by a connection of its own and without waiting.
+pub(super) async fn try_anew(file: Arc<File>) -> Result<()> {
+    let asked = tokio::task::spawn_blocking(move || {
+        let connection = file.connect()?;
+        connection.busy_timeout(Duration::ZERO)?;
+        begin(&connection).map_err(Error::Unavailable)
+    });
+    asked.await.map_err(|error| Error::Unavailable(error.to_string()))?
 }
 
 fn commit(connection: &Connection, reports: Vec<Report>) {

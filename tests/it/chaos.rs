@@ -8,7 +8,7 @@ mod crew;
 mod flow;
 mod proof;
 mod told;
-mod topics;
+pub(crate) mod topics;
 mod troubles;
 
 use std::env;

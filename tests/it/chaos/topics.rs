@@ -26,27 +26,27 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A broker.
 #[derive(Clone, Debug)]
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     address: String,
 }
 
 impl Cluster {
-    pub(super) fn at(address: &str) -> Self {
+    pub(crate) fn at(address: &str) -> Self {
         Self { address: address.to_owned() }
     }
 
-    pub(super) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    pub(super) fn client(&self) -> ClientConfig {
+    pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.address);
         config
     }
 
     /// Creates a topic; an instance that starts may have been quicker.
-    pub(super) async fn create(&self, topic: &str, partitions: i32) {
+    pub(crate) async fn create(&self, topic: &str, partitions: i32) {
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
         let admin = self.admin();
         wait_until(DEADLINE, "a topic", async || {
@@ -83,9 +83,9 @@ impl Cluster {
     }
 
     /// Everything that is in a topic, by partition and offset.
-    pub(super) async fn read_all(&self, topic: &'static str) -> Vec<RawRecord> {
-        let reader = self.reader();
-        blocking(move || read_all_by(&reader, topic)).await
+    pub(crate) async fn read_all(&self, topic: &str) -> Vec<RawRecord> {
+        let (reader, topic) = (self.reader(), topic.to_owned());
+        blocking(move || read_all_by(&reader, &topic)).await
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {

@@ -32,12 +32,24 @@ pub(crate) fn unique_topic(prefix: &str) -> String {
 
 /// Creates a topic with `settings` such as [`COMPACTED`].
 pub(crate) async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+    create_topic_on(&services::kafka(), topic, partitions, settings).await;
+}
+
+/// The same with another broker.
+pub(crate) async fn create_topic_on(
+    broker: &str,
+    topic: &str,
+    partitions: i32,
+    settings: &[(&str, &str)],
+) {
+    let admin: AdminClient<DefaultClientContext> =
+        client_of(broker).create().expect("an admin client");
     let new = settings
         .iter()
         .fold(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), |new, (key, value)| {
             new.set(key, value)
         });
-    let outcomes = admin().create_topics([&new], &admin_options()).await.expect("the broker");
+    let outcomes = admin.create_topics([&new], &admin_options()).await.expect("the broker");
     for outcome in outcomes {
         outcome.unwrap_or_else(|error| panic!("topic {error:?} is not created"));
     }
@@ -64,7 +76,9 @@ pub(crate) async fn delete_records_before(topic: &str, partition: i32, offset: i
 pub(crate) async fn watermarks(topic: &str, partition: i32) -> (i64, i64) {
     let topic = topic.to_owned();
     blocking(move || {
-        reader().fetch_watermarks(&topic, partition, DEADLINE).expect("a partition's watermarks")
+        reader(&services::kafka())
+            .fetch_watermarks(&topic, partition, DEADLINE)
+            .expect("a partition's watermarks")
     })
     .await
 }
@@ -133,7 +147,12 @@ impl RawRecord {
 
 /// Writes records in their order and waits until all are acknowledged; gives their offsets.
 pub(crate) async fn produce(topic: &str, records: &[RawRecord]) -> Vec<i64> {
-    let producer: FutureProducer = client_config()
+    produce_to(&services::kafka(), topic, records).await
+}
+
+/// The same with another broker.
+pub(crate) async fn produce_to(broker: &str, topic: &str, records: &[RawRecord]) -> Vec<i64> {
+    let producer: FutureProducer = client_of(broker)
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("linger.ms", "5")
@@ -157,12 +176,17 @@ pub(crate) async fn produce(topic: &str, records: &[RawRecord]) -> Vec<i64> {
 
 /// Everything that is in a topic now, by partition and offset; of transactions, what is committed.
 pub(crate) async fn read_all(topic: &str) -> Vec<RawRecord> {
-    let topic = topic.to_owned();
-    blocking(move || read_all_now(&topic)).await
+    read_all_of(&services::kafka(), topic).await
 }
 
-fn read_all_now(topic: &str) -> Vec<RawRecord> {
-    let consumer = reader();
+/// The same with another broker.
+pub(crate) async fn read_all_of(broker: &str, topic: &str) -> Vec<RawRecord> {
+    let (broker, topic) = (broker.to_owned(), topic.to_owned());
+    blocking(move || read_all_now(&broker, &topic)).await
+}
+
+fn read_all_now(broker: &str, topic: &str) -> Vec<RawRecord> {
+    let consumer = reader(broker);
     let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("the topic's metadata");
     let partitions = metadata.topics()[0].partitions();
     let mut assignment = TopicPartitionList::new();
@@ -205,14 +229,18 @@ fn to_raw_record(message: &impl Message) -> RawRecord {
 }
 
 fn client_config() -> ClientConfig {
+    client_of(&services::kafka())
+}
+
+fn client_of(broker: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", services::kafka());
+    config.set("bootstrap.servers", broker);
     config
 }
 
 /// A consumer outside of any group, which says when a partition ends.
-fn reader() -> BaseConsumer {
-    client_config()
+fn reader(broker: &str) -> BaseConsumer {
+    client_of(broker)
         .set("group.id", "infinite-scheduler-it-reader")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")

@@ -32,6 +32,19 @@ impl Instance {
     /// Starts an instance without waiting. Unless `config` has a table `[http]`, it listens on a free
     /// port of 127.0.0.1.
     pub(crate) fn spawn(config: &str) -> Self {
+        Self::spawn_by(Command::new(env!("CARGO_BIN_EXE_infinite-scheduler")), config)
+    }
+
+    /// The same for a process that a write beyond its limit of a file's size does not end: such
+    /// a write fails, as on a full disk.
+    pub(crate) fn spawn_without_file_size_signal(config: &str) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
+        shell.arg(env!("CARGO_BIN_EXE_infinite-scheduler"));
+        Self::spawn_by(shell, config)
+    }
+
+    fn spawn_by(mut command: Command, config: &str) -> Self {
         let folder = temporary_folder();
         let mut config = config.to_owned();
         if !config.contains("[http]") {
@@ -40,7 +53,7 @@ impl Instance {
         let file = folder.path().join("infinite-scheduler.toml");
         fs::write(&file, config).expect("a configuration file");
         let output = |name: &str| File::create(folder.path().join(name)).expect("an output file");
-        let child = Command::new(env!("CARGO_BIN_EXE_infinite-scheduler"))
+        let child = command
             .arg("serve")
             .arg("--config")
             .arg(file)

@@ -1,18 +1,21 @@
 //! A proxy between an instance and its database server that can lose the answer to a COMMIT, keep a
-//! transaction open, or be away.
+//! transaction open, be slow, fall silent, or be away.
 
 mod tests;
 mod wire;
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use wire::{CommitWatch, Dialect, Fate, Frames};
 
 /// Listens on a port of its own and passes everything on to one server, until told otherwise.
@@ -37,7 +40,9 @@ impl Proxy {
             orders: Mutex::default(),
             cuts: AtomicUsize::new(0),
             holds: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
             closings: watch::Sender::new(0),
+            silences: watch::Sender::new(0),
             releases: watch::Sender::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -92,9 +97,25 @@ impl Proxy {
         }
     }
 
+    /// From now on every answer comes so much later.
+    pub(crate) fn set_delay(&self, delay: Duration) {
+        self.shared.orders().delay = delay;
+    }
+
+    /// Every connection stays open and carries nothing any more, as when the other end is gone
+    /// without a word; new ones are welcome.
+    pub(crate) fn silence_all(&self) {
+        self.shared.silences.send_modify(|count| *count += 1);
+    }
+
     /// How often an answer to a commit was swallowed.
     pub(crate) fn cuts(&self) -> usize {
         self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    /// How many connections were closed at once because it was away.
+    pub(crate) fn refusals(&self) -> usize {
+        self.shared.refusals.load(Ordering::SeqCst)
     }
 
     /// How often a connection was held.
@@ -118,7 +139,9 @@ struct Shared {
     orders: Mutex<Orders>,
     cuts: AtomicUsize,
     holds: AtomicUsize,
+    refusals: AtomicUsize,
     closings: watch::Sender<u64>,
+    silences: watch::Sender<u64>,
     releases: watch::Sender<u64>,
 }
 
@@ -127,6 +150,7 @@ struct Orders {
     cut: Option<Vec<u8>>,
     hold: Option<Vec<u8>>,
     away: bool,
+    delay: Duration,
 }
 
 impl Shared {
@@ -137,7 +161,9 @@ impl Shared {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
-        if !shared.orders().away {
+        if shared.orders().away {
+            shared.refusals.fetch_add(1, Ordering::SeqCst);
+        } else {
             let closings = shared.closings.subscribe();
             tokio::spawn(Connection::serve(client, closings, Arc::clone(&shared)));
         }
@@ -193,7 +219,9 @@ impl Connection {
 
     async fn pass_on(mut self) -> io::Result<()> {
         let mut releases = self.shared.releases.subscribe();
+        let mut silences = self.shared.silences.subscribe();
         let (mut requests, mut answers) = (Vec::new(), Vec::new());
+        let mut late = VecDeque::new();
         loop {
             tokio::select! {
                 read = self.client.read_buf(&mut requests), if !self.held => {
@@ -207,10 +235,21 @@ impl Connection {
                     if read? == 0 {
                         return Ok(());
                     }
-                    self.answers.bytes.extend(answers.drain(..));
+                    let due = Instant::now() + self.shared.orders().delay;
+                    late.push_back((due, std::mem::take(&mut answers)));
+                }
+                () = due(&late) => {
+                    let (_, answer) = late.pop_front().unwrap_or_else(|| unreachable!("it was due"));
+                    self.answers.bytes.extend(answer);
                     if let Next::Close = self.pass_answers().await? {
                         return Ok(());
                     }
+                }
+                _ = silences.changed() => {
+                    // What was sent has come through.
+                    self.held = false;
+                    self.pass_requests().await?;
+                    return std::future::pending().await;
                 }
                 _ = releases.changed() => {
                     self.held = false;
@@ -264,6 +303,14 @@ impl Connection {
             self.kept_back.clear();
         }
         Ok(Next::GoOn)
+    }
+}
+
+/// Waits until the first of these is to go on.
+async fn due(late: &VecDeque<(Instant, Vec<u8>)>) {
+    match late.front() {
+        Some((due, _)) => tokio::time::sleep_until(*due).await,
+        None => std::future::pending().await,
     }
 }
 

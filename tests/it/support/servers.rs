@@ -46,6 +46,9 @@ pub(crate) fn start(database: Database, logs: &Path) -> (Server, Server) {
 
 impl Server {
     /// Starts `kafka`, `mariadb`, `postgres` or `redis`; what it logs is left in the folder `logs`.
+    ///
+    /// # Panics
+    /// If it does not become ready.
     pub(crate) fn start(name: &'static str, logs: &Path) -> Self {
         // The server's own user has temporary files there, too; durability is part of the test,
         // and the usual place for temporary files may be memory.

@@ -63,19 +63,31 @@ impl Database {
 
     /// A new, empty database of this test's own, under a name that no other test has.
     pub(crate) async fn fresh(&self) -> TestDatabase {
-        let name = format!("it_{}", Uuid::new_v4().simple());
-        let (url, folder) = match self {
+        match self {
             Self::Sqlite => {
+                let name = unique_name();
                 let folder = temporary_folder();
                 let file = folder.path().join(format!("{name}.db"));
-                (format!("sqlite://{}?mode=rwc", file.display()), Some(folder))
+                let url = format!("sqlite://{}?mode=rwc", file.display());
+                TestDatabase {
+                    backend: *self,
+                    name,
+                    url,
+                    server_url: String::new(),
+                    has_login: false,
+                    _folder: Some(folder),
+                }
             }
-            Self::MariaDb | Self::Postgres => {
-                execute(&self.server_url(), &format!("CREATE DATABASE {name}")).await;
-                (with_database(&self.server_url(), &name), None)
-            }
-        };
-        TestDatabase { backend: *self, name, url, _folder: folder }
+            Self::MariaDb | Self::Postgres => self.fresh_on(self.server_url()).await,
+        }
+    }
+
+    /// The same on a server of the test's own.
+    pub(crate) async fn fresh_on(&self, server_url: String) -> TestDatabase {
+        let name = unique_name();
+        execute(&server_url, &format!("CREATE DATABASE {name}")).await;
+        let url = with_database(&server_url, &name);
+        TestDatabase { backend: *self, name, url, server_url, has_login: false, _folder: None }
     }
 
     fn server_url(self) -> String {
@@ -93,6 +105,8 @@ pub(crate) struct TestDatabase {
     backend: Database,
     name: String,
     url: String,
+    server_url: String,
+    has_login: bool,
     _folder: Option<TempDir>,
 }
 
@@ -103,6 +117,60 @@ impl TestDatabase {
 
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// No other database has this name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The URL of another database on its server, with the right to do everything.
+    pub(crate) fn server_url(&self) -> &str {
+        &self.server_url
+    }
+
+    /// Runs statements that give no rows, from outside of it.
+    pub(crate) async fn execute_on_server(&self, sql: &str) {
+        execute(&self.server_url, sql).await;
+    }
+
+    /// The URL for a login of its own, which may do everything in the database and nothing
+    /// else, and have so many connections at a time.
+    pub(crate) async fn login(&mut self, connections: u32) -> String {
+        let Self { name, backend, .. } = &*self;
+        let statements = match backend {
+            Database::Sqlite => unreachable!("SQLite has no logins"),
+            Database::MariaDb => [
+                format!("CREATE USER {name}@'%' WITH MAX_USER_CONNECTIONS {connections}"),
+                format!("GRANT ALL ON {name}.* TO {name}@'%'"),
+            ],
+            Database::Postgres => [
+                format!("CREATE ROLE {name} LOGIN CONNECTION LIMIT {connections}"),
+                format!("ALTER DATABASE {name} OWNER TO {name}"),
+            ],
+        };
+        for sql in statements {
+            self.execute_on_server(&sql).await;
+        }
+        if self.backend == Database::Postgres {
+            self.execute(&format!("GRANT ALL ON SCHEMA public TO {}", self.name)).await;
+        }
+        self.has_login = true;
+        let scheme_end = self.url.find("://").expect("a URL") + "://".len();
+        let server = self.url[scheme_end..].find('@').map_or(scheme_end, |at| scheme_end + at + 1);
+        format!("{}{}@{}", &self.url[..scheme_end], self.name, &self.url[server..])
+    }
+
+    /// How many connections that login may have from now on.
+    pub(crate) async fn limit_login(&self, connections: u32) {
+        let name = &self.name;
+        self.execute_on_server(&match self.backend {
+            Database::MariaDb => {
+                format!("ALTER USER {name}@'%' WITH MAX_USER_CONNECTIONS {connections}")
+            }
+            _ => format!("ALTER ROLE {name} CONNECTION LIMIT {connections}"),
+        })
+        .await;
     }
 
     /// A small pool of the test's own, beside whatever the product opens.
@@ -132,22 +200,31 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     /// Best effort: a database that is left behind harms nobody, a panic while panicking would.
     fn drop(&mut self) {
-        let statements = match self.backend {
+        let name = &self.name;
+        let (database, login) = match self.backend {
             Database::Sqlite => return,
-            Database::MariaDb => {
+            Database::MariaDb => (
                 // Else an open transaction somewhere would keep us waiting for a day.
-                format!("SET lock_wait_timeout = 2; DROP DATABASE IF EXISTS {}", self.name)
-            }
-            Database::Postgres => format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name),
+                format!("SET lock_wait_timeout = 2; DROP DATABASE IF EXISTS {name}"),
+                format!("DROP USER IF EXISTS {name}@'%'"),
+            ),
+            Database::Postgres => (
+                format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
+                format!("DROP ROLE IF EXISTS {name}"),
+            ),
         };
-        let server_url = self.backend.server_url();
+        let statements: Vec<String> =
+            [Some(database), self.has_login.then_some(login)].into_iter().flatten().collect();
+        let server_url = self.server_url.clone();
         // `drop` cannot await, and a runtime cannot be entered from within another: hence the thread.
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                tokio::time::timeout(DROP_DEADLINE, try_execute(&server_url, &statements)).await
-            })??;
-            Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+                for sql in statements {
+                    tokio::time::timeout(DROP_DEADLINE, try_execute(&server_url, &sql)).await??;
+                }
+                Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+            })
         });
         match dropping.join() {
             Ok(Ok(())) => {}
@@ -179,6 +256,10 @@ async fn try_execute(url: &str, sql: &str) -> Result<(), sea_orm::DbErr> {
     let outcome = connection.execute_unprepared(sql).await;
     connection.close().await?;
     outcome.map(|_| ())
+}
+
+fn unique_name() -> String {
+    format!("it_{}", Uuid::new_v4().simple())
 }
 
 /// The server's URL with another database in its path.

@@ -7,7 +7,7 @@ use infinite_scheduler::{AppConfig, KafkaIngestConfig, Scheduler, SchedulerBuild
 use infinite_scheduler::telemetry::{self, LogFormat};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::kafka::{create_topic, unique_topic};
+use super::kafka::{create_topic_on, unique_topic};
 use super::services::{Database, TestDatabase, kafka};
 
 /// A lease that is short enough to wait for and long enough for a loaded machine.
@@ -17,6 +17,8 @@ pub(crate) const LEASE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) database: TestDatabase,
+    /// The broker, as `host:port`.
+    pub(crate) broker: String,
     /// Where requests come from.
     pub(crate) topic: String,
     /// Where dead letters go.
@@ -28,25 +30,36 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(database: Database, partitions: i32) -> Self {
+        Self::on(database.fresh().await, partitions).await
+    }
+
+    /// The same with a database that is there already.
+    pub(crate) async fn on(database: TestDatabase, partitions: i32) -> Self {
+        Self::at(kafka(), database, partitions).await
+    }
+
+    /// The same with a broker of the test's own, too.
+    pub(crate) async fn at(broker: String, database: TestDatabase, partitions: i32) -> Self {
         // Quiet unless RUST_LOG asks.
         telemetry::init(LogFormat::Text, LevelFilter::ERROR).expect("a filter");
         let topic = unique_topic("ingest");
         let world = Self {
-            database: database.fresh().await,
+            database,
+            broker,
             dlq: format!("{topic}.dlq"),
             fired: format!("{topic}.fired"),
             group: format!("{topic}.group"),
             topic,
         };
-        create_topic(&world.topic, partitions, &[]).await;
-        create_topic(&world.dlq, 1, &[]).await;
-        create_topic(&world.fired, 3, &[]).await;
+        create_topic_on(&world.broker, &world.topic, partitions, &[]).await;
+        create_topic_on(&world.broker, &world.dlq, 1, &[]).await;
+        create_topic_on(&world.broker, &world.fired, 3, &[]).await;
         world
     }
 
     pub(crate) fn kafka(&self) -> KafkaIngestConfig {
         KafkaIngestConfig {
-            bootstrap_servers: kafka(),
+            bootstrap_servers: self.broker.clone(),
             topics: vec![self.topic.clone()],
             dlq_topic: self.dlq.clone(),
             group_id: self.group.clone(),
@@ -74,14 +87,14 @@ impl World {
 
     /// The same, with the database behind another address.
     pub(crate) fn config_on(&self, database_url: &str) -> String {
-        let Self { topic, dlq, fired, group, .. } = self;
-        let (servers, lease) = (kafka(), LEASE.as_millis());
+        let Self { broker, topic, dlq, fired, group, .. } = self;
+        let lease = LEASE.as_millis();
         format!(
             r#"
             [database]
             url = "{database_url}"
             [kafka]
-            bootstrap_servers = "{servers}"
+            bootstrap_servers = "{broker}"
             topic = "{topic}"
             dlq_topic = "{dlq}"
             group_id = "{group}"

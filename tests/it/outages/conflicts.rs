@@ -1,0 +1,157 @@
+//! Somebody else's locks: deadlocks whose victim we are, and waits that end in vain. What was begun
+//! is undone as a whole and done again.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sea_orm::{ConnectionTrait, DatabaseTransaction, IsolationLevel, TransactionTrait};
+
+use super::{DEADLINE, Flow, JOBS, PARTITIONS};
+use crate::support::services::{Database, TestDatabase};
+use crate::support::wait_until;
+use crate::support::world::World;
+
+/// Deadlocks of one kind, one after another.
+const DEADLOCKS: usize = 2;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_undoes_a_batch_and_loses_nothing_on_mariadb() {
+    a_deadlock_undoes_a_batch_and_loses_nothing(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_undoes_a_batch_and_loses_nothing_on_postgres() {
+    a_deadlock_undoes_a_batch_and_loses_nothing(Database::Postgres).await;
+}
+
+async fn a_deadlock_undoes_a_batch_and_loses_nothing(database: Database) {
+    let world = World::new(database, PARTITIONS).await;
+    let builder = world.builder();
+    let mut flow = Flow::start(world, builder).await;
+    let before = deadlocks(flow.database()).await;
+    for _ in 0..DEADLOCKS {
+        let other = begin(flow.database()).await;
+        lock(&other, "ingest_offset where number = 0").await;
+        flow.wave().await;
+        await_waiting(flow.database(), 1).await;
+        // It has the shards, and waits for the offset that we have.
+        lock(&other, "shard").await;
+        other.rollback().await.expect("a rollback");
+        flow.waves.settle().await;
+    }
+    for _ in 0..DEADLOCKS {
+        flow.waves.send(now_ms() + 2000).await;
+        flow.waves.read().await;
+        let jobs = "select count(*) from job";
+        assert_eq!(flow.database().count(jobs).await as usize, JOBS, "before they are due");
+        let other = begin(flow.database()).await;
+        lock(&other, "job").await;
+        await_waiting(flow.database(), 1).await;
+        // Outcomes have shards, and wait for the jobs.
+        lock(&other, "shard").await;
+        other.rollback().await.expect("a rollback");
+        flow.waves.settle().await;
+    }
+    let deadlocked = async || deadlocks(flow.database()).await - before;
+    wait_until(DEADLINE, "deadlocks in the server's books", async || {
+        deadlocked().await >= 2 * DEADLOCKS as i64
+    })
+    .await;
+    flow.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_not_had_in_time_is_waited_for_again_on_mariadb() {
+    let why = "Lock wait timeout exceeded";
+    a_lock_that_is_not_had_in_time_is_waited_for_again(Database::MariaDb, why).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_not_had_in_time_is_waited_for_again_on_postgres() {
+    let why = "canceling statement due to lock timeout";
+    a_lock_that_is_not_had_in_time_is_waited_for_again(Database::Postgres, why).await;
+}
+
+async fn a_lock_that_is_not_had_in_time_is_waited_for_again(database: Database, why: &str) {
+    let world = World::new(database, PARTITIONS).await;
+    let builder = world.builder();
+    let mut flow = Flow::start(world, builder).await;
+    let other = begin(flow.database()).await;
+    lock(&other, "ingest_offset").await;
+    flow.wave().await;
+    flow.await_complaint("partition", why).await;
+    // MariaDB undoes the statement only. The rest of the transaction is for us to undo: it had
+    // locked shards.
+    let third = begin(flow.database()).await;
+    wait_until(DEADLINE, "the shards unlocked", async || {
+        let all = third.execute_unprepared("select id from shard for update nowait").await;
+        all.is_ok()
+    })
+    .await;
+    third.rollback().await.expect("a rollback");
+    assert_eq!(flow.complaint("database"), None, "it answers all the time");
+    flow.wave().await;
+    other.rollback().await.expect("a rollback");
+    flow.finish().await;
+}
+
+/// A transaction of somebody else's, which no server takes for the victim of a deadlock.
+async fn begin(database: &TestDatabase) -> DatabaseTransaction {
+    let connection = database.connect().await;
+    let isolation = Some(IsolationLevel::ReadCommitted);
+    let other = connection.begin_with_config(isolation, None).await.expect("a transaction");
+    let weights: &[&str] = match database.backend() {
+        // Who finds the deadlock is the victim, so we look for it last.
+        Database::Postgres => &["set local deadlock_timeout = '60s'"],
+        // Who has changed the least is the victim.
+        _ => &[
+            "create temporary table ballast (id integer) engine = innodb",
+            "insert into ballast select seq from seq_1_to_5000",
+        ],
+    };
+    for sql in weights {
+        other.execute_unprepared(sql).await.expect("weight");
+    }
+    other
+}
+
+async fn lock(other: &DatabaseTransaction, rows: &str) {
+    let sql = format!("select * from {rows} for update");
+    let had = tokio::time::timeout(DEADLINE, other.execute_unprepared(&sql)).await;
+    had.expect("a lock in time").unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Waits until so many sessions wait for a lock.
+async fn await_waiting(database: &TestDatabase, sessions: i64) {
+    let waiting = match database.backend() {
+        Database::Postgres => {
+            "select count(*) from pg_stat_activity \
+             where datname = current_database() and wait_event_type = 'Lock'"
+        }
+        _ => {
+            "select count(*) from information_schema.innodb_trx as t \
+             join information_schema.processlist as p on p.id = t.trx_mysql_thread_id \
+             where t.trx_state = 'LOCK WAIT' and p.db = database()"
+        }
+    };
+    let what = "sessions that wait for a lock";
+    wait_until(DEADLINE, what, async || database.count(waiting).await >= sessions).await;
+}
+
+/// How many the server has resolved; MariaDB counts those of all databases.
+async fn deadlocks(database: &TestDatabase) -> i64 {
+    let count = match database.backend() {
+        Database::Postgres => {
+            "select deadlocks from pg_stat_database where datname = current_database()"
+        }
+        _ => {
+            "select cast(variable_value as signed) from information_schema.global_status \
+             where variable_name = 'innodb_deadlocks'"
+        }
+    };
+    database.count(count).await
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock behind 1970");
+    now.as_millis() as i64
+}
