@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -32,14 +34,34 @@ pub(crate) fn unique_topic(prefix: &str) -> String {
 
 /// Creates a topic with `settings` such as [`COMPACTED`].
 pub(crate) async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+    create_topic_by(&client_config(), topic, partitions, settings).await;
+}
+
+/// The same on the broker, and as the user, of `client`.
+pub(crate) async fn create_topic_by(
+    client: &ClientConfig,
+    topic: &str,
+    partitions: i32,
+    settings: &[(&str, &str)],
+) {
     let new = settings
         .iter()
         .fold(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), |new, (key, value)| {
             new.set(key, value)
         });
-    let outcomes = admin().create_topics([&new], &admin_options()).await.expect("the broker");
+    let admin: AdminClient<DefaultClientContext> = client.create().expect("an admin client");
+    let outcomes = admin.create_topics([&new], &admin_options()).await.expect("the broker");
     for outcome in outcomes {
         outcome.unwrap_or_else(|error| panic!("topic {error:?} is not created"));
+    }
+}
+
+/// Gives a setting of a topic another value.
+pub(crate) async fn set_topic(topic: &str, name: &str, value: &str) {
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+    let outcomes = admin().alter_configs(&[change], &admin_options()).await.expect("the broker");
+    for outcome in outcomes {
+        outcome.unwrap_or_else(|error| panic!("{topic} is not changed: {error:?}"));
     }
 }
 
@@ -64,7 +86,9 @@ pub(crate) async fn delete_records_before(topic: &str, partition: i32, offset: i
 pub(crate) async fn watermarks(topic: &str, partition: i32) -> (i64, i64) {
     let topic = topic.to_owned();
     blocking(move || {
-        reader().fetch_watermarks(&topic, partition, DEADLINE).expect("a partition's watermarks")
+        reader(client_config())
+            .fetch_watermarks(&topic, partition, DEADLINE)
+            .expect("a partition's watermarks")
     })
     .await
 }
@@ -133,7 +157,17 @@ impl RawRecord {
 
 /// Writes records in their order and waits until all are acknowledged; gives their offsets.
 pub(crate) async fn produce(topic: &str, records: &[RawRecord]) -> Vec<i64> {
-    let producer: FutureProducer = client_config()
+    produce_by(&client_config(), topic, records).await
+}
+
+/// The same on the broker, and as the user, of `client`.
+pub(crate) async fn produce_by(
+    client: &ClientConfig,
+    topic: &str,
+    records: &[RawRecord],
+) -> Vec<i64> {
+    let producer: FutureProducer = client
+        .clone()
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("linger.ms", "5")
@@ -157,12 +191,17 @@ pub(crate) async fn produce(topic: &str, records: &[RawRecord]) -> Vec<i64> {
 
 /// Everything that is in a topic now, by partition and offset; of transactions, what is committed.
 pub(crate) async fn read_all(topic: &str) -> Vec<RawRecord> {
-    let topic = topic.to_owned();
-    blocking(move || read_all_now(&topic)).await
+    read_all_by(&client_config(), topic).await
 }
 
-fn read_all_now(topic: &str) -> Vec<RawRecord> {
-    let consumer = reader();
+/// The same on the broker, and as the user, of `client`.
+pub(crate) async fn read_all_by(client: &ClientConfig, topic: &str) -> Vec<RawRecord> {
+    let (client, topic) = (client.clone(), topic.to_owned());
+    blocking(move || read_all_now(client, &topic)).await
+}
+
+fn read_all_now(client: ClientConfig, topic: &str) -> Vec<RawRecord> {
+    let consumer = reader(client);
     let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("the topic's metadata");
     let partitions = metadata.topics()[0].partitions();
     let mut assignment = TopicPartitionList::new();
@@ -211,8 +250,8 @@ fn client_config() -> ClientConfig {
 }
 
 /// A consumer outside of any group, which says when a partition ends.
-fn reader() -> BaseConsumer {
-    client_config()
+fn reader(mut client: ClientConfig) -> BaseConsumer {
+    client
         .set("group.id", "infinite-scheduler-it-reader")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")

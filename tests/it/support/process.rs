@@ -32,6 +32,11 @@ impl Instance {
     /// Starts an instance without waiting. Unless `config` has a table `[http]`, it listens on a free
     /// port of 127.0.0.1.
     pub(crate) fn spawn(config: &str) -> Self {
+        Self::spawn_with(config, &[])
+    }
+
+    /// The same with further variables in its environment.
+    pub(crate) fn spawn_with(config: &str, variables: &[(&str, &str)]) -> Self {
         let folder = temporary_folder();
         let mut config = config.to_owned();
         if !config.contains("[http]") {
@@ -45,6 +50,7 @@ impl Instance {
             .arg("--config")
             .arg(file)
             .current_dir(folder.path())
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(output("stdout"))
             .stderr(output("stderr"))
