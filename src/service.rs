@@ -182,7 +182,9 @@ impl Scheduler {
         if self.is_running() && !self.inner.shared.has_lease() {
             complaints.push("lease: not valid, so nothing is fired".into());
         }
-        if let Some(trouble) = self.inner.shared.broker_trouble() {
+        // While it starts, Kafka's trouble is among them already, with what it keeps us from.
+        let told = complaints.iter().any(|complaint| complaint.starts_with("kafka: "));
+        if let Some(trouble) = self.inner.shared.broker_trouble().filter(|_| !told) {
             complaints.push(format!("kafka: {trouble}"));
         }
         complaints

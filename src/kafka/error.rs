@@ -3,6 +3,7 @@
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::TopicPartition;
+use super::reason::reason;
 
 /// Why Kafka did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +62,7 @@ impl From<KafkaError> for Error {
                 // The value may be a secret, so it is left out.
                 return Self::Config(format!("property {name}: {description}"));
             }
-            KafkaError::ClientCreation(reason) => return Self::Config(reason.clone()),
+            KafkaError::ClientCreation(words) => return Self::Config(reason(words)),
             _ => {}
         }
         match error.rdkafka_error_code() {

@@ -11,6 +11,7 @@ mod rebalance;
 mod partition;
 mod producer;
 mod reach;
+mod reason;
 mod topics;
 mod broker;
 #[cfg(test)]

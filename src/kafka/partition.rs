@@ -20,6 +20,10 @@ use crate::model::record::RawRecord;
 /// A split queue can miss a wake-up (rust-rdkafka issue 840), so it is looked at this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
+/// librdkafka asks a broker that denied it a topic again after 5 s (ten times its default
+/// `fetch.error.backoff.ms`): nothing heard for longer than that means that it may read.
+const DENIED_AGAIN: Duration = Duration::from_secs(7);
+
 /// How much [`PartitionQueue::next_batch`] takes at once, and how long it waits for something.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
@@ -47,6 +51,8 @@ pub struct PartitionQueue {
     held: Option<RawRecord>,
     /// Met after records that were still to be handed out.
     failed: Option<Error>,
+    /// The last that was heard is that we may not read.
+    denied: bool,
     /// Dropped after `queue`: destroying the client under a live queue is asking for trouble.
     _consumer: Arc<Consumer>,
 }
@@ -69,6 +75,7 @@ impl PartitionQueue {
             floor,
             held: None,
             failed: None,
+            denied: false,
             _consumer: consumer,
         })
     }
@@ -85,7 +92,8 @@ impl PartitionQueue {
 
     /// Waits for a record, then takes what is there, within `limits`, in the log's order.
     ///
-    /// The batch is empty if nothing came in `limits.wait`. Dropping the future loses no
+    /// The batch is empty if nothing came in `limits.wait`, or for a while longer after a
+    /// denial, which would otherwise seem to be over. Dropping the future loses no
     /// record: none is taken before the last time it waits.
     ///
     /// # Errors
@@ -94,7 +102,8 @@ impl PartitionQueue {
     /// [`Error::NotSought`] before the first seek; [`Error::Denied`] and
     /// [`Error::Unavailable`] when the broker gives no records for a reason that may pass.
     pub async fn next_batch(&mut self, limits: BatchLimits) -> Result<Vec<RawRecord>, Error> {
-        let deadline = Instant::now() + limits.wait;
+        let wait = if self.denied { limits.wait.max(DENIED_AGAIN) } else { limits.wait };
+        let deadline = Instant::now() + wait;
         loop {
             // Armed anew each time, because dropping an older queue of the same partition
             // disarms ours; and before looking, so that nothing slips in between.
@@ -102,6 +111,7 @@ impl PartitionQueue {
             let batch = self.take(&limits)?;
             let left = deadline.saturating_duration_since(Instant::now());
             if !batch.is_empty() || left.is_zero() {
+                self.denied = false;
                 return Ok(batch);
             }
             // Woken or not, the queue is looked at next.
@@ -168,7 +178,11 @@ impl PartitionQueue {
                 None => return Ok(None),
                 Some(Ok(message)) if message.offset() < self.floor => {}
                 Some(Ok(message)) => return Ok(Some(self.record(&message))),
-                Some(Err(error)) => self.judge(error)?,
+                Some(Err(error)) => {
+                    let judged = self.judge(error);
+                    self.denied |= matches!(judged, Err(Error::Denied(_)));
+                    judged?;
+                }
             }
         }
     }
@@ -195,6 +209,12 @@ impl PartitionQueue {
             Some(Code::BadMessage | Code::BadCompression | Code::InvalidMessage) => {
                 error!(partition = %partition, "{partition}: the log is damaged: {error}");
                 return Ok(());
+            }
+            Some(Code::TopicAuthorizationFailed) => {
+                let topic = &partition.topic;
+                return Err(Error::Denied(format!(
+                    "we may not read topic {topic}: allow READ on it"
+                )));
             }
             _ => {}
         }

@@ -1,8 +1,9 @@
 //! The producer: idempotent, and a send is done when the broker has it for good.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock, RwLock, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -11,14 +12,22 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::oneshot;
-use tracing::{trace, warn};
+use tracing::{debug, trace, warn};
 
-use super::error::is_refusal;
+use super::error::{is_denial, is_refusal};
 use super::reach::Reach;
+use super::reason::reason;
 use super::{BrokerState, Error, KafkaIngestConfig, rebalance};
 
 /// How often a sender looks whether the full local queue has room again.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
+
+/// The wait before it is asked whether a trouble is over, doubling up to the second, and the
+/// longest wait for the answer.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// What a new client needs to find out that it has no right to send anything.
+const PROBATION: Duration = Duration::from_secs(5);
 
 /// A record on its way to a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +53,8 @@ type Receipt = oneshot::Sender<Result<(), KafkaError>>;
 
 struct Shared {
     config: ClientConfig,
+    /// What all the clients have found out, each after the other.
+    reach: Arc<Reach>,
     /// Replaced when an idempotent producer has met an error that it cannot get over.
     client: RwLock<Arc<Client>>,
     /// Sends each record in a batch of its own; made when it is first needed.
@@ -56,7 +67,7 @@ impl Producer {
     /// # Errors
     /// [`Error::Config`] for settings that librdkafka refuses.
     pub fn start(config: &KafkaIngestConfig) -> Result<Self, Error> {
-        Self::of(config.to_producer_config())
+        Self::watched(config.to_producer_config(), "producer")
     }
 
     /// The same, for records whose order matters more than their time: a record is never
@@ -68,12 +79,26 @@ impl Producer {
         let mut config = config.to_producer_config();
         // Zero is without end.
         config.set("message.timeout.ms", "0");
-        Self::of(config)
+        Self::watched(config, "patient producer")
     }
 
-    fn of(config: ClientConfig) -> Result<Self, Error> {
-        let client = RwLock::new(Arc::new(connect(&config)?));
-        Ok(Self { shared: Arc::new(Shared { config, client, lone: OnceLock::new() }) })
+    fn watched(config: ClientConfig, client: &'static str) -> Result<Self, Error> {
+        let shared = Shared::start(config, Reach::new(client))?;
+        // Nothing may be sent for hours, and the end of a trouble must show all the same.
+        let weak = Arc::downgrade(&shared);
+        thread::Builder::new()
+            .name("kafka-producer-watch".to_owned())
+            .spawn(move || watch(&weak))
+            .map_err(|error| Error::Unavailable(format!("no thread to watch on: {error}")))?;
+        Ok(Self { shared })
+    }
+
+    /// One that asks and sends nothing, so that it needs no right to write. What it meets is
+    /// told by whoever asks.
+    pub(super) fn inquirer(config: &KafkaIngestConfig) -> Result<Self, Error> {
+        let mut config = config.to_producer_config();
+        config.set("enable.idempotence", "false");
+        Ok(Self { shared: Shared::start(config, Reach::untold())? })
     }
 
     /// Sends a record, and returns once every in-sync replica has it.
@@ -135,7 +160,7 @@ impl Producer {
                 // replaced for; with one request at a time the order stays.
                 config.set("batch.num.messages", "1").set("enable.idempotence", "false");
                 config.set("max.in.flight.requests.per.connection", "1");
-                let made = Arc::new(connect(&config)?);
+                let made = Arc::new(connect(&config, &self.shared.reach)?);
                 self.shared.lone.get_or_init(|| made).clone()
             }
         };
@@ -155,7 +180,7 @@ impl Producer {
 
     /// How the producer stands with its broker, for health checks.
     pub fn state(&self) -> BrokerState {
-        self.client().context().reach.state()
+        self.shared.reach.state()
     }
 
     /// The names of all topics that the cluster shows with a leader to write to.
@@ -172,39 +197,97 @@ impl Producer {
     }
 
     fn client(&self) -> Arc<Client> {
-        self.shared.client.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.shared.client()
     }
 
     fn judge(&self, client: &Arc<Client>, error: KafkaError, topic: String) -> Error {
         match error.rdkafka_error_code() {
             Some(code) if is_refusal(code) => Error::Refused { topic, reason: code.to_string() },
-            Some(Code::Fatal) => {
-                self.replace(client);
-                Error::Unavailable(error.to_string())
+            Some(Code::TopicAuthorizationFailed) => Error::Denied(format!(
+                "we may not write to topic {topic}: allow WRITE and DESCRIBE on it"
+            )),
+            Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => {
+                Error::Unavailable(format!("topic {topic} does not exist: make it"))
             }
+            Some(Code::Fatal) => self.shared.replace(client),
             _ => match error {
                 KafkaError::Nul(_) => {
                     Error::Refused { topic, reason: "the topic's name has a zero byte".to_owned() }
                 }
-                error => client.context().reach.explain(error.into()),
+                error => self.shared.reach.explain(error.into()),
             },
         }
     }
+}
 
-    /// Puts a new client in the place of `broken`, unless somebody else has done so.
-    fn replace(&self, broken: &Arc<Client>) {
-        let mut current =
-            self.shared.client.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+impl Shared {
+    fn start(config: ClientConfig, reach: Reach) -> Result<Arc<Self>, Error> {
+        let reach = Arc::new(reach);
+        let client = RwLock::new(Arc::new(connect(&config, &reach)?));
+        Ok(Arc::new(Self { config, reach, client, lone: OnceLock::new() }))
+    }
+
+    fn client(&self) -> Arc<Client> {
+        self.client.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Puts a new client in the place of `broken`, unless somebody else has done so, and
+    /// gives back what broke it.
+    fn replace(&self, broken: &Arc<Client>) -> Error {
+        let cause = match broken.client().fatal_error() {
+            Some((code, words)) if is_denial(code) => Error::Denied(reason(&words)),
+            Some((_, words)) => Error::Unavailable(reason(&words)),
+            None => Error::Unavailable("a fatal error".to_owned()),
+        };
+        let mut current = self.client.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         if !Arc::ptr_eq(&current, broken) {
-            return;
+            return cause;
         }
-        let cause = broken.client().fatal_error();
-        warn!(?cause, "the kafka producer met a fatal error and is replaced");
-        match connect(&self.shared.config) {
+        match connect(&self.config, &self.reach) {
             Ok(client) => *current = Arc::new(client),
             Err(error) => warn!("the kafka producer could not be replaced: {error}"),
         }
+        // A right that is missing was told, and breaks each client until it is given.
+        match &cause {
+            Error::Denied(_) => debug!("the kafka producer is replaced: {cause}"),
+            _ => warn!("the kafka producer met a fatal error and is replaced: {cause}"),
+        }
+        cause
     }
+}
+
+/// Asks, for as long as something is wrong, whether it still is. A client that a fatal error
+/// has ended is replaced: the next one may meet it no more.
+fn watch(shared: &Weak<Shared>) {
+    let mut wait = ASK_AGAIN.0;
+    loop {
+        thread::sleep(wait);
+        let Some(shared) = shared.upgrade() else { return };
+        wait = match still_in_trouble(&shared) {
+            true => (wait * 2).min(ASK_AGAIN.1),
+            false => ASK_AGAIN.0,
+        };
+    }
+}
+
+fn still_in_trouble(shared: &Shared) -> bool {
+    if !shared.reach.is_in_trouble() {
+        return false;
+    }
+    let client = shared.client();
+    if client.client().fatal_error().is_some() {
+        shared.replace(&client);
+        return true;
+    }
+    if client.context().born.elapsed() < PROBATION {
+        return true;
+    }
+    // All topics are listed: asking for one by its name may make it.
+    if client.client().fetch_metadata(None, ANSWER_PATIENCE).is_err() {
+        return true;
+    }
+    shared.reach.served();
+    false
 }
 
 impl fmt::Debug for Producer {
@@ -213,8 +296,8 @@ impl fmt::Debug for Producer {
     }
 }
 
-fn connect(config: &ClientConfig) -> Result<Client, Error> {
-    Ok(config.create_with_context(Deliveries { reach: Reach::new("producer") })?)
+fn connect(config: &ClientConfig, reach: &Arc<Reach>) -> Result<Client, Error> {
+    Ok(config.create_with_context(Deliveries { reach: reach.clone(), born: Instant::now() })?)
 }
 
 async fn deliver(client: &Client, outgoing: &Outgoing) -> Result<(), KafkaError> {
@@ -260,12 +343,13 @@ fn headers_of(outgoing: &Outgoing) -> Option<OwnedHeaders> {
 
 /// Hands each record's fate to who waits for it, on the producer's own thread.
 struct Deliveries {
-    reach: Reach,
+    reach: Arc<Reach>,
+    born: Instant,
 }
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        rebalance::log(level, facility, message);
+        rebalance::log(&self.reach, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -281,7 +365,7 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
         let outcome = match result {
             Ok(_) => {
-                self.reach.answered();
+                self.reach.served();
                 Ok(())
             }
             Err((error, _)) => Err(error.clone()),

@@ -2,13 +2,14 @@
 //!
 //! librdkafka repeats an error for as long as it lasts; here it is told once per change.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::{debug, info, warn};
 
 use super::Error;
 use super::error::is_denial;
+use super::reason::reason;
 
 /// How a client stands with its broker just now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,32 +27,38 @@ enum Standing {
     Connecting,
     Up,
     Down,
-    /// Credentials are wrong: no answer to be had at all.
+    /// Credentials or certificates are wrong: no answer to be had at all.
     LockedOut,
-    /// The broker answers, but does not let us have the topic or the group.
+    /// The broker answers, but does not let us have what we are there for.
     Unserved,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     standing: Standing,
-    trouble: Option<String>,
+    /// What is wrong, without the words that go with the standing.
+    cause: Option<String>,
     /// Why single connections failed: the reason behind "all brokers are down".
     last_failure: Option<String>,
 }
 
-/// What librdkafka's error callback and our own questions have shown so far.
+/// What librdkafka's callbacks and our own questions have shown so far.
 #[derive(Debug)]
 pub(super) struct Reach {
-    /// Which of our clients this is, for the log.
-    client: &'static str,
+    /// Which of our clients this is, for the log; `None` for one whose user tells.
+    client: Option<&'static str>,
     known: Mutex<Known>,
 }
 
 impl Reach {
     /// Nothing is known yet about how `client` stands.
     pub(super) fn new(client: &'static str) -> Self {
-        Self { client, known: Mutex::default() }
+        Self { client: Some(client), known: Mutex::default() }
+    }
+
+    /// The same for a client that lives for a question or two: whoever asks tells the answer.
+    pub(super) fn untold() -> Self {
+        Self { client: None, known: Mutex::default() }
     }
 
     /// The state as of now.
@@ -59,7 +66,7 @@ impl Reach {
         let known = self.lock();
         BrokerState {
             reachable: matches!(known.standing, Standing::Up | Standing::Unserved),
-            trouble: known.trouble.clone(),
+            trouble: known.trouble(),
         }
     }
 
@@ -68,15 +75,20 @@ impl Reach {
         !matches!(self.lock().standing, Standing::Up | Standing::Unserved)
     }
 
+    /// Whether something is wrong.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        self.lock().cause.is_some()
+    }
+
     /// `error`, with what is known about the broker instead of a bare "timed out".
     pub(super) fn explain(&self, error: Error) -> Error {
         let known = self.lock();
-        match (&error, known.standing, &known.trouble) {
+        match (&error, known.standing, &known.cause) {
             (Error::Unavailable(_), Standing::LockedOut, Some(cause)) => {
                 Error::Denied(cause.clone())
             }
             (Error::Unavailable(_), Standing::Down, Some(cause)) => {
-                Error::Unavailable(cause.clone())
+                Error::Unavailable(format!("no broker can be reached: {cause}"))
             }
             _ => error,
         }
@@ -84,69 +96,91 @@ impl Reach {
 
     /// The broker answered a question.
     pub(super) fn answered(&self) {
-        let mut known = self.lock();
-        if matches!(known.standing, Standing::Unserved) {
-            return;
+        if !matches!(self.lock().standing, Standing::Unserved) {
+            self.served();
         }
-        known.change(self.client, Standing::Up, None);
     }
 
-    /// The group gave us partitions, so both the broker and the topics are there.
+    /// We have what we are there for: partitions were given to us, a record was taken from us.
     pub(super) fn served(&self) {
-        self.lock().change(self.client, Standing::Up, None);
+        self.change(Standing::Up, None);
+    }
+
+    /// librdkafka's log tells how a connection ended, also where its errors do not.
+    pub(super) fn disconnected(&self, line: &str) {
+        self.lock().last_failure = Some(reason(line));
     }
 
     /// librdkafka reported `code`, with its own words about it.
-    pub(super) fn failed(&self, code: Code, reason: &str) {
-        let mut known = self.lock();
+    pub(super) fn failed(&self, code: Code, words: &str) {
+        let reason = reason(words);
         match code {
+            // A partition's own: its reader tells, and knows when it is over.
+            Code::TopicAuthorizationFailed if words.starts_with("Fetch from") => {}
             Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
-            | Code::UnknownTopicOrPartition
-            | Code::UnknownTopic
-            | Code::InconsistentGroupProtocol => {
-                known.change(self.client, Standing::Unserved, Some(format!("{code}: {reason}")));
+            | Code::ClusterAuthorizationFailed => {
+                self.change(Standing::Unserved, Some(format!("a right is missing: {reason}")));
+            }
+            Code::UnknownTopicOrPartition | Code::UnknownTopic => {
+                self.change(Standing::Unserved, Some(format!("a topic is missing: {reason}")));
+            }
+            Code::InconsistentGroupProtocol => {
+                self.change(Standing::Unserved, Some(format!("{code}: {reason}")));
             }
             code if is_denial(code) || code == Code::SSL => {
-                let sentence = format!("the broker does not let us in: {reason}");
-                known.change(self.client, Standing::LockedOut, Some(sentence));
+                self.change(Standing::LockedOut, Some(reason));
             }
             Code::AllBrokersDown => {
+                let known = self.lock();
                 // Being locked out ends in "all brokers down" too; the cause is worth more.
                 if known.standing == Standing::LockedOut {
                     return;
                 }
-                let cause = known.last_failure.clone().unwrap_or_else(|| reason.to_owned());
-                let sentence = format!("no broker can be reached: {cause}");
-                known.change(self.client, Standing::Down, Some(sentence));
+                let cause = known.last_failure.clone().unwrap_or(reason);
+                drop(known);
+                self.change(Standing::Down, Some(cause));
             }
             Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut => {
                 debug!(client = self.client, error = %code, "a broker connection failed: {reason}");
-                known.last_failure = Some(reason.to_owned());
+                let mut known = self.lock();
+                known.last_failure = Some(reason.clone());
                 if known.standing == Standing::Down {
-                    known.trouble = Some(format!("no broker can be reached: {reason}"));
+                    known.cause = Some(reason);
                 }
             }
             _ => debug!(client = self.client, error = %code, "kafka: {reason}"),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+    /// Tells a change of standing, and another cause of one that somebody has to mend. What
+    /// an outage is put down to changes with every attempt to connect.
+    fn change(&self, standing: Standing, cause: Option<String>) {
+        let mut known = self.lock();
+        let same_cause = standing == Standing::Down || known.cause == cause;
+        let same = known.standing == standing && same_cause;
+        known.standing = standing;
+        known.cause = cause;
+        let Some(client) = self.client.filter(|_| !same) else { return };
+        match known.trouble() {
+            Some(trouble) => warn!(client, "kafka {client}: {trouble}"),
+            None => info!(client, "kafka {client}: the broker is there"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 impl Known {
-    fn change(&mut self, client: &'static str, standing: Standing, trouble: Option<String>) {
-        let before = std::mem::replace(&mut self.standing, standing);
-        self.trouble = trouble;
-        if before == standing {
-            return;
-        }
-        match &self.trouble {
-            Some(sentence) => warn!(client, "kafka {client}: {sentence}"),
-            None => info!(client, "kafka {client}: the broker is there"),
-        }
+    fn trouble(&self) -> Option<String> {
+        let cause = self.cause.as_ref()?;
+        Some(match self.standing {
+            Standing::Down => format!("no broker can be reached: {cause}"),
+            Standing::LockedOut => format!("the broker does not let us in: {cause}"),
+            _ => cause.clone(),
+        })
     }
 }
 
@@ -173,6 +207,20 @@ mod tests {
         assert!(sentence.contains("Connection refused"), "{sentence}");
         reach.answered();
         assert_eq!(reach.state(), BrokerState { reachable: true, trouble: None });
+    }
+
+    #[test]
+    fn a_broker_that_hangs_up_without_an_error_is_told_by_how_it_did_so() {
+        let reach = Reach::new("consumer");
+        reach.disconnected(
+            "[thrd:b:9/bootstrap]: b:9/bootstrap: Disconnected: connection closed by peer \
+             (after 4ms in state APIVERSION_QUERY)",
+        );
+        reach.failed(Code::AllBrokersDown, "0/1 brokers are down");
+        let sentence = reach.state().trouble.expect("there is trouble");
+        for said in ["no broker can be reached", "b:9: Disconnected", "security.protocol"] {
+            assert!(sentence.contains(said), "{said} in {sentence}");
+        }
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl Rebalancer {
 
 impl ClientContext for Rebalancer {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+        log(&self.reach, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -223,10 +223,17 @@ pub(super) fn list_of(offsets: &[(TopicPartition, i64)]) -> Result<TopicPartitio
 
 /// librdkafka's log lines, on the targets and levels that suit ours.
 ///
-/// Its errors come to the error callback as well, which tells them once per change; here
-/// they would come again every few seconds of an outage.
-pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+/// Its errors come to the error callback as well, and `reach` tells them once per change;
+/// here they would come again every few seconds of an outage. So would broken connections
+/// and what they keep from being done.
+pub(super) fn log(reach: &Reach, level: RDKafkaLogLevel, facility: &str, message: &str) {
+    if facility == "FAIL" {
+        reach.disconnected(message);
+    }
     match level {
+        _ if matches!(facility, "FAIL" | "FATAL" | "GETPID") => {
+            debug!(target: "librdkafka", "{facility}: {message}");
+        }
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             error!(target: "librdkafka", "{facility}: {message}");
         }

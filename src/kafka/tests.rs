@@ -315,6 +315,19 @@ async fn a_record_that_is_too_large_is_refused_and_an_outage_is_not_its_fault() 
     .await;
 }
 
+/// Nobody may have anything to send for hours; an instance must not be not ready for so long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_sends_nothing_sees_the_end_of_an_outage() {
+    let (broker, config) = broker(1);
+    let producer = Producer::start(&config).unwrap();
+    producer.send(outgoing("k", "v")).await.unwrap();
+    broker.set_reachable(false);
+    eventually("the outage shows", || producer.state().trouble.is_some()).await;
+    broker.set_reachable(true);
+    eventually("the outage ends", || producer.state().trouble.is_none()).await;
+    assert!(producer.state().reachable);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_that_exist_are_left_alone() {
     // The embedded broker cannot make topics by request: asking it to would fail.

@@ -32,12 +32,12 @@ pub async fn ensure_topics(
     partitions: i32,
 ) -> Result<(), Error> {
     // Its error callback knows why a broker that does not answer is silent.
-    let cluster = Producer::start(config)?;
+    let cluster = Producer::inquirer(config)?;
     let missing = missing_of(&cluster, names).await?;
     if missing.is_empty() {
         return Ok(());
     }
-    let admin: Admin = config.to_producer_config().create()?;
+    let admin: Admin = config.to_producer_config().set("enable.idempotence", "false").create()?;
     create(&admin, &missing, partitions).await?;
     await_topics(&cluster, &missing).await
 }
@@ -60,7 +60,8 @@ async fn create(admin: &Admin, names: &[&str], partitions: i32) -> Result<(), Er
 fn judge(topic: &str, code: Code) -> Error {
     match code {
         code if is_denial(code) => Error::Denied(format!(
-            "topic {topic} does not exist and we may not make it ({code}): make it, or allow CREATE"
+            "topic {topic} is not there for us, and we may not make it: allow DESCRIBE on it if it \
+             is there, else make it or allow CREATE"
         )),
         Code::InvalidTopic
         | Code::InvalidPartitions

@@ -10,14 +10,12 @@ use infinite_scheduler::{
     AppConfig, ErrorKind, JobContext, KafkaIngestConfig, ScheduleJobRequest, Scheduler,
     SubmitError, handler_fn,
 };
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 
-use crate::support::kafka::{RawRecord, produce, read_all};
+use crate::support::kafka::{RawRecord, produce, read_all, set_topic};
 use crate::support::services::{Database, kafka};
 use crate::support::wait_until;
 use crate::support::world::{LEASE, World};
@@ -523,16 +521,6 @@ async fn produce_largest(topic: &str, value: impl Fn(usize) -> Vec<u8>) -> Vec<u
 
 async fn make_room(topic: &str) {
     set_topic(topic, "max.message.bytes", "2000000").await;
-}
-
-async fn set_topic(topic: &str, name: &str, value: &str) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", kafka()).create().expect("an admin client");
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
-    let options = AdminOptions::new().request_timeout(Some(DEADLINE));
-    for outcome in admin.alter_configs(&[change], &options).await.expect("the broker") {
-        outcome.unwrap_or_else(|error| panic!("{topic} is not changed: {error:?}"));
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

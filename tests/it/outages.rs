@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use infinite_scheduler::{Scheduler, SchedulerBuilder};
 
-use crate::support::kafka::{RawRecord, produce_to, read_all_of};
+use crate::support::kafka::{RawRecord, client_of, produce_by, read_all_by};
 use crate::support::services::TestDatabase;
 use crate::support::wait_until;
 use crate::support::world::World;
@@ -58,7 +58,7 @@ impl Waves {
         let numbered = values.into_iter().enumerate();
         let records: Vec<_> =
             numbered.map(|(n, value)| RawRecord::new(partition(n), value)).collect();
-        produce_to(&self.world.broker, &self.world.topic, &records).await;
+        produce_by(&client_of(&self.world.broker), &self.world.topic, &records).await;
     }
 
     /// Waits until every record so far is read.
@@ -97,7 +97,7 @@ impl Waves {
         assert_eq!(letters, POISON * count, "nothing is dead-lettered for the weather");
 
         let name = |record: &RawRecord| record.json()["requestId"].as_str().map(str::to_owned);
-        let fired = read_all_of(&world.broker, &world.fired).await;
+        let fired = read_all_by(&client_of(&world.broker), &world.fired).await;
         let fired = times(fired.iter().filter_map(name));
         let wanted = (0..*count).flat_map(|wave| (0..JOBS).map(move |n| format!("{wave}-{n}")));
         let wanted: BTreeMap<String, usize> = wanted.map(|name| (name, 1)).collect();
@@ -105,7 +105,7 @@ impl Waves {
 
         // At least once: the broker may have acknowledged what the database did not hear of.
         let text = |record: &RawRecord| String::from_utf8(record.value.clone()?).ok();
-        let published = read_all_of(&world.broker, &world.dlq).await;
+        let published = read_all_by(&client_of(&world.broker), &world.dlq).await;
         let published: BTreeSet<_> = published.iter().filter_map(text).collect();
         let poison =
             (0..*count).flat_map(|wave| (0..POISON).map(move |n| format!("poison {wave}-{n}")));

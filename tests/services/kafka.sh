@@ -43,28 +43,38 @@ kafka_fetch() {
 }
 
 kafka_prepare() {
-    local dir=$run_dir/kafka cluster command
-    mkdir -p "$dir"
+    mkdir -p "$run_dir/kafka"
     ports[kafka]=$(free_port)
-    kafka_properties "${ports[kafka]}" "$(free_port)" >"$dir/server.properties"
+    kafka_properties PLAINTEXT "${ports[kafka]}" "$run_dir/kafka" >"$run_dir/kafka/server.properties"
+    kafka_format kafka
+}
+
+# kafka_format NAME ARGUMENT...: makes a broker's empty log.
+kafka_format() {
+    local name=$1 cluster command
+    shift
     # 22 characters of base64; the first must not look like an option.
     cluster=A$(head -c 32 /dev/urandom | base64 -w 0 | tr '+/' 'ab' | cut -c 1-21)
-    kafka_command -Xmx256m kafka.tools.StorageTool format -t "$cluster" -c "$dir/server.properties"
-    "${command[@]}" >"$run_dir/kafka.log" 2>&1
+    kafka_command -Xmx256m kafka.tools.StorageTool format -t "$cluster" \
+        -c "$run_dir/$name/server.properties" "$@"
+    "${command[@]}" >>"$run_dir/$name.log" 2>&1
 }
 
-kafka_launch() {
+kafka_launch() { kafka_launch_as kafka; }
+
+# kafka_launch_as NAME: a broker that was formatted under that name.
+kafka_launch_as() {
     local started command
-    started=$(kafka_starts)
-    kafka_command -Xms256m -Xmx1g kafka.Kafka "$run_dir/kafka/server.properties"
-    launch kafka "$(id -un)" KILL "${command[@]}"
+    started=$(kafka_starts "$1")
+    kafka_command -Xms256m -Xmx1g kafka.Kafka "$run_dir/$1/server.properties"
+    launch "$1" "$(id -un)" KILL "${command[@]}"
     # The line is in this run's own log: the port could be somebody else's broker.
-    await kafka 60 kafka_ready "$started"
+    await "$1" 60 kafka_ready "$1" "$started"
 }
 
-kafka_ready() { [ "$(kafka_starts)" -gt "$1" ] && (exec 3<>"/dev/tcp/127.0.0.1/${ports[kafka]}"); }
+kafka_ready() { [ "$(kafka_starts "$1")" -gt "$2" ] && (exec 3<>"/dev/tcp/127.0.0.1/${ports[$1]}"); }
 
-kafka_starts() { grep -c 'Kafka Server started' "$run_dir/kafka.log" || true; }
+kafka_starts() { grep -c 'Kafka Server started' "$run_dir/$1.log" || true; }
 
 kafka_stop() { stop kafka KILL; }
 
@@ -77,17 +87,20 @@ kafka_command() {
         -Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info "$@")
 }
 
-# kafka_properties PORT CONTROLLER_PORT
+# kafka_properties PROTOCOL PORT FOLDER: of a broker that clients reach by that security protocol.
 kafka_properties() {
+    local controller
+    controller=$(free_port)
     cat <<EOF
 process.roles=broker,controller
 node.id=1
-controller.quorum.voters=1@127.0.0.1:$2
-listeners=PLAINTEXT://127.0.0.1:$1,CONTROLLER://127.0.0.1:$2
-advertised.listeners=PLAINTEXT://127.0.0.1:$1
+controller.quorum.voters=1@127.0.0.1:$controller
+listeners=$1://127.0.0.1:$2,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=$1://127.0.0.1:$2
+inter.broker.listener.name=$1
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs=$run_dir/kafka/data
+listener.security.protocol.map=$1:$1,CONTROLLER:PLAINTEXT
+log.dirs=$3/data
 
 # One node holds everything.
 offsets.topic.replication.factor=1

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use infinite_scheduler::{AppConfig, JobContext, JobError, ScheduleJobRequest, handler_fn};
 
 use super::{DEADLINE, Flow, JOBS, PARTITIONS};
-use crate::support::kafka::read_all_of;
+use crate::support::kafka::{client_of, read_all_by};
 use crate::support::servers::Server;
 use crate::support::services::{Database, temporary_folder};
 use crate::support::wait_until;
@@ -55,7 +55,7 @@ async fn a_broker_that_is_away_costs_no_attempt_and_no_letter() {
     flow.await_ready().await;
     flow.scheduler.shutdown(DEADLINE).await;
     let world = &flow.waves.world;
-    let fired = read_all_of(&world.broker, &world.fired).await;
+    let fired = read_all_by(&client_of(&world.broker), &world.fired).await;
     let away = fired
         .iter()
         .filter(|record| record.header("request-id").is_some_and(|id| id.starts_with("away-")));
@@ -66,7 +66,7 @@ async fn a_broker_that_is_away_costs_no_attempt_and_no_letter() {
     names.sort_unstable();
     let wanted: Vec<_> = names.iter().map(|name| (Some(name.as_str()), Some("1"))).collect();
     assert_eq!(attempts, wanted, "each fired once, and that was its first attempt");
-    let letters = read_all_of(&world.broker, &world.dlq).await;
+    let letters = read_all_by(&client_of(&world.broker), &world.dlq).await;
     let exhausted =
         letters.iter().filter(|letter| letter.header("error-kind") == Some("attempts-exhausted"));
     assert_eq!(exhausted.count(), BROKEN);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -32,26 +34,34 @@ pub(crate) fn unique_topic(prefix: &str) -> String {
 
 /// Creates a topic with `settings` such as [`COMPACTED`].
 pub(crate) async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
-    create_topic_on(&services::kafka(), topic, partitions, settings).await;
+    create_topic_by(&client_config(), topic, partitions, settings).await;
 }
 
-/// The same with another broker.
-pub(crate) async fn create_topic_on(
-    broker: &str,
+/// The same on the broker, and as the user, of `client`.
+pub(crate) async fn create_topic_by(
+    client: &ClientConfig,
     topic: &str,
     partitions: i32,
     settings: &[(&str, &str)],
 ) {
-    let admin: AdminClient<DefaultClientContext> =
-        client_of(broker).create().expect("an admin client");
     let new = settings
         .iter()
         .fold(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), |new, (key, value)| {
             new.set(key, value)
         });
+    let admin: AdminClient<DefaultClientContext> = client.create().expect("an admin client");
     let outcomes = admin.create_topics([&new], &admin_options()).await.expect("the broker");
     for outcome in outcomes {
         outcome.unwrap_or_else(|error| panic!("topic {error:?} is not created"));
+    }
+}
+
+/// Gives a setting of a topic another value.
+pub(crate) async fn set_topic(topic: &str, name: &str, value: &str) {
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+    let outcomes = admin().alter_configs(&[change], &admin_options()).await.expect("the broker");
+    for outcome in outcomes {
+        outcome.unwrap_or_else(|error| panic!("{topic} is not changed: {error:?}"));
     }
 }
 
@@ -76,7 +86,7 @@ pub(crate) async fn delete_records_before(topic: &str, partition: i32, offset: i
 pub(crate) async fn watermarks(topic: &str, partition: i32) -> (i64, i64) {
     let topic = topic.to_owned();
     blocking(move || {
-        reader(&services::kafka())
+        reader(client_config())
             .fetch_watermarks(&topic, partition, DEADLINE)
             .expect("a partition's watermarks")
     })
@@ -147,12 +157,17 @@ impl RawRecord {
 
 /// Writes records in their order and waits until all are acknowledged; gives their offsets.
 pub(crate) async fn produce(topic: &str, records: &[RawRecord]) -> Vec<i64> {
-    produce_to(&services::kafka(), topic, records).await
+    produce_by(&client_config(), topic, records).await
 }
 
-/// The same with another broker.
-pub(crate) async fn produce_to(broker: &str, topic: &str, records: &[RawRecord]) -> Vec<i64> {
-    let producer: FutureProducer = client_of(broker)
+/// The same on the broker, and as the user, of `client`.
+pub(crate) async fn produce_by(
+    client: &ClientConfig,
+    topic: &str,
+    records: &[RawRecord],
+) -> Vec<i64> {
+    let producer: FutureProducer = client
+        .clone()
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("linger.ms", "5")
@@ -176,17 +191,17 @@ pub(crate) async fn produce_to(broker: &str, topic: &str, records: &[RawRecord])
 
 /// Everything that is in a topic now, by partition and offset; of transactions, what is committed.
 pub(crate) async fn read_all(topic: &str) -> Vec<RawRecord> {
-    read_all_of(&services::kafka(), topic).await
+    read_all_by(&client_config(), topic).await
 }
 
-/// The same with another broker.
-pub(crate) async fn read_all_of(broker: &str, topic: &str) -> Vec<RawRecord> {
-    let (broker, topic) = (broker.to_owned(), topic.to_owned());
-    blocking(move || read_all_now(&broker, &topic)).await
+/// The same on the broker, and as the user, of `client`.
+pub(crate) async fn read_all_by(client: &ClientConfig, topic: &str) -> Vec<RawRecord> {
+    let (client, topic) = (client.clone(), topic.to_owned());
+    blocking(move || read_all_now(client, &topic)).await
 }
 
-fn read_all_now(broker: &str, topic: &str) -> Vec<RawRecord> {
-    let consumer = reader(broker);
+fn read_all_now(client: ClientConfig, topic: &str) -> Vec<RawRecord> {
+    let consumer = reader(client);
     let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("the topic's metadata");
     let partitions = metadata.topics()[0].partitions();
     let mut assignment = TopicPartitionList::new();
@@ -232,15 +247,16 @@ fn client_config() -> ClientConfig {
     client_of(&services::kafka())
 }
 
-fn client_of(broker: &str) -> ClientConfig {
+/// A client of this broker, which demands nothing.
+pub(crate) fn client_of(broker: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker);
     config
 }
 
 /// A consumer outside of any group, which says when a partition ends.
-fn reader(broker: &str) -> BaseConsumer {
-    client_of(broker)
+fn reader(mut client: ClientConfig) -> BaseConsumer {
+    client
         .set("group.id", "infinite-scheduler-it-reader")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")

@@ -32,7 +32,13 @@ impl Instance {
     /// Starts an instance without waiting. Unless `config` has a table `[http]`, it listens on a free
     /// port of 127.0.0.1.
     pub(crate) fn spawn(config: &str) -> Self {
-        Self::spawn_by(Command::new(env!("CARGO_BIN_EXE_infinite-scheduler")), config)
+        Self::spawn_with(config, &[])
+    }
+
+    /// The same with further variables in its environment.
+    pub(crate) fn spawn_with(config: &str, variables: &[(&str, &str)]) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_infinite-scheduler"));
+        Self::spawn_by(command, config, variables)
     }
 
     /// The same for a process that a write beyond its limit of a file's size does not end: such
@@ -41,10 +47,10 @@ impl Instance {
         let mut shell = Command::new("sh");
         shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
         shell.arg(env!("CARGO_BIN_EXE_infinite-scheduler"));
-        Self::spawn_by(shell, config)
+        Self::spawn_by(shell, config, &[])
     }
 
-    fn spawn_by(mut command: Command, config: &str) -> Self {
+    fn spawn_by(mut command: Command, config: &str, variables: &[(&str, &str)]) -> Self {
         let folder = temporary_folder();
         let mut config = config.to_owned();
         if !config.contains("[http]") {
@@ -58,6 +64,7 @@ impl Instance {
             .arg("--config")
             .arg(file)
             .current_dir(folder.path())
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(output("stdout"))
             .stderr(output("stderr"))

@@ -7,7 +7,7 @@ use infinite_scheduler::{AppConfig, KafkaIngestConfig, Scheduler, SchedulerBuild
 use infinite_scheduler::telemetry::{self, LogFormat};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::kafka::{create_topic_on, unique_topic};
+use super::kafka::{client_of, create_topic_by, unique_topic};
 use super::services::{Database, TestDatabase, kafka};
 
 /// A lease that is short enough to wait for and long enough for a loaded machine.
@@ -51,9 +51,9 @@ impl World {
             group: format!("{topic}.group"),
             topic,
         };
-        create_topic_on(&world.broker, &world.topic, partitions, &[]).await;
-        create_topic_on(&world.broker, &world.dlq, 1, &[]).await;
-        create_topic_on(&world.broker, &world.fired, 3, &[]).await;
+        create_topic_by(&client_of(&world.broker), &world.topic, partitions, &[]).await;
+        create_topic_by(&client_of(&world.broker), &world.dlq, 1, &[]).await;
+        create_topic_by(&client_of(&world.broker), &world.fired, 3, &[]).await;
         world
     }
 

@@ -1,0 +1,175 @@
+//! A DLQ topic that does not take letters: they stay rows, and are published when it does.
+
+use std::time::Duration;
+
+use infinite_scheduler::{KafkaIngestConfig, Scheduler};
+
+use crate::support::kafka::{RawRecord, create_topic, delete_topic, produce, read_all, set_topic};
+use crate::support::services::Database;
+use crate::support::world::World;
+use crate::support::{wait_for, wait_until};
+
+/// librdkafka alone waits half a minute before it believes that a topic is gone.
+const DEADLINE: Duration = Duration::from_secs(180);
+const DRAIN: Duration = Duration::from_secs(10);
+const WAITING: &str = "select count(*) from outbox";
+const LETTERS: &str = "select count(*) from dead_letter";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_wait_for_a_dlq_topic_that_was_deleted_on_sqlite() {
+    letters_wait_for_a_dlq_topic_that_was_deleted(Database::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_wait_for_a_dlq_topic_that_was_deleted_on_mariadb() {
+    letters_wait_for_a_dlq_topic_that_was_deleted(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_wait_for_a_dlq_topic_that_was_deleted_on_postgres() {
+    letters_wait_for_a_dlq_topic_that_was_deleted(Database::Postgres).await;
+}
+
+/// Deleted while letters go there, and made again: neither are letters lost nor do jobs wait.
+async fn letters_wait_for_a_dlq_topic_that_was_deleted(database: Database) {
+    const LATER: u64 = 300;
+    let world = World::new(database, 1).await;
+    let scheduler = start(&world).await;
+    produce(&world.topic, &[poison("before"), good("r-0")]).await;
+    published(&scheduler, 1).await;
+
+    delete_topic(&world.dlq).await;
+    let mut records: Vec<_> = (0..LATER).map(|n| poison(&format!("after {n}"))).collect();
+    records.push(good("r-1"));
+    produce(&world.topic, &records).await;
+    wait_until(DEADLINE, "the job behind them fired", async || {
+        scheduler.ingest_metrics().apps["sms"].succeeded == 2
+    })
+    .await;
+    let missing = format!("topic {} does not exist", world.dlq);
+    let said = complaint(&scheduler, &missing).await;
+    assert!(said.contains("make it"), "{said}");
+    assert_eq!(world.database.count(WAITING).await, LATER as i64);
+    assert_eq!(world.database.count(LETTERS).await, LATER as i64 + 1);
+    assert_eq!(scheduler.ingest_metrics().messages_sent_to_dlq, 1);
+
+    create_topic(&world.dlq, 1, &[]).await;
+    published(&scheduler, LATER + 1).await;
+    is_well(&scheduler).await;
+    assert_eq!(world.database.count(WAITING).await, 0);
+    scheduler.shutdown(DRAIN).await;
+    check_published(&world, &records[..LATER as usize]).await;
+    assert_eq!(read_all(&world.fired).await.len(), 2);
+}
+
+/// The topic is away from the start, and the process that met the poison is not the one that
+/// sees the topic made.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_wait_for_a_dlq_topic_across_a_restart() {
+    let world = World::new(Database::Sqlite, 1).await;
+    delete_topic(&world.dlq).await;
+    let records = [poison("one"), good("r-0"), poison("two")];
+    let first = start(&world).await;
+    produce(&world.topic, &records).await;
+    wait_until(DEADLINE, "the letters' rows, and the job fired", async || {
+        let metrics = first.ingest_metrics();
+        metrics.messages_failed == 2 && metrics.apps["sms"].succeeded == 1
+    })
+    .await;
+    first.shutdown(DRAIN).await;
+    assert_eq!(world.database.count(WAITING).await, 2);
+
+    let second = start(&world).await;
+    complaint(&second, &world.dlq).await;
+    create_topic(&world.dlq, 1, &[]).await;
+    published(&second, 2).await;
+    is_well(&second).await;
+    second.shutdown(DRAIN).await;
+    assert_eq!(world.database.count(WAITING).await, 0);
+    check_published(&world, &[records[0].clone(), records[2].clone()]).await;
+}
+
+/// While the topic is away nothing can be said of a letter that is too large for it: that
+/// shows when it is back, and holds up nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_again_too_small_takes_what_it_can_and_the_rest_when_it_is_enlarged() {
+    let world = World::new(Database::Sqlite, 1).await;
+    let scheduler = start(&world).await;
+    produce(&world.topic, &[poison("before")]).await;
+    published(&scheduler, 1).await;
+    delete_topic(&world.dlq).await;
+    let large = poison(&"?".repeat(3000));
+    produce(&world.topic, &[large.clone(), poison("small"), good("r-0")]).await;
+    wait_until(DEADLINE, "the letters' rows", async || {
+        scheduler.ingest_metrics().messages_failed == 3
+    })
+    .await;
+    complaint(&scheduler, &world.dlq).await;
+
+    create_topic(&world.dlq, 1, &[("max.message.bytes", "2000")]).await;
+    published(&scheduler, 2).await;
+    is_well(&scheduler).await;
+    assert_eq!(world.database.count(WAITING).await, 1);
+    assert_eq!(scheduler.ingest_metrics().apps["sms"].succeeded, 1);
+    scheduler.shutdown(DRAIN).await;
+
+    // Its row is found by whoever comes next.
+    let scheduler = start(&world).await;
+    produce(&world.topic, &[poison("last")]).await;
+    published(&scheduler, 1).await;
+    assert_eq!(world.database.count(WAITING).await, 1);
+    is_well(&scheduler).await;
+    set_topic(&world.dlq, "max.message.bytes", "100000").await;
+    published(&scheduler, 2).await;
+    assert_eq!(world.database.count(WAITING).await, 0);
+    scheduler.shutdown(DRAIN).await;
+    check_published(&world, &[poison("small"), poison("last"), large]).await;
+}
+
+/// With `ensure_topics = false`: what is missing is for somebody else to make.
+async fn start(world: &World) -> Scheduler {
+    let kafka = KafkaIngestConfig { ensure_topics: false, ..world.kafka() };
+    world.builder().with_kafka_ingest(kafka).start().await.expect("a start")
+}
+
+fn poison(value: &str) -> RawRecord {
+    RawRecord::new(0, value)
+}
+
+fn good(id: &str) -> RawRecord {
+    let request = format!(r#"{{"requestId":"{id}","appName":"sms","scheduledTime":0}}"#);
+    RawRecord::new(0, request)
+}
+
+async fn published(scheduler: &Scheduler, letters: u64) {
+    wait_until(DEADLINE, &format!("{letters} letters published"), async || {
+        scheduler.ingest_metrics().messages_sent_to_dlq == letters
+    })
+    .await;
+}
+
+async fn complaint(scheduler: &Scheduler, says: &str) -> String {
+    wait_for(DEADLINE, &format!("a complaint that says {says:?}"), async || {
+        scheduler.complaints().into_iter().find(|complaint| complaint.contains(says))
+    })
+    .await
+}
+
+async fn is_well(scheduler: &Scheduler) {
+    wait_until(DEADLINE, "an end of the complaints", async || scheduler.complaints().is_empty())
+        .await;
+}
+
+/// What is on the topic is `expected`, each once; one that failed to be sent may come later than
+/// those behind it.
+async fn check_published(world: &World, expected: &[RawRecord]) {
+    let letters = read_all(&world.dlq).await;
+    let values = |records: &[RawRecord]| -> Vec<String> {
+        let value = |record: &RawRecord| record.value.clone().unwrap_or_default();
+        let text = |record| String::from_utf8_lossy(&value(record)).into_owned();
+        let mut values: Vec<_> = records.iter().map(text).collect();
+        values.sort();
+        values
+    };
+    assert_eq!(values(&letters), values(expected));
+}
