@@ -134,14 +134,18 @@ fn take_parked(batch: &Batch, entry: &Entry, fate: &Fate, row: &Taken) -> Step {
     let mine = format!("where id = ? and state = {PARKED} and attempts = ?");
     let attempts = |n: u32| Value::from(i64::from(n));
     let mut values = Vec::new();
-    let sql = match (fate, entry) {
-        (Fate::Accepted | Fate::Duplicate { .. }, _) => format!("delete from dead_letter {mine}"),
-        (Fate::Waits, Entry::Wait(wait)) => {
-            values = vec![attempts(wait.letter.attempts), wait.due_ms.into()];
+    let sql = match fate {
+        Fate::Accepted | Fate::Duplicate { .. } => format!("delete from dead_letter {mine}"),
+        Fate::Waits => {
+            // Only such an entry can wait.
+            let due_ms = match entry {
+                Entry::Wait(wait) => wait.due_ms,
+                Entry::Job(_) | Entry::Letter(_) => batch.now_ms,
+            };
+            values = vec![attempts(row.attempts.saturating_add(1)), due_ms.into()];
             format!("update dead_letter set attempts = ?, due_ms = ? {mine}")
         }
-        (Fate::Waits, _) => format!("update dead_letter set attempts = attempts {mine}"),
-        (Fate::Dead(refusal), _) => {
+        Fate::Dead(refusal) => {
             let Refusal { kind, message, .. } = refusal;
             values = vec![
                 kind.as_str().into(),
