@@ -11,6 +11,8 @@ mod migrate;
 
 mod submit;
 
+mod ingest;
+
 mod bench;
 
 mod output;
@@ -41,6 +43,7 @@ enum Command {
     Demo(demo::Arguments),
     Migrate(migrate::Arguments),
     Submit(Box<submit::Arguments>),
+    Ingest(ingest::Arguments),
     Bench(bench::Arguments),
 }
 
@@ -79,6 +82,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Submit(arguments) => submit::run(*arguments).await,
+        Command::Ingest(arguments) => ingest::run(arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
     }
 }
