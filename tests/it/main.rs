@@ -12,6 +12,7 @@ mod main_job;
 mod outages;
 mod bad_input;
 mod positions;
+mod ingest;
 mod lost_answers;
 mod panics;
 mod schema;
