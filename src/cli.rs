@@ -11,6 +11,8 @@ mod migrate;
 
 mod submit;
 
+mod ingest;
+
 mod dead_letters;
 
 mod bench;
@@ -43,6 +45,7 @@ enum Command {
     Demo(demo::Arguments),
     Migrate(migrate::Arguments),
     Submit(Box<submit::Arguments>),
+    Ingest(ingest::Arguments),
     DeadLetters(dead_letters::Arguments),
     Bench(bench::Arguments),
 }
@@ -82,6 +85,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Submit(arguments) => submit::run(*arguments).await,
+        Command::Ingest(arguments) => ingest::run(arguments).await,
         Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::Message;
 
 use crate::kafka::{PartitionQueue, TopicPartition};
-use crate::model::ids::{JobId, KeyId, ShardId};
+use crate::model::ids::{JobId, KeyId, LedgerId, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
 use crate::store::{Lane, ShardFence};
@@ -46,6 +46,24 @@ pub(super) struct PartitionsRevoked {
 #[derive(Debug, Message)]
 #[rtype(result = "Option<i64>")]
 pub(super) struct Leave;
+
+/// `ShardKeeper` → `PartitionReader`, with each heartbeat: your partition's row has this
+/// token. If it is not yours, somebody moved the row: begin again where it stands. If lost,
+/// the next heartbeat says the same; one from before your latest claim makes you begin
+/// again where you are, no more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct LedgerSeen {
+    pub(super) ledger: LedgerId,
+    pub(super) reader: ReaderToken,
+}
+
+/// `ShardKeeper` → `PartitionReader`: this instance goes by another id now. Claim the row
+/// again, so that it names the instance that looks at it. If lost, a row that somebody
+/// moves is noticed only with the next record.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct JoinedAnew;
 
 /// `PartitionReader` → Dedup: is any of these keys known, here or in the fleet? A lost or
 /// wrong answer costs one look-up in the database.

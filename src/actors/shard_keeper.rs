@@ -1,8 +1,10 @@
-//! Keeps the lease, and with it the shards: takes those of the dead, holds a fair share,
-//! gives up what others are due.
+//! Keeps the lease, and with it the shards, and looks around: which shards are ours, what
+//! others put into them, which partitions somebody moved. `balance` takes and gives up.
 //!
 //! Everything it knows comes from one statement a second. What it believes to own is
 //! compared with it each time, so a fresh keeper goes on where its predecessor was.
+
+mod balance;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,20 +13,15 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use super::directory::hint;
-use super::lease::boot_ms;
+use super::directory::{Address, hint};
 use super::messages::*;
 use super::shared::{RegisteredApp, Shared};
-use super::shares::share_of;
+use crate::kafka::TopicPartition;
 use crate::model::ids::{AppId, InstanceId, JobId, ShardId};
 use crate::store::{Lane, Observation, Result as StoreResult, ShardFence, ShardRow};
 
 /// Between the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long a gentle release waits for what runs.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The wait before a release that others did not let happen is tried again.
-const RELEASE_AGAIN_MS: i64 = 10_000;
 /// How often the patience with a heartbeat doubles.
 const MOST_PATIENCE: u32 = 3;
 /// A lease has room for some heartbeats that fail.
@@ -96,6 +93,7 @@ impl ShardKeeper {
                 self.shared.health.clear("database");
                 self.check_clock(&observed);
                 self.look_after_commands(&observed, ctx);
+                self.tell_readers(&observed);
                 if changes == self.changes {
                     self.compare_holdings(&observed);
                 }
@@ -139,7 +137,10 @@ impl ShardKeeper {
             let joined: StoreResult<InstanceId> =
                 joined.unwrap_or_else(|error| panic!("joining: {error}"));
             match joined {
-                Ok(me) => tracing::info!(instance = %me, "joined as instance {me}"),
+                Ok(me) => {
+                    tracing::info!(instance = %me, "joined as instance {me}");
+                    actor.tell_of_new_name();
+                }
                 Err(error) => {
                     actor.shared.health.complain("database", format!("away: {error}"));
                 }
@@ -209,6 +210,23 @@ impl ShardKeeper {
         ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.looking = false));
     }
 
+    /// A reader that has nothing to read would not notice that its row was moved.
+    fn tell_readers(&self, observed: &Observation) {
+        for held in &observed.partitions {
+            let partition = TopicPartition::new(held.topic.as_str(), held.partition);
+            let seen = LedgerSeen { ledger: held.ledger, reader: held.reader };
+            hint(self.shared.directory.reader(partition), seen);
+        }
+    }
+
+    fn tell_of_new_name(&self) {
+        for (_, address) in self.shared.directory.all() {
+            if let Address::Reader(reader) = address {
+                hint(Some(reader), JoinedAnew);
+            }
+        }
+    }
+
     /// What the table says of our shards is true; what we believe may be old.
     fn compare_holdings(&self, observed: &Observation) {
         let me = self.shared.me();
@@ -248,167 +266,6 @@ impl ShardKeeper {
         hint(directory.app(app.id), ShardsTaken { fences: vec![fence] });
         self.shared.holdings.add(app.id, fence);
         hint(directory.retry_dlq(), PublishLane(Lane::Shard(fence.shard)));
-    }
-
-    fn take_and_release(&mut self, ctx: &mut Context<Self>) {
-        self.watch_others();
-        let me = self.shared.me();
-        let apps: Vec<Arc<RegisteredApp>> = self.shared.apps.values().cloned().collect();
-        let mut takes: Vec<(Arc<RegisteredApp>, ShardRow)> = Vec::new();
-        let mut releases = Vec::new();
-        for app in apps {
-            let of_app = || self.observed.shards.iter().filter(|row| row.app == app.id);
-            let live: Vec<InstanceId> = self
-                .observed
-                .instances
-                .iter()
-                .filter(|instance| instance.apps.contains(&app.id))
-                .map(|instance| instance.id)
-                .collect();
-            let share = share_of(me, app.id, of_app().count(), &live);
-            let held = of_app().filter(|row| row.owner == Some(me)).count();
-            let is_free = |row: &&ShardRow| row.owner.is_none_or(|owner| !self.is_known(owner));
-            if held < share {
-                let free = of_app().filter(is_free).take(share - held);
-                takes.extend(free.map(|row| (app.clone(), *row)));
-            } else if held > share && self.somebody_lacks(&app, &live) {
-                releases.extend(self.surplus(&app, held - share).map(|fence| (app.clone(), fence)));
-            }
-        }
-        if takes.is_empty() {
-            self.shared.settled.store(true, Ordering::Release);
-        } else {
-            self.take(takes, ctx);
-        }
-        for (app, fence) in releases {
-            self.release(app, fence, ctx);
-        }
-    }
-
-    /// Declares dead whose lease is past by the database's clock and whose beat has not
-    /// moved for a whole lease by ours: a clock that jumps kills nobody.
-    fn watch_others(&mut self) {
-        let now = boot_ms();
-        let lease_ms = i64::try_from(self.shared.lease.length().as_millis()).unwrap_or(i64::MAX);
-        let mut moved = HashMap::new();
-        for other in &self.observed.instances {
-            let since = match self.moved.get(&other.id) {
-                Some((beat, since)) if *beat == other.beat => *since,
-                _ => now,
-            };
-            moved.insert(other.id, (other.beat, since));
-            let silent = now - since >= lease_ms && other.lease_until_us < self.observed.now_us;
-            if silent && other.id != self.shared.me() {
-                let (shared, other) = (self.shared.clone(), other.clone());
-                drop(tokio::spawn(async move {
-                    let id = other.id;
-                    match shared.bounded(shared.store.declare_dead(&other)).await {
-                        Ok(true) => tracing::warn!(instance = %id, "instance {id} is dead"),
-                        Ok(false) => {}
-                        Err(error) => tracing::debug!(%error, "could not declare {id} dead"),
-                    }
-                }));
-            }
-        }
-        self.moved = moved;
-    }
-
-    fn is_known(&self, owner: InstanceId) -> bool {
-        self.observed.instances.iter().any(|instance| instance.id == owner)
-    }
-
-    fn somebody_lacks(&self, app: &RegisteredApp, live: &[InstanceId]) -> bool {
-        let shards = self.observed.shards.iter().filter(|row| row.app == app.id);
-        let count = shards.clone().count();
-        live.iter().any(|other| {
-            let held = shards.clone().filter(|row| row.owner == Some(*other)).count();
-            held < share_of(*other, app.id, count, live)
-        })
-    }
-
-    /// Shards to give up, those without running attempts first.
-    fn surplus(
-        &self,
-        app: &RegisteredApp,
-        count: usize,
-    ) -> impl Iterator<Item = ShardFence> + use<> {
-        let now = boot_ms();
-        let held = self.shared.holdings.of(app.id);
-        let may_go = |fence: &&ShardFence| {
-            self.release_after_ms.get(&fence.shard).is_none_or(|after| now >= *after)
-        };
-        let mut may: Vec<ShardFence> = held.iter().filter(may_go).copied().collect();
-        may.sort_by_key(|fence| (self.shared.in_flight.has(fence.shard), fence.shard));
-        let under_way = self.releasing.iter().filter(|shard| {
-            self.observed.shards.iter().any(|row| row.id == **shard && row.app == app.id)
-        });
-        may.truncate(count.saturating_sub(under_way.count()));
-        may.into_iter()
-    }
-
-    fn take(&mut self, shards: Vec<(Arc<RegisteredApp>, ShardRow)>, ctx: &mut Context<Self>) {
-        let (store, me) = (self.shared.store.clone(), self.shared.me());
-        let take = tokio::spawn(async move {
-            let mut taken = Vec::new();
-            for (app, row) in shards {
-                match store.take_shard(&row, me).await {
-                    Ok(Some(epoch)) => {
-                        taken.push((app, ShardFence { shard: row.id, owner: me, epoch }));
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        tracing::debug!(%error, shard = %row.id, "a shard was not taken");
-                        break;
-                    }
-                }
-            }
-            taken
-        });
-        ctx.spawn(take.into_actor(self).map(move |taken, actor, _| {
-            let taken = taken.unwrap_or_else(|error| panic!("taking shards: {error}"));
-            if actor.shared.me() != me {
-                return;
-            }
-            actor.changes += 1;
-            actor.shared.settled.store(true, Ordering::Release);
-            for (app, fence) in taken {
-                tracing::info!(app = %app.name, shard = %fence.shard, epoch = %fence.epoch, "shard taken");
-                actor.own(&app, fence);
-            }
-        }));
-    }
-
-    /// Stops choosing the shard, waits for what runs, then gives it up; or keeps it.
-    fn release(&mut self, app: Arc<RegisteredApp>, fence: ShardFence, ctx: &mut Context<Self>) {
-        let Some(scheduler) = self.shared.directory.app(app.id) else { return };
-        self.releasing.insert(fence.shard);
-        self.shared.holdings.remove(app.id, fence.shard);
-        let shared = self.shared.clone();
-        let release = async move {
-            let request = ReleaseShard { shard: fence.shard, patience: PATIENCE };
-            if !scheduler.send(request).await.unwrap_or(false) {
-                return false;
-            }
-            // Until it is answered: a release without an answer may still happen, and then
-            // somebody else has the shard.
-            while shared.me() == fence.owner
-                && shared.bounded(shared.store.release_shard(&fence)).await.is_err()
-            {
-                tokio::time::sleep(HEARTBEAT / 5).await;
-            }
-            true
-        };
-        ctx.spawn(tokio::spawn(release).into_actor(self).map(move |released, actor, _| {
-            let released = released.unwrap_or(false);
-            actor.changes += 1;
-            actor.releasing.remove(&fence.shard);
-            if released {
-                tracing::info!(app = %app.name, shard = %fence.shard, "shard released");
-            } else {
-                // Whether it still is ours is seen at the next heartbeat.
-                actor.release_after_ms.insert(fence.shard, boot_ms() + RELEASE_AGAIN_MS);
-            }
-        }));
     }
 }
 

@@ -12,6 +12,7 @@ mod partition;
 mod producer;
 mod reach;
 mod reason;
+mod survey;
 mod topics;
 mod broker;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use partition::{BatchLimits, PartitionQueue};
 pub use producer::{Outgoing, Producer};
 pub use reach::BrokerState;
 pub use rebalance::Assignments;
+pub use survey::{LogRange, Offsets, Survey};
 pub use topics::ensure_topics;
 
 /// One partition of a topic, written `topic/3`.

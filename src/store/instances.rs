@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, EntityTrait, QueryResult, Statement};
 
 use super::commands::{Look, decode_ids};
 use super::{Result, ShardRow, Store};
-use crate::model::ids::{AppId, Epoch, InstanceId, ShardId};
+use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, ReaderToken, ShardId};
 
 /// What an instance says of itself when it joins.
 #[derive(Clone, Debug)]
@@ -34,6 +34,19 @@ pub struct InstanceRow {
     pub apps: Vec<AppId>,
 }
 
+/// A partition whose row says that a reader of ours holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPartition {
+    /// The row.
+    pub ledger: LedgerId,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The token in the row: another than our reader's if somebody moved it.
+    pub reader: ReaderToken,
+}
+
 /// What an instance sees once a second, in one statement.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
@@ -45,6 +58,8 @@ pub struct Observation {
     pub shards: Vec<ShardRow>,
     /// Jobs that others put into shards of ours.
     pub looks: Vec<Look>,
+    /// The partitions that our readers have claimed.
+    pub partitions: Vec<HeldPartition>,
 }
 
 /// Commands that one look around brings at most.
@@ -102,6 +117,8 @@ impl Store {
             "select 'i' as kind, id, beat as a, lease_until_us as b, {now} as c, apps as t \
              from instance where not dead \
              union all select 's', id, app, owner, epoch, null from shard \
+             union all select 'p', id, reader, number, 0, topic from ingest_offset \
+             where instance = {me} \
              union all select * from (select 'c' as kind, id, shard, 0 as b, 0 as c, args \
              from command where state = 0 and shard in (select id from shard where owner = {me}) \
              order by id limit {COMMANDS}) as looks"
@@ -180,6 +197,15 @@ impl Observation {
                     app: AppId(i32::try_from(app).unwrap_or_default()),
                     owner: owner.map(InstanceId),
                     epoch: Epoch(row.try_get_by_index(4)?),
+                });
+            }
+            "p" => {
+                let number: i64 = row.try_get_by_index(3)?;
+                self.partitions.push(HeldPartition {
+                    ledger: LedgerId(i32::try_from(id).unwrap_or_default()),
+                    topic: row.try_get_by_index(5)?,
+                    partition: i32::try_from(number).unwrap_or_default(),
+                    reader: ReaderToken(row.try_get_by_index(2)?),
                 });
             }
             _ => {

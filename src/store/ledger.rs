@@ -9,7 +9,7 @@ use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
 use super::{Error, Result, Store};
-use crate::model::ids::{LedgerId, ReaderToken};
+use crate::model::ids::{InstanceId, LedgerId, ReaderToken};
 use crate::model::record::RawRecord;
 
 /// Names one partition, as one consumer group reads it.
@@ -107,23 +107,31 @@ impl Store {
         }
     }
 
-    /// Makes `token` the only one under which batches count. Waits for a commit that is
-    /// under way, so that what is read afterwards is final for everybody else.
+    /// Makes `token`, of a reader of `instance`, the only one under which batches count.
+    /// Waits for a commit that is under way, so that what is read afterwards is final for
+    /// everybody else.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away or that commit does not end.
-    pub async fn claim_ledger(&self, ledger: LedgerId, token: ReaderToken) -> Result<LedgerRow> {
+    pub async fn claim_ledger(
+        &self,
+        ledger: LedgerId,
+        token: ReaderToken,
+        instance: InstanceId,
+    ) -> Result<LedgerRow> {
         let _turn = self.turn().await;
         row::Entity::update_many()
             .col_expr(row::Column::Reader, token.0.into())
+            .col_expr(row::Column::Instance, instance.0.into())
             .filter(row::Column::Id.eq(ledger.0))
             .exec(&self.inner.pool)
             .await?;
         self.read_ledger(ledger).await
     }
 
-    /// Gives the row a fresh token, if it still has ours: after that, a transaction of ours
-    /// whose answer was lost has ended, and the row tells how. `None`: it has another.
+    /// Gives the row a fresh token, if it still has ours: after that, a transaction under
+    /// our token whose answer was lost has ended, and the row tells how. `None`: it has
+    /// another. The row goes on naming the instance that it named under our token.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away or that transaction does not end.
@@ -173,9 +181,31 @@ impl Store {
             .await?;
         Ok(moved.rows_affected == 1)
     }
+
+    /// Makes `to` the next record that is read, for a person who wants it so, and puts
+    /// `fresh` in place of the reader's token: what the reader has in hand writes nothing,
+    /// and it begins again at the row. Waits for a batch that is being written. False if the
+    /// row is not as it was seen.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database is away or that batch does not end.
+    pub async fn seek_ledger(&self, seen: &LedgerRow, fresh: ReaderToken, to: i64) -> Result<bool> {
+        let _turn = self.turn().await;
+        let moved = row::Entity::update_many()
+            .col_expr(row::Column::Reader, fresh.0.into())
+            .col_expr(row::Column::NextOffset, to.into())
+            .col_expr(row::Column::LastTimeMs, Option::<i64>::None.into())
+            .col_expr(row::Column::LastHash, Option::<i64>::None.into())
+            .filter(row::Column::Id.eq(seen.id.0))
+            .filter(row::Column::Reader.eq(seen.reader.0))
+            .filter(row::Column::NextOffset.eq(seen.next_offset))
+            .exec(&self.inner.pool)
+            .await?;
+        Ok(moved.rows_affected == 1)
+    }
 }
 
-fn decode(model: row::Model) -> LedgerRow {
+pub(super) fn decode(model: row::Model) -> LedgerRow {
     let last =
         model.last_time_ms.zip(model.last_hash).map(|(time_ms, hash)| LastRecord { time_ms, hash });
     LedgerRow {

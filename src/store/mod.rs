@@ -17,6 +17,7 @@ mod shards;
 mod admit;
 mod commands;
 mod ledger;
+mod partitions;
 mod keys;
 mod letters;
 mod fates;
@@ -39,12 +40,13 @@ pub use commands::Look;
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};
 pub use fates::RequestFate;
-pub use instances::{InstanceRow, Membership, Observation};
+pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
 pub use keys::KeyCursor;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
 pub use pages::{ListRange, Page};
+pub use partitions::{PartitionRow, Totals};
 pub use review::{
     Change, InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
     LetterRow, LetterState, LetterSummary, LetterToReplay, Lookup, ReplayChain,

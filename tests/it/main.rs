@@ -18,6 +18,7 @@ mod verdicts;
 mod bad_input;
 mod dlq_topic;
 mod positions;
+mod ingest;
 mod lost_answers;
 mod panics;
 mod schema;

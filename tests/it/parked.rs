@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use infinite_scheduler::model::clock::{Clock, SystemClock};
-use infinite_scheduler::model::ids::{JobId, ReaderToken, ShardId};
+use infinite_scheduler::model::ids::{InstanceId, JobId, ReaderToken, ShardId};
 use infinite_scheduler::model::letter::{DeadLetter, ErrorKind, Refusal};
 use infinite_scheduler::model::record::RawRecord as ReadRecord;
 use infinite_scheduler::store::{
@@ -288,8 +288,8 @@ impl Ground {
             LedgerKey { cluster: "c".into(), group: "g".into(), topic: "t".into(), partition: 0 };
         store.open_ledger(&key, 0).await.expect("a ledger row");
         let ledger = store.find_ledger(&key).await.expect("an answer").expect("the row");
-        let ledger =
-            store.claim_ledger(ledger.id, ReaderToken::random()).await.expect("a claimed row");
+        let claimed = store.claim_ledger(ledger.id, ReaderToken::random(), InstanceId(1)).await;
+        let ledger = claimed.expect("a claimed row");
         let record = ReadRecord {
             topic: "t".into(),
             partition: 0,

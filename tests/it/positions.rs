@@ -12,8 +12,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sea_orm::{ConnectionTrait, Statement};
 
 use crate::support::kafka::{
-    COMPACTED, RawRecord, create_topic, delete_records_before, delete_topic, produce, read_all,
-    unique_topic, watermarks,
+    COMPACTED, RawRecord, add_partitions, create_topic, delete_records_before, make_again, produce,
+    read_all, unique_topic, watermarks,
 };
 use crate::support::services::{Database, kafka};
 use crate::support::wait_until;
@@ -68,7 +68,7 @@ async fn a_topic_made_again_with_fewer_records_is_read_from_its_start() {
     read(&world, world.kafka(), 80).await;
     make_again(&world.topic).await;
     write(&world, 80..110).await;
-    read(&world, world.kafka(), 30).await;
+    read_what_was_made_again(&world, 30).await;
     check_read(&world, 0..110).await;
     assert_eq!(next_offset(&world).await, 30);
 }
@@ -80,7 +80,7 @@ async fn a_topic_made_again_with_more_records_is_told_by_the_last_record_that_wa
     read(&world, world.kafka(), 30).await;
     make_again(&world.topic).await;
     write(&world, 30..110).await;
-    read(&world, world.kafka(), 80).await;
+    read_what_was_made_again(&world, 80).await;
     check_read(&world, 0..110).await;
     assert_eq!(next_offset(&world).await, 80);
     assert_eq!(total(&world, "jobs").await, 110);
@@ -103,8 +103,35 @@ async fn a_topic_made_again_under_a_running_reader_is_read_from_its_start() {
     make_again(&world.topic).await;
     write(&world, 30..110).await;
     wait_until(DEADLINE, "the new records", async || received(&scheduler) == 110).await;
+    assert_eq!(scheduler.ingest_metrics().logs_remade, 1);
     stop(scheduler).await;
     check_read(&world, 0..110).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_a_topic_gains_are_read_from_their_start() {
+    for backend in Database::all() {
+        let world = World::new(backend, 1).await;
+        let mut config = world.kafka();
+        let refresh = "topic.metadata.refresh.interval.ms";
+        config.properties.insert(refresh.to_owned(), "1000".to_owned());
+        let scheduler = start(&world, config).await;
+        write(&world, 0..10).await;
+        wait_until(DEADLINE, "the first records", async || received(&scheduler) == 10).await;
+        add_partitions(&world.topic, 3).await;
+        // Before anybody reads them.
+        let later: Vec<RawRecord> =
+            (10..50).map(|n| RawRecord { partition: 1 + n as i32 % 2, ..record(n) }).collect();
+        produce(&world.topic, &later).await;
+        wait_until(DEADLINE, "all records", async || received(&scheduler) == 50).await;
+        let metrics = scheduler.ingest_metrics();
+        assert_eq!((metrics.logs_remade, metrics.offsets_lost), (0, 0), "{backend:?}");
+        stop(scheduler).await;
+        let read = "select count(*) from ingest_offset where next_offset = jobs and \
+                    (number = 0 and jobs = 10 or number > 0 and jobs = 20)";
+        assert_eq!(world.database.count(read).await, 3, "{backend:?}");
+        assert_eq!(fired(&world).await.len(), 50, "{backend:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,6 +170,7 @@ async fn a_topic_made_again_is_not_read_if_so_told(later: std::ops::Range<usize>
         })
     })
     .await;
+    assert_eq!(scheduler.ingest_metrics().logs_remade, 1);
     // The rest goes on.
     produce(&other, &(1000..1020).map(record).collect::<Vec<_>>()).await;
     wait_until(DEADLINE, "the other topic", async || received(&scheduler) >= 20).await;
@@ -216,6 +244,27 @@ async fn records_that_retention_took_first_are_counted_and_reading_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_that_retention_took_first_are_counted_though_nothing_is_read_if_so_told() {
+    let world = World::new(Database::Sqlite, 1).await;
+    let config = KafkaIngestConfig { on_offset_lost: OnOffsetLost::Stop, ..world.kafka() };
+    write(&world, 0..50).await;
+    read(&world, config.clone(), 50).await;
+    write(&world, 50..150).await;
+    delete_records_before(&world.topic, 0, 120).await;
+
+    let scheduler = start(&world, config).await;
+    wait_until(DEADLINE, "the complaint", async || {
+        let all = scheduler.complaints();
+        all.iter().any(|complaint| complaint.contains("records 50 to 119 are gone"))
+    })
+    .await;
+    assert_eq!(scheduler.ingest_metrics().offsets_lost, 70);
+    stop(scheduler).await;
+    check_read(&world, 0..50).await;
+    assert_eq!(next_offset(&world).await, 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn records_without_a_request_id_have_the_same_name_each_time_they_are_read() {
     let world = World::new(Database::Sqlite, 1).await;
     let later = SystemClock.now() + Duration::from_secs(3600);
@@ -265,6 +314,14 @@ async fn read(world: &World, config: KafkaIngestConfig, count: usize) {
     stop(scheduler).await;
 }
 
+async fn read_what_was_made_again(world: &World, count: usize) {
+    let scheduler = start(world, world.kafka()).await;
+    wait_until(DEADLINE, "the new records", async || received(&scheduler) >= count).await;
+    assert_eq!(scheduler.ingest_metrics().logs_remade, 1);
+    assert_eq!(scheduler.ingest_metrics().offsets_lost, 0);
+    stop(scheduler).await;
+}
+
 /// Everything that was admitted fires first.
 async fn stop(scheduler: Scheduler) {
     wait_until(DEADLINE, "what is due", async || {
@@ -277,23 +334,6 @@ async fn stop(scheduler: Scheduler) {
 
 fn received(scheduler: &Scheduler) -> usize {
     scheduler.ingest_metrics().messages_received as usize
-}
-
-/// Deletes the topic and creates it anew, without records.
-async fn make_again(topic: &str) {
-    delete_topic(topic).await;
-    // The broker takes its time.
-    wait_until(DEADLINE, "the topic's end", async || !exists(topic).await).await;
-    create_topic(topic, 1, &[]).await;
-}
-
-async fn exists(topic: &str) -> bool {
-    let topic = topic.to_owned();
-    let look = move || {
-        let metadata = plain_consumer("nobody").fetch_metadata(None, DEADLINE).expect("metadata");
-        metadata.topics().iter().any(|known| known.name() == topic)
-    };
-    tokio::task::spawn_blocking(look).await.expect("metadata")
 }
 
 /// What lag tools or an earlier system would have left behind.

@@ -21,7 +21,7 @@ use crate::model::record::RawRecord;
 use crate::store::LastRecord;
 
 use admission::{Admission, Progress};
-use position::Position;
+use position::{Claim, Position};
 
 /// The wait after a failure, doubling up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -35,6 +35,9 @@ pub(super) struct PartitionReader {
     /// Away while a step is under way.
     reading: Option<Reading>,
     leaving: CancellationToken,
+    claim: Arc<Claim>,
+    /// No step is due: somebody has to decide first.
+    stopped: bool,
     /// Who waits for us to be gone.
     farewell: Option<oneshot::Sender<Option<i64>>>,
     wait: Duration,
@@ -57,6 +60,7 @@ struct Reading {
     queue: Option<PartitionQueue>,
     position: Option<Position>,
     leaving: CancellationToken,
+    claim: Arc<Claim>,
     committed: std::time::Instant,
 }
 
@@ -80,12 +84,14 @@ impl PartitionReader {
         queue: Option<PartitionQueue>,
     ) -> Self {
         let leaving = CancellationToken::new();
+        let claim = Arc::new(Claim::default());
         let reading = Reading {
             shared: shared.clone(),
             partition: partition.clone(),
             queue,
             position: None,
             leaving: leaving.clone(),
+            claim: claim.clone(),
             committed: std::time::Instant::now(),
         };
         Self {
@@ -93,6 +99,8 @@ impl PartitionReader {
             partition,
             reading: Some(reading),
             leaving,
+            claim,
+            stopped: false,
             farewell: None,
             wait: RETRY.0,
             figures: Figures::default(),
@@ -138,9 +146,17 @@ impl PartitionReader {
                 self.wait = (self.wait * 2).min(RETRY.1);
             }
             Step::Stop(why) => {
+                self.stopped = true;
                 self.shared.health.complain(&self.about(), why);
             }
             Step::Revoked => {}
+        }
+    }
+
+    fn begin_again(&mut self, ctx: &mut Context<Self>) {
+        self.claim.give_up();
+        if std::mem::take(&mut self.stopped) {
+            self.step(ctx);
         }
     }
 
@@ -182,7 +198,7 @@ impl Reading {
 
     /// Finds out where to read and seeks there.
     async fn begin(&mut self) -> Result<(), Step> {
-        let position = position::open(&self.shared, &self.partition).await?;
+        let position = position::open(&self.shared, &self.partition, &self.claim).await?;
         self.seek(position.first_wanted()).await?;
         self.shared.partitions.insert(self.partition.clone(), position.ledger);
         hint(self.shared.directory.retry_dlq(), LookAround);
@@ -212,6 +228,11 @@ impl Reading {
         let batch = tokio::select! {
             batch = queue.next_batch(limits) => batch,
             () = self.leaving.cancelled() => return Ok(Vec::new()),
+            () = self.claim.given_up() => {
+                tracing::info!(partition = %self.partition, "{}: beginning again where the ledger stands", self.partition);
+                self.position = None;
+                return Ok(Vec::new());
+            }
         };
         batch.map_err(step_of)
     }
@@ -266,8 +287,12 @@ impl Reading {
         let task = tokio::spawn(admission.run(records, next, last));
         let progress = task.await.unwrap_or_else(|error| panic!("admitting a batch: {error}"));
         match progress? {
-            Progress::At(position) => self.position = Some(position),
+            Progress::At(position) => {
+                self.claim.hold(position.ledger, position.reader);
+                self.position = Some(position);
+            }
             Progress::Elsewhere(position) => {
+                self.claim.hold(position.ledger, position.reader);
                 let next = position.next;
                 self.position = Some(position);
                 self.seek(next).await?;
@@ -326,6 +351,24 @@ impl Handler<Leave> for PartitionReader {
             self.leave(ctx);
         }
         Box::pin(async move { gone.await.unwrap_or(None) })
+    }
+}
+
+impl Handler<LedgerSeen> for PartitionReader {
+    type Result = ();
+
+    fn handle(&mut self, seen: LedgerSeen, ctx: &mut Context<Self>) {
+        if self.claim.is_lost(&seen) {
+            self.begin_again(ctx);
+        }
+    }
+}
+
+impl Handler<JoinedAnew> for PartitionReader {
+    type Result = ();
+
+    fn handle(&mut self, _: JoinedAnew, ctx: &mut Context<Self>) {
+        self.begin_again(ctx);
     }
 }
 

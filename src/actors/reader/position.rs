@@ -1,5 +1,12 @@
 //! Where a partition's reading begins, and what is done when the log has lost ground.
 
+use std::sync::{Mutex, PoisonError};
+
+use futures::FutureExt;
+use tokio::sync::Notify;
+
+use super::super::counters::Counters;
+use super::super::messages::LedgerSeen;
 use super::super::shared::Shared;
 use super::{Step, away};
 use crate::kafka::{Intake, OnOffsetLost, TopicPartition};
@@ -31,8 +38,67 @@ impl Position {
     }
 }
 
+/// What a reader's actor knows of its claim while a step is under way.
+#[derive(Debug, Default)]
+pub(super) struct Claim {
+    held: Mutex<Option<(LedgerId, ReaderToken)>>,
+    begin_again: Notify,
+}
+
+impl Claim {
+    /// Written down before the row is claimed, so that the claim is never taken for
+    /// somebody else's.
+    pub(super) fn hold(&self, ledger: LedgerId, reader: ReaderToken) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((ledger, reader));
+    }
+
+    /// Whether our row has another token than ours.
+    pub(super) fn is_lost(&self, seen: &LedgerSeen) -> bool {
+        let held = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.is_some_and(|(ledger, reader)| ledger == seen.ledger && reader != seen.reader)
+    }
+
+    /// Makes whoever waits for records begin again, now or the next time it waits.
+    pub(super) fn give_up(&self) {
+        self.begin_again.notify_one();
+    }
+
+    /// Returns when reading is to begin again.
+    pub(super) async fn given_up(&self) {
+        self.begin_again.notified().await;
+    }
+
+    /// Reading begins again anyway: what was said before is settled by that.
+    fn settle(&self) {
+        self.begin_again.notified().now_or_never();
+    }
+}
+
+/// How a log is not the one that the row knows.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    /// It is another one under the same name.
+    Remade,
+    /// So many of its records went before we read them.
+    Gone(usize),
+}
+
+impl Loss {
+    fn count(self, counters: &Counters) {
+        match self {
+            Self::Remade => counters.add(&counters.logs_remade, 1),
+            Self::Gone(records) => counters.add(&counters.offsets_lost, records),
+        }
+    }
+}
+
 /// Claims the partition's row, making it first if it was never read.
-pub(super) async fn open(shared: &Shared, partition: &TopicPartition) -> Result<Position, Step> {
+pub(super) async fn open(
+    shared: &Shared,
+    partition: &TopicPartition,
+    claim: &Claim,
+) -> Result<Position, Step> {
+    claim.settle();
     let (Some(intake), Some(kafka)) = (shared.intake(), &shared.kafka) else {
         return Err(Step::Away("the intake is not there yet".into()));
     };
@@ -48,8 +114,9 @@ pub(super) async fn open(shared: &Shared, partition: &TopicPartition) -> Result<
     };
     let row = find_or_open(shared, intake, partition, &key).await?;
     let token = ReaderToken::random();
-    let claim = shared.store.claim_ledger(row.id, token);
-    let claimed = shared.bounded(claim).await.map_err(|error| away(&error))?;
+    claim.hold(row.id, token);
+    let claimed = shared.store.claim_ledger(row.id, token, shared.me());
+    let claimed = shared.bounded(claimed).await.map_err(|error| away(&error))?;
     // After the claim: a predecessor that read and committed meanwhile would otherwise stand
     // beyond the end that we saw.
     let (low, high) = intake.watermarks(partition).await.map_err(kafka_away)?;
@@ -63,13 +130,11 @@ pub(super) async fn open(shared: &Shared, partition: &TopicPartition) -> Result<
     };
     if position.next > high {
         let why = format!("ends at {high}, and we stood at {}: it was made again", position.next);
-        go_on_at(shared, partition, &mut position, low, &why).await?;
-        shared.counters.add(&shared.counters.logs_remade, 1);
+        go_on_at(shared, partition, &mut position, low, Loss::Remade, &why).await?;
     } else if position.next < low {
         let lost = usize::try_from(low - position.next).unwrap_or(0);
         let why = format!("begins at {low}: records {} to {} are gone", position.next, low - 1);
-        go_on_at(shared, partition, &mut position, low, &why).await?;
-        shared.counters.add(&shared.counters.offsets_lost, lost);
+        go_on_at(shared, partition, &mut position, low, Loss::Gone(lost), &why).await?;
     }
     Ok(position)
 }
@@ -87,9 +152,7 @@ pub(super) async fn remade(
         "has another record at {} than the one that was read: it was made again",
         position.next - 1
     );
-    go_on_at(shared, partition, position, low, &why).await?;
-    shared.counters.add(&shared.counters.logs_remade, 1);
-    Ok(())
+    go_on_at(shared, partition, position, low, Loss::Remade, &why).await
 }
 
 /// A first start begins at the group's committed offset, else at the earliest; that is
@@ -114,22 +177,28 @@ async fn find_or_open(
     find().await?.ok_or_else(|| Step::Away("the ledger row is not there yet".into()))
 }
 
+/// Counted either way, and once: a reader that stops does not look again.
 async fn go_on_at(
     shared: &Shared,
     partition: &TopicPartition,
     position: &mut Position,
     low: i64,
+    loss: Loss,
     why: &str,
 ) -> Result<(), Step> {
+    let from = position.next;
     if shared.on_offset_lost() == OnOffsetLost::Stop {
-        tracing::error!(%partition, "{partition} {why}; not read, as on_offset_lost = \"stop\"");
+        tracing::error!(%partition, from, to = low, "{partition} {why}; not read, as on_offset_lost = \"stop\"");
+        loss.count(&shared.counters);
         return Err(Step::Stop(format!(
-            "the log {why}; set kafka.on_offset_lost = \"earliest\" to go on at {low}"
+            "the log {why}; move it by `infinite-scheduler ingest seek`, or set \
+             kafka.on_offset_lost = \"earliest\" to go on at {low}"
         )));
     }
-    tracing::error!(%partition, from = position.next, to = low, "{partition} {why}; going on at {low}");
+    tracing::error!(%partition, from, to = low, "{partition} {why}; going on at {low}");
     match shared.store.move_ledger(&position.row(), low).await {
         Ok(true) => {
+            loss.count(&shared.counters);
             position.next = low;
             position.unverified = None;
             position.gap_confirmed = false;

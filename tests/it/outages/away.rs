@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use infinite_scheduler::KafkaIngestConfig;
+
 use super::{DEADLINE, Flow, PARTITIONS};
 use crate::support::kafka::{RawRecord, produce, read_all};
 use crate::support::proxy::Proxy;
@@ -68,7 +70,9 @@ async fn records_taken_while_the_database_was_away_are_not_skipped_on_postgres()
 async fn records_taken_while_the_database_was_away_are_not_skipped(database: Database) {
     let world = World::new(database, 1).await;
     let proxy = Proxy::start(world.database.url()).await;
-    let builder = world.builder().database_url(proxy.url(world.database.url()));
+    let kafka = KafkaIngestConfig { max_retries: 0, ..world.kafka() };
+    let builder = world.builder().with_kafka_ingest(kafka);
+    let builder = builder.database_url(proxy.url(world.database.url()));
     let scheduler = builder.start().await.expect("a start");
     let wave = async |wave: usize| {
         let request = |app: &str, n: usize| {

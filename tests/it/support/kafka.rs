@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -14,7 +15,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
-use super::services;
+use super::{services, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -70,6 +71,32 @@ pub(crate) async fn delete_topic(topic: &str) {
     let outcomes = admin().delete_topics(&[topic], &admin_options()).await.expect("the broker");
     for outcome in outcomes {
         outcome.unwrap_or_else(|error| panic!("topic {error:?} is not deleted"));
+    }
+}
+
+/// Deletes a topic and creates it anew, with one partition and without records.
+pub(crate) async fn make_again(topic: &str) {
+    delete_topic(topic).await;
+    // The broker takes its time.
+    wait_until(DEADLINE, "the topic's end", async || !exists(topic).await).await;
+    create_topic(topic, 1, &[]).await;
+}
+
+async fn exists(topic: &str) -> bool {
+    let topic = topic.to_owned();
+    blocking(move || {
+        let metadata = reader(client_config()).fetch_metadata(None, DEADLINE).expect("metadata");
+        metadata.topics().iter().any(|known| known.name() == topic)
+    })
+    .await
+}
+
+/// Gives a topic more partitions, so that it has `count`.
+pub(crate) async fn add_partitions(topic: &str, count: usize) {
+    let more = NewPartitions::new(topic, count);
+    let outcomes = admin().create_partitions([&more], &admin_options()).await.expect("the broker");
+    for outcome in outcomes {
+        outcome.unwrap_or_else(|error| panic!("topic {error:?} has no more partitions"));
     }
 }
 
@@ -279,7 +306,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 mod tests {
-    use super::super::wait_until;
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,107 @@
+//! What a seek would do to one partition, and what that means for its records.
+
+use serde::Serialize;
+
+use crate::kafka::LogRange;
+
+/// Where to go on reading, for one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Offset(i64),
+    /// The first record that is not older than some moment, if there is one.
+    Moment(Option<i64>),
+    Beginning,
+    End,
+}
+
+/// One partition's part of a seek.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Move {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    /// Where reading stands, or would begin.
+    pub(super) from: i64,
+    pub(super) to: i64,
+    /// Records that are read again, at most: compaction and transactions leave gaps.
+    pub(super) read_again: i64,
+    /// Records that are never read, at most.
+    pub(super) skipped: i64,
+}
+
+impl Place {
+    /// The offset of this place in `log`; `None` if the log does not have it.
+    pub(super) fn in_log(self, log: LogRange) -> Option<i64> {
+        match self {
+            Self::Offset(offset) => (log.begin..=log.end).contains(&offset).then_some(offset),
+            Self::Moment(found) => Some(found.unwrap_or(log.end).clamp(log.begin, log.end)),
+            Self::Beginning => Some(log.begin),
+            Self::End => Some(log.end),
+        }
+    }
+}
+
+impl Move {
+    pub(super) fn of(topic: &str, partition: i32, from: i64, to: i64, log: LogRange) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            partition,
+            from,
+            to,
+            // What the log does not have any more, or never had, is not read either way.
+            read_again: (from.min(log.end) - to).max(0),
+            skipped: (to - from.max(log.begin)).max(0),
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.from == self.to
+    }
+
+    pub(super) fn is_forward(&self) -> bool {
+        self.from < self.to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: LogRange = LogRange { begin: 10, end: 30 };
+
+    #[test]
+    fn a_place_is_in_the_log_or_refused() {
+        for (place, offset) in [
+            (Place::Beginning, Some(10)),
+            (Place::End, Some(30)),
+            (Place::Offset(9), None),
+            (Place::Offset(10), Some(10)),
+            (Place::Offset(30), Some(30)),
+            (Place::Offset(31), None),
+            (Place::Moment(Some(12)), Some(12)),
+            // Of an open transaction, so that readers may not see it yet.
+            (Place::Moment(Some(31)), Some(30)),
+            (Place::Moment(None), Some(30)),
+        ] {
+            assert_eq!(place.in_log(LOG), offset, "{place:?}");
+        }
+    }
+
+    #[test]
+    fn records_are_counted_that_the_log_has() {
+        for (from, to, read_again, skipped) in [
+            (20, 20, 0, 0),
+            (20, 12, 8, 0),
+            (20, 30, 0, 10),
+            // Retention took what lies before 10.
+            (0, 10, 0, 0),
+            (0, 30, 0, 20),
+            // The topic was made again.
+            (90, 10, 20, 0),
+            (90, 30, 0, 0),
+        ] {
+            let one = Move::of("t", 0, from, to, LOG);
+            assert_eq!((one.read_again, one.skipped), (read_again, skipped), "{from} to {to}");
+        }
+    }
+}

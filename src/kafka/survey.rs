@@ -1,0 +1,189 @@
+//! What a cluster says of its topics to somebody who reads nothing: which partitions there
+//! are, where each log begins and ends, and where in it a moment lies.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::reach::Reach;
+use super::rebalance::{self, list_of};
+use super::{Error, KafkaIngestConfig, TopicPartition};
+
+/// The longest wait for one answer: somebody sits at a terminal.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// What the client still has to say of a failure comes by polling it.
+const EXPLAIN: Duration = Duration::from_millis(100);
+
+/// Offsets by partition.
+pub type Offsets = BTreeMap<TopicPartition, i64>;
+
+/// The records that a partition's log has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRange {
+    /// The first offset that is left.
+    pub begin: i64,
+    /// The one after the last record that readers may see.
+    pub end: i64,
+}
+
+/// A client that joins no group and takes no partition from anybody.
+pub struct Survey {
+    client: Arc<Client>,
+}
+
+type Client = BaseConsumer<Listener>;
+
+impl Survey {
+    /// A client for the cluster of `config`. A broker that is away is no error.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that librdkafka refuses.
+    pub fn start(config: &KafkaIngestConfig) -> Result<Self, Error> {
+        let listener = Listener { reach: Reach::untold() };
+        let client: Client = config.to_client_config().create_with_context(listener)?;
+        Ok(Self { client: Arc::new(client) })
+    }
+
+    /// The name that the cluster gave itself.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no broker answers.
+    pub async fn cluster_id(&self) -> Result<String, Error> {
+        self.ask(|client| {
+            let id = client.client().fetch_cluster_id(ANSWER_PATIENCE);
+            id.ok_or_else(|| Error::Unavailable("no broker told the cluster's id".to_owned()))
+        })
+        .await
+    }
+
+    /// The partitions of `topics`, in order; a topic that does not exist has none.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    pub async fn partitions(&self, topics: Vec<String>) -> Result<Vec<TopicPartition>, Error> {
+        self.ask(move |client| {
+            // All topics are listed: asking for one by its name could make it.
+            let metadata = client.fetch_metadata(None, ANSWER_PATIENCE)?;
+            let wanted = metadata.topics().iter().filter(|topic| {
+                topic.error().is_none() && topics.iter().any(|name| name == topic.name())
+            });
+            let mut all: Vec<TopicPartition> = wanted
+                .flat_map(|topic| {
+                    let name: Arc<str> = topic.name().into();
+                    let numbers = topic.partitions().iter().map(|partition| partition.id());
+                    numbers.map(move |number| TopicPartition::new(name.clone(), number))
+                })
+                .collect();
+            all.sort();
+            Ok(all)
+        })
+        .await
+    }
+
+    /// Where the log of each partition begins and ends.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say of one.
+    pub async fn logs(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, LogRange>, Error> {
+        self.ask(move |client| {
+            let range = |partition: TopicPartition| {
+                let (topic, number) = (&partition.topic, partition.partition);
+                let (begin, end) = client.fetch_watermarks(topic, number, ANSWER_PATIENCE)?;
+                Ok((partition, LogRange { begin, end }))
+            };
+            partitions.into_iter().map(range).collect()
+        })
+        .await
+    }
+
+    /// The first record of each partition that is not older than `time_ms`; a partition
+    /// without such a record is not in the answer.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say of one.
+    pub async fn offsets_at(
+        &self,
+        partitions: Vec<TopicPartition>,
+        time_ms: i64,
+    ) -> Result<Offsets, Error> {
+        self.ask(move |client| {
+            let times: Vec<_> = partitions.into_iter().map(|one| (one, time_ms)).collect();
+            offsets_in(&client.offsets_for_times(list_of(&times)?, ANSWER_PATIENCE)?)
+        })
+        .await
+    }
+
+    /// Where the group has committed to Kafka; a partition without a commit is not in the
+    /// answer.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say of one.
+    pub async fn committed(&self, partitions: Vec<TopicPartition>) -> Result<Offsets, Error> {
+        self.ask(move |client| {
+            let places: Vec<_> = partitions.into_iter().map(|one| (one, 0)).collect();
+            offsets_in(&client.committed_offsets(list_of(&places)?, ANSWER_PATIENCE)?)
+        })
+        .await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Client) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let client = self.client.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            question(&client).map_err(|error| {
+                // Nothing is assigned: no record can come by this.
+                drop(client.poll(EXPLAIN));
+                client.context().reach.explain(error)
+            })
+        });
+        answer.await.map_err(|error| Error::Unavailable(error.to_string()))?
+    }
+}
+
+impl fmt::Debug for Survey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Survey").finish_non_exhaustive()
+    }
+}
+
+fn offsets_in(list: &TopicPartitionList) -> Result<Offsets, Error> {
+    let mut offsets = Offsets::new();
+    for element in list.elements() {
+        element.error()?;
+        if let Offset::Offset(offset) = element.offset() {
+            offsets.insert(TopicPartition::new(element.topic(), element.partition()), offset);
+        }
+    }
+    Ok(offsets)
+}
+
+/// Learns why a broker that does not answer is silent.
+struct Listener {
+    reach: Reach,
+}
+
+impl ClientContext for Listener {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        rebalance::log(&self.reach, level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(code) = error.rdkafka_error_code() {
+            self.reach.failed(code, reason);
+        }
+    }
+}
+
+impl ConsumerContext for Listener {}

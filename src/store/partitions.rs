@@ -1,0 +1,97 @@
+//! What people are shown of the ledger: each partition, who reads it, and what became of
+//! its records.
+
+use std::collections::HashMap;
+
+use infinite_scheduler_entity::{ingest_offset, instance};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+
+use super::ledger::decode;
+use super::{LedgerKey, LedgerRow, Result, Store};
+
+/// One partition as one consumer group reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionRow {
+    /// Which partition, of which group.
+    pub key: LedgerKey,
+    /// Where reading stands.
+    pub row: LedgerRow,
+    /// The name of the instance that reads it; `None` if none does that is alive.
+    pub owner: Option<String>,
+    /// What became of its records.
+    pub totals: Totals,
+}
+
+/// The fates of a partition's records since it was first read. A record that was read
+/// again counts again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Records read: the sum of all below.
+    pub records: i64,
+    /// Those that became jobs.
+    pub jobs: i64,
+    /// Those that repeated an earlier request.
+    pub duplicates: i64,
+    /// Those that were applied as operations.
+    pub operations: i64,
+    /// Those that are dead letters.
+    pub dead_letters: i64,
+    /// Those that wait to be tried again.
+    pub parked: i64,
+}
+
+impl Store {
+    /// All partitions that `group` has read, of `cluster` or of any, by topic and number.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away.
+    pub async fn partitions(
+        &self,
+        group: &str,
+        cluster: Option<&str>,
+    ) -> Result<Vec<PartitionRow>> {
+        let mut query = ingest_offset::Entity::find()
+            .filter(ingest_offset::Column::ConsumerGroup.eq(group))
+            .order_by_asc(ingest_offset::Column::Topic)
+            .order_by_asc(ingest_offset::Column::Number)
+            .order_by_asc(ingest_offset::Column::Cluster);
+        if let Some(cluster) = cluster {
+            query = query.filter(ingest_offset::Column::Cluster.eq(cluster));
+        }
+        let rows = query.all(&self.inner.pool).await?;
+        let names = self.names_of_the_living().await?;
+        Ok(rows.into_iter().map(|row| partition_of(row, &names)).collect())
+    }
+
+    /// An instance whose lease is over may not write, declared dead or not.
+    async fn names_of_the_living(&self) -> Result<HashMap<i64, String>> {
+        let living = instance::Entity::find()
+            .filter(instance::Column::Dead.eq(false))
+            .filter(Expr::cust(format!("lease_until_us > {}", self.now_us())))
+            .all(&self.inner.pool)
+            .await?;
+        Ok(living.into_iter().map(|row| (row.id, row.name)).collect())
+    }
+}
+
+fn partition_of(row: ingest_offset::Model, names: &HashMap<i64, String>) -> PartitionRow {
+    PartitionRow {
+        key: LedgerKey {
+            cluster: row.cluster.clone(),
+            group: row.consumer_group.clone(),
+            topic: row.topic.clone(),
+            partition: row.number,
+        },
+        owner: row.instance.and_then(|instance| names.get(&instance).cloned()),
+        totals: Totals {
+            records: row.records,
+            jobs: row.jobs,
+            duplicates: row.duplicates,
+            operations: row.operations,
+            dead_letters: row.dead_letters,
+            parked: row.parked,
+        },
+        row: decode(row),
+    }
+}

@@ -1,0 +1,460 @@
+//! `infinite-scheduler ingest`: what it shows of each partition, and how it moves where
+//! reading goes on, beside a running instance and without one.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use infinite_scheduler::model::clock::{Clock, SystemClock};
+use infinite_scheduler::{KafkaIngestConfig, OnOffsetLost, Scheduler};
+use serde_json::Value;
+
+use crate::support::kafka::{RawRecord, delete_records_before, make_again, produce, read_all};
+use crate::support::services::{Database, kafka, temporary_folder};
+use crate::support::wait_until;
+use crate::support::world::World;
+
+const DEADLINE: Duration = Duration::from_secs(90);
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_listing_says_what_became_of_each_partition() {
+    for backend in Database::all() {
+        let world = World::new(backend, 3).await;
+        let scheduler = world.builder().instance_id("reader-1").start().await.expect("a start");
+        let mut first: Vec<RawRecord> = (0..20).map(|n| later(0, n)).collect();
+        first.extend((0..5).map(|n| later(0, n)));
+        produce(&world.topic, &first).await;
+        let mut second: Vec<RawRecord> = (100..110).map(|n| later(1, n)).collect();
+        second.extend((0..3).map(|_| RawRecord::new(1, "no JSON")));
+        produce(&world.topic, &second).await;
+        wait_until(DEADLINE, "all records", async || received(&scheduler) == 38).await;
+
+        let lines = listing(&world).await;
+        assert_eq!(lines.len(), 3, "{backend:?}");
+        for (line, fates) in lines.iter().zip([[25, 20, 5, 0], [13, 10, 0, 3], [0, 0, 0, 0]]) {
+            let [records, jobs, duplicates, dead_letters] = fates;
+            assert_eq!(line["topic"], world.topic.as_str(), "{line}");
+            assert_eq!(line["owner"], "reader-1", "{line}");
+            assert_eq!([number(line, "nextOffset"), number(line, "endOffset")], [records; 2]);
+            assert_eq!(number(line, "lag"), 0, "{line}");
+            assert_eq!(number(line, "jobs"), jobs, "{line}");
+            assert_eq!(number(line, "duplicates"), duplicates, "{line}");
+            assert_eq!(number(line, "operations"), 0, "{line}");
+            assert_eq!(number(line, "deadLetters"), dead_letters, "{line}");
+            assert_eq!(number(line, "parked"), 0, "{line}");
+        }
+        totals_add_up(&world, &[25, 13, 0]).await;
+
+        scheduler.shutdown(DEADLINE).await;
+        produce(&world.topic, &[later(2, 200), later(2, 201)]).await;
+        let lines = listing(&world).await;
+        assert_eq!(lines[2]["owner"], Value::Null, "{backend:?}: {}", lines[2]);
+        assert_eq!(number(&lines[2], "lag"), 2, "{backend:?}: {}", lines[2]);
+        let shown = ingest(&world, &[]).await;
+        assert_eq!(shown.status.code(), Some(0), "{backend:?}: {}", text(&shown.stderr));
+        let shown = text(&shown.stdout);
+        let rows: Vec<Vec<&str>> =
+            shown.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0][..6], ["topic", "partition", "owner", "next", "end", "lag"], "{shown}");
+        assert_eq!(rows[1][1..6], ["0", "nobody", "25", "25", "0"], "{shown}");
+        assert_eq!(rows[3][1..6], ["2", "nobody", "0", "2", "2"], "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_does_not_say_is_named_and_the_rest_is_shown() {
+    let world = World::new(Database::Sqlite, 2).await;
+    produce(&world.topic, &(0..9).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+    read(&world, world.kafka(), 9).await;
+    let config = world.config().replace(&kafka(), "127.0.0.1:1");
+    let shown = run(&config, &["ingest", "--json"]).await;
+    assert_eq!(shown.status.code(), Some(1), "{}", text(&shown.stderr));
+    assert!(text(&shown.stderr).contains("END and LAG are missing"), "{}", text(&shown.stderr));
+    let shown = json(&shown);
+    assert!(shown["missing"].as_str().is_some_and(|why| why.contains("kafka")), "{shown}");
+    let line = &shown["partitions"][0];
+    assert_eq!([number(line, "nextOffset"), number(line, "jobs")], [9, 9], "{line}");
+    assert_eq!([&line["endOffset"], &line["lag"]], [&Value::Null; 2], "{line}");
+    let elsewhere = world.config().replace(&world.topic, "no-such-topic");
+    let shown = run(&elsewhere, &["ingest"]).await;
+    assert_eq!(shown.status.code(), Some(1), "{}", text(&shown.stderr));
+    assert!(text(&shown.stderr).contains("topic no-such-topic does not exist"));
+    let sought = run(&config, &["ingest", "seek", "--to-beginning", "--yes"]).await;
+    assert_eq!(sought.status.code(), Some(1));
+    assert!(text(&sought.stderr).contains("kafka is not available"), "{}", text(&sought.stderr));
+}
+
+/// A log that is not the one that the row knows is remarked on, whoever reads it or nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_went_on_without_us_is_remarked_on() {
+    let world = World::new(Database::Sqlite, 1).await;
+    produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+    read(&world, world.kafka(), 10).await;
+    produce(&world.topic, &(10..30).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+    delete_records_before(&world.topic, 0, 25).await;
+    let shown = text(&ingest(&world, &[]).await.stdout);
+    assert!(shown.contains("begins at 25: records 10 to 24 are gone"), "{shown}");
+    assert_eq!(number(&listing(&world).await[0], "lag"), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seek_back_is_noticed_by_a_reader_that_has_nothing_to_read() {
+    for backend in Database::all() {
+        let world = World::new(backend, 1).await;
+        let scheduler = start(&world, world.kafka()).await;
+        let mut records: Vec<RawRecord> = (0..30).map(keyed).collect();
+        records.insert(20, RawRecord::new(0, "no JSON"));
+        produce(&world.topic, &records).await;
+        wait_until(DEADLINE, "all jobs to end", async || fired_and_done(&scheduler, 30)).await;
+
+        // Kept by no job any more: only the keys stand.
+        let moved = seek(&world, &["--to-offset", "10", "--yes"]).await;
+        assert_eq!(moved["moved"], true, "{backend:?}: {moved}");
+        assert_eq!(one_move(&moved), [31, 10, 21, 0], "{backend:?}");
+        wait_until(DEADLINE, "the records again", async || received(&scheduler) == 52).await;
+        let metrics = scheduler.ingest_metrics();
+        assert_eq!(metrics.messages_duplicate, 20, "{backend:?}");
+        assert_eq!(metrics.messages_processed, 30, "{backend:?}");
+        assert_eq!(metrics.offsets_lost + metrics.logs_remade, 0, "{backend:?}");
+
+        // A stale word of the move must not make it begin again for ever: what comes goes on.
+        produce(&world.topic, &[keyed(30)]).await;
+        wait_until(DEADLINE, "one more job", async || fired_and_done(&scheduler, 31)).await;
+        assert_eq!(received(&scheduler), 53, "{backend:?}");
+        scheduler.shutdown(DEADLINE).await;
+        check_fired(&world, 31).await;
+        assert_eq!(world.database.count("select count(*) from dead_letter").await, 1);
+        totals_add_up(&world, &[53]).await;
+    }
+}
+
+/// The instance was declared dead and goes on under another id: its readers' rows must name that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seek_is_noticed_after_the_instance_has_joined_anew() {
+    for backend in Database::all() {
+        let world = World::new(backend, 1).await;
+        let scheduler = start(&world, world.kafka()).await;
+        produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+        wait_until(DEADLINE, "the records", async || received(&scheduler) == 10).await;
+        world.database.execute("update instance set dead = true").await;
+        wait_until(DEADLINE, "the row to name the new instance", async || {
+            let named = "select count(*) from ingest_offset join instance \
+                         on instance.id = ingest_offset.instance where not instance.dead";
+            world.database.count(named).await == 1
+        })
+        .await;
+        seek(&world, &["--to-beginning", "--yes"]).await;
+        wait_until(DEADLINE, "the records again", async || received(&scheduler) == 20).await;
+        assert_eq!(scheduler.ingest_metrics().messages_duplicate, 10, "{backend:?}");
+        scheduler.shutdown(DEADLINE).await;
+        totals_add_up(&world, &[20]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seek_while_records_flow_loses_and_doubles_nothing() {
+    const RECORDS: i64 = 2500;
+    for backend in Database::all() {
+        let world = World::new(backend, 1).await;
+        produce(&world.topic, &(0..RECORDS).map(|n| later(0, n as usize)).collect::<Vec<_>>())
+            .await;
+        // In many batches: the row moves all the while.
+        let config =
+            KafkaIngestConfig { max_poll_records: 2.try_into().expect("a limit"), ..world.kafka() };
+        let scheduler = start(&world, config).await;
+        let mut again = 0;
+        for reached in [200, 400, 600] {
+            wait_until(DEADLINE, "the flow", async || next_offset(&world).await > reached).await;
+            let moved = seek(&world, &["--to-offset", &(reached / 2).to_string(), "--yes"]).await;
+            let [from, to, read_again, skipped] = one_move(&moved);
+            assert!(from < RECORDS, "{backend:?}: nothing flowed any more");
+            assert_eq!([read_again, skipped], [from - to, 0], "{backend:?}: {moved}");
+            again += read_again;
+        }
+        wait_until(DEADLINE, "the end", async || next_offset(&world).await == RECORDS).await;
+        scheduler.shutdown(DEADLINE).await;
+        assert_eq!(world.database.count("select count(*) from job").await, RECORDS, "{backend:?}");
+        let line = &listing(&world).await[0];
+        assert_eq!(number(line, "jobs"), RECORDS, "{backend:?}: {line}");
+        assert_eq!(number(line, "duplicates"), again, "{backend:?}: {line}");
+        totals_add_up(&world, &[RECORDS + again]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seek_to_a_time_goes_to_the_first_record_that_is_not_older() {
+    for backend in Database::all() {
+        let world = World::new(backend, 1).await;
+        produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+        let last = read_all(&world.topic).await[9].timestamp_ms;
+        wait_until(DEADLINE, "another millisecond", async || SystemClock.now_ms() > last).await;
+        produce(&world.topic, &(10..20).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+        read(&world, world.kafka(), 20).await;
+        let moment = read_all(&world.topic).await[10].timestamp_ms;
+        let moment = infinite_scheduler::model::time::ScheduledTime::from_epoch_ms(moment);
+        let moment = moment.expect("a time").to_string();
+        let moved = seek(&world, &["--to-time", &moment, "--yes"]).await;
+        assert_eq!(one_move(&moved), [20, 10, 10, 0], "{backend:?}: {moment}");
+        read(&world, world.kafka(), 10).await;
+        let late = seek(&world, &["--to-time", "2200-01-01T00:00:00Z", "--yes"]).await;
+        assert_eq!(one_move(&late), [20, 20, 0, 0], "{backend:?}");
+        totals_add_up(&world, &[30]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seek_to_the_end_skips_what_was_not_read_but_only_when_told_twice() {
+    for backend in Database::all() {
+        let world = World::new(backend, 1).await;
+        produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+        read(&world, world.kafka(), 10).await;
+        produce(&world.topic, &(10..30).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+
+        let careless = ingest(&world, &["seek", "--to-end"]).await;
+        assert_eq!(careless.status.code(), Some(1), "{backend:?}");
+        let said = text(&careless.stderr);
+        assert!(said.contains("20 records would be skipped for good"), "{said}");
+        assert!(said.contains("add --yes"), "{said}");
+        assert_eq!(next_offset(&world).await, 10, "{backend:?}");
+
+        let moved = seek(&world, &["--to-end", "--yes"]).await;
+        assert_eq!(one_move(&moved), [10, 30, 0, 20], "{backend:?}");
+        produce(&world.topic, &(30..35).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+        read(&world, world.kafka(), 5).await;
+        assert_eq!(world.database.count("select count(*) from job").await, 15, "{backend:?}");
+        totals_add_up(&world, &[15]).await;
+        let nothing = ingest(&world, &["seek", "--to-end"]).await;
+        assert_eq!(nothing.status.code(), Some(0), "{backend:?}");
+        assert!(text(&nothing.stderr).contains("nothing to move"), "{}", text(&nothing.stderr));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_and_changes_nothing() {
+    for backend in Database::all() {
+        let world = World::new(backend, 2).await;
+        produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+        read(&world, world.kafka(), 10).await;
+        world.database.execute("delete from ingest_offset where number = 1").await;
+        let reader = "select reader from ingest_offset where number = 0";
+        let before = (listing(&world).await, world.database.count(reader).await);
+        assert_eq!(before.0[1]["nextOffset"], Value::Null, "{backend:?}");
+        let dry = ingest(&world, &["seek", "--to-offset", "0", "--dry-run"]).await;
+        assert_eq!(dry.status.code(), Some(0), "{backend:?}: {}", text(&dry.stderr));
+        let said = text(&dry.stderr);
+        assert!(said.contains("10 records would be read again"), "{said}");
+        assert!(said.contains("becomes a job again") && said.contains("a dry run"), "{said}");
+        let rows = text(&dry.stdout);
+        let row: Vec<&str> = rows.lines().nth(1).expect("a row").split_whitespace().collect();
+        assert_eq!(row[1..], ["0", "10", "0", "10", "0"], "{rows}");
+        let after = (listing(&world).await, world.database.count(reader).await);
+        assert_eq!(before, after, "{backend:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_sought_is_refused_with_what_can() {
+    for backend in Database::all() {
+        let world = World::new(backend, 2).await;
+        produce(&world.topic, &(0..40).map(|n| later(n as i32 % 2, n)).collect::<Vec<_>>()).await;
+        read(&world, world.kafka(), 40).await;
+        delete_records_before(&world.topic, 0, 5).await;
+        for (arguments, code, said) in [
+            (&["--to-offset", "4"][..], 1, "its log begins at 5 and ends at 20"),
+            (&["--to-offset", "21"], 1, "its log begins at 5 and ends at 20"),
+            (&["--to-offset", "21", "--partition", "1"], 1, "begins at 0 and ends at 20"),
+            (&["--to-end", "--partition", "2"], 2, "has partitions 0 to 1"),
+            (&["--to-end", "--topic", "foreign"], 2, "kafka.topics has"),
+            (&["--to-time", "soon"], 2, "is not a time"),
+            (&["--partition", "1"], 2, "--to-offset"),
+            (&["--to-end", "--to-beginning"], 2, "cannot be used with"),
+        ] {
+            let arguments: Vec<&str> = [&["seek", "--yes"], arguments].concat();
+            let refused = ingest(&world, &arguments).await;
+            let stderr = text(&refused.stderr);
+            assert_eq!(refused.status.code(), Some(code), "{backend:?} {arguments:?}: {stderr}");
+            assert!(stderr.contains(said), "{backend:?} {arguments:?}: {stderr}");
+        }
+        let still = "select count(*) from ingest_offset where next_offset = 20";
+        assert_eq!(world.database.count(still).await, 2, "{backend:?}");
+        let moved = seek(&world, &["--to-offset", "4", "--partition", "1", "--yes"]).await;
+        assert_eq!(one_move(&moved), [20, 4, 16, 0], "{backend:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_never_read_begins_where_it_was_sought() {
+    for backend in Database::all() {
+        let world = World::new(backend, 1).await;
+        produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+        let line = &listing(&world).await[0];
+        assert_eq!([&line["nextOffset"], &line["owner"]], [&Value::Null; 2], "{line}");
+        assert_eq!(number(line, "endOffset"), 10, "{line}");
+        let moved = seek(&world, &["--to-offset", "7", "--yes"]).await;
+        assert_eq!(one_move(&moved), [0, 7, 0, 7], "{backend:?}");
+        read(&world, world.kafka(), 3).await;
+        assert_eq!(world.database.count("select count(*) from job").await, 3, "{backend:?}");
+        totals_add_up(&world, &[3]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_other_clusters_and_groups_stay_where_they_are() {
+    for backend in Database::all() {
+        let world = World::new(backend, 1).await;
+        produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+        read(&world, world.kafka(), 10).await;
+        for (cluster, group) in [("'elsewhere'", "consumer_group"), ("cluster", "'others'")] {
+            let copy = format!(
+                "insert into ingest_offset (cluster, consumer_group, topic, number, reader, \
+                 next_offset) select {cluster}, {group}, topic, number, 7, 9 from ingest_offset \
+                 where next_offset = 10"
+            );
+            world.database.execute(&copy).await;
+        }
+        assert_eq!(listing(&world).await.len(), 1, "{backend:?}");
+        seek(&world, &["--to-beginning", "--yes"]).await;
+        let others = "select count(*) from ingest_offset where next_offset = 9 and reader = 7";
+        assert_eq!(world.database.count(others).await, 2, "{backend:?}");
+        assert_eq!(world.database.count("select min(next_offset) from ingest_offset").await, 0);
+    }
+}
+
+/// `on_offset_lost = "stop"` waits for somebody to decide; a seek is that, without a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stopped_goes_on_where_it_was_sought() {
+    let world = World::new(Database::Sqlite, 1).await;
+    let config = KafkaIngestConfig { on_offset_lost: OnOffsetLost::Stop, ..world.kafka() };
+    produce(&world.topic, &(0..30).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+    read(&world, config.clone(), 30).await;
+    make_again(&world.topic).await;
+    produce(&world.topic, &(30..40).map(|n| later(0, n)).collect::<Vec<_>>()).await;
+    let scheduler = start(&world, config).await;
+    wait_until(DEADLINE, "the complaint", async || {
+        scheduler.complaints().iter().any(|why| why.contains("ingest seek"))
+    })
+    .await;
+    assert_eq!(scheduler.ingest_metrics().logs_remade, 1);
+    let moved = seek(&world, &["--to-offset", "4", "--yes"]).await;
+    assert_eq!(one_move(&moved), [30, 4, 6, 0]);
+    wait_until(DEADLINE, "the rest", async || received(&scheduler) == 6).await;
+    wait_until(DEADLINE, "no complaint", async || scheduler.complaints().is_empty()).await;
+    scheduler.shutdown(DEADLINE).await;
+    totals_add_up(&world, &[36]).await;
+}
+
+/// By partition: every record that was read has one fate. What was read again counts again.
+async fn totals_add_up(world: &World, read: &[i64]) {
+    let lines = listing(world).await;
+    let fates = ["jobs", "duplicates", "operations", "deadLetters", "parked"];
+    let sums: Vec<i64> =
+        lines.iter().map(|line| fates.iter().map(|fate| number(line, fate)).sum()).collect();
+    assert_eq!(sums, read, "{lines:?}");
+    // Zero as long as admission does not count them.
+    for (line, sum) in lines.iter().zip(sums) {
+        assert!([0, sum].contains(&number(line, "records")), "{line}");
+    }
+}
+
+/// Request `r-n`, due far from now: its job stays.
+fn later(partition: i32, n: usize) -> RawRecord {
+    let due = (SystemClock.now() + HOUR).timestamp_millis();
+    let value = format!(r#"{{"requestId":"r-{n}","appName":"sms","scheduledTime":{due}}}"#);
+    RawRecord::new(partition, value)
+}
+
+/// Request `r-n` with a key, due at once: only its key stays.
+fn keyed(n: usize) -> RawRecord {
+    let value = format!(
+        r#"{{"requestId":"r-{n}","appName":"sms","scheduledTime":0,"idempotencyKey":"k-{n}"}}"#
+    );
+    RawRecord::new(0, value)
+}
+
+async fn start(world: &World, config: KafkaIngestConfig) -> Scheduler {
+    world.builder().with_kafka_ingest(config).start().await.expect("a start")
+}
+
+/// Reads `count` records and stops; more than those would show in the totals.
+async fn read(world: &World, config: KafkaIngestConfig, count: usize) {
+    let scheduler = start(world, config).await;
+    wait_until(DEADLINE, "the records", async || received(&scheduler) >= count).await;
+    scheduler.shutdown(DEADLINE).await;
+}
+
+fn received(scheduler: &Scheduler) -> usize {
+    scheduler.ingest_metrics().messages_received as usize
+}
+
+fn fired_and_done(scheduler: &Scheduler, count: u64) -> bool {
+    let app = scheduler.ingest_metrics().apps["sms"].clone();
+    app.fired == count && app.succeeded == count
+}
+
+async fn check_fired(world: &World, count: usize) {
+    let records = read_all(&world.fired).await;
+    let id = |record: &RawRecord| record.json()["requestId"].as_str().expect("an id").to_owned();
+    let ids: BTreeSet<String> = records.iter().map(id).collect();
+    assert_eq!((ids.len(), records.len()), (count, count));
+}
+
+async fn next_offset(world: &World) -> i64 {
+    let next = format!(
+        "select cast(coalesce(sum(next_offset), 0) as {}) from ingest_offset",
+        world.integer()
+    );
+    world.database.count(&next).await
+}
+
+/// The partitions as `ingest --json` has them.
+async fn listing(world: &World) -> Vec<Value> {
+    let shown = ingest(world, &["--json"]).await;
+    assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));
+    json(&shown)["partitions"].as_array().expect("partitions").clone()
+}
+
+/// What `ingest seek --json` says when it has done what it was asked.
+async fn seek(world: &World, arguments: &[&str]) -> Value {
+    let sought = ingest(world, &[&["seek", "--json"], arguments].concat()).await;
+    assert_eq!(sought.status.code(), Some(0), "{}", text(&sought.stderr));
+    json(&sought)
+}
+
+/// From, to, read again and skipped of the only partition that was sought.
+fn one_move(sought: &Value) -> [i64; 4] {
+    let moves = sought["partitions"].as_array().expect("partitions");
+    assert_eq!(moves.len(), 1, "{sought}");
+    ["from", "to", "readAgain", "skipped"].map(|field| number(&moves[0], field))
+}
+
+async fn ingest(world: &World, arguments: &[&str]) -> Output {
+    run(&world.config(), &[&["ingest"], arguments].concat()).await
+}
+
+/// Runs the binary with `config`; the option comes last, as both commands have it.
+async fn run(config: &str, arguments: &[&str]) -> Output {
+    let folder = temporary_folder();
+    let file = folder.path().join("infinite-scheduler.toml");
+    std::fs::write(&file, config).expect("a configuration file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_infinite-scheduler"));
+    command.args(arguments).arg("--config").arg(file).current_dir(folder.path());
+    tokio::task::spawn_blocking(move || command.output())
+        .await
+        .expect("no panic")
+        .expect("the binary")
+}
+
+fn number(line: &Value, field: &str) -> i64 {
+    line[field].as_i64().unwrap_or_else(|| panic!("{field} of {line}"))
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {} {}", text(&output.stdout), text(&output.stderr))
+    })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
