@@ -237,7 +237,8 @@ impl Admission {
         let row = self.shared.store.read_ledger(self.position.ledger).await;
         let row = row.map_err(|error| Step::Away(error.to_string()))?;
         if row.reader != self.position.reader {
-            tracing::warn!(partition = %self.partition, "another reader claimed {}", self.partition);
+            let partition = &self.partition;
+            tracing::warn!(%partition, "{partition} was claimed by another reader, or moved by hand");
             return Ok(PartEnd::GoOn(Progress::ClaimAgain));
         }
         Ok(self.stands_at(row.next_offset, next, count))
