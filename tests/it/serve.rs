@@ -379,7 +379,7 @@ async fn every_actors_figures_are_logged_each_interval() {
             ],
         ),
         ("outcomes", &["running", "in_flight", "written"]),
-        ("retry-dlq", &["published", "lanes_waiting"]),
+        ("retry-dlq", &["letters_published", "verdicts_published", "letter_lanes_waiting"]),
         ("shard-keeper", &["beats", "shards_held", "lease_valid"]),
         ("janitor", &["expired"]),
     ];
@@ -416,7 +416,7 @@ async fn every_actors_figures_are_logged_each_interval() {
         (&json!("sms"), &json!(1))
     );
     assert_eq!(
-        (&last("retry-dlq")["published"], &last("outcomes")["written"]),
+        (&last("retry-dlq")["letters_published"], &last("outcomes")["written"]),
         (&json!(1), &json!(1))
     );
     assert_eq!(

@@ -104,8 +104,8 @@ async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> 
             }
         }
         if !acknowledged.is_empty() {
-            shared.store.published(&acknowledged).await?;
             round.acknowledged += acknowledged.len();
+            shared.store.published(&acknowledged).await?;
         }
         // What comes behind those that the topic refuses, too large ones say, passes them.
         match letters.last() {
