@@ -142,4 +142,27 @@ mod tests {
             assert!(AppName::new(bad).is_err(), "{bad:?}");
         }
     }
+
+    #[test]
+    fn a_name_is_shown_and_written_as_it_is() {
+        let name = AppName::new("sms").unwrap();
+        assert_eq!((format!("{name}"), format!("{name:?}")), ("sms".to_owned(), "sms".to_owned()));
+        assert_eq!(serde_json::to_string(&name).unwrap(), "\"sms\"");
+        assert_eq!(serde_json::from_str::<AppName>("\"sms\"").unwrap(), name);
+        let error = serde_json::from_str::<AppName>("\"SMS\"").unwrap_err().to_string();
+        assert!(error.contains("app name \"SMS\" must be"), "{error}");
+    }
+
+    #[test]
+    fn an_app_asks_for_nothing_unless_it_is_told_to() {
+        let app = AppConfig::new("sms");
+        assert_eq!((app.required_fields.len(), &app.schema), (0, &None));
+        let schema = JobSchema::parse("{}").unwrap();
+        let app = app.required_fields(["to", "text"]).schema(schema.clone());
+        assert_eq!(
+            (app.name, app.required_fields),
+            ("sms".into(), vec!["to".into(), "text".into()])
+        );
+        assert_eq!(app.schema, Some(schema));
+    }
 }

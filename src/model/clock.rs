@@ -52,3 +52,24 @@ impl Clock for ManualClock {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_moved_by_hand_shows_where_it_was_moved() {
+        let clock = ManualClock::at(1_500);
+        assert_eq!(clock.now().to_rfc3339(), "1970-01-01T00:00:01.500+00:00");
+        clock.advance(500);
+        clock.advance(-1);
+        assert_eq!(clock.now_ms(), 1_999);
+    }
+
+    #[test]
+    fn the_machines_clock_is_past_the_day_this_was_written() {
+        let written_ms = 1_762_185_600_000;
+        assert!(SystemClock.now_ms() > written_ms);
+        assert!(SystemClock.now().timestamp_millis() > written_ms);
+    }
+}

@@ -297,6 +297,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::arbitrary::{damaged, rngs, values};
 
     fn fingerprint(text: &str) -> Fingerprint {
         Fingerprint::of_json(text).unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -379,62 +380,47 @@ mod tests {
     fn it_never_changes_because_databases_hold_it() {
         let pinned = fingerprint(r#"{"b":[1.50,"x",null,true],"a":{}}"#);
         assert_eq!(format!("{pinned:?}"), "8dff8da4-7241-a6f6-2eb6-699c46c8a835");
-    }
-
-    /// A value, and two ways to write it.
-    fn written_twice() -> impl Strategy<Value = (String, String)> {
-        let scalar = prop_oneof![
-            Just(("null".to_owned(), " null".to_owned())),
-            any::<bool>().prop_map(|word| (word.to_string(), format!("{word}\n"))),
-            (any::<i64>(), -30..30_i32).prop_map(|(digits, power)| {
-                (format!("{digits}e{power}"), format!("{digits}00.0E{}", power - 2))
-            }),
-            any::<String>().prop_map(|text| (quoted(&text), escaped(&text))),
-        ];
-        scalar.prop_recursive(4, 40, 6, |inner| {
-            let members = prop::collection::btree_map(any::<String>(), inner.clone(), 0..6);
-            prop_oneof![
-                prop::collection::vec(inner, 0..6).prop_map(|items| {
-                    let (left, right): (Vec<_>, Vec<_>) = items.into_iter().unzip();
-                    (format!("[{}]", left.join(",")), format!("[ {} ]", right.join(" ,\t")))
-                }),
-                members.prop_map(|members| {
-                    let left = members.iter().map(|(key, value)| quoted(key) + ":" + &value.0);
-                    let right =
-                        members.iter().rev().map(|(key, value)| escaped(key) + " : " + &value.1);
-                    let (left, right): (Vec<_>, Vec<_>) = (left.collect(), right.collect());
-                    (format!("{{{}}}", left.join(",")), format!("{{{} }}", right.join(" , ")))
-                }),
-            ]
-        })
-    }
-
-    fn quoted(text: &str) -> String {
-        serde_json::to_string(text).unwrap()
-    }
-
-    fn escaped(text: &str) -> String {
-        let units = text.encode_utf16().map(|unit| format!("\\u{unit:04X}"));
-        format!("\"{}\"", units.collect::<String>())
+        let pinned = fingerprint(
+            r#"["\ud83d\ude00\ud9ab\u00e9\n",-0.5e-7,12300,1e99999999999999999999,-2E-99999999999999999999]"#,
+        );
+        assert_eq!(format!("{pinned:?}"), "b9fe2d30-c838-1eab-b2db-86d6df2b4520");
     }
 
     proptest! {
         #[test]
-        fn the_way_a_value_is_written_does_not_count((left, right) in written_twice()) {
-            prop_assert_eq!(fingerprint(&left), fingerprint(&right));
+        fn the_way_a_value_is_written_does_not_count(value in values(), mut rng in rngs()) {
+            let (left, right) = (value.written(&mut rng), value.written(&mut rng));
+            prop_assert_eq!(fingerprint(&left), fingerprint(&right), "{} and {}", left, right);
         }
 
         #[test]
-        fn values_that_differ_differ(left in written_twice(), right in written_twice()) {
-            let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-            let same = value(&left.0) == value(&right.0);
-            if !same {
-                prop_assert_ne!(fingerprint(&left.0), fingerprint(&right.1));
-            }
+        fn the_smallest_change_of_a_value_counts(value in values(), mut rng in rngs()) {
+            let other = value.changed(&mut rng);
+            let (left, right) = (value.written(&mut rng), other.written(&mut rng));
+            let same = value.sorted() == other.sorted();
+            prop_assert_eq!(fingerprint(&left) == fingerprint(&right), same, "{} and {}", left, right);
+        }
+
+        #[test]
+        fn values_that_differ_differ(left in values(), right in values(), mut rng in rngs()) {
+            let same = left.sorted() == right.sorted();
+            let (left, right) = (left.written(&mut rng), right.written(&mut rng));
+            prop_assert_eq!(fingerprint(&left) == fingerprint(&right), same, "{} and {}", left, right);
         }
 
         #[test]
         fn any_text_gives_a_fingerprint_or_an_error(text in r#"[\[\]{}",:\\u0-9a-fe.+\- ]{0,40}"#) {
+            let is_json = serde_json::from_str::<IgnoredAny>(&text).is_ok();
+            prop_assert_eq!(Fingerprint::of_json(&text).is_ok(), is_json);
+        }
+
+        #[test]
+        fn json_that_was_damaged_gives_a_fingerprint_or_an_error(
+            value in values(),
+            mut rng in rngs(),
+        ) {
+            let text = damaged(&value.written(&mut rng), &mut rng);
+            let text = String::from_utf8_lossy(&text);
             let is_json = serde_json::from_str::<IgnoredAny>(&text).is_ok();
             prop_assert_eq!(Fingerprint::of_json(&text).is_ok(), is_json);
         }

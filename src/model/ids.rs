@@ -178,4 +178,42 @@ mod tests {
         assert_ne!(name, derived_request_id("c", "t", 3, 42));
         assert_eq!(name.len(), 36);
     }
+
+    #[test]
+    fn an_id_is_its_sixteen_bytes_whichever_way_it_is_taken() {
+        let bytes: [u8; 16] = std::array::from_fn(|nth| nth as u8 + 1);
+        let id = JobId::from_bytes(bytes);
+        assert_eq!((id.into_bytes(), id.as_u128()), (bytes, u128::from_be_bytes(bytes)));
+        assert_eq!((id.uuid().into_bytes(), JobId::from_uuid(id.uuid())), (bytes, id));
+        let shown = "01020304-0506-0708-090a-0b0c0d0e0f10";
+        assert_eq!((id.to_string(), format!("{id:?}")), (shown.to_owned(), shown.to_owned()));
+        let key = KeyId::from_bytes(bytes);
+        assert_eq!((key.into_bytes(), format!("{key:?}")), (bytes, shown.to_owned()));
+        assert_eq!(ShardId(-7).to_string(), "-7");
+    }
+
+    #[test]
+    fn ids_never_change_because_databases_hold_them() {
+        let job = JobId::derive("sms", "r1");
+        let key = KeyId::derive("sms", "r1");
+        let record = derived_request_id("cluster", "topic", 3, 41);
+        assert_eq!(
+            (job.to_string().as_str(), format!("{key:?}").as_str(), record.as_str()),
+            (
+                "949c3960-8e8d-8f8b-ae06-b11d33b8783b",
+                "d3d9db14-3412-fd5c-d014-476641046d7e",
+                "b0542872-dd13-5ebd-8275-5efaf6e18c2e",
+            )
+        );
+    }
+
+    #[test]
+    fn random_ids_are_positive_and_not_one() {
+        let ids: std::collections::BTreeSet<_> = (0..20).map(|_| InstanceId::random().0).collect();
+        let tokens: std::collections::BTreeSet<_> =
+            (0..20).map(|_| ReaderToken::random().0).collect();
+        for drawn in [ids, tokens] {
+            assert!(drawn.len() > 10 && drawn.iter().all(|number| *number > 0), "{drawn:?}");
+        }
+    }
 }

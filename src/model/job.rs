@@ -262,5 +262,97 @@ mod tests {
         let text = r#"{"b":1.0, "a":10e2}"#;
         let data = JobData::from_trusted(text);
         assert_eq!(serde_json::to_string(&data).unwrap(), text);
+        assert_eq!(format!("{data:?}"), text);
+        let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
+        assert_eq!(JobData::from(raw), data);
+    }
+
+    #[test]
+    fn a_class_has_a_name_and_a_number_and_what_is_unknown_is_low() {
+        for (priority, name, rank) in [
+            (Priority::High, "high", 0),
+            (Priority::Normal, "normal", 1),
+            (Priority::Low, "low", 2),
+        ] {
+            assert_eq!((priority.to_string().as_str(), priority.rank()), (name, rank));
+        }
+        assert_eq!([-1, 3].map(Priority::from_rank), [Priority::Low; 2]);
+    }
+
+    fn job() -> Job {
+        Job {
+            id: JobId::from_bytes([1; 16]),
+            shard: ShardId(1),
+            priority: Priority::Normal,
+            due_ms: 7,
+            request_id: String::new(),
+            scheduled_ms: 5,
+            expires_ms: Some(9),
+            created_ms: 0,
+            attempts: 0,
+            max_attempts: None,
+            timeout_ms: None,
+            data: JobData::from_trusted(""),
+            trace: None,
+            origin: None,
+            last_error: None,
+            letter: None,
+        }
+    }
+
+    #[test]
+    fn a_job_is_expired_after_its_last_moment_not_at_it() {
+        let expired = [8, 9, 10].map(|now_ms| job().is_expired(now_ms));
+        assert_eq!(expired, [false, false, true]);
+        assert!(!Job { expires_ms: None, ..job() }.is_expired(i64::MAX));
+    }
+
+    #[test]
+    fn its_own_limit_of_time_comes_before_the_apps() {
+        let of_app = Duration::from_secs(60);
+        assert_eq!(job().timeout(of_app), of_app);
+        let own = Job { timeout_ms: Some(1_500), ..job() };
+        assert_eq!(own.timeout(of_app), Duration::from_millis(1_500));
+    }
+
+    #[test]
+    fn it_stands_where_it_is_due_not_where_it_was_scheduled() {
+        assert_eq!(job().key(), (7, JobId::from_bytes([1; 16])));
+    }
+
+    #[test]
+    fn its_size_grows_with_each_text_that_it_holds() {
+        let plain = job().size();
+        assert_eq!(plain, size_of::<Job>());
+        let trace = |state: Option<&str>| {
+            Some(TraceContext { parent: "12".into(), state: state.map(Into::into) })
+        };
+        for (job, more) in [
+            (Job { data: JobData::from_trusted("{}"), ..job() }, 2),
+            (Job { request_id: "abc".into(), ..job() }, 3),
+            (Job { trace: trace(None), ..job() }, 2),
+            (Job { trace: trace(Some("xyz")), ..job() }, 5),
+            (Job { last_error: Some("four".into()), ..job() }, 4),
+        ] {
+            assert_eq!(job.size(), plain + more, "{job:?}");
+        }
+        let all = Job {
+            data: JobData::from_trusted("{}"),
+            request_id: "abc".into(),
+            trace: trace(Some("xyz")),
+            last_error: Some("four".into()),
+            ..job()
+        };
+        assert_eq!(all.size(), plain + 14);
+    }
+
+    #[test]
+    fn a_fence_is_twenty_bits_of_firings_above_which_epochs_count() {
+        for (epoch, firing, fence) in
+            [(0, 3, 3), (1, 0, 1 << 20), (2, 5, (2 << 20) + 5), (1, u32::MAX, (2 << 20) - 1)]
+        {
+            assert_eq!(Fence::new(epoch, firing).get(), fence);
+            assert_eq!(Fence::new(epoch, firing).to_string(), fence.to_string());
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! forms in which time is written, retry policy, the window of jobs in memory, the clock.
 
 pub mod app;
+#[cfg(test)]
+mod arbitrary;
 pub mod clock;
 pub mod fingerprint;
 pub mod ids;

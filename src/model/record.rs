@@ -32,3 +32,40 @@ impl RawRecord {
         self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len) + headers
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> RawRecord {
+        let header = |name: &str, value: Option<&[u8]>| (name.to_owned(), value.map(Into::into));
+        RawRecord {
+            topic: "jobs".into(),
+            partition: 3,
+            offset: 41,
+            timestamp_ms: None,
+            key: Some(b"key".to_vec()),
+            value: Some(b"value".to_vec()),
+            headers: vec![
+                header("a", Some(b"first")),
+                header("a", Some(b"second")),
+                header("null", None),
+                header("bytes", Some(b"\xff")),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_header_is_the_first_of_its_name_if_it_is_text() {
+        for (name, text) in [("a", Some("first")), ("A", None), ("null", None), ("bytes", None)] {
+            assert_eq!(record().header(name), text, "{name}");
+        }
+    }
+
+    #[test]
+    fn its_size_is_that_of_key_value_and_headers() {
+        assert_eq!(record().size(), 3 + 5 + (1 + 5) + (1 + 6) + 4 + (5 + 1));
+        let empty = RawRecord { key: None, value: None, headers: Vec::new(), ..record() };
+        assert_eq!(empty.size(), 0);
+    }
+}

@@ -37,10 +37,13 @@ impl Backoff {
     pub fn delay(&self, failed: u32, dice: f64) -> Duration {
         match self {
             Self::Exponential { initial, factor, max } => {
-                let exponent = failed.saturating_sub(1).min(1 << 16);
-                let grown = initial.as_secs_f64() * factor.max(1.0).powf(f64::from(exponent));
-                let capped = grown.min(max.as_secs_f64());
-                Duration::from_secs_f64(capped * (1.0 - Self::JITTER * dice.clamp(0.0, 1.0)))
+                let growth = factor.max(1.0).powf(f64::from(failed.saturating_sub(1)));
+                // Infinitely many times no wait at all would be no number.
+                let growth = growth.min(f64::MAX);
+                let capped = (initial.as_secs_f64() * growth).min(max.as_secs_f64());
+                let wait_s = capped * (1.0 - Self::JITTER * dice.clamp(0.0, 1.0));
+                // What is longer than a `Duration` can say is longer than `max` as well.
+                Duration::try_from_secs_f64(wait_s).map_or(*max, |wait| wait.min(*max))
             }
             Self::Delays(delays) => {
                 let index = failed.saturating_sub(1) as usize;
@@ -52,6 +55,8 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const fn ms(ms: u64) -> Duration {
@@ -78,5 +83,56 @@ mod tests {
         let backoff = Backoff::Delays(vec![ms(1), ms(5)]);
         assert_eq!([1, 2, 9].map(|failed| backoff.delay(failed, 0.7)), [ms(1), ms(5), ms(5)]);
         assert_eq!(Backoff::Delays(vec![]).delay(1, 0.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_longest_wait_there_is_does_not_panic() {
+        let backoff = Backoff::Exponential { initial: ms(1), factor: 2.0, max: Duration::MAX };
+        assert_eq!(backoff.delay(200, 0.0), Duration::MAX);
+    }
+
+    #[test]
+    fn no_wait_stays_none_however_often_it_is_doubled() {
+        let backoff = Backoff::Exponential { initial: ms(0), factor: 2.0, max: ms(1500) };
+        assert_eq!([1, 5000, u32::MAX].map(|failed| backoff.delay(failed, 0.0)), [ms(0); 3]);
+    }
+
+    fn durations() -> impl Strategy<Value = Duration> {
+        prop_oneof![
+            (0..100_000_u64).prop_map(Duration::from_millis),
+            any::<Duration>(),
+            Just(Duration::MAX),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn an_exponential_wait_is_within_its_bounds_and_never_shrinks(
+            initial in durations(),
+            factor in prop_oneof![1.0..10.0_f64, prop::num::f64::ANY],
+            max in durations(),
+            failed in prop_oneof![1..50_u32, any::<u32>()],
+            dice in 0.0..1.0_f64,
+        ) {
+            let backoff = Backoff::Exponential { initial, factor, max };
+            let wait = backoff.delay(failed, dice);
+            prop_assert!(wait <= max, "{:?} after {}: {:?}", backoff, failed, wait);
+            // A nanosecond in a thousand million is what an f64 may lose.
+            let least = initial.min(max).mul_f64((1.0 - Backoff::JITTER) * (1.0 - 1e-9));
+            let lost = Duration::from_nanos(1);
+            prop_assert!(wait + lost >= least, "{:?} after {}: {:?}", backoff, failed, wait);
+            prop_assert!(backoff.delay(failed.saturating_add(1), dice) >= wait);
+            prop_assert!(wait <= backoff.delay(failed, 0.0));
+        }
+
+        #[test]
+        fn a_listed_wait_is_its_own_whatever_the_dice(
+            delays in prop::collection::vec(durations(), 1..5),
+            failed: u32,
+            dice: f64,
+        ) {
+            let wait = delays[(failed.max(1) as usize - 1).min(delays.len() - 1)];
+            prop_assert_eq!(Backoff::Delays(delays).delay(failed, dice), wait);
+        }
     }
 }

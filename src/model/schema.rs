@@ -1,9 +1,14 @@
 //! A JSON Schema that an app's job data is held to.
 
+mod cost;
+#[cfg(test)]
+mod fuzz;
+
 use std::fmt;
 use std::sync::Arc;
 
-use jsonschema::{ValidationError, Validator};
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
@@ -14,16 +19,26 @@ use super::time::shortened;
 /// Faults that one refusal names; the rest is counted.
 const NAMED: usize = 3;
 
+/// The largest compiled pattern. The time that a value takes grows with it.
+const PATTERN_BYTES: usize = 1 << 20;
+
+/// What a refused pattern may be lacking.
+const PATTERN_RULE: &str = "; a pattern here has no look-around and no back reference and is \
+    not too large, so that no value takes long";
+
 /// A JSON Schema, ready to be used. Cheap to clone.
 ///
 /// The draft is the one that `$schema` names, else 2020-12. References lead to places in
-/// the same document; nothing is fetched.
+/// the same document; nothing is fetched. Patterns are those that can be matched in linear
+/// time: who sends a value cannot make it take longer than its size allows.
 #[derive(Clone)]
 pub struct JobSchema(Arc<Compiled>);
 
 struct Compiled {
     document: Value,
     validator: Validator,
+    /// Whether finding out all that is wrong with a value is sure to end soon.
+    tells_faults: bool,
 }
 
 /// A document that is no JSON Schema.
@@ -37,9 +52,13 @@ impl JobSchema {
     /// # Errors
     /// [`InvalidSchema`] says what is wrong and where.
     pub fn new(document: Value) -> Result<Self, InvalidSchema> {
-        let validator = jsonschema::validator_for(&document)
-            .map_err(|error| InvalidSchema(format!("{error}{}", place(&error))))?;
-        Ok(Self(Arc::new(Compiled { document, validator })))
+        let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES);
+        let validator = jsonschema::options()
+            .with_pattern_options(patterns)
+            .build(&document)
+            .map_err(|error| InvalidSchema(format!("{error}{}{}", place(&error), hint(&error))))?;
+        let tells_faults = cost::is_bounded(&document);
+        Ok(Self(Arc::new(Compiled { document, validator, tells_faults })))
     }
 
     /// Makes the schema that this JSON text describes.
@@ -55,7 +74,8 @@ impl JobSchema {
     /// Holds `data` to the schema.
     ///
     /// # Errors
-    /// [`ErrorKind::RefusedByApp`] names what is wrong and where, the first three of it.
+    /// [`ErrorKind::RefusedByApp`] names what is wrong and where, the first three of it; of a
+    /// schema that refers to itself it says only that.
     pub fn check(&self, data: &JobData) -> Result<(), Refusal> {
         let refused = |message| Refusal::new(ErrorKind::RefusedByApp, message);
         let value: Value = data
@@ -64,21 +84,34 @@ impl JobSchema {
         if self.0.validator.is_valid(&value) {
             return Ok(());
         }
-        let mut faults = self.0.validator.iter_errors(&value);
+        Err(refused(format!("jobData is against the app's schema{}", self.faults(&value))))
+    }
+
+    fn faults(&self, value: &Value) -> String {
+        if !self.0.tells_faults {
+            return ", which refers to itself too often for its faults to be named".to_owned();
+        }
+        let mut faults = self.0.validator.iter_errors(value);
         let named: Vec<String> = faults.by_ref().take(NAMED).map(|fault| said(&fault)).collect();
         let more = match faults.count() {
             0 => String::new(),
             count => format!(", and {count} more"),
         };
-        let message = format!("jobData is against the app's schema: {}{more}", named.join("; "));
-        Err(refused(message))
+        format!(": {}{more}", named.join("; "))
     }
 }
 
 /// One fault: where, and what of which rule.
 fn said(fault: &ValidationError<'_>) -> String {
     let place = fault.instance_path().to_string().replace('/', ".");
-    format!("jobData{place}: {}", shortened(&fault.to_string()))
+    format!("{}: {}", shortened(&format!("jobData{place}")), shortened(&fault.to_string()))
+}
+
+fn hint(error: &ValidationError<'_>) -> &'static str {
+    match error.kind() {
+        ValidationErrorKind::Format { format } if format == "regex" => PATTERN_RULE,
+        _ => "",
+    }
 }
 
 fn place(error: &ValidationError<'_>) -> String {
@@ -162,7 +195,68 @@ mod tests {
         for bad in ["{", "7", r#"{"type":"text"}"#, r#"{"$ref":"https://example.org/x.json"}"#] {
             let error = JobSchema::parse(bad).unwrap_err().to_string();
             assert!(error.starts_with("it is not a JSON Schema: "), "{bad}: {error}");
+            assert!(!error.contains("look-around"), "{bad}: {error}");
         }
+        let error = JobSchema::new(json!({"properties": {"x": {"type": "text"}}})).unwrap_err();
+        assert!(error.to_string().ends_with(" at /properties/x/type"), "{error}");
+        let error = JobSchema::new(json!({"$id": "\\^"})).unwrap_err();
+        assert!(!error.to_string().contains("look-around"), "{error}");
+    }
+
+    #[test]
+    fn it_is_shown_as_its_document() {
+        assert_eq!(format!("{:?}", JobSchema::parse("true").unwrap()), "Bool(true)");
+    }
+
+    #[test]
+    fn a_long_key_is_shown_shortened() {
+        let schema = JobSchema::new(json!({"additionalProperties": false, "maxProperties": 0}));
+        let nested = JobSchema::new(json!({"additionalProperties": {"type": "string"}}));
+        for schema in [schema, nested] {
+            let data = JobData::from_trusted(format!("{{\"{}\":1}}", "x".repeat(5000)));
+            let refusal = schema.unwrap().check(&data).unwrap_err();
+            assert!(refusal.message.chars().count() < 400, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_could_take_for_ever_is_refused_with_the_reason() {
+        for pattern in ["^(a|a)*\\1b", "^(?=.*[0-9])a", "(?<!a)b", "(.*a.*b){1000}c"] {
+            let error = JobSchema::new(json!({"properties": {"x": {"pattern": pattern}}}));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("no look-around and no back reference"), "{error}");
+        }
+    }
+
+    /// A refusal of data that is nested `depth` levels deep, which must not take for ever.
+    fn check_nested(schema: Value, depth: usize, said: &str) {
+        let schema = JobSchema::new(schema).unwrap();
+        let data = "{\"a\":".repeat(depth) + "{}" + &"}".repeat(depth);
+        let refusal = schema.check(&JobData::from_trusted(data)).unwrap_err();
+        assert!(refusal.message.contains(said), "{schema:?}: {refusal}");
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_does_not_hang_on_a_deep_value() {
+        let again = json!({"properties": {"a": {"$ref": "#"}}});
+        let and = |more: Value| {
+            let mut both = again.clone();
+            both.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            both
+        };
+        let branches = json!([and(json!({"required": ["x"]})), and(json!({"required": ["y"]}))]);
+        for schema in [
+            json!({"anyOf": branches}),
+            json!({"oneOf": branches}),
+            json!({"allOf": branches}),
+            json!({"anyOf": branches, "unevaluatedProperties": false}),
+            json!({"$schema": "http://json-schema.org/draft-07/schema#", "anyOf": branches}),
+        ] {
+            // The first soon fails where the second would hang.
+            check_nested(schema.clone(), 8, "refers to itself");
+            check_nested(schema, 120, "refers to itself");
+        }
+        check_nested(json!({"properties": {"a": {"required": ["b"]}}}), 3, "jobData.a: \"b\"");
     }
 
     #[test]

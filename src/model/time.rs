@@ -22,6 +22,9 @@ const ACCEPTED: &str = "send RFC 3339 (\"2025-11-03T22:00:00+06:00\"), a local d
 /// As much of a producer's value as a message repeats.
 const SHOWN_CHARS: usize = 80;
 
+/// As much as a message repeats of what a parser says, which may repeat the value in turn.
+const REASON_CHARS: usize = 160;
+
 const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
 /// A time as a request wrote it: an instant, or what a clock on some wall shows.
@@ -461,8 +464,12 @@ impl Scanner<'_> {
 
 /// `text` cut to what a message may repeat, on one line.
 pub(super) fn shortened(text: &str) -> String {
+    cut(text, SHOWN_CHARS)
+}
+
+fn cut(text: &str, shown: usize) -> String {
     let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut short: String = chars.by_ref().take(SHOWN_CHARS).collect();
+    let mut short: String = chars.by_ref().take(shown).collect();
     if chars.next().is_some() {
         short.push('…');
     }
@@ -473,8 +480,10 @@ pub(super) fn shortened(text: &str) -> String {
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
-    text.strip_suffix(&position).unwrap_or(&text).to_owned()
+    cut(text.strip_suffix(&position).unwrap_or(&text), REASON_CHARS)
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

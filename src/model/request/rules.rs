@@ -120,6 +120,12 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_ahead_is_ten_years_of_days_unless_it_is_set() {
+        assert_eq!(Rules::default().max_schedule_ahead, Duration::from_secs(315_360_000));
+        assert_eq!(Rules::default().default_time_zone, Tz::UTC);
+    }
+
+    #[test]
     fn the_limit_ahead_is_exact() {
         let limit = NOW_MS + 3650 * DAY_MS;
         check(&format!("\"scheduledTime\":{limit}"), Tz::UTC, limit, None);

@@ -55,3 +55,27 @@ impl Hasher for IdHasher {
         self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    #[test]
+    fn every_byte_of_an_id_reaches_the_bits_that_a_map_tags_by() {
+        for (filled, nth) in [0, 0xff].into_iter().flat_map(|byte| (0..16).map(move |n| (byte, n)))
+        {
+            let tags: BTreeSet<u64> = (0..=u8::MAX)
+                .map(|byte| {
+                    let mut id = [filled; 16];
+                    id[nth] = byte;
+                    let hashers = BuildHasherDefault::<IdHasher>::default();
+                    hashers.hash_one(JobId::from_bytes(id)) >> 57
+                })
+                .collect();
+            assert!(tags.len() > 30, "byte {nth} among {filled}: {} tags", tags.len());
+        }
+    }
+}

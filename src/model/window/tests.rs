@@ -1,5 +1,7 @@
 //! One test for each rule, each with the interleaving that breaks without it.
 
+mod audits;
+mod bounds;
 mod firing;
 
 use super::world::{id_of, job};
@@ -346,4 +348,30 @@ fn a_failed_page_is_asked_for_again() {
     let page = normal_page(&mut window);
     window.apply_page(page, vec![normal(1, 5)]);
     assert_eq!(take(&mut window, 9), [1]);
+}
+
+#[test]
+fn a_shard_is_here_at_its_epoch_with_what_it_has_in_flight() {
+    let other = ShardId(2);
+    let mut window = of_empty_table(LIMITS);
+    window.add_shard(other, Epoch(7));
+    assert_eq!(window.shards().collect::<Vec<_>>(), [(SHARD, Epoch(1)), (other, Epoch(7))]);
+    assert_eq!([SHARD, other].map(|shard| window.epoch(shard)), [Some(Epoch(1)), Some(Epoch(7))]);
+    admit(&mut window, vec![normal(1, 5), normal(2, 5), normal(3, 9)]);
+    take(&mut window, 5);
+    assert_eq!([SHARD, other].map(|shard| window.in_flight_of(shard)), [2, 0]);
+    let figures = window.figures();
+    assert_eq!((figures.lists, figures.jobs, figures.in_flight), (6, 1, 2));
+    window.remove_shard(SHARD);
+    assert_eq!((window.epoch(SHARD), window.in_flight_of(SHARD)), (None, 2));
+}
+
+#[test]
+fn a_shard_that_is_added_again_at_its_epoch_keeps_what_is_known() {
+    let mut window = of_empty_table(LIMITS);
+    admit(&mut window, vec![normal(1, 5)]);
+    window.add_shard(SHARD, Epoch(1));
+    assert_eq!((window.figures().jobs, window.wanted_pages()), (1, vec![]));
+    window.add_shard(SHARD, Epoch(2));
+    assert_eq!((window.figures().jobs, window.wanted_pages().len()), (0, 3));
 }
