@@ -56,13 +56,6 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_the_first_of_its_name_if_it_is_text() {
-        for (name, text) in [("a", Some("first")), ("A", None), ("null", None), ("bytes", None)] {
-            assert_eq!(record().header(name), text, "{name}");
-        }
-    }
-
-    #[test]
     fn its_size_is_that_of_key_value_and_headers() {
         assert_eq!(record().size(), 3 + 5 + (1 + 5) + (1 + 6) + 4 + (5 + 1));
         let empty = RawRecord { key: None, value: None, headers: Vec::new(), ..record() };

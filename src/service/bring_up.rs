@@ -130,8 +130,11 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
     let shared = Arc::new(shared);
     let supervisor = Supervisor::new(shared.clone()).start();
     while !(shared.has_lease() && shared.is_settled()) {
+        let mut complaints = shared.health.complaints().into_iter();
+        builder.progress.set(complaints.find(|said| said.starts_with("database")));
         tokio::time::sleep(LOOK).await;
     }
+    builder.progress.set(None);
     if let Some(config) = builder.kafka.filter(|config| config.enabled) {
         start_intake(
             &shared,

@@ -127,7 +127,7 @@ async fn try_once(shared: &Arc<Shared>, replay: &Replay, attempt: u32) -> Result
 }
 
 enum Prepared {
-    Batch { batch: Arc<Batch>, job_id: JobId, letter: LetterToReplay },
+    Batch { batch: Arc<Batch>, job_id: JobId, letter: Box<LetterToReplay> },
     Answer(Replayed),
 }
 
@@ -156,7 +156,7 @@ async fn prepare(shared: &Arc<Shared>, replay: &Replay) -> Result<Prepared> {
     let fences = choose_shards(shared, &mut judged, shared.has_lease());
     let course = Course::Replay { letter: id, changed_ms: letter.changed_ms() };
     let batch = batch_of(shared, &judged, fences, course, true);
-    Ok(Prepared::Batch { batch, job_id, letter })
+    Ok(Prepared::Batch { batch, job_id, letter: Box::new(letter) })
 }
 
 /// The request that a letter stands for. What a failed job was fired with is one, too.
