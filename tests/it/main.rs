@@ -7,6 +7,7 @@ mod models;
 mod support;
 
 mod fences;
+mod writers;
 mod keys;
 mod dead_letters;
 mod fleet_memory;
