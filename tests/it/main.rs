@@ -27,5 +27,6 @@ mod handle;
 mod serve;
 mod secured;
 mod instances;
+mod takeovers;
 mod crashes;
 mod chaos;
