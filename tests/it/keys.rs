@@ -1,8 +1,12 @@
 //! Idempotency keys are forgotten after their window, and never before their job has ended.
 
-use infinite_scheduler::store::{KeyCursor, Store, StoreOptions};
+use infinite_scheduler::model::ids::{JobId, KeyId};
+use infinite_scheduler::store::{
+    Admitted, Entry, Fate, IdempotencyKey, KeyCursor, Store, StoreOptions,
+};
 use infinite_scheduler::{AppConfig, Discard, ScheduleJobRequest, Scheduler};
 
+use crate::parked::Ground;
 use crate::support::services::Database;
 use crate::support::world::LEASE;
 
@@ -33,5 +37,40 @@ async fn a_key_goes_after_its_window_unless_its_job_lives() {
             database.count("select count(*) from idempotency_key where name = 'fresh'").await;
         assert_eq!(left, 1, "{backend:?}: its window is not over");
         store.close().await;
+    }
+}
+
+/// Clocks differ, and batches take their time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_kept_an_hour_longer_and_stands_for_its_job_as_long_as_that_lives() {
+    const HOUR_MS: i64 = 3_600_000;
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let ground = Ground::new(&database).await;
+        let admit = async |offset: i64, name: &str| {
+            let Entry::Job(mut candidate) = ground.job() else { panic!("not a job") };
+            candidate.job.id = JobId::derive("sms", name);
+            candidate.job.request_id = name.into();
+            // Over by the time of every admission here.
+            let (id, name) = (KeyId::derive("sms", "key"), "key".to_owned());
+            candidate.key = Some(IdempotencyKey { id, name, expires_ms: 1 });
+            match ground.admit(ground.records(offset), Entry::Job(candidate)).await {
+                Admitted::Done(mut fates) => fates.pop().expect("a fate"),
+                other => panic!("{backend:?}: {other:?}"),
+            }
+        };
+        assert_eq!(admit(0, "first").await, Fate::Accepted, "{backend:?}");
+        let of_first = Fate::Duplicate { of: "first".into(), job: JobId::derive("sms", "first") };
+        assert_eq!(admit(1, "second").await, of_first, "{backend:?}: its job lives");
+        database.execute("delete from job").await;
+        assert_eq!(admit(2, "third").await, Fate::Accepted, "{backend:?}: it is free");
+
+        database.execute("delete from job").await;
+        let forget = async |now_ms| {
+            ground.store.forget_keys(KeyCursor::default(), now_ms).await.expect("a step").0
+        };
+        assert_eq!(forget(HOUR_MS).await, 0, "{backend:?}: the hour is not over");
+        assert_eq!(forget(HOUR_MS + 1).await, 1, "{backend:?}");
+        ground.store.close().await;
     }
 }

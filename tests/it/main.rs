@@ -7,6 +7,7 @@ mod models;
 mod support;
 
 mod fences;
+mod writers;
 mod keys;
 mod dead_letters;
 mod fleet_memory;
@@ -26,5 +27,6 @@ mod handle;
 mod serve;
 mod secured;
 mod instances;
+mod takeovers;
 mod crashes;
 mod chaos;

@@ -272,15 +272,15 @@ async fn an_app_is_known_by_its_row_and_its_schema_holds_everywhere() {
 }
 
 /// What the cases below stand on: an app, a ledger row that is claimed, a record that waits.
-struct Ground {
-    store: Store,
-    app: AppRow,
-    ledger: LedgerRow,
+pub(crate) struct Ground {
+    pub(crate) store: Store,
+    pub(crate) app: AppRow,
+    pub(crate) ledger: LedgerRow,
     record: Arc<ReadRecord>,
 }
 
 impl Ground {
-    async fn new(database: &TestDatabase) -> Self {
+    pub(crate) async fn new(database: &TestDatabase) -> Self {
         let store = store(database).await;
         store.migrate().await.expect("tables");
         let app = store.register_app(&AppConfig::new("sms"), 0).await.expect("a row");
@@ -302,7 +302,7 @@ impl Ground {
         Self { store, app, ledger, record: Arc::new(record) }
     }
 
-    fn letter(&self, attempts: u32) -> DeadLetter {
+    pub(crate) fn letter(&self, attempts: u32) -> DeadLetter {
         let refusal = Refusal {
             request_id: Some("r".into()),
             app: Some("sms".into()),
@@ -311,11 +311,11 @@ impl Ground {
         DeadLetter { attempts, ..DeadLetter::of_record(&self.record, refusal, 7) }
     }
 
-    fn wait(&self, attempts: u32) -> Entry {
+    pub(crate) fn wait(&self, attempts: u32) -> Entry {
         Entry::Wait(Box::new(Wait { letter: self.letter(attempts), due_ms: 9 }))
     }
 
-    fn job(&self) -> Entry {
+    pub(crate) fn job(&self) -> Entry {
         let data = JobData::default();
         let fingerprint = infinite_scheduler::model::fingerprint::Fingerprint::of_json("{}");
         Entry::Job(Box::new(Candidate {
@@ -346,7 +346,7 @@ impl Ground {
         }))
     }
 
-    async fn admit(&self, course: Course, entry: Entry) -> Admitted {
+    pub(crate) async fn admit(&self, course: Course, entry: Entry) -> Admitted {
         let batch = Batch {
             course,
             entries: vec![entry],
@@ -359,7 +359,7 @@ impl Ground {
         self.store.admit(&Arc::new(batch)).await.expect("an answer")
     }
 
-    fn records(&self, expected: i64) -> Course {
+    pub(crate) fn records(&self, expected: i64) -> Course {
         Course::Records(Advance {
             ledger: self.ledger.id,
             reader: self.ledger.reader,
@@ -369,7 +369,7 @@ impl Ground {
         })
     }
 
-    fn parked(&self, attempts: u32) -> Course {
+    pub(crate) fn parked(&self, attempts: u32) -> Course {
         let rows = vec![Taken { id: self.letter(1).id(), attempts }];
         Course::Parked { ledger: self.ledger.id, rows }
     }

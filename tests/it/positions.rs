@@ -8,6 +8,7 @@ use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::{KafkaIngestConfig, OnOffsetLost, Scheduler};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sea_orm::{ConnectionTrait, Statement};
 
@@ -226,6 +227,16 @@ async fn the_gaps_of_a_compacted_topic_are_passed_over_and_all_else_is_read_once
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_transaction_took_back_is_passed_over() {
+    let world = World::new(Database::Sqlite, 1).await;
+    for (numbers, commits) in [(0..20, true), (20..40, false), (40..60, true)] {
+        write_in_transaction(&world, numbers, commits).await;
+    }
+    read(&world, world.kafka(), 40).await;
+    check_read(&world, (0..20).chain(40..60)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn records_that_retention_took_first_are_counted_and_reading_goes_on() {
     let world = World::new(Database::Sqlite, 1).await;
     write(&world, 0..50).await;
@@ -301,6 +312,32 @@ fn record(n: usize) -> RawRecord {
 
 async fn write(world: &World, numbers: std::ops::Range<usize>) {
     produce(&world.topic, &numbers.map(record).collect::<Vec<_>>()).await;
+}
+
+/// The records are in the log either way.
+async fn write_in_transaction(world: &World, numbers: std::ops::Range<usize>, commits: bool) {
+    let (topic, records) = (world.topic.clone(), numbers.map(record).collect::<Vec<_>>());
+    let write = move || {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", kafka())
+            .set("transactional.id", unique_topic("writer"))
+            .create()
+            .expect("a producer");
+        producer.init_transactions(DEADLINE).expect("a coordinator");
+        producer.begin_transaction().expect("a transaction");
+        for record in &records {
+            let value = record.value.as_deref().expect("a value");
+            let record = BaseRecord::<(), [u8]>::to(&topic).partition(0).payload(value);
+            producer.send(record).map_err(|(error, _)| error).expect("room");
+        }
+        producer.flush(DEADLINE).expect("acknowledgements");
+        match commits {
+            true => producer.commit_transaction(DEADLINE),
+            false => producer.abort_transaction(DEADLINE),
+        }
+        .expect("an end");
+    };
+    tokio::task::spawn_blocking(write).await.expect("no panic");
 }
 
 async fn start(world: &World, config: KafkaIngestConfig) -> Scheduler {

@@ -316,6 +316,20 @@ fn what_is_older_than_the_shards_return_is_looked_up() {
 }
 
 #[test]
+fn a_shard_that_is_ours_at_another_epoch_is_read_anew() {
+    // In between it was somebody else's, who fired 1 and put 2 there.
+    let mut window = of_empty_table(LIMITS);
+    admit(&mut window, vec![normal(1, 5)]);
+    window.add_shard(SHARD, Epoch(1));
+    assert_eq!(window.figures().jobs, 1, "at the same epoch it was ours all the time");
+    window.add_shard(SHARD, Epoch(3));
+    assert!(take(&mut window, 10).is_empty());
+    let page = normal_page(&mut window);
+    window.apply_page(page, vec![normal(2, 6)]);
+    assert_eq!(take(&mut window, 10), [2]);
+}
+
+#[test]
 fn an_attempt_of_unknown_outcome_is_looked_up_and_older_pages_do_not_bring_it() {
     let mut window = fresh(LIMITS);
     let page = normal_page(&mut window);

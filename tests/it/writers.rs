@@ -1,0 +1,122 @@
+//! One writer for every job and one reader for every partition: what each statement of the
+//! store compares before it changes anything. Whoever is late changes nothing.
+
+mod ledger;
+mod letters;
+mod shards;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use infinite_scheduler::model::ids::{InstanceId, JobId, ShardId};
+use infinite_scheduler::store::{
+    Batch, Course, Entry, Membership, ShardFence, ShardRow, Store, StoreOptions,
+};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
+
+use crate::parked::Ground;
+use crate::support::services::{Database, TestDatabase};
+use crate::support::wait_until;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Longer than what is held here, since nobody waits for a lock for longer.
+const LEASE: Duration = Duration::from_secs(40);
+/// Over as soon as it is looked at.
+const NO_LEASE: Duration = Duration::from_millis(1);
+
+/// Servers, on which more than one connection writes.
+const SERVERS: [Database; 2] = [Database::MariaDb, Database::Postgres];
+
+async fn store(database: &TestDatabase) -> Store {
+    let options = StoreOptions { url: database.url().into(), max_connections: 4, lease: LEASE };
+    let store = Store::connect(&options).await.expect("a store");
+    store.migrate().await.expect("tables");
+    store
+}
+
+async fn ground_on(database: &TestDatabase) -> Ground {
+    let mut ground = Ground::new(database).await;
+    ground.store.close().await;
+    ground.store = store(database).await;
+    ground
+}
+
+async fn join(store: &Store, lease: Duration) -> InstanceId {
+    let membership = Membership { name: "test".into(), apps: Vec::new(), lease };
+    store.join(&membership, 0).await.expect("joined")
+}
+
+async fn shard(store: &Store, id: ShardId) -> ShardRow {
+    let seen = store.observe(InstanceId(1)).await.expect("an observation");
+    seen.shards.into_iter().find(|row| row.id == id).expect("the shard")
+}
+
+/// Takes the shard of the ground's job for a new instance.
+async fn own(ground: &Ground) -> ShardFence {
+    let me = join(&ground.store, LEASE).await;
+    let seen = shard(&ground.store, ground.app.shards[0]).await;
+    let epoch = ground.store.take_shard(&seen, me).await.expect("an answer").expect("taken");
+    ShardFence { shard: seen.id, owner: me, epoch }
+}
+
+/// The ground's job by a name, for a shard that is ours.
+fn job(ground: &Ground, name: &str) -> Entry {
+    let Entry::Job(mut candidate) = ground.job() else { panic!("not a job") };
+    candidate.job.id = JobId::derive("sms", name);
+    candidate.job.request_id = name.into();
+    candidate.foreign = false;
+    Entry::Job(candidate)
+}
+
+fn batch(course: Course, entries: Vec<Entry>, fences: Vec<ShardFence>) -> Arc<Batch> {
+    Arc::new(Batch {
+        course,
+        entries,
+        fences,
+        read_first: false,
+        conflict_on_time: false,
+        verdicts: false,
+        now_ms: 8,
+    })
+}
+
+/// Holds up whoever inserts this job: a copy of the seed's row under its id, uncommitted.
+async fn hold_up_insert(database: &TestDatabase, name: &str) -> DatabaseTransaction {
+    let id = JobId::derive("sms", name);
+    let id = match database.backend() {
+        Database::Postgres => format!("'{}'::uuid", id.uuid()),
+        _ => format!("x'{:032x}'", id.as_u128()),
+    };
+    let columns = "shard, priority, due_ms, request_id, scheduled_ms, created_ms, attempts, data";
+    hold(
+        database,
+        &format!(
+            "insert into job (id, {columns}) select {id}, {columns} from job \
+             where request_id = 'seed'"
+        ),
+    )
+    .await
+}
+
+async fn hold(database: &TestDatabase, sql: &str) -> DatabaseTransaction {
+    let transaction = database.connect().await.begin().await.expect("a transaction");
+    transaction.execute_unprepared(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    transaction
+}
+
+/// Waits until so many statements wait for locks that others hold.
+async fn await_held_up(database: &TestDatabase, count: i64) {
+    let held_up = match database.backend() {
+        Database::Postgres => {
+            "select count(*) from pg_stat_activity where datname = current_database() \
+             and wait_event_type = 'Lock'"
+        }
+        _ => {
+            "select count(*) from information_schema.innodb_trx t \
+             join information_schema.processlist p on p.id = t.trx_mysql_thread_id \
+             where p.db = database() and t.trx_state = 'LOCK WAIT'"
+        }
+    };
+    wait_until(DEADLINE, "statements that wait", async || database.count(held_up).await == count)
+        .await;
+}

@@ -1,0 +1,123 @@
+//! Rows that people and instances take from each other, and those that are swept.
+
+use infinite_scheduler::model::ids::KeyId;
+use infinite_scheduler::store::{Admitted, Change, Course, Entry, Fate, IdempotencyKey, KeyCursor};
+
+use super::{SERVERS, await_held_up, ground_on, hold};
+use crate::support::services::Database;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_whose_record_is_read_twice_is_published_once() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let ground = ground_on(&database).await;
+        for offset in 0..2 {
+            let letter = Entry::Letter(Box::new(ground.letter(1)));
+            let answer = ground.admit(ground.records(offset), letter).await;
+            assert!(matches!(answer, Admitted::Done(_)), "{backend:?}: {answer:?}");
+        }
+        for table in ["dead_letter", "outbox"] {
+            let rows = database.count(&format!("select count(*) from {table}")).await;
+            assert_eq!(rows, 1, "{backend:?}: {table}");
+        }
+        ground.store.close().await;
+    }
+}
+
+/// Whatever else of the row is as it was read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_not_parked_any_more_is_not_taken() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let ground = ground_on(&database).await;
+        ground.admit(ground.records(0), ground.wait(1)).await;
+        database.execute("update dead_letter set state = 0").await;
+        for entry in [ground.job(), ground.wait(2), Entry::Letter(Box::new(ground.letter(2)))] {
+            let answer = ground.admit(ground.parked(1), entry).await;
+            assert_eq!(answer, Admitted::Fenced, "{backend:?}");
+        }
+        ground.store.close().await;
+    }
+}
+
+/// Two people who have read the letter, and one who has discarded or corrected it since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_is_replayed_as_it_was_read_or_not_at_all() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let ground = ground_on(&database).await;
+        let letter = ground.letter(1);
+        ground.admit(ground.records(0), Entry::Letter(Box::new(letter.clone()))).await;
+        let replay = async |changed_ms| {
+            let course = Course::Replay { letter: letter.id(), changed_ms };
+            ground.admit(course, ground.job()).await
+        };
+        assert_eq!(replay(letter.at_ms - 1).await, Admitted::Fenced, "{backend:?}: changed since");
+        for (state, outcome) in [(3, Admitted::Fenced), (0, Admitted::Done(vec![Fate::Accepted]))] {
+            database.execute(&format!("update dead_letter set state = {state}")).await;
+            assert_eq!(replay(letter.at_ms).await, outcome, "{backend:?}: state {state}");
+        }
+        ground.store.close().await;
+    }
+}
+
+/// Whatever else of the row is as it was seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_is_not_dead_any_more_is_neither_corrected_nor_discarded() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let ground = ground_on(&database).await;
+        let letter = ground.letter(1);
+        ground.admit(ground.records(0), Entry::Letter(Box::new(letter.clone()))).await;
+        let see = async || {
+            let letters = ground.store.letters_by_id([letter.id()]).await.expect("an answer");
+            letters.into_iter().next().expect("the letter")
+        };
+        let seen = see().await;
+        database.execute("update dead_letter set state = 2").await;
+        let refused = Change::Refused(Box::new(see().await));
+        let corrected = ground.store.correct_letter(&seen, Some(b"{}".to_vec()), 9).await;
+        assert_eq!(corrected.expect("an answer"), refused, "{backend:?}");
+        let discarded = ground.store.discard_letters(&[seen], 9).await;
+        assert_eq!(discarded.expect("an answer"), [refused], "{backend:?}");
+        ground.store.close().await;
+    }
+}
+
+/// What is swept is compared once more in the statement that removes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_while_it_is_swept_stays() {
+    for backend in SERVERS {
+        let database = backend.fresh().await;
+        let ground = ground_on(&database).await;
+        let Entry::Job(mut candidate) = ground.job() else { panic!("not a job") };
+        let id = KeyId::derive("sms", "key");
+        candidate.key = Some(IdempotencyKey { id, name: "key".into(), expires_ms: 1 });
+        ground.admit(ground.records(0), Entry::Job(candidate)).await;
+        ground.admit(ground.records(1), Entry::Letter(Box::new(ground.letter(1)))).await;
+        for done in ["job", "outbox"] {
+            database.execute(&format!("delete from {done}")).await;
+        }
+        let later = i64::MAX / 4;
+        for (table, change) in [
+            ("idempotency_key", format!("expires_ms = {later}")),
+            ("dead_letter", "state = 1".to_owned()),
+            ("dead_letter", format!("changed_ms = {later}")),
+        ] {
+            let holder = hold(&database, &format!("update {table} set {change}")).await;
+            let store = ground.store.clone();
+            let sweeping = tokio::spawn(async move {
+                match table {
+                    "dead_letter" => store.expire_letters(None, later / 2).await.map(|it| it.0),
+                    _ => store.forget_keys(KeyCursor::default(), later / 2).await.map(|it| it.0),
+                }
+            });
+            await_held_up(&database, 1).await;
+            holder.commit().await.expect("a commit");
+            let gone = sweeping.await.expect("an end").expect("a step");
+            assert_eq!(gone, 0, "{backend:?}: {table}, {change}");
+            database.execute("update dead_letter set state = 0").await;
+        }
+        ground.store.close().await;
+    }
+}

@@ -1,0 +1,277 @@
+//! Who is dead, who has a shard, and who may write into it.
+
+use std::sync::Arc;
+
+use infinite_scheduler::model::ids::{Epoch, InstanceId, JobId};
+use infinite_scheduler::model::verdict::Event;
+use infinite_scheduler::store::{
+    Admitted, Ended, Entry, Fate, InstanceRow, Outcome, OutcomeBatch, ShardFence, ShardRow, Store,
+};
+use infinite_scheduler::{AppConfig, Job, Scheduler};
+
+use super::{
+    DEADLINE, LEASE, NO_LEASE, SERVERS, await_held_up, batch, ground_on, hold, hold_up_insert, job,
+    join, own, shard, store,
+};
+use crate::parked::Ground;
+use crate::support::services::Database;
+use crate::support::{wait_for, wait_until};
+
+/// How an instance is seen, once its lease is over if it is to be.
+async fn see(store: &Store, id: InstanceId, over: bool) -> InstanceRow {
+    wait_for(DEADLINE, "the instance as it is to be", async || {
+        let seen = store.observe(id).await.expect("an observation");
+        let row = seen.instances.into_iter().find(|row| row.id == id)?;
+        (!over || row.lease_until_us < seen.now_us).then_some(row)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_is_declared_dead_after_its_lease_and_as_it_was_seen() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let store = store(&database).await;
+        let (late, alive) = (join(&store, NO_LEASE).await, join(&store, LEASE).await);
+        let (late, alive) = (see(&store, late, true).await, see(&store, alive, false).await);
+        let dead = async |row: &InstanceRow| store.declare_dead(row).await.expect("an answer");
+        assert!(!dead(&alive).await, "{backend:?}: its lease is not over");
+        let before = InstanceRow { beat: late.beat - 1, ..late.clone() };
+        assert!(!dead(&before).await, "{backend:?}: it has given a sign of life since");
+        assert!(dead(&late).await, "{backend:?}");
+        assert!(!dead(&late).await, "{backend:?}: it was dead already");
+        let beat = async |id| store.beat(id, LEASE).await.expect("an answer");
+        assert!(!beat(late.id).await, "{backend:?}: the dead do not come back");
+        assert!(beat(alive.id).await, "{backend:?}");
+        let seen = store.observe(alive.id).await.expect("an observation");
+        let ids: Vec<_> = seen.instances.iter().map(|row| row.id).collect();
+        assert_eq!(ids, [alive.id], "{backend:?}");
+        store.close().await;
+    }
+}
+
+/// Only whose beat stood still for a whole lease by the other's own clock is dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_clock_that_jumps_ahead_kills_nobody() {
+    for backend in SERVERS {
+        let database = backend.fresh().await;
+        let start = async || {
+            let builder = Scheduler::builder().database_url(database.url()).lease(LEASE);
+            builder.start().await.expect("a start")
+        };
+        let both = [start().await, start().await];
+        wait_until(DEADLINE, "some heartbeats of both", async || {
+            database.execute("update instance set lease_until_us = 1").await;
+            let dead = database.count("select count(*) from instance where dead").await;
+            assert_eq!(dead, 0, "{backend:?}: both give signs of life");
+            database.count("select count(*) from instance where beat >= 6").await == 2
+        })
+        .await;
+        for scheduler in both {
+            scheduler.shutdown(DEADLINE).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_is_taken_from_nobody_or_the_dead_and_given_up_by_its_owner() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let store = store(&database).await;
+        let app = store.register_app(&AppConfig::new("sms"), 0).await.expect("a row");
+        let id = app.shards[0];
+        let (a, b) = (join(&store, NO_LEASE).await, join(&store, LEASE).await);
+        let take = async |seen: &ShardRow, by| store.take_shard(seen, by).await.expect("an answer");
+        let free = shard(&store, id).await;
+        let first = take(&free, a).await.expect("taken");
+        assert_eq!(first, Epoch(free.epoch.0 + 1), "{backend:?}: it has changed hands");
+        let owned = shard(&store, id).await;
+        assert_eq!((owned.owner, owned.epoch), (Some(a), first), "{backend:?}");
+        assert_eq!(take(&owned, b).await, None, "{backend:?}: its owner is not dead");
+
+        let fence = ShardFence { shard: id, owner: a, epoch: first };
+        for other in [ShardFence { owner: b, ..fence }, ShardFence { epoch: free.epoch, ..fence }] {
+            store.release_shard(&other).await.expect("an answer");
+            assert_eq!(shard(&store, id).await.owner, Some(a), "{backend:?}: {other:?}");
+        }
+        store.release_shard(&fence).await.expect("an answer");
+        assert_eq!(shard(&store, id).await.owner, None, "{backend:?}");
+        assert_eq!(take(&free, b).await, None, "{backend:?}: it was somebody's since it was seen");
+
+        // The dead let go of nothing themselves.
+        let second = take(&shard(&store, id).await, a).await.expect("taken");
+        let late = see(&store, a, true).await;
+        assert!(store.declare_dead(&late).await.expect("an answer"), "{backend:?}");
+        let ancient = format!("update instance set lease_until_us = 0 where id = {a}");
+        database.execute(&ancient).await;
+        join(&store, LEASE).await;
+        let kept = format!("select count(*) from instance where id = {a}");
+        assert_eq!(database.count(&kept).await, 1, "{backend:?}: as long as a shard names it");
+        let third = take(&shard(&store, id).await, b).await.expect("taken from the dead");
+        assert_eq!(third, Epoch(second.0 + 1), "{backend:?}");
+        join(&store, LEASE).await;
+        assert_eq!(database.count(&kept).await, 0, "{backend:?}: nothing names it now");
+        store.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admission_into_a_shard_of_an_old_epoch_writes_nothing() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let ground = ground_on(&database).await;
+        let fence = own(&ground).await;
+        let wrong = [
+            ShardFence { epoch: Epoch(fence.epoch.0 - 1), ..fence },
+            ShardFence { owner: InstanceId(fence.owner.0 ^ 1), ..fence },
+        ];
+        // Alone a job takes the short way; a letter beside it makes it the long one.
+        let letter = || Entry::Letter(Box::new(ground.letter(1)));
+        for entries in [vec![job(&ground, "r")], vec![job(&ground, "r"), letter()]] {
+            for fence in wrong {
+                let late = batch(ground.records(0), entries.clone(), vec![fence]);
+                let answer = ground.store.admit(&late).await.expect("an answer");
+                assert_eq!(answer, Admitted::ShardsMoved, "{backend:?}");
+            }
+        }
+        for table in ["job", "dead_letter", "outbox"] {
+            let rows = database.count(&format!("select count(*) from {table}")).await;
+            assert_eq!(rows, 0, "{backend:?}: {table}");
+        }
+        let row = ground.store.read_ledger(ground.ledger.id).await.expect("the row");
+        assert_eq!(row.next_offset, 0, "{backend:?}");
+        let ours = batch(ground.records(0), vec![job(&ground, "r")], vec![fence]);
+        let answer = ground.store.admit(&ours).await.expect("an answer");
+        assert_eq!(answer, Admitted::Done(vec![Fate::Accepted]), "{backend:?}");
+        ground.store.close().await;
+    }
+}
+
+/// Nor does the taker wait for whoever writes: behind it every admission would queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_is_not_taken_while_a_batch_for_it_is_uncommitted() {
+    for backend in SERVERS {
+        let database = backend.fresh().await;
+        let ground = ground_on(&database).await;
+        let fence = own(&ground).await;
+        let seed = batch(ground.records(0), vec![job(&ground, "seed")], vec![fence]);
+        ground.store.admit(&seed).await.expect("an answer");
+        // By owner and epoch it could be taken from here on.
+        let dead = format!("update instance set dead = true where id = {}", fence.owner);
+        database.execute(&dead).await;
+        let me = join(&ground.store, LEASE).await;
+        let seen = shard(&ground.store, fence.shard).await;
+        let take = async || {
+            let taken = tokio::time::timeout(LEASE / 2, ground.store.take_shard(&seen, me)).await;
+            taken.expect("no wait").expect("an answer")
+        };
+
+        // Alone a job takes the short way; a letter beside it makes it the long one.
+        let letter = Entry::Letter(Box::new(ground.letter(1)));
+        let ways = [("short", vec![]), ("long", vec![letter])];
+        for (offset, (name, mut entries)) in (1..).zip(ways) {
+            entries.insert(0, job(&ground, name));
+            let batch = batch(ground.records(offset), entries, vec![fence]);
+            let holder = hold_up_insert(&database, name).await;
+            let store = ground.store.clone();
+            let admitting = tokio::spawn(async move { store.admit(&batch).await });
+            await_held_up(&database, 1).await;
+            assert_eq!(take().await, None, "{backend:?}: the {name} way");
+            holder.rollback().await.expect("a rollback");
+            let answer = admitting.await.expect("an end").expect("an answer");
+            assert!(matches!(answer, Admitted::Done(_)), "{backend:?}: {answer:?}");
+        }
+
+        let outcomes = outcomes_of(vec![(fence, seed_job(&ground).await, Outcome::Succeeded)]);
+        let holder = hold(&database, "select id from job for update").await;
+        let store = ground.store.clone();
+        let writing = tokio::spawn(async move { store.write_outcomes(&outcomes).await });
+        await_held_up(&database, 1).await;
+        assert_eq!(take().await, None, "{backend:?}: outcomes");
+        holder.rollback().await.expect("a rollback");
+        assert_eq!(writing.await.expect("an end").expect("an answer").lost, [], "{backend:?}");
+        assert!(take().await.is_some(), "{backend:?}: nothing is in the way any more");
+        ground.store.close().await;
+    }
+}
+
+fn outcomes_of(ended: Vec<(ShardFence, Job, Outcome)>) -> Arc<OutcomeBatch> {
+    let mut fences: Vec<_> = ended.iter().map(|(fence, ..)| *fence).collect();
+    fences.sort_unstable();
+    let told = |name: &str| Event { key: None, json: format!("\"{name}\"") };
+    let outcomes = ended.into_iter().map(|(_, job, outcome)| Ended {
+        verdicts: vec![told(&job.request_id)],
+        job: Arc::new(job),
+        outcome,
+    });
+    Arc::new(OutcomeBatch { outcomes: outcomes.collect(), fences })
+}
+
+async fn seed_job(ground: &Ground) -> Job {
+    let id = JobId::derive("sms", "seed");
+    ground.store.jobs_by_id(&[id]).await.expect("an answer").pop().expect("the job")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_shard_that_was_lost_nothing_is_written_or_published() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let ground = ground_on(&database).await;
+        let ours = own(&ground).await;
+        let seed = batch(ground.records(0), vec![job(&ground, "seed")], vec![ours]);
+        ground.store.admit(&seed).await.expect("an answer");
+        let lost = ShardFence { shard: ground.app.shards[1], ..ours };
+        let elsewhere = async |outcome: Outcome| {
+            let other = Job { shard: lost.shard, ..seed_job(&ground).await };
+            (lost, Job { request_id: "lost".into(), ..other }, outcome)
+        };
+        let buried = || Outcome::Buried(Box::new(ground.letter(1)));
+        let retry = Outcome::Retry { due_ms: 1, attempts: 1, error: None };
+        for outcome in [Outcome::Succeeded, retry, buried()] {
+            let batch = outcomes_of(vec![elsewhere(outcome).await]);
+            let written = ground.store.write_outcomes(&batch).await.expect("an answer");
+            assert_eq!(written.lost, [lost.shard], "{backend:?}");
+        }
+        for table in ["dead_letter", "outbox"] {
+            let rows = database.count(&format!("select count(*) from {table}")).await;
+            assert_eq!(rows, 0, "{backend:?}: {table}");
+        }
+        // Beside one that is ours, and of that one only the version that was fired.
+        let seed = seed_job(&ground).await;
+        let younger = Job { created_ms: seed.created_ms + 1, ..seed.clone() };
+        for (fired, left) in [(younger, 1), (seed, 0)] {
+            let ended = vec![elsewhere(buried()).await, (ours, fired, Outcome::Succeeded)];
+            let written = ground.store.write_outcomes(&outcomes_of(ended)).await;
+            assert_eq!(written.expect("an answer").lost, [lost.shard], "{backend:?}");
+            let jobs = database.count("select count(*) from job").await;
+            assert_eq!(jobs, left, "{backend:?}");
+        }
+        let told = "select count(*) from outbox where verdicts like '%lost%'";
+        assert_eq!(database.count(told).await, 0, "{backend:?}");
+        assert_eq!(database.count("select count(*) from dead_letter").await, 0, "{backend:?}");
+        ground.store.close().await;
+    }
+}
+
+/// The jobs and the word of them are one; it is read by the shard's owner, until it is removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_a_shard_is_told_what_others_put_there() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let ground = ground_on(&database).await;
+        let fence = own(&ground).await;
+        let put = ground.admit(ground.records(0), ground.job()).await;
+        assert_eq!(put, Admitted::Done(vec![Fate::Accepted]), "{backend:?}");
+        let looks = async |id| ground.store.observe(id).await.expect("an observation").looks;
+        let other = join(&ground.store, LEASE).await;
+        assert_eq!(looks(other).await, [], "{backend:?}: it is not its shard");
+        let told = looks(fence.owner).await;
+        let [look] = &told[..] else { panic!("{backend:?}: {told:?}") };
+        let expected = (fence.shard, vec![JobId::derive("sms", "r")]);
+        assert_eq!((look.shard, look.jobs.clone()), expected, "{backend:?}");
+        assert_eq!(looks(fence.owner).await, told, "{backend:?}: as often as it looks");
+        ground.store.finish_commands(&[look.command]).await.expect("an answer");
+        assert_eq!(looks(fence.owner).await, [], "{backend:?}");
+        ground.store.close().await;
+    }
+}
