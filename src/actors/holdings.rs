@@ -17,6 +17,11 @@ impl Holdings {
         held.get(&app).cloned().unwrap_or_default()
     }
 
+    /// Whether this shard of `app` is ours.
+    pub(super) fn has(&self, app: AppId, shard: ShardId) -> bool {
+        self.of(app).iter().any(|fence| fence.shard == shard)
+    }
+
     /// Where a new job of `app` goes: one of our shards, evenly.
     pub(super) fn choose(&self, app: AppId, job: JobId) -> Option<ShardFence> {
         choose(&self.of(app), job).copied()

@@ -34,8 +34,10 @@ impl Janitor {
         let keep_ms = self.shared.settings.dead_letters.keep.as_millis();
         let keep_ms = i64::try_from(keep_ms).unwrap_or(i64::MAX);
         let until_ms = self.shared.clock.now_ms().saturating_sub(keep_ms);
+        let no_kafka = self.shared.kafka.is_none();
         let store = self.shared.store.clone();
-        let step = tokio::spawn(async move { store.expire_letters(after, until_ms).await });
+        let expire = async move { store.expire_letters(after, until_ms, no_kafka).await };
+        let step = tokio::spawn(expire);
         ctx.spawn(step.into_actor(self).map(move |step, actor, ctx| {
             let step = step.unwrap_or_else(|error| panic!("removing old letters: {error}"));
             let (pause, next) = match step {

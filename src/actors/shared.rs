@@ -20,7 +20,7 @@ use crate::model::app::AppConfig;
 use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
 use crate::model::request::Rules;
-use crate::store::{AppRow, Error as StoreError, Membership, Result as StoreResult, Store};
+use crate::store::{AppRow, Error as StoreError, Lane, Membership, Result as StoreResult, Store};
 
 /// What the actors are to go by.
 #[derive(Clone, Debug)]
@@ -301,6 +301,14 @@ impl Shared {
 
     pub(super) fn ledgers(&self) -> Vec<LedgerId> {
         self.partitions.iter().map(|entry| *entry.value()).collect()
+    }
+
+    /// Whether what lies in this lane of the outbox is ours to publish.
+    pub(super) fn owns(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Partition(ledger) => self.partitions.iter().any(|held| *held.value() == ledger),
+            Lane::Shard(shard) => self.apps.keys().any(|app| self.holdings.has(*app, shard)),
+        }
     }
 
     pub(super) fn me(&self) -> InstanceId {

@@ -84,7 +84,7 @@ impl Scene {
             bail!(CannotStart("the configuration has no [kafka]: nothing is read by it".into()));
         };
         let store = migrate::open(&config).await?;
-        store.migrate().await.map_err(|error| migrate::told(&config, error))?;
+        store.check_schema().await.map_err(|error| migrate::told(&config, error))?;
         Ok(Self { config, kafka, store, json })
     }
 

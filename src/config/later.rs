@@ -1,4 +1,4 @@
-//! Keys that the contract names and a later version will have: they are refused, so that
+//! Keys that a later version will have: they are refused, so that
 //! nobody believes them to be in force.
 
 use toml::{Table, Value};

@@ -50,7 +50,7 @@ fn an_app_that_is_only_named_has_the_default_policy() {
 }
 
 #[test]
-fn the_file_of_the_contract_is_read_but_for_what_comes_later() {
+fn the_documented_file_is_read_but_for_what_comes_later() {
     let config = load(
         r#"
         default_time_zone = "Asia/Dhaka"

@@ -1,4 +1,4 @@
-//! What a fired job looks like to a receiver, whatever way it goes (contract §7).
+//! What a fired job looks like to a receiver, whatever way it goes.
 
 use std::fmt;
 
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_is_that_of_the_contract_with_its_data_untouched() {
+    fn the_body_is_that_of_the_documents_with_its_data_untouched() {
         let ctx = context(r#"{"b":1.0, "a":10e2}"#);
         let expected = format!(
             concat!(

@@ -13,7 +13,7 @@ use crate::model::job::JobData;
 
 /// Does an app's jobs. Implementors write `async fn execute`.
 ///
-/// A job may be executed more than once (contract, promise 2): by its
+/// A job may be executed more than once (README, "What is promised"): by its
 /// [`fence`](JobContext::fence) a receiver can tell a late attempt from a newer one.
 pub trait JobHandler: Send + Sync + 'static {
     /// Makes one attempt at the job. A panic is a failed attempt and nothing else.

@@ -63,7 +63,8 @@ pub enum OnOffsetLost {
     /// Go on with the earliest record that is left; the range lost is logged and counted.
     #[default]
     Earliest,
-    /// Stop reading the partition until somebody has decided.
+    /// Stop reading the partition until somebody moves it by `infinite-scheduler ingest seek`,
+    /// or starts with `Earliest`.
     Stop,
 }
 

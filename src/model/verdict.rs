@@ -1,5 +1,5 @@
 //! What became of a request, as it is told to its producer: CloudEvents 1.0 in structured
-//! JSON (contract §6).
+//! JSON.
 
 use std::borrow::Cow;
 

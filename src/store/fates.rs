@@ -1,7 +1,7 @@
 //! What became of a request, by its name: as much as the tables still tell.
 
 use infinite_scheduler_entity::{dead_letter, job};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::letters::{DEAD, PARKED};
 use super::{Result, Store};
@@ -54,9 +54,13 @@ pub enum RequestFate {
         /// Why, in words.
         message: String,
     },
-    /// Nothing is known of it: it never came, or its job has ended well.
+    /// Nothing is known of it: it never came, its job has ended well, it repeated a request of
+    /// another name, it was a call that was refused, or its letter was discarded.
     Unknown,
 }
+
+/// Letters of one name that are looked at.
+const MOST: u64 = 20;
 
 impl Store {
     /// What became of `app`'s request `request_id`. A job that lives counts before a letter.
@@ -74,6 +78,7 @@ impl Store {
             .filter(dead_letter::Column::App.eq(app))
             .filter(dead_letter::Column::State.is_in([DEAD, PARKED]))
             .order_by_desc(dead_letter::Column::CreatedMs)
+            .limit(MOST)
             .all(&self.inner.pool)
             .await?
             .into_iter()

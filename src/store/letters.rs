@@ -7,6 +7,7 @@
 
 use infinite_scheduler_entity::{dead_letter, outbox};
 use sea_orm::ActiveValue::{NotSet, Set};
+use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -80,14 +81,17 @@ impl Outgoing {
 }
 
 impl Store {
-    /// The oldest unpublished letters of these lanes behind the outbox row `after`, in order.
+    /// The oldest unpublished letters of these lanes, in order, without the outbox rows `passed`.
+    ///
+    /// Always from the oldest: a row with a smaller id may be committed later than its
+    /// neighbours, though never later than what followed from it.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if the database is away.
     pub async fn unpublished(
         &self,
         lanes: &[Lane],
-        after: i64,
+        passed: &[i64],
         limit: u64,
     ) -> Result<Vec<Outgoing>> {
         if lanes.is_empty() {
@@ -95,7 +99,7 @@ impl Store {
         }
         let rows = outbox::Entity::find()
             .filter(outbox::Column::Lane.is_in(lanes.iter().map(|lane| lane.number())))
-            .filter(outbox::Column::Id.gt(after))
+            .filter(outbox::Column::Id.is_not_in(passed.iter().copied()))
             .filter(outbox::Column::Verdicts.is_null())
             .order_by_asc(outbox::Column::Id)
             .limit(limit)
@@ -110,17 +114,25 @@ impl Store {
             let letter = letters.iter().find(|letter| letter.id == row.letter)?.clone();
             Some(Outgoing { id: row.id, letter })
         };
-        Ok(rows.iter().filter_map(letter_of).collect())
+        let outgoing: Vec<Outgoing> = rows.iter().filter_map(letter_of).collect();
+        if outgoing.len() < rows.len() {
+            // Their letters are gone: nothing is left to publish.
+            let is_gone = |row: &&outbox::Model| outgoing.iter().all(|other| other.id != row.id);
+            let gone: Vec<i64> = rows.iter().filter(is_gone).map(|row| row.id).collect();
+            self.published(&gone).await?;
+        }
+        Ok(outgoing)
     }
 
-    /// The oldest unpublished verdicts of these lanes behind the outbox row `after`, in order.
+    /// The oldest unpublished verdicts of these lanes, in order, without the outbox rows
+    /// `passed`; always from the oldest, as [`unpublished`](Self::unpublished).
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if the database is away.
     pub async fn unpublished_verdicts(
         &self,
         lanes: &[Lane],
-        after: i64,
+        passed: &[i64],
         limit: u64,
     ) -> Result<Vec<OutgoingVerdicts>> {
         if lanes.is_empty() {
@@ -131,7 +143,7 @@ impl Store {
             .column(outbox::Column::Id)
             .column(outbox::Column::Verdicts)
             .filter(outbox::Column::Lane.is_in(lanes.iter().map(|lane| lane.number())))
-            .filter(outbox::Column::Id.gt(after))
+            .filter(outbox::Column::Id.is_not_in(passed.iter().copied()))
             .filter(outbox::Column::Verdicts.is_not_null())
             .order_by_asc(outbox::Column::Id)
             .limit(limit)
@@ -141,6 +153,20 @@ impl Store {
         let outgoing =
             |(id, packed): (i64, Option<String>)| Some(OutgoingVerdicts { id, packed: packed? });
         Ok(rows.into_iter().filter_map(outgoing).collect())
+    }
+
+    /// Leaves of an outbox row of verdicts only those that were not published yet.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: all of them will be told again.
+    pub async fn keep_verdicts(&self, row: i64, packed: String) -> Result<()> {
+        let _turn = self.turn().await;
+        outbox::Entity::update_many()
+            .col_expr(outbox::Column::Verdicts, Expr::value(packed))
+            .filter(outbox::Column::Id.eq(row))
+            .exec(&self.inner.pool)
+            .await?;
+        Ok(())
     }
 
     /// Puts verdicts into the outbox that belong to no other change.

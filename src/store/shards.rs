@@ -2,7 +2,8 @@
 
 use infinite_scheduler_entity::shard;
 use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, EntityTrait, IsolationLevel, QueryOrder, TransactionTrait,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, IsolationLevel, QueryFilter,
+    QueryOrder, TransactionTrait,
 };
 
 use super::{Error, Result, Store};
@@ -78,13 +79,19 @@ impl Store {
         Ok(())
     }
 
-    /// Some shard of whatever app; `None` if no app was ever registered.
+    /// Some shard of whatever app, one that has an owner if there is any; `None` if no app was
+    /// ever registered.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
     pub async fn any_shard(&self) -> Result<Option<ShardId>> {
-        let row = shard::Entity::find().order_by_asc(shard::Column::Id).one(&self.inner.pool);
-        Ok(row.await?.map(|row| ShardId(row.id)))
+        let owned = shard::Entity::find().filter(shard::Column::Owner.is_not_null());
+        let any = shard::Entity::find().order_by_asc(shard::Column::Id);
+        let row = match owned.one(&self.inner.pool).await? {
+            Some(row) => Some(row),
+            None => any.one(&self.inner.pool).await?,
+        };
+        Ok(row.map(|row| ShardId(row.id)))
     }
 
     /// Shows that a shared row lock of one connection stops another from updating the

@@ -82,10 +82,6 @@ impl Step {
     pub(super) fn if_new(sql: impl Into<String>, values: Vec<Value>, then: Self) -> Self {
         Self { sql: sql.into(), values, rule: Rule::IfNew(Box::new(then)) }
     }
-
-    fn is_insert_if_new(&self) -> bool {
-        matches!(self.rule, Rule::IfNew(_))
-    }
 }
 
 /// What to do after a step.
@@ -95,7 +91,14 @@ enum Next {
     Stop,
 }
 
+/// What leaves a row that is there as it is, on PostgreSQL and SQLite.
+const IF_NEW: &str = " on conflict do nothing";
+
 impl Rule {
+    fn is_if_new(&self) -> bool {
+        matches!(self, Self::IfNew(_))
+    }
+
     fn after(self, changed: u64) -> Next {
         match self {
             Self::One if changed != 1 => Next::Stop,
@@ -113,8 +116,8 @@ pub(super) async fn run_postgres(
     let mut next = steps.into_iter();
     let mut step = next.next();
     while let Some(Step { sql, values, rule }) = step.take() {
-        let ignoring = if matches!(rule, Rule::IfNew(_)) { " on conflict do nothing" } else { "" };
-        let query = sqlx::query(AssertSqlSafe(numbered(&sql) + ignoring));
+        let if_new = if rule.is_if_new() { IF_NEW } else { "" };
+        let query = sqlx::query(AssertSqlSafe(numbered(&sql) + if_new));
         let query = values.into_iter().fold(query, bind_postgres);
         let changed = query.execute(&mut **transaction).await?.rows_affected();
         step = match rule.after(changed) {
@@ -134,13 +137,16 @@ pub(super) async fn run_mysql(
     let mut next = steps.into_iter();
     let mut step = next.next();
     while let Some(one) = step.take() {
-        let ignoring = one.is_insert_if_new();
         let Step { sql, values, rule } = one;
         let query = values.into_iter().fold(sqlx::query(AssertSqlSafe(sql)), bind_mysql);
         let changed = match query.execute(&mut **transaction).await {
             // Not `insert ignore`, which takes what does not fit, too. The error undoes this
             // statement alone.
-            Err(sqlx::Error::Database(error)) if ignoring && error.is_unique_violation() => 0,
+            Err(sqlx::Error::Database(error))
+                if rule.is_if_new() && error.is_unique_violation() =>
+            {
+                0
+            }
             done => done?.rows_affected(),
         };
         step = match rule.after(changed) {
@@ -157,10 +163,7 @@ pub(super) fn run_sqlite(connection: &Connection, steps: Vec<Step>) -> Result<bo
     let mut next = steps.into_iter();
     let mut step = next.next();
     while let Some(one) = step.take() {
-        let sql = match one.is_insert_if_new() {
-            true => one.sql.replacen("insert into", "insert or ignore into", 1),
-            false => one.sql,
-        };
+        let sql = one.sql + if one.rule.is_if_new() { IF_NEW } else { "" };
         let mut statement = connection.prepare_cached(&sql)?;
         let changed = statement.execute(params_from_iter(one.values.into_iter().map(of_sqlite)))?;
         step = match one.rule.after(changed as u64) {

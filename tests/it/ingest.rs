@@ -287,6 +287,8 @@ async fn what_cannot_be_sought_is_refused_with_what_can() {
 async fn a_partition_that_was_never_read_begins_where_it_was_sought() {
     for backend in Database::all() {
         let world = World::new(backend, 1).await;
+        let made = run(&world.config(), &["migrate"]).await;
+        assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
         produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
         let line = &listing(&world).await[0];
         assert_eq!([&line["nextOffset"], &line["owner"]], [&Value::Null; 2], "{line}");

@@ -89,7 +89,7 @@ async fn a_handler_that_panics_has_failed_an_attempt(database: Database) {
     check_ledger(&world, [JOBS, 0, 0]).await;
 }
 
-/// The value is the body that a receiver would have got (contract, §7).
+/// The value is the body that a receiver would have got.
 fn check_letter(world: &World, letter: &RawRecord, n: usize, offset: i64) {
     let header = |name: &str| letter.header(name).unwrap_or_else(|| panic!("no header {name}"));
     assert_eq!(header("error-kind"), "attempts-exhausted");

@@ -13,7 +13,7 @@ use crate::support::wait_until;
 use crate::support::world::LEASE;
 
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Tables of the contract that this version has.
+/// The tables that this version has.
 const TABLES: [&str; 9] = [
     "job",
     "dead_letter",

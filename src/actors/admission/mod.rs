@@ -108,12 +108,13 @@ pub(super) fn tell_others(shared: &Shared, batch: &Batch, fates: &[Fate]) {
     }
 }
 
-/// Where letters and verdicts of this batch lie in the outbox.
+/// Where letters and verdicts of this batch lie in the outbox that are ours to publish.
 fn lanes_of(batch: &Batch, fates: &[Fate]) -> BTreeSet<Lane> {
     let of_records = batch.course.ledger().map(Lane::Partition);
     let lane = |(entry, fate): (&Entry, &Fate)| {
         let shard = match entry {
-            Entry::Job(candidate) => Some(Lane::Shard(candidate.job.shard)),
+            // Its owner is told to look, and publishes.
+            Entry::Job(candidate) if !candidate.foreign => Some(Lane::Shard(candidate.job.shard)),
             _ => None,
         };
         match fate {

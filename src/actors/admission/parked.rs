@@ -38,9 +38,13 @@ pub(in crate::actors) async fn try_parked(shared: &Arc<Shared>) -> Result<Option
         }
         // What nobody had registered a moment ago may be there now.
         shared.forget_unknown_apps();
-        for (ledger, records) in due {
-            try_some(shared, ledger, records).await?;
+        let mut failed = Ok(());
+        for (ledger, mut records) in due {
+            // Everybody takes rows in one order.
+            records.sort_unstable_by_key(|record| record.id);
+            failed = try_some(shared, ledger, records).await.and(failed);
         }
+        failed?;
     }
 }
 
@@ -54,10 +58,12 @@ async fn try_some(
     if together.is_ok() || records.len() == 1 || shared.store.ping().await.is_err() {
         return together;
     }
+    // One that cannot be tried just now keeps none behind it from being tried.
+    let mut failed = Ok(());
     for record in records {
-        try_together(shared, ledger, vec![record]).await?;
+        failed = try_together(shared, ledger, vec![record]).await.and(failed);
     }
-    Ok(())
+    failed
 }
 
 async fn try_together(

@@ -62,9 +62,9 @@ pub(crate) async fn foresee_replay(
     shared: &Arc<Shared>,
     replay: &Replay,
 ) -> std::result::Result<Replayed, SubmitError> {
-    let prepared = prepare(shared, replay).await.map_err(unavailable)?;
+    let prepared = prepare(shared, replay, false).await.map_err(unavailable)?;
     let (batch, job_id) = match prepared {
-        Prepared::Batch { batch, job_id, .. } => (batch, job_id),
+        Prepared::Batch { batch, job_id } => (batch, job_id),
         Prepared::Answer(answer) => return Ok(answer),
     };
     let fates = shared.store.foresee(&batch).await.map_err(unavailable)?;
@@ -80,12 +80,12 @@ pub(crate) async fn replay(
     shared: &Arc<Shared>,
     replay: &Replay,
 ) -> std::result::Result<Replayed, SubmitError> {
-    let mut last = String::from("no answer");
+    let mut unanswered = None;
     for attempt in 0..TRIES {
         if attempt > 0 {
             tokio::time::sleep(WAIT * (1 << attempt.min(5))).await;
         }
-        match try_once(shared, replay, attempt).await {
+        match try_once(shared, replay, unanswered.is_some()).await {
             Ok(Some(replayed)) => return Ok(replayed),
             Ok(None) => {}
             Err(StoreError::Refused(why)) => {
@@ -93,22 +93,19 @@ pub(crate) async fn replay(
                 let refusal = Refusal::new(ErrorKind::RefusedByDatabase, message);
                 return Ok(Replayed::Refused(refusal));
             }
-            Err(error) => last = error.to_string(),
+            Err(error) => unanswered = Some(error.to_string()),
         }
     }
-    Err(SubmitError::Unavailable(last))
+    let why = unanswered.unwrap_or_else(|| "others change it all the time".into());
+    Err(SubmitError::Unavailable(why))
 }
 
 /// `None`: the letter or the shards moved meanwhile.
-async fn try_once(shared: &Arc<Shared>, replay: &Replay, attempt: u32) -> Result<Option<Replayed>> {
-    let (batch, job_id, letter) = match prepare(shared, replay).await? {
-        Prepared::Batch { batch, job_id, letter } => (batch, job_id, letter),
+async fn try_once(shared: &Arc<Shared>, replay: &Replay, again: bool) -> Result<Option<Replayed>> {
+    let (batch, job_id) = match prepare(shared, replay, again).await? {
+        Prepared::Batch { batch, job_id } => (batch, job_id),
         Prepared::Answer(answer) => return Ok(Some(answer)),
     };
-    // An earlier try of ours that got no answer.
-    if attempt > 0 && letter.is_replayed_as(job_id) {
-        return Ok(Some(Replayed::Accepted { job_id }));
-    }
     let Some(tickets) = Tickets::take(shared, &batch, &CancellationToken::new()).await else {
         return Ok(None);
     };
@@ -127,17 +124,21 @@ async fn try_once(shared: &Arc<Shared>, replay: &Replay, attempt: u32) -> Result
 }
 
 enum Prepared {
-    Batch { batch: Arc<Batch>, job_id: JobId, letter: Box<LetterToReplay> },
+    Batch { batch: Arc<Batch>, job_id: JobId },
     Answer(Replayed),
 }
 
-async fn prepare(shared: &Arc<Shared>, replay: &Replay) -> Result<Prepared> {
+/// `again`: an earlier try of the same replay got no answer, and may have been it.
+async fn prepare(shared: &Arc<Shared>, replay: &Replay, again: bool) -> Result<Prepared> {
     let id = replay.letter;
     let impossible = |why: String| Ok(Prepared::Answer(Replayed::NotPossible(why)));
     let refused = |refusal| Ok(Prepared::Answer(Replayed::Refused(refusal)));
     let Some(letter) = shared.store.letter_to_replay(id).await? else {
         return impossible(format!("there is no dead letter {id}"));
     };
+    if let Some(job_id) = letter.replayed_as().filter(|_| again) {
+        return Ok(Prepared::Answer(Replayed::Accepted { job_id }));
+    }
     if let Some(why) = letter.not_replayable(shared.settings.dead_letters.max_replays) {
         return impossible(why);
     }
@@ -156,7 +157,7 @@ async fn prepare(shared: &Arc<Shared>, replay: &Replay) -> Result<Prepared> {
     let fences = choose_shards(shared, &mut judged, shared.has_lease());
     let course = Course::Replay { letter: id, changed_ms: letter.changed_ms() };
     let batch = batch_of(shared, &judged, fences, course, true);
-    Ok(Prepared::Batch { batch, job_id, letter: Box::new(letter) })
+    Ok(Prepared::Batch { batch, job_id })
 }
 
 /// The request that a letter stands for. What a failed job was fired with is one, too.

@@ -19,6 +19,8 @@ use crate::store::Lane;
 
 use outlet::{Outlet, Round, letters, verdicts};
 
+/// What a complaint about parked records is about.
+const PARKED: &str = "parked records";
 /// How often everything is looked at, whether or not somebody gave a hint.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
 /// The wait after a failure, doubling up to the second.
@@ -93,6 +95,8 @@ impl RetryDlq {
         }
         let Some(lanes) = self.outlet(kind).begin() else { return };
         let shared = self.shared.clone();
+        // Who lost a lane leaves it to its new owner.
+        let lanes = lanes.into_iter().filter(|lane| shared.owns(*lane)).collect();
         let round = tokio::spawn(async move {
             match kind {
                 Kind::Letters => letters(&shared, lanes).await,
@@ -165,12 +169,13 @@ impl RetryDlq {
             actor.parked.trying = false;
             match round {
                 Ok(next) => {
+                    actor.shared.health.clear(PARKED);
                     actor.parked.wait = RETRY.0;
                     next.into_iter().for_each(|due_ms| actor.parked_at(due_ms, ctx));
                     actor.set_timer(ctx);
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "parked records could not be tried");
+                    actor.shared.health.complain(PARKED, format!("cannot be tried: {error}"));
                     let wait = actor.parked.wait;
                     actor.parked.wait = (wait * 2).min(RETRY.1);
                     let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);

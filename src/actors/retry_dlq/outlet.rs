@@ -7,13 +7,15 @@ use std::time::Duration;
 use super::super::shared::{KafkaSide, Shared};
 use super::RETRY;
 use crate::kafka::{self, Outgoing as Record};
-use crate::model::verdict::{Event, unpack};
+use crate::model::verdict::{Event, pack, unpack};
 use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
 
-/// Letters that are read and published together.
-const LETTERS: u64 = 200;
+/// Letters that are read and published together; each may be as large as a record.
+const LETTERS: u64 = 50;
 /// Batches of verdicts that are read and published together.
 const BATCHES: u64 = 10;
+/// Rows that a round passes over at most, since the topic refuses them.
+const MOST_REFUSED: usize = 500;
 /// What says that a record is a `CloudEvent` in structured form.
 const CLOUD_EVENT: &str = "application/cloudevents+json; charset=UTF-8";
 
@@ -88,9 +90,10 @@ pub(super) async fn letters(shared: &Shared, lanes: Vec<Lane>) -> Round {
 
 async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> {
     let Some(kafka) = &shared.kafka else { return Ok(()) };
-    let mut after = i64::MIN;
+    // What comes behind those that the topic refuses, too large ones say, passes them.
+    let mut refused = Vec::new();
     loop {
-        let letters = shared.store.unpublished(&round.lanes, after, LETTERS).await?;
+        let letters = shared.store.unpublished(&round.lanes, &refused, LETTERS).await?;
         let records = letters.iter().map(|letter| letter_record(kafka, letter)).collect();
         let answers = kafka.producer.send_all(records).await;
         let mut acknowledged = Vec::new();
@@ -98,6 +101,7 @@ async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> 
             match answer {
                 Ok(()) => acknowledged.push(letter.id),
                 Err(error) => {
+                    refused.push(letter.id);
                     let id = letter.letter.id;
                     round.not_taken(&format!("dead letter {id}"), &error);
                 }
@@ -107,12 +111,8 @@ async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> 
             round.acknowledged += acknowledged.len();
             shared.store.published(&acknowledged).await?;
         }
-        // What comes behind those that the topic refuses, too large ones say, passes them.
-        match letters.last() {
-            Some(last) if letters.len() as u64 == LETTERS && round.failure.is_none() => {
-                after = last.id;
-            }
-            _ => return Ok(()),
+        if letters.len() as u64 != LETTERS || round.is_over(refused.len()) {
+            return Ok(());
         }
     }
 }
@@ -131,41 +131,48 @@ async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()>
     let (Some(producer), Some(topic)) = (&kafka.events, &kafka.config.events_topic) else {
         return Ok(());
     };
-    let mut after = i64::MIN;
+    let mut refused = Vec::new();
     loop {
-        let rows = shared.store.unpublished_verdicts(&round.lanes, after, BATCHES).await?;
+        let rows = shared.store.unpublished_verdicts(&round.lanes, &refused, BATCHES).await?;
         let batches: Vec<Vec<Event>> = rows.iter().map(events_of).collect();
         let records = batches.iter().flatten().map(|event| event_record(topic, event)).collect();
         let mut answers = producer.send_all(records).await.into_iter();
         let mut acknowledged = Vec::new();
-        for (row, events) in rows.iter().zip(&batches) {
-            let mut whole = true;
-            for answer in answers.by_ref().take(events.len()) {
+        for (row, events) in rows.iter().zip(batches) {
+            let all = events.len();
+            let mut left = Vec::new();
+            for (event, answer) in events.into_iter().zip(answers.by_ref()) {
                 if let Err(error) = answer {
-                    whole = false;
                     round.not_taken("a verdict", &error);
-                } else {
-                    round.acknowledged += 1;
+                    left.push(event);
                 }
             }
-            // A row goes only as a whole: what is told again has the same event id.
-            if whole {
+            round.acknowledged += all - left.len();
+            if left.is_empty() {
                 acknowledged.push(row.id);
+                continue;
+            }
+            refused.push(row.id);
+            // In an outage all of it is told again, in order: the events have the same ids.
+            if left.len() < all && round.failure.is_none() {
+                shared.store.keep_verdicts(row.id, pack(&left)).await?;
             }
         }
         if !acknowledged.is_empty() {
             shared.store.published(&acknowledged).await?;
         }
-        match rows.last() {
-            Some(last) if rows.len() as u64 == BATCHES && round.failure.is_none() => {
-                after = last.id;
-            }
-            _ => return Ok(()),
+        if rows.len() as u64 != BATCHES || round.is_over(refused.len()) {
+            return Ok(());
         }
     }
 }
 
 impl Round {
+    /// Something is away, or so much was refused that the rest can wait for the next look.
+    fn is_over(&self, refused: usize) -> bool {
+        self.failure.is_some() || refused >= MOST_REFUSED
+    }
+
     fn not_taken(&mut self, what: &str, error: &kafka::Error) {
         self.not_taken += 1;
         match error {

@@ -57,8 +57,10 @@ pub(super) async fn carry_out<D: Deed>(
     let tally = match selection.read(desk)? {
         Selected::These(names) => to_these(desk, &names, selection.dry_run, deed).await?,
         Selected::Like(filter) => {
-            if !preview::<D>(desk, &filter, selection).await? {
-                return Ok(ExitCode::SUCCESS);
+            match preview::<D>(desk, &filter, selection).await? {
+                Preview::GoOn => {}
+                Preview::Nothing => return Ok(ExitCode::SUCCESS),
+                Preview::Unconfirmed => return Ok(ExitCode::FAILURE),
             }
             to_all_like(desk, &filter, selection.dry_run, deed).await?
         }
@@ -107,17 +109,27 @@ fn one_line<D: Deed>(letter: &LetterSummary, answer: &Answer, dry_run: bool) -> 
     .to_owned()
 }
 
-/// Says what is meant, and whether it is to be gone through: done, or foreseen.
+/// What comes after a preview.
+enum Preview {
+    /// The letters are gone through: it is done to them, or foreseen.
+    GoOn,
+    /// There are none.
+    Nothing,
+    /// Nobody said that it is meant.
+    Unconfirmed,
+}
+
+/// Says what is meant, and whether it is to be gone through.
 async fn preview<D: Deed>(
     desk: &Desk,
     filter: &LetterFilter,
     selection: &Selection,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Preview> {
     let counts = desk.store.count_letters(filter).await.map_err(|error| desk.told(error))?;
     let all: u64 = counts.iter().map(|count| count.count).sum();
     if all == 0 {
         say("no dead letter is like that: nothing was changed");
-        return Ok(false);
+        return Ok(Preview::Nothing);
     }
     let row =
         |count: &crate::store::LetterCount| vec![count.kind.clone(), grouped(count.count as f64)];
@@ -125,10 +137,10 @@ async fn preview<D: Deed>(
     say(format_args!("{} to {}:", counted(all), D::VERB));
     say(lined_up(&["kind", "letters"], &rows).trim_end());
     if selection.yes || selection.dry_run {
-        return Ok(true);
+        return Ok(Preview::GoOn);
     }
     say(format_args!("nothing was changed: add --yes to {} them", D::VERB));
-    Ok(false)
+    Ok(Preview::Unconfirmed)
 }
 
 async fn to_all_like<D: Deed>(

@@ -19,7 +19,8 @@ Examples:
   infinite-scheduler dead-letters discard --app sms --kind invalid-json --to 7d --dry-run
   infinite-scheduler dead-letters discard --contains 'no such customer' --yes
 
-Exit codes: 0 all discarded, or nothing to do; 1 some were not; 2 it cannot work as it was asked.")]
+Exit codes: 0 all discarded, or nothing to do; 1 some were not, or --yes is missing; 2 it cannot
+work as it was asked.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) config: ConfigFile,

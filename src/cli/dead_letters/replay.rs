@@ -25,7 +25,8 @@ Examples:
   infinite-scheduler dead-letters replay --app sms --kind attempts-exhausted --from 2h --dry-run
   infinite-scheduler dead-letters replay --contains 'provider is down' --yes
 
-Exit codes: 0 all replayed, or nothing to do; 1 some were not; 2 it cannot work as it was asked.")]
+Exit codes: 0 all replayed, or nothing to do; 1 some were not, or --yes is missing; 2 it cannot
+work as it was asked.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) config: ConfigFile,
@@ -57,7 +58,7 @@ impl Deed for ReplayThem {
         for letter in letters {
             answers.push(match self.objection(letter) {
                 Some(why) => Err(why),
-                None => answer(foresee_replay(&self.shared, &of(letter)).await)?,
+                None => answer(foresee_replay(&self.shared, &of(letter)).await),
             });
         }
         Ok(answers)
@@ -65,10 +66,16 @@ impl Deed for ReplayThem {
 
     async fn apply(&self, letters: &[LetterSummary]) -> anyhow::Result<Vec<Answer>> {
         let mut answers = Vec::with_capacity(letters.len());
+        let mut away = false;
         for letter in letters {
             answers.push(match self.objection(letter) {
                 Some(why) => Err(why),
-                None => answer(replay(&self.shared, &of(letter)).await)?,
+                None if away => Err("not tried, as the one before had no answer".into()),
+                None => {
+                    let replayed = replay(&self.shared, &of(letter)).await;
+                    away = replayed.is_err();
+                    answer(replayed)
+                }
             });
         }
         Ok(answers)
@@ -79,13 +86,15 @@ fn of(letter: &LetterSummary) -> Replay {
     Replay { letter: letter.id, value: None }
 }
 
-fn answer(replayed: Result<Replayed, SubmitError>) -> anyhow::Result<Answer> {
-    Ok(match replayed? {
-        Replayed::Accepted { job_id } => Ok(format!("as job {job_id}")),
-        Replayed::Duplicate { job_id, of } => {
+fn answer(replayed: Result<Replayed, SubmitError>) -> Answer {
+    match replayed {
+        Err(SubmitError::Unavailable(why)) => Err(format!("no answer: {why}")),
+        Err(error) => Err(error.to_string()),
+        Ok(Replayed::Accepted { job_id }) => Ok(format!("as job {job_id}")),
+        Ok(Replayed::Duplicate { job_id, of }) => {
             Ok(format!("as a duplicate of request {of:?}, job {job_id}"))
         }
-        Replayed::Refused(refusal) => Err(format!("{} ({})", refusal.message, refusal.kind)),
-        Replayed::NotPossible(why) => Err(why),
-    })
+        Ok(Replayed::Refused(refusal)) => Err(format!("{} ({})", refusal.message, refusal.kind)),
+        Ok(Replayed::NotPossible(why)) => Err(why),
+    }
 }

@@ -12,7 +12,7 @@ fn refusal(config: &KafkaIngestConfig) -> String {
 }
 
 #[test]
-fn defaults_are_those_of_the_contract_and_valid() {
+fn defaults_are_as_documented_and_valid() {
     let config = parse("").unwrap();
     assert_eq!(config, KafkaIngestConfig::default());
     assert_eq!(config.validate(), Ok(()));

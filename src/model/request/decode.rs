@@ -113,7 +113,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reads each field, in the order in which the contract lists them.
+    /// Reads each field, in the order in which the documentation lists them.
     fn read(&self) -> Result<ScheduleJobRequest, Refusal> {
         Ok(ScheduleJobRequest {
             request_id: typed("requestId", self.request_id, || TEXT_RULE.into())?,
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn names_may_be_as_long_as_the_contract_says() {
+    fn names_may_be_as_long_as_is_documented() {
         let (id, key) = ("é".repeat(128), "😀".repeat(255));
         let json = format!(
             r#"{{"appName":"sms","scheduledTime":0,"requestId":"{id}","idempotencyKey":"{key}"}}"#

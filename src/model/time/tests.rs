@@ -25,7 +25,7 @@ fn check(json: &str, expected: Result<&str, &str>) {
 }
 
 #[test]
-fn every_form_of_the_contract_is_read() {
+fn every_documented_form_is_read() {
     for (json, time) in [
         (r#""2025-11-03T22:00:00+06:00""#, "2025-11-03T16:00:00Z"),
         (r#""2025-11-03 22:00:00+0600""#, "2025-11-03T16:00:00Z"),

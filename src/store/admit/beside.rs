@@ -19,10 +19,14 @@ impl Plan {
         match &batch.course {
             Course::Records(_) | Course::Call { .. } => Vec::new(),
             Course::Replay { letter, changed_ms } => {
-                let job = self.jobs(batch).next().map(|candidate| candidate.job.id.uuid());
+                let job = match (&batch.entries[..], &self.fates[..]) {
+                    ([Entry::Job(candidate)], [Fate::Accepted]) => Some(candidate.job.id.uuid()),
+                    (_, [Fate::Duplicate { job, .. }]) => Some(job.uuid()),
+                    _ => None,
+                };
                 let take = format!(
-                    "update dead_letter set state = {REPLAYED}, changed_ms = ?, \
-                     job = coalesce(job, ?) where id = ? and state = {DEAD} and changed_ms = ?"
+                    "update dead_letter set state = {REPLAYED}, changed_ms = ?, job = ? \
+                     where id = ? and state = {DEAD} and changed_ms = ?"
                 );
                 let values =
                     vec![batch.now_ms.into(), job.into(), (*letter).into(), (*changed_ms).into()];
@@ -200,7 +204,6 @@ fn verdict(batch: &Batch, entry: &Entry, fate: &Fate) -> Option<(Lane, Event)> {
 }
 
 fn subject(entry: &Entry) -> Subject<'_> {
-    let of_letter = |letter: &'_ DeadLetter| letter.source.clone();
     match entry {
         Entry::Job(candidate) => Subject {
             request_id: Some(candidate.job.request_id.as_str().into()),
@@ -208,13 +211,17 @@ fn subject(entry: &Entry) -> Subject<'_> {
             job_id: None,
             source: candidate.record.as_ref().map(|record| Source::of(record)),
         },
-        Entry::Letter(letter) => Subject {
-            request_id: letter.request_id.as_deref().map(Into::into),
-            app: letter.app.as_deref(),
-            job_id: None,
-            source: of_letter(letter),
-        },
-        Entry::Wait(wait) => Subject { source: of_letter(&wait.letter), ..Subject::default() },
+        Entry::Letter(letter) => of_letter(letter),
+        Entry::Wait(wait) => of_letter(&wait.letter),
+    }
+}
+
+fn of_letter(letter: &DeadLetter) -> Subject<'_> {
+    Subject {
+        request_id: letter.request_id.as_deref().map(Into::into),
+        app: letter.app.as_deref(),
+        job_id: None,
+        source: letter.source.clone(),
     }
 }
 
@@ -222,7 +229,11 @@ fn subject(entry: &Entry) -> Subject<'_> {
 /// another one.
 fn about_request(batch: &Batch, subject: &Subject<'_>) -> String {
     match (batch.course.ledger(), &subject.source) {
-        (Some(ledger), Some(source)) => format!("{ledger}.{}", source.offset),
+        (Some(ledger), Some(source)) => {
+            // A topic that is made again has the same offsets again.
+            let Source { offset, timestamp_ms, .. } = source;
+            format!("{ledger}.{offset}.{}", timestamp_ms.unwrap_or(-1))
+        }
         _ => uuid::Uuid::new_v4().to_string(),
     }
 }

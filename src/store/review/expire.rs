@@ -13,15 +13,17 @@ use crate::store::{Result, Store};
 /// Letters that one step looks at.
 const STEP: u64 = 500;
 
-/// What a step must know of a letter.
-type Seen = (Uuid, i64, i64, i16, Option<Uuid>);
+/// What a step must know of a letter: its id, when it came and was last touched, its state,
+/// its job, and the ledger row of its record.
+type Seen = (Uuid, i64, i64, i16, Option<Uuid>, Option<i32>);
 
 impl Store {
     /// Looks at some letters, oldest first, and removes those that came and were last
     /// changed by `until_ms`. Gives back how many, and where to go on; `None` at the end.
     ///
-    /// One stays that is parked, that still waits to be published, or whose replay lives on
-    /// as a job: should that job die, its letter counts the replays by this one.
+    /// One stays that is parked, or whose replay lives on as a job: should that job die, its
+    /// letter counts the replays by this one. One that waits to be published stays, too, but
+    /// for those that never came by Kafka, where there is `no_kafka` to publish them to.
     ///
     /// # Errors
     /// [`crate::store::Error::Unavailable`] if the database is away; the same step can be
@@ -30,10 +32,12 @@ impl Store {
         &self,
         after: Option<LetterCursor>,
         until_ms: i64,
+        no_kafka: bool,
     ) -> Result<(u64, Option<LetterCursor>)> {
         let seen: Vec<Seen> = Entity::find()
             .select_only()
-            .columns([Column::Id, Column::CreatedMs, Column::ChangedMs, Column::State, Column::Job])
+            .columns([Column::Id, Column::CreatedMs, Column::ChangedMs])
+            .columns([Column::State, Column::Job, Column::Ledger])
             // A change is never older than its letter, except by a version that wrote none.
             .filter(Column::CreatedMs.lte(until_ms))
             .filter(Condition::all().add_option(after.map(newer)))
@@ -47,34 +51,56 @@ impl Store {
             .last()
             .filter(|_| seen.len() as u64 == STEP)
             .map(|&(id, created_ms, ..)| LetterCursor { created_ms, id });
-        let over = self.removable(&seen, until_ms).await?;
+        let over = self.removable(&seen, until_ms, no_kafka).await?;
         if over.is_empty() {
             return Ok((0, next));
         }
         let _turn = self.turn().await;
         // One that was changed meanwhile stays.
         let gone = Entity::delete_many()
-            .filter(Column::Id.is_in(over))
+            .filter(Column::Id.is_in(over.iter().copied()))
             .filter(Column::State.ne(LetterState::Parked.code()))
             .filter(Column::ChangedMs.lte(until_ms))
             .exec(&self.inner.pool)
             .await?;
+        if no_kafka {
+            self.forget_unpublished(&over).await?;
+        }
         Ok((gone.rows_affected, next))
     }
 
-    async fn removable(&self, seen: &[Seen], until_ms: i64) -> Result<Vec<Uuid>> {
+    /// Removes what was to publish those of these letters that are gone; else whoever
+    /// publishes does so.
+    async fn forget_unpublished(&self, letters: &[Uuid]) -> Result<()> {
+        let left: Vec<Uuid> = Entity::find()
+            .select_only()
+            .column(Column::Id)
+            .filter(Column::Id.is_in(letters.iter().copied()))
+            .into_tuple()
+            .all(&self.inner.pool)
+            .await?;
+        let gone = letters.iter().filter(|letter| !left.contains(letter)).copied();
+        outbox::Entity::delete_many()
+            .filter(outbox::Column::Letter.is_in(gone))
+            .exec(&self.inner.pool)
+            .await?;
+        Ok(())
+    }
+
+    async fn removable(&self, seen: &[Seen], until_ms: i64, no_kafka: bool) -> Result<Vec<Uuid>> {
         let parked = LetterState::Parked.code();
         let over: Vec<&Seen> = seen
             .iter()
-            .filter(|(_, _, changed_ms, state, _)| *changed_ms <= until_ms && *state != parked)
+            .filter(|(_, _, changed_ms, state, ..)| *changed_ms <= until_ms && *state != parked)
             .collect();
         if over.is_empty() {
             return Ok(Vec::new());
         }
+        let waiting = over.iter().filter(|seen| seen.5.is_some() || !no_kafka);
         let unpublished: Vec<Uuid> = outbox::Entity::find()
             .select_only()
             .column(outbox::Column::Letter)
-            .filter(outbox::Column::Letter.is_in(over.iter().map(|seen| seen.0)))
+            .filter(outbox::Column::Letter.is_in(waiting.map(|seen| seen.0)))
             .into_tuple()
             .all(&self.inner.pool)
             .await?;
@@ -89,7 +115,7 @@ impl Store {
         let unpublished: HashSet<Uuid> = unpublished.into_iter().collect();
         let live: HashSet<Uuid> = live.into_iter().collect();
         let replayed = LetterState::Replayed.code();
-        let stays = |(id, _, _, state, job): &Seen| {
+        let stays = |(id, _, _, state, job, _): &Seen| {
             let lives = *state == replayed && job.is_some_and(|job| live.contains(&job));
             lives || unpublished.contains(id)
         };

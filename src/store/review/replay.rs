@@ -58,9 +58,10 @@ impl LetterToReplay {
         LetterState::of(self.0.state)
     }
 
-    /// Whether a replay has made it this job.
-    pub fn is_replayed_as(&self, job: JobId) -> bool {
-        self.state() == LetterState::Replayed && self.0.job == Some(job.uuid())
+    /// The job that a replay has made of it, or found to be there.
+    pub fn replayed_as(&self) -> Option<JobId> {
+        let replayed = self.state() == LetterState::Replayed;
+        self.0.job.filter(|_| replayed).map(JobId::from_uuid)
     }
 
     /// Why it cannot be replayed, if so. `max_replays` bounds a chain of letters each of
