@@ -108,7 +108,9 @@ async fn what_changes_while_it_is_swept_stays() {
             let store = ground.store.clone();
             let sweeping = tokio::spawn(async move {
                 match table {
-                    "dead_letter" => store.expire_letters(None, later / 2).await.map(|it| it.0),
+                    "dead_letter" => {
+                        store.expire_letters(None, later / 2, false).await.map(|it| it.0)
+                    }
                     _ => store.forget_keys(KeyCursor::default(), later / 2).await.map(|it| it.0),
                 }
             });
