@@ -149,11 +149,13 @@ impl Fleet {
 
     /// Records that were produced and have no fate yet.
     pub(crate) async fn lag(&self) -> usize {
+        // Read first: what is produced meanwhile is not read yet.
+        let read = self.read().await;
         let mut produced = 0;
         for partition in 0..PARTITIONS {
             produced += watermarks(&self.world.topic, partition).await.1 as usize;
         }
-        produced - self.read().await
+        produced - read
     }
 
     /// Waits until every record of `flows` has a fate and every job has fired.
