@@ -82,32 +82,6 @@ async fn the_offset_moves_with_the_rows_or_not_at_all() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_offset_moves_with_the_rows_or_not_at_all() {
-    for backend in SERVERS {
-        let database = backend.fresh().await;
-        // By a lease of a few seconds, after which nobody waits for a lock any more.
-        let ground = Ground::new(&database).await;
-        let fence = own(&ground).await;
-        let seed = batch(ground.records(0), vec![job(&ground, "seed")], vec![fence]);
-        ground.store.admit(&seed).await.expect("an answer");
-        let letter = || Entry::Letter(Box::new(ground.letter(1)));
-        for (offset, with) in (1..).zip([vec![], vec![letter()]]) {
-            let name = format!("r-{offset}");
-            let entries = [vec![job(&ground, &name)], with].concat();
-            let batch = batch(ground.records(offset), entries, vec![fence]);
-            let holder = hold_up_insert(&database, &name).await;
-            ground.store.admit(&batch).await.expect_err("no answer in time");
-            let row = ground.store.read_ledger(ground.ledger.id).await.expect("the row");
-            assert_eq!(row.next_offset, offset, "{backend:?}: {name}");
-            holder.rollback().await.expect("a rollback");
-            let answer = ground.store.admit(&batch).await.expect("an answer");
-            assert!(matches!(answer, Admitted::Done(_)), "{backend:?}: {answer:?}");
-        }
-        ground.store.close().await;
-    }
-}
-
 /// What a reader begins with is final for everybody who read before it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_waits_for_the_batch_before_it_and_reads_what_that_left() {
