@@ -37,6 +37,8 @@ struct Guards {
     unique_key: bool,
     /// The memory of recent keys saves queries and decides nothing.
     memory_only_hints: bool,
+    /// A reader that has nothing to read notices that the row has another token.
+    readers_look_around: bool,
 }
 
 const ALL: Guards = Guards {
@@ -50,6 +52,7 @@ const ALL: Guards = Guards {
     one_transaction: true,
     unique_key: true,
     memory_only_hints: true,
+    readers_look_around: true,
 };
 
 /// How much may go wrong.
@@ -199,6 +202,7 @@ enum Action {
     Abort(usize),
     InsertLate(usize),
     SeeRow(usize),
+    LookAround(usize),
     Reclaim(usize, Answer),
     ReadReclaimed(usize),
     Failover,

@@ -38,6 +38,12 @@ fn a_seek_that_does_not_wait_is_followed_by_the_commit_of_a_reader() {
 }
 
 #[test]
+fn a_reader_that_does_not_look_around_stays_behind_a_seek() {
+    let guards = Guards { readers_look_around: false, ..ALL };
+    finds(QUIET, Ledger { guards, faults: 0, zombie_claims: 0, seeks: 1, ..SMALL });
+}
+
+#[test]
 fn without_the_token_a_zombie_still_commits() {
     finds(LATE, Ledger { guards: Guards { compare_token: false, ..ALL }, ..SMALL });
 }

@@ -30,8 +30,13 @@ impl Ledger {
                 }
             }
             Phase::Claimed { .. } => actions.push(ReadRow(reader)),
-            Phase::Reading { next, .. } => {
+            Phase::Reading { token, next } => {
                 actions.extend((next + 1..=state.end).map(|upto| Send(reader, upto)));
+                // Only a row that was moved by hand needs it; there are fewer states that way.
+                let was_moved = self.seeks > state.seeks && state.tables.reader != token;
+                if was_moved && self.guards.readers_look_around {
+                    actions.push(LookAround(reader));
+                }
             }
             Phase::Writing { .. } if state.awaits(reader).is_none() => {
                 actions.push(InsertLate(reader));
@@ -106,6 +111,7 @@ impl Ledger {
                 state.readers[reader].phase =
                     if ours { Phase::Reading { token, next } } else { Phase::Out };
             }
+            Action::LookAround(reader) => state.leave(reader),
             Action::Reclaim(reader, answer) => self.reclaim(state, reader, answer),
             Action::ReadReclaimed(reader) => {
                 let Phase::Reclaimed { old, token, next } = state.readers[reader].phase else {
