@@ -13,6 +13,7 @@ use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
 
 use crate::support::kafka::{RawRecord, produce, read_all};
+use crate::support::proxy::Proxy;
 use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
 use crate::support::world::World;
@@ -188,6 +189,33 @@ async fn a_replay_of_what_was_sent_again_is_a_duplicate() {
     assert_eq!(post.world.database.count(state).await, 1, "it has what it wanted");
     post.succeeded(1).await;
     post.scheduler.shutdown(DRAIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_whose_answer_was_lost_is_known_as_its_own() {
+    for database in [Database::MariaDb, Database::Postgres] {
+        let world = World::new(database, 1).await;
+        let proxy = Proxy::start(world.database.url()).await;
+        let builder = world.builder().database_url(proxy.url(world.database.url()));
+        let scheduler = builder.start().await.expect("a start");
+        produce(&world.topic, &[RawRecord::new(0, "no request")]).await;
+        wait_until(DEADLINE, "the letter", async || {
+            world.database.count("select count(*) from dead_letter").await == 1
+        })
+        .await;
+        let letter = newest_letter(&world.database).await;
+        proxy.cut_after_commit(b"lose-this-answer");
+        let value = request("mended", r#"{"order":"lose-this-answer"}"#).into_bytes();
+        let replayed = scheduler.replay(letter, Some(value)).await.expect("an answer");
+        assert_eq!(proxy.cuts(), 1, "{database:?}");
+        assert_eq!(replayed, Replayed::Accepted { job_id: job("mended") }, "{database:?}");
+        wait_until(DEADLINE, "the job's end", async || {
+            scheduler.ingest_metrics().apps["sms"].succeeded == 1
+        })
+        .await;
+        scheduler.shutdown(DRAIN).await;
+        assert_eq!(read_all(&world.fired).await.len(), 1, "{database:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
