@@ -196,6 +196,7 @@ mod tests {
             let error = JobSchema::parse(bad).unwrap_err().to_string();
             assert!(error.starts_with("it is not a JSON Schema: "), "{bad}: {error}");
             assert!(!error.contains("look-around"), "{bad}: {error}");
+            assert!(!error.contains(" at :") && !error.ends_with(" at "), "{bad}: {error}");
         }
         let error = JobSchema::new(json!({"properties": {"x": {"type": "text"}}})).unwrap_err();
         assert!(error.to_string().ends_with(" at /properties/x/type"), "{error}");
