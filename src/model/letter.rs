@@ -199,3 +199,82 @@ impl DeadLetter {
         Uuid::new_v8(short)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter() -> DeadLetter {
+        let record = RawRecord {
+            topic: "in".into(),
+            partition: 3,
+            offset: 41,
+            timestamp_ms: None,
+            key: None,
+            value: Some(b"{".to_vec()),
+            headers: Vec::new(),
+        };
+        DeadLetter::of_record(&record, Refusal::new(ErrorKind::InvalidJson, "m"), 5)
+    }
+
+    /// What an earlier version wrote is found again when its record is read again.
+    #[test]
+    fn ids_are_the_same_in_every_version() {
+        let job = DeadLetter { job_id: Some(JobId::from_bytes([1; 16])), ..letter() };
+        assert_eq!(letter().id().to_string(), "816ebdab-ba1e-8e09-a3db-40816138d7f9");
+        assert_eq!(job.id().to_string(), "3435b597-19ce-81a8-b032-e833bccb786c");
+    }
+
+    #[test]
+    fn a_record_that_is_read_again_is_the_same_letter_and_another_is_not() {
+        let known = letter();
+        assert_eq!(DeadLetter { at_ms: 6, attempts: 2, ..letter() }.id(), known.id());
+        let source = letter().source.unwrap();
+        for other in [
+            Source { topic: "out".into(), ..source.clone() },
+            Source { partition: 4, ..source.clone() },
+            Source { offset: 42, ..source.clone() },
+            Source { timestamp_ms: Some(1), ..source },
+        ] {
+            let other = DeadLetter { source: Some(other), ..letter() };
+            assert_ne!(other.id(), known.id(), "{:?}", other.source);
+        }
+        assert_ne!(DeadLetter { value: None, ..letter() }.id(), known.id());
+    }
+
+    #[test]
+    fn a_job_may_die_again_after_a_replay() {
+        let job = DeadLetter { job_id: Some(JobId::from_bytes([1; 16])), ..letter() };
+        let later = DeadLetter { at_ms: 6, ..job.clone() };
+        let other = DeadLetter { job_id: Some(JobId::from_bytes([2; 16])), ..job.clone() };
+        assert_eq!(DeadLetter { value: None, ..job.clone() }.id(), job.id());
+        assert_ne!(later.id(), job.id());
+        assert_ne!(other.id(), job.id());
+    }
+
+    #[test]
+    fn it_is_refused_for_what_it_died_of() {
+        let refusal = Refusal {
+            kind: ErrorKind::InvalidField,
+            message: "m".into(),
+            request_id: Some("r".into()),
+            app: Some("sms".into()),
+        };
+        let known = DeadLetter::of_record(
+            &RawRecord {
+                topic: "in".into(),
+                partition: 0,
+                offset: 0,
+                timestamp_ms: Some(7),
+                key: None,
+                value: None,
+                headers: Vec::new(),
+            },
+            refusal.clone(),
+            5,
+        );
+        assert_eq!(known.refusal(), refusal);
+        assert_eq!(known.source.unwrap().timestamp_ms, Some(7));
+        assert_eq!(refusal.kind.to_string(), "invalid-field");
+    }
+}

@@ -217,3 +217,15 @@ fn the_ends_of_the_calendar_do_not_panic() {
     let last = ScheduledTime::from(DateTime::<Utc>::MAX_UTC);
     assert!(ScheduledTime::from_json(&serde_json::to_string(&last).unwrap()).is_ok());
 }
+
+#[test]
+fn what_is_no_time_is_shown_as_it_was_written() {
+    for (json, shown) in [
+        (r#""noon""#, r#""noon""#),
+        ("[2025,13,1,0,0]", "[2025, 13, 1, 0, 0"),
+        ("9223372036854775807", "9223372036854775807"),
+    ] {
+        let message = serde_json::from_str::<ScheduledTime>(json).unwrap_err().to_string();
+        assert!(message.starts_with(shown), "{message}");
+    }
+}
