@@ -109,6 +109,7 @@ mod tests {
         let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
         assert!(!is_too_deep(&nested(MAX_DEPTH)));
         assert!(is_too_deep(&nested(MAX_DEPTH + 1)));
+        assert!(!is_too_deep(&format!("[{},[]]", nested(MAX_DEPTH - 1))));
         assert!(!is_too_deep(&format!("[\"\\\"{}\"]", "[".repeat(500))));
         assert!(!is_too_deep(&format!("[{}]", ["{}"; 500].join(","))));
     }
