@@ -239,6 +239,7 @@ impl fmt::Display for Fence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::verdict::{about_attempt, about_job};
 
     #[test]
     fn priorities_are_read_in_any_case_and_order_highest_first() {
@@ -298,6 +299,15 @@ mod tests {
             last_error: None,
             letter: None,
         }
+    }
+
+    /// The same request may come back as another job under the same id.
+    #[test]
+    fn what_its_verdicts_are_about_names_the_admission_and_the_attempt() {
+        let job = Job { created_ms: 3, ..job() };
+        let id = "01010101-0101-0101-0101-010101010101";
+        assert_eq!(about_job(&job), format!("{id}.3"));
+        assert_eq!(about_attempt(&job, Fence::new(1, 2)), format!("{id}.3.{}", (1 << 20) + 2));
     }
 
     #[test]
