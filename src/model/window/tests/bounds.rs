@@ -74,6 +74,22 @@ fn a_list_gives_way_down_to_its_guaranteed_part_and_no_further() {
 }
 
 #[test]
+fn bytes_are_taken_from_the_next_list_when_one_has_just_its_part() {
+    let size = normal(1, 1).size();
+    let mut window =
+        of_empty_table(WindowLimits { max_jobs: 1_000, max_bytes: 12 * size, ..LIMITS });
+    let some = |base: u16, count: u16, priority, due_ms| {
+        (base..base + count).map(|nth| numbered(nth, priority, due_ms)).collect()
+    };
+    admit(&mut window, some(100, 3, Priority::Low, 900));
+    admit(&mut window, some(200, 9, Priority::Normal, 500));
+    admit(&mut window, some(300, 3, Priority::High, 1));
+    let left = window.take_due(i64::MAX, usize::MAX);
+    let of = |priority| left.iter().filter(|job| job.priority == priority).count();
+    assert_eq!([Priority::High, Priority::Normal, Priority::Low].map(of), [3, 6, 2]);
+}
+
+#[test]
 fn what_fires_last_leaves_first_and_waiting_makes_up_for_rank() {
     // Class by class 100 ms: low at 0 fires before normal at 150, which fires before high at 300.
     let mut window = of_empty_table(WindowLimits { max_jobs: 18, ..LIMITS });
