@@ -169,17 +169,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
     pub async fn move_ledger(&self, seen: &LedgerRow, to: i64) -> Result<bool> {
-        let _turn = self.turn().await;
-        let moved = row::Entity::update_many()
-            .col_expr(row::Column::NextOffset, to.into())
-            .col_expr(row::Column::LastTimeMs, Option::<i64>::None.into())
-            .col_expr(row::Column::LastHash, Option::<i64>::None.into())
-            .filter(row::Column::Id.eq(seen.id.0))
-            .filter(row::Column::Reader.eq(seen.reader.0))
-            .filter(row::Column::NextOffset.eq(seen.next_offset))
-            .exec(&self.inner.pool)
-            .await?;
-        Ok(moved.rows_affected == 1)
+        self.move_row(seen, seen.reader, to).await
     }
 
     /// Makes `to` the next record that is read, for a person who wants it so, and puts
@@ -190,9 +180,14 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] if the database is away or that batch does not end.
     pub async fn seek_ledger(&self, seen: &LedgerRow, fresh: ReaderToken, to: i64) -> Result<bool> {
+        self.move_row(seen, fresh, to).await
+    }
+
+    /// One compare-and-set: nobody knows the record before `to`.
+    async fn move_row(&self, seen: &LedgerRow, reader: ReaderToken, to: i64) -> Result<bool> {
         let _turn = self.turn().await;
         let moved = row::Entity::update_many()
-            .col_expr(row::Column::Reader, fresh.0.into())
+            .col_expr(row::Column::Reader, reader.0.into())
             .col_expr(row::Column::NextOffset, to.into())
             .col_expr(row::Column::LastTimeMs, Option::<i64>::None.into())
             .col_expr(row::Column::LastHash, Option::<i64>::None.into())

@@ -107,9 +107,9 @@ async fn admit(
     // Without an answer the tickets are dropped, and whoever reads the rows next sees.
     match shared.bounded(shared.store.admit(&batch)).await? {
         Admitted::Done(fates) => {
-            tickets.give_back(batch.clone(), &fates);
             count_fates(shared, &batch, &fates, 0);
             tell_others(shared, &batch, &fates);
+            tickets.give_back(batch, &fates);
             Ok(true)
         }
         Admitted::ShardsMoved => {

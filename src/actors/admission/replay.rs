@@ -111,9 +111,9 @@ async fn try_once(shared: &Arc<Shared>, replay: &Replay, again: bool) -> Result<
     };
     match shared.bounded(shared.store.admit(&batch)).await? {
         Admitted::Done(fates) => {
-            tickets.give_back(batch.clone(), &fates);
             count_fates(shared, &batch, &fates, 0);
             tell_others(shared, &batch, &fates);
+            tickets.give_back(batch, &fates);
             Ok(Some(answer(fates.into_iter().next(), job_id)))
         }
         Admitted::Fenced | Admitted::ShardsMoved => {

@@ -91,9 +91,9 @@ pub(crate) async fn submit(
         match shared.bounded(shared.store.admit(&batch)).await {
             Ok(Admitted::Done(fates)) => {
                 let fate = fates.first().cloned();
-                tickets.give_back(batch.clone(), &fates);
                 count_fates(shared, &batch, &fates, 1);
                 tell_others(shared, &batch, &fates);
+                tickets.give_back(batch, &fates);
                 // The names of a transaction under way were waited for: that one has ended.
                 let repeated = unanswered.take().map(Tickets::read_again).is_some();
                 return answer(&judged[0].entry, fate, request_id, repeated);

@@ -116,9 +116,9 @@ impl Admission {
             let tickets = tickets.ok_or_else(left)?;
             match self.shared.bounded(self.shared.store.admit(&batch)).await {
                 Ok(Admitted::Done(fates)) => {
-                    tickets.give_back(batch.clone(), &fates);
                     count_fates(&self.shared, &batch, &fates, judged.len());
                     tell_others(&self.shared, &batch, &fates);
+                    tickets.give_back(batch, &fates);
                     self.position.next = part.next;
                     return Ok(PartEnd::Done);
                 }

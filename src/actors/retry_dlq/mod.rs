@@ -17,7 +17,7 @@ use super::messages::*;
 use super::shared::Shared;
 use crate::store::Lane;
 
-use outlet::{Outlet, Round, letters, verdicts};
+use outlet::{Outlet, Round, publish};
 
 /// What a complaint about parked records is about.
 const PARKED: &str = "parked records";
@@ -97,12 +97,7 @@ impl RetryDlq {
         let shared = self.shared.clone();
         // Who lost a lane leaves it to its new owner.
         let lanes = lanes.into_iter().filter(|lane| shared.owns(*lane)).collect();
-        let round = tokio::spawn(async move {
-            match kind {
-                Kind::Letters => letters(&shared, lanes).await,
-                Kind::Verdicts => verdicts(&shared, lanes).await,
-            }
-        });
+        let round = tokio::spawn(async move { publish(&shared, kind, lanes).await });
         ctx.spawn(round.into_actor(self).map(move |round, actor, ctx| {
             let round = round.unwrap_or_else(|error| panic!("publishing: {error}"));
             actor.after(kind, round, ctx);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::super::shared::{KafkaSide, Shared};
-use super::RETRY;
+use super::{Kind, RETRY};
 use crate::kafka::{self, Outgoing as Record};
 use crate::model::verdict::{Event, pack, unpack};
 use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
@@ -79,10 +79,14 @@ impl Outlet {
     }
 }
 
-/// Publishes the dead letters of these lanes.
-pub(super) async fn letters(shared: &Shared, lanes: Vec<Lane>) -> Round {
+/// Publishes what these lanes have of one kind.
+pub(super) async fn publish(shared: &Shared, kind: Kind, lanes: Vec<Lane>) -> Round {
     let mut round = Round { lanes, ..Round::default() };
-    if let Err(error) = publish_letters(shared, &mut round).await {
+    let published = match kind {
+        Kind::Letters => publish_letters(shared, &mut round).await,
+        Kind::Verdicts => publish_verdicts(shared, &mut round).await,
+    };
+    if let Err(error) = published {
         round.failure = Some(format!("the outbox cannot be read: {error}"));
     }
     round
@@ -115,15 +119,6 @@ async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> 
             return Ok(());
         }
     }
-}
-
-/// Publishes the verdicts of these lanes.
-pub(super) async fn verdicts(shared: &Shared, lanes: Vec<Lane>) -> Round {
-    let mut round = Round { lanes, ..Round::default() };
-    if let Err(error) = publish_verdicts(shared, &mut round).await {
-        round.failure = Some(format!("the outbox cannot be read: {error}"));
-    }
-    round
 }
 
 async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()> {
