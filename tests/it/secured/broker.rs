@@ -2,17 +2,14 @@
 //! runs Kafka's tools by lines on its standard input.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
-/// What ending the server and removing its files may take.
-const END: Duration = Duration::from_secs(30);
+use crate::support::servers::Server;
+use crate::support::services::temporary_folder;
+
 /// What its variables begin with.
 const VARIABLE: &str = "INFINITE_SCHEDULER_TEST_KAFKA_SECURED";
 
@@ -22,16 +19,10 @@ static RUNNING: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
 /// A secured broker, which ends with this value.
 #[derive(Debug)]
 pub(super) struct Broker {
-    child: Child,
+    server: Mutex<Server>,
     /// What it said about itself, by the names of variables.
     said: HashMap<String, String>,
-    talk: Mutex<Talk>,
-}
-
-#[derive(Debug)]
-struct Talk {
-    orders: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    _logs: TempDir,
 }
 
 impl Broker {
@@ -49,25 +40,10 @@ impl Broker {
     }
 
     fn start() -> Self {
-        let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run"))
-            .args(["services", "kafka-secured"])
-            .env_remove(VARIABLE)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("tests/run starts");
-        let orders = child.stdin.take();
-        let answers = BufReader::new(child.stdout.take().expect("its standard output"));
-        let talk = Mutex::new(Talk { orders, answers });
-        let mut broker = Self { child, said: HashMap::new(), talk };
-        loop {
-            let line = broker.talk.get_mut().unwrap_or_else(PoisonError::into_inner).answer();
-            match line.strip_prefix("export ").and_then(|export| export.split_once('=')) {
-                Some((name, value)) => drop(broker.said.insert(name.to_owned(), value.to_owned())),
-                None if line == "ready" => return broker,
-                None => {}
-            }
-        }
+        let logs = temporary_folder();
+        let server = Server::start("kafka-secured", logs.path());
+        let said = server.said().clone();
+        Self { server: Mutex::new(server), said, _logs: logs }
     }
 
     /// `host:port`.
@@ -117,12 +93,9 @@ impl Broker {
     }
 
     async fn tool(self: &Arc<Self>, words: &str) {
-        let (broker, order) = (self.clone(), format!("tool kafka-secured {words}\n"));
+        let (broker, words) = (self.clone(), words.to_owned());
         let answered = tokio::task::spawn_blocking(move || {
-            let mut talk = broker.talk.lock().unwrap_or_else(PoisonError::into_inner);
-            let orders = talk.orders.as_mut().expect("its standard input");
-            orders.write_all(order.as_bytes()).expect("an order");
-            assert_eq!(talk.answer(), "ok", "{order}");
+            broker.server.lock().unwrap_or_else(PoisonError::into_inner).tool(&words);
         });
         answered.await.expect("an order that is obeyed");
     }
@@ -130,33 +103,5 @@ impl Broker {
     fn said(&self, what: &str) -> &str {
         let name = format!("{VARIABLE}{what}");
         self.said.get(&name).unwrap_or_else(|| panic!("`tests/run services` does not say {name}"))
-    }
-}
-
-impl Talk {
-    fn answer(&mut self) -> String {
-        let mut line = String::new();
-        let read = self.answers.read_line(&mut line).expect("a line");
-        assert!(read > 0, "`tests/run services kafka-secured` has ended");
-        line.trim_end().to_owned()
-    }
-}
-
-impl Drop for Broker {
-    /// Best effort: a panic while panicking would leave the rest running.
-    fn drop(&mut self) {
-        drop(self.talk.get_mut().unwrap_or_else(PoisonError::into_inner).orders.take());
-        kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
-        let deadline = Instant::now() + END;
-        while Instant::now() < deadline {
-            if let Ok(Some(_)) = self.child.try_wait() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        // The kernel then ends the server itself.
-        eprintln!("`tests/run services kafka-secured` does not end and is killed");
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }

@@ -1,6 +1,7 @@
 //! Servers of a test's own, which it may kill and suspend: children of `tests/run services`, which
 //! obey on its standard input.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -24,7 +25,8 @@ pub(crate) struct Server {
     child: Child,
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-    address: String,
+    /// What it said about itself, by the names of variables.
+    said: HashMap<String, String>,
     /// Where it has its files.
     folder: TempDir,
     logs: PathBuf,
@@ -45,7 +47,7 @@ pub(crate) fn start(database: Database, logs: &Path) -> (Server, Server) {
 }
 
 impl Server {
-    /// Starts `kafka`, `mariadb`, `postgres` or `redis`; what it logs is left in the folder `logs`.
+    /// Starts `kafka`, `kafka-secured`, `mariadb`, `postgres` or `redis`; what it logs is left in the folder `logs`.
     ///
     /// # Panics
     /// If it does not become ready.
@@ -63,6 +65,7 @@ impl Server {
             .args(["services", name])
             // What others use is not for us to kill.
             .env_remove("INFINITE_SCHEDULER_TEST_KAFKA")
+            .env_remove("INFINITE_SCHEDULER_TEST_KAFKA_SECURED")
             .env_remove("INFINITE_SCHEDULER_TEST_MYSQL_URL")
             .env_remove("INFINITE_SCHEDULER_TEST_POSTGRES_URL")
             .env_remove("INFINITE_SCHEDULER_TEST_REDIS")
@@ -74,12 +77,12 @@ impl Server {
             .expect("tests/run starts");
         let orders = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().expect("its standard output"));
-        let (address, logs) = (String::new(), logs.to_owned());
-        let mut server = Self { name, child, orders, answers, address, folder, logs };
+        let (said, logs) = (HashMap::new(), logs.to_owned());
+        let mut server = Self { name, child, orders, answers, said, folder, logs };
         loop {
             let line = server.answer();
             match line.strip_prefix("export ").and_then(|export| export.split_once('=')) {
-                Some((_, address)) => server.address = address.to_owned(),
+                Some((name, value)) => drop(server.said.insert(name.to_owned(), value.to_owned())),
                 None if line == "ready" => return server,
                 None => {}
             }
@@ -90,18 +93,31 @@ impl Server {
         self.name
     }
 
-    /// `host:port` or a URL.
+    /// `host:port` or a URL, of a server that says nothing else about itself.
     pub(crate) fn address(&self) -> &str {
-        &self.address
+        assert_eq!(self.said.len(), 1, "{}: {:?}", self.name, self.said.keys());
+        self.said.values().next().expect("an address")
+    }
+
+    /// All that it said about itself, by the names of variables.
+    pub(crate) fn said(&self) -> &HashMap<String, String> {
+        &self.said
     }
 
     /// Has it killed, started, suspended or resumed, and waits until that is done.
     pub(crate) fn order(&mut self, what: &str) {
-        let line = format!("{what} {}\n", self.name);
+        self.obey(&format!("{what} {}", self.name));
+    }
+
+    /// Has one of Kafka's tools run, and waits until it is done.
+    pub(crate) fn tool(&mut self, words: &str) {
+        self.obey(&format!("tool {} {words}", self.name));
+    }
+
+    fn obey(&mut self, order: &str) {
         let orders = self.orders.as_mut().expect("its standard input");
-        orders.write_all(line.as_bytes()).expect("an order");
-        let answer = self.answer();
-        assert_eq!(answer, "ok", "{what} {}: see its log", self.name);
+        orders.write_all(format!("{order}\n").as_bytes()).expect("an order");
+        assert_eq!(self.answer(), "ok", "{order}: see its log");
     }
 
     fn answer(&mut self) -> String {
