@@ -92,7 +92,7 @@ impl Outcomes {
             return;
         }
         *writing = true;
-        let flights = next_batch(waiting);
+        let flights = next_batch(waiting, |(flight, _)| flight.fence);
         let shared = self.shared.clone();
         let batch = Arc::new(batch_of(&shared, &flights));
         let done = tokio::spawn(async move { write_until_answered(&shared, &batch).await });
@@ -152,12 +152,13 @@ impl Outcomes {
 
 /// Takes the next outcomes to write: of each shard those of one epoch, since a batch finds
 /// by shard what is not ours any more.
-fn next_batch(waiting: &mut Vec<(Flight, Outcome)>) -> Vec<(Flight, Outcome)> {
+fn next_batch<T>(waiting: &mut Vec<T>, fence_of: impl Fn(&T) -> ShardFence) -> Vec<T> {
     let rest = waiting.split_off(waiting.len().min(BATCH));
     let taken = std::mem::replace(waiting, rest);
     let mut fences: HashMap<ShardId, ShardFence> = HashMap::new();
-    let (now, later): (Vec<_>, Vec<_>) = taken.into_iter().partition(|(flight, _)| {
-        *fences.entry(flight.job.shard).or_insert(flight.fence) == flight.fence
+    let (now, later): (Vec<_>, Vec<_>) = taken.into_iter().partition(|one| {
+        let fence = fence_of(one);
+        *fences.entry(fence.shard).or_insert(fence) == fence
     });
     waiting.extend(later);
     now
@@ -355,5 +356,31 @@ impl Handler<Fault> for Outcomes {
 
     fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
         panic!("a fault was asked for");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{Epoch, InstanceId};
+
+    fn fence(shard: i32, epoch: i64) -> ShardFence {
+        ShardFence { shard: ShardId(shard), owner: InstanceId(1), epoch: Epoch(epoch) }
+    }
+
+    #[test]
+    fn a_batch_has_one_epoch_of_each_shard() {
+        let [old, new, other] = [fence(1, 1), fence(1, 2), fence(3, 7)];
+        let mut waiting = vec![old, other, new, old, new];
+        assert_eq!(next_batch(&mut waiting, |fence| *fence), [old, other, old]);
+        assert_eq!(next_batch(&mut waiting, |fence| *fence), [new, new]);
+        assert_eq!(waiting, []);
+    }
+
+    #[test]
+    fn a_batch_is_no_larger_than_it_may_be() {
+        let mut waiting: Vec<_> = (0..).take(BATCH + 1).collect();
+        assert_eq!(next_batch(&mut waiting, |_| fence(1, 1)).len(), BATCH);
+        assert_eq!(waiting, [BATCH]);
     }
 }

@@ -1,6 +1,7 @@
 //! Fair shares: how many of an app's shards each live instance holds.
 
-use crate::model::ids::{AppId, InstanceId};
+use crate::model::ids::{AppId, InstanceId, ShardId};
+use crate::store::ShardFence;
 
 /// How many of `shards` are due to `me` among `instances`, which all can fire `app`.
 ///
@@ -17,6 +18,18 @@ pub(super) fn share_of(
     shards / count + usize::from(rank < shards % count)
 }
 
+/// `count` of the shards that may be given up: those of which nothing runs go at once, so
+/// they go first.
+pub(super) fn idle_first(
+    mut may: Vec<ShardFence>,
+    count: usize,
+    is_busy: impl Fn(ShardId) -> bool,
+) -> Vec<ShardFence> {
+    may.sort_by_key(|fence| (is_busy(fence.shard), fence.shard));
+    may.truncate(count);
+    may
+}
+
 fn turn(app: AppId, instance: InstanceId) -> (u64, InstanceId) {
     // Fibonacci hashing: neighbours in number are far apart in order.
     let mixed = (instance.0 as u64 ^ u64::from(app.0.unsigned_abs()).rotate_left(32))
@@ -27,6 +40,7 @@ fn turn(app: AppId, instance: InstanceId) -> (u64, InstanceId) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ids::Epoch;
 
     #[test]
     fn shares_add_up_and_differ_by_one_at_most() {
@@ -42,6 +56,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn whoever_has_more_than_a_share_leaves_others_less() {
+        let all: Vec<_> = (1..=3).map(|n| InstanceId(n * 7919)).collect();
+        for shards in 1..20 {
+            for held in 0..=shards {
+                let mine = share_of(all[0], AppId(1), shards, &all);
+                let of_others: usize =
+                    all[1..].iter().map(|other| share_of(*other, AppId(1), shards, &all)).sum();
+                assert!(held <= mine || shards - held < of_others, "{held} of {shards}");
+            }
+        }
+    }
+
+    #[test]
+    fn idle_shards_are_given_up_first() {
+        let fence =
+            |shard| ShardFence { shard: ShardId(shard), owner: InstanceId(1), epoch: Epoch(1) };
+        let shards = |fences: Vec<ShardFence>| -> Vec<i32> {
+            fences.iter().map(|fence| fence.shard.0).collect()
+        };
+        let held = || (1..=4).map(fence).collect::<Vec<_>>();
+        let is_busy = |shard: ShardId| shard.0 < 3;
+        assert_eq!(shards(idle_first(held(), 1, is_busy)), [3]);
+        assert_eq!(shards(idle_first(held(), 3, is_busy)), [3, 4, 1]);
+        assert_eq!(shards(idle_first(held(), 9, is_busy)), [3, 4, 1, 2]);
     }
 
     #[test]

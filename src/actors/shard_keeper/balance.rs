@@ -11,7 +11,7 @@ use actix::prelude::*;
 use super::super::lease::boot_ms;
 use super::super::messages::ReleaseShard;
 use super::super::shared::RegisteredApp;
-use super::super::shares::share_of;
+use super::super::shares::{idle_first, share_of};
 use super::{HEARTBEAT, ShardKeeper};
 use crate::model::ids::InstanceId;
 use crate::store::{ShardFence, ShardRow};
@@ -43,8 +43,10 @@ impl ShardKeeper {
             if held < share {
                 let free = of_app().filter(is_free).take(share - held);
                 takes.extend(free.map(|row| (app.clone(), *row)));
-            } else if held > share && self.somebody_lacks(&app, &live) {
-                releases.extend(self.surplus(&app, held - share).map(|fence| (app.clone(), fence)));
+            } else if held > share {
+                // Shares add up to all shards, so somebody else has less than a share.
+                let surplus = self.surplus(&app, held - share).into_iter();
+                releases.extend(surplus.map(|fence| (app.clone(), fence)));
             }
         }
         if takes.is_empty() {
@@ -89,33 +91,19 @@ impl ShardKeeper {
         self.observed.instances.iter().any(|instance| instance.id == owner)
     }
 
-    fn somebody_lacks(&self, app: &RegisteredApp, live: &[InstanceId]) -> bool {
-        let shards = self.observed.shards.iter().filter(|row| row.app == app.id);
-        let count = shards.clone().count();
-        live.iter().any(|other| {
-            let held = shards.clone().filter(|row| row.owner == Some(*other)).count();
-            held < share_of(*other, app.id, count, live)
-        })
-    }
-
-    /// Shards to give up, those without running attempts first.
-    fn surplus(
-        &self,
-        app: &RegisteredApp,
-        count: usize,
-    ) -> impl Iterator<Item = ShardFence> + use<> {
+    /// Shards to give up, besides those that are on their way.
+    fn surplus(&self, app: &RegisteredApp, count: usize) -> Vec<ShardFence> {
         let now = boot_ms();
-        let held = self.shared.holdings.of(app.id);
-        let may_go = |fence: &&ShardFence| {
+        let may_go = |fence: &ShardFence| {
             self.release_after_ms.get(&fence.shard).is_none_or(|after| now >= *after)
         };
-        let mut may: Vec<ShardFence> = held.iter().filter(may_go).copied().collect();
-        may.sort_by_key(|fence| (self.shared.in_flight.has(fence.shard), fence.shard));
+        let held = self.shared.holdings.of(app.id);
+        let may = held.iter().filter(|fence| may_go(fence)).copied().collect();
         let under_way = self.releasing.iter().filter(|shard| {
             self.observed.shards.iter().any(|row| row.id == **shard && row.app == app.id)
         });
-        may.truncate(count.saturating_sub(under_way.count()));
-        may.into_iter()
+        let count = count.saturating_sub(under_way.count());
+        idle_first(may, count, |shard| self.shared.in_flight.has(shard))
     }
 
     fn take(&mut self, shards: Vec<(Arc<RegisteredApp>, ShardRow)>, ctx: &mut Context<Self>) {
