@@ -1,5 +1,7 @@
-//! Commits whose answer is lost, and a partition that moves while its last batch is still
-//! uncommitted: nothing is doubled, nothing is stranded.
+//! Commits whose answer is lost or late, and batches that commit late: nothing is doubled,
+//! nothing is stranded.
+
+mod late;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -258,111 +260,35 @@ async fn a_lost_answer_to_a_request_whose_job_has_ended_is_not_a_second_job() {
     assert_eq!(world.database.count("select count(*) from job").await, 0);
 }
 
-/// What becomes of a batch that is uncommitted while its partition moves.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LateEnd {
-    Commit,
-    Rollback,
-    /// It commits although the instance that wrote it is gone.
-    CommitOfADeadInstance,
-}
-
+/// Its app is known by its row alone, which cannot be read.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_moves_goes_on_behind_a_batch_that_commits_late_on_mariadb() {
-    a_partition_moves_while_its_batch_is_uncommitted(Database::MariaDb, LateEnd::Commit).await;
-}
+async fn records_that_could_not_be_judged_are_read_again() {
+    for database in [Database::MariaDb, Database::Postgres] {
+        let world = World::new(database, 1).await;
+        let owner = world.builder_without_apps();
+        let owner = owner.register_app(AppConfig::new("mail"), Attempts::default());
+        owner.start().await.expect("a start").shutdown(DEADLINE).await;
+        let proxy = Proxy::start(world.database.url()).await;
+        let scheduler = start(&world, &proxy).await;
+        produce(&world.topic, &[RawRecord::new(0, request("before", ""))]).await;
+        wait_until(DEADLINE, "the first job", async || succeeded(&scheduler) == 1).await;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_moves_goes_on_behind_a_batch_that_commits_late_on_postgres() {
-    a_partition_moves_while_its_batch_is_uncommitted(Database::Postgres, LateEnd::Commit).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_moves_goes_on_before_a_batch_that_never_commits_on_mariadb() {
-    a_partition_moves_while_its_batch_is_uncommitted(Database::MariaDb, LateEnd::Rollback).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_moves_goes_on_before_a_batch_that_never_commits_on_postgres() {
-    a_partition_moves_while_its_batch_is_uncommitted(Database::Postgres, LateEnd::Rollback).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_commits_after_its_instance_died_counts_on_mariadb() {
-    let end = LateEnd::CommitOfADeadInstance;
-    a_partition_moves_while_its_batch_is_uncommitted(Database::MariaDb, end).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_commits_after_its_instance_died_counts_on_postgres() {
-    let end = LateEnd::CommitOfADeadInstance;
-    a_partition_moves_while_its_batch_is_uncommitted(Database::Postgres, end).await;
-}
-
-async fn a_partition_moves_while_its_batch_is_uncommitted(database: Database, end: LateEnd) {
-    let world = World::new(database, 2).await;
-    let proxy = Proxy::start(world.database.url()).await;
-    // The server ends a transaction that is idle for half of this, and after all of it the
-    // shards of a dead instance move.
-    let crashes = end == LateEnd::CommitOfADeadInstance;
-    let lease = Duration::from_secs(if crashes { 30 } else { 60 });
-    let builder = world.builder().database_url(proxy.url(world.database.url())).lease(lease);
-    let mut first = Some(builder.start().await.expect("a start"));
-    let wave = async |name: &str, partition: i32| {
-        let value = |n| request(&format!("{name}-{n}"), &format!("{name}."));
-        let records: Vec<_> = (0..WAVE).map(|n| RawRecord::new(partition, value(n))).collect();
-        produce(&world.topic, &records).await;
-    };
-    wave("before", 0).await;
-    wave("beside", 1).await;
-    wait_until(DEADLINE, "the first jobs", async || {
-        first.as_ref().is_some_and(|first| succeeded(first) == 2 * WAVE)
-    })
-    .await;
-
-    // A batch of each partition, as nobody knows which of them will move. Nothing else is
-    // under way: what runs when an instance dies may fire again.
-    for (partition, name) in (0..).zip(["held", "held beside"]) {
-        proxy.hold_after(format!("{name}.").as_bytes());
-        wave(name, partition).await;
-        let held = partition as usize + 1;
-        wait_until(DEADLINE, "a batch that is held", async || proxy.holds() == held).await;
+        proxy.set_away(true);
+        let mail = request("mail", "").replace("sms", "mail");
+        produce(&world.topic, &[RawRecord::new(0, mail)]).await;
+        wait_until(DEADLINE, "a complaint of the reader", async || {
+            scheduler.complaints().iter().any(|complaint| complaint.starts_with("partition"))
+        })
+        .await;
+        proxy.set_away(false);
+        produce(&world.topic, &[RawRecord::new(0, request("after", ""))]).await;
+        wait_until(DEADLINE, "the last job", async || succeeded(&scheduler) == 2).await;
+        scheduler.shutdown(DEADLINE).await;
+        let read = "select count(*) from ingest_offset where next_offset = 3 and jobs = 3";
+        assert_eq!(world.database.count(read).await, 1, "{database:?}");
+        let waits = "select count(*) from job where request_id = 'mail'";
+        assert_eq!(world.database.count(waits).await, 1, "{database:?}");
     }
-    if crashes {
-        first = None;
-    }
-    let second = world.builder().start().await.expect("a start");
-    // It waits for the row of the partition that it was given, in vain at first.
-    wait_until(DEADLINE, "the second instance to wait for the batch", async || {
-        second.complaints().iter().any(|complaint| complaint.starts_with("partition"))
-    })
-    .await;
-    match end {
-        LateEnd::Rollback => proxy.cut_all(),
-        _ => proxy.release(),
-    }
-    wave("after", 0).await;
-    wave("after all", 1).await;
-
-    let names = ["before", "beside", "held", "held beside", "after", "after all"];
-    let jobs = names.len() * WAVE;
-    wait_until(DEADLINE, "every record read", async || {
-        let sql =
-            format!("select cast(sum(next_offset) as {}) from ingest_offset", world.integer());
-        world.database.count(&sql).await as usize == jobs
-    })
-    .await;
-    wait_until(DEADLINE, "every job fired", async || {
-        world.database.count("select count(*) from job").await == 0
-    })
-    .await;
-    if let Some(first) = first {
-        first.shutdown(DEADLINE).await;
-    }
-    second.shutdown(DEADLINE).await;
-    let wanted = names.iter().flat_map(|name| (0..WAVE).map(move |n| format!("{name}-{n}")));
-    check_fired(&world, wanted).await;
-    check_ledger(&world, [jobs, 0, 0]).await;
 }
 
 /// A scheduler on the other side of the proxy, which fires onto the world's topic.

@@ -21,6 +21,7 @@ mod dlq_topic;
 mod positions;
 mod ingest;
 mod lost_answers;
+mod split_batches;
 mod panics;
 mod schema;
 mod handle;

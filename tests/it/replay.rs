@@ -87,7 +87,7 @@ fn request(id: &str, data: &str) -> String {
     )
 }
 
-async fn newest_letter(database: &TestDatabase) -> Uuid {
+pub(crate) async fn newest_letter(database: &TestDatabase) -> Uuid {
     let connection = database.connect().await;
     let sql = "select id from dead_letter order by replays desc, created_ms desc limit 1";
     let statement = Statement::from_string(connection.get_database_backend(), sql);

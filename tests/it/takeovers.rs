@@ -1,14 +1,20 @@
 //! What an instance does whose shards or whose lease go while it works.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use infinite_scheduler::model::clock::{Clock, SystemClock};
-use infinite_scheduler::{AppConfig, JobContext, JobError, JobHandler};
+use infinite_scheduler::{
+    AppConfig, JobContext, JobError, JobHandler, KafkaIngestConfig, Replayed, ScheduleJobRequest,
+    Submitted,
+};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 use tokio::sync::Semaphore;
 
+use crate::replay::newest_letter;
 use crate::support::kafka::{RawRecord, produce};
 use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
@@ -162,5 +168,133 @@ async fn without_a_lease_nothing_is_read_fired_or_written() {
         await_no_jobs(&world.database).await;
         scheduler.shutdown(DEADLINE).await;
         assert_eq!(watched.fences().len(), 3, "{backend:?}: each once");
+    }
+}
+
+/// Does what the names of its jobs say, and counts how often each was fired: those that are
+/// slow run until they may end, one that fails does so once.
+#[derive(Clone)]
+struct Told {
+    fired: Arc<Mutex<BTreeMap<String, u32>>>,
+    may_end: Arc<Semaphore>,
+}
+
+impl Told {
+    fn new() -> Self {
+        Self { fired: Arc::default(), may_end: Arc::new(Semaphore::new(0)) }
+    }
+
+    fn fired(&self) -> BTreeMap<String, u32> {
+        self.fired.lock().expect("a lock").clone()
+    }
+}
+
+impl JobHandler for Told {
+    async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
+        let id = ctx.job().request_id.clone();
+        let times = {
+            let mut fired = self.fired.lock().expect("a lock");
+            let times = fired.entry(id.clone()).or_default();
+            *times += 1;
+            *times
+        };
+        if id == "fails" && times == 1 {
+            return Err(JobError::fail("as its name says"));
+        }
+        if id.starts_with("slow") {
+            drop(self.may_end.acquire().await);
+        }
+        Ok(())
+    }
+}
+
+/// Others wait for a shard until nothing runs of it; what is due there meanwhile fires.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_is_not_given_up_while_its_jobs_run_and_goes_on() {
+    /// Longer than a release waits, and what comes before it.
+    const PASSES_MS: i64 = 5000;
+    for backend in SERVERS {
+        let world = World::new(backend, 1).await;
+        let slow = Told::new();
+        let start = async || {
+            let mut app = AppConfig::new("sms");
+            app.shards = NonZeroU32::new(2).expect("not zero");
+            let builder = world.builder_without_apps().register_app(app, slow.clone());
+            builder.start().await.expect("a start")
+        };
+        let send = async |name: &str| {
+            let records: Vec<_> = (0..20).map(|n| record(&format!("{name}-{n}"), 0)).collect();
+            produce(&world.topic, &records).await;
+        };
+        let first = start().await;
+        send("slow").await;
+        wait_until(DEADLINE, "both shards at work", async || slow.fired().len() == 20).await;
+        let second = start().await;
+        let tried_ms = SystemClock.now_ms() + PASSES_MS;
+        wait_until(DEADLINE, "a moment", async || SystemClock.now_ms() > tried_ms).await;
+        send("quick").await;
+        wait_until(DEADLINE, "jobs beside those", async || slow.fired().len() == 40).await;
+        slow.may_end.close();
+        await_no_jobs(&world.database).await;
+        wait_until(DEADLINE, "a shard of each", async || {
+            let owners = "select count(distinct owner) from shard where owner is not null";
+            world.database.count(owners).await == 2
+        })
+        .await;
+        second.shutdown(DEADLINE).await;
+        first.shutdown(DEADLINE).await;
+        let fired = slow.fired();
+        assert!(fired.values().all(|times| *times == 1), "{backend:?}: {fired:?}");
+    }
+}
+
+/// Calls and replays leave their jobs to the owner of the shard, who is told to look; parked
+/// records wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_lease_no_shard_is_taken_for_ours() {
+    for backend in SERVERS {
+        let world = World::new(backend, 1).await;
+        let kafka = KafkaIngestConfig { max_retries: 10, ..world.kafka() };
+        let told = Told::new();
+        let builder = world.builder_without_apps().with_kafka_ingest(kafka);
+        let builder = builder.register_app(AppConfig::new("sms"), told.clone());
+        let scheduler = builder.start().await.expect("a start");
+        produce(&world.topic, &[record("fails", 0)]).await;
+        let letters = "select count(*) from dead_letter where state = 0";
+        wait_until(DEADLINE, "a letter", async || world.database.count(letters).await == 1).await;
+        let letter = newest_letter(&world.database).await;
+        let nobody = r#"{"requestId":"parked","appName":"nobody","scheduledTime":0}"#;
+        produce(&world.topic, &[RawRecord::new(0, nobody)]).await;
+        let parked = "select count(*) from dead_letter where state = 1";
+        wait_until(DEADLINE, "a row", async || world.database.count(parked).await == 1).await;
+
+        let holder = hold_heartbeats(&world.database).await;
+        let lease_ms = i64::try_from(LEASE.as_millis()).expect("a lease");
+        let over_ms = SystemClock.now_ms() + lease_ms;
+        let passes = async |ms: i64| {
+            wait_until(DEADLINE, "a moment", async || SystemClock.now_ms() > ms).await;
+        };
+        passes(over_ms).await;
+        let integer = world.integer();
+        let tries = format!("select cast(attempts as {integer}) from dead_letter where state = 1");
+        let tried = world.database.count(&tries).await;
+        let call = ScheduleJobRequest::builder("sms").at("2025-01-01T00:00:00Z").request_id("call");
+        let call = scheduler.schedule(call.build().expect("a request")).await;
+        assert!(matches!(call, Ok(Submitted::Accepted { .. })), "{backend:?}: {call:?}");
+        let replayed = scheduler.replay(letter, None).await;
+        assert!(matches!(replayed, Ok(Replayed::Accepted { .. })), "{backend:?}: {replayed:?}");
+        let looks = world.database.count("select count(*) from command").await;
+        assert_eq!(looks, 2, "{backend:?}: the owner is told of both");
+        let due_ms = world.database.count("select due_ms from dead_letter where state = 1").await;
+        passes(due_ms + lease_ms / 3).await;
+        assert_eq!(world.database.count(&tries).await, tried, "{backend:?}: it waits");
+
+        holder.rollback().await.expect("a rollback");
+        await_no_jobs(&world.database).await;
+        wait_until(DEADLINE, "another try", async || world.database.count(&tries).await > tried)
+            .await;
+        scheduler.shutdown(DEADLINE).await;
+        let fired: Vec<_> = told.fired().into_iter().collect();
+        assert_eq!(fired, [("call".to_owned(), 1), ("fails".to_owned(), 2)], "{backend:?}");
     }
 }

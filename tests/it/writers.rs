@@ -81,12 +81,14 @@ fn batch(course: Course, entries: Vec<Entry>, fences: Vec<ShardFence>) -> Arc<Ba
 }
 
 /// Holds up whoever inserts this job: a copy of the seed's row under its id, uncommitted.
-async fn hold_up_insert(database: &TestDatabase, name: &str) -> DatabaseTransaction {
+pub(crate) async fn hold_up_insert(database: &TestDatabase, name: &str) -> DatabaseTransaction {
     let id = JobId::derive("sms", name);
     let id = match database.backend() {
         Database::Postgres => format!("'{}'::uuid", id.uuid()),
         _ => format!("x'{:032x}'", id.as_u128()),
     };
+    let seed = "select count(*) from job where request_id = 'seed'";
+    assert_eq!(database.count(seed).await, 1, "there is a seed");
     let columns = "shard, priority, due_ms, request_id, scheduled_ms, created_ms, attempts, data";
     hold(
         database,
@@ -105,7 +107,7 @@ async fn hold(database: &TestDatabase, sql: &str) -> DatabaseTransaction {
 }
 
 /// Waits until so many statements wait for locks that others hold.
-async fn await_held_up(database: &TestDatabase, count: i64) {
+pub(crate) async fn await_held_up(database: &TestDatabase, count: i64) {
     let held_up = match database.backend() {
         Database::Postgres => {
             "select count(*) from pg_stat_activity where datname = current_database() \

@@ -1,12 +1,14 @@
 //! The server takes no more connections, because others have them all.
 
 use infinite_scheduler::StartProgress;
-use sea_orm::{ConnectionTrait, Database as SeaOrm, DatabaseConnection, Statement};
+use sea_orm::{
+    ConnectionTrait, Database as SeaOrm, DatabaseConnection, Statement, TransactionTrait,
+};
 
 use super::{DEADLINE, Flow, PARTITIONS, Waves};
 use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
-use crate::support::world::World;
+use crate::support::world::{LEASE, World};
 
 /// More than a scheduler needs.
 const PLENTY: u32 = 30;
@@ -82,6 +84,31 @@ async fn a_server_that_runs_out_of_connections_is_waited_for(database: Database)
     flow.database().limit_login(PLENTY).await;
     flow.finish().await;
     drop(idle);
+}
+
+/// Those of the pool wait for a lock that somebody holds; the heartbeat has its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_waits_for_no_other_statement() {
+    for database in [Database::MariaDb, Database::Postgres] {
+        let world = World::new(database, PARTITIONS).await;
+        let builder = world.builder().max_connections(PARTITIONS as u32);
+        let mut flow = Flow::start(world, builder).await;
+        let holder = flow.database().connect().await.begin().await.expect("a transaction");
+        let hold = "update ingest_offset set records = records";
+        holder.execute_unprepared(hold).await.expect("a lock");
+        let began = std::time::Instant::now();
+        flow.wave().await;
+        flow.await_complaint("partition", "").await;
+        wait_until(DEADLINE, "some leases", async || {
+            for about in ["database", "lease"] {
+                assert_eq!(flow.complaint(about), None, "{database:?}");
+            }
+            began.elapsed() > LEASE * 3
+        })
+        .await;
+        holder.rollback().await.expect("a rollback");
+        flow.finish().await;
+    }
 }
 
 /// What the server says when there is no connection left; with one left, PostgreSQL's pool waits

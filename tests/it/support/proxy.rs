@@ -68,6 +68,12 @@ impl Proxy {
         self.shared.orders().cut = Some(marker.to_owned());
     }
 
+    /// The same, but the answer is only kept back, until [`Proxy::release`]: it comes late.
+    pub(crate) fn withhold_after_commit(&self, marker: &[u8]) {
+        let mut orders = self.shared.orders();
+        (orders.cut, orders.withhold) = (Some(marker.to_owned()), true);
+    }
+
     /// When a statement has carried `marker`: lets the server execute it, but passes nothing on that
     /// the client sends afterwards on that connection, until [`Proxy::release`]. Its transaction stays
     /// open meanwhile, whatever becomes of the client. Once.
@@ -118,7 +124,7 @@ impl Proxy {
         self.shared.refusals.load(Ordering::SeqCst)
     }
 
-    /// How often a connection was held.
+    /// How often a connection was held, or the answer to a commit.
     pub(crate) fn holds(&self) -> usize {
         self.shared.holds.load(Ordering::SeqCst)
     }
@@ -148,6 +154,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Orders {
     cut: Option<Vec<u8>>,
+    /// The answer that would be swallowed is kept back instead.
+    withhold: bool,
     hold: Option<Vec<u8>>,
     away: bool,
     delay: Duration,
@@ -183,6 +191,8 @@ struct Connection {
     /// The marker to hold after has gone by, the statement that it belongs to perhaps not yet.
     hold_marked: bool,
     held: bool,
+    /// `kept_back` is the answer to a commit, which is to come late.
+    withheld: bool,
 }
 
 enum Next {
@@ -207,6 +217,7 @@ impl Connection {
                 commits: CommitWatch::new(dialect),
                 hold_marked: false,
                 held: false,
+                withheld: false,
             };
             connection.pass_on().await
         };
@@ -238,7 +249,7 @@ impl Connection {
                     let due = Instant::now() + self.shared.orders().delay;
                     late.push_back((due, std::mem::take(&mut answers)));
                 }
-                () = due(&late) => {
+                () = due(&late), if !self.withheld => {
                     let (_, answer) = late.pop_front().unwrap_or_else(|| unreachable!("it was due"));
                     self.answers.bytes.extend(answer);
                     if let Next::Close = self.pass_answers().await? {
@@ -254,6 +265,9 @@ impl Connection {
                 _ = releases.changed() => {
                     self.held = false;
                     self.pass_requests().await?;
+                    if std::mem::take(&mut self.withheld) {
+                        self.client.write_all(&std::mem::take(&mut self.kept_back)).await?;
+                    }
                 }
             }
         }
@@ -292,6 +306,12 @@ impl Connection {
             self.kept_back.extend(frame);
             match fate {
                 Fate::Committed => {
+                    if std::mem::take(&mut self.shared.orders().withhold) {
+                        self.commits.marker = None;
+                        self.withheld = true;
+                        self.shared.holds.fetch_add(1, Ordering::SeqCst);
+                        return Ok(Next::GoOn);
+                    }
                     self.shared.cuts.fetch_add(1, Ordering::SeqCst);
                     return Ok(Next::Close);
                 }

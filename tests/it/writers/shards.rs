@@ -5,9 +5,10 @@ use std::sync::Arc;
 use infinite_scheduler::model::ids::{Epoch, InstanceId, JobId};
 use infinite_scheduler::model::verdict::Event;
 use infinite_scheduler::store::{
-    Admitted, Ended, Entry, Fate, InstanceRow, Outcome, OutcomeBatch, ShardFence, ShardRow, Store,
+    Admitted, Ended, Entry, Fate, InstanceRow, ListRange, Outcome, OutcomeBatch, ShardFence,
+    ShardRow, Store,
 };
-use infinite_scheduler::{AppConfig, Job, Scheduler};
+use infinite_scheduler::{AppConfig, Job, Priority, Scheduler};
 
 use super::{
     DEADLINE, LEASE, NO_LEASE, SERVERS, await_held_up, batch, ground_on, hold, hold_up_insert, job,
@@ -274,4 +275,42 @@ async fn the_owner_of_a_shard_is_told_what_others_put_there() {
         assert_eq!(looks(fence.owner).await, [], "{backend:?}");
         ground.store.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_begins_behind_its_mark() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let ground = ground_on(&database).await;
+        let fence = own(&ground).await;
+        let mut ids: Vec<JobId> = Vec::new();
+        for (offset, name) in (0..).zip(["a", "b", "c"]) {
+            let entry = job(&ground, name);
+            let batch = batch(ground.records(offset), vec![entry], vec![fence]);
+            ground.store.admit(&batch).await.expect("an answer");
+            ids.push(JobId::derive("sms", name));
+        }
+        ids.sort_unstable();
+        // All are due at 0: the mark is at the second of them.
+        let after = (0, ids[1]);
+        let list = ListRange { shard: fence.shard, priority: Priority::Normal, after, limit: 9 };
+        let pages = ground.store.pages(&[list]).await.expect("an answer");
+        let read: Vec<Vec<JobId>> =
+            pages.iter().map(|page| page.iter().map(|job| job.id).collect()).collect();
+        assert_eq!(read, [vec![ids[2]]], "{backend:?}");
+        ground.store.close().await;
+    }
+}
+
+/// One whose row locks stop nobody: here there is no row behind the name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_row_locks_stop_nobody_is_refused() {
+    let database = Database::Postgres.fresh().await;
+    let store = store(&database).await;
+    store.probe_row_locks().await.expect("real locks");
+    database.execute("alter table schema_lease rename to no_lease").await;
+    database.execute("create view schema_lease as select 1 as id").await;
+    let refusal = store.probe_row_locks().await.expect_err("no locks").to_string();
+    assert!(refusal.contains("does not let a shared row lock stop an update"), "{refusal}");
+    store.close().await;
 }

@@ -43,6 +43,24 @@ async fn a_commit_on_postgres_takes_place_but_is_not_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_a_commit_comes_late() {
+    let (database, proxy, url) = database_and_proxy(Database::Postgres).await;
+    let mut connection = PgConnection::connect(&url).await.expect("a connection");
+    proxy.withhold_after_commit(b"marked");
+    let inserting = tokio::spawn(async move {
+        let insert = sqlx::query("INSERT INTO thing VALUES ($1)").bind("marked");
+        insert.execute(&mut connection).await.expect("an insert");
+        sqlx::query("DELETE FROM thing").execute(&mut connection).await.expect("a delete");
+    });
+    wait_until(DEADLINE, "an answer that is kept back", async || proxy.holds() == 1).await;
+    assert_eq!(database.count(COUNT).await, 1);
+    assert!(!inserting.is_finished());
+    proxy.release();
+    inserting.await.expect("an end");
+    assert_eq!((database.count(COUNT).await, proxy.cuts()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_statement_in_autocommit_on_postgres_takes_place_but_is_not_answered() {
     let (database, proxy, url) = database_and_proxy(Database::Postgres).await;
     let mut connection = PgConnection::connect(&url).await.expect("a connection");
