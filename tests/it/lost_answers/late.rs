@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use infinite_scheduler::Scheduler;
-
-use super::{DEADLINE, WAVE, check_fired, check_ledger, marker, request, succeeded};
+use super::{DEADLINE, WAVE, api_request, check_fired, check_ledger, marker, request, succeeded};
 use crate::support::kafka::{RawRecord, produce};
 use crate::support::proxy::Proxy;
 use crate::support::services::Database;
@@ -159,8 +157,7 @@ async fn a_batch_that_commits_after_its_reader_left_fires() {
     let lease = Duration::from_secs(20);
     let world = World::new(Database::Postgres, 2).await;
     let proxy = Proxy::start(world.database.url()).await;
-    let builder = || world.builder().lease(lease);
-    let first = builder().database_url(proxy.url(world.database.url()));
+    let first = world.builder().lease(lease).database_url(proxy.url(world.database.url()));
     let first = first.start().await.expect("a start");
     let seed =
         request("seed", "").replace(r#""scheduledTime":0"#, r#""scheduledTime":2000000000000"#);
@@ -185,13 +182,19 @@ async fn a_batch_that_commits_after_its_reader_left_fires() {
     produce(&world.topic, &records.collect::<Vec<_>>()).await;
     await_held_up(&world.database, 2).await;
     proxy.set_away(true);
-    let second = builder().start().await.expect("a start");
-    let waits = |scheduler: &Scheduler, about: &str| {
-        scheduler.complaints().iter().any(|complaint| complaint.starts_with(about))
-    };
-    wait_until(DEADLINE, "the partition moved", async || waits(&second, "partition")).await;
+    // Without the app, so that it wants no shards: the first one keeps what it has not read.
+    let second = world.builder_without_apps().lease(lease).start().await.expect("a start");
+    // It claims the partition that moved, which waits for the batch.
+    await_held_up(&world.database, 3).await;
     proxy.set_away(false);
-    wait_until(DEADLINE, "a database again", async || !waits(&first, "database")).await;
+    let is_away = || first.complaints().iter().any(|said| said.starts_with("database"));
+    wait_until(DEADLINE, "a database again", async || !is_away()).await;
+    // Whatever was read meanwhile, it was read before the commit.
+    first
+        .schedule(api_request("").request_id("beside").build().expect("a request"))
+        .await
+        .expect("an answer");
+    wait_until(DEADLINE, "a job beside", async || succeeded(&first) == 2).await;
     for holder in holders {
         holder.rollback().await.expect("a rollback");
     }
@@ -200,9 +203,10 @@ async fn a_batch_that_commits_after_its_reader_left_fires() {
         world.database.count("select count(*) from job").await == 1
     })
     .await;
+    assert_eq!(succeeded(&first), 4);
     for scheduler in [first, second] {
         scheduler.shutdown(DEADLINE).await;
         assert_eq!(scheduler.ingest_metrics().jobs_rescued, 0);
     }
-    check_fired(&world, ["before", "held", "held beside"].map(str::to_owned)).await;
+    check_fired(&world, ["before", "beside", "held", "held beside"].map(str::to_owned)).await;
 }
