@@ -173,3 +173,15 @@ fn how_large_rows_are_is_not_forgotten_with_the_rows() {
     let normal = window.wanted_pages().into_iter().find(|page| page.priority == Priority::Normal);
     assert_eq!(normal.unwrap().limit, 200_000 / (60_000 + size_of::<Job>()));
 }
+
+#[test]
+fn what_comes_before_the_first_that_fell_out_still_waits_for_the_page() {
+    // The page was read before 4 was there, and yet moves the mark past it.
+    let mut window = fresh(WindowLimits { max_jobs: 2, ..LIMITS });
+    let page = normal_page(&mut window);
+    admit(&mut window, vec![normal(1, 1), normal(2, 2), normal(3, 3)]);
+    admit(&mut window, vec![normal(4, 0)]);
+    window.apply_page(page, Vec::new());
+    assert_eq!(take(&mut window, 9), [4, 1]);
+    assert!(normal_page(&mut window).after < normal(2, 2).key());
+}
