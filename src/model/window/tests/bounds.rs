@@ -185,3 +185,10 @@ fn what_comes_before_the_first_that_fell_out_still_waits_for_the_page() {
     assert_eq!(take(&mut window, 9), [4, 1]);
     assert!(normal_page(&mut window).after < normal(2, 2).key());
 }
+
+#[test]
+fn an_empty_list_gets_a_row_though_none_fits() {
+    let mut window = fresh(WindowLimits { max_bytes: size_of::<Job>(), ..LIMITS });
+    let pages = limits_of_pages(&mut window);
+    assert_eq!(pages.iter().map(|(_, limit)| *limit).collect::<Vec<_>>(), [1, 1, 1]);
+}
