@@ -1,0 +1,132 @@
+//! What a scheduler is told at its start, and what is refused at once.
+
+use infinite_scheduler::{AppConfig, KafkaIngestConfig, Scheduler, StartError};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database as SeaOrm};
+
+use super::{DEADLINE, DRAIN, accept, await_firings, builder, ms, of, recorder, request};
+use crate::support::kafka::{RawRecord, create_topic, delete_topic, produce, unique_topic};
+use crate::support::services::{Database, kafka, mysql_url};
+use crate::support::wait_until;
+use crate::support::world::{LEASE, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_is_named_in_full_in_short_or_not_at_all() {
+    let world = World::new(Database::Sqlite, 2).await;
+    let record = |id: &str| {
+        let request = format!(r#"{{"requestId":"{id}","appName":"mail","scheduledTime":0}}"#);
+        RawRecord::new(1, request)
+    };
+    let (handler, firings) = recorder(|_| async { Ok(()) });
+    let full = world.builder_without_apps().register_app(AppConfig::new("mail"), handler);
+    let scheduler = full.start().await.expect("a start");
+    produce(&world.topic, &[record("in-full")]).await;
+    await_firings(&firings, 1).await;
+    scheduler.shutdown(DRAIN).await;
+
+    // Its group and DLQ topic are the default ones: only the ingest topic is this test's own.
+    let (database, topic) = (Database::Sqlite.fresh().await, unique_topic("short"));
+    create_topic(&topic, 2, &[]).await;
+    let (handler, firings) = recorder(|_| async { Ok(()) });
+    let short = builder(&database).with_kafka_ingest_at(kafka(), topic.as_str());
+    let short = short.register_app(AppConfig::new("mail"), handler);
+    let scheduler = short.start().await.expect("a start");
+    produce(&topic, &[record("in-short")]).await;
+    await_firings(&firings, 1).await;
+    assert_eq!(of(&firings, "in-short").len(), 1);
+    let ledger =
+        "select count(*) from ingest_offset where consumer_group = 'infinite-scheduler-ingest'";
+    wait_until(DEADLINE, "both partitions read", async || database.count(ledger).await == 2).await;
+    scheduler.shutdown(DRAIN).await;
+    delete_topic(&topic).await;
+
+    let default = format!("{:?}", Scheduler::builder().with_default_kafka_ingest());
+    let meant = KafkaIngestConfig::default();
+    assert!(default.contains(&format!("{meant:?}")), "{default}");
+    assert_eq!(meant.bootstrap_servers, "localhost:9092");
+    assert_eq!(
+        (&*meant.topics, &*meant.dlq_topic),
+        (&["scheduler.jobs.ingest".to_owned()][..], "scheduler.jobs.dlq")
+    );
+    let none = format!("{:?}", Scheduler::builder());
+    assert!(none.contains("kafka: None"), "{none}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_can_never_work_are_refused_at_once() {
+    let database = Database::Sqlite.fresh().await;
+    let sms = || AppConfig::new("sms");
+    let commit = KafkaIngestConfig { enable_auto_commit: true, ..KafkaIngestConfig::default() };
+    for (builder, said) in [
+        (
+            builder(&database).register_app_on_topic(sms(), "t"),
+            &["sms", "topic t", "with_kafka_ingest"][..],
+        ),
+        (builder(&database).with_kafka_ingest(commit), &["enable_auto_commit", "leave it out"]),
+        (
+            builder(&database).register_app(AppConfig::new("SMS"), infinite_scheduler::Discard),
+            &["\"SMS\"", "a-z"],
+        ),
+        (builder(&database).lease(ms(10)), &["lease", "1 s"]),
+        (builder(&database).database_url("oracle://u:hush@h/d"), &["oracle", "sqlite://"]),
+        (builder(&database).database_url("postgres://u:hush@h:port/d"), &["database.url", "***"]),
+    ] {
+        let error = builder.start().await.expect_err("a refusal").to_string();
+        for said in said {
+            assert!(error.contains(said), "{said} must be in {error}");
+        }
+        assert!(!error.contains("hush"), "{error}");
+    }
+}
+
+/// Whatever a password is made of, it is the user's and not the URL's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mysql_database_is_named_by_its_parts_whatever_the_password() {
+    const PASSWORD: &str = "p@ss:w/ö?r#d%20&\"x' =+";
+    let database = Database::MariaDb.fresh().await;
+    let name = database.url().rsplit('/').next().expect("a name").to_owned();
+    let server = mysql_url();
+    let address = server.rsplit('@').next().expect("an address").trim_end_matches('/');
+    let (host, port) = address.split_once(':').expect("a port");
+    let port: u16 = port.parse().expect("a number");
+    let user = format!("u@{}", &name[name.len() - 12..]);
+    let root = SeaOrm::connect(ConnectOptions::new(server.clone())).await.expect("the server");
+    let quoted = PASSWORD.replace('\'', "''");
+    for at in ["%", "localhost"] {
+        let create = format!("create user '{user}'@'{at}' identified by '{quoted}'");
+        root.execute_unprepared(&create).await.expect("a user");
+        let grant = format!("grant all on {name}.* to '{user}'@'{at}'");
+        root.execute_unprepared(&grant).await.expect("a right");
+    }
+
+    let by_parts = Scheduler::builder()
+        .mysql_host(host)
+        .mysql_port(port)
+        .mysql_database(&name)
+        .mysql_username(&user)
+        .mysql_password(PASSWORD);
+    let in_short = Scheduler::mysql(host, port, &name, &user, PASSWORD);
+    for (n, builder) in [by_parts, in_short].into_iter().enumerate() {
+        assert!(!format!("{builder:?}").contains("p@ss"), "{builder:?}");
+        let (handler, firings) = recorder(|_| async { Ok(()) });
+        let scheduler = builder
+            .lease(LEASE)
+            .register_app(AppConfig::new("sms"), handler)
+            .start()
+            .await
+            .expect("a start");
+        accept(&scheduler, request("sms", &format!("r-{n}"))).await;
+        await_firings(&firings, 1).await;
+        scheduler.shutdown(DRAIN).await;
+    }
+    let wrong = Scheduler::mysql(host, port, &name, &user, "wr@ng").start().await;
+    match wrong {
+        Err(StartError::Database(why)) => {
+            assert!(why.contains(&user) && !why.contains("wr@ng"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    for at in ["%", "localhost"] {
+        root.execute_unprepared(&format!("drop user '{user}'@'{at}'")).await.expect("no user");
+    }
+    root.close().await.expect("a connection that closes");
+}
