@@ -4,7 +4,6 @@
 mod late;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use infinite_scheduler::model::request::RequestBuilder;
@@ -14,6 +13,7 @@ use infinite_scheduler::{
     Submitted,
 };
 
+use crate::support::attempts::Attempts;
 use crate::support::kafka::{RawRecord, produce, read_all};
 use crate::support::proxy::Proxy;
 use crate::support::services::Database;
@@ -136,7 +136,7 @@ async fn a_lost_answer_to_outcomes(database: Database) {
     let scheduler = world
         .builder_without_apps()
         .database_url(proxy.url(world.database.url()))
-        .register_app(failing_app(), attempts.clone())
+        .register_app(failing_app(), Obedient(attempts.clone()))
         .start()
         .await
         .expect("a start");
@@ -191,7 +191,7 @@ async fn a_lost_answer_to_a_request_by_api(database: Database) {
     let scheduler = Scheduler::builder()
         .database_url(proxy.url(world.database.url()))
         .lease(LEASE)
-        .register_app(AppConfig::new("sms"), attempts.clone())
+        .register_app(AppConfig::new("sms"), Obedient(attempts.clone()))
         .start()
         .await
         .expect("a start");
@@ -232,7 +232,7 @@ async fn a_lost_answer_to_a_request_whose_job_has_ended_is_not_a_second_job() {
     let owner = Scheduler::builder()
         .database_url(world.database.url())
         .lease(LEASE)
-        .register_app(AppConfig::new("sms"), attempts.clone())
+        .register_app(AppConfig::new("sms"), Obedient(attempts.clone()))
         .start()
         .await
         .expect("a start");
@@ -266,7 +266,7 @@ async fn records_that_could_not_be_judged_are_read_again() {
     for database in [Database::MariaDb, Database::Postgres] {
         let world = World::new(database, 1).await;
         let owner = world.builder_without_apps();
-        let owner = owner.register_app(AppConfig::new("mail"), Attempts::default());
+        let owner = owner.register_app(AppConfig::new("mail"), Obedient::default());
         owner.start().await.expect("a start").shutdown(DEADLINE).await;
         let proxy = Proxy::start(world.database.url()).await;
         let scheduler = start(&world, &proxy).await;
@@ -342,27 +342,11 @@ fn failing_app() -> AppConfig {
 
 /// Does what its jobs say, and counts the attempts at each.
 #[derive(Clone, Default)]
-struct Attempts(Arc<Mutex<BTreeMap<String, u32>>>);
+struct Obedient(Attempts);
 
-impl Attempts {
-    fn all(&self) -> BTreeMap<String, u32> {
-        self.0.lock().expect("nobody panics with it").clone()
-    }
-
-    fn of(&self, id: &str) -> u32 {
-        self.all().get(id).copied().unwrap_or(0)
-    }
-}
-
-impl JobHandler for Attempts {
+impl JobHandler for Obedient {
     async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
-        let id = ctx.job().request_id.clone();
-        let attempt = {
-            let mut all = self.0.lock().expect("nobody panics with it");
-            let attempt = all.entry(id).or_default();
-            *attempt += 1;
-            *attempt
-        };
+        let attempt = self.0.begin(&ctx.job().request_id);
         let order = ctx.job().data.as_str();
         if order.contains("fail always") || (order.contains("fail once") && attempt == 1) {
             return Err(JobError::retry("as it was told"));

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -11,6 +10,7 @@ use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::model::retry::Backoff;
 use infinite_scheduler::{AppConfig, JobContext, JobError, JobHandler, Scheduler};
 
+use crate::support::attempts::Attempts;
 use crate::support::kafka::{RawRecord, produce, read_all};
 use crate::support::services::Database;
 use crate::support::wait_until;
@@ -41,7 +41,7 @@ async fn a_handler_that_panics_has_failed_an_attempt(database: Database) {
     let mut app = AppConfig::new("sms");
     app.max_attempts = NonZeroU32::new(MOST).expect("not zero");
     app.backoff = Backoff::Delays(vec![Duration::from_millis(50)]);
-    let builder = world.builder_without_apps().register_app(app, attempts.clone());
+    let builder = world.builder_without_apps().register_app(app, Obedient(attempts.clone()));
     let scheduler = builder.start().await.expect("a start");
     let panics = |n: usize| PANICS[n % PANICS.len()];
     let records: Vec<_> = (0..JOBS)
@@ -161,7 +161,7 @@ async fn a_scheduler_that_panics_while_draining_starts_nothing_more() {
     let attempts = Attempts::default();
     let mut app = AppConfig::new("sms");
     app.max_in_flight = NonZeroU32::new(2).expect("not zero");
-    let builder = world.builder_without_apps().register_app(app, attempts.clone());
+    let builder = world.builder_without_apps().register_app(app, Obedient(attempts.clone()));
     let scheduler = builder.start().await.expect("a start");
     let value = |n| {
         format!(
@@ -206,7 +206,7 @@ async fn panics_lose_and_double_nothing(role: &str, database: Database) {
     // Of those that fail at first and those that always do, outcomes are more than deletions.
     app.max_attempts = NonZeroU32::new(2).expect("not zero");
     app.backoff = Backoff::Delays(vec![Duration::from_millis(300)]);
-    let builder = world.builder_without_apps().register_app(app, attempts.clone());
+    let builder = world.builder_without_apps().register_app(app, Obedient(attempts.clone()));
     let scheduler = builder.start().await.expect("a start");
 
     let mut expected = Expected::default();
@@ -301,27 +301,12 @@ impl Expected {
 
 /// Does what its jobs say, and counts the attempts at each.
 #[derive(Clone, Default)]
-struct Attempts(Arc<Mutex<BTreeMap<String, u32>>>);
+struct Obedient(Attempts);
 
-impl Attempts {
-    fn all(&self) -> BTreeMap<String, u32> {
-        self.0.lock().expect("nobody panics with it").clone()
-    }
-
-    fn of(&self, id: &str) -> u32 {
-        self.all().get(id).copied().unwrap_or(0)
-    }
-}
-
-impl JobHandler for Attempts {
+impl JobHandler for Obedient {
     async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
         let job = ctx.job();
-        let attempt = {
-            let mut all = self.0.lock().expect("nobody panics with it");
-            let attempt = all.entry(job.request_id.clone()).or_default();
-            *attempt += 1;
-            *attempt
-        };
+        let attempt = self.0.begin(&job.request_id);
         let order = job.data.as_str();
         let data: serde_json::Value = serde_json::from_str(order)?;
         if data["panics"].as_u64().is_some_and(|panics| u64::from(attempt) <= panics) {

@@ -1,6 +1,5 @@
 //! What an instance does whose shards or whose lease go while it works.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +14,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 use tokio::sync::Semaphore;
 
 use crate::replay::newest_letter;
+use crate::support::attempts::Attempts;
 use crate::support::kafka::{RawRecord, produce};
 use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
@@ -175,29 +175,20 @@ async fn without_a_lease_nothing_is_read_fired_or_written() {
 /// slow run until they may end, one that fails does so once.
 #[derive(Clone)]
 struct Told {
-    fired: Arc<Mutex<BTreeMap<String, u32>>>,
+    fired: Attempts,
     may_end: Arc<Semaphore>,
 }
 
 impl Told {
     fn new() -> Self {
-        Self { fired: Arc::default(), may_end: Arc::new(Semaphore::new(0)) }
-    }
-
-    fn fired(&self) -> BTreeMap<String, u32> {
-        self.fired.lock().expect("a lock").clone()
+        Self { fired: Attempts::default(), may_end: Arc::new(Semaphore::new(0)) }
     }
 }
 
 impl JobHandler for Told {
     async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
-        let id = ctx.job().request_id.clone();
-        let times = {
-            let mut fired = self.fired.lock().expect("a lock");
-            let times = fired.entry(id.clone()).or_default();
-            *times += 1;
-            *times
-        };
+        let id = &ctx.job().request_id;
+        let times = self.fired.begin(id);
         if id == "fails" && times == 1 {
             return Err(JobError::fail("as its name says"));
         }
@@ -228,12 +219,12 @@ async fn a_shard_is_not_given_up_while_its_jobs_run_and_goes_on() {
         };
         let first = start().await;
         send("slow").await;
-        wait_until(DEADLINE, "both shards at work", async || slow.fired().len() == 20).await;
+        wait_until(DEADLINE, "both shards at work", async || slow.fired.all().len() == 20).await;
         let second = start().await;
         let tried_ms = SystemClock.now_ms() + PASSES_MS;
         wait_until(DEADLINE, "a moment", async || SystemClock.now_ms() > tried_ms).await;
         send("quick").await;
-        wait_until(DEADLINE, "jobs beside those", async || slow.fired().len() == 40).await;
+        wait_until(DEADLINE, "jobs beside those", async || slow.fired.all().len() == 40).await;
         slow.may_end.close();
         await_no_jobs(&world.database).await;
         wait_until(DEADLINE, "a shard of each", async || {
@@ -243,7 +234,7 @@ async fn a_shard_is_not_given_up_while_its_jobs_run_and_goes_on() {
         .await;
         second.shutdown(DEADLINE).await;
         first.shutdown(DEADLINE).await;
-        let fired = slow.fired();
+        let fired = slow.fired.all();
         assert!(fired.values().all(|times| *times == 1), "{backend:?}: {fired:?}");
     }
 }
@@ -294,7 +285,7 @@ async fn without_a_lease_no_shard_is_taken_for_ours() {
         wait_until(DEADLINE, "another try", async || world.database.count(&tries).await > tried)
             .await;
         scheduler.shutdown(DEADLINE).await;
-        let fired: Vec<_> = told.fired().into_iter().collect();
+        let fired: Vec<_> = told.fired.all().into_iter().collect();
         assert_eq!(fired, [("call".to_owned(), 1), ("fails".to_owned(), 2)], "{backend:?}");
     }
 }

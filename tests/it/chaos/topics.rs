@@ -5,12 +5,9 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Headers, Message};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::error::RDKafkaErrorCode;
 
-use crate::support::kafka::RawRecord;
+use crate::support::kafka::{RawRecord, client_of, read_all_by, watermarks_by};
 use crate::support::wait_until;
 
 /// Where requests come from.
@@ -40,9 +37,7 @@ impl Cluster {
     }
 
     pub(crate) fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.address);
-        config
+        client_of(&self.address)
     }
 
     /// Creates a topic; an instance that starts may have been quicker.
@@ -76,75 +71,21 @@ impl Cluster {
     }
 
     /// The offset after a partition's last record.
-    pub(super) async fn end(&self, topic: &'static str, partition: i32) -> i64 {
-        let reader = self.reader();
-        blocking(move || reader.fetch_watermarks(topic, partition, DEADLINE).expect("an end").1)
-            .await
+    pub(super) async fn end(&self, topic: &str, partition: i32) -> i64 {
+        watermarks_by(&self.client(), topic, partition).await.1
     }
 
     /// Everything that is in a topic, by partition and offset.
     pub(crate) async fn read_all(&self, topic: &str) -> Vec<RawRecord> {
-        let (reader, topic) = (self.reader(), topic.to_owned());
-        blocking(move || read_all_by(&reader, &topic)).await
+        read_all_by(&self.client(), topic).await
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
         self.client().create().expect("an admin client")
-    }
-
-    /// A consumer outside of any group, which says when a partition ends.
-    fn reader(&self) -> BaseConsumer {
-        self.client()
-            .set("group.id", "chaos-reader")
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("fetch.wait.max.ms", "10")
-            .create()
-            .expect("a consumer")
     }
 }
 
 fn options() -> AdminOptions {
     let patience = Some(Duration::from_secs(10));
     AdminOptions::new().operation_timeout(patience).request_timeout(patience)
-}
-
-fn read_all_by(reader: &BaseConsumer, topic: &str) -> Vec<RawRecord> {
-    let metadata = reader.fetch_metadata(Some(topic), DEADLINE).expect("the topic's metadata");
-    let partitions = metadata.topics()[0].partitions();
-    let mut assignment = TopicPartitionList::new();
-    for partition in partitions {
-        assignment
-            .add_partition_offset(topic, partition.id(), Offset::Beginning)
-            .expect("a partition of the list");
-    }
-    reader.assign(&assignment).expect("an assignment");
-    let (mut records, mut at_end) = (Vec::new(), 0);
-    while at_end < partitions.len() {
-        match reader.poll(DEADLINE) {
-            Some(Ok(message)) => records.push(to_raw_record(&message)),
-            Some(Err(KafkaError::PartitionEOF(_))) => at_end += 1,
-            Some(Err(error)) => panic!("reading {topic}: {error}"),
-            None => panic!("reading {topic}: nothing for {DEADLINE:?}, and not at its end"),
-        }
-    }
-    records.sort_by_key(|record| (record.partition, record.offset));
-    records
-}
-
-fn to_raw_record(message: &impl Message) -> RawRecord {
-    let headers = message.headers().into_iter().flat_map(Headers::iter);
-    let headers = headers.map(|header| (header.key.to_owned(), header.value.unwrap_or(&[]).into()));
-    RawRecord {
-        partition: message.partition(),
-        offset: message.offset(),
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
-        headers: headers.collect(),
-        timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("work that does not panic")
 }

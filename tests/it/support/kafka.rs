@@ -111,9 +111,18 @@ pub(crate) async fn delete_records_before(topic: &str, partition: i32, offset: i
 
 /// The first offset of a partition and the one after its last.
 pub(crate) async fn watermarks(topic: &str, partition: i32) -> (i64, i64) {
-    let topic = topic.to_owned();
+    watermarks_by(&client_config(), topic, partition).await
+}
+
+/// The same on the broker, and as the user, of `client`.
+pub(crate) async fn watermarks_by(
+    client: &ClientConfig,
+    topic: &str,
+    partition: i32,
+) -> (i64, i64) {
+    let (client, topic) = (client.clone(), topic.to_owned());
     blocking(move || {
-        reader(client_config())
+        reader(client)
             .fetch_watermarks(&topic, partition, DEADLINE)
             .expect("a partition's watermarks")
     })

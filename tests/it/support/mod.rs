@@ -3,6 +3,7 @@
 // Every helper is here for the module that needs it, whether or not that module exists yet.
 #![allow(dead_code)]
 
+pub(crate) mod attempts;
 pub(crate) mod kafka;
 pub(crate) mod process;
 pub(crate) mod proxy;
