@@ -102,6 +102,14 @@ mod tests {
     }
 
     #[test]
+    fn the_clock_of_leases_is_that_of_the_machine_since_its_boot() {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        let passed_ms = boot_ms() - (seconds * 1000.0) as i64;
+        assert!((0..60_000).contains(&passed_ms), "{passed_ms} ms apart");
+    }
+
+    #[test]
     fn a_lost_lease_is_over_at_once() {
         let lease = Lease::new(Duration::from_secs(10), Arc::new(ManualClock::at(0)));
         lease.renewed(lease.sending());

@@ -41,6 +41,7 @@ async fn a_lost_answer_to_an_admission(database: Database) {
     let world = World::new(database, 2).await;
     let proxy = Proxy::start(world.database.url()).await;
     let scheduler = start(&world, &proxy).await;
+    let mut tokens = BTreeSet::new();
     for loss in 0..LOSSES {
         proxy.cut_after_commit(marker(loss).as_bytes());
         let records: Vec<_> = (0..WAVE)
@@ -51,10 +52,19 @@ async fn a_lost_answer_to_an_admission(database: Database) {
             .collect();
         produce(&world.topic, &records).await;
         wait_until(DEADLINE, "the lost answer", async || proxy.cuts() == loss + 1).await;
+        let jobs = (loss + 1) * WAVE;
+        wait_until(DEADLINE, "every job fired", async || succeeded(&scheduler) >= jobs).await;
+        tokens.insert(
+            world.database.count("select reader from ingest_offset where number = 0").await,
+        );
     }
-    let jobs = LOSSES * WAVE;
-    wait_until(DEADLINE, "every job fired", async || succeeded(&scheduler) >= jobs).await;
+    assert_eq!(
+        tokens.len(),
+        LOSSES,
+        "under the token of a lost answer nothing is written any more"
+    );
     scheduler.shutdown(DEADLINE).await;
+    let jobs = LOSSES * WAVE;
 
     let wanted = (0..LOSSES).flat_map(|loss| (0..WAVE).map(move |n| format!("r-{loss}-{n}")));
     check_fired(&world, wanted).await;

@@ -63,6 +63,18 @@ async fn a_row_says_where_to_go_on_whatever_the_group_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_reader_claims_the_row_by_a_token_of_its_own() {
+    let world = World::new(Database::Sqlite, 1).await;
+    let mut tokens = BTreeSet::new();
+    for reader in 0..3 {
+        write(&world, reader..reader + 1).await;
+        read(&world, world.kafka(), 1).await;
+        tokens.insert(world.database.count("select reader from ingest_offset").await);
+    }
+    assert_eq!(tokens.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_again_with_fewer_records_is_read_from_its_start() {
     let world = World::new(Database::Sqlite, 1).await;
     write(&world, 0..80).await;

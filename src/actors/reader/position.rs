@@ -33,6 +33,16 @@ impl Position {
         self.next - i64::from(self.unverified.is_some())
     }
 
+    /// Whether to seek once more before these records, of which this is the first, are believed.
+    ///
+    /// Compaction and transactions leave gaps; so does a fetch that was cut off. The log's own
+    /// gap is there a second time.
+    pub(super) fn meets_gap(&mut self, first: Option<i64>) -> bool {
+        let meets = !self.gap_confirmed && first.is_some_and(|first| first > self.next);
+        self.gap_confirmed |= first.is_some();
+        meets
+    }
+
     fn row(&self) -> LedgerRow {
         LedgerRow { id: self.ledger, reader: self.reader, next_offset: self.next, last: None }
     }
@@ -206,5 +216,37 @@ async fn go_on_at(
         }
         Ok(false) => Err(Step::Away("another reader moved the ledger".into())),
         Err(error) => Err(away(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(next: i64) -> Position {
+        Position {
+            cluster: "c".into(),
+            ledger: LedgerId(1),
+            reader: ReaderToken(1),
+            next,
+            unverified: None,
+            gap_confirmed: false,
+        }
+    }
+
+    #[test]
+    fn a_gap_at_the_start_is_believed_the_second_time() {
+        let mut position = at(5);
+        assert!(!position.meets_gap(None), "nothing came");
+        assert!(position.meets_gap(Some(7)));
+        assert!(!position.meets_gap(Some(7)), "the log's own");
+    }
+
+    #[test]
+    fn a_gap_behind_the_start_is_the_logs_own() {
+        let mut position = at(5);
+        assert!(!position.meets_gap(Some(5)));
+        position.next = 6;
+        assert!(!position.meets_gap(Some(9)));
     }
 }

@@ -133,17 +133,10 @@ impl Reading {
             return lost.map(|()| Vec::new());
         }
         records.retain(|record| record.offset >= position.next);
-        let gap = records.first().is_some_and(|first| first.offset > position.next);
-        if gap && !position.gap_confirmed {
-            // Compaction and transactions leave gaps; so does a fetch that was cut off. The
-            // log's own gap is there a second time.
-            position.gap_confirmed = true;
+        if position.meets_gap(records.first().map(|first| first.offset)) {
             let next = position.next;
             self.seek(next).await?;
             return Ok(Vec::new());
-        }
-        if !records.is_empty() {
-            position.gap_confirmed = true;
         }
         Ok(records)
     }
