@@ -63,7 +63,8 @@ impl AppRules {
 
 impl Store {
     /// Writes down that the app exists, its rules and its shards. Shards may grow in
-    /// number and never shrink: jobs live in them.
+    /// number and never shrink: jobs live in them. For others the app is there with its
+    /// first shard.
     ///
     /// # Errors
     /// [`Error::Unavailable`]: call again, all of it can be repeated.
@@ -84,7 +85,8 @@ impl Store {
         Ok(AppRow { id: AppId(found.id), name: found.name, rules, shards })
     }
 
-    /// The app of that name, if it was ever registered.
+    /// The app of that name, if it was ever registered. One without shards is being
+    /// registered just now: there is no place for its jobs yet.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
@@ -92,6 +94,9 @@ impl Store {
         let query = app::Entity::find().filter(app::Column::Name.eq(name));
         let Some(row) = query.one(&self.inner.pool).await? else { return Ok(None) };
         let shards = self.shards_of(row.id).await?;
+        if shards.is_empty() {
+            return Ok(None);
+        }
         let rules = serde_json::from_str(&row.rules).map_err(|error| {
             // Guessed rules would let in what the app does not want.
             Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))

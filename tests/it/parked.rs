@@ -271,6 +271,38 @@ async fn an_app_is_known_by_its_row_and_its_schema_holds_everywhere() {
     }
 }
 
+/// Whoever registers an app writes its row first: until it has a shard there is no place for
+/// its jobs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_without_shards_is_not_there_yet() {
+    for database in Database::all() {
+        let world = World::new(database, 1).await;
+        let builder = || world.builder().with_kafka_ingest(patient(&world));
+        let scheduler = builder().start().await.expect("a start");
+        let store = store(&world.database).await;
+        let app = store.register_app(&AppConfig::new("late"), 0).await.expect("a row").id;
+        store.close().await;
+        world.database.execute(&format!("delete from shard where app = {app}")).await;
+        produce(&world.topic, &[record("late", "one")]).await;
+        wait_until(DEADLINE, "a parked record", async || parked_rows(&world.database).await == 1)
+            .await;
+        let answer = infinite_scheduler::ScheduleJobRequest::builder("late").at("2035-01-01T00:00");
+        let answer = scheduler.schedule(answer.build().expect("a request")).await;
+        assert!(answer.is_err(), "{database:?}: {answer:?}");
+        assert_eq!(world.database.count("select count(*) from job").await, 0, "{database:?}");
+        scheduler.shutdown(DRAIN).await;
+
+        let builder = builder().register_app_on_topic(AppConfig::new("late"), &world.fired);
+        let scheduler = builder.start().await.expect("a start");
+        wait_until(DEADLINE, "the job fired", async || {
+            scheduler.ingest_metrics().apps["late"].succeeded == 1
+        })
+        .await;
+        scheduler.shutdown(DRAIN).await;
+        totals_add_up(&world.database).await;
+    }
+}
+
 /// What the cases below stand on: an app, a ledger row that is claimed, a record that waits.
 pub(crate) struct Ground {
     pub(crate) store: Store,
