@@ -70,6 +70,8 @@ impl RetryDlq {
 
     fn look_around_again(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(LOOK_AROUND, Self::look_around_again);
+        self.letters.try_refused();
+        self.verdicts.try_refused();
         self.look_around(ctx);
     }
 
@@ -93,11 +95,9 @@ impl RetryDlq {
         if self.shared.kafka.is_none() {
             return;
         }
-        let Some(lanes) = self.outlet(kind).begin() else { return };
         let shared = self.shared.clone();
-        // Who lost a lane leaves it to its new owner.
-        let lanes = lanes.into_iter().filter(|lane| shared.owns(*lane)).collect();
-        let round = tokio::spawn(async move { publish(&shared, kind, lanes).await });
+        let Some(round) = self.outlet(kind).begin(|lane| shared.owns(lane)) else { return };
+        let round = tokio::spawn(async move { publish(&shared, kind, round).await });
         ctx.spawn(round.into_actor(self).map(move |round, actor, ctx| {
             let round = round.unwrap_or_else(|error| panic!("publishing: {error}"));
             actor.after(kind, round, ctx);

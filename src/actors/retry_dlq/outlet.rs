@@ -14,8 +14,10 @@ use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
 const LETTERS: u64 = 50;
 /// Batches of verdicts that are read and published together.
 const BATCHES: u64 = 10;
-/// Rows that a round passes over at most, since the topic refuses them.
+/// Rows that one round finds refused at most; the next goes on behind them.
 const MOST_REFUSED: usize = 500;
+/// Rows that are passed over at most until the next look: each is named to the database.
+const MOST_PASSED: usize = 10_000;
 /// What says that a record is a `CloudEvent` in structured form.
 const CLOUD_EVENT: &str = "application/cloudevents+json; charset=UTF-8";
 
@@ -24,6 +26,8 @@ const CLOUD_EVENT: &str = "application/cloudevents+json; charset=UTF-8";
 pub(super) struct Outlet {
     /// Lanes that may have something, beside those that are being published.
     lanes: HashSet<Lane>,
+    /// Rows that the topic refuses, too large ones say: what is behind them passes them.
+    passed: Vec<i64>,
     publishing: bool,
     /// How often in a row it failed.
     failed: u32,
@@ -34,6 +38,10 @@ pub(super) struct Outlet {
 #[derive(Debug, Default)]
 pub(super) struct Round {
     lanes: Vec<Lane>,
+    /// Rows that the topic refuses, those of earlier rounds among them.
+    passed: Vec<i64>,
+    /// So many were refused that another round goes on behind them.
+    goes_on: bool,
     pub(super) acknowledged: usize,
     /// What the topic did not take; it stays.
     pub(super) not_taken: usize,
@@ -46,24 +54,34 @@ impl Outlet {
         self.lanes.extend(lanes);
     }
 
-    /// The lanes of the next round, unless one is under way or there is nothing to do.
-    pub(super) fn begin(&mut self) -> Option<Vec<Lane>> {
+    /// The next round, unless one is under way or there is nothing to do.
+    pub(super) fn begin(&mut self, owns: impl Fn(Lane) -> bool) -> Option<Round> {
         if self.publishing || self.lanes.is_empty() {
             return None;
         }
         self.publishing = true;
-        Some(self.lanes.drain().collect())
+        // Who lost a lane leaves it to its new owner.
+        let lanes = self.lanes.drain().filter(|lane| owns(*lane)).collect();
+        Some(Round { lanes, passed: self.passed.clone(), ..Round::default() })
+    }
+
+    /// What was refused is tried again.
+    pub(super) fn try_refused(&mut self) {
+        self.passed.clear();
     }
 
     /// How long to wait before the next round, after a failure.
     pub(super) fn end(&mut self, round: Round) -> Option<Duration> {
         self.published += round.acknowledged as u64;
+        self.passed = round.passed;
+        if round.failure.is_some() || round.goes_on {
+            self.lanes.extend(round.lanes);
+        }
         if round.failure.is_none() {
             self.publishing = false;
             self.failed = 0;
             return None;
         }
-        self.lanes.extend(round.lanes);
         let wait = RETRY.0.saturating_mul(1 << self.failed.min(16)).min(RETRY.1);
         self.failed += 1;
         Some(wait.mul_f64(0.75 + fastrand::f64() / 4.0))
@@ -79,9 +97,8 @@ impl Outlet {
     }
 }
 
-/// Publishes what these lanes have of one kind.
-pub(super) async fn publish(shared: &Shared, kind: Kind, lanes: Vec<Lane>) -> Round {
-    let mut round = Round { lanes, ..Round::default() };
+/// Publishes what the round's lanes have of one kind.
+pub(super) async fn publish(shared: &Shared, kind: Kind, mut round: Round) -> Round {
     let published = match kind {
         Kind::Letters => publish_letters(shared, &mut round).await,
         Kind::Verdicts => publish_verdicts(shared, &mut round).await,
@@ -94,10 +111,8 @@ pub(super) async fn publish(shared: &Shared, kind: Kind, lanes: Vec<Lane>) -> Ro
 
 async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> {
     let Some(kafka) = &shared.kafka else { return Ok(()) };
-    // What comes behind those that the topic refuses, too large ones say, passes them.
-    let mut refused = Vec::new();
     loop {
-        let letters = shared.store.unpublished(&round.lanes, &refused, LETTERS).await?;
+        let letters = shared.store.unpublished(&round.lanes, &round.passed, LETTERS).await?;
         let records = letters.iter().map(|letter| letter_record(kafka, letter)).collect();
         let answers = kafka.producer.send_all(records).await;
         let mut acknowledged = Vec::new();
@@ -105,9 +120,8 @@ async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> 
             match answer {
                 Ok(()) => acknowledged.push(letter.id),
                 Err(error) => {
-                    refused.push(letter.id);
                     let id = letter.letter.id;
-                    round.not_taken(&format!("dead letter {id}"), &error);
+                    round.not_taken(letter.id, &format!("dead letter {id}"), &error);
                 }
             }
         }
@@ -115,7 +129,7 @@ async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> 
             round.acknowledged += acknowledged.len();
             shared.store.published(&acknowledged).await?;
         }
-        if letters.len() as u64 != LETTERS || round.is_over(refused.len()) {
+        if letters.len() as u64 != LETTERS || round.is_over() {
             return Ok(());
         }
     }
@@ -126,9 +140,8 @@ async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()>
     let (Some(producer), Some(topic)) = (&kafka.events, &kafka.config.events_topic) else {
         return Ok(());
     };
-    let mut refused = Vec::new();
     loop {
-        let rows = shared.store.unpublished_verdicts(&round.lanes, &refused, BATCHES).await?;
+        let rows = shared.store.unpublished_verdicts(&round.lanes, &round.passed, BATCHES).await?;
         let batches: Vec<Vec<Event>> = rows.iter().map(events_of).collect();
         let records = batches.iter().flatten().map(|event| event_record(topic, event)).collect();
         let mut answers = producer.send_all(records).await.into_iter();
@@ -138,7 +151,7 @@ async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()>
             let mut left = Vec::new();
             for (event, answer) in events.into_iter().zip(answers.by_ref()) {
                 if let Err(error) = answer {
-                    round.not_taken("a verdict", &error);
+                    round.not_taken(row.id, "a verdict", &error);
                     left.push(event);
                 }
             }
@@ -147,7 +160,6 @@ async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()>
                 acknowledged.push(row.id);
                 continue;
             }
-            refused.push(row.id);
             // In an outage all of it is told again, in order: the events have the same ids.
             if left.len() < all && round.failure.is_none() {
                 shared.store.keep_verdicts(row.id, pack(&left)).await?;
@@ -156,24 +168,36 @@ async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()>
         if !acknowledged.is_empty() {
             shared.store.published(&acknowledged).await?;
         }
-        if rows.len() as u64 != BATCHES || round.is_over(refused.len()) {
+        if rows.len() as u64 != BATCHES || round.is_over() {
             return Ok(());
         }
     }
 }
 
 impl Round {
-    /// Something is away, or so much was refused that the rest can wait for the next look.
-    fn is_over(&self, refused: usize) -> bool {
-        self.failure.is_some() || refused >= MOST_REFUSED
+    /// Something is away, or so much was refused that it is another round's turn.
+    fn is_over(&mut self) -> bool {
+        if self.not_taken < MOST_REFUSED {
+            return self.failure.is_some();
+        }
+        self.goes_on = self.passed.len() < MOST_PASSED;
+        if !self.goes_on {
+            let rows = self.passed.len();
+            tracing::error!(rows, "{rows} rows of the outbox are refused: others wait behind them");
+        }
+        true
     }
 
-    fn not_taken(&mut self, what: &str, error: &kafka::Error) {
+    /// The record, or one of the records, of this row was not taken.
+    fn not_taken(&mut self, row: i64, what: &str, error: &kafka::Error) {
         self.not_taken += 1;
         match error {
             // That is nobody's outage: what is behind it can pass.
             kafka::Error::Refused { .. } => {
                 tracing::warn!(%error, "{what} stays in the outbox: {error}");
+                if self.passed.last() != Some(&row) {
+                    self.passed.push(row);
+                }
             }
             error => self.failure = Some(format!("not published: {error}")),
         }

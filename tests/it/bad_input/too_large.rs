@@ -84,14 +84,14 @@ async fn the_largest_record_is_a_job_or_a_letter_that_waits_for_room(database: D
     assert_eq!(world.database.count("select count(*) from outbox").await, 0);
 }
 
-/// More letters than are published together, none of which the topic takes: those behind
-/// them must get past all of them.
+/// More letters than one round meets, none of which the topic takes: those behind them must get
+/// past all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_letters_that_are_too_large_do_not_hold_up_the_others() {
     let world = World::new(Database::Sqlite, 1).await;
     set_topic(&world.dlq, "max.message.bytes", "2000").await;
     let large = RawRecord::new(0, "?".repeat(3000));
-    let mut records = vec![large; 250];
+    let mut records = vec![large; 620];
     records.push(RawRecord::new(0, "small poison"));
     let scheduler = world.builder().start().await.expect("a start");
     produce(&world.topic, &records).await;
@@ -99,14 +99,14 @@ async fn many_letters_that_are_too_large_do_not_hold_up_the_others() {
         scheduler.ingest_metrics().messages_sent_to_dlq == 1
     })
     .await;
-    assert_eq!(world.database.count("select count(*) from outbox").await, 250);
+    assert_eq!(world.database.count("select count(*) from outbox").await, 620);
     make_room(&world.dlq).await;
     wait_until(DEADLINE, "all letters published", async || {
-        scheduler.ingest_metrics().messages_sent_to_dlq == 251
+        scheduler.ingest_metrics().messages_sent_to_dlq == 621
     })
     .await;
     scheduler.shutdown(DRAIN).await;
-    assert_eq!(read_all(&world.dlq).await.len(), 251);
+    assert_eq!(read_all(&world.dlq).await.len(), 621);
 }
 
 /// A broker measures batches: in company a job may be too large for a topic that takes it
