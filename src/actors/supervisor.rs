@@ -234,6 +234,11 @@ impl Handler<PartitionsRevoked> for Supervisor {
             let role = Role::Reader(partition.clone());
             if let Some(child) = self.children.get_mut(&role) {
                 child.leaving = true;
+                // One that panicked, and would be started again in a moment, ends only here.
+                if address.as_ref().is_none_or(|reader| !reader.connected()) {
+                    self.shared.health.clear(&format!("partition {partition}"));
+                    self.forget(&role);
+                }
             }
             farewells.push(async move {
                 let next = address?.send(Leave).await.ok().flatten()?;
