@@ -73,7 +73,8 @@ mod tests {
     fn passwords_are_hidden_however_they_are_written() {
         for (url, meant) in [
             ("postgres://u:pw@h:5432/db", "postgres://u:***@h:5432/db"),
-            ("mysql://u:p@w/x?y:z@h/db", "mysql://u:***@h/db"),
+            ("mysql://u:p@w/x?y:z@h/db", "mysql://***"),
+            ("postgres://u:pw@h/db?password=ab@cd", "postgres://***"),
             (
                 "postgres://u@h/db?password=pw&sslmode=off",
                 "postgres://u@h/db?password=***&sslmode=off",

@@ -72,6 +72,8 @@ pub fn redact(url: &str) -> String {
         return "***".into();
     };
     let rest = match rest.rsplit_once('@') {
+        // Nobody can tell the password's `?` from that of the parameters.
+        Some((login, _)) if login.contains('?') => "***".to_owned(),
         Some((login, place)) => {
             let user = login.split_once(':').map_or(login, |(user, _)| user);
             let hidden = if login.contains(':') { ":***" } else { "" };
@@ -105,7 +107,7 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
     ];
     let connect: PgConnectOptions = url.parse().map_err(|error| unusable(url, &error))?;
     let connect = connect.options(settings).application_name("infinite-scheduler");
-    check_reachable::<sqlx::PgConnection>(&connect).await?;
+    check_encoding(&connect).await?;
     let sessions = Sessions::new(patience(options.lease));
     let pool_of = |size| PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE);
     let hot = sessions.watch(pool_of(options.max_connections)).connect_lazy_with(connect.clone());
@@ -214,6 +216,22 @@ where
 {
     let connection = C::connect_with(options).await?;
     Ok(connection.close().await?)
+}
+
+/// Requests are any text: a database that cannot keep some of it would refuse their letters, too.
+async fn check_encoding(connect: &PgConnectOptions) -> Result<()> {
+    use sqlx::{ConnectOptions, Row};
+    let mut connection = connect.connect().await?;
+    let encoding: String =
+        sqlx::query("show server_encoding").fetch_one(&mut connection).await?.try_get(0)?;
+    connection.close().await?;
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(Error::Unusable(format!(
+        "its encoding is {encoding}, which cannot keep every text: make it with \
+         create database .. encoding 'UTF8' template template0"
+    )))
 }
 
 async fn try_anew<C>(options: <C as Connection>::Options) -> Result<()>

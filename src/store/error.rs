@@ -84,6 +84,8 @@ fn of_database(error: &dyn DatabaseError) -> Error {
         Some("40001" | "40P01") => Error::Raced(text),
         // A password, or a database that is not there: waiting mends neither.
         Some(code) if code.starts_with("28") || code == "3D000" => Error::Unusable(text),
+        // SQLite's own number for a file that is no database.
+        Some("26") => Error::Unusable(text),
         Some(code) if code.starts_with("22") || code.starts_with("23") => Error::Refused(text),
         _ => Error::Unavailable(text),
     }
@@ -120,6 +122,8 @@ impl From<rusqlite::Error> for Error {
                 {
                     Self::Raced(text)
                 }
+                // Waiting does not make a database of it.
+                ErrorCode::NotADatabase => Self::Unusable(text),
                 ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch => {
                     Self::Refused(text)
                 }

@@ -200,7 +200,7 @@ async fn the_command_makes_the_tables_and_takes_them_away_only_when_told_twice()
         assert!(again.status.success() && text(&again.stdout).contains("already"), "{backend:?}");
 
         let careless = migrate(&database, &["--down"]).await;
-        assert_eq!(careless.status.code(), Some(2), "{backend:?}");
+        assert_eq!(careless.status.code(), Some(1), "{backend:?}");
         assert!(text(&careless.stderr).contains("--yes"), "{}", text(&careless.stderr));
         assert_eq!(tables(&database).await, TABLES.len(), "{backend:?}");
 
@@ -208,6 +208,21 @@ async fn the_command_makes_the_tables_and_takes_them_away_only_when_told_twice()
         assert!(down.status.success(), "{backend:?}: {}", text(&down.stderr));
         assert_eq!(tables(&database).await, 0, "{backend:?}");
     }
+}
+
+/// It could not keep every request, nor the letter of one that it cannot keep.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_keep_every_text_is_refused() {
+    let database = Database::Postgres.fresh().await;
+    let name = database.name();
+    database.execute_on_server(&format!("drop database {name}")).await;
+    let ascii =
+        format!("create database {name} encoding 'SQL_ASCII' template template0 locale 'C'");
+    database.execute_on_server(&ascii).await;
+    let refused = migrate(&database, &[]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    let said = text(&refused.stderr);
+    assert!(said.contains(name) && said.contains("SQL_ASCII") && said.contains("UTF8"), "{said}");
 }
 
 /// Who runs on the tables would lose its jobs.

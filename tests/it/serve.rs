@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::kafka::{RawRecord, produce, read_all};
 use crate::support::process::Instance;
 use crate::support::proxy::Proxy;
-use crate::support::services::{Database, TestDatabase, kafka, mysql_url};
+use crate::support::services::{Database, TestDatabase, kafka, mysql_url, temporary_folder};
 use crate::support::world::World;
 use crate::support::{wait_for, wait_until};
 
@@ -211,6 +211,14 @@ async fn an_address_or_a_database_file_in_use_is_said_with_code_two() {
     assert_eq!(second.exited(DEADLINE).await.code(), Some(2));
     let said = second.stderr();
     assert!(said.contains("cannot listen on http.listen = 127.0.0.1:"), "{said}");
+
+    let folder = temporary_folder();
+    let file = folder.path().join("notes.txt");
+    std::fs::write(&file, "no database at all, but text that somebody wrote. ".repeat(100))
+        .expect("a file");
+    let mut other = Instance::spawn(&format!("[database]\nurl = 'sqlite://{}'", file.display()));
+    assert_eq!(other.exited(DEADLINE).await.code(), Some(2), "{}", other.stderr());
+    assert!(other.stderr().contains("not a database"), "{}", other.stderr());
 
     let mut second = Instance::spawn(&config);
     assert_eq!(second.exited(DEADLINE).await.code(), Some(2));

@@ -11,8 +11,9 @@ use crate::store::{ListRange, Page, Result as StoreResult};
 
 /// Ids of one look-up.
 const LOOK_UP: usize = 500;
-/// Rows that one audit compares.
-const AUDIT_ROWS: u32 = 1000;
+/// Rows that one audit compares at most, and their bytes, about.
+const AUDIT_ROWS: usize = 1000;
+const AUDIT_BYTES: usize = 8 << 20;
 
 impl AppScheduler {
     /// Reads the pages and rows that the window wants, one statement at a time each.
@@ -102,7 +103,11 @@ impl AppScheduler {
         self.audited += 1;
         let Some((shard, priority)) = lists.get(self.audited % lists.len().max(1)) else { return };
         let Some(audit) = self.window.audit(*shard, *priority) else { return };
-        let (after, limit) = ((i64::MIN, JobId::from_bytes([0; 16])), AUDIT_ROWS);
+        let held = self.window.figures();
+        let row_bytes = held.bytes / held.jobs.max(1);
+        let rows = (AUDIT_BYTES / row_bytes.max(1)).clamp(1, AUDIT_ROWS);
+        let limit = u32::try_from(rows).unwrap_or(u32::MAX);
+        let after = (i64::MIN, JobId::from_bytes([0; 16]));
         let range = ListRange { shard: *shard, priority: *priority, after, limit };
         let store = self.shared.store.clone();
         let read = tokio::spawn(async move { store.pages(&[range]).await });

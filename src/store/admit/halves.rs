@@ -28,7 +28,11 @@ impl Store {
 
     async fn bury_refused(&self, batch: &Batch, cause: String) -> Result<Admitted> {
         let [Entry::Job(candidate)] = &batch.entries[..] else {
-            return Err(Error::Unavailable(format!("a dead letter is refused: {cause}")));
+            return Err(Error::Unavailable(format!(
+                "the database refuses even the dead letter of this record, which holds up its \
+                 partition: {cause}; mend the database's limit, or pass the record by \
+                 `infinite-scheduler ingest seek`"
+            )));
         };
         let refusal = candidate.refusal(
             ErrorKind::RefusedByDatabase,

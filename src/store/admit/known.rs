@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures::TryStreamExt;
 use infinite_scheduler_entity::{dead_letter, idempotency_key, job};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use uuid::Uuid;
@@ -109,11 +110,12 @@ impl Store {
 
     async fn read_jobs(&self, ids: &[JobId], known: &mut Known) -> Result<()> {
         for some in ids.chunks(AT_ONCE) {
-            let rows = job::Entity::find()
+            // One by one: each may be as large as a record.
+            let mut rows = job::Entity::find()
                 .filter(job::Column::Id.is_in(some.iter().map(|id| id.uuid())))
-                .all(&self.inner.pool)
+                .stream(&self.inner.pool)
                 .await?;
-            for row in rows {
+            while let Some(row) = rows.try_next().await? {
                 let earlier = Earlier {
                     job: JobId::from_uuid(row.id),
                     fingerprint: Fingerprint::of_json(&row.data)
