@@ -20,6 +20,7 @@ use crate::actors::{
     Break, Drain, IngestMetrics, Replay, Shared, Supervisor, foresee_replay, replay, submit,
 };
 use crate::model::request::ScheduleJobRequest;
+use crate::store::Names;
 
 pub use crate::actors::{Replayed, SubmitError, Submitted};
 pub use crate::store::RequestFate;
@@ -91,7 +92,8 @@ impl Scheduler {
     /// # Errors
     /// [`SubmitError::Refused`] with what is wrong with the request;
     /// [`SubmitError::Unavailable`] when the database is away: send the same request again,
-    /// with the same `requestId` or idempotency key it will not become two jobs.
+    /// with the same `requestId` or idempotency key it will not become two jobs;
+    /// [`SubmitError::ShutDown`] after [`shutdown`](Self::shutdown).
     pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted, SubmitError> {
         self.on_runtime(move |shared| async move { submit(&shared, request).await }).await
     }
@@ -101,7 +103,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`SubmitError::Unavailable`] when the database is away: asked again, it will not be
-    /// replayed twice.
+    /// replayed twice; [`SubmitError::ShutDown`] after [`shutdown`](Self::shutdown).
     pub async fn replay(
         &self,
         letter: Uuid,
@@ -116,14 +118,15 @@ impl Scheduler {
     /// What [`replay`](Self::replay) would come to just now. Nothing is written.
     ///
     /// # Errors
-    /// [`SubmitError::Unavailable`] when the database is away.
+    /// [`SubmitError::Unavailable`] when the database is away; [`SubmitError::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
     pub async fn foresee_replay(
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
     ) -> Result<Replayed, SubmitError> {
         self.on_runtime(move |shared| async move {
-            foresee_replay(&shared, &Replay { letter, value }).await
+            foresee_replay(&shared, &Replay { letter, value }, &mut Names::default()).await
         })
         .await
     }
@@ -131,7 +134,8 @@ impl Scheduler {
     /// What became of the request of this app under this name.
     ///
     /// # Errors
-    /// [`SubmitError::Unavailable`] when the database is away.
+    /// [`SubmitError::Unavailable`] when the database is away; [`SubmitError::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
     pub async fn request(
         &self,
         app: impl Into<String>,
@@ -154,7 +158,7 @@ impl Scheduler {
         F: Future<Output = Result<T, SubmitError>> + Send + 'static,
     {
         if !self.is_running() {
-            return Err(SubmitError::Unavailable("the scheduler was shut down".into()));
+            return Err(SubmitError::ShutDown);
         }
         let done = self.inner.runtime.spawn(work(self.inner.shared.clone()));
         done.await.unwrap_or_else(|error| Err(SubmitError::Unavailable(error.to_string())))
@@ -193,7 +197,8 @@ impl Scheduler {
     /// Stops in order: Kafka first, then the app schedulers, then everything else.
     ///
     /// Attempts that run may go on for `deadline`; those that are still running then are
-    /// told to stop, and their jobs fire again elsewhere. Shards are handed back at once.
+    /// told to stop, and their jobs fire again elsewhere. Shards are handed back at once. Only
+    /// the first call waits for all that; another one returns at once.
     pub async fn shutdown(&self, deadline: Duration) {
         if !self.inner.running.swap(false, Ordering::AcqRel) {
             return;

@@ -52,11 +52,12 @@ pub(crate) struct AppFigures {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct IngestMetrics {
-    /// Records read from the ingest topics and requests by API.
+    /// Records read from the ingest topics, and requests by API that the rules let through.
     pub messages_received: u64,
     /// Those that became jobs.
     pub messages_processed: u64,
-    /// Those that could not become jobs.
+    /// Those that could not become jobs; a request by API that the rules refuse is answered and
+    /// in none of these.
     pub messages_failed: u64,
     /// Dead letters that the broker has acknowledged on the DLQ topic.
     #[serde(rename = "messagesSentToDLQ")]

@@ -59,7 +59,7 @@ enum Action {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = load(arguments.action.config().config.as_deref())?;
     telemetry::init(config.log.format, LevelFilter::WARN).map_err(cannot_start)?;
-    let store = migrate::open(&config).await?;
+    let store = migrate::open_existing(&config).await?;
     let desk = Desk { config, store };
     let done = act(&desk, arguments.action).await;
     desk.store.close().await;

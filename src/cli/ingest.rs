@@ -83,7 +83,7 @@ impl Scene {
         let Some(kafka) = config.kafka.clone() else {
             bail!(CannotStart("the configuration has no [kafka]: nothing is read by it".into()));
         };
-        let store = migrate::open(&config).await?;
+        let store = migrate::open_existing(&config).await?;
         store.check_schema().await.map_err(|error| migrate::told(&config, error))?;
         Ok(Self { config, kafka, store, json })
     }

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::sql::Sql;
-use super::{CannotStart, ConfigFile, cannot_start, load, output};
+use super::{ConfigFile, cannot_start, load, output};
 use crate::config::Config;
 use crate::model::ids::InstanceId;
 use crate::store::{Error as StoreError, Store, StoreOptions};
@@ -38,7 +38,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if arguments.down && !arguments.yes {
         let way_out = "add --yes if that is what you want";
-        bail!(CannotStart(format!("--down deletes every job and dead letter: {way_out}")));
+        bail!("nothing was changed: --down deletes every job and dead letter: {way_out}");
     }
     let config = load(arguments.config.config.as_deref())?;
     telemetry::init(config.log.format, LevelFilter::WARN).map_err(cannot_start)?;
@@ -56,8 +56,18 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 /// The database of the configuration, for a command that is soon done.
 pub(super) async fn open(config: &Config) -> anyhow::Result<Store> {
+    connect(config, config.database.url.clone()).await
+}
+
+/// The same for one that has nothing to do in a database that is not there: it makes no file.
+pub(super) async fn open_existing(config: &Config) -> anyhow::Result<Store> {
+    let url = config.database.url.expose_secret().replacen("mode=rwc", "mode=rw", 1);
+    connect(config, url.into()).await
+}
+
+async fn connect(config: &Config, url: SecretString) -> anyhow::Result<Store> {
     let options = StoreOptions {
-        url: config.database.url.clone(),
+        url,
         max_connections: config.database.max_connections.get(),
         lease: config.instance.lease,
     };

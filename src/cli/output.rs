@@ -1,11 +1,34 @@
-//! Printing. A reader that has gone away (`| head`) is no failure of ours.
+//! Printing. A reader that has gone away (`| head`) is no failure of ours; a disk that is full is.
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
+use std::sync::OnceLock;
+
+/// Why something that was to be read by somebody is not.
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
 
 /// A line on standard output.
 pub(super) fn say(line: impl Display) {
-    writeln!(io::stdout(), "{line}").ok();
+    let mut output = io::stdout();
+    note(writeln!(output, "{line}").and_then(|()| output.flush()));
+}
+
+fn note(written: io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        UNWRITTEN.get_or_init(|| error.to_string());
+    }
+}
+
+/// Why not all was written, if so: a program that reads it must not take it for all.
+pub(super) fn unwritten() -> Option<&'static str> {
+    UNWRITTEN.get().map(String::as_str)
+}
+
+/// A text that may be a producer's, on one line: nothing in it steers the terminal.
+pub(super) fn on_one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// A line on standard error.

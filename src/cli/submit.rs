@@ -18,7 +18,7 @@ use tracing_subscriber::filter::LevelFilter;
 use self::flags::Flags;
 pub(super) use self::flags::delay;
 use self::input::{Input, Line};
-use super::output::{complain, say};
+use super::output::{complain, on_one_line, say};
 use super::{CannotStart, ConfigFile, cannot_start, load};
 use crate::config::Config;
 use crate::kafka::{Outgoing, Producer};
@@ -105,14 +105,19 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         let numbers: Vec<usize> = wave.iter().map(|line| line.number).collect();
         let verdicts = join_all(wave.into_iter().map(|line| way.send(line))).await;
+        let last = numbers.last().copied().unwrap_or_default();
         for (number, verdict) in numbers.into_iter().zip(&verdicts) {
             tally.add(verdict);
             if !arguments.quiet || verdict.is_bad() {
-                say(format_args!("line {number}: {verdict}"));
+                say(format_args!("line {number}: {}", on_one_line(&verdict.to_string())));
             }
         }
         if tally.failed > 0 {
-            complain("stopped: send the lines that failed and all after them again");
+            // They went together: some behind the first that failed were taken.
+            complain(format_args!(
+                "stopped after line {last}: send those that failed, and all after line {last}, \
+                 again; one without a requestId or idempotencyKey may become a second job",
+            ));
             break;
         }
         if spoken.elapsed() > PROGRESS {

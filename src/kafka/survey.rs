@@ -18,8 +18,9 @@ use super::{Error, KafkaIngestConfig, TopicPartition};
 
 /// The longest wait for one answer: somebody sits at a terminal.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// What the client still has to say of a failure comes by polling it.
+/// What the client still has to say of a failure comes by polling it, one thing at a time.
 const EXPLAIN: Duration = Duration::from_millis(100);
+const THINGS: usize = 10;
 
 /// Offsets by partition.
 pub type Offsets = BTreeMap<TopicPartition, i64>;
@@ -144,7 +145,8 @@ impl Survey {
         let answer = tokio::task::spawn_blocking(move || {
             question(&client).map_err(|error| {
                 // Nothing is assigned: no record can come by this.
-                drop(client.poll(EXPLAIN));
+                let more = |_: &usize| client.poll(EXPLAIN).is_some();
+                (0..THINGS).take_while(more).for_each(drop);
                 client.context().reach.explain(error)
             })
         });

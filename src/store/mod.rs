@@ -33,7 +33,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sea_orm::DatabaseConnection;
 
 pub use admit::{
-    Admitted, Advance, Batch, Candidate, Course, Entry, Fate, IdempotencyKey, Taken, Wait,
+    Admitted, Advance, Batch, Candidate, Course, Entry, Fate, IdempotencyKey, Names, Taken, Wait,
 };
 pub use apps::{AppRow, AppRules};
 pub use commands::Look;

@@ -239,13 +239,16 @@ async fn a_correction_is_a_sound_request_beside_the_value_and_replaced_only_when
 
         let other = r#"{"appName":"sms","scheduledTime":1}"#;
         let (code, _, error) = edit(&["--value", other]).await;
-        assert!(code == 2 && error.contains("--yes"), "{backend:?}: {error}");
+        assert!(code == 1 && error.contains("--yes"), "{backend:?}: {error}");
+        let (code, _, error) = edit(&["--value", other, "--dry-run"]).await;
+        assert!(code == 1 && error.contains("--yes"), "{backend:?}: the same: {error}");
         let file = post.file("corrected.json", &format!("{other}\n"));
         assert_eq!(edit(&["--file", &file, "--yes"]).await.0, 0);
         assert_eq!(post.show("50%_OFF").await["correction"], other, "without the newline");
         assert_eq!(edit(&["--value", "not JSON", "--force", "--yes"]).await.0, 0);
         assert_eq!(post.show("50%_OFF").await["correction"], "not JSON");
-        assert_eq!(edit(&["--clear"]).await.0, 0);
+        assert_eq!(edit(&["--clear"]).await.0, 1, "{backend:?}: what is there would be lost");
+        assert_eq!(edit(&["--clear", "--yes"]).await.0, 0);
         assert_eq!(post.show("50%_OFF").await["correction"], Value::Null);
         for (state, said) in [(1, "parked"), (2, "replayed"), (3, "discarded")] {
             post.set(&id, &format!("state = {state}")).await;
@@ -372,15 +375,55 @@ async fn letters_are_replayed_by_name_and_by_filter_and_a_dry_run_says_what_of()
         .await;
         check(&[&bulk], 1, "not replayed: it was replayed as job").await;
 
+        conflicts_among_the_selected_are_foreseen(&post).await;
         // Nobody has that app just now: its job waits.
         check(&["--app", "calls", "--dry-run"], 0, "1 dead letter would be replayed").await;
         check(&["--app", "calls", "--yes"], 0, "1 dead letter replayed").await;
         let jobs = post.world.database.count("select count(*) from job where letter is not null");
         assert_eq!(jobs.await, 1, "{database:?}");
         let [dead, _, replayed, _] = post.states().await;
-        assert_eq!((dead, replayed), (before[0] - 2, 2), "{database:?}");
+        assert_eq!((dead, replayed), (before[0] - 3, 3), "{database:?}");
         running.shutdown(Duration::from_secs(10)).await;
     }
+}
+
+/// Each alone would become a job; the first of them takes the name.
+async fn conflicts_among_the_selected_are_foreseen(post: &Post) {
+    let mut ids = Vec::new();
+    for (bulk, data) in [("bulk-0002", 1), ("bulk-0003", 2)] {
+        let id = post.id_of(bulk).await;
+        let request = format!(
+            r#"{{"appName":"sms","scheduledTime":1999999999999,"requestId":"twice\u001b","jobData":{{"n":{data}}}}}"#
+        );
+        let (code, out, error) = post.command("edit", &[&id, "--value", &request]).await;
+        assert_eq!(code, 0, "{out}{error}");
+        ids.push(id);
+    }
+    for (options, done, not) in [
+        (&["--dry-run"][..], "would be replayed as job", "would not be replayed: requestId"),
+        (&[], "replayed as job", "not replayed: requestId"),
+    ] {
+        let asked: Vec<&str> =
+            ids.iter().map(String::as_str).chain(options.iter().copied()).collect();
+        let (code, out, error) = post.command("replay", &asked).await;
+        assert_eq!(code, 1, "{options:?}: {out}{error}");
+        assert!(out.contains(done) && out.contains(not), "{options:?}: {out}{error}");
+        assert!(!out.contains('\u{1b}'), "a producer's text steers no terminal: {out:?}");
+    }
+    post.world.database.execute("delete from job where request_id like 'twice%'").await;
+}
+
+/// Neither makes a database, nor takes half of what it printed for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_makes_no_file_and_output_that_is_lost_is_a_failure() {
+    let post = Post::delivered(Database::Sqlite).await;
+    let full = post.command_to("/dev/full", "list", &["--json"]).await;
+    assert_eq!(full.0, 1, "{}", full.2);
+    assert!(full.2.contains("standard output cannot be written"), "{}", full.2);
+    let missing = post.file("missing.toml", "[database]\nurl = \"sqlite://missing.db?mode=rwc\"");
+    let (code, _, error) = post.command("list", &["--config", &missing]).await;
+    assert!(code == 2 && error.contains("missing.db"), "{code}: {error}");
+    assert!(!std::path::Path::new(&missing).with_file_name("missing.db").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(90);
 const LEASE: Duration = Duration::from_secs(60);
 
 /// Refuses one row for its content.
-const REFUSE: [&str; 2] = [
+pub(crate) const REFUSE: [&str; 2] = [
     "create function refuse() returns trigger language plpgsql as $$
         begin
             raise exception 'it is refused' using errcode = '22000';

@@ -133,18 +133,20 @@ fn decode(shared: &Shared, record: &RawRecord) -> Result<ScheduleJobRequest, Ref
             "the record has a null value: send a ScheduleJobRequest as JSON",
         ));
     };
-    let most = shared.settings.max_record_bytes;
-    if value.len() > most {
-        return Err(Refusal::new(
-            ErrorKind::RecordTooLarge,
-            format!(
-                "the record has {} bytes, more than ingest.max_record_bytes ({most}): \
-                 send a reference instead of the data, or raise the limit",
-                value.len()
-            ),
-        ));
+    if let Some(refusal) = too_large(value, shared.settings.max_record_bytes) {
+        return Err(refusal);
     }
     ScheduleJobRequest::from_json(value)
+}
+
+/// Why a value of more than `most` bytes is refused.
+pub(super) fn too_large(value: &[u8], most: usize) -> Option<Refusal> {
+    let size = value.len();
+    let why = format!(
+        "the record has {size} bytes, more than ingest.max_record_bytes ({most}): \
+         send a reference instead of the data, or raise the limit"
+    );
+    (size > most).then(|| Refusal::new(ErrorKind::RecordTooLarge, why))
 }
 
 fn check_rules(shared: &Shared, request: &ScheduleJobRequest) -> Result<Resolved, Refusal> {

@@ -8,14 +8,14 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::super::shared::Shared;
-use super::judge::{Judgement, judge, trace_in};
+use super::judge::{Judgement, judge, too_large, trace_in};
 use super::submit::SubmitError;
 use super::{Judged, Tickets, batch_of, choose_shards, count_fates, tell_others};
 use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
 use crate::store::{
-    Admitted, Batch, Course, Entry, Error as StoreError, Fate, LetterToReplay, Result,
+    Admitted, Batch, Course, Entry, Error as StoreError, Fate, LetterToReplay, Names, Result,
 };
 
 /// How often an admission whose answer was lost is repeated.
@@ -54,20 +54,22 @@ pub enum Replayed {
     NotPossible(String),
 }
 
-/// What a replay would come to just now. Nothing is written.
+/// What a replay would come to just now, after those that were foreseen with the same `names`.
+/// Nothing is written.
 ///
 /// # Errors
 /// [`SubmitError::Unavailable`] if the database is away.
 pub(crate) async fn foresee_replay(
     shared: &Arc<Shared>,
     replay: &Replay,
+    names: &mut Names,
 ) -> std::result::Result<Replayed, SubmitError> {
     let prepared = prepare(shared, replay, false).await.map_err(unavailable)?;
     let (batch, job_id) = match prepared {
         Prepared::Batch { batch, job_id } => (batch, job_id),
         Prepared::Answer(answer) => return Ok(answer),
     };
-    let fates = shared.store.foresee(&batch).await.map_err(unavailable)?;
+    let fates = shared.store.foresee(&batch, names).await.map_err(unavailable)?;
     Ok(answer(fates.into_iter().next(), job_id))
 }
 
@@ -142,7 +144,8 @@ async fn prepare(shared: &Arc<Shared>, replay: &Replay, again: bool) -> Result<P
     if let Some(why) = letter.not_replayable(shared.settings.dead_letters.max_replays) {
         return impossible(why);
     }
-    let request = match request_of(&letter, replay.value.as_deref()) {
+    let max_bytes = shared.settings.max_record_bytes;
+    let request = match request_of(&letter, replay.value.as_deref(), max_bytes) {
         Ok(request) => request,
         Err(refusal) => return refused(refusal),
     };
@@ -164,11 +167,16 @@ async fn prepare(shared: &Arc<Shared>, replay: &Replay, again: bool) -> Result<P
 fn request_of(
     letter: &LetterToReplay,
     value: Option<&[u8]>,
+    max_bytes: usize,
 ) -> std::result::Result<ScheduleJobRequest, Refusal> {
     let Some(value) = value.or_else(|| letter.value()) else {
         let message = "the letter has no value: give it a correction";
         return Err(Refusal::new(ErrorKind::EmptyValue, message));
     };
+    // What a job was fired with is a little larger than its record was.
+    if let Some(refusal) = too_large(value, max_bytes).filter(|_| !letter.is_of_a_job()) {
+        return Err(refusal);
+    }
     let mut request = ScheduleJobRequest::from_json(value)?;
     let (max_attempts, timeout_ms) = letter.limits();
     request.max_attempts = request.max_attempts.or(max_attempts);

@@ -53,9 +53,12 @@ pub enum SubmitError {
     /// The request itself is at fault.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Nothing is known of it: the same request can be sent again.
-    #[error("not accepted yet: {0}; send the same request again")]
+    /// Nothing is known of what became of it: the same can be asked again.
+    #[error("no answer: {0}; ask the same again")]
     Unavailable(String),
+    /// The scheduler was shut down before: it does nothing any more.
+    #[error("the scheduler was shut down")]
+    ShutDown,
 }
 
 /// Admits `request`, or says why not.
@@ -101,7 +104,10 @@ pub(crate) async fn submit(
             Ok(_) => tickets.give_back_nothing(),
             Err(StoreError::Refused(why)) => {
                 tickets.give_back_nothing();
-                return Err(SubmitError::Refused(refused_by_database(&why, request_id)));
+                let app = candidate_app(&judged[0].entry);
+                let refusal = Refusal { app, ..refused_by_database(&why, request_id) };
+                announce(shared, &refusal).await.map_err(unavailable)?;
+                return Err(SubmitError::Refused(refusal));
             }
             Err(error) => {
                 last = error.to_string();
@@ -167,6 +173,13 @@ fn answer(
         Some(Fate::Duplicate { of, job }) => Ok(Submitted::Duplicate { job_id: job, of }),
         Some(Fate::Dead(refusal)) => Err(SubmitError::Refused(refusal)),
         Some(Fate::Waits) | None => Err(SubmitError::Unavailable("no answer".into())),
+    }
+}
+
+fn candidate_app(entry: &Entry) -> Option<String> {
+    match entry {
+        Entry::Job(candidate) => Some(candidate.app_name.to_string()),
+        Entry::Letter(_) | Entry::Wait(_) => None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::selection::{Selected, Selection};
 use super::{Desk, counted, view};
-use crate::cli::output::{complain, grouped, lined_up, say};
+use crate::cli::output::{complain, grouped, lined_up, on_one_line, say};
 use crate::store::{LetterFilter, LetterName, LetterSummary};
 
 /// Letters that are read at once.
@@ -99,14 +99,13 @@ async fn to_these<D: Deed>(
 /// `0198c0de: replayed as job ..`, `0198c0de: would not be replayed: ..`.
 fn one_line<D: Deed>(letter: &LetterSummary, answer: &Answer, dry_run: bool) -> String {
     let (id, done) = (view::short_id(letter.id), D::DONE);
-    match (answer, dry_run) {
+    let line = match (answer, dry_run) {
         (Ok(how), false) => format!("{id}: {done} {how}"),
         (Ok(how), true) => format!("{id}: would be {done} {how}"),
         (Err(why), false) => format!("{id}: not {done}: {why}"),
         (Err(why), true) => format!("{id}: would not be {done}: {why}"),
-    }
-    .trim_end()
-    .to_owned()
+    };
+    on_one_line(line.trim_end())
 }
 
 /// What comes after a preview.

@@ -21,7 +21,10 @@ use crate::store::{Change, LetterName, LetterState, LetterSummary};
 #[command(after_help = r#"Examples:
   infinite-scheduler dead-letters edit 0198c0de --value '{"appName":"sms","scheduledTime":0}'
   infinite-scheduler dead-letters edit 0198c0de --file corrected.json
-  infinite-scheduler dead-letters edit 0198c0de --clear"#)]
+  infinite-scheduler dead-letters edit 0198c0de --clear --yes
+
+Exit codes: 0 done, or shown by --dry-run; 1 it was not, or --yes is missing; 2 it cannot work as it
+was asked."#)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) config: ConfigFile,
@@ -33,7 +36,7 @@ pub(super) struct Arguments {
     /// Also what is not a sound request
     #[arg(long)]
     force: bool,
-    /// Yes, in the place of the correction that is there
+    /// Yes, the correction that is there is lost
     #[arg(long)]
     yes: bool,
     /// Say what would happen, and change nothing
@@ -67,10 +70,9 @@ pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<Exi
     if letter.state() != LetterState::Dead {
         bail!("dead letter {id} cannot be edited: {}", why_not(&letter));
     }
-    let replaces = correction.is_some() && letter.corrected;
-    if replaces && !arguments.yes && !arguments.dry_run {
-        let way_out = "add --yes to put this one in its place";
-        bail!(CannotStart(format!("dead letter {id} has a correction already: {way_out}")));
+    if letter.corrected && !arguments.yes {
+        let way_out = "add --yes to put this one in its place, or to take it away";
+        bail!("nothing was changed: dead letter {id} has a correction already: {way_out}");
     }
     let what = match (&correction, letter.corrected) {
         (Some(_), false) => "has a correction",

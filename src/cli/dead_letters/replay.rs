@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
+
 use super::deed::{Answer, Deed, carry_out};
 use super::selection::Selection;
 use super::{Desk, why_not};
@@ -10,13 +12,14 @@ use crate::actors::{Replay, Replayed, Settings, Shared, foresee_replay, replay};
 use crate::cli::ConfigFile;
 use crate::model::clock::SystemClock;
 use crate::service::SubmitError;
-use crate::store::{LetterState, LetterSummary};
+use crate::store::{LetterState, LetterSummary, Names};
 
 /// Admits the requests of dead letters again, their corrections where they have one
 ///
 /// A request goes through the same checks as any other; what is refused stays a dead letter. A
 /// job that failed is a new job with its data and limits, due at once. Letters by filter are
-/// counted first; nothing is done to them without --yes. A letter that is the end of
+/// counted first; nothing is done to them without --yes. A dry run takes all to be admitted at
+/// one moment: a job of theirs that has ended by the time of the next is not foreseen. A letter that is the end of
 /// `dead_letters.max_replays` replays is not replayed again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -38,11 +41,13 @@ pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<Exi
     // Somebody who is no instance: the owners of the shards are told to look at the new jobs.
     let (store, settings) = (desk.store.clone(), Settings::from(&desk.config));
     let shared = Arc::new(Shared::new(store, Arc::new(SystemClock), settings, Vec::new(), None));
-    carry_out(desk, &arguments.selection, &ReplayThem { shared }).await
+    carry_out(desk, &arguments.selection, &ReplayThem { shared, names: Mutex::default() }).await
 }
 
 struct ReplayThem {
     shared: Arc<Shared>,
+    /// What the letters before would have taken, in a dry run.
+    names: Mutex<Names>,
 }
 
 impl Deed for ReplayThem {
@@ -54,11 +59,12 @@ impl Deed for ReplayThem {
     }
 
     async fn foresee(&self, letters: &[LetterSummary]) -> anyhow::Result<Vec<Answer>> {
+        let mut names = self.names.lock().await;
         let mut answers = Vec::with_capacity(letters.len());
         for letter in letters {
             answers.push(match self.objection(letter) {
                 Some(why) => Err(why),
-                None => answer(foresee_replay(&self.shared, &of(letter)).await),
+                None => answer(foresee_replay(&self.shared, &of(letter), &mut names).await),
             });
         }
         Ok(answers)

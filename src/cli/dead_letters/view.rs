@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::exact_instant;
+use crate::cli::output::on_one_line;
 use crate::store::{LetterRow, LetterSummary, ReplayChain};
 
 /// A letter in a list, as JSON.
@@ -153,11 +154,11 @@ pub(super) fn short_id(id: Uuid) -> String {
 
 /// `most` signs of a text, on one line.
 pub(super) fn one_line(text: &str, most: usize) -> String {
-    let line = |c: char| if c.is_control() { ' ' } else { c };
-    if text.chars().count() <= most {
-        return text.chars().map(line).collect();
+    let line = on_one_line(text);
+    if line.chars().count() <= most {
+        return line;
     }
-    text.chars().map(line).take(most.saturating_sub(1)).chain(['…']).collect()
+    line.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// A producer's text, without what would steer the terminal.

@@ -27,6 +27,8 @@ pub(super) struct Move {
     pub(super) read_again: i64,
     /// Records that are never read, at most.
     pub(super) skipped: i64,
+    /// It is done.
+    pub(super) moved: bool,
 }
 
 impl Place {
@@ -51,6 +53,7 @@ impl Move {
             // What the log does not have any more, or never had, is not read either way.
             read_again: (from.min(log.end) - to).max(0),
             skipped: (to - from.max(log.begin)).max(0),
+            moved: false,
         }
     }
 
@@ -58,8 +61,11 @@ impl Move {
         self.from == self.to
     }
 
-    pub(super) fn is_forward(&self) -> bool {
-        self.from < self.to
+    /// Where to go if reading stands at `from` by now. A reader that has passed the place
+    /// leaves nothing to skip; and where somebody else has moved back further, a move that was
+    /// meant to read again skips nothing.
+    pub(super) fn to_from(&self, from: i64) -> i64 {
+        if self.from < self.to { self.to.max(from) } else { self.to.min(from) }
     }
 }
 
@@ -103,5 +109,13 @@ mod tests {
             let one = Move::of("t", 0, from, to, LOG);
             assert_eq!((one.read_again, one.skipped), (read_again, skipped), "{from} to {to}");
         }
+    }
+
+    #[test]
+    fn what_others_did_meanwhile_turns_no_move_round() {
+        let back = Move::of("t", 0, 25, 15, LOG);
+        assert_eq!([30, 25, 20, 12].map(|from| back.to_from(from)), [15, 15, 15, 12]);
+        let forward = Move::of("t", 0, 15, 25, LOG);
+        assert_eq!([12, 15, 20, 28].map(|from| forward.to_from(from)), [25, 25, 25, 28]);
     }
 }

@@ -43,8 +43,8 @@ Examples:
   infinite-scheduler ingest seek --to-beginning --topic scheduler.jobs.ingest --yes
   infinite-scheduler ingest seek --to-offset 4711 --partition 3 --yes
 
-Exit codes: 0 moved, or shown by --dry-run; 1 nothing was moved (an offset outside of the log, --yes
-was missing) or it failed; 2 it cannot work as it was asked.")]
+Exit codes: 0 moved, or shown by --dry-run; 1 not all was moved (an offset outside of the log, --yes
+was missing, or it failed: what was moved is shown); 2 it cannot work as it was asked.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) config: ConfigFile,
@@ -98,14 +98,13 @@ pub(super) async fn run(scene: &Scene, arguments: &Arguments) -> anyhow::Result<
     let partitions = chosen(&survey, scene, arguments).await?;
     let mut parts = plan(&survey, scene, partitions, arguments).await?;
     let is_asked = parts.iter().any(|part| !part.planned.is_none());
-    if arguments.yes {
-        for part in &mut parts {
-            let Move { topic, partition, .. } = part.planned.clone();
-            let about = || format!("{topic}/{partition} may not have been moved: see `ingest`");
-            carry_out(scene, part).await.with_context(about)?;
-        }
-    }
-    tell(scene, &parts, arguments.yes)?;
+    let done = match arguments.yes {
+        true => carry_out_all(scene, &mut parts).await,
+        false => Ok(()),
+    };
+    // Also of those before one that failed: they have been moved.
+    tell(scene, &parts)?;
+    done?;
     if !is_asked {
         complain("every partition stands there already: nothing to move");
         return Ok(ExitCode::SUCCESS);
@@ -225,6 +224,15 @@ async fn places(
     Ok(partitions.iter().map(|one| (one.clone(), place(one))).collect())
 }
 
+async fn carry_out_all(scene: &Scene, parts: &mut [Part]) -> anyhow::Result<()> {
+    for part in parts {
+        let Move { topic, partition, .. } = part.planned.clone();
+        let about = || format!("{topic}/{partition} may not have been moved: see `ingest`");
+        carry_out(scene, part).await.with_context(about)?;
+    }
+    Ok(())
+}
+
 /// Moves one partition, and notes from where: that may be further than it was planned.
 async fn carry_out(scene: &Scene, part: &mut Part) -> anyhow::Result<()> {
     let planned = part.planned.clone();
@@ -234,10 +242,10 @@ async fn carry_out(scene: &Scene, part: &mut Part) -> anyhow::Result<()> {
     let mut row = row_of(scene, part).await?;
     for _ in 0..TRIES {
         let from = row.next_offset;
-        // A reader that has passed the place meanwhile leaves nothing to skip.
-        let to = if planned.is_forward() { planned.to.max(from) } else { planned.to };
+        let to = planned.to_from(from);
         if from == to || move_row(scene, &row, to).await? {
             part.note(from, to);
+            part.planned.moved = from != to;
             return Ok(());
         }
         row = take_from_reader(scene, &row).await?;
@@ -283,10 +291,12 @@ impl Part {
     }
 }
 
-fn tell(scene: &Scene, parts: &[Part], moved: bool) -> anyhow::Result<()> {
+fn tell(scene: &Scene, parts: &[Part]) -> anyhow::Result<()> {
     let moves: Vec<&Move> = parts.iter().map(|part| &part.planned).collect();
     if scene.json {
         let group = &scene.kafka.group_id;
+        let left = moves.iter().filter(|one| !one.moved && !one.is_none()).count();
+        let moved = left == 0 && moves.iter().any(|one| one.moved);
         let all = json!({ "group": group, "moved": moved, "partitions": moves });
         say(serde_json::to_string_pretty(&all)?);
         return Ok(());
@@ -296,10 +306,11 @@ fn tell(scene: &Scene, parts: &[Part], moved: bool) -> anyhow::Result<()> {
         .map(|one| {
             let numbers = [i64::from(one.partition), one.from, one.to, one.read_again, one.skipped];
             let numbers = numbers.into_iter().map(|number| number.to_string());
-            [one.topic.clone()].into_iter().chain(numbers).collect()
+            let moved = if one.moved { "yes" } else { "no" };
+            [one.topic.clone()].into_iter().chain(numbers).chain([moved.to_owned()]).collect()
         })
         .collect();
-    let names = ["topic", "partition", "from", "to", "read again", "skipped"];
+    let names = ["topic", "partition", "from", "to", "read again", "skipped", "moved"];
     say(table(&names, &rows).trim_end());
     Ok(())
 }

@@ -21,6 +21,7 @@ use super::{Error, Hot, Result, Store};
 pub use batch::{
     Admitted, Advance, Batch, Candidate, Course, Entry, Fate, IdempotencyKey, Taken, Wait,
 };
+pub use plan::Names;
 
 use known::Known;
 use plan::Plan;
@@ -44,12 +45,13 @@ impl Store {
         }
     }
 
-    /// What [`admit`](Self::admit) would say just now. Nothing is written.
+    /// What [`admit`](Self::admit) would say just now, if what was foreseen with the same
+    /// `names` had been admitted before. Nothing is written.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
-    pub async fn foresee(&self, batch: &Batch) -> Result<Vec<Fate>> {
-        Ok(Plan::of(batch, &self.known(batch).await?).fates)
+    pub async fn foresee(&self, batch: &Batch, names: &mut Names) -> Result<Vec<Fate>> {
+        Ok(Plan::after(names, batch, &self.known(batch).await?).fates)
     }
 
     async fn admit_whole(&self, batch: &Arc<Batch>) -> Result<Admitted> {

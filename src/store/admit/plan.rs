@@ -31,20 +31,25 @@ pub(super) struct Totals {
     pub(super) parked: i64,
 }
 
-/// Names that earlier entries of the same batch have taken.
-#[derive(Default)]
-struct Names {
+/// Names that were taken before: by earlier entries of the same batch, or by what was
+/// foreseen before it.
+#[derive(Debug, Default)]
+pub struct Names {
     keys: HashMap<KeyId, Earlier>,
     jobs: HashMap<JobId, Earlier>,
 }
 
 impl Plan {
     pub(super) fn of(batch: &Batch, known: &Known) -> Self {
+        Self::after(&mut Names::default(), batch, known)
+    }
+
+    /// The same after `names` were taken, to which it adds those of its jobs.
+    pub(super) fn after(names: &mut Names, batch: &Batch, known: &Known) -> Self {
         let mut plan = Self::default();
-        let mut names = Names::default();
         for (place, entry) in batch.entries.iter().enumerate() {
             let fate = match entry {
-                Entry::Job(candidate) => plan.judge(batch, known, &mut names, place, candidate),
+                Entry::Job(candidate) => plan.judge(batch, known, names, place, candidate),
                 Entry::Letter(letter) => Fate::Dead(letter.refusal()),
                 Entry::Wait(wait) => wait_or_not(&wait.letter, known),
             };

@@ -37,6 +37,11 @@ impl LetterToReplay {
         self.0.correction.as_deref().or(self.0.record_value.as_deref())
     }
 
+    /// Whether it is of a job that failed, and not of a record that became none.
+    pub fn is_of_a_job(&self) -> bool {
+        self.0.job.is_some()
+    }
+
     /// The record's own headers, as they were.
     pub fn headers(&self) -> Vec<(String, Option<Vec<u8>>)> {
         decode_headers(&self.0.headers)

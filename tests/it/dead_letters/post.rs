@@ -1,6 +1,6 @@
 //! Letters of every sort, and the command that is about them.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use infinite_scheduler::model::clock::{Clock, SystemClock};
@@ -61,10 +61,34 @@ impl Post {
 
     /// Runs `dead-letters` and gives its exit code and what it said.
     pub(super) async fn command(&self, action: &str, options: &[&str]) -> (i32, String, String) {
-        let config = self.file("infinite-scheduler.toml", &self.world.config());
+        self.run(self.asked(action, options)).await
+    }
+
+    /// The same, with standard output into a file.
+    pub(super) async fn command_to(
+        &self,
+        path: &str,
+        action: &str,
+        options: &[&str],
+    ) -> (i32, String, String) {
+        let mut command = self.asked(action, options);
+        let file = std::fs::OpenOptions::new().write(true).open(path).expect("a file");
+        command.stdout(file).stderr(Stdio::piped());
+        self.run(command).await
+    }
+
+    fn asked(&self, action: &str, options: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_infinite-scheduler"));
-        command.args(["dead-letters", action, "--config", &config]).args(options);
+        command.args(["dead-letters", action]).args(options);
+        if !options.contains(&"--config") {
+            let config = self.file("infinite-scheduler.toml", &self.world.config());
+            command.args(["--config", &config]);
+        }
         command.current_dir(self.folder.path());
+        command
+    }
+
+    async fn run(&self, mut command: Command) -> (i32, String, String) {
         let done = tokio::task::spawn_blocking(move || command.output());
         let output = done.await.expect("no panic").expect("the binary");
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
