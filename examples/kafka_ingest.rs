@@ -158,10 +158,12 @@ async fn microservice(
     priority: Priority,
     data: impl Fn(usize) -> String,
 ) -> Result<(), AnyError> {
+    // On a real database the requests of an earlier run still stand.
+    let run = SystemClock.now_ms();
     for n in (0..REQUESTS).chain([0]) {
         let request = ScheduleJobRequest::builder(app)
-            .request_id(format!("{app}-{n}"))
-            .idempotency_key(format!("order-{n}"))
+            .request_id(format!("{app}-{run}-{n}"))
+            .idempotency_key(format!("order-{run}-{n}"))
             .at(SystemClock.now() + Duration::from_millis(100 * n as u64))
             .priority(priority)
             .raw_job_data(&data(n))

@@ -72,6 +72,12 @@ pub fn main() -> ExitCode {
         runtime.shutdown_background();
         done
     });
+    if let Some(why) = output::unwritten() {
+        output::complain(format_args!(
+            "infinite-scheduler: standard output cannot be written: {why}"
+        ));
+        return ExitCode::FAILURE;
+    }
     done.unwrap_or_else(|error| {
         output::complain(format_args!("infinite-scheduler: {error:#}"));
         let cannot_start = error.downcast_ref::<CannotStart>().is_some();

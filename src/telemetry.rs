@@ -8,8 +8,10 @@ use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::fmt;
 
 /// Crates that say at `info` what only their own authors need to know. `RUST_LOG` can still
-/// turn each of them up by its name.
-const QUIET: &str = "sqlx=warn,sea_orm=warn,sea_orm_migration=warn,actix_server=warn,rdkafka=warn";
+/// turn each of them up by its name. And what is no log of ours: a job that fires into the log
+/// is there whatever the level, unless somebody names its target.
+const ALWAYS: &str = "sqlx=warn,sea_orm=warn,sea_orm_migration=warn,actix_server=warn,rdkafka=warn,\
+    infinite_scheduler::fired=info";
 
 /// How a log event is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -53,13 +55,13 @@ fn wants_colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
-/// What was `asked` for, else `default_level`, laid over [`QUIET`].
+/// What was `asked` for, else `default_level`, laid over [`ALWAYS`].
 fn filter(asked: Option<&str>, default_level: LevelFilter) -> Result<EnvFilter, InvalidFilter> {
     let asked = match asked {
         Some(filter) if !filter.trim().is_empty() => filter.to_owned(),
         _ => default_level.to_string(),
     };
-    EnvFilter::try_new(format!("{QUIET},{asked}"))
+    EnvFilter::try_new(format!("{ALWAYS},{asked}"))
         .map_err(|source| InvalidFilter { filter: asked, source })
 }
 
@@ -73,6 +75,7 @@ mod tests {
             (None, vec!["info", "sqlx=warn", "sea_orm=warn"]),
             (Some(" "), vec!["info", "sqlx=warn"]),
             (Some("debug"), vec!["debug", "sqlx=warn"]),
+            (Some("error"), vec!["error", "infinite_scheduler::fired=info"]),
             (Some("warn,sqlx=trace"), vec!["warn", "sqlx=trace", "sea_orm=warn"]),
         ] {
             let filter = filter(asked, LevelFilter::INFO).unwrap().to_string();

@@ -19,7 +19,7 @@ use super::{
     AppSettings, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch, HttpConfig,
     IdempotencyConfig, IngestConfig, InstanceConfig, LogConfig,
 };
-use crate::kafka::{KafkaIngestConfig, check_topic};
+use crate::kafka::KafkaIngestConfig;
 use crate::model::app::{AppConfig, AppName};
 use crate::model::retry::Backoff;
 use crate::model::schema::JobSchema;
@@ -32,9 +32,6 @@ const DEFAULT_MAX_CLOCK_SKEW_MS: u32 = 5000;
 
 /// A thousand years: far enough for anybody, and near enough for every date type.
 const MAX_SCHEDULE_AHEAD_DAYS: u32 = 365_000;
-
-/// Shards are rows that can never be taken back, so a slip of the finger must not make them.
-const MAX_SHARDS: u32 = 1024;
 
 impl TryFrom<RawConfig> for Config {
     type Error = ConfigError;
@@ -239,8 +236,9 @@ fn app_settings(
         return Err(ConfigError::invalid(format!("apps.{name}.required_fields"), problem));
     }
     let shards = raw.shards.map_or(0, NonZeroU32::get);
-    if shards > MAX_SHARDS {
-        let problem = format!("is {shards}, but must be at most {MAX_SHARDS}");
+    let most = AppConfig::MAX_SHARDS;
+    if shards > most {
+        let problem = format!("is {shards}, but must be at most {most}");
         return Err(ConfigError::invalid(format!("apps.{name}.shards"), problem));
     }
     let dispatch = dispatch(name, &raw, kafka)?;
@@ -313,29 +311,7 @@ fn check_dispatch_topic(
                        empty), or choose another dispatch";
         return Err(ConfigError::invalid(format!("apps.{name}.dispatch"), problem));
     };
-    check_topic(topic).map_err(|problem| ConfigError::invalid(&key, problem))?;
-    if kafka.topics.iter().any(|ingest| ingest == topic) {
-        let problem = format!(
-            "({topic:?}) must not be among kafka.topics, or every job that fires comes in again: \
-             name another topic"
-        );
-        return Err(ConfigError::invalid(key, problem));
-    }
-    if kafka.events_topic.as_deref() == Some(topic) {
-        let problem = format!(
-            "({topic:?}) must not be kafka.events_topic, or nobody can tell jobs from verdicts: \
-             name another topic"
-        );
-        return Err(ConfigError::invalid(key, problem));
-    }
-    if kafka.dlq_topic == topic {
-        let problem = format!(
-            "({topic:?}) must not be kafka.dlq_topic, or nobody can tell jobs from dead letters: \
-             name another topic"
-        );
-        return Err(ConfigError::invalid(key, problem));
-    }
-    Ok(())
+    kafka.check_target(topic).map_err(|problem| ConfigError::invalid(key, problem))
 }
 
 fn backoff(app: &str, raw: RawBackoff) -> Result<Backoff, ConfigError> {

@@ -4,7 +4,9 @@ use tracing::info;
 
 use super::{JobContext, JobError, JobHandler};
 
-/// Logs each job under the target `infinite_scheduler::fired`, at level info.
+/// Logs each job under the target `infinite_scheduler::fired`, at level info. Where that is
+/// filtered away, the job is gone: the program's own filter must let it through, as
+/// [`telemetry`](crate::telemetry)'s does unless the target is named.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogDispatch;
 

@@ -153,9 +153,28 @@ impl KafkaIngestConfig {
         self.properties.iter().try_for_each(|(name, value)| properties::validate(name, value))
     }
 
+    /// What is wrong with firing jobs onto `topic`, to go on behind its name.
+    pub(crate) fn check_target(&self, topic: &str) -> Result<(), String> {
+        check_topic(topic)?;
+        let other = "name another topic";
+        if self.topics.iter().any(|ingest| ingest == topic) {
+            let why = "or every job that fires comes in again";
+            return Err(format!("({topic:?}) must not be among kafka.topics, {why}: {other}"));
+        }
+        if self.events_topic.as_deref() == Some(topic) {
+            let why = "or nobody can tell jobs from verdicts";
+            return Err(format!("({topic:?}) must not be kafka.events_topic, {why}: {other}"));
+        }
+        if self.dlq_topic == topic {
+            let why = "or nobody can tell jobs from dead letters";
+            return Err(format!("({topic:?}) must not be kafka.dlq_topic, {why}: {other}"));
+        }
+        Ok(())
+    }
+
     fn validate_topics(&self) -> Result<(), KafkaConfigError> {
         let of_field = |field| move |problem| KafkaConfigError::Field { field, problem };
-        if self.topics.is_empty() {
+        if self.topics.is_empty() && self.enabled {
             return Err(of_field("topics")("is empty: name one, or set enabled = false".into()));
         }
         for (index, topic) in self.topics.iter().enumerate() {

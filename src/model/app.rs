@@ -94,6 +94,10 @@ pub struct AppConfig {
 }
 
 impl AppConfig {
+    /// The most shards that an app may have: they are rows that can never be taken back, so a
+    /// slip of the finger must not make them.
+    pub const MAX_SHARDS: u32 = 1024;
+
     /// The app `name` with the default policy.
     pub fn new(name: impl Into<String>) -> Self {
         Self {

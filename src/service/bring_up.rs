@@ -66,15 +66,22 @@ pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartE
 
 fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
     for (app, target) in &builder.apps {
-        AppName::new(&app.name).map_err(|error| StartError::Settings(error.to_string()))?;
-        if let Target::Topic(topic) = target
-            && builder.kafka.is_none()
-        {
-            return Err(StartError::Settings(format!(
-                "app {} is to fire onto topic {topic}, but there is no Kafka: give with_kafka_ingest",
-                app.name
-            )));
+        let name = &app.name;
+        AppName::new(name).map_err(|error| StartError::Settings(error.to_string()))?;
+        let (shards, most) = (app.shards.get(), AppConfig::MAX_SHARDS);
+        if shards > most {
+            let problem = format!("app {name}: shards is {shards}, but must be at most {most}");
+            return Err(StartError::Settings(problem));
         }
+        let Target::Topic(topic) = target else { continue };
+        let Some(kafka) = &builder.kafka else {
+            return Err(StartError::Settings(format!(
+                "app {name} is to fire onto topic {topic}, but there is no Kafka: give \
+                 with_kafka_ingest"
+            )));
+        };
+        let problem = |why| StartError::Settings(format!("app {name}: its topic {why}"));
+        kafka.check_target(topic).map_err(problem)?;
     }
     if let Some(kafka) = &builder.kafka {
         kafka.validate().map_err(|error| StartError::Settings(error.to_string()))?;
@@ -211,7 +218,7 @@ where
                 return Ok(done);
             }
             Err(StoreError::Unusable(why) | StoreError::Refused(why)) => {
-                return Err(StartError::Database(why));
+                return Err(StartError::Database(format!("the database {shown}: {why}")));
             }
             Err(error) => {
                 let why = format!("waiting for the database {shown}: {error}");
@@ -276,6 +283,16 @@ async fn register_apps(
         let now_ms = builder.clock.now_ms();
         let register = || store.register_app(config, now_ms);
         let row = await_database(&builder.progress, "of the apps", register).await?;
+        let (wanted, there) = (config.shards.get() as usize, row.shards.len());
+        if wanted < there {
+            let app = &config.name;
+            tracing::warn!(
+                app,
+                wanted,
+                there,
+                "app {app} keeps its {there} shards: they cannot become {wanted}"
+            );
+        }
         let handler: SharedHandler = match (target, producer) {
             (Target::Handler(handler), _) => handler.clone(),
             (Target::Topic(topic), Some(producer)) => {

@@ -102,7 +102,8 @@ impl Default for SchedulerBuilder {
 }
 
 impl SchedulerBuilder {
-    /// What a configuration file says, its apps included.
+    /// What a configuration file says, its apps included. An app of these that is registered
+    /// again is as it is given then, its policy and rules too; `config.apps` has the file's.
     pub fn from_config(config: &Config) -> Self {
         let settings = Settings::from(config);
         let target = |dispatch: &Dispatch| match dispatch {
@@ -193,12 +194,14 @@ impl SchedulerBuilder {
         self.with_kafka_ingest(KafkaIngestConfig::default())
     }
 
-    /// Fires the jobs of an app by giving them to `handler`.
+    /// Fires the jobs of an app by giving them to `handler`. Given again under the same name,
+    /// the app takes the place of the one before, with all that was said of that.
     pub fn register_app(self, app: AppConfig, handler: impl JobHandler) -> Self {
         self.register(app, Target::Handler(Arc::new(handler)))
     }
 
-    /// Fires the jobs of an app onto a Kafka topic of the cluster that requests come from.
+    /// Fires the jobs of an app onto a Kafka topic of the cluster that requests come from, which
+    /// must be none that requests, dead letters or verdicts are on.
     pub fn register_app_on_topic(self, app: AppConfig, topic: impl Into<String>) -> Self {
         self.register(app, Target::Topic(topic.into()))
     }

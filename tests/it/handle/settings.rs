@@ -66,6 +66,16 @@ async fn settings_that_can_never_work_are_refused_at_once() {
             builder(&database).register_app(AppConfig::new("SMS"), infinite_scheduler::Discard),
             &["\"SMS\"", "a-z"],
         ),
+        (
+            builder(&database)
+                .with_kafka_ingest_at("127.0.0.1:1", "requests")
+                .register_app_on_topic(sms(), "requests"),
+            &["sms", "\"requests\"", "name another topic"],
+        ),
+        (
+            builder(&database).register_app(many_shards(), infinite_scheduler::Discard),
+            &["sms", "shards is 1025", "at most 1024"],
+        ),
         (builder(&database).lease(ms(10)), &["lease", "1 s"]),
         (builder(&database).database_url("oracle://u:hush@h/d"), &["oracle", "sqlite://"]),
         (builder(&database).database_url("postgres://u:hush@h:port/d"), &["database.url", "***"]),
@@ -129,4 +139,10 @@ async fn a_mysql_database_is_named_by_its_parts_whatever_the_password() {
         root.execute_unprepared(&format!("drop user '{user}'@'{at}'")).await.expect("no user");
     }
     root.close().await.expect("a connection that closes");
+}
+
+fn many_shards() -> AppConfig {
+    let mut app = AppConfig::new("sms");
+    app.shards = std::num::NonZeroU32::new(1025).expect("not zero");
+    app
 }
