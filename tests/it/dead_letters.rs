@@ -376,6 +376,7 @@ async fn letters_are_replayed_by_name_and_by_filter_and_a_dry_run_says_what_of()
         check(&[&bulk], 1, "not replayed: it was replayed as job").await;
 
         conflicts_among_the_selected_are_foreseen(&post).await;
+        what_is_too_large_is_not_replayed_either(&post).await;
         // Nobody has that app just now: its job waits.
         check(&["--app", "calls", "--dry-run"], 0, "1 dead letter would be replayed").await;
         check(&["--app", "calls", "--yes"], 0, "1 dead letter replayed").await;
@@ -411,6 +412,19 @@ async fn conflicts_among_the_selected_are_foreseen(post: &Post) {
         assert!(!out.contains('\u{1b}'), "a producer's text steers no terminal: {out:?}");
     }
     post.world.database.execute("delete from job where request_id like 'twice%'").await;
+}
+
+async fn what_is_too_large_is_not_replayed_either(post: &Post) {
+    let id = post.id_of("bulk-0004").await;
+    let data = "x".repeat(1 << 20);
+    let large = format!(r#"{{"appName":"sms","scheduledTime":0,"jobData":{{"data":"{data}"}}}}"#);
+    let file = post.file("large.json", &large);
+    let (code, out, error) = post.command("edit", &[&id, "--file", &file, "--force"]).await;
+    assert_eq!(code, 0, "{out}{error}");
+    for options in [&["--dry-run"][..], &[]] {
+        let (code, out, error) = post.command("replay", &[&[id.as_str()], options].concat()).await;
+        assert!(code == 1 && out.contains("max_record_bytes"), "{options:?}: {out}{error}");
+    }
 }
 
 /// Neither makes a database, nor takes half of what it printed for all.

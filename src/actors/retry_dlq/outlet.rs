@@ -245,3 +245,43 @@ fn letter_record(kafka: &KafkaSide, outgoing: &Outgoing) -> Record {
         headers,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::ShardId;
+
+    const LANE: Lane = Lane::Shard(ShardId(1));
+
+    fn refuse(round: &mut Round, rows: std::ops::Range<i64>) {
+        let error = kafka::Error::Refused { topic: "dlq".into(), reason: "too large".into() };
+        rows.for_each(|row| round.not_taken(row, "it", &error));
+    }
+
+    #[test]
+    fn a_round_goes_on_behind_what_was_refused_until_that_is_tried_again() {
+        let mut outlet = Outlet::default();
+        outlet.add(&[LANE]);
+        let mut round = outlet.begin(|_| true).unwrap();
+        assert!(outlet.begin(|_| true).is_none(), "one at a time");
+        refuse(&mut round, 0..499);
+        assert!(!round.is_over());
+        refuse(&mut round, 499..500);
+        assert!(round.is_over());
+        assert_eq!(outlet.end(round), None, "nothing failed");
+
+        let round = outlet.begin(|_| true).unwrap();
+        assert_eq!((round.lanes.as_slice(), round.passed.len()), (&[LANE][..], 500));
+        outlet.end(round);
+        outlet.try_refused();
+        outlet.add(&[LANE]);
+        assert!(outlet.begin(|_| true).unwrap().passed.is_empty());
+    }
+
+    #[test]
+    fn what_is_passed_has_a_bound() {
+        let mut round = Round::default();
+        refuse(&mut round, 0..MOST_PASSED as i64);
+        assert!(round.is_over() && !round.goes_on);
+    }
+}
