@@ -236,7 +236,6 @@ impl Handler<PartitionsRevoked> for Supervisor {
                 child.leaving = true;
                 // One that panicked, and would be started again in a moment, ends only here.
                 if address.as_ref().is_none_or(|reader| !reader.connected()) {
-                    self.shared.health.clear(&format!("partition {partition}"));
                     self.forget(&role);
                 }
             }
