@@ -174,9 +174,7 @@ impl Config {
         match std::fs::read_to_string(file) {
             Ok(text) => {
                 let folder = file.parent().unwrap_or(Path::new(""));
-                read::read(&text, env, folder)
-                    .and_then(Self::try_from)
-                    .map_err(|error| error.in_file(file))
+                read::read(&text, env, folder).map_err(|error| error.in_file(file))
             }
             Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
                 Self::from_toml("", env)
@@ -194,7 +192,7 @@ impl Config {
         text: &str,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        read::read(text, env, Path::new(""))?.try_into()
+        read::read(text, env, Path::new(""))
     }
 }
 

@@ -1,5 +1,5 @@
-//! From text and environment to the configuration as written, and from serde's complaints
-//! to sentences for people.
+//! From text and environment to the configuration, and from serde's complaints to sentences
+//! for people.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::env::Overlay;
 use super::raw::RawConfig;
 use super::suggest::nearest;
-use super::{ConfigError, DEFAULT_FILE, later};
+use super::{Config, ConfigError, DEFAULT_FILE, later};
 use crate::kafka::is_secret;
 
 /// Reads the text of a file in `folder` with `env` laid over it.
@@ -16,7 +16,7 @@ pub(super) fn read(
     text: &str,
     env: impl IntoIterator<Item = (String, String)>,
     folder: &Path,
-) -> Result<RawConfig, ConfigError> {
+) -> Result<Config, ConfigError> {
     let mut table = parse(text)?;
     let overlay = Overlay::new(env);
     overlay.apply(&mut table);
@@ -24,7 +24,15 @@ pub(super) fn read(
     loop {
         let value = Value::Table(table.clone());
         let error = match serde_path_to_error::deserialize::<_, RawConfig>(value) {
-            Ok(raw) => return Ok(RawConfig { folder: folder.to_owned(), ..raw }),
+            Ok(raw) => {
+                let raw = RawConfig { folder: folder.to_owned(), ..raw };
+                return Config::try_from(raw).map_err(|error| match error {
+                    ConfigError::Invalid { key, problem } => {
+                        ConfigError::invalid(named(&key, overlay.variable(&key)), problem)
+                    }
+                    other => other,
+                });
+            }
             Err(error) => error,
         };
         let key = error.path().to_string();
@@ -46,12 +54,17 @@ fn parse(text: &str) -> Result<Table, ConfigError> {
     })
 }
 
-/// Turns serde's `message` about the value at `key` into a sentence.
-fn explain(key: &str, message: &str, variable: Option<&str>) -> ConfigError {
-    let named = match variable {
+/// A key, with the variable that it came by.
+fn named(key: &str, variable: Option<&str>) -> String {
+    match variable {
         Some(variable) => format!("{key} (by {variable})"),
         None => key.to_owned(),
-    };
+    }
+}
+
+/// Turns serde's `message` about the value at `key` into a sentence.
+fn explain(key: &str, message: &str, variable: Option<&str>) -> ConfigError {
+    let named = named(key, variable);
     if message.starts_with("unknown field") {
         return unknown_key(key, named, message);
     }

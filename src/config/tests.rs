@@ -191,6 +191,13 @@ fn wrong_types_name_the_key_the_value_and_what_is_expected() {
         "kafka.max_retries (by INFINITE_SCHEDULER__KAFKA__MAX_RETRIES) is \"few\", but must be a \
          whole number from 0 to 4294967295"
     );
+    let short = load("", &[("INSTANCE__LEASE_MS", "10")]).unwrap_err();
+    assert!(
+        short.starts_with(
+            "instance.lease_ms (by INFINITE_SCHEDULER__INSTANCE__LEASE_MS) is 10, but"
+        ),
+        "{short}"
+    );
 }
 
 #[test]
