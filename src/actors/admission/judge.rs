@@ -142,11 +142,13 @@ fn decode(shared: &Shared, record: &RawRecord) -> Result<ScheduleJobRequest, Ref
 /// Why a value of more than `most` bytes is refused.
 pub(super) fn too_large(value: &[u8], most: usize) -> Option<Refusal> {
     let size = value.len();
-    let why = format!(
-        "the record has {size} bytes, more than ingest.max_record_bytes ({most}): \
-         send a reference instead of the data, or raise the limit"
-    );
-    (size > most).then(|| Refusal::new(ErrorKind::RecordTooLarge, why))
+    (size > most).then(|| {
+        let why = format!(
+            "the record has {size} bytes, more than ingest.max_record_bytes ({most}): \
+             send a reference instead of the data, or raise the limit"
+        );
+        Refusal::new(ErrorKind::RecordTooLarge, why)
+    })
 }
 
 fn check_rules(shared: &Shared, request: &ScheduleJobRequest) -> Result<Resolved, Refusal> {

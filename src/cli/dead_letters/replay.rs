@@ -19,8 +19,8 @@ use crate::store::{LetterState, LetterSummary, Names};
 /// A request goes through the same checks as any other; what is refused stays a dead letter. A
 /// job that failed is a new job with its data and limits, due at once. Letters by filter are
 /// counted first; nothing is done to them without --yes. A dry run takes all to be admitted at
-/// one moment: a job of theirs that has ended by the time of the next is not foreseen. A letter that is the end of
-/// `dead_letters.max_replays` replays is not replayed again.
+/// one moment: it does not foresee that a job of theirs ends before the next is admitted. A
+/// letter that is the end of `dead_letters.max_replays` replays is not replayed again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
