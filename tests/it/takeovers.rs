@@ -210,7 +210,9 @@ async fn a_shard_is_not_given_up_while_its_jobs_run_and_goes_on() {
         let start = async || {
             let mut app = AppConfig::new("sms");
             app.shards = NonZeroU32::new(2).expect("not zero");
-            let builder = world.builder_without_apps().register_app(app, slow.clone());
+            // None of them loses it meanwhile: what runs then fires again.
+            let builder = world.builder_without_apps().lease(LEASE * 10);
+            let builder = builder.register_app(app, slow.clone());
             builder.start().await.expect("a start")
         };
         let send = async |name: &str| {
