@@ -6,7 +6,7 @@ use infinite_scheduler::store::{
 };
 use infinite_scheduler::{AppConfig, Discard, ScheduleJobRequest, Scheduler};
 
-use crate::parked::Ground;
+use crate::support::ground::Ground;
 use crate::support::services::Database;
 use crate::support::world::LEASE;
 

@@ -6,19 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use infinite_scheduler::model::clock::{Clock, SystemClock};
-use infinite_scheduler::model::ids::{InstanceId, JobId, ReaderToken, ShardId};
-use infinite_scheduler::model::letter::{DeadLetter, ErrorKind, Refusal};
-use infinite_scheduler::model::record::RawRecord as ReadRecord;
-use infinite_scheduler::store::{
-    Admitted, Advance, AppRow, Batch, Candidate, Course, Entry, Fate, LedgerKey, LedgerRow, Store,
-    StoreOptions, Taken, Wait,
-};
+use infinite_scheduler::model::ids::JobId;
+use infinite_scheduler::store::{Admitted, Entry, Fate};
 use infinite_scheduler::{
-    AppConfig, Job, JobContext, JobData, JobError, JobHandler, JobSchema, KafkaIngestConfig,
-    Priority, Rejection, RequestFate, Scheduler,
+    AppConfig, JobContext, JobData, JobError, JobHandler, JobSchema, KafkaIngestConfig, Rejection,
+    RequestFate, Scheduler,
 };
 use serde_json::json;
 
+use crate::support::ground::{Ground, store};
 use crate::support::kafka::{RawRecord, produce, read_all};
 use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
@@ -37,11 +33,6 @@ fn record(app: &str, id: &str) -> RawRecord {
 /// Retries enough for a test to do something meanwhile: over a minute of them.
 fn patient(world: &World) -> KafkaIngestConfig {
     KafkaIngestConfig { max_retries: 10, ..world.kafka() }
-}
-
-async fn store(database: &TestDatabase) -> Store {
-    let options = StoreOptions { url: database.url().into(), max_connections: 4, lease: LEASE };
-    Store::connect(&options).await.expect("a store")
 }
 
 /// records = jobs + duplicates + operations + dead letters + parked, by partition.
@@ -300,110 +291,6 @@ async fn an_app_without_shards_is_not_there_yet() {
         .await;
         scheduler.shutdown(DRAIN).await;
         totals_add_up(&world.database).await;
-    }
-}
-
-/// What the cases below stand on: an app, a ledger row that is claimed, a record that waits.
-pub(crate) struct Ground {
-    pub(crate) store: Store,
-    pub(crate) app: AppRow,
-    pub(crate) ledger: LedgerRow,
-    record: Arc<ReadRecord>,
-}
-
-impl Ground {
-    pub(crate) async fn new(database: &TestDatabase) -> Self {
-        let store = store(database).await;
-        store.migrate().await.expect("tables");
-        let app = store.register_app(&AppConfig::new("sms"), 0).await.expect("a row");
-        let key =
-            LedgerKey { cluster: "c".into(), group: "g".into(), topic: "t".into(), partition: 0 };
-        store.open_ledger(&key, 0).await.expect("a ledger row");
-        let ledger = store.find_ledger(&key).await.expect("an answer").expect("the row");
-        let claimed = store.claim_ledger(ledger.id, ReaderToken::random(), InstanceId(1)).await;
-        let ledger = claimed.expect("a claimed row");
-        let record = ReadRecord {
-            topic: "t".into(),
-            partition: 0,
-            offset: 0,
-            timestamp_ms: Some(5),
-            key: None,
-            value: Some(b"value".to_vec()),
-            headers: Vec::new(),
-        };
-        Self { store, app, ledger, record: Arc::new(record) }
-    }
-
-    pub(crate) fn letter(&self, attempts: u32) -> DeadLetter {
-        let refusal = Refusal {
-            request_id: Some("r".into()),
-            app: Some("sms".into()),
-            ..Refusal::new(ErrorKind::UnknownApp, "not yet")
-        };
-        DeadLetter { attempts, ..DeadLetter::of_record(&self.record, refusal, 7) }
-    }
-
-    pub(crate) fn wait(&self, attempts: u32) -> Entry {
-        Entry::Wait(Box::new(Wait { letter: self.letter(attempts), due_ms: 9 }))
-    }
-
-    pub(crate) fn job(&self) -> Entry {
-        let data = JobData::default();
-        let fingerprint = infinite_scheduler::model::fingerprint::Fingerprint::of_json("{}");
-        Entry::Job(Box::new(Candidate {
-            app: self.app.id,
-            app_name: "sms".into(),
-            job: Job {
-                id: JobId::derive("sms", "r"),
-                shard: ShardId(self.app.shards[0].0),
-                priority: Priority::Normal,
-                due_ms: 0,
-                request_id: "r".into(),
-                scheduled_ms: 0,
-                expires_ms: None,
-                created_ms: 0,
-                attempts: 0,
-                max_attempts: None,
-                timeout_ms: None,
-                data,
-                trace: None,
-                origin: None,
-                last_error: None,
-                letter: None,
-            },
-            fingerprint: fingerprint.expect("a fingerprint"),
-            key: None,
-            foreign: true,
-            record: Some(self.record.clone()),
-        }))
-    }
-
-    pub(crate) async fn admit(&self, course: Course, entry: Entry) -> Admitted {
-        let batch = Batch {
-            course,
-            entries: vec![entry],
-            fences: Vec::new(),
-            read_first: false,
-            conflict_on_time: false,
-            verdicts: false,
-            now_ms: 8,
-        };
-        self.store.admit(&Arc::new(batch)).await.expect("an answer")
-    }
-
-    pub(crate) fn records(&self, expected: i64) -> Course {
-        Course::Records(Advance {
-            ledger: self.ledger.id,
-            reader: self.ledger.reader,
-            expected,
-            next: expected + 1,
-            last: None,
-        })
-    }
-
-    pub(crate) fn parked(&self, attempts: u32) -> Course {
-        let rows = vec![Taken { id: self.letter(1).id(), attempts }];
-        Course::Parked { ledger: self.ledger.id, rows }
     }
 }
 

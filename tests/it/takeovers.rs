@@ -82,6 +82,11 @@ async fn next_offset(database: &TestDatabase) -> i64 {
     database.count("select next_offset from ingest_offset").await
 }
 
+/// Returns after this moment.
+async fn passes(ms: i64) {
+    wait_until(DEADLINE, "a moment", async || SystemClock.now_ms() > ms).await;
+}
+
 /// No heartbeat gets through until this ends.
 async fn hold_heartbeats(database: &TestDatabase) -> DatabaseTransaction {
     let holder = database.connect().await.begin().await.expect("a transaction");
@@ -152,9 +157,6 @@ async fn without_a_lease_nothing_is_read_fired_or_written() {
 
         let holder = hold_heartbeats(&world.database).await;
         let held_ms = SystemClock.now_ms();
-        let passes = async |ms: i64| {
-            wait_until(DEADLINE, "a moment", async || SystemClock.now_ms() > ms).await;
-        };
         passes(held_ms + lease_ms).await;
         watched.may_end.add_permits(1);
         produce(&world.topic, &[record("read", 0)]).await;
@@ -223,8 +225,7 @@ async fn a_shard_is_not_given_up_while_its_jobs_run_and_goes_on() {
         send("slow").await;
         wait_until(DEADLINE, "both shards at work", async || slow.fired.all().len() == 20).await;
         let second = start().await;
-        let tried_ms = SystemClock.now_ms() + PASSES_MS;
-        wait_until(DEADLINE, "a moment", async || SystemClock.now_ms() > tried_ms).await;
+        passes(SystemClock.now_ms() + PASSES_MS).await;
         send("quick").await;
         wait_until(DEADLINE, "jobs beside those", async || slow.fired.all().len() == 40).await;
         slow.may_end.close();
@@ -264,9 +265,6 @@ async fn without_a_lease_no_shard_is_taken_for_ours() {
         let holder = hold_heartbeats(&world.database).await;
         let lease_ms = i64::try_from(LEASE.as_millis()).expect("a lease");
         let over_ms = SystemClock.now_ms() + lease_ms;
-        let passes = async |ms: i64| {
-            wait_until(DEADLINE, "a moment", async || SystemClock.now_ms() > ms).await;
-        };
         passes(over_ms).await;
         let integer = world.integer();
         let tries = format!("select cast(attempts as {integer}) from dead_letter where state = 1");

@@ -14,7 +14,7 @@ use infinite_scheduler::store::{
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 
-use crate::parked::Ground;
+use crate::support::ground::Ground;
 use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
 

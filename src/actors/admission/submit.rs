@@ -68,7 +68,7 @@ pub(crate) async fn submit(
 ) -> Result<Submitted, SubmitError> {
     // Named before it is tried, so that trying again is recognised.
     let request_id = request.request_id.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
-    let request_id = request_id.clone();
+    let (request_id, app) = (request_id.clone(), request.app_name.clone());
     let judged = match judge(shared, request, None, None).await.map_err(unavailable)? {
         Judgement::Sound(candidate, app) => Judged { entry: Entry::Job(candidate), app: Some(app) },
         Judgement::Refused(refusal) | Judgement::NotYet(refusal) => {
@@ -104,8 +104,7 @@ pub(crate) async fn submit(
             Ok(_) => tickets.give_back_nothing(),
             Err(StoreError::Refused(why)) => {
                 tickets.give_back_nothing();
-                let app = candidate_app(&judged[0].entry);
-                let refusal = Refusal { app, ..refused_by_database(&why, request_id) };
+                let refusal = refused_by_database(&why, request_id, app);
                 announce(shared, &refusal).await.map_err(unavailable)?;
                 return Err(SubmitError::Refused(refusal));
             }
@@ -176,17 +175,10 @@ fn answer(
     }
 }
 
-fn candidate_app(entry: &Entry) -> Option<String> {
-    match entry {
-        Entry::Job(candidate) => Some(candidate.app_name.to_string()),
-        Entry::Letter(_) | Entry::Wait(_) => None,
-    }
-}
-
-fn refused_by_database(why: &str, request_id: String) -> Refusal {
+fn refused_by_database(why: &str, request_id: String, app: String) -> Refusal {
     let kind = crate::model::letter::ErrorKind::RefusedByDatabase;
     let message = format!("the database refuses this request: {why}");
-    Refusal { request_id: Some(request_id), ..Refusal::new(kind, message) }
+    Refusal { request_id: Some(request_id), app: Some(app), ..Refusal::new(kind, message) }
 }
 
 fn unavailable(error: StoreError) -> SubmitError {

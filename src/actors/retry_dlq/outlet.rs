@@ -40,8 +40,6 @@ pub(super) struct Round {
     lanes: Vec<Lane>,
     /// Rows that the topic refuses, those of earlier rounds among them.
     passed: Vec<i64>,
-    /// So many were refused that another round goes on behind them.
-    goes_on: bool,
     pub(super) acknowledged: usize,
     /// What the topic did not take; it stays.
     pub(super) not_taken: usize,
@@ -73,8 +71,9 @@ impl Outlet {
     /// How long to wait before the next round, after a failure.
     pub(super) fn end(&mut self, round: Round) -> Option<Duration> {
         self.published += round.acknowledged as u64;
+        let goes_on = round.goes_on();
         self.passed = round.passed;
-        if round.failure.is_some() || round.goes_on {
+        if round.failure.is_some() || goes_on {
             self.lanes.extend(round.lanes);
         }
         if round.failure.is_none() {
@@ -176,16 +175,17 @@ async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()>
 
 impl Round {
     /// Something is away, or so much was refused that it is another round's turn.
-    fn is_over(&mut self) -> bool {
-        if self.not_taken < MOST_REFUSED {
-            return self.failure.is_some();
-        }
-        self.goes_on = self.passed.len() < MOST_PASSED;
-        if !self.goes_on {
-            let rows = self.passed.len();
+    fn is_over(&self) -> bool {
+        self.failure.is_some() || self.not_taken >= MOST_REFUSED
+    }
+
+    /// Whether another round goes on behind what this one found refused.
+    fn goes_on(&self) -> bool {
+        let rows = self.passed.len();
+        if self.not_taken >= MOST_REFUSED && rows >= MOST_PASSED {
             tracing::error!(rows, "{rows} rows of the outbox are refused: others wait behind them");
         }
-        true
+        self.not_taken >= MOST_REFUSED && rows < MOST_PASSED
     }
 
     /// The record, or one of the records, of this row was not taken.
@@ -282,6 +282,6 @@ mod tests {
     fn what_is_passed_has_a_bound() {
         let mut round = Round::default();
         refuse(&mut round, 0..MOST_PASSED as i64);
-        assert!(round.is_over() && !round.goes_on);
+        assert!(round.is_over() && !round.goes_on());
     }
 }

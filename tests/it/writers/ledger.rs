@@ -4,7 +4,7 @@ use infinite_scheduler::model::ids::{InstanceId, ReaderToken};
 use infinite_scheduler::store::{Admitted, Advance, Course, Entry, Fate, LedgerKey, LedgerRow};
 
 use super::{DEADLINE, SERVERS, await_held_up, batch, ground_on, hold, hold_up_insert, job, own};
-use crate::parked::Ground;
+use crate::support::ground::Ground;
 use crate::support::services::Database;
 
 #[tokio::test(flavor = "multi_thread")]

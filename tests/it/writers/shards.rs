@@ -14,7 +14,7 @@ use super::{
     DEADLINE, LEASE, NO_LEASE, SERVERS, await_held_up, batch, ground_on, hold, hold_up_insert, job,
     join, own, shard, store,
 };
-use crate::parked::Ground;
+use crate::support::ground::Ground;
 use crate::support::services::Database;
 use crate::support::{wait_for, wait_until};
 

@@ -1,0 +1,125 @@
+//! What tests of the store's own statements stand on.
+
+use std::sync::Arc;
+
+use infinite_scheduler::model::fingerprint::Fingerprint;
+use infinite_scheduler::model::ids::{InstanceId, JobId, ReaderToken, ShardId};
+use infinite_scheduler::model::letter::{DeadLetter, ErrorKind, Refusal};
+use infinite_scheduler::model::record::RawRecord;
+use infinite_scheduler::store::{
+    Admitted, Advance, AppRow, Batch, Candidate, Course, Entry, LedgerKey, LedgerRow, Store,
+    StoreOptions, Taken, Wait,
+};
+use infinite_scheduler::{AppConfig, Job, JobData, Priority};
+
+use super::services::TestDatabase;
+use super::world::LEASE;
+
+pub(crate) async fn store(database: &TestDatabase) -> Store {
+    let options = StoreOptions { url: database.url().into(), max_connections: 4, lease: LEASE };
+    Store::connect(&options).await.expect("a store")
+}
+
+/// A store with an app, a ledger row that is claimed, and a record that waits.
+pub(crate) struct Ground {
+    pub(crate) store: Store,
+    pub(crate) app: AppRow,
+    pub(crate) ledger: LedgerRow,
+    pub(crate) record: Arc<RawRecord>,
+}
+
+impl Ground {
+    pub(crate) async fn new(database: &TestDatabase) -> Self {
+        let store = store(database).await;
+        store.migrate().await.expect("tables");
+        let app = store.register_app(&AppConfig::new("sms"), 0).await.expect("a row");
+        let key =
+            LedgerKey { cluster: "c".into(), group: "g".into(), topic: "t".into(), partition: 0 };
+        store.open_ledger(&key, 0).await.expect("a ledger row");
+        let ledger = store.find_ledger(&key).await.expect("an answer").expect("the row");
+        let claimed = store.claim_ledger(ledger.id, ReaderToken::random(), InstanceId(1)).await;
+        let ledger = claimed.expect("a claimed row");
+        let record = RawRecord {
+            topic: "t".into(),
+            partition: 0,
+            offset: 0,
+            timestamp_ms: Some(5),
+            key: None,
+            value: Some(b"value".to_vec()),
+            headers: Vec::new(),
+        };
+        Self { store, app, ledger, record: Arc::new(record) }
+    }
+
+    pub(crate) fn letter(&self, attempts: u32) -> DeadLetter {
+        let refusal = Refusal {
+            request_id: Some("r".into()),
+            app: Some("sms".into()),
+            ..Refusal::new(ErrorKind::UnknownApp, "not yet")
+        };
+        DeadLetter { attempts, ..DeadLetter::of_record(&self.record, refusal, 7) }
+    }
+
+    pub(crate) fn wait(&self, attempts: u32) -> Entry {
+        Entry::Wait(Box::new(Wait { letter: self.letter(attempts), due_ms: 9 }))
+    }
+
+    pub(crate) fn job(&self) -> Entry {
+        let data = JobData::default();
+        let fingerprint = Fingerprint::of_json("{}");
+        Entry::Job(Box::new(Candidate {
+            app: self.app.id,
+            app_name: "sms".into(),
+            job: Job {
+                id: JobId::derive("sms", "r"),
+                shard: ShardId(self.app.shards[0].0),
+                priority: Priority::Normal,
+                due_ms: 0,
+                request_id: "r".into(),
+                scheduled_ms: 0,
+                expires_ms: None,
+                created_ms: 0,
+                attempts: 0,
+                max_attempts: None,
+                timeout_ms: None,
+                data,
+                trace: None,
+                origin: None,
+                last_error: None,
+                letter: None,
+            },
+            fingerprint: fingerprint.expect("a fingerprint"),
+            key: None,
+            foreign: true,
+            record: Some(self.record.clone()),
+        }))
+    }
+
+    pub(crate) async fn admit(&self, course: Course, entry: Entry) -> Admitted {
+        let batch = Batch {
+            course,
+            entries: vec![entry],
+            fences: Vec::new(),
+            read_first: false,
+            conflict_on_time: false,
+            verdicts: false,
+            now_ms: 8,
+        };
+        self.store.admit(&Arc::new(batch)).await.expect("an answer")
+    }
+
+    pub(crate) fn records(&self, expected: i64) -> Course {
+        Course::Records(Advance {
+            ledger: self.ledger.id,
+            reader: self.ledger.reader,
+            expected,
+            next: expected + 1,
+            last: None,
+        })
+    }
+
+    pub(crate) fn parked(&self, attempts: u32) -> Course {
+        let rows = vec![Taken { id: self.letter(1).id(), attempts }];
+        Course::Parked { ledger: self.ledger.id, rows }
+    }
+}
