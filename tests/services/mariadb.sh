@@ -34,7 +34,7 @@ mariadb_launch() {
         --datadir="$dir/data" --port="${ports[mariadb]}" --bind-address=127.0.0.1 --socket="$dir/socket" \
         --pid-file="$dir/pid" --max-connections=300 --innodb-buffer-pool-size=256M --skip-ssl
     # Through the socket in this run's own folder: a port could be somebody else's server.
-    await mariadb 60 "$programs/bin/mariadb" --no-defaults --socket="$dir/socket" --user=root -e 'SELECT 1'
+    await mariadb 60 "$programs/bin/mariadb" --no-defaults --skip-ssl --socket="$dir/socket" --user=root -e 'SELECT 1'
 }
 
 mariadb_stop() { stop mariadb KILL; }
