@@ -43,6 +43,11 @@ async fn everything_is_accounted_for_whatever_dies_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn everything_is_accounted_for_whatever_dies_on_mysql() {
+    everything_is_accounted_for_whatever_dies(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn everything_is_accounted_for_whatever_dies_on_postgres() {
     everything_is_accounted_for_whatever_dies(Database::Postgres).await;
 }

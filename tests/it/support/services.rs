@@ -21,8 +21,13 @@ pub(crate) fn postgres_url() -> String {
 }
 
 /// The MariaDB server, as a URL without a database.
-pub(crate) fn mysql_url() -> String {
+pub(crate) fn mariadb_url() -> String {
     service("INFINITE_SCHEDULER_TEST_MYSQL_URL")
+}
+
+/// The MySQL server, as a URL without a database.
+pub(crate) fn mysql_url() -> String {
+    service("INFINITE_SCHEDULER_TEST_MYSQL9_URL")
 }
 
 /// The Redis, as a URL.
@@ -53,12 +58,16 @@ pub(crate) fn temporary_folder() -> TempDir {
 pub(crate) enum Database {
     Sqlite,
     MariaDb,
+    MySql,
     Postgres,
 }
 
 impl Database {
-    pub(crate) fn all() -> [Self; 3] {
-        [Self::Sqlite, Self::MariaDb, Self::Postgres]
+    /// Those that more than one process can use.
+    pub(crate) const SERVERS: [Self; 3] = [Self::MariaDb, Self::MySql, Self::Postgres];
+
+    pub(crate) fn all() -> [Self; 4] {
+        [Self::Sqlite, Self::MariaDb, Self::MySql, Self::Postgres]
     }
 
     /// A new, empty database of this test's own, under a name that no other test has.
@@ -78,7 +87,7 @@ impl Database {
                     _folder: Some(folder),
                 }
             }
-            Self::MariaDb | Self::Postgres => self.fresh_on(self.server_url()).await,
+            Self::MariaDb | Self::MySql | Self::Postgres => self.fresh_on(self.server_url()).await,
         }
     }
 
@@ -93,7 +102,8 @@ impl Database {
     fn server_url(self) -> String {
         match self {
             Self::Sqlite => unreachable!("SQLite has no server"),
-            Self::MariaDb => mysql_url(),
+            Self::MariaDb => mariadb_url(),
+            Self::MySql => mysql_url(),
             Self::Postgres => postgres_url(),
         }
     }
@@ -140,7 +150,7 @@ impl TestDatabase {
         let Self { name, backend, .. } = &*self;
         let statements = match backend {
             Database::Sqlite => unreachable!("SQLite has no logins"),
-            Database::MariaDb => [
+            Database::MariaDb | Database::MySql => [
                 format!("CREATE USER {name}@'%' WITH MAX_USER_CONNECTIONS {connections}"),
                 format!("GRANT ALL ON {name}.* TO {name}@'%'"),
             ],
@@ -165,7 +175,7 @@ impl TestDatabase {
     pub(crate) async fn limit_login(&self, connections: u32) {
         let name = &self.name;
         self.execute_on_server(&match self.backend {
-            Database::MariaDb => {
+            Database::MariaDb | Database::MySql => {
                 format!("ALTER USER {name}@'%' WITH MAX_USER_CONNECTIONS {connections}")
             }
             _ => format!("ALTER ROLE {name} CONNECTION LIMIT {connections}"),
@@ -203,7 +213,7 @@ impl Drop for TestDatabase {
         let name = &self.name;
         let (database, login) = match self.backend {
             Database::Sqlite => return,
-            Database::MariaDb => (
+            Database::MariaDb | Database::MySql => (
                 // Else an open transaction somewhere would keep us waiting for a day.
                 format!("SET lock_wait_timeout = 2; DROP DATABASE IF EXISTS {name}"),
                 format!("DROP USER IF EXISTS {name}@'%'"),
@@ -284,6 +294,7 @@ mod tests {
         let cases = [
             ("mysql://root:@127.0.0.1:1", "mysql://root:@127.0.0.1:1/mine"),
             ("mysql://root:@127.0.0.1:1/", "mysql://root:@127.0.0.1:1/mine"),
+            ("mysql://root:@127.0.0.1:1?a=b", "mysql://root:@127.0.0.1:1/mine?a=b"),
             ("postgres://p@h:1/postgres?a=b", "postgres://p@h:1/mine?a=b"),
         ];
         for (server, expected) in cases {
@@ -305,7 +316,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_database_goes_away_although_somebody_is_connected() {
-        for backend in [Database::MariaDb, Database::Postgres] {
+        for backend in Database::SERVERS {
             let database = backend.fresh().await;
             let (name, connection) = (database.name.clone(), database.connect().await);
             connection.ping().await.expect("a connection");
