@@ -36,6 +36,7 @@ pub(crate) struct Server {
 pub(crate) fn start(database: Database, logs: &Path) -> (Server, Server) {
     let name = match database {
         Database::MariaDb => "mariadb",
+        Database::MySql => "mysql",
         Database::Postgres => "postgres",
         Database::Sqlite => unreachable!("SQLite has no server"),
     };
@@ -47,7 +48,7 @@ pub(crate) fn start(database: Database, logs: &Path) -> (Server, Server) {
 }
 
 impl Server {
-    /// Starts `kafka`, `kafka-secured`, `mariadb`, `postgres` or `redis`; what it logs is left in the folder `logs`.
+    /// Starts `kafka`, `kafka-secured`, `mariadb`, `mysql`, `postgres` or `redis`; what it logs is left in the folder `logs`.
     ///
     /// # Panics
     /// If it does not become ready.
@@ -67,6 +68,7 @@ impl Server {
             .env_remove("INFINITE_SCHEDULER_TEST_KAFKA")
             .env_remove("INFINITE_SCHEDULER_TEST_KAFKA_SECURED")
             .env_remove("INFINITE_SCHEDULER_TEST_MYSQL_URL")
+            .env_remove("INFINITE_SCHEDULER_TEST_MYSQL9_URL")
             .env_remove("INFINITE_SCHEDULER_TEST_POSTGRES_URL")
             .env_remove("INFINITE_SCHEDULER_TEST_REDIS")
             .env("TMPDIR", folder.path())
