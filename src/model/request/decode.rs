@@ -14,7 +14,7 @@ use super::data::{MAX_DEPTH, is_too_deep, job_data};
 use super::{
     APP_NAME_RULE, ErrorKind, Name, Priority, Refusal, ScheduleJobRequest, ScheduledTime, Unasked,
 };
-use super::{invalid, max_attempts_rule, missing, signed, timeout_rule};
+use super::{invalid, max_attempts_rule, missing, signed, timeout_rule, version_rule};
 
 const TEXT_RULE: &str = "a string of Unicode characters";
 
@@ -160,7 +160,7 @@ impl<'a> Fields<'a> {
             })?,
             max_attempts: typed("maxAttempts", self.max_attempts, max_attempts_rule)?,
             timeout_ms: typed("timeoutMs", self.timeout_ms, timeout_rule)?,
-            version: typed("version", self.version, || "a 64-bit integer".into())?,
+            version: typed("version", self.version, version_rule)?,
             unknown_fields: Unasked(self.unknown),
         })
     }

@@ -169,6 +169,9 @@ impl ScheduleJobRequest {
         if let Some(ms) = self.timeout_ms.filter(|ms| ms.get() > MAX_TIMEOUT_MS) {
             return Err(invalid("timeoutMs", &ms.to_string(), &timeout_rule()));
         }
+        if let Some(version) = self.version.filter(|version| *version < 0) {
+            return Err(invalid("version", &version.to_string(), &version_rule()));
+        }
         self.check_operation()
     }
 
@@ -211,6 +214,10 @@ fn max_attempts_rule() -> String {
 
 fn timeout_rule() -> String {
     format!("an integer from 1 to {MAX_TIMEOUT_MS}")
+}
+
+fn version_rule() -> String {
+    format!("an integer from 0 to {}", i64::MAX)
 }
 
 fn check_name(field: &str, name: Option<&str>, max_chars: usize) -> Result<(), Refusal> {

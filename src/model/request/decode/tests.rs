@@ -37,7 +37,7 @@ fn check_field(field: &str, value: &str, said: &[&str]) {
 #[test]
 fn every_field_is_read() {
     let request = sound(
-        r#" {"version":-3, "timeoutMs":1500, "maxAttempts":5, "targetRequestId":"t",
+        r#" {"version":3, "timeoutMs":1500, "maxAttempts":5, "targetRequestId":"t",
             "operation":"reschedule", "idempotencyKey":"k", "priority":"HIGH",
             "jobData":{"b":1.0, "a":[10e2,{}],"a":"\u0061"}, "expiresTime":[2025,11,3,23,0],
             "scheduledTime":"2025-11-03T22:00:00+06:00", "appName":"sms", "requestId":"r\u00e9"}
@@ -54,7 +54,7 @@ fn every_field_is_read() {
     assert_eq!(request.target_request_id.as_deref(), Some("t"));
     assert_eq!(request.max_attempts.unwrap().get(), 5);
     assert_eq!(request.timeout_ms.unwrap().get(), 1500);
-    assert_eq!(request.version, Some(-3));
+    assert_eq!(request.version, Some(3));
     assert_eq!(request.unknown_fields(), 0);
     assert_eq!(sound(&request.to_json()), request);
 }
@@ -236,7 +236,8 @@ fn a_wrong_value_is_shown_with_the_way_out() {
         ("timeoutMs", "18446744073709551615", &["from 1 to 9223372036854775807"]),
         ("timeoutMs", "9223372036854775808", &["from 1"]),
         ("version", "\"1\"", &["\"1\"", "integer"]),
-        ("version", "9223372036854775808", &["64-bit"]),
+        ("version", "9223372036854775808", &["from 0 to 9223372036854775807"]),
+        ("version", "-1", &["-1 must be", "from 0"]),
     ] {
         check_field(field, value, said);
     }
