@@ -8,8 +8,10 @@ pub mod app;
 mod arbitrary;
 pub mod clock;
 pub mod fingerprint;
+pub(crate) mod flaw;
 pub mod ids;
 pub mod job;
+mod json;
 pub mod letter;
 pub mod record;
 pub mod request;
@@ -18,3 +20,5 @@ pub mod schema;
 pub mod time;
 pub mod verdict;
 pub mod window;
+#[cfg(test)]
+pub(crate) mod zones;

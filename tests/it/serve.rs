@@ -453,6 +453,9 @@ async fn every_actors_figures_are_logged_each_interval() {
         (&json!(1), &json!(8))
     );
 
+    // Which rules of time zones are in force, once.
+    assert_eq!(instance.stderr().matches("\"time_zones\":\"20").count(), 1);
+
     // One each interval, which is a second here; the machine may be slow, never hasty.
     let times: Vec<_> = events["supervisor"].iter().map(time_ms).collect();
     for pair in times.windows(2) {
