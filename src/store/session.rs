@@ -62,11 +62,11 @@ async fn set_up_postgres(connection: &mut PgConnection, rules: &Rules) -> sqlx::
     let settings = of_postgres(rules.lease, path.map(|(_, value)| value.as_str()));
     let ours = |name: &str| settings.iter().any(|setting| setting.name == name);
     let given = rules.given.iter().filter(|(name, _)| !ours(name));
-    let mut sql: String = given
-        .map(|(name, value)| {
-            format!("select set_config({}, {}, false);", quoted(name), quoted(value))
-        })
-        .collect();
+    // A short limit must not end what lifts it.
+    let mut sql = String::from("set statement_timeout = 0;");
+    sql.extend(given.map(|(name, value)| {
+        format!("select set_config({}, {}, false);", quoted(name), quoted(value))
+    }));
     let wanted: Vec<String> = settings
         .iter()
         .map(|setting| {
