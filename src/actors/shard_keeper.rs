@@ -304,7 +304,7 @@ async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
         Ok(Beat::Alive(shared.store.observe(me).await?))
     };
     match tokio::time::timeout(patience, answered).await {
-        Ok(answer) => shared.leave_readers(answer),
+        Ok(answer) => shared.replace_sessions(answer),
         Err(_) => {
             shared.store.reconnect_heartbeat();
             let ms = patience.as_millis();
@@ -312,7 +312,7 @@ async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
             // A pool that waits for a connection does not say what for.
             let why = shared.store.trouble(patience / 4).await;
             Ok(Beat::Unanswered(match why {
-                Some(why) => format!("{silence}: {why}"),
+                Some(why) => format!("{silence}: {}", why.into_reason()),
                 None => silence,
             }))
         }

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
+use super::settings::OF_SQLITE;
 use super::{Error, Result};
 
 /// How long to wait for another process that writes to the file.
@@ -54,7 +56,29 @@ impl File {
              pragma cache_size = -65536; pragma wal_autocheckpoint = 20000;
              pragma journal_size_limit = 164800000; pragma temp_store = memory;",
         )?;
+        for (name, right, why) in OF_SQLITE {
+            let is: Value = connection.pragma_query_value(None, name, |row| row.get(0))?;
+            self.check(name, &is, right, why)?;
+        }
         Ok(connection)
+    }
+
+    /// A pragma that cannot be is not an error of SQLite's.
+    fn check(&self, name: &str, is: &Value, right: &[&str], why: &str) -> Result<()> {
+        let is = match is {
+            Value::Text(text) => text.to_lowercase(),
+            Value::Integer(number) => number.to_string(),
+            other => format!("{other:?}"),
+        };
+        if right.contains(&is.as_str()) {
+            return Ok(());
+        }
+        Err(Error::Unusable(format!(
+            "pragma {name} of the database file {} is {is} and must be {}, since {why}: put the \
+             file on a local disk",
+            self.path.display(),
+            right.join(" or ")
+        )))
     }
 
     fn connect(&self) -> Result<Connection> {

@@ -29,10 +29,14 @@ mariadb_prepare() {
 mariadb_launch() {
     local dir=$run_dir/mariadb programs user
     mariadb_programs || return 1
+    # Options for a server of a test's own, one word each.
+    local options
+    read -ra options <<<"${INFINITE_SCHEDULER_TEST_MARIADB_OPTIONS:-}"
     # Without TLS, which newer versions offer by themselves: some tests read what goes over the wire.
     launch mariadb "$user" KILL "$programs/sbin/mariadbd" --no-defaults --basedir="$programs" \
         --datadir="$dir/data" --port="${ports[mariadb]}" --bind-address=127.0.0.1 --socket="$dir/socket" \
-        --pid-file="$dir/pid" --max-connections=300 --innodb-buffer-pool-size=256M --skip-ssl
+        --pid-file="$dir/pid" --max-connections=300 --innodb-buffer-pool-size=256M --skip-ssl \
+        "${options[@]}"
     # Through the socket in this run's own folder: a port could be somebody else's server.
     await mariadb 60 "$programs/bin/mariadb" --no-defaults --skip-ssl --socket="$dir/socket" --user=root -e 'SELECT 1'
 }

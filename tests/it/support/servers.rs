@@ -53,6 +53,15 @@ impl Server {
     /// # Panics
     /// If it does not become ready.
     pub(crate) fn start(name: &'static str, logs: &Path) -> Self {
+        Self::start_with(name, logs, &[])
+    }
+
+    /// The same with further variables in its environment.
+    pub(crate) fn start_with(
+        name: &'static str,
+        logs: &Path,
+        variables: &[(&str, &str)],
+    ) -> Self {
         // The server's own user has temporary files there, too; durability is part of the test,
         // and the usual place for temporary files may be memory.
         let folder = tempfile::Builder::new()
@@ -72,6 +81,7 @@ impl Server {
             .env_remove("INFINITE_SCHEDULER_TEST_POSTGRES_URL")
             .env_remove("INFINITE_SCHEDULER_TEST_REDIS")
             .env("TMPDIR", folder.path())
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(said)
