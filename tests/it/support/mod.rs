@@ -14,6 +14,11 @@ pub(crate) mod world;
 
 use std::time::{Duration, Instant};
 
+/// Whether tests are to take their long form (`tests/run long`).
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("INFINITE_SCHEDULER_TEST_LONG").is_some()
+}
+
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` holds.
