@@ -11,6 +11,7 @@ pub mod fingerprint;
 pub mod ids;
 pub mod job;
 pub mod letter;
+pub mod process;
 pub mod record;
 pub mod request;
 pub mod retry;
