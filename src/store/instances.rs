@@ -108,7 +108,7 @@ impl Store {
     pub async fn beat(&self, me: InstanceId, lease: Duration) -> Result<bool> {
         let now = self.now_us();
         let update = format!(
-            "update instance set beat = beat + 1, lease_until_us = {now} + {} \
+            "update scheduler_instance set beat = beat + 1, lease_until_us = {now} + {} \
              where id = {me} and not dead",
             lease.as_micros()
         );
@@ -125,13 +125,14 @@ impl Store {
         let select = format!(
             "select 'i' as kind, id, beat as a, lease_until_us as b, {now} as c, apps as t, \
              process as p \
-             from instance where not dead \
-             union all select 's', id, app, owner, epoch, null, null from shard \
-             union all select 'p', id, reader, number, 0, topic, null from ingest_offset \
+             from scheduler_instance where not dead \
+             union all select 's', id, app, owner, epoch, null, null from scheduler_shard \
+             union all select 'p', id, reader, number, 0, topic, null from scheduler_ingest_offset \
              where instance = {me} \
              union all select * from (select 'c' as kind, id, shard, 0 as b, 0 as c, args, \
              null as p \
-             from command where state = 0 and shard in (select id from shard where owner = {me}) \
+             from scheduler_command where state = 0 \
+             and shard in (select id from scheduler_shard where owner = {me}) \
              order by id limit {COMMANDS}) as looks"
         );
         let backend = self.heartbeat().get_database_backend();
@@ -152,7 +153,7 @@ impl Store {
     pub async fn declare_dead(&self, instance: &InstanceRow) -> Result<bool> {
         let now = self.now_us();
         let update = format!(
-            "update instance set dead = true \
+            "update scheduler_instance set dead = true \
              where id = {} and beat = {} and not dead and lease_until_us < {now}",
             instance.id, instance.beat
         );
@@ -167,7 +168,7 @@ impl Store {
     /// [`super::Error::Unavailable`] if the database is away.
     pub async fn declare_ended(&self, instance: &InstanceRow) -> Result<bool> {
         let update = format!(
-            "update instance set dead = true where id = {} and beat = {} and not dead",
+            "update scheduler_instance set dead = true where id = {} and beat = {} and not dead",
             instance.id, instance.beat
         );
         let _turn = self.turn().await;
@@ -180,7 +181,7 @@ impl Store {
     /// [`super::Error::Unavailable`] if the database is away.
     pub async fn declare_all_ended(&self) -> Result<u64> {
         let _turn = self.turn().await;
-        let update = "update instance set dead = true where not dead";
+        let update = "update scheduler_instance set dead = true where not dead";
         Ok(self.heartbeat().execute_unprepared(update).await?.rows_affected())
     }
 
@@ -199,8 +200,8 @@ impl Store {
         let now = self.now_us();
         let day = Duration::from_secs(24 * 3600).as_micros();
         let delete = format!(
-            "delete from instance where dead and lease_until_us < {now} - {day} \
-             and id not in (select owner from shard where owner is not null)"
+            "delete from scheduler_instance where dead and lease_until_us < {now} - {day} \
+             and id not in (select owner from scheduler_shard where owner is not null)"
         );
         let _turn = self.turn().await;
         self.heartbeat().execute_unprepared(&delete).await?;

@@ -69,7 +69,7 @@ async fn a_killed_instance_that_is_started_again_waits_for_no_lease(backend: Dat
     .await;
     println!("{backend:?}: fired {:?} after the start", began.elapsed());
     assert!(second.terminate(DEADLINE).await.success());
-    assert_eq!(world.database.count("select count(*) from job").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
 }
 
 /// It holds the file, and may wake up in the middle of a write.
