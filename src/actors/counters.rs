@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
+use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 
 /// Every counter of this instance.
@@ -104,6 +105,8 @@ pub struct IngestMetrics {
     pub held_back_since_ms: BTreeMap<String, i64>,
     /// By app.
     pub apps: BTreeMap<String, AppMetrics>,
+    /// Problems of this instance, by kind.
+    pub degraded: BTreeMap<ProblemKind, u64>,
 }
 
 /// What happened to one app's jobs on this instance.
@@ -185,6 +188,8 @@ impl Counters {
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read())).collect(),
+            // The handle adds them: they are not counted here.
+            degraded: BTreeMap::new(),
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::messages::*;
 use super::shared::Shared;
+use crate::health::ProblemKind;
 use crate::kafka::{PartitionQueue, TopicPartition};
 
 use lag::{Left, OpenTransaction};
@@ -127,7 +128,8 @@ impl PartitionReader {
                 self.step(ctx);
             }
             Step::Away(why) => {
-                self.shared.health.complain(&self.about(), why);
+                let kind = ProblemKind::PartitionWaiting;
+                self.shared.health.report(&self.about(), kind, why);
                 let wait = self.wait.mul_f64(0.75 + fastrand::f64() / 4.0);
                 ctx.run_later(wait, |actor, ctx| match actor.leaving.is_cancelled() {
                     true => actor.leave(ctx),
@@ -137,7 +139,7 @@ impl PartitionReader {
             }
             Step::Stop(why) => {
                 self.stopped = true;
-                self.shared.health.complain(&self.about(), why);
+                self.shared.health.report(&self.about(), ProblemKind::PartitionStopped, why);
             }
             Step::Revoked => {}
         }
