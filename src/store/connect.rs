@@ -7,9 +7,9 @@ use futures::future::BoxFuture;
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector,
 };
+use sqlx::Connection;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::Connection;
 
 use super::session::{Rules, Session};
 use super::sessions::Sessions;

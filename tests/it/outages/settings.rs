@@ -171,9 +171,8 @@ async fn hostile_settings_break_no_promise(backend: Database, hostile: &[Hostile
         assert!(seen > 0, "settings are noted");
         for (setting, _, ours) in hostile {
             let setting = setting.trim_matches('"');
-            let sql = format!(
-                "select count(*) from seen where setting = '{setting}' and is_now <> ours"
-            );
+            let sql =
+                format!("select count(*) from seen where setting = '{setting}' and is_now <> ours");
             assert_eq!(flow.database().count(&sql).await, 0, "{setting} is not {ours}");
         }
         if backend != Database::Postgres {
