@@ -1,5 +1,7 @@
 //! What can go wrong with the database, by what the caller will do about it.
 
+mod mysql;
+
 use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 
@@ -22,6 +24,10 @@ pub enum Error {
     /// The database refuses a row for its content: bury that row.
     #[error("database refuses the row: {0}")]
     Refused(String),
+    /// It answers, and the error does not tell whether a row is at fault or the database:
+    /// what is to be admitted is tried row by row, for everything else this is an outage.
+    #[error("database unavailable: {0}")]
+    Unclear(String),
     /// Another writer put the same name there at the same moment: read again, then write.
     #[error("another writer was first: {0}")]
     Raced(String),
@@ -37,7 +43,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Whether the same call may succeed later.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::ReadOnly(_) | Self::Setting(_) | Self::Raced(_))
+        !matches!(self, Self::Refused(_) | Self::Unusable(_))
     }
 
     /// Whether the session may be what is wrong, so that another one is to be made.
@@ -52,6 +58,7 @@ impl Error {
             | Self::ReadOnly(why)
             | Self::Setting(why)
             | Self::Refused(why)
+            | Self::Unclear(why)
             | Self::Raced(why)
             | Self::Unusable(why) => why,
         }
@@ -90,9 +97,28 @@ fn of_sqlx(error: &sqlx::Error) -> Error {
     match (error.as_database_error(), refusal(error)) {
         (Some(database), _) => of_database(database),
         (None, Some(refusal)) => Error::Unusable(refusal.to_string()),
+        (None, None) if is_password_in_the_clear(error) => Error::Unusable(
+            "this server takes the user's password over TLS only: remove ssl-mode=DISABLED from \
+             database.url, or write ssl-mode=REQUIRED; a server without a certificate needs one"
+                .into(),
+        ),
+        (None, None) if is_without_tls(error) => Error::Unusable(format!(
+            "{error}: database.url asks for TLS (ssl-mode, sslmode); have the server offer it, or \
+             remove that from the URL"
+        )),
         (None, None) if matches!(error, sqlx::Error::PoolTimedOut) => Error::no_connection(),
         (None, None) => Error::Unavailable(error.to_string()),
     }
+}
+
+/// Without TLS, sqlx could encrypt a password of `caching_sha2_password` by RSA only, which is
+/// not compiled in. MySQL asks for the password itself if it has not seen this user lately.
+fn is_password_in_the_clear(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Configuration(why) if why.to_string().contains("RSA"))
+}
+
+fn is_without_tls(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Tls(why) if why.to_string().contains("does not support TLS"))
 }
 
 /// SQLSTATE classes 22 (data) and 23 (constraint) are the row's own fault, except that a
@@ -102,8 +128,9 @@ fn of_database(error: &dyn DatabaseError) -> Error {
     if error.is_unique_violation() {
         return Error::Raced(text);
     }
-    let number = error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
-    if let Some(kind) = number.and_then(by_mysql_number) {
+    if let Some(error) = error.try_downcast_ref::<MySqlDatabaseError>() {
+        let state = error.code().unwrap_or_default();
+        let kind = mysql::by_number(error.number()).unwrap_or_else(|| mysql::by_state(state));
         return kind(text);
     }
     match error.code().as_deref() {
@@ -119,31 +146,21 @@ fn of_database(error: &dyn DatabaseError) -> Error {
         Some(code) if code.starts_with("28") => Error::Unusable(text),
         // Something is there already: another instance was quicker, or asked for it twice.
         Some("42P06" | "42P07" | "42710") => Error::Unavailable(text),
-        // Rights, tables, columns. MySQL has this class for limits, too.
-        Some(code) if code.starts_with("42") && number.is_none() => Error::Unusable(text),
+        // Rights, tables, columns.
+        Some(code) if code.starts_with("42") => Error::Unusable(text),
         // SQLite's own numbers: a file that is no database, and an error in a statement.
         Some("26") => Error::Unusable(text),
         Some("1") if is_missing(&text) => Error::Unusable(text),
-        Some(code) if code.starts_with("22") || code.starts_with("23") => Error::Refused(text),
+        // The last is the check option of a view.
+        Some(code) if ["22", "23", "44"].iter().any(|class| code.starts_with(class)) => {
+            Error::Refused(text)
+        }
+        // What a trigger or a function raises, a limit of the program, such as the size of an
+        // entry of an index, and what the server does not do.
+        Some(code) if ["P0", "54", "38", "39", "21", "0A"].iter().any(|c| code.starts_with(c)) => {
+            Error::Unclear(text)
+        }
         _ => Error::Unavailable(text),
-    }
-}
-
-/// What a number of MySQL and MariaDB means where their SQLSTATE does not say it.
-fn by_mysql_number(number: u16) -> Option<fn(String) -> Error> {
-    match number {
-        // No such database, or no right to it.
-        1044 | 1045 | 1049 => Some(Error::Unusable),
-        // No such column or table, or no right to it; a statement or a variable that this
-        // server does not know; a right that only administrators have.
-        1054 | 1064 | 1072 | 1142 | 1143 | 1146 | 1193 | 1227 => Some(Error::Unusable),
-        // Any option that is in the way: here that is read_only.
-        1290 | 1836 => Some(Error::ReadOnly),
-        // sql_big_selects, sql_safe_updates, binlog_format, and the limits of a statement's time.
-        1104 | 1175 | 1665 | 1969 | 3024 => Some(Error::Setting),
-        // A prepared statement that this session does not know, or has to prepare again.
-        1243 | 1615 => Some(Error::Setting),
-        _ => None,
     }
 }
 
@@ -234,12 +251,13 @@ mod tests {
         }
     }
 
-    fn kind(error: &Error) -> &'static str {
+    pub(super) fn kind(error: &Error) -> &'static str {
         match error {
             Error::Unavailable(_) => "unavailable",
             Error::ReadOnly(_) => "read-only",
             Error::Setting(_) => "setting",
             Error::Refused(_) => "refused",
+            Error::Unclear(_) => "unclear",
             Error::Raced(_) => "raced",
             Error::Unusable(_) => "unusable",
         }
@@ -247,8 +265,9 @@ mod tests {
 
     #[test]
     fn only_what_is_the_fault_of_a_row_is_refused() {
-        let cases: [(&[&str], &str); 6] = [
-            (&["22001", "22P05", "22021", "23502", "23503", "23514"], "refused"),
+        let cases: [(&[&str], &str); 7] = [
+            (&["P0001", "54000", "39000", "0A000"], "unclear"),
+            (&["44000", "22001", "22P05", "22021", "23502", "23503", "23514"], "refused"),
             (&["23505", "40001", "40P01"], "raced"),
             (&["25006"], "read-only"),
             (&["26000", "42P05"], "setting"),
@@ -299,27 +318,6 @@ mod tests {
                 let error = rusqlite::Error::SqliteFailure(ffi::Error::new(*code), None);
                 assert_eq!(kind(&error.into()), expected, "{code}");
             }
-        }
-    }
-
-    #[test]
-    fn what_a_number_of_mysql_means_is_known_where_its_state_says_too_little() {
-        for (number, expected) in [
-            (1045, "unusable"),
-            (1054, "unusable"),
-            (1146, "unusable"),
-            (1227, "unusable"),
-            (1290, "read-only"),
-            (1665, "setting"),
-            (1969, "setting"),
-            (3024, "setting"),
-        ] {
-            let error = by_mysql_number(number).unwrap()("as it said".into());
-            assert_eq!(kind(&error), expected, "{number}");
-        }
-        // Too many connections of a user have the state of a syntax error, 42000.
-        for number in [1203, 1226, 1205, 1213] {
-            assert!(by_mysql_number(number).is_none(), "{number}");
         }
     }
 

@@ -20,7 +20,7 @@ const DAY_MS: i64 = 86_400_000;
 /// Memory, and questions to the database, of an instance that waits
 ///
 /// One app and a thousand jobs of which none is due. Nobody else may use the server: on
-/// MariaDB its questions are counted over all databases.
+/// MariaDB and MySQL its questions are counted over all databases.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -76,9 +76,13 @@ async fn questions(scratch: &Scratch) -> anyhow::Result<Option<i64>> {
             "select (xact_commit + xact_rollback)::bigint from pg_stat_database \
              where datname = current_database()"
         }
-        _ => {
+        "MariaDB" => {
             "select cast(variable_value as signed) from information_schema.global_status \
              where variable_name = 'QUESTIONS'"
+        }
+        _ => {
+            "select cast(variable_value as signed) from performance_schema.global_status \
+             where variable_name = 'Questions'"
         }
     };
     let asked = scratch.sql.number(select).await.context("the server does not tell its figures")?;

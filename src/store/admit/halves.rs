@@ -1,8 +1,11 @@
-//! Finding the row that the database refuses for its content, by halving.
+//! Finding the row that the database refuses for its content, by halving, and telling it from a
+//! database that refuses every row.
 
 use std::sync::Arc;
 
-use super::batch::{Admitted, Advance, Batch, Course, Entry, Fate};
+use super::batch::{Admitted, Advance, Batch, Candidate, Course, Entry, Fate, IdempotencyKey};
+use crate::model::ids::{JobId, KeyId};
+use crate::model::job::{Job, JobData};
 use crate::model::letter::ErrorKind;
 use crate::store::{Error, Result, Store};
 
@@ -24,6 +27,33 @@ impl Store {
             _ => return Ok(Admitted::Fenced),
         }
         Ok(Admitted::Done(fates))
+    }
+
+    /// The error does not tell whether a row is at fault or the database. A row is, if the
+    /// database takes another one in its place, and refuses it again after that.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database refuses every row.
+    pub(super) async fn admit_unclear(&self, batch: &Batch, cause: String) -> Result<Admitted> {
+        let Some(other) = batch.harmless() else { return Err(Error::Unavailable(cause)) };
+        if self.insert_in_vain(&other).await.is_err() {
+            return Err(Error::Unavailable(cause));
+        }
+        let mut cause = cause;
+        if batch.entries.len() == 1 {
+            match self.admit_whole(&Arc::new(batch.clone())).await {
+                Err(Error::Unclear(again)) if self.insert_in_vain(&other).await.is_ok() => {
+                    cause = again;
+                }
+                Err(Error::Unclear(why)) => return Err(Error::Unavailable(why)),
+                Err(Error::Refused(why)) => cause = why,
+                result => return result,
+            }
+        }
+        match batch.course.ledger() {
+            Some(_) => self.admit_halves(batch, cause).await,
+            None => Err(Error::Refused(cause)),
+        }
     }
 
     async fn bury_refused(&self, batch: &Batch, cause: String) -> Result<Admitted> {
@@ -51,6 +81,34 @@ impl Store {
 }
 
 impl Batch {
+    /// A job of the same shard with nothing in it that could be refused, and a key, if there is
+    /// one among them. `None` if there is no job.
+    fn harmless(&self) -> Option<Self> {
+        let mut candidates = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Job(candidate) => Some(candidate),
+            Entry::Letter(_) | Entry::Wait(_) => None,
+        });
+        let first = candidates.clone().next()?;
+        let name = uuid::Uuid::new_v4().to_string();
+        let key = candidates.find_map(|candidate| candidate.key.as_ref()).map(|key| {
+            IdempotencyKey { id: KeyId::derive("", &name), name: name.clone(), ..key.clone() }
+        });
+        let job = Job {
+            id: JobId::derive("", &name),
+            request_id: name,
+            data: JobData::default(),
+            max_attempts: None,
+            timeout_ms: None,
+            expires_ms: None,
+            trace: None,
+            letter: None,
+            ..first.job.clone()
+        };
+        let candidate = Candidate { job, key, ..(**first).clone() };
+        let course = Course::Call { again: false };
+        Some(Self { course, entries: vec![Entry::Job(Box::new(candidate))], ..self.clone() })
+    }
+
     /// The same in two parts that can be admitted one after the other; `None` if it has no
     /// records.
     fn halves(&self) -> Option<[Self; 2]> {

@@ -41,6 +41,7 @@ impl Store {
             Err(Error::Refused(cause)) if batch.course.ledger().is_some() => {
                 Box::pin(self.admit_halves(batch, cause)).await
             }
+            Err(Error::Unclear(cause)) => Box::pin(self.admit_unclear(batch, cause)).await,
             result => result,
         }
     }
@@ -67,6 +68,20 @@ impl Store {
             }
         }
         Err(Error::Unavailable("others admit the same names at the same time".into()))
+    }
+
+    /// Inserts the batch's jobs and keys, and takes them back.
+    ///
+    /// # Errors
+    /// What the database says about them.
+    async fn insert_in_vain(&self, batch: &Batch) -> Result<()> {
+        let plan = Plan::of(batch, &Known::default());
+        match &self.inner.hot {
+            Hot::Postgres(pool) => postgres::insert_in_vain(pool, batch, &plan).await,
+            Hot::MySql(pool) => mysql::insert_in_vain(pool, batch, &plan).await,
+            // Its errors are clear.
+            Hot::Sqlite(_) => Ok(()),
+        }
     }
 
     async fn write(&self, batch: &Arc<Batch>, plan: Plan) -> Result<Admitted> {

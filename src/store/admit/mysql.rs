@@ -37,6 +37,13 @@ pub(super) async fn write(pool: &MySqlPool, batch: &Batch, plan: Plan) -> Result
     Ok(Admitted::Done(plan.fates))
 }
 
+/// Inserts jobs and keys, and takes them back.
+pub(super) async fn insert_in_vain(pool: &MySqlPool, batch: &Batch, plan: &Plan) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    insert(&mut transaction, batch, plan).await?;
+    Ok(transaction.rollback().await?)
+}
+
 /// One point read for each shard: a range or a list would lock more rows than it names.
 pub(in crate::store) fn fence_reads(fences: &[ShardFence]) -> String {
     fences.iter().fold(String::new(), |sql, fence| {

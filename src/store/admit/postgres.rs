@@ -80,6 +80,13 @@ pub(super) async fn write(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Ad
     Ok(Admitted::Done(plan.fates))
 }
 
+/// Inserts jobs and keys, and takes them back.
+pub(super) async fn insert_in_vain(pool: &PgPool, batch: &Batch, plan: &Plan) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    insert(&mut transaction, batch, plan).await?;
+    Ok(transaction.rollback().await?)
+}
+
 /// Locks our shards for sharing, ascending. False if one of them is not ours any more.
 pub(in crate::store) async fn lock_fences(
     transaction: &mut PgTransaction<'_>,
