@@ -168,7 +168,7 @@ mod tests {
         assert_eq!((status, body), (StatusCode::OK, json!({"alive": true})));
         let (status, _, body) = answer(Method::GET, "/health/ready").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(body, json!({"ready": false, "complaints": ["starting"]}));
+        assert_eq!(body, json!({"ready": false, "reasons": ["starting"], "degraded": []}));
     }
 
     #[actix_web::test]

@@ -31,6 +31,8 @@
 
 pub mod model;
 
+pub mod health;
+
 pub mod store;
 
 pub mod kafka;
@@ -53,6 +55,7 @@ pub use dispatch::{
     Discard, JobContext, JobError, JobHandler, LogDispatch, Rejection, Typed, TypedHandler,
     handler_fn,
 };
+pub use health::{HealthReport, Problem, ProblemKind};
 pub use kafka::{EmbeddedBroker, KafkaIngestConfig, OnOffsetLost};
 pub use model::app::AppConfig;
 pub use model::job::{Job, JobData, Priority};

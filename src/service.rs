@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::actors::{
     Break, Drain, IngestMetrics, Replay, Shared, Supervisor, foresee_replay, replay, submit,
 };
+use crate::health::HealthReport;
 use crate::model::request::ScheduleJobRequest;
 use crate::store::Names;
 
@@ -166,7 +167,8 @@ impl Scheduler {
 
     /// What was counted since the start.
     pub fn ingest_metrics(&self) -> IngestMetrics {
-        self.inner.shared.counters.read()
+        let degraded = self.inner.shared.health.counts();
+        IngestMetrics { degraded, ..self.inner.shared.counters.read() }
     }
 
     /// Whether it was started and not shut down.
@@ -179,19 +181,18 @@ impl Scheduler {
         self.inner.shared.app_names()
     }
 
-    /// Sentences that say why the instance is not ready to take and fire jobs; none when
-    /// it is.
-    pub fn complaints(&self) -> Vec<String> {
-        let mut complaints = self.inner.shared.health.complaints();
+    /// Whether it accepts calls and fires jobs, and what is wrong with it.
+    pub fn health(&self) -> HealthReport {
+        let mut report = self.inner.shared.health.read();
         if self.is_running() && !self.inner.shared.has_lease() {
-            complaints.push("lease: not valid, so nothing is fired".into());
+            report.ready = false;
+            report.reasons.push("lease: not valid, so nothing is fired".into());
         }
         // While it starts, Kafka's trouble is among them already, with what it keeps us from.
-        let told = complaints.iter().any(|complaint| complaint.starts_with("kafka: "));
-        if let Some(trouble) = self.inner.shared.broker_trouble().filter(|_| !told) {
-            complaints.push(format!("kafka: {trouble}"));
+        if let Some(trouble) = self.inner.shared.broker_trouble() {
+            self.inner.shared.health.add_to(&mut report, "kafka", &trouble);
         }
-        complaints
+        report
     }
 
     /// Stops in order: Kafka first, then the app schedulers, then everything else.

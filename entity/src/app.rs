@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 
 /// One app that was ever registered, with the rules that any instance checks.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "app")]
+#[sea_orm(table_name = "scheduler_app")]
 pub struct Model {
     /// The app.
     #[sea_orm(primary_key)]

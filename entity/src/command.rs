@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 
 /// Something that the owner of a shard is to do.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "command")]
+#[sea_orm(table_name = "scheduler_command")]
 pub struct Model {
     /// The command.
     #[sea_orm(primary_key)]

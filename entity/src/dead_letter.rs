@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 
 /// A record that could not become a job, or a job that failed for good.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "dead_letter")]
+#[sea_orm(table_name = "scheduler_dead_letter")]
 pub struct Model {
     /// Derived from the record or the job.
     #[sea_orm(primary_key, auto_increment = false)]

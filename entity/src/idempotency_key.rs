@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 
 /// One idempotency key within its window.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "idempotency_key")]
+#[sea_orm(table_name = "scheduler_idempotency_key")]
 pub struct Model {
     /// Derived from app and key.
     #[sea_orm(primary_key, auto_increment = false)]

@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 
 /// How far one partition has been read, and what became of its records.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "ingest_offset")]
+#[sea_orm(table_name = "scheduler_ingest_offset")]
 pub struct Model {
     /// The ledger row.
     #[sea_orm(primary_key)]

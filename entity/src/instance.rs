@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 
 /// One start of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "instance")]
+#[sea_orm(table_name = "scheduler_instance")]
 pub struct Model {
     /// The instance.
     #[sea_orm(primary_key, auto_increment = false)]

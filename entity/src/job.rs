@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 
 /// One live job. A job that has ended is no longer here.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "job")]
+#[sea_orm(table_name = "scheduler_job")]
 pub struct Model {
     /// Derived from app and request id.
     #[sea_orm(primary_key, auto_increment = false)]

@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 
 /// What is still to be published, in order within its lane.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "outbox")]
+#[sea_orm(table_name = "scheduler_outbox")]
 pub struct Model {
     /// Its place in the lane.
     #[sea_orm(primary_key)]

@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 
 /// One shard of an app: a part of its jobs with one owner at a time.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "shard")]
+#[sea_orm(table_name = "scheduler_shard")]
 pub struct Model {
     /// The shard.
     #[sea_orm(primary_key)]

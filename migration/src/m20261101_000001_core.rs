@@ -12,8 +12,8 @@ pub(crate) struct Migration;
 
 const TABLES: [(&str, &str); 9] = [
     (
-        "app",
-        "create table if not exists app (
+        "scheduler_app",
+        "create table if not exists scheduler_app (
             id {auto32},
             name {name}(64) {binary} not null unique,
             shards integer not null,
@@ -22,8 +22,8 @@ const TABLES: [(&str, &str); 9] = [
         ) {tail}",
     ),
     (
-        "shard",
-        "create table if not exists shard (
+        "scheduler_shard",
+        "create table if not exists scheduler_shard (
             id {auto32},
             app integer not null,
             number integer not null,
@@ -33,8 +33,8 @@ const TABLES: [(&str, &str); 9] = [
         ) {tail}",
     ),
     (
-        "instance",
-        "create table if not exists instance (
+        "scheduler_instance",
+        "create table if not exists scheduler_instance (
             id bigint not null primary key,
             name {name}(255) not null,
             version {name}(64) not null,
@@ -48,8 +48,8 @@ const TABLES: [(&str, &str); 9] = [
     // SQLite keeps the rows themselves in firing order (without a rowid); the servers
     // have an index for it, so that the primary key can be the guard against a request twice.
     (
-        "job",
-        "create table if not exists job (
+        "scheduler_job",
+        "create table if not exists scheduler_job (
             id {uuid} not null,
             shard integer not null,
             priority smallint not null,
@@ -68,12 +68,13 @@ const TABLES: [(&str, &str); 9] = [
             source_offset bigint,
             source_time_ms bigint,
             last_error {text},
+            letter {uuid},
             primary key {job_key}
         ) {rowid} {tail}",
     ),
     (
-        "idempotency_key",
-        "create table if not exists idempotency_key (
+        "scheduler_idempotency_key",
+        "create table if not exists scheduler_idempotency_key (
             id {uuid} not null primary key,
             app integer not null,
             name {name}(255) not null,
@@ -85,8 +86,8 @@ const TABLES: [(&str, &str); 9] = [
         ) {rowid} {tail}",
     ),
     (
-        "ingest_offset",
-        "create table if not exists ingest_offset (
+        "scheduler_ingest_offset",
+        "create table if not exists scheduler_ingest_offset (
             id {auto32},
             cluster {name}(64) {binary} not null,
             consumer_group {name}(255) {binary} not null,
@@ -100,12 +101,15 @@ const TABLES: [(&str, &str); 9] = [
             dead_letters bigint not null default 0,
             last_time_ms bigint,
             last_hash bigint,
+            instance bigint,
+            records bigint not null default 0,
+            parked bigint not null default 0,
             unique (cluster, consumer_group, topic, number)
         ) {tail}",
     ),
     (
-        "dead_letter",
-        "create table if not exists dead_letter (
+        "scheduler_dead_letter",
+        "create table if not exists scheduler_dead_letter (
             id {uuid} not null primary key,
             kind {name}(40) not null,
             message {text} not null,
@@ -120,20 +124,30 @@ const TABLES: [(&str, &str); 9] = [
             record_value {blob},
             headers {text} not null,
             attempts integer not null,
-            created_ms bigint not null
+            created_ms bigint not null,
+            state smallint not null,
+            changed_ms bigint not null,
+            due_ms bigint,
+            ledger integer,
+            correction {blob},
+            replays integer not null,
+            replay_of {uuid},
+            max_attempts integer,
+            timeout_ms bigint
         ) {tail}",
     ),
     (
-        "outbox",
-        "create table if not exists outbox (
+        "scheduler_outbox",
+        "create table if not exists scheduler_outbox (
             id {auto64},
             lane bigint not null,
-            letter {uuid} not null
+            letter {uuid} not null,
+            verdicts {text}
         ) {tail}",
     ),
     (
-        "command",
-        "create table if not exists command (
+        "scheduler_command",
+        "create table if not exists scheduler_command (
             id {auto64},
             shard integer not null,
             kind {name}(16) not null,
@@ -146,11 +160,23 @@ const TABLES: [(&str, &str); 9] = [
     ),
 ];
 
-const INDEXES: [(&str, &str, &str); 3] = [
-    ("job", "job_in_firing_order", "(shard, priority, due_ms, id)"),
-    ("outbox", "outbox_by_lane", "(lane, id)"),
-    ("command", "command_by_state", "(state, shard)"),
+const INDEXES: [(&str, &str, &str); 6] = [
+    (JOB, "scheduler_job_in_firing_order", "(shard, priority, due_ms, id)"),
+    ("scheduler_dead_letter", "scheduler_dead_letter_by_time", "(created_ms, id)"),
+    ("scheduler_dead_letter", "scheduler_dead_letter_by_request", "(request_id)"),
+    ("scheduler_dead_letter", "scheduler_dead_letter_parked", "(state, ledger, due_ms)"),
+    ("scheduler_outbox", "scheduler_outbox_by_lane", "(lane, id)"),
+    ("scheduler_command", "scheduler_command_by_state", "(state, shard)"),
 ];
+
+const JOB: &str = "scheduler_job";
+
+impl Migration {
+    /// The tables that this step creates.
+    pub(crate) fn tables() -> impl Iterator<Item = &'static str> {
+        TABLES.iter().map(|(name, _)| *name)
+    }
+}
 
 #[sea_orm_migration::async_trait::async_trait]
 impl MigrationTrait for Migration {
@@ -161,11 +187,12 @@ impl MigrationTrait for Migration {
             dialect::run(manager, &[&table.replace("{job_key}", job_key)]).await?;
         }
         if clustered {
-            let guard = "create unique index if not exists job_by_id on job (id)";
+            let guard =
+                "create unique index if not exists scheduler_job_by_id on scheduler_job (id)";
             dialect::run(manager, &[guard]).await?;
         }
         for (table, name, columns) in INDEXES {
-            let is_the_key = clustered && table == "job";
+            let is_the_key = clustered && table == JOB;
             if !is_the_key && !manager.has_index(table, name).await? {
                 dialect::run(manager, &[&format!("create index {name} on {table} {columns}")])
                     .await?;

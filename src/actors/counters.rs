@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
+use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 
 /// Every counter of this instance.
@@ -96,6 +97,8 @@ pub struct IngestMetrics {
     pub consumer_lag: BTreeMap<String, i64>,
     /// By app.
     pub apps: BTreeMap<String, AppMetrics>,
+    /// Problems of this instance, by kind.
+    pub degraded: BTreeMap<ProblemKind, u64>,
 }
 
 /// What happened to one app's jobs on this instance.
@@ -166,6 +169,8 @@ impl Counters {
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read())).collect(),
+            // The handle adds them: they are not counted here.
+            degraded: BTreeMap::new(),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::in_flight::{Ended, Flight};
 use super::messages::*;
 use super::shared::Shared;
 use crate::dispatch::{FiredJob, JobError};
+use crate::health::ProblemKind;
 use crate::model::ids::{AppId, ShardId};
 use crate::model::job::{Fence, Job};
 use crate::model::letter::{DeadLetter, ErrorKind};
@@ -239,7 +240,8 @@ async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Wri
                 shared.health.clear("outcomes");
             }
             Err(error) => {
-                shared.health.complain("outcomes", format!("cannot be written: {error}"));
+                let why = format!("cannot be written: {error}");
+                shared.health.report("outcomes", ProblemKind::OutcomesNotWritten, why);
                 tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
                 wait = (wait * 2).min(RETRY.1);
                 failed += 1;

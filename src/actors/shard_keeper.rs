@@ -16,9 +16,12 @@ use actix::prelude::*;
 use super::directory::{Address, hint};
 use super::messages::*;
 use super::shared::{RegisteredApp, Shared};
+use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 use crate::model::ids::{AppId, InstanceId, JobId, ShardId};
-use crate::store::{Lane, Observation, Result as StoreResult, ShardFence, ShardRow};
+use crate::store::{
+    Error as StoreError, Lane, Observation, Result as StoreResult, ShardFence, ShardRow,
+};
 
 /// Between the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -102,7 +105,7 @@ impl ShardKeeper {
             }
             Ok(Beat::Unanswered(why)) => {
                 self.unanswered = self.unanswered.saturating_add(1);
-                self.shared.health.complain("database", format!("away: {why}"));
+                self.database_failed(&StoreError::Unavailable(why));
             }
             Ok(Beat::Unknown) => {
                 if self.shared.me().0 != 0 {
@@ -114,12 +117,22 @@ impl ShardKeeper {
             }
             Err(error) => {
                 self.unanswered = 0;
-                let about = format!("away: {error}");
-                self.shared.health.complain("database", about);
+                self.database_failed(&error);
             }
         }
         let every = HEARTBEAT.min(self.shared.lease.length() / BEATS_PER_LEASE);
         ctx.run_later(every, |actor, ctx| actor.beat(ctx));
+    }
+
+    fn database_failed(&self, error: &StoreError) {
+        let kind = match error {
+            StoreError::ReadOnly(_) => ProblemKind::DatabaseReadOnly,
+            StoreError::Unusable(_) => ProblemKind::DatabaseUnusable,
+            StoreError::Unavailable(_) | StoreError::Refused(_) | StoreError::Raced(_) => {
+                ProblemKind::DatabaseUnavailable
+            }
+        };
+        self.shared.health.report("database", kind, error.to_string());
     }
 
     /// Becomes a new instance.
@@ -142,7 +155,7 @@ impl ShardKeeper {
                     actor.tell_of_new_name();
                 }
                 Err(error) => {
-                    actor.shared.health.complain("database", format!("away: {error}"));
+                    actor.database_failed(&error);
                 }
             }
             ctx.run_later(HEARTBEAT / 5, |actor, ctx| actor.beat(ctx));
@@ -172,7 +185,7 @@ impl ShardKeeper {
         let most_ms = self.shared.settings.max_clock_skew.as_millis();
         if u128::from(skew_ms) > most_ms {
             let why = format!("differs from the database's by {skew_ms} ms (at most {most_ms})");
-            self.shared.health.complain("clock", why);
+            self.shared.health.report("clock", ProblemKind::ClockSkew, why);
         } else {
             self.shared.health.clear("clock");
         }

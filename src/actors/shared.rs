@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -16,6 +16,7 @@ use super::in_flight::InFlight;
 use super::job_memory::{AppMemory, JobMemory};
 use super::lease::Lease;
 use crate::dispatch::SharedHandler;
+use crate::health::Health;
 use crate::kafka::{Intake, KafkaIngestConfig, OnOffsetLost, Producer, TopicPartition};
 use crate::model::app::AppConfig;
 use crate::model::clock::SharedClock;
@@ -100,49 +101,6 @@ pub(super) struct KafkaSide {
     pub(super) intake: OnceLock<Intake>,
 }
 
-/// Why the instance is not ready, by whom it concerns; empty when it is.
-#[derive(Debug, Default)]
-pub(crate) struct Health {
-    complaints: Mutex<HashMap<String, String>>,
-    started: AtomicBool,
-}
-
-impl Health {
-    /// Something does not work just now. Logged when it is new.
-    pub(crate) fn complain(&self, about: &str, why: String) {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        if complaints.get(about) != Some(&why) {
-            tracing::warn!(about, "{why}");
-            complaints.insert(about.to_owned(), why);
-        }
-    }
-
-    /// It works again, or does not matter any more.
-    pub(crate) fn clear(&self, about: &str) {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        if complaints.remove(about).is_some() {
-            tracing::info!(about, "{about} works again");
-        }
-    }
-
-    /// Everything has been brought up.
-    pub(crate) fn set_started(&self, started: bool) {
-        self.started.store(started, Ordering::Release);
-    }
-
-    /// Sentences that say why the instance is not ready; none when it is.
-    pub(crate) fn complaints(&self) -> Vec<String> {
-        let mut all: Vec<String> = Vec::new();
-        if !self.started.load(Ordering::Acquire) {
-            all.push("starting, or shutting down".into());
-        }
-        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend(complaints.iter().map(|(about, why)| format!("{about}: {why}")));
-        all.sort();
-        all
-    }
-}
-
 /// What all actors of one instance stand on. It outlives each of them.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -154,7 +112,7 @@ pub(crate) struct Shared {
     pub settings: Settings,
     /// What was counted.
     pub counters: Counters,
-    /// Why it is not ready.
+    /// What is wrong with it.
     pub health: Health,
     pub(super) apps: HashMap<AppId, Arc<RegisteredApp>>,
     pub(super) lease: Lease,

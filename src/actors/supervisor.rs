@@ -348,7 +348,7 @@ impl Assignments for Gate {
     fn assigned(&self, queues: Vec<PartitionQueue>) {
         // Also of none: there may be more members than partitions.
         if let Some(shared) = self.shared.upgrade() {
-            shared.health.set_started(true);
+            shared.health.clear("kafka");
         }
         if !queues.is_empty() {
             tell(&self.supervisor, PartitionsAssigned { queues });

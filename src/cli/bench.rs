@@ -103,10 +103,12 @@ async fn on_each<F: Figures>(
 /// Waits until the scheduler takes and fires jobs.
 async fn await_ready(scheduler: &Scheduler) -> anyhow::Result<()> {
     let ready = async {
-        while !scheduler.complaints().is_empty() {
+        while !scheduler.health().sentences().is_empty() {
             tokio::time::sleep(LOOK).await;
         }
     };
     let waited = tokio::time::timeout(STALL, ready).await;
-    waited.map_err(|_| anyhow::anyhow!("it is not ready: {}", scheduler.complaints().join("; ")))
+    waited.map_err(|_| {
+        anyhow::anyhow!("it is not ready: {}", scheduler.health().sentences().join("; "))
+    })
 }

@@ -9,6 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::signals::{Ask, Signals};
 use super::{CannotStart, ConfigFile, cannot_start, load, output};
+use crate::health::HealthReport;
 use crate::http::Server;
 use crate::service::{Scheduler, SchedulerBuilder};
 use crate::telemetry;
@@ -66,11 +67,16 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 /// Says once that everything runs. What goes wrong later is for `/health/ready`.
 async fn announce_ready(scheduler: &Scheduler) -> Infallible {
-    while !scheduler.complaints().is_empty() {
+    while !runs(&scheduler.health()) {
         tokio::time::sleep(LOOK).await;
     }
     output::say("ready");
     std::future::pending().await
+}
+
+/// Ready, and given its part of the topic: what else may be wrong concerns others.
+fn runs(health: &HealthReport) -> bool {
+    health.ready && health.degraded.iter().all(|problem| problem.subject != "kafka")
 }
 
 async fn drain(

@@ -38,7 +38,7 @@ impl Sql {
     ///
     /// Without the migrator's own way of asking, which makes a table by the way.
     pub(super) async fn applied_steps(&self) -> Vec<String> {
-        let select = "select version from seaql_migrations order by version";
+        let select = "select version from scheduler_migration order by version";
         // The table is not there before the first step.
         self.texts(select).await.unwrap_or_default()
     }

@@ -12,12 +12,15 @@ use super::builder::{MySqlParts, SchedulerBuilder, Target};
 use super::{Inner, Scheduler, StartProgress};
 use crate::actors::{Gate, Shared, Supervisor};
 use crate::dispatch::{KafkaDispatch, SharedHandler};
+use crate::health::ProblemKind;
 use crate::kafka::{self, Intake, KafkaIngestConfig, Producer, ensure_topics};
 use crate::model::app::{AppConfig, AppName};
 use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 
 /// The wait before something that is away is tried again, doubling up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// What problems with the broker are reported about.
+const KAFKA: &str = "kafka";
 /// How often a condition of the start is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -137,11 +140,12 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
     let shared = Arc::new(shared);
     let supervisor = Supervisor::new(shared.clone()).start();
     while !(shared.has_lease() && shared.is_settled()) {
-        let mut complaints = shared.health.complaints().into_iter();
-        builder.progress.set(complaints.find(|said| said.starts_with("database")));
+        let mut reasons = shared.health.read().reasons.into_iter();
+        builder.progress.set(reasons.find(|reason| reason.starts_with("database")));
         tokio::time::sleep(LOOK).await;
     }
     builder.progress.set(None);
+    shared.health.set_started(true);
     if let Some(config) = builder.kafka.filter(|config| config.enabled) {
         start_intake(
             &shared,
@@ -149,8 +153,6 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
             Gate { supervisor: supervisor.clone(), shared: Arc::downgrade(&shared) },
         )
         .await?;
-    } else {
-        shared.health.set_started(true);
     }
     let runtime = tokio::runtime::Handle::current();
     Ok(Up { shared, supervisor, runtime })
@@ -315,10 +317,12 @@ async fn start_intake(
     gate: Gate,
 ) -> Result<(), StartError> {
     let gate = Arc::new(gate);
+    let joining = "waits for the partitions that the consumer group gives it";
+    shared.health.report(KAFKA, ProblemKind::JoiningGroup, joining);
     match try_intake(shared, &config, gate.clone()).await {
         Ok(()) => return Ok(()),
         Err(error @ kafka::Error::Config(_)) => return Err(settings(error)),
-        Err(error) => shared.health.complain("kafka", error.to_string()),
+        Err(error) => broker_failed(shared, &error),
     }
     let shared = shared.clone();
     drop(tokio::spawn(async move {
@@ -327,12 +331,20 @@ async fn start_intake(
             tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
             wait = (wait * 2).min(longest);
             match try_intake(&shared, &config, gate.clone()).await {
-                Ok(()) => return shared.health.clear("kafka"),
-                Err(error) => shared.health.complain("kafka", error.to_string()),
+                Ok(()) => return,
+                Err(error) => broker_failed(&shared, &error),
             }
         }
     }));
     Ok(())
+}
+
+fn broker_failed(shared: &Shared, error: &kafka::Error) {
+    let kind = match error {
+        kafka::Error::Denied(_) => ProblemKind::BrokerDenied,
+        _ => ProblemKind::BrokerUnreachable,
+    };
+    shared.health.report(KAFKA, kind, error.to_string());
 }
 
 async fn try_intake(

@@ -275,7 +275,7 @@ impl SchedulerBuilder {
     /// Brings everything up: database and migrations, app schedulers, clean-up, Kafka.
     ///
     /// A database that is away is waited for, loudly; a broker that is away does not hold
-    /// this up: [`Scheduler::complaints`] says so until it is there.
+    /// this up: [`Scheduler::health`] says so until it is there.
     ///
     /// # Errors
     /// [`StartError`] for what waiting cannot mend: settings that contradict each other, a

@@ -99,7 +99,7 @@ impl Store {
     pub async fn beat(&self, me: InstanceId, lease: Duration) -> Result<bool> {
         let now = self.now_us();
         let update = format!(
-            "update instance set beat = beat + 1, lease_until_us = {now} + {} \
+            "update scheduler_instance set beat = beat + 1, lease_until_us = {now} + {} \
              where id = {me} and not dead",
             lease.as_micros()
         );
@@ -115,12 +115,12 @@ impl Store {
         let now = self.now_us();
         let select = format!(
             "select 'i' as kind, id, beat as a, lease_until_us as b, {now} as c, apps as t \
-             from instance where not dead \
-             union all select 's', id, app, owner, epoch, null from shard \
-             union all select 'p', id, reader, number, 0, topic from ingest_offset \
+             from scheduler_instance where not dead \
+             union all select 's', id, app, owner, epoch, null from scheduler_shard \
+             union all select 'p', id, reader, number, 0, topic from scheduler_ingest_offset \
              where instance = {me} \
              union all select * from (select 'c' as kind, id, shard, 0 as b, 0 as c, args \
-             from command where state = 0 and shard in (select id from shard where owner = {me}) \
+             from scheduler_command where state = 0 and shard in (select id from scheduler_shard where owner = {me}) \
              order by id limit {COMMANDS}) as looks"
         );
         let backend = self.heartbeat().get_database_backend();
@@ -141,7 +141,7 @@ impl Store {
     pub async fn declare_dead(&self, instance: &InstanceRow) -> Result<bool> {
         let now = self.now_us();
         let update = format!(
-            "update instance set dead = true \
+            "update scheduler_instance set dead = true \
              where id = {} and beat = {} and not dead and lease_until_us < {now}",
             instance.id, instance.beat
         );
@@ -164,8 +164,8 @@ impl Store {
         let now = self.now_us();
         let day = Duration::from_secs(24 * 3600).as_micros();
         let delete = format!(
-            "delete from instance where dead and lease_until_us < {now} - {day} \
-             and id not in (select owner from shard where owner is not null)"
+            "delete from scheduler_instance where dead and lease_until_us < {now} - {day} \
+             and id not in (select owner from scheduler_shard where owner is not null)"
         );
         let _turn = self.turn().await;
         self.heartbeat().execute_unprepared(&delete).await?;

@@ -246,7 +246,7 @@ fn parked_record(row: dead_letter::Model) -> Option<ParkedRecord> {
 /// not published again: its record was read twice, or its outcome was written twice because
 /// an answer was lost.
 pub(super) fn insert(row: dead_letter::Model, lane: i64) -> Step {
-    let publish = "insert into outbox (lane, letter) values (?, ?)";
+    let publish = "insert into scheduler_outbox (lane, letter) values (?, ?)";
     let publish = Step::any(publish, vec![lane.into(), row.id.into()]);
     Step::if_new(INSERT, values(row), publish)
 }
@@ -259,11 +259,11 @@ pub(super) fn park(row: dead_letter::Model) -> Step {
 
 /// Writes an outbox row with verdicts.
 pub(super) fn announce(lane: i64, packed: String) -> Step {
-    let insert = "insert into outbox (lane, letter, verdicts) values (?, ?, ?)";
+    let insert = "insert into scheduler_outbox (lane, letter, verdicts) values (?, ?, ?)";
     Step::any(insert, vec![lane.into(), Uuid::nil().into(), packed.into()])
 }
 
-const INSERT: &str = "insert into dead_letter (id, kind, message, app, request_id, job, topic, \
+const INSERT: &str = "insert into scheduler_dead_letter (id, kind, message, app, request_id, job, topic, \
     number, source_offset, source_time_ms, record_key, record_value, headers, attempts, \
     created_ms, state, changed_ms, due_ms, ledger, replays, replay_of, max_attempts, timeout_ms) \
     values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";

@@ -238,9 +238,9 @@ async fn write_postgres(
     run_postgres(&mut transaction, batch.published(&lost, letters)).await?;
     let gone = batch.gone(&lost);
     if !gone.is_empty() {
-        let delete = "delete from job using unnest($1::uuid[], $2::bigint[], $3::integer[]) \
-            as d(id, created, attempts) where job.id = d.id and job.created_ms = d.created \
-            and job.attempts = d.attempts";
+        let delete = "delete from scheduler_job using unnest($1::uuid[], $2::bigint[], $3::integer[]) \
+            as d(id, created, attempts) where scheduler_job.id = d.id and created_ms = d.created \
+            and scheduler_job.attempts = d.attempts";
         sqlx::query(delete)
             .bind(gone.iter().map(|job| job.id.uuid()).collect::<Vec<Uuid>>())
             .bind(gone.iter().map(|job| job.created_ms).collect::<Vec<_>>())
@@ -250,10 +250,11 @@ async fn write_postgres(
     }
     let moved = batch.moved(&lost);
     if !moved.is_empty() {
-        let update = "update job set due_ms = m.due, attempts = m.attempts, last_error = m.error \
+        let update = "update scheduler_job set due_ms = m.due, attempts = m.attempts, last_error = m.error \
             from unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[], $5::bigint[], \
             $6::integer[]) as m(id, due, attempts, error, created, before) \
-            where job.id = m.id and job.created_ms = m.created and job.attempts = m.before";
+            where scheduler_job.id = m.id and created_ms = m.created \
+            and scheduler_job.attempts = m.before";
         sqlx::query(update)
             .bind(moved.iter().map(|(job, ..)| job.id.uuid()).collect::<Vec<_>>())
             .bind(moved.iter().map(|(_, due, ..)| *due).collect::<Vec<_>>())
@@ -284,14 +285,14 @@ async fn write_mysql(
         let (ids, versions): (Vec<String>, Vec<String>) =
             some.iter().map(|job| (format!("x'{:032x}'", job.id.as_u128()), version(job))).unzip();
         let delete = format!(
-            "delete from job where id in ({}) and (id, created_ms, attempts) in ({})",
+            "delete from scheduler_job where id in ({}) and (id, created_ms, attempts) in ({})",
             ids.join(","),
             versions.join(",")
         );
         sqlx::raw_sql(AssertSqlSafe(delete)).execute(&mut *transaction).await?;
     }
     for (job, due_ms, attempts, error) in batch.moved(&lost) {
-        let update = "update job set due_ms = ?, attempts = ?, last_error = ? \
+        let update = "update scheduler_job set due_ms = ?, attempts = ?, last_error = ? \
             where id = ? and created_ms = ? and attempts = ?";
         sqlx::query(update)
             .bind(due_ms)
@@ -323,7 +324,7 @@ fn write_sqlite(
     run_sqlite(connection, batch.published(&lost, letters))?;
     let by_place = "where shard = ? and priority = ? and due_ms = ? and id = ? \
         and created_ms = ? and attempts = ?";
-    let mut delete = connection.prepare_cached(&format!("delete from job {by_place}"))?;
+    let mut delete = connection.prepare_cached(&format!("delete from scheduler_job {by_place}"))?;
     for job in batch.gone(&lost) {
         let rank = job.priority.rank();
         let (id, created) = (job.id.into_bytes(), job.created_ms);
@@ -331,7 +332,7 @@ fn write_sqlite(
         delete.execute(params![job.shard.0, rank, job.due_ms, id, created, version])?;
     }
     let mut update = connection.prepare_cached(&format!(
-        "update job set due_ms = ?, attempts = ?, last_error = ? {by_place}"
+        "update scheduler_job set due_ms = ?, attempts = ?, last_error = ? {by_place}"
     ))?;
     for (job, due_ms, attempts, error) in batch.moved(&lost) {
         let (rank, id) = (job.priority.rank(), job.id.into_bytes());

@@ -113,7 +113,7 @@ async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange], max_bytes: usize
     let sql = format!(
         "select l.place, j.* from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::uuid[], \
          $5::integer[]) with ordinality as l(shard, priority, due, id, size, place) \
-         cross join lateral (select {COLUMNS} from job \
+         cross join lateral (select {COLUMNS} from scheduler_job \
          where shard = l.shard and priority = l.priority and (due_ms, id) > (l.due, l.id) \
          order by due_ms, id limit l.size) j"
     );
@@ -161,8 +161,8 @@ async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange], max_bytes: usize
             let union = if sql.is_empty() { "" } else { " union all " };
             let written = write!(
                 sql,
-                "{union}(select {place} as place, {COLUMNS} from job \
-                 force index (job_in_firing_order) where shard = {} and priority = {} \
+                "{union}(select {place} as place, {COLUMNS} from scheduler_job \
+                 force index (scheduler_job_in_firing_order) where shard = {} and priority = {} \
                  and {beyond} order by due_ms, id limit {})",
                 range.shard,
                 range.priority.rank(),
@@ -206,7 +206,7 @@ fn of_sqlite(
     max_bytes: usize,
 ) -> Result<Pages> {
     let mut statement = connection.prepare_cached(&format!(
-        "select {COLUMNS} from job where shard = ?1 and priority = ?2 and (due_ms, id) > (?3, ?4) \
+        "select {COLUMNS} from scheduler_job where shard = ?1 and priority = ?2 and (due_ms, id) > (?3, ?4) \
          order by due_ms, id limit ?5"
     ))?;
     let (mut pages, mut bytes) = (Pages::new(ranges), 0);

@@ -1,8 +1,15 @@
-//! Bringing the tables up to this version, once, however many instances start together.
+//! Bringing the tables up to this version, once, however many instances start together, and
+//! never in the place of tables that belong to somebody else.
+//!
+//! The row of the lease table says which step has been begun: DDL is not transactional on
+//! every database, and the tables that an interrupted step left must not be mistaken for
+//! foreign ones. So the lease table is created before all others, and a table that is there
+//! without it, or without a step that accounts for it, is not ours.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use infinite_scheduler_migration::{Migrator, MigratorTrait};
+use infinite_scheduler_migration::{MIGRATION_TABLE, Migrator, MigratorTrait};
 use sea_orm::{ConnectionTrait, Statement};
 
 use super::{Error, Hot, Result, Store};
@@ -12,15 +19,22 @@ const LEASE: Duration = Duration::from_secs(60);
 /// How often those that wait look whether it is done.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// The table of the lease, with the step that was begun under it.
+const LEASE_TABLE: &str = "scheduler_schema_lease";
+const LEASE_COLUMNS: [&str; 4] = ["id", "holder", "until_us", "begun"];
+const MIGRATION_COLUMNS: [&str; 2] = ["version", "applied_at"];
+
 impl Store {
     /// Runs the steps that are missing. Of several instances that start at once one does
     /// it, guarded by a lease row, since the migrator itself takes no lock.
     ///
     /// # Errors
-    /// [`Error::Unusable`] if the tables are of a newer version of this program;
-    /// [`Error::Unavailable`] if the database is away: nothing is half done, call again.
+    /// [`Error::Unusable`] if the tables are of a newer version of this program, if a table
+    /// has one of our names and is not ours, or if the user may not create tables: nothing was
+    /// changed then. [`Error::Unavailable`] if the database cannot be reached: call again.
     pub async fn migrate(&self) -> Result<()> {
-        self.create_lease_table().await?;
+        self.refuse_foreign_tables().await?;
+        self.create_lease_table().await.map_err(|error| self.explain_denied(error))?;
         let me = fastrand::i64(1..i64::MAX);
         loop {
             self.refuse_newer_schema().await?;
@@ -28,23 +42,21 @@ impl Store {
                 return Ok(());
             }
             if self.acquire_schema_lease(me).await? {
-                let result = {
-                    let _turn = self.turn().await;
-                    Migrator::up(&self.inner.pool, None).await
-                };
+                let result = self.run_steps().await;
                 self.release_schema_lease(me).await?;
-                return Ok(result?);
+                return result.map_err(|error| self.explain_denied(error));
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// Makes sure that the tables are those of this version, and touches nothing.
+    /// Makes sure that the tables are those of this version, and changes nothing.
     ///
     /// # Errors
-    /// [`Error::Unusable`] if they are of another version, or not there;
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unusable`] if they are of another version, not there, or not ours;
+    /// [`Error::Unavailable`] if the database cannot be reached.
     pub async fn check_schema(&self) -> Result<()> {
+        self.refuse_foreign_tables().await?;
         self.refuse_newer_schema().await?;
         match self.is_current().await? {
             true => Ok(()),
@@ -56,33 +68,110 @@ impl Store {
         }
     }
 
-    /// Takes every step back: all tables and what is in them are gone.
+    /// Takes every step back: all tables of ours and what is in them are gone.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unusable`] if one of the tables is not ours: nothing was changed;
+    /// [`Error::Unavailable`] if the database cannot be reached.
     pub async fn migrate_down(&self) -> Result<()> {
+        self.refuse_foreign_tables().await?;
         let _turn = self.turn().await;
-        Ok(Migrator::down(&self.inner.pool, None).await?)
+        Migrator::down(&self.inner.pool, None).await?;
+        for table in [MIGRATION_TABLE, LEASE_TABLE] {
+            let drop = format!("drop table if exists {table}");
+            self.inner.pool.execute_unprepared(&drop).await?;
+        }
+        Ok(())
+    }
+
+    /// The migrator runs a step and then records it. What was begun is recorded before.
+    async fn run_steps(&self) -> Result<()> {
+        let _turn = self.turn().await;
+        let applied = self.applied_steps().await?;
+        for (step, _) in Migrator::tables() {
+            if applied.contains(&step) {
+                continue;
+            }
+            let begin = format!("update {LEASE_TABLE} set begun = '{step}' where id = 1");
+            self.inner.pool.execute_unprepared(&begin).await?;
+            Migrator::up(&self.inner.pool, Some(1)).await?;
+        }
+        let end = format!("update {LEASE_TABLE} set begun = '' where id = 1");
+        self.inner.pool.execute_unprepared(&end).await?;
+        Ok(())
+    }
+
+    /// A table under one of our names that no step of ours made.
+    async fn refuse_foreign_tables(&self) -> Result<()> {
+        // In this order: what is made meanwhile by another instance is then seen as accounted for.
+        let there = self.tables_with_our_names().await?;
+        if !there.contains(LEASE_TABLE) {
+            return match there.first() {
+                Some(table) => Err(self.foreign(table)),
+                None => Ok(()),
+            };
+        }
+        self.check_columns(LEASE_TABLE, &LEASE_COLUMNS).await?;
+        if there.contains(MIGRATION_TABLE) {
+            self.check_columns(MIGRATION_TABLE, &MIGRATION_COLUMNS).await?;
+        }
+        let begun = self.query(&format!("select begun from {LEASE_TABLE} where id = 1")).await?;
+        let begun: Option<String> = begun.first().map(|row| row.try_get_by_index(0)).transpose()?;
+        let applied = self.applied_steps().await?;
+        let ours = |step: &String| applied.contains(step) || begun.as_ref() == Some(step);
+        let foreign = Migrator::tables()
+            .into_iter()
+            .filter(|(step, _)| !ours(step))
+            .flat_map(|(_, tables)| tables)
+            .find(|table| there.contains(*table));
+        match foreign {
+            Some(table) => Err(self.foreign(table)),
+            None => Ok(()),
+        }
+    }
+
+    fn foreign(&self, table: &str) -> Error {
+        let elsewhere = match self.inner.hot {
+            Hot::Postgres(_) => {
+                "or give the scheduler a database or a schema (search_path) of its own"
+            }
+            Hot::MySql(_) | Hot::Sqlite(_) => "or give the scheduler a database of its own",
+        };
+        Error::Unusable(format!(
+            "there is a table {table} that is not the scheduler's, and nothing was changed: rename \
+             that table, {elsewhere}"
+        ))
+    }
+
+    async fn check_columns(&self, table: &str, expected: &[&str]) -> Result<()> {
+        let columns = match self.inner.hot {
+            Hot::Postgres(_) => format!(
+                "select column_name::text from information_schema.columns \
+                 where table_schema = current_schema() and table_name = '{table}'"
+            ),
+            Hot::MySql(_) => format!(
+                "select cast(column_name as char) from information_schema.columns \
+                 where table_schema = database() and table_name = '{table}'"
+            ),
+            Hot::Sqlite(_) => format!("select name from pragma_table_info('{table}')"),
+        };
+        let there = self.names(&columns).await?;
+        // None: it was dropped meanwhile.
+        if there.is_empty() || expected.iter().all(|column| there.contains(*column)) {
+            return Ok(());
+        }
+        Err(self.foreign(table))
     }
 
     async fn is_current(&self) -> Result<bool> {
-        if !self.has_table("seaql_migrations").await? {
-            return Ok(false);
-        }
         let applied = self.applied_steps().await?;
-        Ok(Migrator::migrations().iter().all(|step| applied.contains(&step.name().to_owned())))
+        Ok(Migrator::migrations().iter().all(|step| applied.contains(step.name())))
     }
 
     async fn refuse_newer_schema(&self) -> Result<()> {
-        if !self.has_table("seaql_migrations").await? {
-            return Ok(());
-        }
         let known = Migrator::migrations();
-        let unknown = self
-            .applied_steps()
-            .await?
-            .into_iter()
-            .find(|applied| known.iter().all(|step| step.name() != applied));
+        let applied = self.applied_steps().await?;
+        let unknown = applied.iter().find(|step| known.iter().all(|known| known.name() != **step));
         match unknown {
             None => Ok(()),
             Some(step) => Err(Error::Unusable(format!(
@@ -93,25 +182,34 @@ impl Store {
         }
     }
 
-    async fn applied_steps(&self) -> Result<Vec<String>> {
-        let rows = self.query("select version from seaql_migrations").await?;
-        rows.iter().map(|row| Ok(row.try_get_by_index(0)?)).collect()
+    /// None where there is no record of them yet.
+    async fn applied_steps(&self) -> Result<BTreeSet<String>> {
+        if !self.tables_with_our_names().await?.contains(MIGRATION_TABLE) {
+            return Ok(BTreeSet::new());
+        }
+        self.names(&format!("select version from {MIGRATION_TABLE}")).await
     }
 
     async fn create_lease_table(&self) -> Result<()> {
-        if self.has_table("schema_lease").await? {
+        let is_there = async || -> Result<bool> {
+            Ok(self.tables_with_our_names().await?.contains(LEASE_TABLE))
+        };
+        if is_there().await? {
             return Ok(());
         }
         let _turn = self.turn().await;
-        let create = "create table schema_lease (id integer not null primary key, \
-                      holder bigint not null, until_us bigint not null)";
+        let create = format!(
+            "create table {LEASE_TABLE} (id integer not null primary key, \
+             holder bigint not null, until_us bigint not null, begun varchar(64) not null)"
+        );
         // Two that create it at once: one is refused, and finds it there.
-        let created = self.inner.pool.execute_unprepared(create).await;
-        if created.is_err() && !self.has_table("schema_lease").await? {
+        let created = self.inner.pool.execute_unprepared(&create).await;
+        if created.is_err() && !is_there().await? {
             created?;
         }
-        let insert = "insert into schema_lease (id, holder, until_us) values (1, 0, 0)";
-        match self.inner.pool.execute_unprepared(insert).await.map_err(Error::from) {
+        let insert =
+            format!("insert into {LEASE_TABLE} (id, holder, until_us, begun) values (1, 0, 0, '')");
+        match self.inner.pool.execute_unprepared(&insert).await.map_err(Error::from) {
             Ok(_) | Err(Error::Raced(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -119,17 +217,19 @@ impl Store {
 
     async fn acquire_schema_lease(&self, me: i64) -> Result<bool> {
         // The row may be missing if whoever made the table died before filling it.
-        let insert = "insert into schema_lease (id, holder, until_us) \
-                      select 1, 0, 0 from (select 1 as one) as o \
-                      where not exists (select 1 from schema_lease where id = 1)";
+        let insert = format!(
+            "insert into {LEASE_TABLE} (id, holder, until_us, begun) \
+             select 1, 0, 0, '' from (select 1 as one) as o \
+             where not exists (select 1 from {LEASE_TABLE} where id = 1)"
+        );
         let now = self.now_us();
         let take = format!(
-            "update schema_lease set holder = {me}, until_us = {now} + {} \
+            "update {LEASE_TABLE} set holder = {me}, until_us = {now} + {} \
              where id = 1 and (holder = 0 or until_us < {now})",
             LEASE.as_micros()
         );
         let _turn = self.turn().await;
-        match self.inner.pool.execute_unprepared(insert).await.map_err(Error::from) {
+        match self.inner.pool.execute_unprepared(&insert).await.map_err(Error::from) {
             Ok(_) | Err(Error::Raced(_)) => {}
             Err(error) => return Err(error),
         }
@@ -137,27 +237,61 @@ impl Store {
     }
 
     async fn release_schema_lease(&self, me: i64) -> Result<()> {
-        let release = format!("update schema_lease set holder = 0 where id = 1 and holder = {me}");
+        let release = format!("update {LEASE_TABLE} set holder = 0 where id = 1 and holder = {me}");
         let _turn = self.turn().await;
         self.inner.pool.execute_unprepared(&release).await?;
         Ok(())
     }
 
-    async fn has_table(&self, table: &str) -> Result<bool> {
+    /// Tables and views, in one statement, so that it is one moment's picture.
+    async fn tables_with_our_names(&self) -> Result<BTreeSet<String>> {
+        let ours = Migrator::tables().into_iter().flat_map(|(_, tables)| tables);
+        let all = ours.chain([MIGRATION_TABLE, LEASE_TABLE]);
+        let list: Vec<String> = all.map(|table| format!("'{table}'")).collect();
+        let list = list.join(", ");
         let find = match self.inner.hot {
             Hot::Postgres(_) => format!(
-                "select 1 from information_schema.tables \
-                 where table_schema = current_schema() and table_name = '{table}'"
+                "select c.relname::text from pg_catalog.pg_class c \
+                 where c.relnamespace = current_schema()::regnamespace and c.relname in ({list})"
             ),
             Hot::MySql(_) => format!(
-                "select 1 from information_schema.tables \
-                 where table_schema = database() and table_name = '{table}'"
+                "select cast(table_name as char) from information_schema.tables \
+                 where table_schema = database() and table_name in ({list})"
             ),
-            Hot::Sqlite(_) => {
-                format!("select 1 from sqlite_master where type = 'table' and name = '{table}'")
-            }
+            Hot::Sqlite(_) => format!("select name from sqlite_master where name in ({list})"),
         };
-        Ok(!self.query(&find).await?.is_empty())
+        self.names(&find).await
+    }
+
+    /// The first column of what `sql` finds.
+    async fn names(&self, sql: &str) -> Result<BTreeSet<String>> {
+        let rows = self.query(sql).await?;
+        rows.iter().map(|row| Ok(row.try_get_by_index(0)?)).collect()
+    }
+
+    /// A user who may not create tables is told what to ask for.
+    fn explain_denied(&self, error: Error) -> Error {
+        let denied = |why: &str| {
+            ["permission denied", "command denied", "no schema has been selected"]
+                .iter()
+                .any(|words| why.contains(words))
+        };
+        let grant = match self.inner.hot {
+            Hot::Postgres(_) => {
+                "grant usage, create on schema public to <user> (or on the first schema of its \
+                 search_path)"
+            }
+            Hot::MySql(_) => {
+                "grant create, alter, drop, index, select, insert, update, delete on <database>.* to <user>"
+            }
+            Hot::Sqlite(_) => return error,
+        };
+        match error {
+            Error::Unavailable(why) | Error::Unusable(why) if denied(&why) => Error::Unusable(
+                format!("the tables cannot be created: {why}; let an administrator run: {grant}"),
+            ),
+            other => other,
+        }
     }
 
     pub(super) async fn query(&self, sql: &str) -> Result<Vec<sea_orm::QueryResult>> {

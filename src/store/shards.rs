@@ -45,8 +45,8 @@ impl Store {
     pub async fn take_shard(&self, seen: &ShardRow, me: InstanceId) -> Result<Option<Epoch>> {
         let _turn = self.turn().await;
         let update = format!(
-            "update shard set owner = {me}, epoch = epoch + 1 where id = {} and epoch = {} \
-             and (owner is null or owner not in (select id from instance where not dead))",
+            "update scheduler_shard set owner = {me}, epoch = epoch + 1 where id = {} and epoch = {} \
+             and (owner is null or owner not in (select id from scheduler_instance where not dead))",
             seen.id, seen.epoch
         );
         let taken = if self.is_embedded() {
@@ -54,7 +54,8 @@ impl Store {
         } else {
             // Waiting would queue us, and behind us every admission, for one that is stuck.
             let transaction = self.begin().await?;
-            let lock = format!("select id from shard where id = {} for update nowait", seen.id);
+            let lock =
+                format!("select id from scheduler_shard where id = {} for update nowait", seen.id);
             if transaction.execute_unprepared(&lock).await.is_err() {
                 return Ok(None);
             }
@@ -72,7 +73,7 @@ impl Store {
     pub async fn release_shard(&self, fence: &ShardFence) -> Result<()> {
         let _turn = self.turn().await;
         let update = format!(
-            "update shard set owner = null where id = {} and owner = {} and epoch = {}",
+            "update scheduler_shard set owner = null where id = {} and owner = {} and epoch = {}",
             fence.shard, fence.owner, fence.epoch
         );
         self.inner.pool.execute_unprepared(&update).await?;
@@ -108,12 +109,12 @@ impl Store {
             _ => "for share",
         };
         let holder = self.begin().await?;
-        let lock = format!("select id from schema_lease where id = 1 {share}");
+        let lock = format!("select id from scheduler_schema_lease where id = 1 {share}");
         holder.execute_unprepared(&lock).await?;
         // From the other pool: this one may have one connection only.
         let isolation = Some(IsolationLevel::ReadCommitted);
         let other = self.heartbeat().begin_with_config(isolation, None).await?;
-        let update = "select id from schema_lease where id = 1 for update nowait";
+        let update = "select id from scheduler_schema_lease where id = 1 for update nowait";
         let stopped = other.execute_unprepared(update).await.is_err();
         drop(other);
         holder.rollback().await?;

@@ -83,8 +83,11 @@ async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody(database: Databas
     assert!(
         (0..bad.len()).all(|n| fired.iter().any(|job| job["requestId"] == format!("good-{n}")))
     );
-    assert_eq!(world.database.count("select count(*) from outbox").await, 0);
-    assert_eq!(world.database.count("select count(*) from dead_letter").await, count as i64);
+    assert_eq!(world.database.count("select count(*) from scheduler_outbox").await, 0);
+    assert_eq!(
+        world.database.count("select count(*) from scheduler_dead_letter").await,
+        count as i64
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,13 +99,15 @@ async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_mariadb() {
-    let refuse = "alter table job add constraint refuse check (request_id not like 'refused%')";
+    let refuse =
+        "alter table scheduler_job add constraint refuse check (request_id not like 'refused%')";
     a_row_that_the_database_refuses_does_not_sink_its_batch(Database::MariaDb, refuse).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_postgres() {
-    let refuse = "alter table job add constraint refuse check (request_id not like 'refused%')";
+    let refuse =
+        "alter table scheduler_job add constraint refuse check (request_id not like 'refused%')";
     a_row_that_the_database_refuses_does_not_sink_its_batch(Database::Postgres, refuse).await;
 }
 
@@ -163,9 +168,9 @@ async fn a_row_that_the_database_refuses_does_not_sink_its_batch(database: Datab
         assert!(letter.header("request-id").is_some_and(|id| id.starts_with("refused-")));
     }
     // What is refused leaves nothing behind, its idempotency key neither.
-    let keys = world.database.count("select count(*) from idempotency_key").await;
+    let keys = world.database.count("select count(*) from scheduler_idempotency_key").await;
     assert_eq!(keys, RECORDS as i64 - 4);
-    let ledger = "select count(*) from ingest_offset \
+    let ledger = "select count(*) from scheduler_ingest_offset \
                   where next_offset = 300 and jobs = 296 and dead_letters = 4 and duplicates = 0";
     assert_eq!(world.database.count(ledger).await, 1);
 }
@@ -213,7 +218,7 @@ async fn a_key_stands_for_one_job_across_its_end_and_a_restart(database: Databas
         await_counts(&scheduler, 1, 2 * (round + 1), round + 1).await;
     }
     wait_until(DEADLINE, "the end of the job", async || {
-        world.database.count("select count(*) from job").await == 0
+        world.database.count("select count(*) from scheduler_job").await == 0
     })
     .await;
     produce(&world.topic, &[first.clone(), same.clone(), conflict.clone()]).await;
@@ -231,7 +236,7 @@ async fn a_key_stands_for_one_job_across_its_end_and_a_restart(database: Databas
         produce(&world.topic, std::slice::from_ref(&plain)).await;
         await_counts(&scheduler, 1 + again, 3, 2).await;
         wait_until(DEADLINE, "the end of the plain job", async || {
-            world.database.count("select count(*) from job").await == 1
+            world.database.count("select count(*) from scheduler_job").await == 1
         })
         .await;
     }

@@ -118,14 +118,14 @@ async fn settle(world: &World, tables: &Tables) {
         let mut unread = 0;
         for (partition, end) in (0..).zip(&ends) {
             let sql = format!(
-                "select coalesce(max(next_offset), 0) from ingest_offset where number = {partition}"
+                "select coalesce(max(next_offset), 0) from scheduler_ingest_offset where number = {partition}"
             );
             unread += end - tables.number(&sql).await;
         }
-        let jobs = tables.number("select count(*) from job").await;
-        let letters = tables.number("select count(*) from outbox").await;
-        let commands = tables.number("select count(*) from command").await;
-        let parked = "select count(*) from dead_letter where state = 1";
+        let jobs = tables.number("select count(*) from scheduler_job").await;
+        let letters = tables.number("select count(*) from scheduler_outbox").await;
+        let commands = tables.number("select count(*) from scheduler_command").await;
+        let parked = "select count(*) from scheduler_dead_letter where state = 1";
         let parked = tables.number(parked).await;
         [unread, jobs, letters, commands, parked]
     };

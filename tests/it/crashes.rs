@@ -189,7 +189,7 @@ async fn in_the_middle_of_everything(
     let topic = &fleet.world.topic;
     let soon = Flow::burst("soon", topic, 1_000, Duration::from_secs(5)).await;
     wait_until(DEADLINE, "jobs that are due soon", async || {
-        let kept = "select count(*) from job where request_id like 'soon-%'";
+        let kept = "select count(*) from scheduler_job where request_id like 'soon-%'";
         fleet.number(kept).await as usize == soon.jobs().count()
     })
     .await;
@@ -221,7 +221,7 @@ fn check_taken(before: &BTreeMap<i32, Shard>, taken: &BTreeMap<i32, Shard>) {
 async fn await_return(fleet: &Fleet, taken: &BTreeMap<i32, Shard>, former: i64) {
     fleet.await_shares(&["a", "b"], &[4, 4]).await;
     assert_ne!(fleet.id_of("a").await, former, "it came back as a new instance");
-    let dead = format!("select count(*) from instance where id = {former} and dead");
+    let dead = format!("select count(*) from scheduler_instance where id = {former} and dead");
     assert_eq!(fleet.number(&dead).await, 1, "its former self is dead");
     for (id, shard) in fleet.shards().await {
         let moved = i64::from(shard.owner.as_deref() == Some("a"));

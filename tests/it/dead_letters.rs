@@ -201,7 +201,10 @@ async fn a_letter_waits_to_be_published_as_long_as_it_is_in_the_outbox() {
         let post = Post::delivered(backend).await;
         let id = post.id_of("large").await;
         assert_eq!(post.show("large").await["published"], true, "{backend:?}");
-        let outbox = format!("insert into outbox (lane, letter) values (1, {})", post.literal(&id));
+        let outbox = format!(
+            "insert into scheduler_outbox (lane, letter) values (1, {})",
+            post.literal(&id)
+        );
         post.world.database.execute(&outbox).await;
         assert_eq!(post.show("large").await["published"], false, "{backend:?}");
         let (_, shown, _) = post.command("show", &[&id]).await;
@@ -399,7 +402,8 @@ async fn old_letters_go_and_those_that_somebody_needs_stay(database: Database) {
     .await;
     let [parked, outbox, touched, unaware, live] = &ids[..] else { unreachable!("five") };
     post.set(parked, "state = 1").await;
-    let row = format!("insert into outbox (lane, letter) values (1, {})", post.literal(outbox));
+    let row =
+        format!("insert into scheduler_outbox (lane, letter) values (1, {})", post.literal(outbox));
     post.world.database.execute(&row).await;
     post.set(touched, &format!("state = 3, changed_ms = {}", now_ms - DAY_MS / 2)).await;
     // A version that knows no states leaves none of this, so its letter's age is all there is.
@@ -423,7 +427,7 @@ async fn old_letters_go_and_those_that_somebody_needs_stay(database: Database) {
     assert_eq!(without_kafka().await.expect("a step"), (0, None), "a record's letter stays");
     post.set(outbox, "ledger = null").await;
     assert_eq!(without_kafka().await.expect("a step"), (1, None));
-    assert_eq!(post.world.database.count("select count(*) from outbox").await, 0);
+    assert_eq!(post.world.database.count("select count(*) from scheduler_outbox").await, 0);
     store.close().await;
     a_running_scheduler_sweeps_by_itself(&post, touched).await;
 }
@@ -431,7 +435,8 @@ async fn old_letters_go_and_those_that_somebody_needs_stay(database: Database) {
 async fn a_running_scheduler_sweeps_by_itself(post: &Post, touched: &str) {
     let quick = post.world.builder().keep_dead_letters(Duration::from_secs(6 * 3600));
     let scheduler = quick.start().await.expect("a start");
-    let count = format!("select count(*) from dead_letter where id = {}", post.literal(touched));
+    let count =
+        format!("select count(*) from scheduler_dead_letter where id = {}", post.literal(touched));
     wait_until(DEADLINE, "the old letter to go", async || {
         post.world.database.count(&count).await == 0
     })

@@ -12,8 +12,8 @@ use crate::support::{wait_for, wait_until};
 /// librdkafka alone waits half a minute before it believes that a topic is gone.
 const DEADLINE: Duration = Duration::from_secs(180);
 const DRAIN: Duration = Duration::from_secs(10);
-const WAITING: &str = "select count(*) from outbox";
-const LETTERS: &str = "select count(*) from dead_letter";
+const WAITING: &str = "select count(*) from scheduler_outbox";
+const LETTERS: &str = "select count(*) from scheduler_dead_letter";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_wait_for_a_dlq_topic_that_was_deleted_on_sqlite() {
@@ -152,14 +152,16 @@ async fn published(scheduler: &Scheduler, letters: u64) {
 
 async fn complaint(scheduler: &Scheduler, says: &str) -> String {
     wait_for(DEADLINE, &format!("a complaint that says {says:?}"), async || {
-        scheduler.complaints().into_iter().find(|complaint| complaint.contains(says))
+        scheduler.health().sentences().into_iter().find(|complaint| complaint.contains(says))
     })
     .await
 }
 
 async fn is_well(scheduler: &Scheduler) {
-    wait_until(DEADLINE, "an end of the complaints", async || scheduler.complaints().is_empty())
-        .await;
+    wait_until(DEADLINE, "an end of the complaints", async || {
+        scheduler.health().sentences().is_empty()
+    })
+    .await;
 }
 
 /// What is on the topic is `expected`, each once; one that failed to be sent may come later than

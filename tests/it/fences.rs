@@ -49,13 +49,13 @@ async fn an_outcome_of_an_old_epoch_changes_nothing() {
                 assert_eq!(write(owner, epoch, outcome).await, [job.shard], "{backend:?}");
             }
         }
-        let unchanged = "select count(*) from job where attempts = 0 and due_ms > 1";
+        let unchanged = "select count(*) from scheduler_job where attempts = 0 and due_ms > 1";
         assert_eq!(database.count(unchanged).await, 1, "{backend:?}");
         assert_eq!(write(me, epoch, retry.clone()).await, [], "{backend:?}");
         assert_eq!(database.count(unchanged).await, 0, "{backend:?}: at its epoch it is written");
         // The version that was fired is not there any more: a repetition meets nothing.
         assert_eq!(write(me, epoch, Outcome::Succeeded).await, [], "{backend:?}");
-        assert_eq!(database.count("select count(*) from job").await, 1, "{backend:?}");
+        assert_eq!(database.count("select count(*) from scheduler_job").await, 1, "{backend:?}");
         store.close().await;
     }
 }

@@ -84,7 +84,7 @@ impl Fleet {
         let duplicates = self.records - self.keys;
         wait_until(deadline, what, async || {
             let complaints: Vec<_> =
-                self.instances.iter().flat_map(Scheduler::complaints).collect();
+                self.instances.iter().flat_map(|one| one.health().sentences()).collect();
             assert!(!complaints.iter().any(|said| said.contains("redis")), "{complaints:?}");
             let jobs = self.total(|one| one.ingest_metrics().messages_processed);
             let repeats = self.total(|one| one.ingest_metrics().messages_duplicate);
@@ -145,17 +145,18 @@ impl Fleet {
     async fn end(self) -> World {
         let Self { world, instances, keys, records, .. } = self;
         wait_until(DEADLINE, "every job fired", async || {
-            world.database.count("select count(*) from job").await == 0
+            world.database.count("select count(*) from scheduler_job").await == 0
         })
         .await;
-        let complaints: Vec<_> = instances.iter().flat_map(Scheduler::complaints).collect();
+        let complaints: Vec<_> =
+            instances.iter().flat_map(|one| one.health().sentences()).collect();
         assert!(complaints.is_empty(), "{complaints:?}");
         for instance in instances {
             instance.shutdown(DEADLINE).await;
         }
         let integer = world.integer();
         let sum = async |what: &str| {
-            let sql = format!("select cast(sum({what}) as {integer}) from ingest_offset");
+            let sql = format!("select cast(sum({what}) as {integer}) from scheduler_ingest_offset");
             world.database.count(&sql).await as u64
         };
         assert_eq!((sum("jobs").await, sum("duplicates").await), (keys, records - keys));

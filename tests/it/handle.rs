@@ -114,7 +114,7 @@ async fn await_firings(firings: &Firings, count: usize) {
 
 async fn await_no_jobs(database: &TestDatabase) {
     wait_until(DEADLINE, "the end of every job", async || {
-        database.count("select count(*) from job").await == 0
+        database.count("select count(*) from scheduler_job").await == 0
     })
     .await;
 }
@@ -140,7 +140,7 @@ async fn without_kafka_jobs_come_by_api_alone() {
         .expect("a start");
     assert!(scheduler.is_running());
     assert_eq!(scheduler.registered_apps(), ["mail", "sms"]);
-    wait_until(DEADLINE, "readiness", async || scheduler.complaints().is_empty()).await;
+    wait_until(DEADLINE, "readiness", async || scheduler.health().sentences().is_empty()).await;
 
     let first = scheduler.clone().schedule(request("sms", "r")).await;
     let Ok(Submitted::Accepted { job_id, request_id }) = first else { panic!("{first:?}") };
@@ -203,11 +203,11 @@ async fn without_kafka_jobs_come_by_api_alone() {
     assert!(metrics.consumer_lag.is_empty());
     assert_eq!(of(&firings, "r").len(), 1);
     // By API a refusal is an answer, not a dead letter.
-    assert_eq!(database.count("select count(*) from dead_letter").await, 0);
+    assert_eq!(database.count("select count(*) from scheduler_dead_letter").await, 0);
 
     let clone = scheduler.clone();
     scheduler.shutdown(DRAIN).await;
-    assert!(!clone.is_running() && !clone.complaints().is_empty());
+    assert!(!clone.is_running() && !clone.health().sentences().is_empty());
     clone.shutdown(DRAIN).await;
     let late = clone.schedule(request("sms", "late")).await;
     assert!(matches!(late, Err(SubmitError::ShutDown)), "{late:?}");

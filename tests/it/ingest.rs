@@ -126,7 +126,7 @@ async fn a_seek_back_is_noticed_by_a_reader_that_has_nothing_to_read() {
         assert_eq!(received(&scheduler), 53, "{backend:?}");
         scheduler.shutdown(DEADLINE).await;
         check_fired(&world, 31).await;
-        assert_eq!(world.database.count("select count(*) from dead_letter").await, 1);
+        assert_eq!(world.database.count("select count(*) from scheduler_dead_letter").await, 1);
         totals_add_up(&world, &[53]).await;
     }
 }
@@ -139,9 +139,9 @@ async fn a_seek_is_noticed_after_the_instance_has_joined_anew() {
         let scheduler = start(&world, world.kafka()).await;
         produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
         wait_until(DEADLINE, "the records", async || received(&scheduler) == 10).await;
-        world.database.execute("update instance set dead = true").await;
+        world.database.execute("update scheduler_instance set dead = true").await;
         wait_until(DEADLINE, "the row to name the new instance", async || {
-            let named = "select count(*) from ingest_offset join instance \
+            let named = "select count(*) from scheduler_ingest_offset join scheduler_instance \
                          on instance.id = ingest_offset.instance where not instance.dead";
             world.database.count(named).await == 1
         })
@@ -176,7 +176,11 @@ async fn a_seek_while_records_flow_loses_and_doubles_nothing() {
         }
         wait_until(DEADLINE, "the end", async || next_offset(&world).await == RECORDS).await;
         scheduler.shutdown(DEADLINE).await;
-        assert_eq!(world.database.count("select count(*) from job").await, RECORDS, "{backend:?}");
+        assert_eq!(
+            world.database.count("select count(*) from scheduler_job").await,
+            RECORDS,
+            "{backend:?}"
+        );
         let line = &listing(&world).await[0];
         assert_eq!(number(line, "jobs"), RECORDS, "{backend:?}: {line}");
         assert_eq!(number(line, "duplicates"), again, "{backend:?}: {line}");
@@ -224,7 +228,11 @@ async fn a_seek_to_the_end_skips_what_was_not_read_but_only_when_told_twice() {
         assert_eq!(one_move(&moved), [10, 30, 0, 20], "{backend:?}");
         produce(&world.topic, &(30..35).map(|n| later(0, n)).collect::<Vec<_>>()).await;
         read(&world, world.kafka(), 5).await;
-        assert_eq!(world.database.count("select count(*) from job").await, 15, "{backend:?}");
+        assert_eq!(
+            world.database.count("select count(*) from scheduler_job").await,
+            15,
+            "{backend:?}"
+        );
         totals_add_up(&world, &[15]).await;
         let nothing = ingest(&world, &["seek", "--to-end"]).await;
         assert_eq!(nothing.status.code(), Some(0), "{backend:?}");
@@ -238,8 +246,8 @@ async fn a_dry_run_tells_and_changes_nothing() {
         let world = World::new(backend, 2).await;
         produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
         read(&world, world.kafka(), 10).await;
-        world.database.execute("delete from ingest_offset where number = 1").await;
-        let reader = "select reader from ingest_offset where number = 0";
+        world.database.execute("delete from scheduler_ingest_offset where number = 1").await;
+        let reader = "select reader from scheduler_ingest_offset where number = 0";
         let before = (listing(&world).await, world.database.count(reader).await);
         assert_eq!(before.0[1]["nextOffset"], Value::Null, "{backend:?}");
         let dry = ingest(&world, &["seek", "--to-offset", "0", "--dry-run"]).await;
@@ -278,7 +286,7 @@ async fn what_cannot_be_sought_is_refused_with_what_can() {
             assert_eq!(refused.status.code(), Some(code), "{backend:?} {arguments:?}: {stderr}");
             assert!(stderr.contains(said), "{backend:?} {arguments:?}: {stderr}");
         }
-        let still = "select count(*) from ingest_offset where next_offset = 20";
+        let still = "select count(*) from scheduler_ingest_offset where next_offset = 20";
         assert_eq!(world.database.count(still).await, 2, "{backend:?}");
         let moved = seek(&world, &["--to-offset", "4", "--partition", "1", "--yes"]).await;
         assert_eq!(one_move(&moved), [20, 4, 16, 0], "{backend:?}");
@@ -301,7 +309,11 @@ async fn a_partition_that_was_never_read_begins_where_it_was_sought() {
         let [of_all, of_one] = [&again["moved"], &again["partitions"][0]["moved"]];
         assert_eq!([of_all, of_one], [&Value::Bool(false); 2], "{backend:?}: it stands there");
         read(&world, world.kafka(), 3).await;
-        assert_eq!(world.database.count("select count(*) from job").await, 3, "{backend:?}");
+        assert_eq!(
+            world.database.count("select count(*) from scheduler_job").await,
+            3,
+            "{backend:?}"
+        );
         totals_add_up(&world, &[3]).await;
     }
 }
@@ -314,17 +326,21 @@ async fn rows_of_other_clusters_and_groups_stay_where_they_are() {
         read(&world, world.kafka(), 10).await;
         for (cluster, group) in [("'elsewhere'", "consumer_group"), ("cluster", "'others'")] {
             let copy = format!(
-                "insert into ingest_offset (cluster, consumer_group, topic, number, reader, \
-                 next_offset) select {cluster}, {group}, topic, number, 7, 9 from ingest_offset \
+                "insert into scheduler_ingest_offset (cluster, consumer_group, topic, number, reader, \
+                 next_offset) select {cluster}, {group}, topic, number, 7, 9 from scheduler_ingest_offset \
                  where next_offset = 10"
             );
             world.database.execute(&copy).await;
         }
         assert_eq!(listing(&world).await.len(), 1, "{backend:?}");
         seek(&world, &["--to-beginning", "--yes"]).await;
-        let others = "select count(*) from ingest_offset where next_offset = 9 and reader = 7";
+        let others =
+            "select count(*) from scheduler_ingest_offset where next_offset = 9 and reader = 7";
         assert_eq!(world.database.count(others).await, 2, "{backend:?}");
-        assert_eq!(world.database.count("select min(next_offset) from ingest_offset").await, 0);
+        assert_eq!(
+            world.database.count("select min(next_offset) from scheduler_ingest_offset").await,
+            0
+        );
     }
 }
 
@@ -339,14 +355,14 @@ async fn a_reader_that_stopped_goes_on_where_it_was_sought() {
     produce(&world.topic, &(30..40).map(|n| later(0, n)).collect::<Vec<_>>()).await;
     let scheduler = start(&world, config).await;
     wait_until(DEADLINE, "the complaint", async || {
-        scheduler.complaints().iter().any(|why| why.contains("ingest seek"))
+        scheduler.health().sentences().iter().any(|why| why.contains("ingest seek"))
     })
     .await;
     assert_eq!(scheduler.ingest_metrics().logs_remade, 1);
     let moved = seek(&world, &["--to-offset", "4", "--yes"]).await;
     assert_eq!(one_move(&moved), [30, 4, 6, 0]);
     wait_until(DEADLINE, "the rest", async || received(&scheduler) == 6).await;
-    wait_until(DEADLINE, "no complaint", async || scheduler.complaints().is_empty()).await;
+    wait_until(DEADLINE, "no complaint", async || scheduler.health().sentences().is_empty()).await;
     scheduler.shutdown(DEADLINE).await;
     totals_add_up(&world, &[36]).await;
 }
@@ -407,7 +423,7 @@ async fn check_fired(world: &World, count: usize) {
 
 async fn next_offset(world: &World) -> i64 {
     let next = format!(
-        "select cast(coalesce(sum(next_offset), 0) as {}) from ingest_offset",
+        "select cast(coalesce(sum(next_offset), 0) as {}) from scheduler_ingest_offset",
         world.integer()
     );
     world.database.count(&next).await

@@ -91,7 +91,7 @@ async fn records_read_by_an_instance_without_the_app_fire_elsewhere(database: Da
         .max();
     assert!(latest < Some(LATE_MS), "one fired {latest:?} ms late");
     wait_until(DEADLINE, "no command left", async || {
-        fleet.number("select count(*) from command").await == 0
+        fleet.number("select count(*) from scheduler_command").await == 0
     })
     .await;
 }

@@ -28,13 +28,16 @@ async fn a_key_goes_after_its_window_unless_its_job_lives() {
         scheduler.shutdown(LEASE).await;
         let options = StoreOptions { url: database.url().into(), max_connections: 2, lease: LEASE };
         let store = Store::connect(&options).await.expect("a store");
-        database.execute("update idempotency_key set expires_ms = 0 where name = 'far'").await;
+        database
+            .execute("update scheduler_idempotency_key set expires_ms = 0 where name = 'far'")
+            .await;
         let forget = async || store.forget_keys(KeyCursor::default(), 10_000_000).await;
         assert_eq!(forget().await.expect("a step"), (0, None), "{backend:?}: its job lives");
-        database.execute("delete from job").await;
+        database.execute("delete from scheduler_job").await;
         assert_eq!(forget().await.expect("a step"), (1, None), "{backend:?}");
-        let left =
-            database.count("select count(*) from idempotency_key where name = 'fresh'").await;
+        let left = database
+            .count("select count(*) from scheduler_idempotency_key where name = 'fresh'")
+            .await;
         assert_eq!(left, 1, "{backend:?}: its window is not over");
         store.close().await;
     }
@@ -62,10 +65,10 @@ async fn a_key_is_kept_an_hour_longer_and_stands_for_its_job_as_long_as_that_liv
         assert_eq!(admit(0, "first").await, Fate::Accepted, "{backend:?}");
         let of_first = Fate::Duplicate { of: "first".into(), job: JobId::derive("sms", "first") };
         assert_eq!(admit(1, "second").await, of_first, "{backend:?}: its job lives");
-        database.execute("delete from job").await;
+        database.execute("delete from scheduler_job").await;
         assert_eq!(admit(2, "third").await, Fate::Accepted, "{backend:?}: it is free");
 
-        database.execute("delete from job").await;
+        database.execute("delete from scheduler_job").await;
         let forget = async |now_ms| {
             ground.store.forget_keys(KeyCursor::default(), now_ms).await.expect("a step").0
         };

@@ -37,9 +37,10 @@ struct Room {
 
 const ROOMS: &[Room] = &[
     Room { name: "model", ours: &[], crates: &[] },
+    Room { name: "health", ours: &[], crates: &[] },
     Room {
         name: "store",
-        ours: &["model"],
+        ours: &["model", "health"],
         // tokio carries work to SQLite's writer thread and answers back.
         crates: &[
             "infinite_scheduler_entity",
@@ -50,15 +51,15 @@ const ROOMS: &[Room] = &[
             "tokio",
         ],
     },
-    Room { name: "kafka", ours: &["model"], crates: &["rdkafka", "tokio"] },
+    Room { name: "kafka", ours: &["model", "health"], crates: &["rdkafka", "tokio"] },
     Room {
         name: "actors",
-        ours: &["model", "store", "kafka", "dispatch"],
+        ours: &["model", "health", "store", "kafka", "dispatch"],
         crates: &["actix", "actix_rt", "tokio"],
     },
-    Room { name: "dispatch", ours: &["model", "kafka"], crates: &["tokio"] },
+    Room { name: "dispatch", ours: &["model", "health", "kafka"], crates: &["tokio"] },
     // `service` for its handle alone.
-    Room { name: "http", ours: &["model", "service"], crates: &["actix_web"] },
+    Room { name: "http", ours: &["model", "health", "service"], crates: &["actix_web"] },
 ];
 
 #[test]

@@ -55,7 +55,10 @@ async fn a_lost_answer_to_an_admission(database: Database) {
         let jobs = (loss + 1) * WAVE;
         wait_until(DEADLINE, "every job fired", async || succeeded(&scheduler) >= jobs).await;
         tokens.insert(
-            world.database.count("select reader from ingest_offset where number = 0").await,
+            world
+                .database
+                .count("select reader from scheduler_ingest_offset where number = 0")
+                .await,
         );
     }
     assert_eq!(
@@ -118,7 +121,10 @@ async fn a_lost_answer_to_a_mixed_batch(database: Database) {
     let letters = read_all(&world.dlq).await;
     let values: BTreeSet<_> = letters.iter().map(|letter| letter.value.clone()).collect();
     assert_eq!((letters.len(), values.len()), (each, each));
-    assert_eq!(world.database.count("select count(*) from dead_letter").await as usize, each);
+    assert_eq!(
+        world.database.count("select count(*) from scheduler_dead_letter").await as usize,
+        each
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,8 +140,8 @@ async fn a_lost_answer_to_outcomes_fires_nothing_again_on_postgres() {
 /// For each kind of outcome: a text that is in its transaction, what the jobs are told to
 /// do, and the attempts that each of them has then had.
 const OUTCOMES: [(&str, &str, u32); 3] = [
-    ("delete from job", "succeed", 1),
-    ("update job set due_ms", "fail once", 2),
+    ("delete from scheduler_job", "succeed", 1),
+    ("update scheduler_job set due_ms", "fail once", 2),
     ("attempts-exhausted", "fail always", 2),
 ];
 
@@ -180,7 +186,10 @@ async fn a_lost_answer_to_outcomes(database: Database) {
         }
     }
     check_ledger(&world, [OUTCOMES.len() * WAVE, 0, 0]).await;
-    assert_eq!(world.database.count("select count(*) from dead_letter").await as usize, WAVE);
+    assert_eq!(
+        world.database.count("select count(*) from scheduler_dead_letter").await as usize,
+        WAVE
+    );
     assert_eq!(read_all(&world.dlq).await.len(), WAVE, "each dead letter once");
 }
 
@@ -229,7 +238,7 @@ async fn a_lost_answer_to_a_request_by_api(database: Database) {
     let fired = attempts.all();
     assert_eq!(fired.keys().cloned().collect::<BTreeSet<_>>(), names);
     assert!(fired.values().all(|attempts| *attempts == 1), "fired again: {fired:?}");
-    assert_eq!(world.database.count("select count(*) from job").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
 }
 
 /// The owner of the shard is quicker than the instance that asks again: the job was there,
@@ -267,7 +276,7 @@ async fn a_lost_answer_to_a_request_whose_job_has_ended_is_not_a_second_job() {
     asking.shutdown(DEADLINE).await;
     owner.shutdown(DEADLINE).await;
     assert_eq!(attempts.of("mine"), 1);
-    assert_eq!(world.database.count("select count(*) from job").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
 }
 
 /// Its app is known by its row alone, which cannot be read.
@@ -287,16 +296,21 @@ async fn records_that_could_not_be_judged_are_read_again() {
         let mail = request("mail", "").replace("sms", "mail");
         produce(&world.topic, &[RawRecord::new(0, mail)]).await;
         wait_until(DEADLINE, "a complaint of the reader", async || {
-            scheduler.complaints().iter().any(|complaint| complaint.starts_with("partition"))
+            scheduler
+                .health()
+                .sentences()
+                .iter()
+                .any(|complaint| complaint.starts_with("partition"))
         })
         .await;
         proxy.set_away(false);
         produce(&world.topic, &[RawRecord::new(0, request("after", ""))]).await;
         wait_until(DEADLINE, "the last job", async || succeeded(&scheduler) == 2).await;
         scheduler.shutdown(DEADLINE).await;
-        let read = "select count(*) from ingest_offset where next_offset = 3 and jobs = 3";
+        let read =
+            "select count(*) from scheduler_ingest_offset where next_offset = 3 and jobs = 3";
         assert_eq!(world.database.count(read).await, 1, "{database:?}");
-        let waits = "select count(*) from job where request_id = 'mail'";
+        let waits = "select count(*) from scheduler_job where request_id = 'mail'";
         assert_eq!(world.database.count(waits).await, 1, "{database:?}");
     }
 }
@@ -385,13 +399,16 @@ async fn check_fired(world: &World, wanted: impl IntoIterator<Item = String>) {
 async fn check_ledger(world: &World, expected: [usize; 3]) {
     let mut totals = [0; 3];
     for (total, column) in totals.iter_mut().zip(["jobs", "duplicates", "dead_letters"]) {
-        let sql = format!("select cast(sum({column}) as {}) from ingest_offset", world.integer());
+        let sql = format!(
+            "select cast(sum({column}) as {}) from scheduler_ingest_offset",
+            world.integer()
+        );
         *total = world.database.count(&sql).await as usize;
     }
     assert_eq!(totals, expected, "jobs, duplicates, dead letters");
-    let wrong = "select count(*) from ingest_offset \
+    let wrong = "select count(*) from scheduler_ingest_offset \
                  where next_offset <> jobs + duplicates + operations + dead_letters";
     assert_eq!(world.database.count(wrong).await, 0);
-    assert_eq!(world.database.count("select count(*) from job").await, 0);
-    assert_eq!(world.database.count("select count(*) from outbox").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_outbox").await, 0);
 }

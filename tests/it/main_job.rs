@@ -200,7 +200,7 @@ async fn check_fired(world: &World, expected: &Expected) {
         assert!(seen.insert(request_id), "fired twice: {text}");
     }
     assert_eq!(seen.len(), expected.jobs.len(), "every job fired");
-    assert_eq!(world.database.count("select count(*) from job").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
 }
 
 async fn check_dead_letters(world: &World, expected: &Expected) {
@@ -222,22 +222,25 @@ async fn check_dead_letters(world: &World, expected: &Expected) {
     of_topic.sort();
     as_sent.sort();
     assert_eq!(of_topic, as_sent);
-    let rows = world.database.count("select count(*) from dead_letter").await;
+    let rows = world.database.count("select count(*) from scheduler_dead_letter").await;
     assert_eq!(rows as usize, expected.poison.len());
-    assert_eq!(world.database.count("select count(*) from outbox").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_outbox").await, 0);
 }
 
 /// Records read = jobs + duplicates + dead letters, by partition.
 async fn check_ledger(world: &World, expected: &Expected) {
     let sum = async |column: &str| {
-        let sql = format!("select cast(sum({column}) as {}) from ingest_offset", world.integer());
+        let sql = format!(
+            "select cast(sum({column}) as {}) from scheduler_ingest_offset",
+            world.integer()
+        );
         world.database.count(&sql).await as usize
     };
     assert_eq!(sum("next_offset").await, RECORDS);
     assert_eq!(sum("jobs").await, expected.jobs.len());
     assert_eq!(sum("duplicates").await, expected.duplicates);
     assert_eq!(sum("dead_letters").await, expected.poison.len());
-    let wrong = "select count(*) from ingest_offset \
+    let wrong = "select count(*) from scheduler_ingest_offset \
                  where next_offset <> jobs + duplicates + operations + dead_letters";
     assert_eq!(world.database.count(wrong).await, 0);
 }

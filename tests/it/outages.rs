@@ -65,8 +65,9 @@ impl Waves {
     async fn read(&self) {
         let records = (self.count * WAVE) as i64;
         let integer = self.world.integer();
-        let read =
-            format!("select cast(coalesce(sum(next_offset), 0) as {integer}) from ingest_offset");
+        let read = format!(
+            "select cast(coalesce(sum(next_offset), 0) as {integer}) from scheduler_ingest_offset"
+        );
         let database = &self.world.database;
         wait_until(DEADLINE, "every record read", async || database.count(&read).await == records)
             .await;
@@ -89,11 +90,13 @@ impl Waves {
         let mut totals = [0; 3];
         for (total, column) in totals.iter_mut().zip(["jobs", "duplicates", "dead_letters"]) {
             let integer = world.integer();
-            let sql = format!("select cast(sum({column}) as {integer}) from ingest_offset");
+            let sql =
+                format!("select cast(sum({column}) as {integer}) from scheduler_ingest_offset");
             *total = world.database.count(&sql).await as usize;
         }
         assert_eq!(totals, [JOBS, DUPLICATES, POISON].map(|each| each * count));
-        let letters = world.database.count("select count(*) from dead_letter").await as usize;
+        let letters =
+            world.database.count("select count(*) from scheduler_dead_letter").await as usize;
         assert_eq!(letters, POISON * count, "nothing is dead-lettered for the weather");
 
         let name = |record: &RawRecord| record.json()["requestId"].as_str().map(str::to_owned);
@@ -140,7 +143,7 @@ impl Flow {
 
     /// What health says about this, if anything.
     fn complaint(&self, about: &str) -> Option<String> {
-        self.scheduler.complaints().into_iter().find(|said| said.starts_with(about))
+        self.scheduler.health().sentences().into_iter().find(|said| said.starts_with(about))
     }
 
     /// Waits until health says about this that it is not ready, and why.
@@ -152,7 +155,7 @@ impl Flow {
 
     async fn await_ready(&self) {
         let what = "no more complaints";
-        wait_until(DEADLINE, what, async || self.scheduler.complaints().is_empty()).await;
+        wait_until(DEADLINE, what, async || self.scheduler.health().sentences().is_empty()).await;
     }
 
     /// One more wave in fair weather; then everything has happened, once.
@@ -168,7 +171,7 @@ impl Flow {
 impl Drop for Flow {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("health said: {:#?}", self.scheduler.complaints());
+            eprintln!("health said: {:#?}", self.scheduler.health().sentences());
         }
     }
 }

@@ -188,9 +188,9 @@ async fn a_scheduler_that_panics_while_draining_starts_nothing_more() {
 
     let fired = attempts.all();
     assert!(fired.len() <= 4, "started while draining: {fired:?}");
-    let left = world.database.count("select count(*) from job").await as usize;
+    let left = world.database.count("select count(*) from scheduler_job").await as usize;
     assert_eq!(left + fired.len(), JOBS);
-    let held = "select count(*) from shard where owner is not null";
+    let held = "select count(*) from scheduler_shard where owner is not null";
     assert_eq!(world.database.count(held).await, 0);
 }
 
@@ -227,7 +227,7 @@ async fn panics_lose_and_double_nothing(role: &str, database: Database) {
     }
     expected.await_all(&scheduler).await;
     wait_until(DEADLINE, "every dead letter published", async || {
-        world.database.count("select count(*) from outbox").await == 0
+        world.database.count("select count(*) from scheduler_outbox").await == 0
     })
     .await;
     let metrics = scheduler.ingest_metrics();
@@ -243,10 +243,10 @@ async fn panics_lose_and_double_nothing(role: &str, database: Database) {
     if !role.is_empty() && role != "retry-dlq" {
         assert_eq!(letters.len(), values.len(), "each dead letter once");
     }
-    let rows = world.database.count("select count(*) from dead_letter").await as usize;
+    let rows = world.database.count("select count(*) from scheduler_dead_letter").await as usize;
     assert_eq!(rows, expected.poison + expected.dead);
     // All is released at the end.
-    let held = "select count(*) from shard where owner is not null";
+    let held = "select count(*) from scheduler_shard where owner is not null";
     assert_eq!(world.database.count(held).await, 0);
 }
 
@@ -328,13 +328,16 @@ impl JobHandler for Obedient {
 async fn check_ledger(world: &World, expected: [usize; 3]) {
     let mut totals = [0; 3];
     for (total, column) in totals.iter_mut().zip(["jobs", "duplicates", "dead_letters"]) {
-        let sql = format!("select cast(sum({column}) as {}) from ingest_offset", world.integer());
+        let sql = format!(
+            "select cast(sum({column}) as {}) from scheduler_ingest_offset",
+            world.integer()
+        );
         *total = world.database.count(&sql).await as usize;
     }
     assert_eq!(totals, expected, "jobs, duplicates, dead letters");
-    let wrong = "select count(*) from ingest_offset \
+    let wrong = "select count(*) from scheduler_ingest_offset \
                  where next_offset <> jobs + duplicates + operations + dead_letters";
     assert_eq!(world.database.count(wrong).await, 0);
-    assert_eq!(world.database.count("select count(*) from job").await, 0);
-    assert_eq!(world.database.count("select count(*) from outbox").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_outbox").await, 0);
 }

@@ -37,13 +37,13 @@ fn patient(world: &World) -> KafkaIngestConfig {
 
 /// records = jobs + duplicates + operations + dead letters + parked, by partition.
 async fn totals_add_up(database: &TestDatabase) {
-    let off = "select count(*) from ingest_offset \
+    let off = "select count(*) from scheduler_ingest_offset \
                where records <> jobs + duplicates + operations + dead_letters + parked";
     assert_eq!(database.count(off).await, 0, "the ledger's totals add up");
 }
 
 async fn parked_rows(database: &TestDatabase) -> i64 {
-    database.count("select count(*) from dead_letter where state = 1").await
+    database.count("select count(*) from scheduler_dead_letter where state = 1").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,10 +100,10 @@ async fn an_app_that_nobody_registers_is_a_dead_letter_after_its_tries(database:
     let fired_ms = read_all(&world.fired).await.iter().map(|r| r.timestamp_ms).min();
     assert!(fired_ms < Some(died_ms), "the partition did not wait");
     totals_add_up(&world.database).await;
-    let totals = "select count(*) from ingest_offset where records = 21 and jobs = 20 \
+    let totals = "select count(*) from scheduler_ingest_offset where records = 21 and jobs = 20 \
                   and dead_letters = 1 and parked = 0";
     assert_eq!(world.database.count(totals).await, 1);
-    assert_eq!(world.database.count("select count(*) from outbox").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_outbox").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +143,7 @@ async fn parked_records_survive_a_restart_and_their_jobs_wait_for_their_app() {
         let scheduler = builder().start().await.expect("a start");
         wait_until(DEADLINE, "all admitted", async || parked_rows(&world.database).await == 0)
             .await;
-        let jobs = "select count(*) from job";
+        let jobs = "select count(*) from scheduler_job";
         assert_eq!(world.database.count(jobs).await, 30, "{database:?}: nobody fires them yet");
         let fate = scheduler.request("late", "late-7").await.expect("an answer");
         assert!(matches!(fate, RequestFate::Accepted { .. }), "{database:?}: {fate:?}");
@@ -159,7 +159,7 @@ async fn parked_records_survive_a_restart_and_their_jobs_wait_for_their_app() {
         assert_eq!(fired.len(), 30, "{database:?}");
         assert_eq!(read_all(&world.fired).await.len(), 30, "{database:?}: each once");
         totals_add_up(&world.database).await;
-        let totals = "select count(*) from ingest_offset where jobs = 30 and parked = 0";
+        let totals = "select count(*) from scheduler_ingest_offset where jobs = 30 and parked = 0";
         assert_eq!(world.database.count(totals).await, 1, "{database:?}");
     }
 }
@@ -207,7 +207,7 @@ async fn what_a_handler_does_not_take_yet_waits_and_is_taken_later() {
         .await;
         assert_eq!(scheduler.ingest_metrics().messages_failed, 0, "{database:?}");
         scheduler.shutdown(DRAIN).await;
-        assert_eq!(world.database.count("select count(*) from dead_letter").await, 0);
+        assert_eq!(world.database.count("select count(*) from scheduler_dead_letter").await, 0);
         totals_add_up(&world.database).await;
     }
 }
@@ -273,14 +273,18 @@ async fn an_app_without_shards_is_not_there_yet() {
         let store = store(&world.database).await;
         let app = store.register_app(&AppConfig::new("late"), 0).await.expect("a row").id;
         store.close().await;
-        world.database.execute(&format!("delete from shard where app = {app}")).await;
+        world.database.execute(&format!("delete from scheduler_shard where app = {app}")).await;
         produce(&world.topic, &[record("late", "one")]).await;
         wait_until(DEADLINE, "a parked record", async || parked_rows(&world.database).await == 1)
             .await;
         let answer = infinite_scheduler::ScheduleJobRequest::builder("late").at("2035-01-01T00:00");
         let answer = scheduler.schedule(answer.build().expect("a request")).await;
         assert!(answer.is_err(), "{database:?}: {answer:?}");
-        assert_eq!(world.database.count("select count(*) from job").await, 0, "{database:?}");
+        assert_eq!(
+            world.database.count("select count(*) from scheduler_job").await,
+            0,
+            "{database:?}"
+        );
         scheduler.shutdown(DRAIN).await;
 
         let builder = builder().register_app_on_topic(AppConfig::new("late"), &world.fired);
@@ -321,7 +325,7 @@ async fn a_parked_record_is_decided_once() {
             matches!(&both, (a, Admitted::Fenced) | (Admitted::Fenced, a) if *a == done),
             "{backend:?}: {both:?}"
         );
-        assert_eq!(database.count("select count(*) from job").await, 1, "{backend:?}");
+        assert_eq!(database.count("select count(*) from scheduler_job").await, 1, "{backend:?}");
         assert_eq!(parked_rows(&database).await, 0, "{backend:?}");
         totals_add_up(&database).await;
         ground.store.close().await;
@@ -343,13 +347,13 @@ async fn a_record_that_comes_again_while_it_is_parked_is_a_duplicate() {
 
         let letter = Entry::Letter(Box::new(ground.letter(2)));
         ground.admit(ground.parked(1), letter).await;
-        let outbox = "select count(*) from outbox";
+        let outbox = "select count(*) from scheduler_outbox";
         assert_eq!(database.count(outbox).await, 1, "{backend:?}: it died, and is published");
         let again = ground.admit(ground.records(2), ground.wait(1)).await;
         assert!(matches!(&again, Admitted::Done(fates) if matches!(fates[..], [Fate::Dead(_)])));
         assert_eq!(database.count(outbox).await, 1, "{backend:?}: and not published again");
         totals_add_up(&database).await;
-        let totals = "select count(*) from ingest_offset where records = 3 and duplicates = 1 \
+        let totals = "select count(*) from scheduler_ingest_offset where records = 3 and duplicates = 1 \
                       and dead_letters = 2 and parked = 0";
         assert_eq!(database.count(totals).await, 1, "{backend:?}");
         ground.store.close().await;

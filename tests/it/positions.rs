@@ -69,7 +69,7 @@ async fn each_reader_claims_the_row_by_a_token_of_its_own() {
     for reader in 0..3 {
         write(&world, reader..reader + 1).await;
         read(&world, world.kafka(), 1).await;
-        tokens.insert(world.database.count("select reader from ingest_offset").await);
+        tokens.insert(world.database.count("select reader from scheduler_ingest_offset").await);
     }
     assert_eq!(tokens.len(), 3);
 }
@@ -140,7 +140,7 @@ async fn partitions_that_a_topic_gains_are_read_from_their_start() {
         let metrics = scheduler.ingest_metrics();
         assert_eq!((metrics.logs_remade, metrics.offsets_lost), (0, 0), "{backend:?}");
         stop(scheduler).await;
-        let read = "select count(*) from ingest_offset where next_offset = jobs and \
+        let read = "select count(*) from scheduler_ingest_offset where next_offset = jobs and \
                     (number = 0 and jobs = 10 or number > 0 and jobs = 20)";
         assert_eq!(world.database.count(read).await, 3, "{backend:?}");
         assert_eq!(fired(&world).await.len(), 50, "{backend:?}");
@@ -176,7 +176,7 @@ async fn a_topic_made_again_is_not_read_if_so_told(later: std::ops::Range<usize>
     let scheduler = start(&world, config).await;
     let about = format!("partition {}", world.topic);
     wait_until(DEADLINE, "the complaint", async || {
-        scheduler.complaints().iter().any(|complaint| {
+        scheduler.health().sentences().iter().any(|complaint| {
             complaint.starts_with(&about)
                 && complaint.contains("it was made again")
                 && complaint.contains("on_offset_lost")
@@ -187,10 +187,11 @@ async fn a_topic_made_again_is_not_read_if_so_told(later: std::ops::Range<usize>
     // The rest goes on.
     produce(&other, &(1000..1020).map(record).collect::<Vec<_>>()).await;
     wait_until(DEADLINE, "the other topic", async || received(&scheduler) >= 20).await;
-    assert!(scheduler.complaints().iter().any(|complaint| complaint.starts_with(&about)));
+    assert!(scheduler.health().sentences().iter().any(|complaint| complaint.starts_with(&about)));
     stop(scheduler).await;
     check_read(&world, (0..30).chain(1000..1020)).await;
-    let stands = format!("select next_offset from ingest_offset where topic = '{}'", world.topic);
+    let stands =
+        format!("select next_offset from scheduler_ingest_offset where topic = '{}'", world.topic);
     assert_eq!(world.database.count(&stands).await, 30);
 }
 
@@ -277,7 +278,7 @@ async fn records_that_retention_took_first_are_counted_though_nothing_is_read_if
 
     let scheduler = start(&world, config).await;
     wait_until(DEADLINE, "the complaint", async || {
-        let all = scheduler.complaints();
+        let all = scheduler.health().sentences();
         all.iter().any(|complaint| complaint.contains("records 50 to 119 are gone"))
     })
     .await;
@@ -304,7 +305,7 @@ async fn records_without_a_request_id_have_the_same_name_each_time_they_are_read
     assert_eq!(names.len(), 40);
 
     // As after a crash in which the database lost its last commits.
-    let back = "update ingest_offset set next_offset = 15, last_time_ms = null, last_hash = null";
+    let back = "update scheduler_ingest_offset set next_offset = 15, last_time_ms = null, last_hash = null";
     world.database.execute(back).await;
     produce(&world.topic, &(40..50).map(unnamed).collect::<Vec<_>>()).await;
     let scheduler = start(&world, world.kafka()).await;
@@ -415,7 +416,7 @@ async fn lacks(topic: &str, offset: i64) -> bool {
 }
 
 async fn at_end(world: &World, topic: &str) -> bool {
-    let rows = "select count(*) from ingest_offset";
+    let rows = "select count(*) from scheduler_ingest_offset";
     world.database.count(rows).await == 1
         && next_offset(world).await == watermarks(topic, 0).await.1
 }
@@ -443,7 +444,7 @@ async fn fired(world: &World) -> BTreeSet<String> {
 async fn check_read(world: &World, numbers: impl Iterator<Item = usize>) {
     let wanted: BTreeSet<String> = numbers.map(|n| format!("r-{n}")).collect();
     assert_eq!(fired(world).await, wanted);
-    assert_eq!(world.database.count("select count(*) from job").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
     assert_eq!(total(world, "jobs").await as usize, wanted.len());
     assert_eq!(total(world, "dead_letters").await, 0);
 }
@@ -453,13 +454,13 @@ async fn next_offset(world: &World) -> i64 {
 }
 
 async fn total(world: &World, column: &str) -> i64 {
-    world.database.count(&format!("select sum({column}) from ingest_offset")).await
+    world.database.count(&format!("select sum({column}) from scheduler_ingest_offset")).await
 }
 
 /// The request ids of the jobs in the table.
 async fn names(world: &World) -> BTreeSet<String> {
     let connection = world.database.connect().await;
-    let select = "select request_id from job";
+    let select = "select request_id from scheduler_job";
     let select = Statement::from_string(connection.get_database_backend(), select);
     let rows = connection.query_all_raw(select).await.expect("the jobs");
     rows.iter().map(|row| row.try_get_by_index(0).expect("a name")).collect()

@@ -59,7 +59,7 @@ impl Post {
     async fn letter(&self, count: i64) -> Uuid {
         let database = &self.world.database;
         wait_until(DEADLINE, "the letter", async || {
-            database.count("select count(*) from dead_letter").await == count
+            database.count("select count(*) from scheduler_dead_letter").await == count
         })
         .await;
         newest_letter(database).await
@@ -89,7 +89,7 @@ fn request(id: &str, data: &str) -> String {
 
 pub(crate) async fn newest_letter(database: &TestDatabase) -> Uuid {
     let connection = database.connect().await;
-    let sql = "select id from dead_letter order by replays desc, created_ms desc limit 1";
+    let sql = "select id from scheduler_dead_letter order by replays desc, created_ms desc limit 1";
     let statement = Statement::from_string(connection.get_database_backend(), sql);
     let row = connection.query_one_raw(statement).await.expect("an answer").expect("a row");
     let id = row.try_get_by_index(0).expect("an id");
@@ -117,7 +117,7 @@ async fn a_corrected_record_becomes_its_job_once() {
         assert!(
             matches!(&no_json, Replayed::Refused(refusal) if refusal.kind == ErrorKind::InvalidJson)
         );
-        let dead = "select count(*) from dead_letter where state = 0";
+        let dead = "select count(*) from scheduler_dead_letter where state = 0";
         assert_eq!(post.world.database.count(dead).await, 1, "{database:?}: it stays");
 
         let corrected = request("one", r#"{"to":"+49"}"#);
@@ -147,8 +147,8 @@ async fn a_job_that_failed_is_replayed_with_its_data_and_limits_and_not_for_ever
             assert_eq!(accepted, Replayed::Accepted { job_id: job("one") }, "{database:?}");
             letters.push(post.letter(round as i64 + 1).await);
         }
-        let linked = "select count(*) from dead_letter l where replays = (select replays + 1 \
-                      from dead_letter b where b.id = l.replay_of)";
+        let linked = "select count(*) from scheduler_dead_letter l where replays = (select replays + 1 \
+                      from scheduler_dead_letter b where b.id = l.replay_of)";
         assert_eq!(
             post.world.database.count(linked).await,
             5,
@@ -185,7 +185,7 @@ async fn a_replay_of_what_was_sent_again_is_a_duplicate() {
     let replayed = post.replay(letter, Some(with_key("one"))).await;
     let duplicate = Replayed::Duplicate { job_id: job("two"), of: "two".into() };
     assert_eq!(replayed, duplicate);
-    let state = "select count(*) from dead_letter where state = 2";
+    let state = "select count(*) from scheduler_dead_letter where state = 2";
     assert_eq!(post.world.database.count(state).await, 1, "it has what it wanted");
     post.succeeded(1).await;
     post.scheduler.shutdown(DRAIN).await;
@@ -200,7 +200,7 @@ async fn a_replay_whose_answer_was_lost_is_known_as_its_own() {
         let scheduler = builder.start().await.expect("a start");
         produce(&world.topic, &[RawRecord::new(0, "no request")]).await;
         wait_until(DEADLINE, "the letter", async || {
-            world.database.count("select count(*) from dead_letter").await == 1
+            world.database.count("select count(*) from scheduler_dead_letter").await == 1
         })
         .await;
         let letter = newest_letter(&world.database).await;

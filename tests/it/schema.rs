@@ -15,15 +15,15 @@ use crate::support::world::LEASE;
 const DEADLINE: Duration = Duration::from_secs(90);
 /// The tables that this version has.
 const TABLES: [&str; 9] = [
-    "job",
-    "dead_letter",
-    "app",
-    "shard",
-    "instance",
-    "idempotency_key",
-    "ingest_offset",
-    "outbox",
-    "command",
+    "scheduler_job",
+    "scheduler_dead_letter",
+    "scheduler_app",
+    "scheduler_shard",
+    "scheduler_instance",
+    "scheduler_idempotency_key",
+    "scheduler_ingest_offset",
+    "scheduler_outbox",
+    "scheduler_command",
 ];
 const FUTURE: &str = "m29990101_000001_from_the_future";
 
@@ -33,7 +33,7 @@ async fn connect(database: &TestDatabase) -> Store {
 }
 
 async fn applied_steps(database: &TestDatabase) -> usize {
-    let count = database.count("select count(*) from seaql_migrations").await;
+    let count = database.count("select count(*) from scheduler_migration").await;
     usize::try_from(count).expect("a count")
 }
 
@@ -56,8 +56,25 @@ async fn tables(database: &TestDatabase) -> usize {
     usize::try_from(database.count(&sql).await).expect("a count")
 }
 
+/// How many tables there are whose names begin with our prefix.
+async fn tables_like(database: &TestDatabase) -> i64 {
+    let sql = match database.backend() {
+        Database::Sqlite => "select count(*) from sqlite_master where name like 'scheduler%'",
+        Database::MariaDb => {
+            "select count(*) from information_schema.tables \
+             where table_schema = database() and table_name like 'scheduler%'"
+        }
+        Database::Postgres => {
+            "select count(*) from information_schema.tables \
+             where table_schema = current_schema() and table_name like 'scheduler%'"
+        }
+    };
+    database.count(sql).await
+}
+
 async fn write_step_of_the_future(database: &TestDatabase) {
-    let sql = format!("insert into seaql_migrations (version, applied_at) values ('{FUTURE}', 0)");
+    let sql =
+        format!("insert into scheduler_migration (version, applied_at) values ('{FUTURE}', 0)");
     database.execute(&sql).await;
 }
 
@@ -82,7 +99,8 @@ async fn tables_are_made_taken_away_and_made_again() {
             assert_eq!(applied_steps(&database).await, Migrator::migrations().len());
             store.migrate_down().await.expect("no tables");
             assert_eq!(tables(&database).await, 0, "{backend:?} {round}");
-            assert_eq!(applied_steps(&database).await, 0);
+            let left = tables_like(&database).await;
+            assert_eq!(left, 0, "{backend:?} {round}");
         }
         store.close().await;
     }
@@ -102,7 +120,7 @@ async fn three_that_start_at_once_make_the_tables_once() {
         }
         assert_eq!(applied_steps(&database).await, Migrator::migrations().len(), "{backend:?}");
         assert_eq!(tables(&database).await, TABLES.len(), "{backend:?}");
-        let leases = "select count(*) from schema_lease where id = 1 and holder = 0";
+        let leases = "select count(*) from scheduler_schema_lease where id = 1 and holder = 0";
         assert_eq!(database.count(leases).await, 1, "{backend:?}: the lease is given back");
     }
 }
@@ -119,10 +137,11 @@ async fn three_schedulers_that_start_at_once_share_the_tables_and_the_shards() {
         let (one, two, three) = tokio::join!(start(), start(), start());
         let all = [one, two, three].map(|one| one.unwrap_or_else(|e| panic!("{backend:?}: {e}")));
         assert_eq!(applied_steps(&database).await, Migrator::migrations().len(), "{backend:?}");
-        assert_eq!(database.count("select count(*) from app").await, 1, "{backend:?}");
-        assert_eq!(database.count("select count(*) from shard").await, 8, "{backend:?}");
+        assert_eq!(database.count("select count(*) from scheduler_app").await, 1, "{backend:?}");
+        assert_eq!(database.count("select count(*) from scheduler_shard").await, 8, "{backend:?}");
         wait_until(DEADLINE, "each of three to hold shards", async || {
-            let owners = "select count(distinct owner) from shard where owner is not null";
+            let owners =
+                "select count(distinct owner) from scheduler_shard where owner is not null";
             database.count(owners).await == 3
         })
         .await;
@@ -133,7 +152,7 @@ async fn three_schedulers_that_start_at_once_share_the_tables_and_the_shards() {
             scheduler.schedule(request.build().expect("a request")).await.expect("a job");
         }
         wait_until(DEADLINE, "all jobs to end", async || {
-            database.count("select count(*) from job").await == 0
+            database.count("select count(*) from scheduler_job").await == 0
         })
         .await;
         for scheduler in all {
@@ -160,7 +179,7 @@ async fn tables_of_a_newer_version_are_refused_by_the_name_of_the_step() {
             other => panic!("{backend:?}: {other:?}"),
         }
         assert_eq!(tables(&database).await, TABLES.len(), "{backend:?}: nothing was touched");
-        assert_eq!(database.count("select count(*) from app").await, 0, "{backend:?}");
+        assert_eq!(database.count("select count(*) from scheduler_app").await, 0, "{backend:?}");
     }
 }
 
@@ -259,4 +278,137 @@ async fn migrate(database: &TestDatabase, options: &[&str]) -> Output {
         .await
         .expect("no panic")
         .expect("the binary")
+}
+
+/// What a foreign table may be named, and a row in it.
+async fn make_foreign(database: &TestDatabase, table: &str) {
+    database.execute(&format!("create table {table} (colour varchar(20))")).await;
+    database.execute(&format!("insert into {table} values ('green')")).await;
+}
+
+async fn rows_of_foreign(database: &TestDatabase, table: &str) -> i64 {
+    database.count(&format!("select count(*) from {table} where colour = 'green'")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_under_our_name_that_is_not_ours_is_refused_and_stays() {
+    let ours = TABLES.into_iter().chain(["scheduler_migration", "scheduler_schema_lease"]);
+    let names: Vec<&str> = ours.collect();
+    for backend in Database::all() {
+        for table in &names {
+            let database = backend.fresh().await;
+            make_foreign(&database, table).await;
+            let migrated = migrate(&database, &[]).await;
+            assert_eq!(migrated.status.code(), Some(2), "{backend:?} {table}");
+            let said = text(&migrated.stderr);
+            assert!(said.contains(table) && said.contains("rename"), "{backend:?}: {said}");
+            let down = migrate(&database, &["--down", "--yes"]).await;
+            assert_ne!(down.status.code(), None, "{backend:?} {table}");
+            assert_eq!(rows_of_foreign(&database, table).await, 1, "{backend:?} {table}");
+            let there = tables(&database).await;
+            assert_eq!(there, usize::from(TABLES.contains(table)), "{backend:?}: half created");
+        }
+        let database = backend.fresh().await;
+        make_foreign(&database, "scheduler_job").await;
+        let builder = Scheduler::builder().database_url(database.url());
+        match builder.register_app(AppConfig::new("sms"), Discard).start().await {
+            Err(StartError::Database(said)) => assert!(said.contains("scheduler_job"), "{said}"),
+            other => panic!("{backend:?}: {other:?}"),
+        }
+    }
+}
+
+/// A program's tables under names without our prefix, and its own record of migrations.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_of_the_program_that_embeds_us_are_left_alone() {
+    for backend in Database::all() {
+        for ours_first in [false, true] {
+            let database = backend.fresh().await;
+            let store = connect(&database).await;
+            if ours_first {
+                store.migrate().await.expect("tables");
+            }
+            for table in ["app", "job", "shard", "instance", "command"] {
+                make_foreign(&database, table).await;
+            }
+            let theirs = "create table seaql_migrations (version varchar(255) not null primary key, \
+                          applied_at bigint not null)";
+            database.execute(theirs).await;
+            database.execute("insert into seaql_migrations values ('m2020_their_own', 0)").await;
+            store.migrate().await.unwrap_or_else(|error| panic!("{backend:?}: {error}"));
+            store.check_schema().await.expect("the tables of this version");
+            assert_eq!(tables(&database).await, TABLES.len(), "{backend:?}");
+            store.migrate_down().await.expect("no tables");
+            assert_eq!(tables(&database).await, 0, "{backend:?}");
+            for table in ["app", "job", "shard", "instance", "command"] {
+                assert_eq!(rows_of_foreign(&database, table).await, 1, "{backend:?} {table}");
+            }
+            let kept = "select count(*) from seaql_migrations where version = 'm2020_their_own'";
+            assert_eq!(database.count(kept).await, 1, "{backend:?}");
+            store.close().await;
+        }
+    }
+}
+
+/// On MariaDB each table of a step is committed by itself: what is left of an interrupted step
+/// is ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_was_interrupted_is_resumed() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let store = connect(&database).await;
+        store.migrate().await.expect("tables");
+        let step = Migrator::migrations()[0].name().to_owned();
+        database.execute("delete from scheduler_migration").await;
+        for table in ["scheduler_command", "scheduler_outbox"] {
+            database.execute(&format!("drop table {table}")).await;
+        }
+        let begun = format!("update scheduler_schema_lease set begun = '{step}'");
+        database.execute(&begun).await;
+        store.migrate().await.unwrap_or_else(|error| panic!("{backend:?}: {error}"));
+        assert_eq!(tables(&database).await, TABLES.len(), "{backend:?}");
+        // Without the record that it was begun, the same tables are somebody else's.
+        database.execute("delete from scheduler_migration").await;
+        match store.migrate().await {
+            Err(StoreError::Unusable(said)) => assert!(said.contains("scheduler_"), "{said}"),
+            other => panic!("{backend:?}: {other:?}"),
+        }
+        store.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_create_tables_is_told_what_to_grant() {
+    for backend in [Database::MariaDb, Database::Postgres] {
+        let mut database = backend.fresh().await;
+        let url = database.login(5).await;
+        let name = database.name().to_owned();
+        let take_away: &[String] = match backend {
+            Database::Postgres => &[
+                format!("ALTER DATABASE {name} OWNER TO CURRENT_USER"),
+                format!("GRANT CONNECT ON DATABASE {name} TO {name}"),
+            ],
+            _ => &[
+                format!("REVOKE ALL ON {name}.* FROM {name}@'%'"),
+                format!("GRANT SELECT ON {name}.* TO {name}@'%'"),
+            ],
+        };
+        for sql in take_away {
+            database.execute_on_server(sql).await;
+        }
+        if backend == Database::Postgres {
+            database.execute(&format!("REVOKE ALL ON SCHEMA public FROM {name}, public")).await;
+            database.execute(&format!("GRANT USAGE ON SCHEMA public TO {name}")).await;
+        }
+        let options = StoreOptions { url: url.into(), max_connections: 3, lease: LEASE };
+        let store = Store::connect(&options).await.expect("a database");
+        match store.migrate().await {
+            Err(StoreError::Unusable(said)) => {
+                assert!(said.contains("cannot be created") && said.contains("grant"), "{said}");
+            }
+            other => panic!("{backend:?}: {other:?}"),
+        }
+        assert_eq!(tables(&database).await, 0, "{backend:?}");
+        store.close().await;
+    }
 }

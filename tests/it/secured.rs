@@ -161,15 +161,17 @@ fn good(id: &str) -> String {
 }
 
 async fn is_well(scheduler: &Scheduler) {
-    wait_until(DEADLINE, "an end of the complaints", async || scheduler.complaints().is_empty())
-        .await;
+    wait_until(DEADLINE, "an end of the complaints", async || {
+        scheduler.health().sentences().is_empty()
+    })
+    .await;
 }
 
 /// A complaint with all of `says` in it.
 async fn complaint(scheduler: &Scheduler, says: &[&str]) -> String {
     let what = format!("a complaint that says {says:?}");
     wait_for(DEADLINE, &what, async || {
-        let complaints = scheduler.complaints();
+        let complaints = scheduler.health().sentences();
         complaints.into_iter().find(|complaint| says.iter().all(|said| complaint.contains(said)))
     })
     .await
@@ -216,12 +218,12 @@ async fn a_wrong_password_is_said_once_and_never_shown_and_is_over_when_it_is_ri
     let complaints = wait_for(DEADLINE, "what is wrong", async || {
         let (status, readiness) = get(&instance, "/health/ready").await;
         assert_eq!(status, 503, "{readiness}");
-        let complaints = readiness["complaints"].as_array().expect("a list").clone();
-        complaints.iter().any(|said| said.to_string().contains("kafka: ")).then_some(complaints)
+        let complaints = readiness["degraded"].as_array().expect("a list").clone();
+        complaints.iter().any(|said| said["subject"] == "kafka").then_some(complaints)
     })
     .await;
     let of_kafka: Vec<_> =
-        complaints.iter().map(Value::to_string).filter(|said| said.contains("kafka: ")).collect();
+        complaints.iter().filter(|said| said["subject"] == "kafka").map(Value::to_string).collect();
     assert_eq!(of_kafka.len(), 1, "{complaints:?}");
     for said in ["kafka denies us access", "SASL authentication error", "sasl.password"] {
         assert!(of_kafka[0].contains(said), "{said} in {of_kafka:?}");
@@ -246,7 +248,7 @@ async fn a_wrong_password_is_said_once_and_never_shown_and_is_over_when_it_is_ri
     .await;
     assert_eq!(
         get(&instance, "/health/ready").await,
-        (200, json!({"ready": true, "complaints": []}))
+        (200, json!({"ready": true, "reasons": [], "degraded": []}))
     );
     let metrics = get(&instance, "/api/metrics").await.1;
     assert_eq!(instance.terminate(DEADLINE).await.code(), Some(0));
@@ -364,7 +366,8 @@ async fn records_wait_until_the_right_to_read_them_is_given_and_given_again() {
     let mut fired = here.fired().await;
     fired.sort();
     assert_eq!(fired, ["r-1", "r-2", "r-3"]);
-    let read = "select count(*) from ingest_offset where next_offset = 4 and dead_letters = 1";
+    let read =
+        "select count(*) from scheduler_ingest_offset where next_offset = 4 and dead_letters = 1";
     assert_eq!(here.database.count(read).await, 1);
 }
 
@@ -387,8 +390,8 @@ async fn letters_wait_until_the_dlq_topic_may_be_written_to() {
         scheduler.ingest_metrics().apps["sms"].succeeded == 2
     })
     .await;
-    assert_eq!(here.database.count("select count(*) from outbox").await, 2);
-    assert_eq!(here.database.count("select count(*) from dead_letter").await, 3);
+    assert_eq!(here.database.count("select count(*) from scheduler_outbox").await, 2);
+    assert_eq!(here.database.count("select count(*) from scheduler_dead_letter").await, 3);
     assert_eq!(scheduler.ingest_metrics().messages_sent_to_dlq, 1);
 
     here.allow("Write", &here.dlq).await;
@@ -397,7 +400,7 @@ async fn letters_wait_until_the_dlq_topic_may_be_written_to() {
     })
     .await;
     is_well(&scheduler).await;
-    assert_eq!(here.database.count("select count(*) from outbox").await, 0);
+    assert_eq!(here.database.count("select count(*) from scheduler_outbox").await, 0);
     scheduler.shutdown(DRAIN).await;
     assert_eq!(here.letters().await, ["poison 0", "poison 1", "poison 2"]);
 }

@@ -73,12 +73,12 @@ impl Four {
         produce(&world.topic, &[RawRecord::new(0, request("last", 0, ""))]).await;
         await_offset(&world.database, 6).await;
         wait_until(DEADLINE, "the end of every job but the seed", async || {
-            world.database.count("select count(*) from job").await == 1
+            world.database.count("select count(*) from scheduler_job").await == 1
         })
         .await;
         scheduler.shutdown(DEADLINE).await;
         assert_eq!(scheduler.ingest_metrics().jobs_rescued, 0);
-        let totals = "select count(*) from ingest_offset \
+        let totals = "select count(*) from scheduler_ingest_offset \
                       where records = 6 and jobs = 5 and dead_letters = 1";
         assert_eq!(world.database.count(totals).await, 1);
         let fired = read_all(&world.fired).await;
@@ -103,7 +103,7 @@ fn request(id: &str, due_ms: i64, data: &str) -> String {
 
 async fn await_offset(database: &TestDatabase, offset: i64) {
     wait_until(DEADLINE, "the records read", async || {
-        database.count("select next_offset from ingest_offset").await == offset
+        database.count("select next_offset from scheduler_ingest_offset").await == offset
     })
     .await;
 }
@@ -128,7 +128,7 @@ async fn the_jobs_of_a_part_that_stands_fire_although_the_rest_was_fenced() {
     let database = &four.world.database;
     await_held_up(database, 1).await;
     let claiming = database.connect().await;
-    let claim = "update ingest_offset set reader = reader + 1";
+    let claim = "update scheduler_ingest_offset set reader = reader + 1";
     let claiming = tokio::spawn(async move { claiming.execute_unprepared(claim).await });
     await_held_up(database, 2).await;
     let scheduler = four.finish().await;

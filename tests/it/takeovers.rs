@@ -73,13 +73,13 @@ fn record(id: &str, due_ms: i64) -> RawRecord {
 
 async fn await_no_jobs(database: &TestDatabase) {
     wait_until(DEADLINE, "the end of every job", async || {
-        database.count("select count(*) from job").await == 0
+        database.count("select count(*) from scheduler_job").await == 0
     })
     .await;
 }
 
 async fn next_offset(database: &TestDatabase) -> i64 {
-    database.count("select next_offset from ingest_offset").await
+    database.count("select next_offset from scheduler_ingest_offset").await
 }
 
 /// Returns after this moment.
@@ -90,7 +90,7 @@ async fn passes(ms: i64) {
 /// No heartbeat gets through until this ends.
 async fn hold_heartbeats(database: &TestDatabase) -> DatabaseTransaction {
     let holder = database.connect().await.begin().await.expect("a transaction");
-    holder.execute_unprepared("update instance set name = 'held'").await.expect("a lock");
+    holder.execute_unprepared("update scheduler_instance set name = 'held'").await.expect("a lock");
     holder
 }
 
@@ -105,7 +105,7 @@ async fn an_attempt_whose_shard_is_taken_is_told_and_its_job_fires_again() {
         produce(&world.topic, &[record("r", 0)]).await;
         watched.await_firings(1).await;
         // By somebody who leaves again without a word.
-        world.database.execute("update shard set owner = 5, epoch = epoch + 1").await;
+        world.database.execute("update scheduler_shard set owner = 5, epoch = epoch + 1").await;
         watched.await_firings(2).await;
         await_no_jobs(&world.database).await;
         scheduler.shutdown(DEADLINE).await;
@@ -128,7 +128,7 @@ async fn a_batch_whose_shards_were_taken_goes_elsewhere() {
         })
         .await;
         let holder = hold_heartbeats(&world.database).await;
-        world.database.execute("update shard set epoch = epoch + 1").await;
+        world.database.execute("update scheduler_shard set epoch = epoch + 1").await;
         let records: Vec<_> = (0..20).map(|n| record(&format!("r-{n}"), 0)).collect();
         produce(&world.topic, &records).await;
         wait_until(DEADLINE, "the records", async || next_offset(&world.database).await == 21)
@@ -162,7 +162,7 @@ async fn without_a_lease_nothing_is_read_fired_or_written() {
         produce(&world.topic, &[record("read", 0)]).await;
         passes(due_ms.max(held_ms + lease_ms) + lease_ms / 2).await;
         assert_eq!(watched.fences().len(), 1, "{backend:?}: nothing is fired");
-        let jobs = world.database.count("select count(*) from job").await;
+        let jobs = world.database.count("select count(*) from scheduler_job").await;
         assert_eq!((jobs, next_offset(&world.database).await), (2, 2), "{backend:?}");
 
         holder.rollback().await.expect("a rollback");
@@ -231,7 +231,8 @@ async fn a_shard_is_not_given_up_while_its_jobs_run_and_goes_on() {
         slow.may_end.close();
         await_no_jobs(&world.database).await;
         wait_until(DEADLINE, "a shard of each", async || {
-            let owners = "select count(distinct owner) from shard where owner is not null";
+            let owners =
+                "select count(distinct owner) from scheduler_shard where owner is not null";
             world.database.count(owners).await == 2
         })
         .await;
@@ -254,12 +255,12 @@ async fn without_a_lease_no_shard_is_taken_for_ours() {
         let builder = builder.register_app(AppConfig::new("sms"), told.clone());
         let scheduler = builder.start().await.expect("a start");
         produce(&world.topic, &[record("fails", 0)]).await;
-        let letters = "select count(*) from dead_letter where state = 0";
+        let letters = "select count(*) from scheduler_dead_letter where state = 0";
         wait_until(DEADLINE, "a letter", async || world.database.count(letters).await == 1).await;
         let letter = newest_letter(&world.database).await;
         let nobody = r#"{"requestId":"parked","appName":"nobody","scheduledTime":0}"#;
         produce(&world.topic, &[RawRecord::new(0, nobody)]).await;
-        let parked = "select count(*) from dead_letter where state = 1";
+        let parked = "select count(*) from scheduler_dead_letter where state = 1";
         wait_until(DEADLINE, "a row", async || world.database.count(parked).await == 1).await;
 
         let holder = hold_heartbeats(&world.database).await;
@@ -267,16 +268,19 @@ async fn without_a_lease_no_shard_is_taken_for_ours() {
         let over_ms = SystemClock.now_ms() + lease_ms;
         passes(over_ms).await;
         let integer = world.integer();
-        let tries = format!("select cast(attempts as {integer}) from dead_letter where state = 1");
+        let tries = format!(
+            "select cast(attempts as {integer}) from scheduler_dead_letter where state = 1"
+        );
         let tried = world.database.count(&tries).await;
         let call = ScheduleJobRequest::builder("sms").at("2025-01-01T00:00:00Z").request_id("call");
         let call = scheduler.schedule(call.build().expect("a request")).await;
         assert!(matches!(call, Ok(Submitted::Accepted { .. })), "{backend:?}: {call:?}");
         let replayed = scheduler.replay(letter, None).await;
         assert!(matches!(replayed, Ok(Replayed::Accepted { .. })), "{backend:?}: {replayed:?}");
-        let looks = world.database.count("select count(*) from command").await;
+        let looks = world.database.count("select count(*) from scheduler_command").await;
         assert_eq!(looks, 2, "{backend:?}: the owner is told of both");
-        let due_ms = world.database.count("select due_ms from dead_letter where state = 1").await;
+        let due_ms =
+            world.database.count("select due_ms from scheduler_dead_letter where state = 1").await;
         passes(due_ms + lease_ms / 3).await;
         assert_eq!(world.database.count(&tries).await, tried, "{backend:?}: it waits");
 

@@ -49,7 +49,7 @@ impl Telling {
 
     async fn all_told(&self) {
         wait_until(DEADLINE, "an empty outbox", async || {
-            self.world.database.count("select count(*) from outbox").await == 0
+            self.world.database.count("select count(*) from scheduler_outbox").await == 0
         })
         .await;
     }
@@ -134,11 +134,16 @@ async fn every_request_is_told_its_fate_in_order(database: Database) {
     records.push(RawRecord::new(1, "no JSON"));
     produce(&telling.world.topic, &records).await;
     wait_until(DEADLINE, "all letters", async || {
-        telling.world.database.count("select count(*) from dead_letter where state = 0").await == 55
+        telling
+            .world
+            .database
+            .count("select count(*) from scheduler_dead_letter where state = 0")
+            .await
+            == 55
     })
     .await;
     wait_until(DEADLINE, "all jobs", async || {
-        telling.world.database.count("select count(*) from job").await == 0
+        telling.world.database.count("select count(*) from scheduler_job").await == 0
     })
     .await;
     let fate = scheduler.request("sms", "dies-3").await.expect("an answer");
@@ -260,7 +265,8 @@ async fn verdicts_wait_for_their_topic_and_survive_their_actor() {
             scheduler.ingest_metrics().apps["sms"].succeeded == 100
         })
         .await;
-        let complains = || scheduler.complaints().iter().any(|said| said.starts_with("verdicts"));
+        let complains =
+            || scheduler.health().sentences().iter().any(|said| said.starts_with("verdicts"));
         wait_until(DEADLINE, "a complaint", async || complains()).await;
         assert!(scheduler.ingest_metrics().verdicts_not_published > 0);
         assert_eq!(scheduler.break_actors("retry-dlq").await, 1);
@@ -300,6 +306,6 @@ async fn without_an_events_topic_nothing_is_told() {
         .await;
     wait_until(DEADLINE, "the job", async || counting.0.load(Ordering::Relaxed) > 0).await;
     scheduler.shutdown(DRAIN).await;
-    assert_eq!(world.database.count("select count(*) from outbox").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_outbox").await, 0);
     assert_eq!(scheduler.ingest_metrics().verdicts_sent, 0);
 }

@@ -87,13 +87,13 @@ pub(crate) async fn hold_up_insert(database: &TestDatabase, name: &str) -> Datab
         Database::Postgres => format!("'{}'::uuid", id.uuid()),
         _ => format!("x'{:032x}'", id.as_u128()),
     };
-    let seed = "select count(*) from job where request_id = 'seed'";
+    let seed = "select count(*) from scheduler_job where request_id = 'seed'";
     assert_eq!(database.count(seed).await, 1, "there is a seed");
     let columns = "shard, priority, due_ms, request_id, scheduled_ms, created_ms, attempts, data";
     hold(
         database,
         &format!(
-            "insert into job (id, {columns}) select {id}, {columns} from job \
+            "insert into scheduler_job (id, {columns}) select {id}, {columns} from scheduler_job \
              where request_id = 'seed'"
         ),
     )

@@ -13,6 +13,7 @@ use super::super::messages::*;
 use super::super::shared::Shared;
 use super::position::Position;
 use super::{RETRY, Step};
+use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 use crate::model::ids::{ReaderToken, derived_request_id};
 use crate::model::record::RawRecord;
@@ -135,7 +136,8 @@ impl Admission {
                 }
                 Err(error) => {
                     let about = format!("partition {}", self.partition);
-                    self.shared.health.complain(&about, format!("cannot be written: {error}"));
+                    let why = format!("cannot be written: {error}");
+                    self.shared.health.report(&about, ProblemKind::PartitionWaiting, why);
                     self.shared.counters.add(&self.shared.counters.retried, 1);
                     let end = self.after_outage(tickets, part.next, judged.len(), tries).await?;
                     if let Some(end) = end {

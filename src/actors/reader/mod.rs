@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::messages::*;
 use super::shared::Shared;
+use crate::health::ProblemKind;
 use crate::kafka::{PartitionQueue, TopicPartition};
 
 use position::Claim;
@@ -114,7 +115,8 @@ impl PartitionReader {
                 self.step(ctx);
             }
             Step::Away(why) => {
-                self.shared.health.complain(&self.about(), why);
+                let kind = ProblemKind::PartitionWaiting;
+                self.shared.health.report(&self.about(), kind, why);
                 let wait = self.wait.mul_f64(0.75 + fastrand::f64() / 4.0);
                 ctx.run_later(wait, |actor, ctx| match actor.leaving.is_cancelled() {
                     true => actor.leave(ctx),
@@ -124,7 +126,7 @@ impl PartitionReader {
             }
             Step::Stop(why) => {
                 self.stopped = true;
-                self.shared.health.complain(&self.about(), why);
+                self.shared.health.report(&self.about(), ProblemKind::PartitionStopped, why);
             }
             Step::Revoked => {}
         }

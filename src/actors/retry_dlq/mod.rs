@@ -17,6 +17,7 @@ use actix::prelude::*;
 use super::admission::try_parked;
 use super::messages::*;
 use super::shared::Shared;
+use crate::health::ProblemKind;
 use crate::store::Lane;
 
 use outlet::{Outlet, Round, publish};
@@ -112,7 +113,9 @@ impl RetryDlq {
         let about = kind.about();
         match &round.failure {
             None => self.shared.health.clear(about),
-            Some(failure) => self.shared.health.complain(about, failure.clone()),
+            Some(failure) => {
+                self.shared.health.report(about, ProblemKind::NotPublished, failure.clone())
+            }
         }
         match self.outlet(kind).end(round) {
             // What comes meanwhile waits, too: the topic is away for all of it.
@@ -173,7 +176,8 @@ impl RetryDlq {
                     actor.set_timer(ctx);
                 }
                 Err(error) => {
-                    actor.shared.health.complain(PARKED, format!("cannot be tried: {error}"));
+                    let why = format!("cannot be tried: {error}");
+                    actor.shared.health.report(PARKED, ProblemKind::ParkedNotTried, why);
                     let wait = actor.parked.wait;
                     actor.parked.wait = (wait * 2).min(RETRY.1);
                     let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);

@@ -89,7 +89,10 @@ async fn watch(scheduler: &Scheduler, jobs: usize) -> anyhow::Result<(usize, Dur
             }
         }
         if moved.elapsed() > STALL {
-            bail!("no progress since {done} of {jobs}: {}", scheduler.complaints().join("; "));
+            bail!(
+                "no progress since {done} of {jobs}: {}",
+                scheduler.health().sentences().join("; ")
+            );
         }
         tokio::time::sleep(LOOK).await;
     }

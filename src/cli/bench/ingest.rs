@@ -124,7 +124,10 @@ async fn watch(scheduler: &Scheduler, records: usize) -> anyhow::Result<(usize, 
             }
         }
         if moved.elapsed() > STALL {
-            bail!("no progress since {done} of {records}: {}", scheduler.complaints().join("; "));
+            bail!(
+                "no progress since {done} of {records}: {}",
+                scheduler.health().sentences().join("; ")
+            );
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -14,6 +14,8 @@ use crate::model::ids::JobId;
 
 /// The table, made for a measurement and dropped after it.
 const TABLE: &str = "bench_raw";
+/// The scheduler's table, whose shape it has.
+const JOB: &str = "scheduler_job";
 /// Connections that insert at the same time.
 const CONNECTIONS: usize = 4;
 /// What an inserted row has; the other columns are null.
@@ -70,19 +72,20 @@ impl<'a> Raw<'a> {
         raw.drop_table().await?;
         match scratch.name() {
             "SQLite" => {
-                let shape = "select sql from sqlite_master where type = 'table' and name = 'job'";
+                let shape =
+                    "select sql from sqlite_master where type = 'table' and name = 'scheduler_job'";
                 let shape = scratch.sql.texts(shape).await?.concat();
-                let job = shape.find("job").unwrap_or_default();
-                let create = format!("{}{TABLE}{}", &shape[..job], &shape[job + "job".len()..]);
+                let job = shape.find(JOB).unwrap_or_default();
+                let create = format!("{}{TABLE}{}", &shape[..job], &shape[job + JOB.len()..]);
                 scratch.sql.execute(&create).await?;
                 let index = format!("create unique index {TABLE}_by_id on {TABLE} (id)");
                 scratch.sql.execute(&index).await?;
             }
             "PostgreSQL" => {
-                let create = format!("create table {TABLE} (like job including all)");
+                let create = format!("create table {TABLE} (like scheduler_job including all)");
                 scratch.sql.execute(&create).await?;
             }
-            _ => scratch.sql.execute(&format!("create table {TABLE} like job")).await?,
+            _ => scratch.sql.execute(&format!("create table {TABLE} like scheduler_job")).await?,
         }
         Ok(raw)
     }
@@ -103,7 +106,7 @@ impl<'a> Raw<'a> {
     /// latter took.
     pub(super) async fn drain(self, page: usize) -> anyhow::Result<Duration> {
         let sql = &self.scratch.sql;
-        sql.execute(&format!("insert into {TABLE} select * from job")).await?;
+        sql.execute(&format!("insert into {TABLE} select * from scheduler_job")).await?;
         let url = self.scratch.url().to_owned();
         let list = match self.scratch.store.is_embedded() {
             true => "shard || ' ' || priority",

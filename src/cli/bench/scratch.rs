@@ -65,15 +65,12 @@ impl Scratch {
 
     /// The jobs that there are.
     pub(super) async fn jobs(&self) -> anyhow::Result<i64> {
-        Ok(self.sql.number("select count(*) from job").await?)
+        Ok(self.sql.number("select count(*) from scheduler_job").await?)
     }
 
     pub(super) async fn close(self, drop_tables: bool) -> anyhow::Result<()> {
         if drop_tables {
             self.store.migrate_down().await?;
-            for table in ["seaql_migrations", "schema_lease"] {
-                self.sql.execute(&format!("drop table if exists {table}")).await?;
-            }
         }
         self.sql.close().await;
         self.store.close().await;
@@ -93,10 +90,13 @@ fn folder() -> std::io::Result<TempDir> {
 /// Anything but what an earlier measurement left is somebody's own.
 async fn refuse_foreign(sql: &Sql, shown: &str) -> Result<(), CannotStart> {
     for (what, count) in [
-        ("jobs", "select count(*) from job".to_owned()),
-        ("dead letters", "select count(*) from dead_letter".to_owned()),
-        ("apps", format!("select count(*) from app where name not like '{OURS}%'")),
-        ("topics", format!("select count(*) from ingest_offset where topic not like '{OURS}%'")),
+        ("jobs", "select count(*) from scheduler_job".to_owned()),
+        ("dead letters", "select count(*) from scheduler_dead_letter".to_owned()),
+        ("apps", format!("select count(*) from scheduler_app where name not like '{OURS}%'")),
+        (
+            "topics",
+            format!("select count(*) from scheduler_ingest_offset where topic not like '{OURS}%'"),
+        ),
     ] {
         // A table that is not there has nothing in it.
         if let Ok(found @ 1..) = sql.number(&count).await {

@@ -25,7 +25,7 @@ impl Plan {
                     _ => None,
                 };
                 let take = format!(
-                    "update dead_letter set state = {REPLAYED}, changed_ms = ?, job = ? \
+                    "update scheduler_dead_letter set state = {REPLAYED}, changed_ms = ?, job = ? \
                      where id = ? and state = {DEAD} and changed_ms = ?"
                 );
                 let values =
@@ -43,7 +43,7 @@ impl Plan {
     pub(super) fn settles(&self, batch: &Batch) -> Vec<Step> {
         let Course::Parked { ledger, .. } = batch.course else { return Vec::new() };
         let totals = self.totals(batch);
-        let update = "update ingest_offset set jobs = jobs + ?, duplicates = duplicates + ?, \
+        let update = "update scheduler_ingest_offset set jobs = jobs + ?, duplicates = duplicates + ?, \
                       dead_letters = dead_letters + ?, parked = parked + ? where id = ?";
         let added = [totals.jobs, totals.duplicates, totals.dead, totals.parked];
         let mut values: Vec<Value> = added.map(Value::from).into();
@@ -55,7 +55,7 @@ impl Plan {
     pub(super) fn rest(&self, batch: &Batch) -> Vec<Step> {
         let mut steps = self.letters(batch);
         for (shard, jobs) in self.looks(batch) {
-            let insert = "insert into command (shard, kind, args, state, created_ms) \
+            let insert = "insert into scheduler_command (shard, kind, args, state, created_ms) \
                           values (?, ?, ?, 0, ?)";
             let ids = commands::encode_ids(&jobs);
             let values = vec![shard.0.into(), LOOK.into(), ids.into(), batch.now_ms.into()];
@@ -82,7 +82,7 @@ impl Plan {
             };
             match (entry, fate, taken) {
                 (_, Fate::Dead(_), Some(taken)) => {
-                    let publish = "insert into outbox (lane, letter) values (?, ?)";
+                    let publish = "insert into scheduler_outbox (lane, letter) values (?, ?)";
                     steps.push(Step::any(publish, vec![lane.into(), taken.id.into()]));
                 }
                 (Entry::Wait(wait), Fate::Waits, None) => {
@@ -139,7 +139,9 @@ fn take_parked(batch: &Batch, entry: &Entry, fate: &Fate, row: &Taken) -> Step {
     let attempts = |n: u32| Value::from(i64::from(n));
     let mut values = Vec::new();
     let sql = match fate {
-        Fate::Accepted | Fate::Duplicate { .. } => format!("delete from dead_letter {mine}"),
+        Fate::Accepted | Fate::Duplicate { .. } => {
+            format!("delete from scheduler_dead_letter {mine}")
+        }
         Fate::Waits => {
             // Only such an entry can wait.
             let due_ms = match entry {
@@ -147,7 +149,7 @@ fn take_parked(batch: &Batch, entry: &Entry, fate: &Fate, row: &Taken) -> Step {
                 Entry::Job(_) | Entry::Letter(_) => batch.now_ms,
             };
             values = vec![attempts(row.attempts.saturating_add(1)), due_ms.into()];
-            format!("update dead_letter set attempts = ?, due_ms = ? {mine}")
+            format!("update scheduler_dead_letter set attempts = ?, due_ms = ? {mine}")
         }
         Fate::Dead(refusal) => {
             let Refusal { kind, message, .. } = refusal;
@@ -159,7 +161,7 @@ fn take_parked(batch: &Batch, entry: &Entry, fate: &Fate, row: &Taken) -> Step {
                 batch.now_ms.into(),
             ];
             format!(
-                "update dead_letter set state = {DEAD}, kind = ?, message = ?, attempts = ?, \
+                "update scheduler_dead_letter set state = {DEAD}, kind = ?, message = ?, attempts = ?, \
                  created_ms = ?, changed_ms = ?, due_ms = null {mine}"
             )
         }

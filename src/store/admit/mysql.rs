@@ -42,7 +42,7 @@ pub(in crate::store) fn fence_reads(fences: &[ShardFence]) -> String {
     fences.iter().fold(String::new(), |sql, fence| {
         let ShardFence { shard, owner, epoch } = fence;
         sql + &format!(
-            "select id from shard where id = {shard} and owner = {owner} and epoch = {epoch} \
+            "select id from scheduler_shard where id = {shard} and owner = {owner} and epoch = {epoch} \
              lock in share mode;"
         )
     })
@@ -76,7 +76,7 @@ async fn lock_and_move(
         let Totals { records, jobs, duplicates, dead, parked } = plan.totals(batch);
         let null = |value: Option<i64>| value.map_or("null".to_owned(), |value| value.to_string());
         sql += &format!(
-            "update ingest_offset set next_offset = {}, records = records + {records}, \
+            "update scheduler_ingest_offset set next_offset = {}, records = records + {records}, \
              jobs = jobs + {jobs}, duplicates = duplicates + {duplicates}, \
              dead_letters = dead_letters + {dead}, parked = parked + {parked}, last_time_ms = {}, last_hash = {} \
              where id = {} and reader = {} and next_offset = {}",
@@ -96,18 +96,18 @@ async fn lock_and_move(
 
 async fn insert(transaction: &mut MySqlTransaction<'_>, batch: &Batch, plan: &Plan) -> Result<()> {
     for (key, expires_ms) in &plan.expired {
-        let delete = "delete from idempotency_key where id = ? and expires_ms = ?";
+        let delete = "delete from scheduler_idempotency_key where id = ? and expires_ms = ?";
         let gone = sqlx::query(delete).bind(Uuid::from_bytes(key.into_bytes())).bind(expires_ms);
         if gone.execute(&mut **transaction).await?.rows_affected() != 1 {
             return Err(Error::Raced("an expired key was replaced".into()));
         }
     }
     let keyed: Vec<_> = plan.keys(batch).collect();
-    let into = "insert into idempotency_key \
+    let into = "insert into scheduler_idempotency_key \
                 (id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms) values ";
     insert_rows(transaction, into, 8, &keyed, bind_key).await?;
     let jobs: Vec<_> = plan.jobs(batch).collect();
-    let into = format!("insert into job ({COLUMNS}) values ");
+    let into = format!("insert into scheduler_job ({COLUMNS}) values ");
     insert_rows(transaction, &into, WIDTH, &jobs, bind_job).await
 }
 

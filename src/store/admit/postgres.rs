@@ -24,19 +24,19 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
     let told = match verdicts.is_empty() {
         true => String::new(),
         false => format!(
-            ", told as (insert into outbox (lane, letter, verdicts) select lane, '{}', packed \
+            ", told as (insert into scheduler_outbox (lane, letter, verdicts) select lane, '{}', packed \
              from {} as v(lane, packed) where exists (select 1 from moved))",
             Uuid::nil(),
             unnest(16 + KEY_TYPES.len() + JOB_TYPES.len(), &["bigint", "text"]),
         ),
     };
     let sql = format!(
-        "with fence as (select id from shard where (id, owner, epoch) in \
+        "with fence as (select id from scheduler_shard where (id, owner, epoch) in \
             (select * from unnest($1::integer[], $2::bigint[], $3::bigint[])) order by id for share), \
          moved as ({} and (select count(*) from fence) = $15 returning id), \
-         keyed as (insert into idempotency_key ({KEY_COLUMNS}) \
+         keyed as (insert into scheduler_idempotency_key ({KEY_COLUMNS}) \
             select * from {} as k where exists (select 1 from moved)), \
-         jobs as (insert into job ({COLUMNS}) \
+         jobs as (insert into scheduler_job ({COLUMNS}) \
             select * from {} as j where exists (select 1 from moved)){told} \
          select (select count(*) from fence), (select count(*) from moved)",
         advance_from(4),
@@ -96,7 +96,7 @@ pub(in crate::store) async fn locked_fences(
     if fences.is_empty() {
         return Ok(Vec::new());
     }
-    let lock = "select id from shard where (id, owner, epoch) in \
+    let lock = "select id from scheduler_shard where (id, owner, epoch) in \
         (select * from unnest($1::integer[], $2::bigint[], $3::bigint[])) order by id for share";
     let rows = bind_fences(sqlx::query(lock), fences).fetch_all(&mut **transaction).await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
@@ -104,7 +104,7 @@ pub(in crate::store) async fn locked_fences(
 
 async fn insert(transaction: &mut PgTransaction<'_>, batch: &Batch, plan: &Plan) -> Result<()> {
     for (key, expires_ms) in &plan.expired {
-        let delete = "delete from idempotency_key where id = $1 and expires_ms = $2";
+        let delete = "delete from scheduler_idempotency_key where id = $1 and expires_ms = $2";
         let gone = sqlx::query(delete).bind(Uuid::from_bytes(key.into_bytes())).bind(expires_ms);
         if gone.execute(&mut **transaction).await?.rows_affected() != 1 {
             return Err(Error::Raced("an expired key was replaced".into()));
@@ -112,14 +112,15 @@ async fn insert(transaction: &mut PgTransaction<'_>, batch: &Batch, plan: &Plan)
     }
     if plan.keys(batch).next().is_some() {
         let unnested = unnest(1, &KEY_TYPES);
-        let sql =
-            format!("insert into idempotency_key ({KEY_COLUMNS}) select * from {unnested} as k");
+        let sql = format!(
+            "insert into scheduler_idempotency_key ({KEY_COLUMNS}) select * from {unnested} as k"
+        );
         let query = bind_keys(sqlx::query(AssertSqlSafe(sql)), plan.keys(batch));
         query.execute(&mut **transaction).await?;
     }
     if plan.jobs(batch).next().is_some() {
         let unnested = unnest(1, &JOB_TYPES);
-        let sql = format!("insert into job ({COLUMNS}) select * from {unnested} as j");
+        let sql = format!("insert into scheduler_job ({COLUMNS}) select * from {unnested} as j");
         let query = bind_jobs(sqlx::query(AssertSqlSafe(sql)), plan.jobs(batch));
         query.execute(&mut **transaction).await?;
     }
@@ -131,7 +132,7 @@ fn advance_from(first: usize) -> String {
     let [next, records, jobs, duplicates, dead, parked, time, hash, id, reader, expected] =
         std::array::from_fn(|place| first + place);
     format!(
-        "update ingest_offset set next_offset = ${next}, records = records + ${records}, \
+        "update scheduler_ingest_offset set next_offset = ${next}, records = records + ${records}, \
          jobs = jobs + ${jobs}, duplicates = duplicates + ${duplicates}, \
          dead_letters = dead_letters + ${dead}, parked = parked + ${parked}, \
          last_time_ms = ${time}, last_hash = ${hash} \

@@ -31,7 +31,7 @@ pub(super) fn write(connection: &Connection, batch: &Batch, plan: Plan) -> Resul
 /// Whether the shard still is ours at that epoch; nobody can change it before we commit.
 pub(in crate::store) fn holds(connection: &Connection, fence: &ShardFence) -> Result<bool> {
     let mut read = connection
-        .prepare_cached("select 1 from shard where id = ? and owner = ? and epoch = ?")?;
+        .prepare_cached("select 1 from scheduler_shard where id = ? and owner = ? and epoch = ?")?;
     let found = read.query_row(params![fence.shard.0, fence.owner.0, fence.epoch.0], |_| Ok(()));
     Ok(found.optional()?.is_some())
 }
@@ -40,7 +40,7 @@ fn advance(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<bool> 
     let Some(advance) = batch.course.advance() else { return Ok(true) };
     let Totals { records, jobs, duplicates, dead, parked } = plan.totals(batch);
     let mut update = connection.prepare_cached(
-        "update ingest_offset set next_offset = ?, records = records + ?, jobs = jobs + ?, \
+        "update scheduler_ingest_offset set next_offset = ?, records = records + ?, jobs = jobs + ?, \
          duplicates = duplicates + ?, dead_letters = dead_letters + ?, parked = parked + ?, \
          last_time_ms = ?, last_hash = ? \
          where id = ? and reader = ? and next_offset = ?",
@@ -63,14 +63,15 @@ fn advance(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<bool> 
 
 fn insert_keys(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()> {
     for (key, expires_ms) in &plan.expired {
-        let mut delete = connection
-            .prepare_cached("delete from idempotency_key where id = ? and expires_ms = ?")?;
+        let mut delete = connection.prepare_cached(
+            "delete from scheduler_idempotency_key where id = ? and expires_ms = ?",
+        )?;
         if delete.execute(params![key.into_bytes(), expires_ms])? != 1 {
             return Err(Error::Raced("an expired key was replaced".into()));
         }
     }
     let mut insert = connection.prepare_cached(
-        "insert into idempotency_key \
+        "insert into scheduler_idempotency_key \
          (id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms) \
          values (?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
@@ -92,7 +93,7 @@ fn insert_keys(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()
 
 fn insert_jobs(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()> {
     let mut insert = connection.prepare_cached(&format!(
-        "insert into job ({COLUMNS}) \
+        "insert into scheduler_job ({COLUMNS}) \
          values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     ))?;
     for candidate in plan.jobs(batch) {

@@ -66,22 +66,24 @@ async fn the_largest_record_is_a_job_or_a_letter_that_waits_for_room(database: D
     .await;
     assert_eq!(*seen.lock().expect("a lock"), [largest.len() - head.len() - tail.len()]);
     assert_eq!(scheduler.ingest_metrics().messages_failed, 2);
-    assert_eq!(world.database.count("select count(*) from outbox").await, 1);
-    assert!(scheduler.complaints().is_empty(), "one letter that waits is nobody's outage");
+    assert_eq!(world.database.count("select count(*) from scheduler_outbox").await, 1);
+    assert!(scheduler.health().sentences().is_empty(), "one letter that waits is nobody's outage");
 
     make_room(&world.dlq).await;
     wait_until(DEADLINE, "the large letter published", async || {
         scheduler.ingest_metrics().messages_sent_to_dlq == 2
     })
     .await;
-    wait_until(DEADLINE, "an end of the complaint", async || scheduler.complaints().is_empty())
-        .await;
+    wait_until(DEADLINE, "an end of the complaint", async || {
+        scheduler.health().sentences().is_empty()
+    })
+    .await;
     scheduler.shutdown(DRAIN).await;
     let letters = read_all(&world.dlq).await;
     let values: Vec<_> = letters.iter().map(|letter| letter.value.as_deref()).collect();
     assert!(values == [small.value.as_deref(), Some(&*poison)]);
     assert!(letters.iter().all(|letter| letter.header("error-kind") == Some("invalid-json")));
-    assert_eq!(world.database.count("select count(*) from outbox").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_outbox").await, 0);
 }
 
 /// More letters than one round meets, none of which the topic takes: those behind them must get
@@ -99,7 +101,7 @@ async fn many_letters_that_are_too_large_do_not_hold_up_the_others() {
         scheduler.ingest_metrics().messages_sent_to_dlq == 1
     })
     .await;
-    assert_eq!(world.database.count("select count(*) from outbox").await, 620);
+    assert_eq!(world.database.count("select count(*) from scheduler_outbox").await, 620);
     make_room(&world.dlq).await;
     wait_until(DEADLINE, "all letters published", async || {
         scheduler.ingest_metrics().messages_sent_to_dlq == 621

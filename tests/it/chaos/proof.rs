@@ -333,7 +333,7 @@ impl Tables {
 
     async fn ledger(&self) -> Vec<(i32, LedgerRow)> {
         let sql = "select number, next_offset, jobs, duplicates, operations, dead_letters, \
-                   records, parked from ingest_offset order by number";
+                   records, parked from scheduler_ingest_offset order by number";
         let row = |row: &QueryResult| {
             let at = |place| row.try_get_by_index(place).expect("a number");
             let row_of = LedgerRow {
@@ -357,7 +357,7 @@ impl Tables {
             let offset: Option<i64> = row.try_get_by_index(1).expect("an offset");
             (number.zip(offset), row.try_get_by_index(2).expect("a kind"))
         };
-        let rows = self.rows("select number, source_offset, kind from dead_letter").await;
+        let rows = self.rows("select number, source_offset, kind from scheduler_dead_letter").await;
         rows.iter().map(row).collect()
     }
 

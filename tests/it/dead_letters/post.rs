@@ -42,7 +42,7 @@ impl Post {
         let letters = (BULK + OTHERS) as u64;
         wait_until(DEADLINE, "every letter to be published", async || {
             scheduler.ingest_metrics().messages_sent_to_dlq >= letters
-                && world.database.count("select count(*) from outbox").await == 0
+                && world.database.count("select count(*) from scheduler_outbox").await == 0
         })
         .await;
         scheduler.shutdown(Duration::from_secs(10)).await;
@@ -116,7 +116,7 @@ impl Post {
         let rows = connection
             .query_all_raw(Statement::from_string(
                 connection.get_database_backend(),
-                "select id, kind, request_id, message, record_value from dead_letter \
+                "select id, kind, request_id, message, record_value from scheduler_dead_letter \
                  order by created_ms, id",
             ))
             .await
@@ -146,20 +146,21 @@ impl Post {
     }
 
     pub(super) async fn set(&self, id: &str, what: &str) {
-        let sql = format!("update dead_letter set {what} where id = {}", self.literal(id));
+        let sql =
+            format!("update scheduler_dead_letter set {what} where id = {}", self.literal(id));
         self.world.database.execute(&sql).await;
     }
 
     pub(super) async fn set_all(&self, what: &str) {
-        self.world.database.execute(&format!("update dead_letter set {what}")).await;
+        self.world.database.execute(&format!("update scheduler_dead_letter set {what}")).await;
     }
 
     /// Another letter, like that one but for its time.
     pub(super) async fn copy_of(&self, which: &str, created_ms: &str) -> String {
         let (id, new) = (self.id_of(which).await, Uuid::new_v4().to_string());
         let sql = format!(
-            "insert into dead_letter (id, kind, message, headers, attempts, created_ms) \
-             select {}, kind, message, headers, attempts, {created_ms} from dead_letter \
+            "insert into scheduler_dead_letter (id, kind, message, headers, attempts, created_ms) \
+             select {}, kind, message, headers, attempts, {created_ms} from scheduler_dead_letter \
              where id = {}",
             self.literal(&new),
             self.literal(&id)
@@ -173,14 +174,14 @@ impl Post {
         let job = self.literal(&Uuid::new_v4().to_string());
         self.set(letter, &format!("state = 2, job = {job}")).await;
         let sql = format!(
-            "insert into job (id, shard, priority, due_ms, request_id, scheduled_ms, created_ms, \
+            "insert into scheduler_job (id, shard, priority, due_ms, request_id, scheduled_ms, created_ms, \
              attempts, data) values ({job}, 1, 1, 4102444800000, 'far', 4102444800000, 0, 0, '{{}}')"
         );
         self.world.database.execute(&sql).await;
     }
 
     pub(super) async fn count(&self) -> usize {
-        let count = self.world.database.count("select count(*) from dead_letter").await;
+        let count = self.world.database.count("select count(*) from scheduler_dead_letter").await;
         usize::try_from(count).expect("a count")
     }
 
@@ -188,7 +189,7 @@ impl Post {
     pub(super) async fn count_at(&self, moment: &str) -> usize {
         let moment: chrono::DateTime<chrono::Utc> = moment.parse().expect("a time");
         let from = moment.timestamp_millis();
-        let sql = format!("select count(*) from dead_letter where created_ms >= {from}");
+        let sql = format!("select count(*) from scheduler_dead_letter where created_ms >= {from}");
         usize::try_from(self.world.database.count(&sql).await).expect("a count")
     }
 
@@ -196,7 +197,7 @@ impl Post {
     pub(super) async fn states(&self) -> [usize; 4] {
         let mut states = [0; 4];
         for (state, count) in states.iter_mut().enumerate() {
-            let sql = format!("select count(*) from dead_letter where state = {state}");
+            let sql = format!("select count(*) from scheduler_dead_letter where state = {state}");
             *count = usize::try_from(self.world.database.count(&sql).await).expect("a count");
         }
         states

@@ -43,7 +43,10 @@ async fn letters_are_replayed_by_name_and_by_filter_and_a_dry_run_says_what_of()
         // Nobody has that app just now: its job waits.
         check(&["--app", "calls", "--dry-run"], 0, "1 dead letter would be replayed").await;
         check(&["--app", "calls", "--yes"], 0, "1 dead letter replayed").await;
-        let jobs = post.world.database.count("select count(*) from job where letter is not null");
+        let jobs = post
+            .world
+            .database
+            .count("select count(*) from scheduler_job where letter is not null");
         assert_eq!(jobs.await, 1, "{database:?}");
         let [dead, _, replayed, _] = post.states().await;
         assert_eq!((dead, replayed), (before[0] - 3, 3), "{database:?}");
@@ -74,7 +77,7 @@ async fn conflicts_among_the_selected_are_foreseen(post: &Post) {
         assert!(out.contains(done) && out.contains(not), "{options:?}: {out}{error}");
         assert!(!out.contains('\u{1b}'), "a producer's text steers no terminal: {out:?}");
     }
-    post.world.database.execute("delete from job where request_id like 'twice%'").await;
+    post.world.database.execute("delete from scheduler_job where request_id like 'twice%'").await;
 }
 
 async fn what_is_too_large_is_not_replayed_either(post: &Post) {

@@ -124,7 +124,7 @@ async fn each_answer_of_a_handler_has_its_outcome(database: Database) {
         let raw = String::from_utf8(letter.value.clone().expect("a value")).expect("text");
         assert!(raw.ends_with(&format!(r#""jobData":{{"of": "{id}", "n":1.0}}}}"#)), "{raw}");
     }
-    assert_eq!(world.database.count("select count(*) from job").await, 0);
+    assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
 }
 
 /// Attempts count up, fences grow, none is early, and each waits as it was told.

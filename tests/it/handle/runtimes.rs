@@ -23,7 +23,7 @@ async fn live_a_life() {
     accept(&scheduler, request("mail", "r")).await;
     await_firings(&firings, 1).await;
     scheduler.shutdown(DRAIN).await;
-    assert_eq!(database.count("select count(*) from job").await, 0);
+    assert_eq!(database.count("select count(*) from scheduler_job").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

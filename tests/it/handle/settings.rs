@@ -33,8 +33,7 @@ async fn kafka_is_named_in_full_in_short_or_not_at_all() {
     produce(&topic, &[record("in-short")]).await;
     await_firings(&firings, 1).await;
     assert_eq!(of(&firings, "in-short").len(), 1);
-    let ledger =
-        "select count(*) from ingest_offset where consumer_group = 'infinite-scheduler-ingest'";
+    let ledger = "select count(*) from scheduler_ingest_offset where consumer_group = 'infinite-scheduler-ingest'";
     wait_until(DEADLINE, "both partitions read", async || database.count(ledger).await == 2).await;
     scheduler.shutdown(DRAIN).await;
     delete_topic(&topic).await;

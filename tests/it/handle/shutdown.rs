@@ -43,7 +43,11 @@ async fn shutdown_waits_for_what_runs() {
     gate.add_permits(1);
     shutdown.await.expect("a shutdown");
     assert!(ended.load(Ordering::SeqCst));
-    assert_eq!(database.count("select count(*) from job").await, 0, "its outcome was written");
+    assert_eq!(
+        database.count("select count(*) from scheduler_job").await,
+        0,
+        "its outcome was written"
+    );
 }
 
 /// The one handler looks at its token, the other never does: both jobs fire again, and
@@ -75,7 +79,7 @@ async fn shutdown_cancels_what_does_not_end_and_its_job_fires_again() {
     await_firings(&firings, 2).await;
     tokio::time::timeout(DEADLINE, scheduler.shutdown(ms(300))).await.expect("an end");
     assert_eq!(told.load(Ordering::SeqCst), 1);
-    assert_eq!(database.count("select count(*) from job where attempts = 0").await, 2);
+    assert_eq!(database.count("select count(*) from scheduler_job where attempts = 0").await, 2);
 
     let (handler, again) = recorder(|_| async { Ok(()) });
     let scheduler = builder(&database)

@@ -89,7 +89,7 @@ impl Fleet {
 
     /// How many shards each live instance has, by its name.
     pub(crate) async fn shares(&self) -> BTreeMap<String, i64> {
-        let sql = "select i.name, count(s.id) from instance i left join shard s on s.owner = i.id \
+        let sql = "select i.name, count(s.id) from scheduler_instance i left join scheduler_shard s on s.owner = i.id \
                    where not i.dead group by i.name";
         let rows = self.rows(sql).await;
         let share = |row: &sea_orm::QueryResult| {
@@ -113,8 +113,8 @@ impl Fleet {
 
     /// Every shard, by id.
     pub(crate) async fn shards(&self) -> BTreeMap<i32, Shard> {
-        let sql = "select s.id, i.name, s.epoch from shard s \
-                   left join instance i on i.id = s.owner and not i.dead";
+        let sql = "select s.id, i.name, s.epoch from scheduler_shard s \
+                   left join scheduler_instance i on i.id = s.owner and not i.dead";
         let rows = self.rows(sql).await;
         let shard = |row: &sea_orm::QueryResult| {
             let owner = row.try_get_by_index(1).expect("a name");
@@ -126,7 +126,10 @@ impl Fleet {
 
     /// The id of the live instance `name`.
     pub(crate) async fn id_of(&self, name: &str) -> i64 {
-        self.number(&format!("select id from instance where name = '{name}' and not dead")).await
+        self.number(&format!(
+            "select id from scheduler_instance where name = '{name}' and not dead"
+        ))
+        .await
     }
 
     /// Holds up whatever wants to be written into the shards of `name`, outcomes and batches,
@@ -136,7 +139,7 @@ impl Fleet {
         let of_name = shards.iter().filter(|(_, shard)| shard.owner.as_deref() == Some(name));
         let transaction = self.connection.begin().await.expect("a transaction");
         for (id, _) in of_name {
-            let lock = format!("select id from shard where id = {id} for update");
+            let lock = format!("select id from scheduler_shard where id = {id} for update");
             transaction.execute_unprepared(&lock).await.unwrap_or_else(|error| panic!("{error}"));
         }
         transaction
@@ -162,7 +165,8 @@ impl Fleet {
     pub(crate) async fn await_done(&self, flows: &[&Flow]) {
         let total: usize = flows.iter().map(|flow| flow.total).sum();
         wait_until(DEADLINE, "every record's fate and every job's end", async || {
-            self.read().await >= total && self.number("select count(*) from job").await == 0
+            self.read().await >= total
+                && self.number("select count(*) from scheduler_job").await == 0
         })
         .await;
     }
@@ -174,17 +178,19 @@ impl Fleet {
         assert_eq!(self.sum("jobs").await, sum(|flow| flow.jobs().count()), "jobs");
         assert_eq!(self.sum("duplicates").await, sum(Flow::duplicates), "duplicates");
         assert_eq!(self.sum("dead_letters").await, sum(Flow::poison), "dead letters");
-        let wrong = "select count(*) from ingest_offset \
+        let wrong = "select count(*) from scheduler_ingest_offset \
                      where next_offset <> jobs + duplicates + operations + dead_letters";
         assert_eq!(self.number(wrong).await, 0, "partitions whose sums are wrong");
         for partition in 0..PARTITIONS {
-            let sql = format!("select next_offset from ingest_offset where number = {partition}");
+            let sql = format!(
+                "select next_offset from scheduler_ingest_offset where number = {partition}"
+            );
             let (_, end) = watermarks(&self.world.topic, partition).await;
             assert_eq!(self.number(&sql).await, end, "partition {partition}");
         }
-        let letters = self.number("select count(*) from dead_letter").await;
+        let letters = self.number("select count(*) from scheduler_dead_letter").await;
         assert_eq!(letters as usize, sum(Flow::poison), "rows of dead letters");
-        assert_eq!(self.number("select count(*) from job").await, 0, "jobs left");
+        assert_eq!(self.number("select count(*) from scheduler_job").await, 0, "jobs left");
     }
 
     /// Every firing by request id, in the order of their moments, after checking that the
@@ -235,8 +241,9 @@ impl Fleet {
 
     async fn sum(&self, column: &str) -> usize {
         let integer = self.world.integer();
-        let sql =
-            format!("select cast(coalesce(sum({column}), 0) as {integer}) from ingest_offset");
+        let sql = format!(
+            "select cast(coalesce(sum({column}), 0) as {integer}) from scheduler_ingest_offset"
+        );
         self.number(&sql).await as usize
     }
 

@@ -28,9 +28,9 @@ async fn an_answer_that_comes_late_fires_nothing_again() {
         send("late", &marker(0)).await;
         wait_until(DEADLINE, "an answer that is kept back", async || proxy.holds() == 1).await;
         // Every shard is read anew, and with them the job.
-        world.database.execute("update shard set epoch = epoch + 1").await;
+        world.database.execute("update scheduler_shard set epoch = epoch + 1").await;
         wait_until(DEADLINE, "the job done", async || {
-            world.database.count("select count(*) from job").await == 0
+            world.database.count("select count(*) from scheduler_job").await == 0
         })
         .await;
         proxy.release();
@@ -118,7 +118,7 @@ async fn a_partition_moves_while_its_batch_is_uncommitted(database: Database, en
     let second = world.builder().start().await.expect("a start");
     // It waits for the row of the partition that it was given, in vain at first.
     wait_until(DEADLINE, "the second instance to wait for the batch", async || {
-        second.complaints().iter().any(|complaint| complaint.starts_with("partition"))
+        second.health().sentences().iter().any(|complaint| complaint.starts_with("partition"))
     })
     .await;
     match end {
@@ -131,13 +131,15 @@ async fn a_partition_moves_while_its_batch_is_uncommitted(database: Database, en
     let names = ["before", "beside", "held", "held beside", "after", "after all"];
     let jobs = names.len() * WAVE;
     wait_until(DEADLINE, "every record read", async || {
-        let sql =
-            format!("select cast(sum(next_offset) as {}) from ingest_offset", world.integer());
+        let sql = format!(
+            "select cast(sum(next_offset) as {}) from scheduler_ingest_offset",
+            world.integer()
+        );
         world.database.count(&sql).await as usize == jobs
     })
     .await;
     wait_until(DEADLINE, "every job fired", async || {
-        world.database.count("select count(*) from job").await == 0
+        world.database.count("select count(*) from scheduler_job").await == 0
     })
     .await;
     if let Some(first) = first {
@@ -165,7 +167,7 @@ async fn a_batch_that_commits_after_its_reader_left_fires() {
         .await;
     let read = |records: i64| {
         let database = &world.database;
-        let sum = "select cast(sum(next_offset) as bigint) from ingest_offset";
+        let sum = "select cast(sum(next_offset) as bigint) from scheduler_ingest_offset";
         wait_until(DEADLINE, "records", async move || database.count(sum).await == records)
     };
     read(2).await;
@@ -187,7 +189,7 @@ async fn a_batch_that_commits_after_its_reader_left_fires() {
     // It claims the partition that moved, which waits for the batch.
     await_held_up(&world.database, 3).await;
     proxy.set_away(false);
-    let is_away = || first.complaints().iter().any(|said| said.starts_with("database"));
+    let is_away = || first.health().sentences().iter().any(|said| said.starts_with("database"));
     wait_until(DEADLINE, "a database again", async || !is_away()).await;
     // Whatever was read meanwhile, it was read before the commit.
     first
@@ -200,7 +202,7 @@ async fn a_batch_that_commits_after_its_reader_left_fires() {
     }
     read(4).await;
     wait_until(DEADLINE, "every job but the seed", async || {
-        world.database.count("select count(*) from job").await == 1
+        world.database.count("select count(*) from scheduler_job").await == 1
     })
     .await;
     assert_eq!(succeeded(&first), 4);

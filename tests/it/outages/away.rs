@@ -92,26 +92,28 @@ async fn records_taken_while_the_database_was_away_are_not_skipped(database: Dat
 
     proxy.set_away(true);
     wave(1).await;
-    let complains = || scheduler.complaints().iter().any(|said| said.starts_with("partition"));
+    let complains =
+        || scheduler.health().sentences().iter().any(|said| said.starts_with("partition"));
     wait_until(DEADLINE, "a reader that complains", async || complains()).await;
     wave(2).await;
     let first_say = scheduler.ingest_metrics().messages_failed;
     assert_eq!(first_say, 1, "nothing is dead-lettered for an outage");
     proxy.set_away(false);
 
-    let read = "select count(*) from ingest_offset where next_offset = 150";
+    let read = "select count(*) from scheduler_ingest_offset where next_offset = 150";
     wait_until(DEADLINE, "every record read", async || world.database.count(read).await == 1).await;
     wait_until(DEADLINE, "every job fired", async || {
-        world.database.count("select count(*) from job").await == 0
+        world.database.count("select count(*) from scheduler_job").await == 0
     })
     .await;
     wait_until(DEADLINE, "every letter published", async || {
-        let waiting = world.database.count("select count(*) from outbox").await;
+        let waiting = world.database.count("select count(*) from scheduler_outbox").await;
         waiting == 0 && scheduler.ingest_metrics().messages_sent_to_dlq >= 3
     })
     .await;
     scheduler.shutdown(DEADLINE).await;
     assert_eq!(read_all(&world.fired).await.len(), fired(3), "each job fired once");
-    let split = "select count(*) from ingest_offset where jobs = 147 and dead_letters = 3";
+    let split =
+        "select count(*) from scheduler_ingest_offset where jobs = 147 and dead_letters = 3";
     assert_eq!(world.database.count(split).await, 1);
 }

@@ -34,7 +34,7 @@ async fn a_deadlock_undoes_a_batch_and_loses_nothing(database: Database) {
         let other = begin(flow.database()).await;
         lock(&other, "ingest_offset where number = 0").await;
         flow.wave().await;
-        await_waiting(flow.database(), "update ingest_offset").await;
+        await_waiting(flow.database(), "update scheduler_ingest_offset").await;
         // It has the shards, and waits for the offset that we have.
         lock(&other, "shard").await;
         other.rollback().await.expect("a rollback");
@@ -45,9 +45,9 @@ async fn a_deadlock_undoes_a_batch_and_loses_nothing(database: Database) {
         flow.waves.send(now_ms() + SOON_MS).await;
         flow.waves.read().await;
         lock(&other, "job").await;
-        let jobs = "select count(*) from job";
+        let jobs = "select count(*) from scheduler_job";
         assert_eq!(flow.database().count(jobs).await as usize, JOBS, "before they are due");
-        await_waiting(flow.database(), "delete from job").await;
+        await_waiting(flow.database(), "delete from scheduler_job").await;
         // Outcomes have shards, and wait for the jobs.
         lock(&other, "shard").await;
         other.rollback().await.expect("a rollback");
@@ -87,7 +87,7 @@ async fn a_lock_that_is_not_had_in_time_is_waited_for_again(database: Database, 
     wait_until(DEADLINE, "the shards unlocked", async || {
         // What fails on PostgreSQL ends its transaction.
         let transaction = third.begin().await.expect("a transaction");
-        let lock = "select id from shard for update nowait";
+        let lock = "select id from scheduler_shard for update nowait";
         let had = transaction.execute_unprepared(lock).await.is_ok();
         transaction.rollback().await.expect("a rollback");
         had

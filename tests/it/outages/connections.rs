@@ -95,7 +95,7 @@ async fn a_heartbeat_waits_for_no_other_statement() {
         let builder = world.builder().max_connections(PARTITIONS as u32).lease(LEASE * 5);
         let mut flow = Flow::start(world, builder).await;
         let holder = flow.database().connect().await.begin().await.expect("a transaction");
-        let hold = "update ingest_offset set records = records";
+        let hold = "update scheduler_ingest_offset set records = records";
         holder.execute_unprepared(hold).await.expect("a lock");
         let began = std::time::Instant::now();
         flow.wave().await;

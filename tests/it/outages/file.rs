@@ -73,6 +73,6 @@ async fn health(instance: &Instance) -> Vec<String> {
     let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build();
     let answer = client.expect("a client").get(instance.url("/health/ready")).send().await;
     let body: serde_json::Value = answer.expect("an answer").json().await.expect("JSON");
-    let complaints = body["complaints"].as_array().expect("complaints");
+    let complaints = body["reasons"].as_array().expect("reasons");
     complaints.iter().filter_map(|said| said.as_str().map(str::to_owned)).collect()
 }

@@ -51,7 +51,7 @@ async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
             assert!(!moved, "{backend:?}: {other:?}");
         }
         assert_eq!(row().await, seen, "{backend:?}");
-        assert_eq!(database.count("select count(*) from job").await, 0, "{backend:?}");
+        assert_eq!(database.count("select count(*) from scheduler_job").await, 0, "{backend:?}");
         ground.store.close().await;
     }
 }
@@ -132,7 +132,7 @@ async fn nobody_waits_for_a_lock_longer_than_a_lease() {
         let database = backend.fresh().await;
         // By a lease of a few seconds.
         let ground = Ground::new(&database).await;
-        let holder = hold(&database, "update ingest_offset set records = records").await;
+        let holder = hold(&database, "update scheduler_ingest_offset set records = records").await;
         let (id, fresh) = (ground.ledger.id, ReaderToken::random());
         let claim = ground.store.claim_ledger(id, fresh, InstanceId(1));
         let claimed = tokio::time::timeout(DEADLINE, claim).await.expect("an answer in time");

@@ -31,7 +31,7 @@ async fn a_record_that_is_not_parked_any_more_is_not_taken() {
         let database = backend.fresh().await;
         let ground = ground_on(&database).await;
         ground.admit(ground.records(0), ground.wait(1)).await;
-        database.execute("update dead_letter set state = 0").await;
+        database.execute("update scheduler_dead_letter set state = 0").await;
         for entry in [ground.job(), ground.wait(2), Entry::Letter(Box::new(ground.letter(2)))] {
             let answer = ground.admit(ground.parked(1), entry).await;
             assert_eq!(answer, Admitted::Fenced, "{backend:?}");
@@ -54,7 +54,7 @@ async fn a_letter_is_replayed_as_it_was_read_or_not_at_all() {
         };
         assert_eq!(replay(letter.at_ms - 1).await, Admitted::Fenced, "{backend:?}: changed since");
         for (state, outcome) in [(3, Admitted::Fenced), (0, Admitted::Done(vec![Fate::Accepted]))] {
-            database.execute(&format!("update dead_letter set state = {state}")).await;
+            database.execute(&format!("update scheduler_dead_letter set state = {state}")).await;
             assert_eq!(replay(letter.at_ms).await, outcome, "{backend:?}: state {state}");
         }
         ground.store.close().await;
@@ -74,7 +74,7 @@ async fn a_letter_that_is_not_dead_any_more_is_neither_corrected_nor_discarded()
             letters.into_iter().next().expect("the letter")
         };
         let seen = see().await;
-        database.execute("update dead_letter set state = 2").await;
+        database.execute("update scheduler_dead_letter set state = 2").await;
         let refused = Change::Refused(Box::new(see().await));
         let corrected = ground.store.correct_letter(&seen, Some(b"{}".to_vec()), 9).await;
         assert_eq!(corrected.expect("an answer"), refused, "{backend:?}");
@@ -118,7 +118,7 @@ async fn what_changes_while_it_is_swept_stays() {
             holder.commit().await.expect("a commit");
             let gone = sweeping.await.expect("an end").expect("a step");
             assert_eq!(gone, 0, "{backend:?}: {table}, {change}");
-            database.execute("update dead_letter set state = 0").await;
+            database.execute("update scheduler_dead_letter set state = 0").await;
         }
         ground.store.close().await;
     }

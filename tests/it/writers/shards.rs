@@ -62,10 +62,10 @@ async fn a_database_clock_that_jumps_ahead_kills_nobody() {
         };
         let both = [start().await, start().await];
         wait_until(DEADLINE, "some heartbeats of both", async || {
-            database.execute("update instance set lease_until_us = 1").await;
-            let dead = database.count("select count(*) from instance where dead").await;
+            database.execute("update scheduler_instance set lease_until_us = 1").await;
+            let dead = database.count("select count(*) from scheduler_instance where dead").await;
             assert_eq!(dead, 0, "{backend:?}: both give signs of life");
-            database.count("select count(*) from instance where beat >= 6").await == 2
+            database.count("select count(*) from scheduler_instance where beat >= 6").await == 2
         })
         .await;
         for scheduler in both {
@@ -103,10 +103,10 @@ async fn a_shard_is_taken_from_nobody_or_the_dead_and_given_up_by_its_owner() {
         let second = take(&shard(&store, id).await, a).await.expect("taken");
         let late = see(&store, a, true).await;
         assert!(store.declare_dead(&late).await.expect("an answer"), "{backend:?}");
-        let ancient = format!("update instance set lease_until_us = 0 where id = {a}");
+        let ancient = format!("update scheduler_instance set lease_until_us = 0 where id = {a}");
         database.execute(&ancient).await;
         join(&store, LEASE).await;
-        let kept = format!("select count(*) from instance where id = {a}");
+        let kept = format!("select count(*) from scheduler_instance where id = {a}");
         assert_eq!(database.count(&kept).await, 1, "{backend:?}: as long as a shard names it");
         let third = take(&shard(&store, id).await, b).await.expect("taken from the dead");
         assert_eq!(third, Epoch(second.0 + 1), "{backend:?}");
@@ -158,7 +158,7 @@ async fn a_shard_is_not_taken_while_a_batch_for_it_is_uncommitted() {
         let seed = batch(ground.records(0), vec![job(&ground, "seed")], vec![fence]);
         ground.store.admit(&seed).await.expect("an answer");
         // By owner and epoch it could be taken from here on.
-        let dead = format!("update instance set dead = true where id = {}", fence.owner);
+        let dead = format!("update scheduler_instance set dead = true where id = {}", fence.owner);
         database.execute(&dead).await;
         let me = join(&ground.store, LEASE).await;
         let seen = shard(&ground.store, fence.shard).await;
@@ -184,7 +184,7 @@ async fn a_shard_is_not_taken_while_a_batch_for_it_is_uncommitted() {
         }
 
         let outcomes = outcomes_of(vec![(fence, seed_job(&ground).await, Outcome::Succeeded)]);
-        let holder = hold(&database, "select id from job for update").await;
+        let holder = hold(&database, "select id from scheduler_job for update").await;
         let store = ground.store.clone();
         let writing = tokio::spawn(async move { store.write_outcomes(&outcomes).await });
         await_held_up(&database, 1).await;
@@ -244,12 +244,16 @@ async fn of_a_shard_that_was_lost_nothing_is_written_or_published() {
             let ended = vec![elsewhere(buried()).await, (ours, fired, Outcome::Succeeded)];
             let written = ground.store.write_outcomes(&outcomes_of(ended)).await;
             assert_eq!(written.expect("an answer").lost, [lost.shard], "{backend:?}");
-            let jobs = database.count("select count(*) from job").await;
+            let jobs = database.count("select count(*) from scheduler_job").await;
             assert_eq!(jobs, left, "{backend:?}");
         }
-        let told = "select count(*) from outbox where verdicts like '%lost%'";
+        let told = "select count(*) from scheduler_outbox where verdicts like '%lost%'";
         assert_eq!(database.count(told).await, 0, "{backend:?}");
-        assert_eq!(database.count("select count(*) from dead_letter").await, 0, "{backend:?}");
+        assert_eq!(
+            database.count("select count(*) from scheduler_dead_letter").await,
+            0,
+            "{backend:?}"
+        );
         ground.store.close().await;
     }
 }
@@ -308,8 +312,8 @@ async fn a_server_whose_row_locks_stop_nobody_is_refused() {
     let database = Database::Postgres.fresh().await;
     let store = store(&database).await;
     store.probe_row_locks().await.expect("real locks");
-    database.execute("alter table schema_lease rename to no_lease").await;
-    database.execute("create view schema_lease as select 1 as id").await;
+    database.execute("alter table scheduler_schema_lease rename to no_lease").await;
+    database.execute("create view scheduler_schema_lease as select 1 as id").await;
     let refusal = store.probe_row_locks().await.expect_err("no locks").to_string();
     assert!(refusal.contains("does not let a shared row lock stop an update"), "{refusal}");
     store.close().await;
