@@ -217,6 +217,7 @@ impl Reading {
 fn step_of(error: KafkaError) -> Step {
     match error {
         KafkaError::Revoked { .. } => Step::Revoked,
+        unreadable @ KafkaError::Unreadable { .. } => Step::Unreadable(unreadable.to_string()),
         other => Step::Away(other.to_string()),
     }
 }
