@@ -101,7 +101,11 @@ impl Reach {
     /// The state as of now.
     pub(super) fn state(&self) -> BrokerState {
         let known = self.lock();
-        BrokerState { reachable: known.standing.is_reached(), trouble: known.trouble() }
+        BrokerState {
+            reachable: known.standing.is_reached(),
+            trouble: known.trouble(),
+            kind: known.cause.as_ref().and_then(|_| known.standing.kind()),
+        }
     }
 
     /// Whether the broker should be asked if it is there again.
@@ -162,18 +166,19 @@ impl Reach {
     /// The client met an error that it cannot get over; another one takes its place `after`.
     pub(super) fn ended(&self, code: Code, words: &str, after: Duration) {
         let Group { id, instance_id } = &self.group;
-        let (why, way_out) = match (code, instance_id) {
-            (Code::FencedInstanceId, Some(name)) => (
-                format!("another member of group {id} has the same group.instance.id, {name:?}"),
-                "give each instance another \"group.instance.id\" in kafka.properties, or none",
+        let cause = match (code, instance_id) {
+            (Code::FencedInstanceId, Some(name)) => format!(
+                "another member of group {id} has the same group.instance.id, {name:?}, and takes \
+                 our place: give each instance another \"group.instance.id\" in kafka.properties, \
+                 or none"
             ),
-            _ => (
-                format!("the client met an error that it cannot get over ({})", reason(words)),
-                "if that goes on, correct what it names",
+            _ => format!(
+                "the client met an error that it cannot get over and is replaced ({}): if that \
+                 goes on, correct what it names",
+                reason(words)
             ),
         };
         debug!(client = self.client, after_ms = after.as_millis() as u64, "kafka: to be replaced");
-        let cause = format!("{why}, and took our place: the client is replaced; {way_out}");
         self.change(Standing::Replaced, Some(cause));
     }
 

@@ -233,7 +233,7 @@ impl Handler<Report> for PartitionReader {
 impl PartitionReader {
     /// Says how far reading is, and what is left behind `next_offset`, if that is known.
     fn report(&mut self, next_offset: i64, left: Option<Left>) {
-        let Self { partition, figures, shared, .. } = self;
+        let Self { partition, figures, shared, .. } = &*self;
         let lag = left.map_or(-1, |left| left.lag);
         let held = left.and_then(|left| left.held);
         let held_back = held
