@@ -38,5 +38,5 @@ pub(crate) use admission::{Replay, foresee_replay, replay, submit};
 pub use admission::{Replayed, SubmitError, Submitted};
 pub use counters::{AppMetrics, IngestMetrics};
 pub(crate) use messages::Drain;
-pub(crate) use shared::{DeadLetterSettings, Settings, Shared};
+pub(crate) use shared::{DeadLetterSettings, KAFKA, Settings, Shared};
 pub(crate) use supervisor::{Break, Gate, Supervisor};

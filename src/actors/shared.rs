@@ -17,14 +17,19 @@ use super::job_memory::{AppMemory, JobMemory};
 use super::lease::Lease;
 use super::processes;
 use crate::dispatch::SharedHandler;
-use crate::health::Health;
-use crate::kafka::{Intake, KafkaIngestConfig, OnOffsetLost, Producer, TopicPartition};
+use crate::health::{Health, ProblemKind};
+use crate::kafka::{
+    BrokerState, Intake, KafkaIngestConfig, OnOffsetLost, Producer, TopicPartition, TroubleKind,
+};
 use crate::model::app::AppConfig;
 use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
 use crate::model::process::ProcessIdentity;
 use crate::model::request::Rules;
 use crate::store::{AppRow, Error as StoreError, Lane, Membership, Result as StoreResult, Store};
+
+/// What problems of the consumer with its group and its brokers are reported about.
+pub(crate) const KAFKA: &str = "kafka";
 
 /// What the actors are to go by.
 #[derive(Clone, Debug)]
@@ -101,6 +106,8 @@ pub(super) struct KafkaSide {
     /// Sends verdicts, if they are told.
     pub(super) events: Option<Producer>,
     pub(super) intake: OnceLock<Intake>,
+    /// The group has told the consumer which partitions are its own.
+    pub(super) joined: AtomicBool,
 }
 
 /// What all actors of one instance stand on. It outlives each of them.
@@ -172,6 +179,7 @@ impl Shared {
             producer,
             events,
             intake: OnceLock::new(),
+            joined: AtomicBool::new(false),
         });
         Self {
             lease: Lease::new(settings.lease, clock.clone()),
@@ -216,11 +224,49 @@ impl Shared {
         self.settled.load(Ordering::Acquire)
     }
 
-    /// What is wrong between us and the broker, if anything.
-    pub(crate) fn broker_trouble(&self) -> Option<String> {
-        let kafka = self.kafka.as_ref()?;
-        let intake = kafka.intake.get().and_then(|intake| intake.state().trouble);
-        intake.or_else(|| kafka.producer.state().trouble)
+    /// Reports what the clients of the broker have found out.
+    pub(crate) fn report_brokers(&self) {
+        let Some(kafka) = &self.kafka else { return };
+        // Before there is an intake, whoever starts it reports.
+        if let Some(intake) = kafka.intake.get().filter(|_| !self.draining.load(Ordering::Acquire))
+        {
+            let state = intake.state();
+            match state.trouble.is_none() && !kafka.joined.load(Ordering::Acquire) {
+                true => self.report_joining(),
+                false => self.report_client(KAFKA, &state),
+            }
+        }
+        self.report_client("kafka producer", &kafka.producer.state());
+        if let Some(events) = &kafka.events {
+            self.report_client("kafka producer of verdicts", &events.state());
+        }
+    }
+
+    /// Reports that the group has not said yet which partitions are ours.
+    pub(crate) fn report_joining(&self) {
+        let joining = "waits for the partitions that the consumer group gives it";
+        self.health.report(KAFKA, ProblemKind::JoiningGroup, joining);
+    }
+
+    /// The group has said which partitions are ours.
+    pub(super) fn has_joined(&self) {
+        if let Some(kafka) = &self.kafka {
+            kafka.joined.store(true, Ordering::Release);
+        }
+        self.report_brokers();
+    }
+
+    fn report_client(&self, subject: &str, state: &BrokerState) {
+        let Some(trouble) = &state.trouble else {
+            return self.health.clear(subject);
+        };
+        let kind = match state.kind {
+            Some(TroubleKind::Denied) => ProblemKind::BrokerDenied,
+            Some(TroubleKind::Topic) => ProblemKind::TopicUnavailable,
+            Some(TroubleKind::Group) => ProblemKind::GroupRefused,
+            Some(_) | None => ProblemKind::BrokerUnreachable,
+        };
+        self.health.report(subject, kind, trouble.clone());
     }
 
     /// Whether this instance may fire and write just now.

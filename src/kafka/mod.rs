@@ -29,7 +29,7 @@ pub use error::Error;
 pub use intake::Intake;
 pub use partition::{BatchLimits, LogEnd, PartitionQueue};
 pub use producer::{Outgoing, Producer};
-pub use reach::BrokerState;
+pub use reach::{BrokerState, TroubleKind};
 pub use rebalance::Assignments;
 pub use survey::{LogRange, Offsets, Survey};
 pub use topics::{compacted_topics, ensure_topics};

@@ -398,6 +398,7 @@ fn still_in_trouble(shared: &Shared) -> bool {
     }
     // All topics are listed: asking for one by its name may make it.
     if client.client().fetch_metadata(None, ANSWER_PATIENCE).is_err() {
+        shared.reach.unanswered();
         return true;
     }
     shared.reach.served();
