@@ -133,9 +133,7 @@ impl ShardKeeper {
             | StoreError::Unavailable(_)
             | StoreError::Unclear(_)
             | StoreError::Refused(_)
-            | StoreError::Raced(_) => {
-                ProblemKind::DatabaseUnavailable
-            }
+            | StoreError::Raced(_) => ProblemKind::DatabaseUnavailable,
         };
         self.shared.health.report("database", kind, error.to_string());
     }

@@ -123,6 +123,31 @@ async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_postgres() {
     a_row_that_the_database_refuses_does_not_sink_its_batch(Database::Postgres, refuse).await;
 }
 
+/// What a trigger raises may be about the row, or about everything.
+const TRIGGER: &str = "create trigger refuse before insert on scheduler_job for each row \
+    if new.request_id like 'refused%' then \
+    signal sqlstate '45000' set message_text = 'refused by the test'; end if";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_a_trigger_refuses_does_not_sink_its_batch_on_mariadb() {
+    a_row_that_the_database_refuses_does_not_sink_its_batch(Database::MariaDb, TRIGGER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_a_trigger_refuses_does_not_sink_its_batch_on_mysql() {
+    a_row_that_the_database_refuses_does_not_sink_its_batch(Database::MySql, TRIGGER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_a_trigger_refuses_does_not_sink_its_batch_on_postgres() {
+    let refuse = "create function refuse() returns trigger language plpgsql as $$ begin \
+                  if new.request_id like 'refused%' then raise exception 'refused by the test'; \
+                  end if; return new; end $$; \
+                  create trigger refuse before insert on scheduler_job \
+                  for each row execute function refuse()";
+    a_row_that_the_database_refuses_does_not_sink_its_batch(Database::Postgres, refuse).await;
+}
+
 async fn a_row_that_the_database_refuses_does_not_sink_its_batch(database: Database, refuse: &str) {
     const RECORDS: usize = 300;
     let world = World::new(database, 1).await;

@@ -1,6 +1,6 @@
 //! The integration tests: one binary, one module per capability.
 //!
-//! `tests/run` starts Kafka, MariaDB, PostgreSQL and Redis and runs them; `support` has what they share.
+//! `tests/run` starts Kafka, MariaDB, MySQL, PostgreSQL and Redis and runs them; `support` has what they share.
 
 mod layers;
 mod models;
@@ -28,6 +28,7 @@ mod panics;
 mod schema;
 mod handle;
 mod serve;
+mod mysql;
 mod secured;
 mod instances;
 mod group;

@@ -29,6 +29,7 @@ const POSTGRES: &[&str] = &[
     "08006", // connection_failure
     "58030", // io_error
     "XX000", // internal_error
+    "P0001", // raise_exception, here about every row
 ];
 
 /// SQLSTATEs and numbers, with what MariaDB and MySQL mean by them.
@@ -49,6 +50,8 @@ const MYSQL: &[(&str, i64)] = &[
     ("HY000", 3024), // ER_QUERY_TIMEOUT, MySQL's
     ("HY000", 1041), // ER_OUT_OF_RESOURCES
     ("HY000", 3572), // ER_LOCK_NOWAIT
+    ("45000", 1644), // ER_SIGNAL_EXCEPTION: what a trigger raises, here about every row
+    ("HY000", 9999), // a number that we do not know
     ("08S01", 1053), // ER_SERVER_SHUTDOWN
 ];
 
