@@ -129,7 +129,10 @@ impl ShardKeeper {
         let kind = match error {
             StoreError::ReadOnly(_) => ProblemKind::DatabaseReadOnly,
             StoreError::Unusable(_) => ProblemKind::DatabaseUnusable,
-            StoreError::Unavailable(_) | StoreError::Refused(_) | StoreError::Raced(_) => {
+            StoreError::Unavailable(_)
+            | StoreError::Setting(_)
+            | StoreError::Refused(_)
+            | StoreError::Raced(_) => {
                 ProblemKind::DatabaseUnavailable
             }
         };
