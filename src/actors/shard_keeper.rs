@@ -132,9 +132,7 @@ impl ShardKeeper {
             StoreError::Unavailable(_)
             | StoreError::Setting(_)
             | StoreError::Refused(_)
-            | StoreError::Raced(_) => {
-                ProblemKind::DatabaseUnavailable
-            }
+            | StoreError::Raced(_) => ProblemKind::DatabaseUnavailable,
         };
         self.shared.health.report("database", kind, error.to_string());
     }
