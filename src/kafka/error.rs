@@ -32,10 +32,7 @@ pub enum Error {
         partition: TopicPartition,
     },
     /// The broker or our client cannot give the next record, and that does not pass by itself.
-    #[error(
-        "partition {partition} cannot be read on ({problem}), and what comes next waits: correct \
-         that, or, if its log is damaged there, move it on by `infinite-scheduler ingest seek`"
-    )]
+    #[error("partition {partition} cannot be read on: {problem}")]
     Unreadable {
         /// The partition that stands still.
         partition: TopicPartition,

@@ -239,7 +239,7 @@ impl Reach {
                     return;
                 }
                 // A connection that idles out is opened again when it is needed.
-                if known.was_idle && known.standing.is_reached() {
+                if known.was_idle && known.standing != Standing::Down {
                     known.is_doubted = true;
                     return;
                 }
@@ -337,7 +337,6 @@ mod tests {
         const IDLE: &str =
             "b:9/1: Disconnected: connection closed by peer (after 600000ms in state UP)";
         let reach = Reach::new("producer");
-        reach.served();
         reach.failed(Code::BrokerTransportFailure, IDLE);
         reach.failed(Code::AllBrokersDown, "1/1 brokers are down");
         assert_eq!(reach.state().trouble, None);

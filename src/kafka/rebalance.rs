@@ -300,13 +300,13 @@ pub(super) fn list_of(offsets: &[(TopicPartition, i64)]) -> Result<TopicPartitio
 ///
 /// Its errors come to the error callback as well, and `reach` tells them once per change;
 /// here they would come again every few seconds of an outage. So would broken connections
-/// and what they keep from being done.
+/// and what they keep from being done, commits among it, which serve lag tools only.
 pub(super) fn log(reach: &Reach, level: RDKafkaLogLevel, facility: &str, message: &str) {
     if facility == "FAIL" {
         reach.disconnected(message);
     }
     match level {
-        _ if matches!(facility, "FAIL" | "FATAL" | "GETPID") => {
+        _ if matches!(facility, "COMMITFAIL" | "FAIL" | "FATAL" | "GETPID") => {
             debug!(target: "librdkafka", "{facility}: {message}");
         }
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {

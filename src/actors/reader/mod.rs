@@ -109,9 +109,8 @@ impl PartitionReader {
             (reading, step)
         };
         ctx.spawn(step.into_actor(self).map(|(reading, step), actor, ctx| {
-            let next_offset = reading.next_offset();
-            actor.figures.next_offset = next_offset;
-            actor.figures.known_offset = next_offset.or(actor.figures.known_offset);
+            actor.figures.next_offset = reading.next_offset();
+            actor.figures.known_offset = reading.known_offset();
             actor.reading = Some(reading);
             actor.after(step, ctx);
         }));

@@ -25,6 +25,8 @@ pub(super) struct Reading {
     /// Given with the assignment; a reader that takes another's place splits its own.
     queue: Option<PartitionQueue>,
     position: Option<Position>,
+    /// Where the row stood when that was last known.
+    known: Option<i64>,
     leaving: CancellationToken,
     claim: Arc<Claim>,
     committed: Instant,
@@ -41,7 +43,17 @@ impl Reading {
         claim: Arc<Claim>,
     ) -> Self {
         let committed = Instant::now();
-        Self { shared, partition, queue, position: None, leaving, claim, committed, told: None }
+        Self {
+            shared,
+            partition,
+            queue,
+            position: None,
+            known: None,
+            leaving,
+            claim,
+            committed,
+            told: None,
+        }
     }
 
     /// Where the row stands, if that is known.
@@ -49,10 +61,16 @@ impl Reading {
         self.position.as_ref().map(|position| position.next)
     }
 
+    /// Where the row stood when that was last known.
+    pub(super) fn known_offset(&self) -> Option<i64> {
+        self.next_offset().or(self.known)
+    }
+
     pub(super) async fn step(&mut self) -> Step {
         match self.try_step().await {
             Ok(records) => Step::Read(records),
             Err(step) => {
+                self.known = self.known_offset();
                 // Records may have been taken from the queue and not admitted: the next step
                 // begins again where the row stands.
                 self.position = None;
@@ -108,6 +126,7 @@ impl Reading {
         self.seek(position.first_wanted()).await?;
         self.shared.partitions.insert(self.partition.clone(), position.ledger);
         hint(self.shared.directory.retry_dlq(), LookAround);
+        self.known = Some(position.next);
         self.position = Some(position);
         Ok(())
     }
@@ -141,10 +160,15 @@ impl Reading {
             }
         };
         batch.map_err(|error| {
-            if matches!(error, KafkaError::Unreadable { .. }) {
-                self.shared.counters.add(&self.shared.counters.fetch_errors, 1);
-            }
-            step_of(error)
+            let KafkaError::Unreadable { problem, .. } = error else { return step_of(error) };
+            self.shared.counters.add(&self.shared.counters.fetch_errors, 1);
+            let at = self
+                .known_offset()
+                .map_or_else(String::new, |known| format!(" from offset {known}"));
+            Step::Unreadable(format!(
+                "cannot be read on{at} ({problem}), and what is there waits: correct that or, if \
+                 the log is damaged, move on by `infinite-scheduler ingest seek`"
+            ))
         })
     }
 
@@ -218,7 +242,6 @@ impl Reading {
 fn step_of(error: KafkaError) -> Step {
     match error {
         KafkaError::Revoked { .. } => Step::Revoked,
-        unreadable @ KafkaError::Unreadable { .. } => Step::Unreadable(unreadable.to_string()),
         other => Step::Away(other.to_string()),
     }
 }

@@ -7,8 +7,8 @@ use super::{DEADLINE, committed, listed, metrics, problems, request, run};
 use crate::support::kafka::{client_of, produce, watermarks};
 use crate::support::process::Instance;
 use crate::support::services::Database;
-use crate::support::wait_until;
 use crate::support::world::World;
+use crate::support::{wait_for, wait_until};
 
 /// A producer in a transaction that has begun.
 struct Transaction(BaseProducer);
@@ -53,8 +53,12 @@ async fn everything_is_read_although_the_log_ends_in_an_aborted_transaction() {
     let mut instance = Instance::start(&world.config()).await;
     produce(&world.topic, &(0..10).map(request).collect::<Vec<_>>()).await;
     tokio::task::block_in_place(|| Transaction::begin(&world, 10..510).abort());
-    let (_, end) = watermarks(&world.topic, 0).await;
-    assert!(end > 510, "with the mark of the end of the transaction: {end}");
+    // With the mark of the transaction's end, which the broker writes a little later.
+    let end = wait_for(DEADLINE, "the end of the transaction", async || {
+        let (_, end) = watermarks(&world.topic, 0).await;
+        (end > 510).then_some(end)
+    })
+    .await;
     let next = "select next_offset from scheduler_ingest_offset";
     wait_until(DEADLINE, "the end of the log", async || world.database.count(next).await == end)
         .await;

@@ -56,11 +56,6 @@ impl Server {
         Self::start_with(name, logs, &[])
     }
 
-    /// The same with further variables in the environment of `tests/run`.
-    pub(crate) fn start_with(name: &'static str, logs: &Path, variables: &[(&str, &str)]) -> Self {
-        Self::start_with(name, logs, &[])
-    }
-
     /// The same with further variables in its environment.
     pub(crate) fn start_with(name: &'static str, logs: &Path, variables: &[(&str, &str)]) -> Self {
         // The server's own user has temporary files there, too; durability is part of the test,
@@ -82,7 +77,6 @@ impl Server {
             .env_remove("INFINITE_SCHEDULER_TEST_POSTGRES_URL")
             .env_remove("INFINITE_SCHEDULER_TEST_REDIS")
             .env("TMPDIR", folder.path())
-            .envs(variables.iter().copied())
             .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
