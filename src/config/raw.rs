@@ -183,7 +183,7 @@ impl Default for RawDeadLetters {
 
 impl Default for RawInstance {
     fn default() -> Self {
-        Self { id: None, lease_ms: 10_000, drain_timeout_ms: 30_000, max_clock_skew_ms: None }
+        Self { id: None, lease_ms: 10_000, drain_timeout_ms: 25_000, max_clock_skew_ms: None }
     }
 }
 

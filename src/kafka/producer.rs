@@ -1,7 +1,8 @@
 //! The producer: idempotent, and a send is done when the broker has it for good.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, RwLock, Weak};
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock, RwLock, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// What a new client needs to find out that it has no right to send anything.
 const PROBATION: Duration = Duration::from_secs(5);
 
+/// What closing a client may take.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(300);
+
 /// A record on its way to a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outgoing {
@@ -48,7 +52,34 @@ pub struct Producer {
     shared: Arc<Shared>,
 }
 
-type Client = ThreadedProducer<Deliveries>;
+/// A client that is closed in bounded time: its destructor joins the thread that polls, and that
+/// one waits by the machine's wall clock, which may be set back meanwhile.
+struct Client(Option<ThreadedProducer<Deliveries>>);
+
+impl Deref for Client {
+    type Target = ThreadedProducer<Deliveries>;
+
+    fn deref(&self) -> &Self::Target {
+        let Some(client) = &self.0 else { unreachable!("only its destructor takes it away") };
+        client
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        let (close, closed) = mpsc::channel();
+        let closing =
+            thread::Builder::new().name("kafka-producer-close".to_owned()).spawn(move || {
+                drop(client);
+                close.send(()).ok();
+            });
+        if closing.is_ok() && closed.recv_timeout(CLOSE_PATIENCE).is_err() {
+            debug!("a kafka producer is slow to close: it is left to itself");
+        }
+    }
+}
+
 type Receipt = oneshot::Sender<Result<(), KafkaError>>;
 
 struct Shared {
@@ -297,7 +328,8 @@ impl fmt::Debug for Producer {
 }
 
 fn connect(config: &ClientConfig, reach: &Arc<Reach>) -> Result<Client, Error> {
-    Ok(config.create_with_context(Deliveries { reach: reach.clone(), born: Instant::now() })?)
+    let deliveries = Deliveries { reach: reach.clone(), born: Instant::now() };
+    Ok(Client(Some(config.create_with_context(deliveries)?)))
 }
 
 async fn deliver(client: &Client, outgoing: &Outgoing) -> Result<(), KafkaError> {
