@@ -13,6 +13,7 @@ mod counters;
 mod directory;
 mod holdings;
 mod in_flight;
+mod database_clock;
 mod lease;
 mod processes;
 
