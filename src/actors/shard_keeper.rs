@@ -316,7 +316,7 @@ async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
         Ok(Beat::Alive(observed, skew_ms))
     };
     match tokio::time::timeout(patience, answered).await {
-        Ok(answer) => shared.leave_readers(answer),
+        Ok(answer) => shared.replace_sessions(answer),
         Err(_) => {
             shared.store.reconnect_heartbeat();
             let ms = patience.as_millis();
@@ -324,7 +324,7 @@ async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
             // A pool that waits for a connection does not say what for.
             let why = shared.store.trouble(patience / 4).await;
             Ok(Beat::Unanswered(match why {
-                Some(why) => format!("{silence}: {why}"),
+                Some(why) => format!("{silence}: {}", why.into_reason()),
                 None => silence,
             }))
         }

@@ -239,7 +239,7 @@ impl Shared {
     ) -> StoreResult<T> {
         let patience = self.lease.length() * 2;
         match tokio::time::timeout(patience, asked).await {
-            Ok(answer) => self.leave_readers(answer),
+            Ok(answer) => self.replace_sessions(answer),
             Err(_) => Err(StoreError::Unavailable(format!(
                 "no answer within {} ms",
                 patience.as_millis()
@@ -247,13 +247,18 @@ impl Shared {
         }
     }
 
-    /// A server that only reads since a failover keeps its sessions: they are left, so that the
-    /// next ones are with whoever writes now.
-    pub(super) fn leave_readers<T>(&self, answer: StoreResult<T>) -> StoreResult<T> {
-        if matches!(answer, Err(StoreError::ReadOnly(_))) {
+    /// A server that only reads since a failover keeps its sessions, and a session keeps its
+    /// settings: they are left, so that the next ones are with whoever writes now, and as they
+    /// must be.
+    pub(super) fn replace_sessions<T>(&self, answer: StoreResult<T>) -> StoreResult<T> {
+        let error = match answer {
+            Err(error) => self.store.explain(error),
+            answer => return answer,
+        };
+        if error.is_of_session() {
             self.store.leave_sessions();
         }
-        answer
+        Err(error)
     }
 
     pub(super) fn intake(&self) -> Option<&Intake> {

@@ -9,8 +9,10 @@ mod arbitrary;
 pub mod clock;
 pub mod fence;
 pub mod fingerprint;
+pub(crate) mod flaw;
 pub mod ids;
 pub mod job;
+mod json;
 pub mod letter;
 pub mod process;
 pub mod record;
@@ -20,3 +22,5 @@ pub mod schema;
 pub mod time;
 pub mod verdict;
 pub mod window;
+#[cfg(test)]
+pub(crate) mod zones;

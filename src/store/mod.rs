@@ -8,6 +8,8 @@ mod connect;
 mod error;
 mod schema;
 mod sessions;
+mod session;
+mod settings;
 mod sqlite;
 
 mod apps;

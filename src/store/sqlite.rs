@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
+use super::settings::OF_SQLITE;
 use super::{Error, Result};
 
 /// How long to wait for another process that writes to the file.
@@ -48,12 +50,36 @@ impl File {
         let connection = self.connect()?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        // The limit is what 20,000 pages take: the -wal file is that large in any case, and what
+        // a long reader made of it beyond that is given back.
         connection.execute_batch(
             "pragma page_size = 8192; pragma journal_mode = wal; pragma synchronous = full;
              pragma cache_size = -65536; pragma wal_autocheckpoint = 20000;
-             pragma temp_store = memory;",
+             pragma journal_size_limit = 164800000; pragma temp_store = memory;",
         )?;
+        for (name, right, why) in OF_SQLITE {
+            let is: Value = connection.pragma_query_value(None, name, |row| row.get(0))?;
+            self.check(name, &is, right, why)?;
+        }
         Ok(connection)
+    }
+
+    /// A pragma that cannot be is not an error of SQLite's.
+    fn check(&self, name: &str, is: &Value, right: &[&str], why: &str) -> Result<()> {
+        let is = match is {
+            Value::Text(text) => text.to_lowercase(),
+            Value::Integer(number) => number.to_string(),
+            other => format!("{other:?}"),
+        };
+        if right.contains(&is.as_str()) {
+            return Ok(());
+        }
+        Err(Error::Unusable(format!(
+            "pragma {name} of the database file {} is {is} and must be {}, since {why}: put the \
+             file on a local disk",
+            self.path.display(),
+            right.join(" or ")
+        )))
     }
 
     /// The lock is on a file of its own beside the database: SQLite's own locks are POSIX
@@ -306,5 +332,24 @@ fn commit(connection: &Connection, reports: Vec<Report>) {
     });
     for report in reports {
         report(committed.clone().map_err(Error::Unavailable));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wal_file_is_cut_to_what_checkpoints_leave_and_no_shorter() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("jobs.db").display());
+        let connection = File::parse(&url).unwrap().open().unwrap();
+        let pragma = |name: &str| -> i64 {
+            connection.query_row(&format!("pragma {name}"), [], |row| row.get(0)).unwrap()
+        };
+        // A page in the file has 24 bytes of its own; the file has 32.
+        let left = pragma("wal_autocheckpoint") * (pragma("page_size") + 24) + 32;
+        let limit = pragma("journal_size_limit");
+        assert!((left..left + 1_000_000).contains(&limit), "{limit} for {left}");
     }
 }

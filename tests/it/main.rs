@@ -9,6 +9,7 @@ mod support;
 mod fences;
 mod writers;
 mod keys;
+mod names;
 mod dead_letters;
 mod fleet_memory;
 mod main_job;
