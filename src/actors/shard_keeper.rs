@@ -16,6 +16,7 @@ use actix::prelude::*;
 
 use super::database_clock::skew_of;
 use super::directory::{Address, hint};
+use super::lease::boot_ms;
 use super::messages::*;
 use super::processes;
 use super::shared::Shared;
@@ -26,6 +27,8 @@ use crate::store::{Error as StoreError, Observation, Result as StoreResult, Shar
 
 /// What the report of a wrong clock is about.
 const CLOCK: &str = "clock";
+/// A clock that is steered may lose so much within a heartbeat; one that loses more was set.
+const SET_BACK_MS: i64 = 500;
 /// Between the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often the patience with a heartbeat doubles.
@@ -51,6 +54,8 @@ pub(super) struct ShardKeeper {
     /// Heartbeats without an answer in a row.
     unanswered: u32,
     orphans: orphans::Orphans,
+    /// Our wall clock less the time since the boot, as it was at the last heartbeat.
+    wall_since_boot_ms: Option<i64>,
     /// Commands are being carried out.
     looking: bool,
     leaving: bool,
@@ -79,6 +84,7 @@ impl ShardKeeper {
             beats: 0,
             unanswered: 0,
             orphans: orphans::Orphans::default(),
+            wall_since_boot_ms: None,
             looking: false,
             leaving: false,
         }
@@ -99,6 +105,7 @@ impl ShardKeeper {
             return;
         }
         self.beats += 1;
+        self.notice_clock_set_back();
         match beat {
             Ok(Beat::Alive(observed, skew_ms)) => {
                 self.unanswered = 0;
@@ -187,6 +194,18 @@ impl ShardKeeper {
         self.shared.holdings.clear();
         self.moved.clear();
         self.releasing.clear();
+    }
+
+    /// Kafka's client waits by the wall clock.
+    fn notice_clock_set_back(&mut self) {
+        let now_ms = self.shared.clock.now_ms() - boot_ms();
+        let before = self.wall_since_boot_ms.replace(now_ms);
+        if before.is_some_and(|before| now_ms < before - SET_BACK_MS) {
+            tracing::warn!("the machine's clock was set back");
+            if let Some(intake) = self.shared.intake() {
+                intake.wake();
+            }
+        }
     }
 
     fn check_clock(&self, skew_ms: i64) {

@@ -44,6 +44,11 @@ async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once_on_mariadb
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once_on_mysql() {
+    a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once_on_postgres() {
     a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once(Database::Postgres).await;
 }

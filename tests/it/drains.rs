@@ -28,6 +28,14 @@ fn with_timeout(config: &str, timeout: Duration) -> String {
     config.replace("[instance]", &timeout)
 }
 
+/// A group that waits long for a member that has not left.
+fn long_session(world: &World) -> String {
+    let short = "\"session.timeout.ms\" = \"6000\"";
+    let config = world.config();
+    assert!(config.contains(short), "{config}");
+    config.replace(short, "\"session.timeout.ms\" = \"40000\"")
+}
+
 /// It drains, and says how long that took.
 async fn ends(instance: &mut Instance) {
     let began = Instant::now();
@@ -55,15 +63,29 @@ async fn a_clock_that_is_set_back_keeps_no_instance_from_its_end() {
     let clock = SetClock::new();
     let variables = clock.variables();
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let mut instance = Instance::spawn_with(&with_timeout(&world.config(), TIMEOUT), &variables);
+    let config = with_timeout(&long_session(&world), TIMEOUT);
+    let mut instance = Instance::spawn_with(&config, &variables);
     instance.ready(DEADLINE).await;
     clock.set_back(AGES);
     ends(&mut instance).await;
+    // The group was left all the same: nobody waits for the end of the session.
+    let mut next = Instance::start(&config).await;
+    let began = Instant::now();
+    produce_by(&client_of(&world.broker), &world.topic, &[record("r", 0)]).await;
+    wait_until(DEADLINE, "a job fired", async || counter(&next, "apps.sms.succeeded").await == 1)
+        .await;
+    assert!(began.elapsed() < Duration::from_secs(15), "read after {:?}", began.elapsed());
+    ends(&mut next).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_does_not_answer_keeps_no_instance_from_its_end_on_mariadb() {
     a_database_that_does_not_answer_keeps_no_instance_from_its_end(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_does_not_answer_keeps_no_instance_from_its_end_on_mysql() {
+    a_database_that_does_not_answer_keeps_no_instance_from_its_end(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,9 +113,7 @@ async fn a_database_that_does_not_answer_keeps_no_instance_from_its_end(database
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebalance_that_does_not_end_keeps_no_instance_from_its_end() {
     let world = World::new(Database::Postgres, 3).await;
-    let config = with_timeout(&world.config(), TIMEOUT)
-        .replace("\"session.timeout.ms\" = \"6000\"", "\"session.timeout.ms\" = \"40000\"");
-    assert!(config.contains("40000"), "{config}");
+    let config = with_timeout(&long_session(&world), TIMEOUT);
     let mut first = Instance::start(&config).await;
     let second = Instance::start(&config).await;
     second.stop();

@@ -28,6 +28,11 @@ async fn a_thousand_apps_are_taken_in_batches_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_apps_are_taken_in_batches_on_mysql() {
+    a_thousand_apps_are_taken_in_batches(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_apps_are_taken_in_batches_on_postgres() {
     a_thousand_apps_are_taken_in_batches(Database::Postgres).await;
 }
@@ -89,6 +94,11 @@ async fn due_jobs_of_an_app_that_no_instance_has_are_told_once_on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn due_jobs_of_an_app_that_no_instance_has_are_told_once_on_mariadb() {
     due_jobs_of_an_app_that_no_instance_has_are_told_once(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn due_jobs_of_an_app_that_no_instance_has_are_told_once_on_mysql() {
+    due_jobs_of_an_app_that_no_instance_has_are_told_once(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
