@@ -10,7 +10,7 @@ mod builder;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::Addr;
 use tokio::sync::oneshot;
@@ -28,8 +28,8 @@ pub use crate::store::RequestFate;
 pub use bring_up::StartError;
 pub use builder::SchedulerBuilder;
 
-/// What closing the connections may take: one that hangs is left to the server.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// What closing the connections and ending the threads may take: what hangs is left.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(700);
 
 /// A running scheduler. Clones are handles on the same one.
 ///
@@ -194,30 +194,30 @@ impl Scheduler {
     /// Stops in order: Kafka first, then the app schedulers, then everything else.
     ///
     /// Attempts that run may go on for `deadline`; those that are still running then are
-    /// told to stop, and their jobs fire again elsewhere. Shards are handed back at once. Only
+    /// told to stop, and their jobs fire again elsewhere. Shards are handed back at once. It
+    /// returns within 3 s after `deadline`, whatever database and broker do. Only
     /// the first call waits for all that; another one returns at once.
     pub async fn shutdown(&self, deadline: Duration) {
         if !self.inner.running.swap(false, Ordering::AcqRel) {
             return;
         }
-        if self.inner.supervisor.send(Drain { patience: deadline }).await.is_err() {
-            tracing::error!("the supervisor is gone: leaving without draining");
+        let deadline = Instant::now() + deadline;
+        let end = deadline + Drain::REST + CLOSE_PATIENCE;
+        let left = || end.saturating_duration_since(Instant::now());
+        let drained = self.inner.supervisor.send(Drain { deadline });
+        match tokio::time::timeout(left(), drained).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::error!("the supervisor is gone: leaving without draining"),
+            Err(_) => tracing::error!("the supervisor does not answer: leaving without draining"),
         }
         let store = self.inner.shared.store.clone();
-        let close = async move { tokio::time::timeout(CLOSE_PATIENCE, store.close()).await };
+        let patience = left().max(CLOSE_PATIENCE / 2);
+        let close = async move { tokio::time::timeout(patience, store.close()).await };
         drop(self.inner.runtime.spawn(close).await);
         self.inner.stop();
         let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // Joining blocks, which a caller's runtime must not.
-            let (done, joined) = oneshot::channel();
-            drop(std::thread::spawn(move || {
-                let ended = thread.join().is_ok();
-                done.send(ended).ok();
-            }));
-            if joined.await != Ok(true) {
-                tracing::error!("the scheduler's thread panicked");
-            }
+            join(thread, left().max(CLOSE_PATIENCE / 2)).await;
         }
     }
 
@@ -226,6 +226,21 @@ impl Scheduler {
     #[doc(hidden)]
     pub async fn break_actors(&self, role: &str) -> usize {
         self.inner.supervisor.send(Break(role.to_owned())).await.unwrap_or(0)
+    }
+}
+
+/// Joining blocks, which a caller's runtime must not. A client of Kafka may keep the thread,
+/// when the machine's clock was set back for example: then it ends later.
+async fn join(thread: JoinHandle<()>, patience: Duration) {
+    let (done, joined) = oneshot::channel();
+    drop(std::thread::spawn(move || {
+        let ended = thread.join().is_ok();
+        done.send(ended).ok();
+    }));
+    match tokio::time::timeout(patience, joined).await {
+        Ok(Ok(true)) => {}
+        Ok(_) => tracing::error!("the scheduler's thread panicked"),
+        Err(_) => tracing::warn!("the scheduler's thread is slow to end: it is left to itself"),
     }
 }
 

@@ -20,6 +20,7 @@ use super::attempt;
 use super::in_flight::Flight;
 use super::messages::*;
 use super::shared::{RegisteredApp, Shared};
+use crate::model::fence::Fence;
 use crate::model::ids::ShardId;
 use crate::model::job::Job;
 use crate::model::window::{TicketId, Window, WindowLimits};
@@ -89,7 +90,7 @@ impl AppScheduler {
         if self.stopping || !self.shared.lease.is_valid() {
             return;
         }
-        let now_ms = self.shared.clock.now_ms();
+        let now_ms = self.shared.now_ms();
         let due =
             self.window.take_due(now_ms, self.room().min(BURST), self.app.memory.for_starts());
         let flights: Vec<Flight> =
@@ -131,7 +132,7 @@ impl AppScheduler {
             app: self.app.clone(),
             fence,
             fired_ms,
-            firing: 1,
+            shown: Fence::new(0, 0),
             bytes: 0,
             cancelled,
             ended: None,
@@ -144,7 +145,7 @@ impl AppScheduler {
             ctx.cancel_future(timer);
         }
         let Some(due_ms) = self.window.next_due() else { return };
-        let wait_ms = u64::try_from(due_ms - self.shared.clock.now_ms()).unwrap_or(0);
+        let wait_ms = u64::try_from(due_ms - self.shared.now_ms()).unwrap_or(0);
         // What is due already waits for room: an attempt that ends will say so.
         let wait = if wait_ms > 0 {
             Duration::from_millis(wait_ms).min(LONGEST_SLEEP)

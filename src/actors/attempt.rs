@@ -55,13 +55,8 @@ async fn attempt(shared: &Shared, flight: &Flight) -> Ended {
         true => Duration::MAX,
         false => job.timeout(app.config.timeout),
     };
-    let context = JobContext::new(
-        app.name.clone(),
-        job.clone(),
-        flight.fence(),
-        *fired_ms,
-        cancelled.clone(),
-    );
+    let context =
+        JobContext::new(app.name.clone(), job.clone(), flight.shown, *fired_ms, cancelled.clone());
     // Whoever admitted it may not have had the handler; and "not yet" may be yes by now.
     if let Err(rejection) = app.handler.validate(&job.data) {
         return Ended::Answered(Err(rejection.into()));

@@ -28,6 +28,7 @@ pub(crate) struct Counters {
     pub(super) offsets_lost: AtomicU64,
     pub(super) logs_remade: AtomicU64,
     pub(super) rescued: AtomicU64,
+    pub(super) without_instance: AtomicU64,
     pub(super) clock_skew_ms: AtomicI64,
     pub(super) idempotency_cache: AtomicU64,
     pub(super) idempotency_hits: AtomicU64,
@@ -104,6 +105,8 @@ pub struct IngestMetrics {
     pub logs_remade: u64,
     /// Jobs that an audit found in the table and not in memory: should be zero.
     pub jobs_rescued: u64,
+    /// Jobs that are due and whose app no instance has, up to 10,001 an app.
+    pub jobs_without_instance: u64,
     /// The database's clock less ours, in milliseconds.
     pub clock_skew_ms: i64,
     /// Records not read yet, by partition.
@@ -143,6 +146,10 @@ pub struct AppMetrics {
 impl Counters {
     pub(super) fn add(&self, counter: &AtomicU64, n: usize) {
         counter.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_without_instance(&self, jobs: u64) {
+        self.without_instance.store(jobs, Ordering::Relaxed);
     }
 
     pub(super) fn set_lag(&self, partition: &TopicPartition, lag: i64) {
@@ -192,6 +199,7 @@ impl Counters {
             offsets_lost: get(&self.offsets_lost),
             logs_remade: get(&self.logs_remade),
             jobs_rescued: get(&self.rescued),
+            jobs_without_instance: get(&self.without_instance),
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -27,10 +27,10 @@ impl Holdings {
         choose(&self.of(app), job).copied()
     }
 
-    pub(super) fn add(&self, app: AppId, fence: ShardFence) {
+    pub(super) fn add(&self, app: AppId, fences: &[ShardFence]) {
         self.change(app, |held| {
-            held.retain(|known| known.shard != fence.shard);
-            held.push(fence);
+            held.retain(|known| fences.iter().all(|fence| known.shard != fence.shard));
+            held.extend(fences);
             held.sort_unstable();
         });
     }
@@ -72,7 +72,7 @@ mod tests {
         let holdings = Holdings::default();
         let app = AppId(1);
         for held in [fence(2, 1), fence(1, 1), fence(2, 3)] {
-            holdings.add(app, held);
+            holdings.add(app, &[held]);
         }
         assert_eq!(*holdings.of(app), [fence(1, 1), fence(2, 3)]);
         holdings.remove(app, ShardId(1));

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::lease::boot_ms;
 use super::shared::RegisteredApp;
 use crate::dispatch::JobError;
+use crate::model::fence::{Fence, FenceMemory};
 use crate::model::ids::{AppId, JobId, ShardId};
-use crate::model::job::{Fence, Job};
+use crate::model::job::Job;
 use crate::store::{Outcome, ShardFence};
 
 /// How an attempt ended.
@@ -42,8 +44,8 @@ pub(super) struct Flight {
     /// The shard as it was ours when the attempt started.
     pub(super) fence: ShardFence,
     pub(super) fired_ms: i64,
-    /// Which of its firings in this epoch it is; set by the table when it starts.
-    pub(super) firing: u32,
+    /// What the receiver is shown; set by the table when it starts.
+    pub(super) shown: Fence,
     pub(super) cancelled: CancellationToken,
     /// The bytes that it counts for in its app's memory; kept by the table.
     pub(super) bytes: usize,
@@ -51,13 +53,6 @@ pub(super) struct Flight {
     pub(super) ended: Option<Arc<Ended>>,
     /// What that means, where judging it again could say something else.
     pub(super) judged: Option<Outcome>,
-}
-
-impl Flight {
-    /// What the receiver is shown.
-    pub(super) fn fence(&self) -> Fence {
-        Fence::new(self.fence.epoch.0, self.firing)
-    }
 }
 
 /// Every job in flight on this instance.
@@ -72,12 +67,11 @@ struct Table {
     flights: HashMap<JobId, Flight>,
     /// Those that ended since the last collection, in order.
     ended: Vec<JobId>,
-    /// How often a job that was put back has been started before.
-    firings: HashMap<JobId, u32>,
+    fences: FenceMemory,
 }
 
 impl InFlight {
-    /// Notes jobs that are about to start, and which of its firings each is.
+    /// Notes jobs that are about to start, and gives each its fence.
     pub(super) fn start(&self, flights: Vec<Flight>) -> Vec<Flight> {
         let mut table = self.table();
         self.running.fetch_add(flights.len(), Ordering::Relaxed);
@@ -89,14 +83,8 @@ impl InFlight {
                 flight.app.unsettled.fetch_add(1, Ordering::Relaxed);
                 flight.bytes = flight.job.size();
                 flight.app.memory.take_off(flight.bytes);
-                // Only a job that was put back has been counted before.
-                flight.firing = match table.firings.get_mut(&id) {
-                    Some(firings) => {
-                        *firings += 1;
-                        *firings
-                    }
-                    None => 1,
-                };
+                let (epoch, admitted_ms) = (flight.fence.epoch, flight.job.created_ms);
+                flight.shown = table.fences.next(id, epoch, admitted_ms, flight.fired_ms);
                 table.flights.insert(id, flight.clone());
                 flight
             })
@@ -146,9 +134,11 @@ impl InFlight {
     /// These are written, or nobody's any more.
     pub(super) fn settle(&self, gone: impl IntoIterator<Item = JobId>) {
         let mut table = self.table();
+        let passed_ms = boot_ms();
         for id in gone {
-            table.land(id);
-            table.firings.remove(&id);
+            if let Some(flight) = table.land(id) {
+                table.fences.end(id, flight.shown, flight.fired_ms, passed_ms);
+            }
         }
     }
 
@@ -156,8 +146,9 @@ impl InFlight {
     pub(super) fn settle_put_back(&self, back: impl IntoIterator<Item = JobId>) {
         let mut table = self.table();
         for id in back {
-            table.land(id);
-            table.firings.entry(id).or_insert(1);
+            if let Some(flight) = table.land(id) {
+                table.fences.put_back(id, flight.shown);
+            }
         }
     }
 
@@ -205,10 +196,10 @@ impl InFlight {
 }
 
 impl Table {
-    fn land(&mut self, id: JobId) {
-        if let Some(flight) = self.flights.remove(&id) {
-            flight.app.unsettled.fetch_sub(1, Ordering::Relaxed);
-            flight.app.memory.land(flight.bytes);
-        }
+    fn land(&mut self, id: JobId) -> Option<Flight> {
+        let flight = self.flights.remove(&id)?;
+        flight.app.unsettled.fetch_sub(1, Ordering::Relaxed);
+        flight.app.memory.land(flight.bytes);
+        Some(flight)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::Message;
 
@@ -197,8 +197,14 @@ pub(super) struct Report;
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Drain {
-    /// How long running attempts may still take.
-    pub patience: Duration,
+    /// Until when running attempts may go on; all that follows takes [`Drain::REST`] more.
+    pub deadline: Instant,
+}
+
+impl Drain {
+    /// What may be spent after the deadline: outcomes that are written, shards that are
+    /// released.
+    pub(crate) const REST: Duration = Duration::from_millis(1600);
 }
 
 /// For tests of supervision: the actor that gets it panics.

@@ -14,6 +14,7 @@ mod directory;
 mod holdings;
 mod in_flight;
 mod job_memory;
+mod database_clock;
 mod lease;
 mod processes;
 

@@ -18,7 +18,7 @@ use super::shared::Shared;
 use crate::dispatch::{FiredJob, JobError};
 use crate::health::ProblemKind;
 use crate::model::ids::{AppId, ShardId};
-use crate::model::job::{Fence, Job};
+use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, ErrorKind};
 use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt};
 use crate::store::{Ended as StoreEnded, Lane, Outcome, OutcomeBatch, ShardFence, Written};
@@ -202,7 +202,7 @@ fn verdicts(flight: &Flight, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
         source: None,
     };
     let attempt = job.attempts.saturating_add(1);
-    let firing = Firing { attempt, fence: flight.fence(), fired_ms: *fired_ms };
+    let firing = Firing { attempt, fence: flight.shown, fired_ms: *fired_ms };
     let about = about_attempt(job, firing.fence);
     let end = match outcome {
         Outcome::Succeeded => Verdict::Succeeded(firing),
@@ -307,8 +307,7 @@ fn kept(why: &str) -> String {
 }
 
 fn bury(shared: &Shared, flight: &Flight, kind: ErrorKind, message: String) -> Outcome {
-    let Flight { job, app, fired_ms, .. } = flight;
-    let fence = Fence::new(flight.fence.epoch.0, 0);
+    let Flight { job, app, shown, fired_ms, .. } = flight;
     let attempts = job.attempts + u32::from(kind != ErrorKind::Expired);
     let trace = |name: &str, value: &String| (name.to_owned(), Some(value.clone().into_bytes()));
     let headers = job.trace.iter().flat_map(|context| {
@@ -323,7 +322,7 @@ fn bury(shared: &Shared, flight: &Flight, kind: ErrorKind, message: String) -> O
         job_id: Some(job.id),
         source: None,
         key: Some(job.request_id.clone().into_bytes()),
-        value: Some(FiredJob::new(&app.name, job, fence, *fired_ms).to_json()),
+        value: Some(FiredJob::new(&app.name, job, *shown, *fired_ms).to_json()),
         headers: headers.flatten().collect(),
         attempts,
         at_ms: shared.clock.now_ms(),

@@ -5,25 +5,30 @@
 //! compared with it each time, so a fresh keeper goes on where its predecessor was.
 
 mod balance;
+mod orphans;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::prelude::*;
 
+use super::database_clock::skew_of;
 use super::directory::{Address, hint};
+use super::lease::boot_ms;
 use super::messages::*;
 use super::processes;
-use super::shared::{RegisteredApp, Shared};
+use super::shared::Shared;
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 use crate::model::ids::{AppId, InstanceId, JobId, ShardId};
-use crate::store::{
-    Error as StoreError, Lane, Observation, Result as StoreResult, ShardFence, ShardRow,
-};
+use crate::store::{Error as StoreError, Observation, Result as StoreResult, ShardFence};
 
+/// What the report of a wrong clock is about.
+const CLOCK: &str = "clock";
+/// A clock that is steered may lose so much within a heartbeat; one that loses more was set.
+const SET_BACK_MS: i64 = 500;
 /// Between the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often the patience with a heartbeat doubles.
@@ -40,12 +45,17 @@ pub(super) struct ShardKeeper {
     releasing: HashSet<ShardId>,
     release_after_ms: HashMap<ShardId, i64>,
     observed: Observation,
+    /// Shards are being taken.
+    taking: bool,
     /// Shards taken and given up so far: an observation from before the last of them may
     /// be older than it.
     changes: u64,
     beats: u64,
     /// Heartbeats without an answer in a row.
     unanswered: u32,
+    orphans: orphans::Orphans,
+    /// Our wall clock less the time since the boot, as it was at the last heartbeat.
+    wall_since_boot_ms: Option<i64>,
     /// Commands are being carried out.
     looking: bool,
     leaving: bool,
@@ -53,7 +63,8 @@ pub(super) struct ShardKeeper {
 
 /// What one heartbeat brought.
 enum Beat {
-    Alive(Observation),
+    /// With the database's clock less ours.
+    Alive(Observation, i64),
     /// We were declared dead, or never joined.
     Unknown,
     /// There was no answer in time; perhaps a reason for it.
@@ -68,9 +79,12 @@ impl ShardKeeper {
             releasing: HashSet::new(),
             release_after_ms: HashMap::new(),
             observed: Observation::default(),
+            taking: false,
             changes: 0,
             beats: 0,
             unanswered: 0,
+            orphans: orphans::Orphans::default(),
+            wall_since_boot_ms: None,
             looking: false,
             leaving: false,
         }
@@ -91,18 +105,20 @@ impl ShardKeeper {
             return;
         }
         self.beats += 1;
+        self.notice_clock_set_back();
         match beat {
-            Ok(Beat::Alive(observed)) => {
+            Ok(Beat::Alive(observed, skew_ms)) => {
                 self.unanswered = 0;
                 self.shared.health.clear("database");
-                self.check_clock(&observed);
+                self.check_clock(skew_ms);
                 self.look_after_commands(&observed, ctx);
                 self.tell_readers(&observed);
-                if changes == self.changes {
-                    self.compare_holdings(&observed);
-                }
                 self.observed = observed;
+                if changes == self.changes {
+                    self.compare_holdings();
+                }
                 self.take_and_release(ctx);
+                self.look_for_orphans(ctx);
             }
             Ok(Beat::Unanswered(why)) => {
                 self.unanswered = self.unanswered.saturating_add(1);
@@ -182,16 +198,31 @@ impl ShardKeeper {
         self.releasing.clear();
     }
 
-    fn check_clock(&self, observed: &Observation) {
-        let skew_ms = observed.now_us / 1000 - self.shared.clock.now_ms();
+    /// Kafka's client waits by the wall clock.
+    fn notice_clock_set_back(&mut self) {
+        let now_ms = self.shared.clock.now_ms() - boot_ms();
+        let before = self.wall_since_boot_ms.replace(now_ms);
+        if before.is_some_and(|before| now_ms < before - SET_BACK_MS) {
+            tracing::warn!("the machine's clock was set back");
+            if let Some(intake) = self.shared.intake() {
+                intake.wake();
+            }
+        }
+    }
+
+    fn check_clock(&self, skew_ms: i64) {
         self.shared.counters.clock_skew_ms.store(skew_ms, Ordering::Relaxed);
-        let skew_ms = skew_ms.unsigned_abs();
+        let skew_ms = u128::from(skew_ms.unsigned_abs());
         let most_ms = self.shared.settings.max_clock_skew.as_millis();
-        if u128::from(skew_ms) > most_ms {
-            let why = format!("differs from the database's by {skew_ms} ms (at most {most_ms})");
-            self.shared.health.report("clock", ProblemKind::ClockSkew, why);
-        } else {
-            self.shared.health.clear("clock");
+        if skew_ms > most_ms {
+            let why = format!(
+                "differs from the database's by {skew_ms} ms (at most {most_ms}), so only what is \
+                 due by both is fired: set the machine's clock, or the database's"
+            );
+            self.shared.health.report(CLOCK, ProblemKind::ClockSkew, why);
+        } else if skew_ms < most_ms - most_ms / 5 || most_ms == 0 {
+            // A difference about the limit would begin and end each second.
+            self.shared.health.clear(CLOCK);
         }
     }
 
@@ -245,19 +276,17 @@ impl ShardKeeper {
     }
 
     /// What the table says of our shards is true; what we believe may be old.
-    fn compare_holdings(&self, observed: &Observation) {
+    fn compare_holdings(&self) {
         let me = self.shared.me();
+        let by_app = balance::by_app(&self.observed.shards);
+        let mut unknown = Vec::new();
         for app in self.shared.apps.values() {
             let held = self.shared.holdings.of(app.id);
-            let rows: BTreeMap<ShardId, &ShardRow> = observed
-                .shards
-                .iter()
-                .filter(|row| row.app == app.id)
-                .map(|row| (row.id, row))
-                .collect();
+            let rows = by_app.get(&app.id).map_or(&[][..], Vec::as_slice);
             let is_ours = |fence: &&ShardFence| {
-                rows.get(&fence.shard)
-                    .is_some_and(|row| row.owner == Some(me) && row.epoch >= fence.epoch)
+                rows.iter().any(|row| {
+                    row.id == fence.shard && row.owner == Some(me) && row.epoch >= fence.epoch
+                })
             };
             let lost: Vec<ShardId> =
                 held.iter().filter(|fence| !is_ours(fence)).map(|fence| fence.shard).collect();
@@ -266,23 +295,18 @@ impl ShardKeeper {
                 lost.iter().for_each(|shard| self.shared.holdings.remove(app.id, *shard));
                 hint(self.shared.directory.app(app.id), ShardsLost { shards: lost });
             }
-            let ours = rows.values().filter(|row| row.owner == Some(me));
-            let unknown = ours.filter(|row| {
+            let ours = rows.iter().filter(|row| row.owner == Some(me));
+            let missing = ours.filter(|row| {
                 !self.releasing.contains(&row.id)
                     && held.iter().all(|fence| (fence.shard, fence.epoch) != (row.id, row.epoch))
             });
-            for row in unknown {
-                self.own(app, ShardFence { shard: row.id, owner: me, epoch: row.epoch });
-            }
+            unknown.extend(missing.map(|row| ShardFence {
+                shard: row.id,
+                owner: me,
+                epoch: row.epoch,
+            }));
         }
-    }
-
-    /// The scheduler hears of a shard before readers put jobs into it.
-    fn own(&self, app: &RegisteredApp, fence: ShardFence) {
-        let directory = &self.shared.directory;
-        hint(directory.app(app.id), ShardsTaken { fences: vec![fence] });
-        self.shared.holdings.add(app.id, fence);
-        hint(directory.retry_dlq(), PublishLane(Lane::Shard(fence.shard)));
+        self.own(unknown);
     }
 }
 
@@ -305,12 +329,12 @@ async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
             return Ok(Beat::Unknown);
         }
         shared.lease.renewed(sent);
-        let observed = shared.store.observe(me).await?;
-        Ok(Beat::Alive(match declare_ended(shared, &observed).await? {
+        let (mut observed, mut skew_ms) = look_around(shared).await?;
+        if declare_ended(shared, &observed).await? {
             // What was theirs is free, and need not wait for the next heartbeat.
-            true => shared.store.observe(me).await?,
-            false => observed,
-        }))
+            (observed, skew_ms) = look_around(shared).await?;
+        }
+        Ok(Beat::Alive(observed, skew_ms))
     };
     match tokio::time::timeout(patience, answered).await {
         Ok(answer) => shared.replace_sessions(answer),
@@ -326,6 +350,15 @@ async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
             }))
         }
     }
+}
+
+/// What there is to be seen, and the database's clock less ours.
+async fn look_around(shared: &Shared) -> StoreResult<(Observation, i64)> {
+    let asked_ms = shared.clock.now_ms();
+    let observed = shared.store.observe(shared.me()).await?;
+    shared.database_clock.seen(observed.now_us);
+    let skew_ms = skew_of(observed.now_us / 1000, asked_ms, shared.clock.now_ms());
+    Ok((observed, skew_ms))
 }
 
 /// Declares the instances dead whose processes ran beside ours and have ended, which nobody
@@ -344,15 +377,10 @@ async fn declare_ended(shared: &Shared, observed: &Observation) -> StoreResult<b
     Ok(any)
 }
 
-/// Gives up every shard of ours and the instance's row.
+/// Gives up every shard of ours with the instance's row.
 async fn leave(shared: &Shared) -> StoreResult<()> {
     let me = shared.me();
-    for app in shared.apps.keys() {
-        for fence in shared.holdings.of(*app).iter() {
-            shared.holdings.remove(*app, fence.shard);
-            shared.store.release_shard(fence).await?;
-        }
-    }
+    shared.holdings.clear();
     shared.store.leave(me).await
 }
 

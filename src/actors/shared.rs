@@ -1,6 +1,6 @@
 //! What all actors of one instance stand on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -10,6 +10,7 @@ use dashmap::DashMap;
 use secrecy::SecretString;
 
 use super::counters::{AppFigures, Counters};
+use super::database_clock::{DatabaseClock, moment_of};
 use super::directory::Directory;
 use super::holdings::Holdings;
 use super::in_flight::InFlight;
@@ -125,6 +126,7 @@ pub(crate) struct Shared {
     pub health: Health,
     pub(super) apps: HashMap<AppId, Arc<RegisteredApp>>,
     pub(super) lease: Lease,
+    pub(super) database_clock: DatabaseClock,
     pub(super) directory: Directory,
     pub(super) holdings: Holdings,
     pub(super) in_flight: InFlight,
@@ -183,6 +185,7 @@ impl Shared {
         });
         Self {
             lease: Lease::new(settings.lease, clock.clone()),
+            database_clock: DatabaseClock::default(),
             store,
             clock,
             settings,
@@ -208,6 +211,15 @@ impl Shared {
         let mut names: Vec<String> = self.apps.values().map(|app| app.name.to_string()).collect();
         names.sort();
         names
+    }
+
+    /// What to call these apps in a sentence: by name, or by their number if they are several.
+    pub(super) fn names_of(&self, apps: impl IntoIterator<Item = AppId>) -> String {
+        let apps: BTreeSet<AppId> = apps.into_iter().collect();
+        match apps.first().and_then(|app| self.apps.get(app)) {
+            Some(app) if apps.len() == 1 => app.name.to_string(),
+            _ => format!("{} apps", apps.len()),
+        }
     }
 
     /// Gives the actors the intake, once.
@@ -332,6 +344,14 @@ impl Shared {
             Lane::Partition(ledger) => self.partitions.iter().any(|held| *held.value() == ledger),
             Lane::Shard(shard) => self.apps.keys().any(|app| self.holdings.has(*app, shard)),
         }
+    }
+
+    /// The moment to admit and fire by: our clock's, or the earlier one where the database's
+    /// differs from it by more than it may.
+    pub(super) fn now_ms(&self) -> i64 {
+        let most_ms = self.settings.max_clock_skew.as_millis();
+        let most_ms = u64::try_from(most_ms).unwrap_or(u64::MAX);
+        moment_of(self.clock.now_ms(), self.database_clock.now_ms(), most_ms)
     }
 
     pub(super) fn me(&self) -> InstanceId {

@@ -3,7 +3,8 @@
 //! A child that ends without being asked is replaced by a fresh one from its factory,
 //! after a wait that doubles. What it knew is in the database and in [`Shared`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use super::app_scheduler::AppScheduler;
+use super::counters::AppMetrics;
 use super::dedup::Dedup;
 use super::directory::{Address, Role, hint};
 use super::janitor::Janitor;
@@ -22,6 +24,7 @@ use super::shard_keeper::ShardKeeper;
 use super::shared::Shared;
 use super::watch::{exit_of, launch};
 use crate::kafka::{Assignments, PartitionQueue, TopicPartition};
+use crate::model::ids::AppId;
 
 /// The wait before a child is replaced, doubling up to the second; a child that lived
 /// longer than that begins at the first again.
@@ -31,8 +34,12 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const REVOKE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a wait for the end looks.
 const LOOK: Duration = Duration::from_millis(10);
+/// What leaving the group may take: at least, and at most.
+const INTAKE_PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// What writing the last outcomes may take after the handlers have ended.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// What the last records of the outbox may take to a broker.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The parent of all actors.
 #[derive(Debug)]
@@ -41,6 +48,8 @@ pub(crate) struct Supervisor {
     children: HashMap<Role, Child>,
     generations: u64,
     restarts: u64,
+    /// What the last lines of the apps said.
+    reported: HashMap<AppId, AppMetrics>,
 }
 
 #[derive(Debug)]
@@ -64,7 +73,13 @@ struct ChildEnded {
 impl Supervisor {
     /// A supervisor of the actors that `shared` calls for.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, children: HashMap::new(), generations: 0, restarts: 0 }
+        Self {
+            shared,
+            children: HashMap::new(),
+            generations: 0,
+            restarts: 0,
+            reported: HashMap::new(),
+        }
     }
 
     fn start(&mut self, role: Role, queue: Option<PartitionQueue>, ctx: &mut Context<Self>) {
@@ -105,8 +120,23 @@ impl Supervisor {
 
     fn report(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(self.shared.settings.metrics_interval, Self::report);
-        for (_, address) in self.shared.directory.all() {
-            address.report();
+        let active = self.active_apps();
+        for (role, address) in self.shared.directory.all() {
+            if !matches!(role, Role::App(app) if !active.contains(&app)) {
+                address.report();
+            }
+        }
+        let (apps, quiet) = (self.shared.apps.len(), self.shared.apps.len() - active.len());
+        if quiet > 0 {
+            let shards: usize =
+                self.shared.apps.keys().map(|app| self.shared.holdings.of(*app).len()).sum();
+            tracing::info!(
+                actor = "app-schedulers",
+                apps,
+                quiet,
+                shards,
+                "{quiet} of {apps} apps without activity since the last line"
+            );
         }
         let metrics = self.shared.counters.read();
         tracing::info!(
@@ -126,6 +156,21 @@ impl Supervisor {
             metrics.messages_duplicate,
             metrics.messages_failed,
         );
+    }
+
+    /// Those with something new to tell, or at work. A line of each of the others would say
+    /// the same as the one before.
+    fn active_apps(&mut self) -> HashSet<AppId> {
+        let mut active = HashSet::new();
+        for (id, app) in &self.shared.apps {
+            let figures = app.figures.read();
+            let is_at_work = app.unsettled.load(Ordering::Relaxed) > 0;
+            let before = self.reported.insert(*id, figures.clone()).unwrap_or_default();
+            if is_at_work || before != figures {
+                active.insert(*id);
+            }
+        }
+        active
     }
 
     fn forget(&mut self, role: &Role) {
@@ -259,39 +304,59 @@ impl Handler<Drain> for Supervisor {
     /// Kafka first, so that nothing comes in; then the attempts; then what they leave
     /// behind is written; then the shards are released.
     fn handle(&mut self, drain: Drain, _: &mut Context<Self>) -> Self::Result {
-        self.shared.draining.store(true, std::sync::atomic::Ordering::Release);
+        self.shared.draining.store(true, Ordering::Release);
         self.shared.health.set_started(false);
-        Box::pin(drain_all(self.shared.clone(), drain.patience))
+        Box::pin(drain_all(self.shared.clone(), drain.deadline))
     }
 }
 
-async fn drain_all(shared: Arc<Shared>, patience: Duration) {
-    let deadline = Instant::now() + patience;
-    if let Some(intake) = shared.intake()
-        && let Err(error) = intake.shutdown(REVOKE_PATIENCE + patience).await
-    {
-        tracing::warn!(%error, "the intake did not stop in time");
-    }
-    for app in shared.apps.keys() {
-        if let Some(scheduler) = shared.directory.app(*app) {
-            scheduler.send(StopStarting).await.ok();
+/// Each step ends in time for the next, whatever group, broker or database do: what is not
+/// done by then is done again by whoever has our shards and partitions next.
+async fn drain_all(shared: Arc<Shared>, deadline: Instant) {
+    let left = |until: Instant| until.saturating_duration_since(Instant::now());
+    let patience = left(deadline);
+    if let Some(intake) = shared.intake() {
+        // The attempts need the rest of the time, and a group may take longer than all of it.
+        let patience = (patience / 2).clamp(INTAKE_PATIENCE.0, INTAKE_PATIENCE.1);
+        if let Err(error) = intake.shutdown(patience).await {
+            tracing::warn!(%error, "the intake did not stop in time: it is left to itself");
         }
     }
+    stop_starting(&shared, left(deadline)).await;
     if !until(deadline, || shared.in_flight.running() == 0).await {
         let running = shared.in_flight.running();
         tracing::warn!(running, "{running} attempts did not end in time: they are cancelled");
         shared.in_flight.cancel_all();
     }
-    if !until(Instant::now() + WRITE_PATIENCE.min(patience), || shared.in_flight.len() == 0).await {
+    let written = (Instant::now() + WRITE_PATIENCE).min(deadline + Drain::REST / 2);
+    if !until(written, || shared.in_flight.len() == 0).await {
         let left = shared.in_flight.len();
         tracing::warn!(left, "{left} outcomes were not written: those jobs will fire again");
     }
-    if let Some(kafka) = &shared.kafka
-        && let Err(error) = kafka.producer.flush(WRITE_PATIENCE.min(patience)).await
-    {
-        tracing::warn!(%error, "not everything was sent");
+    let gone = (Instant::now() + WRITE_PATIENCE).min(deadline + Drain::REST);
+    let goodbye = tokio::time::timeout(left(gone), say_goodbye(&shared));
+    if tokio::join!(goodbye, flush(&shared)).0.is_err() {
+        tracing::warn!("no time left to say goodbye: others wait for the lease");
     }
-    drop(tokio::time::timeout(WRITE_PATIENCE, say_goodbye(&shared)).await);
+}
+
+/// What jobs sent has been acknowledged, and letters and verdicts stay in the outbox until they
+/// are: nothing is lost without this, and less is published twice.
+async fn flush(shared: &Shared) {
+    let Some(kafka) = &shared.kafka else { return };
+    // A clock that is set back makes the client's own wait longer.
+    let flushed = tokio::time::timeout(FLUSH_PATIENCE * 2, kafka.producer.flush(FLUSH_PATIENCE));
+    match flushed.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "not everything was sent"),
+        Err(_) => tracing::warn!("the producer does not answer: not everything may be sent"),
+    }
+}
+
+async fn stop_starting(shared: &Shared, patience: Duration) {
+    let schedulers = shared.apps.keys().filter_map(|app| shared.directory.app(*app));
+    let asked = schedulers.map(|scheduler| scheduler.send(StopStarting));
+    drop(tokio::time::timeout(patience, futures::future::join_all(asked)).await);
 }
 
 /// To a successor, if the keeper has just panicked: without it others wait for our lease.

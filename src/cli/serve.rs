@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::signals::{Ask, Signals};
+use super::signals::Signals;
 use super::{CannotStart, ConfigFile, cannot_start, load, output};
 use crate::health::HealthReport;
 use crate::http::Server;
@@ -16,6 +16,9 @@ use crate::telemetry;
 
 /// How often the scheduler is asked whether it is ready.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// What ending the HTTP server may take.
+const PAGE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Runs the service: takes requests, keeps jobs, fires them
 ///
@@ -57,12 +60,15 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         ask = signals.next() => ask,
         never = announce_ready(&scheduler) => match never {},
     };
-    let ended = drain(&scheduler, config.instance.drain_timeout, ask, &mut signals).await;
-    if ended == ExitCode::SUCCESS {
-        page.stop().await;
-        info!("drained");
+    let patience = config.instance.drain_timeout;
+    let seconds = patience.as_secs_f64();
+    info!("{ask}: running jobs may take {seconds} s to end; another signal ends this at once");
+    scheduler.shutdown(patience).await;
+    if tokio::time::timeout(PAGE_PATIENCE, page.stop()).await.is_err() {
+        warn!("the http server is slow to stop: it is left to itself");
     }
-    Ok(ended)
+    info!("drained");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Says once that everything runs. What goes wrong later is for `/health/ready`.
@@ -77,21 +83,4 @@ async fn announce_ready(scheduler: &Scheduler) -> Infallible {
 /// Ready, and given its part of the topic: what else may be wrong concerns others.
 fn runs(health: &HealthReport) -> bool {
     health.ready && health.degraded.iter().all(|problem| problem.subject != "kafka")
-}
-
-async fn drain(
-    scheduler: &Scheduler,
-    patience: Duration,
-    ask: Ask,
-    signals: &mut Signals,
-) -> ExitCode {
-    let seconds = patience.as_secs_f64();
-    info!("{ask}: running jobs may take {seconds} s to end; another signal ends this at once");
-    tokio::select! {
-        () = scheduler.shutdown(patience) => ExitCode::SUCCESS,
-        again = signals.next() => {
-            info!("{again} again: leaving without draining");
-            again.exit_code()
-        }
-    }
 }

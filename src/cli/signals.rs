@@ -3,10 +3,16 @@
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens to SIGINT and SIGTERM instead of dying of them.
+/// Listens to SIGINT and SIGTERM instead of dying of the first of them. The second one ends the
+/// process whatever it does: the signal's own handler does that, and no task or thread of ours
+/// has to get its turn.
 #[derive(Debug)]
 pub(super) struct Signals {
     interrupt: Signal,
@@ -22,6 +28,13 @@ pub(super) enum Ask {
 
 impl Signals {
     pub(super) fn listen() -> io::Result<Self> {
+        let asked = Arc::new(AtomicBool::new(false));
+        for (signal, ask) in [(SIGINT, Ask::Interrupt), (SIGTERM, Ask::Terminate)] {
+            // They run in the order in which they are registered.
+            let status = i32::from(ask.exit_status());
+            flag::register_conditional_shutdown(signal, status, asked.clone())?;
+            flag::register(signal, asked.clone())?;
+        }
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -39,9 +52,13 @@ impl Signals {
 impl Ask {
     /// How a shell sees a process that this signal ended.
     pub(super) fn exit_code(self) -> ExitCode {
+        self.exit_status().into()
+    }
+
+    fn exit_status(self) -> u8 {
         match self {
-            Self::Interrupt => ExitCode::from(130),
-            Self::Terminate => ExitCode::from(143),
+            Self::Interrupt => 130,
+            Self::Terminate => 143,
         }
     }
 }

@@ -187,7 +187,7 @@ impl Default for RawInstance {
         Self {
             id: None,
             lease_ms: 10_000,
-            drain_timeout_ms: 30_000,
+            drain_timeout_ms: 25_000,
             max_clock_skew_ms: None,
             memory_mb: const { NonZeroU32::new(128).unwrap() },
         }

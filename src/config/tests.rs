@@ -35,7 +35,7 @@ fn an_empty_file_means_the_defaults() {
     assert_eq!(config.ingest.max_record_bytes, 1_048_576);
     assert_eq!(config.ingest.max_batch_bytes, 8_388_608);
     assert_eq!(config.idempotency.window, s(24 * 3600));
-    assert_eq!((config.instance.lease, config.instance.drain_timeout), (s(10), s(30)));
+    assert_eq!((config.instance.lease, config.instance.drain_timeout), (s(10), s(25)));
     assert!(!config.instance.id.is_empty());
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:7070");
     assert_eq!(config.log.metrics_interval, s(10));

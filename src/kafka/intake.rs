@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::topic_partition_list::Offset;
 use tokio::sync::watch;
@@ -187,12 +187,23 @@ impl Intake {
         self.shared.current.reach.state()
     }
 
+    /// Ends the waits of the client's threads, and of ours that polls it. They wait until a
+    /// moment of the wall clock, so that after it was set back they would sleep for as long as
+    /// it was set back by, and send no heartbeat to the group meanwhile.
+    pub fn wake(&self) {
+        if let Ok(consumer) = self.consumer() {
+            // There is nothing to commit, and an answer that says so wakes them.
+            drop(consumer.commit_consumer_state(CommitMode::Async));
+        }
+    }
+
     /// Leaves the group: partitions are revoked as in any rebalance, then the client closes.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if that is not done within `patience`; it then goes on by itself.
     pub async fn shutdown(&self, patience: Duration) -> Result<(), Error> {
         self.shared.stop.store(true, Ordering::Release);
+        self.wake();
         let mut ended = self.shared.ended.clone();
         match tokio::time::timeout(patience, ended.wait_for(|ended| *ended)).await {
             Ok(_) => Ok(()),

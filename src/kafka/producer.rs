@@ -412,5 +412,6 @@ impl fmt::Debug for Producer {
 }
 
 fn connect(config: &ClientConfig, reach: &Arc<Reach>) -> Result<Client, Error> {
-    Ok(config.create_with_context(Deliveries::new(reach.clone()))?)
+    let client = config.create_with_context(Deliveries::new(reach.clone()))?;
+    Ok(Client::new(client))
 }

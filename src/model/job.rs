@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+pub use super::fence::Fence;
 use super::ids::{JobId, LedgerId, ShardId};
 
 /// One live job, as the `job` table holds it.
@@ -211,31 +212,6 @@ pub struct Origin {
     pub timestamp_ms: Option<i64>,
 }
 
-/// A number that only grows for a job, below 2^53: a receiver that remembers the highest
-/// can refuse a late firing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct Fence(u64);
-
-impl Fence {
-    /// The fence of the `firing`th start of a job within its shard's `epoch`.
-    pub fn new(epoch: i64, firing: u32) -> Self {
-        let firing = u64::from(firing).min((1 << 20) - 1);
-        Self((epoch.unsigned_abs() << 20) + firing)
-    }
-
-    /// The number itself.
-    pub fn get(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for Fence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,12 +226,6 @@ mod tests {
         for priority in Priority::ALL {
             assert_eq!(Priority::from_rank(priority.rank()), priority);
         }
-    }
-
-    #[test]
-    fn a_fence_grows_with_firings_and_more_with_epochs() {
-        assert!(Fence::new(1, 2) > Fence::new(1, 1));
-        assert!(Fence::new(2, 0) > Fence::new(1, u32::MAX));
     }
 
     #[test]
@@ -354,15 +324,5 @@ mod tests {
             ..job()
         };
         assert_eq!(all.size(), plain + 14);
-    }
-
-    #[test]
-    fn a_fence_is_twenty_bits_of_firings_above_which_epochs_count() {
-        for (epoch, firing, fence) in
-            [(0, 3, 3), (1, 0, 1 << 20), (2, 5, (2 << 20) + 5), (1, u32::MAX, (2 << 20) - 1)]
-        {
-            assert_eq!(Fence::new(epoch, firing).get(), fence);
-            assert_eq!(Fence::new(epoch, firing).to_string(), fence.to_string());
-        }
     }
 }

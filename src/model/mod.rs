@@ -7,6 +7,7 @@ pub mod app;
 #[cfg(test)]
 mod arbitrary;
 pub mod clock;
+pub mod fence;
 pub mod fingerprint;
 pub(crate) mod flaw;
 pub mod ids;

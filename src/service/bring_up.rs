@@ -264,11 +264,11 @@ async fn register_apps(
     builder: &SchedulerBuilder,
     producer: Option<&Producer>,
 ) -> Result<Vec<(AppConfig, SharedHandler, AppRow)>, StartError> {
+    let configs: Vec<&AppConfig> = builder.apps.iter().map(|(config, _)| config).collect();
+    let register = || store.register_apps(&configs, builder.clock.now_ms());
+    let rows = await_database(&builder.progress, "of the apps", register).await?;
     let mut apps = Vec::new();
-    for (config, target) in &builder.apps {
-        let now_ms = builder.clock.now_ms();
-        let register = || store.register_app(config, now_ms);
-        let row = await_database(&builder.progress, "of the apps", register).await?;
+    for ((config, target), row) in builder.apps.iter().zip(rows) {
         let (wanted, there) = (config.shards.get() as usize, row.shards.len());
         if wanted < there {
             let app = &config.name;

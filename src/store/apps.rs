@@ -1,5 +1,7 @@
 //! Apps that were ever registered, with the rules that any instance checks.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+
 use infinite_scheduler_entity::{app, shard};
 use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::{
@@ -7,10 +9,18 @@ use sea_orm::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, Store};
+use super::{Error, Hot, Result, Store};
 use crate::model::app::AppConfig;
 use crate::model::ids::{AppId, ShardId};
+use crate::model::job::Priority;
 use crate::model::schema::JobSchema;
+
+/// Rows of one statement.
+const BATCH: usize = 500;
+/// Apps whose jobs are counted by one statement.
+const COUNTED_TOGETHER: usize = 100;
+/// How often what others have inserted at the same moment is read again.
+const RACES: usize = 20;
 
 /// An app's row and its shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +58,22 @@ pub struct AppPolicy {
     pub timeout_ms: u64,
 }
 
+/// How many jobs of an app are due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueJobs {
+    /// The app.
+    pub app: AppId,
+    /// Its name.
+    pub name: String,
+    /// The jobs, up to [`LIMIT`](Self::LIMIT) and one more.
+    pub jobs: u64,
+}
+
+impl DueJobs {
+    /// More are not counted.
+    pub const LIMIT: u64 = 10_000;
+}
+
 impl AppRules {
     fn of(config: &AppConfig) -> Self {
         Self {
@@ -62,27 +88,39 @@ impl AppRules {
 }
 
 impl Store {
-    /// Writes down that the app exists, its rules and its shards. Shards may grow in
-    /// number and never shrink: jobs live in them. For others the app is there with its
-    /// first shard.
+    /// Writes down that the app exists, its rules and its shards, as
+    /// [`register_apps`](Self::register_apps) does.
     ///
     /// # Errors
     /// [`Error::Unavailable`]: call again, all of it can be repeated.
     pub async fn register_app(&self, config: &AppConfig, now_ms: i64) -> Result<AppRow> {
-        let rules = AppRules::of(config);
-        let wanted = i32::try_from(config.shards.get()).unwrap_or(i32::MAX);
-        let found = self.find_or_insert_app(config, &rules, wanted, now_ms).await?;
-        let shards = wanted.max(found.shards);
-        if shards != found.shards || found.rules != encode(&rules) {
-            let mut row = found.clone().into_active_model();
-            row.shards = Set(shards);
-            row.rules = Set(encode(&rules));
-            let _turn = self.turn().await;
-            row.update(&self.inner.pool).await?;
+        let mut rows = self.register_apps(&[config], now_ms).await?;
+        rows.pop().ok_or_else(|| not_there(&config.name))
+    }
+
+    /// Writes down that these apps exist, their rules and their shards, in few statements
+    /// however many they are; their rows in the same order. Shards may grow in number and never
+    /// shrink: jobs live in them. For others an app is there with its first shard.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: call again, all of it can be repeated.
+    pub async fn register_apps(&self, configs: &[&AppConfig], now_ms: i64) -> Result<Vec<AppRow>> {
+        let mut rows = Vec::with_capacity(configs.len());
+        for batch in configs.chunks(BATCH) {
+            let mut found = self.find_or_insert_apps(batch, now_ms).await?;
+            self.bring_up_to_date(batch, &mut found).await?;
+            let mut shards = self.find_or_insert_shards(&found).await?;
+            for config in batch {
+                let app = found.get(&config.name).ok_or_else(|| not_there(&config.name))?;
+                rows.push(AppRow {
+                    id: AppId(app.id),
+                    name: app.name.clone(),
+                    rules: AppRules::of(config),
+                    shards: shards.remove(&app.id).unwrap_or_default(),
+                });
+            }
         }
-        self.insert_missing_shards(found.id, shards).await?;
-        let shards = self.shards_of(found.id).await?;
-        Ok(AppRow { id: AppId(found.id), name: found.name, rules, shards })
+        Ok(rows)
     }
 
     /// The app of that name, if it was ever registered. One without shards is being
@@ -104,57 +142,164 @@ impl Store {
         Ok(Some(AppRow { id: AppId(row.id), name: row.name, rules, shards }))
     }
 
-    async fn find_or_insert_app(
+    /// How many jobs of these apps, by their shards, are due by `now_ms`: those with any, each
+    /// counted up to [`DueJobs::LIMIT`] and one more.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database is away.
+    pub async fn count_due(
         &self,
-        config: &AppConfig,
-        rules: &AppRules,
-        shards: i32,
+        apps: &[(AppId, Vec<ShardId>)],
         now_ms: i64,
-    ) -> Result<app::Model> {
-        let query = app::Entity::find().filter(app::Column::Name.eq(&config.name));
-        if let Some(row) = query.clone().one(&self.inner.pool).await? {
-            return Ok(row);
-        }
-        let row = app::ActiveModel {
-            id: NotSet,
-            name: Set(config.name.clone()),
-            shards: Set(shards),
-            rules: Set(encode(rules)),
-            created_ms: Set(now_ms),
-        };
-        let inserted = {
-            let _turn = self.turn().await;
-            app::Entity::insert(row).exec_without_returning(&self.inner.pool).await
-        };
-        match inserted.map_err(Error::from) {
-            // Another instance that started at the same moment was quicker.
-            Ok(_) | Err(Error::Raced(_)) => {}
-            Err(error) => return Err(error),
-        }
-        let row = query.one(&self.inner.pool).await?;
-        row.ok_or_else(|| Error::Unavailable(format!("app {} is not there yet", config.name)))
-    }
-
-    async fn insert_missing_shards(&self, app: i32, shards: i32) -> Result<()> {
-        let query = shard::Entity::find().filter(shard::Column::App.eq(app));
-        let there = query.all(&self.inner.pool).await?;
-        for number in (0..shards).filter(|number| there.iter().all(|row| row.number != *number)) {
-            let row = shard::ActiveModel {
-                id: NotSet,
-                app: Set(app),
-                number: Set(number),
-                owner: Set(None),
-                epoch: Set(0),
-            };
-            let _turn = self.turn().await;
-            let inserted =
-                shard::Entity::insert(row).exec_without_returning(&self.inner.pool).await;
-            match inserted.map_err(Error::from) {
-                Ok(_) | Err(Error::Raced(_)) => {}
-                Err(error) => return Err(error),
+    ) -> Result<Vec<DueJobs>> {
+        let mut counted: BTreeMap<i32, u64> = BTreeMap::new();
+        for apps in apps.chunks(COUNTED_TOGETHER) {
+            let counts = apps.iter().map(|(app, shards)| {
+                let shards: Vec<String> = shards.iter().map(ShardId::to_string).collect();
+                format!(
+                    "select {app} as app, count(*) as due from (select 1 as one \
+                     from scheduler_job where shard in ({}) and priority in ({}) \
+                     and due_ms <= {now_ms} limit {}) as counted",
+                    shards.join(", "),
+                    Priority::ALL.map(|priority| priority.rank().to_string()).join(", "),
+                    DueJobs::LIMIT + 1
+                )
+            });
+            let counts: Vec<String> = counts.collect();
+            for row in self.query(&counts.join(" union all ")).await? {
+                let due: i64 = row.try_get_by_index(1)?;
+                let app: i64 = match self.inner.hot {
+                    Hot::Postgres(_) => i64::from(row.try_get_by_index::<i32>(0)?),
+                    _ => row.try_get_by_index(0)?,
+                };
+                if due > 0 {
+                    counted.insert(i32::try_from(app).unwrap_or_default(), due.unsigned_abs());
+                }
             }
         }
-        Ok(())
+        if counted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let query = app::Entity::find().filter(app::Column::Id.is_in(counted.keys().copied()));
+        let due = |row: app::Model| DueJobs {
+            app: AppId(row.id),
+            jobs: counted.get(&row.id).copied().unwrap_or_default(),
+            name: row.name,
+        };
+        Ok(query.all(&self.inner.pool).await?.into_iter().map(due).collect())
+    }
+
+    async fn find_or_insert_apps(
+        &self,
+        configs: &[&AppConfig],
+        now_ms: i64,
+    ) -> Result<HashMap<String, app::Model>> {
+        let names = || configs.iter().map(|config| config.name.as_str());
+        for _ in 0..RACES {
+            let query = app::Entity::find().filter(app::Column::Name.is_in(names()));
+            let rows = query.all(&self.inner.pool).await?;
+            let found: HashMap<String, app::Model> =
+                rows.into_iter().map(|row| (row.name.clone(), row)).collect();
+            let missing = configs.iter().filter(|config| !found.contains_key(&config.name));
+            let missing: Vec<app::ActiveModel> = missing
+                .map(|config| app::ActiveModel {
+                    id: NotSet,
+                    name: Set(config.name.clone()),
+                    shards: Set(shards_of(config)),
+                    rules: Set(encode(&AppRules::of(config))),
+                    created_ms: Set(now_ms),
+                })
+                .collect();
+            if missing.is_empty() {
+                return Ok(found);
+            }
+            self.insert(missing).await?;
+        }
+        Err(Error::Unavailable("other instances register the same apps just now".into()))
+    }
+
+    /// Inserts all of them or, if another instance that started at the same moment was
+    /// quicker with one of them, none: what is there is read again in either case.
+    async fn insert<A>(&self, rows: Vec<A>) -> Result<()>
+    where
+        A: ActiveModelTrait + Send,
+    {
+        let _turn = self.turn().await;
+        let inserted = A::Entity::insert_many(rows).exec_without_returning(&self.inner.pool).await;
+        match inserted.map_err(Error::from) {
+            Ok(_) | Err(Error::Raced(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The configuration decides the rules, and may add shards.
+    async fn bring_up_to_date(
+        &self,
+        configs: &[&AppConfig],
+        found: &mut HashMap<String, app::Model>,
+    ) -> Result<()> {
+        let mut changed = Vec::new();
+        for config in configs {
+            let Some(row) = found.get_mut(&config.name) else { continue };
+            let shards = shards_of(config).max(row.shards);
+            let rules = encode(&AppRules::of(config));
+            if shards != row.shards || rules != row.rules {
+                (row.shards, row.rules) = (shards, rules);
+                changed.push(row.clone());
+            }
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        // In one order, so that two instances do not wait for each other.
+        changed.sort_unstable_by_key(|row| row.id);
+        let _turn = self.turn().await;
+        let transaction = self.begin().await?;
+        for row in changed {
+            let mut change = row.clone().into_active_model();
+            (change.shards, change.rules) = (Set(row.shards), Set(row.rules));
+            change.update(&transaction).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// The shards of these apps, each in order of its number.
+    async fn find_or_insert_shards(
+        &self,
+        apps: &HashMap<String, app::Model>,
+    ) -> Result<HashMap<i32, Vec<ShardId>>> {
+        for _ in 0..RACES {
+            let query = shard::Entity::find()
+                .filter(shard::Column::App.is_in(apps.values().map(|app| app.id)))
+                .order_by_asc(shard::Column::App)
+                .order_by_asc(shard::Column::Number);
+            let mut there: HashMap<i32, Vec<shard::Model>> = HashMap::new();
+            for row in query.all(&self.inner.pool).await? {
+                there.entry(row.app).or_default().push(row);
+            }
+            let mut missing = Vec::new();
+            for app in apps.values() {
+                let known: HashSet<i32> =
+                    there.get(&app.id).into_iter().flatten().map(|row| row.number).collect();
+                let numbers = (0..app.shards).filter(|number| !known.contains(number));
+                missing.extend(numbers.map(|number| shard::ActiveModel {
+                    id: NotSet,
+                    app: Set(app.id),
+                    number: Set(number),
+                    owner: Set(None),
+                    epoch: Set(0),
+                }));
+            }
+            if missing.is_empty() {
+                let ids =
+                    |rows: Vec<shard::Model>| rows.iter().map(|row| ShardId(row.id)).collect();
+                return Ok(there.into_iter().map(|(app, rows)| (app, ids(rows))).collect());
+            }
+            for rows in missing.chunks(BATCH) {
+                self.insert(rows.to_vec()).await?;
+            }
+        }
+        Err(Error::Unavailable("other instances register the same shards just now".into()))
     }
 
     async fn shards_of(&self, app: i32) -> Result<Vec<ShardId>> {
@@ -165,6 +310,14 @@ impl Store {
             .await?;
         Ok(rows.into_iter().map(|row| ShardId(row.id)).collect())
     }
+}
+
+fn shards_of(config: &AppConfig) -> i32 {
+    i32::try_from(config.shards.get()).unwrap_or(i32::MAX)
+}
+
+fn not_there(app: &str) -> Error {
+    Error::Unavailable(format!("app {app} is not there yet"))
 }
 
 fn encode(rules: &AppRules) -> String {

@@ -33,7 +33,7 @@ pub struct InstanceRow {
     pub beat: i64,
     /// The end of its lease by the database's clock, epoch microseconds.
     pub lease_until_us: i64,
-    /// The apps that it can fire.
+    /// The apps that it can fire, ascending.
     pub apps: Vec<AppId>,
     /// Its process, where it is known.
     pub process: Option<ProcessIdentity>,
@@ -186,13 +186,16 @@ impl Store {
         Ok(self.heartbeat().execute_unprepared(update).await?.rows_affected())
     }
 
-    /// Says goodbye: the shards were released before.
+    /// Says goodbye. Without its row an instance owns nothing any more: whatever names it is
+    /// free from then on, and is then said to be.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`]: the lease will run out instead.
     pub async fn leave(&self, me: InstanceId) -> Result<()> {
         let _turn = self.turn().await;
         instance::Entity::delete_by_id(me.0).exec(&self.heartbeat()).await?;
+        let release = format!("update scheduler_shard set owner = null where owner = {me}");
+        self.heartbeat().execute_unprepared(&release).await?;
         Ok(())
     }
 
@@ -218,7 +221,8 @@ impl Observation {
             "i" => {
                 self.now_us = row.try_get_by_index(4)?;
                 let apps: String = row.try_get_by_index(5)?;
-                let apps: Vec<AppId> = serde_json::from_str(&apps).unwrap_or_default();
+                let mut apps: Vec<AppId> = serde_json::from_str(&apps).unwrap_or_default();
+                apps.sort_unstable();
                 let process: Option<String> = row.try_get_by_index(6)?;
                 self.instances.push(InstanceRow {
                     id: InstanceId(id),

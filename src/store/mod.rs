@@ -37,7 +37,7 @@ use sea_orm::DatabaseConnection;
 pub use admit::{
     Admitted, Advance, Batch, Candidate, Course, Entry, Fate, IdempotencyKey, Names, Taken, Wait,
 };
-pub use apps::{AppRow, AppRules};
+pub use apps::{AppRow, AppRules, DueJobs};
 pub use commands::Look;
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};

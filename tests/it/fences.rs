@@ -35,7 +35,8 @@ async fn an_outcome_of_an_old_epoch_changes_nothing() {
         let job = store.jobs_by_id(&[id], 1).await.expect("an answer").0.pop().expect("the job");
         let seen = store.observe(me).await.expect("an observation");
         let shard = seen.shards.iter().find(|shard| shard.id == job.shard).expect("its shard");
-        let epoch = store.take_shard(shard, me).await.expect("an answer").expect("taken");
+        let taken = store.take_shards(&[*shard], me, 0).await.expect("an answer");
+        let epoch = taken.first().expect("taken").epoch;
 
         let job = Arc::new(job);
         let retry = Outcome::Retry { due_ms: 1, attempts: 1, error: None };

@@ -7,6 +7,7 @@ use std::hash::Hash;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
+mod fences;
 mod leases;
 mod ledger;
 

@@ -51,12 +51,18 @@ async fn shard(store: &Store, id: ShardId) -> ShardRow {
     seen.shards.into_iter().find(|row| row.id == id).expect("the shard")
 }
 
+/// Takes a shard for `me`, if it may have it.
+async fn take(store: &Store, seen: &ShardRow, me: InstanceId) -> Option<ShardFence> {
+    let taken = store.take_shards(&[*seen], me, 0).await.expect("an answer");
+    assert!(taken.iter().all(|fence| (fence.shard, fence.owner) == (seen.id, me)), "{taken:?}");
+    taken.first().copied()
+}
+
 /// Takes the shard of the ground's job for a new instance.
 async fn own(ground: &Ground) -> ShardFence {
     let me = join(&ground.store, LEASE).await;
     let seen = shard(&ground.store, ground.app.shards[0]).await;
-    let epoch = ground.store.take_shard(&seen, me).await.expect("an answer").expect("taken");
-    ShardFence { shard: seen.id, owner: me, epoch }
+    take(&ground.store, &seen, me).await.expect("taken")
 }
 
 /// The ground's job by a name, for a shard that is ours.

@@ -161,7 +161,7 @@ fn check_rules(shared: &Shared, request: &ScheduleJobRequest) -> Result<Resolved
             ),
         ));
     }
-    request.resolve(&shared.settings.rules, shared.clock.now_ms())
+    request.resolve(&shared.settings.rules, shared.now_ms())
 }
 
 /// Of a record that may wait, a handler's "not yet" is heard; else the job asks again before
@@ -233,7 +233,7 @@ fn candidate(
     origin: Option<Origin>,
     record: Option<&Arc<RawRecord>>,
 ) -> Candidate {
-    let now_ms = shared.clock.now_ms();
+    let now_ms = shared.now_ms();
     let request_id = request.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let window_ms = shared.settings.idempotency_window.as_millis();
     let window_ms = i64::try_from(window_ms).unwrap_or(i64::MAX);

@@ -1,23 +1,26 @@
 //! Which shards to take and which to give up, and how: those of the dead and of nobody up
 //! to a fair share, and what others are due.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::prelude::*;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 
+use super::super::directory::hint;
 use super::super::lease::boot_ms;
-use super::super::messages::ReleaseShard;
-use super::super::shared::RegisteredApp;
+use super::super::messages::{LookAround, ReleaseShard, ShardsTaken};
+use super::super::shared::Shared;
 use super::super::shares::{idle_first, share_of};
 use super::{HEARTBEAT, ShardKeeper};
-use crate::model::ids::InstanceId;
+use crate::model::ids::{AppId, Epoch, InstanceId, ShardId};
 use crate::store::{ShardFence, ShardRow};
 
 /// How long a gentle release waits for what runs.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Shards that are released together at most.
+const BATCH: usize = 500;
 /// The wait before a release that others did not let happen is tried again.
 const RELEASE_AGAIN_MS: i64 = 10_000;
 
@@ -25,28 +28,26 @@ impl ShardKeeper {
     pub(super) fn take_and_release(&mut self, ctx: &mut Context<Self>) {
         self.watch_others();
         let me = self.shared.me();
-        let apps: Vec<Arc<RegisteredApp>> = self.shared.apps.values().cloned().collect();
-        let mut takes: Vec<(Arc<RegisteredApp>, ShardRow)> = Vec::new();
-        let mut releases = Vec::new();
-        for app in apps {
-            let of_app = || self.observed.shards.iter().filter(|row| row.app == app.id);
-            let live: Vec<InstanceId> = self
-                .observed
-                .instances
-                .iter()
-                .filter(|instance| instance.apps.contains(&app.id))
+        let by_app = by_app(&self.observed.shards);
+        let mut takes: Vec<ShardRow> = Vec::new();
+        let mut releases: Vec<(AppId, ShardFence)> = Vec::new();
+        for app in self.shared.apps.keys() {
+            let rows = by_app.get(app).map_or(&[][..], Vec::as_slice);
+            let instances = self.observed.instances.iter();
+            let live: Vec<InstanceId> = instances
+                .filter(|instance| instance.apps.binary_search(app).is_ok())
                 .map(|instance| instance.id)
                 .collect();
-            let share = share_of(me, app.id, of_app().count(), &live);
-            let held = of_app().filter(|row| row.owner == Some(me)).count();
-            let is_free = |row: &&ShardRow| row.owner.is_none_or(|owner| !self.is_known(owner));
+            let share = share_of(me, *app, rows.len(), &live);
+            let held = rows.iter().filter(|row| row.owner == Some(me)).count();
             if held < share {
-                let free = of_app().filter(is_free).take(share - held);
-                takes.extend(free.map(|row| (app.clone(), *row)));
+                let is_free =
+                    |row: &&&ShardRow| row.owner.is_none_or(|owner| !self.is_known(owner));
+                takes.extend(rows.iter().filter(is_free).take(share - held).map(|row| **row));
             } else if held > share {
-                // Shares add up to all shards, so somebody else has less than a share.
-                let surplus = self.surplus(&app, held - share).into_iter();
-                releases.extend(surplus.map(|fence| (app.clone(), fence)));
+                // Shares add up to all shards, so another instance has less than a share.
+                let surplus = self.surplus(*app, rows, held - share).into_iter();
+                releases.extend(surplus.map(|fence| (*app, fence)));
             }
         }
         if takes.is_empty() {
@@ -54,8 +55,8 @@ impl ShardKeeper {
         } else {
             self.take(takes, ctx);
         }
-        for (app, fence) in releases {
-            self.release(app, fence, ctx);
+        if !releases.is_empty() {
+            self.release(releases, ctx);
         }
     }
 
@@ -92,82 +93,132 @@ impl ShardKeeper {
     }
 
     /// Shards to give up, besides those that are on their way.
-    fn surplus(&self, app: &RegisteredApp, count: usize) -> Vec<ShardFence> {
+    fn surplus(&self, app: AppId, rows: &[&ShardRow], count: usize) -> Vec<ShardFence> {
         let now = boot_ms();
         let may_go = |fence: &ShardFence| {
             self.release_after_ms.get(&fence.shard).is_none_or(|after| now >= *after)
         };
-        let held = self.shared.holdings.of(app.id);
+        let held = self.shared.holdings.of(app);
         let may = held.iter().filter(|fence| may_go(fence)).copied().collect();
-        let under_way = self.releasing.iter().filter(|shard| {
-            self.observed.shards.iter().any(|row| row.id == **shard && row.app == app.id)
-        });
-        let count = count.saturating_sub(under_way.count());
+        let under_way = rows.iter().filter(|row| self.releasing.contains(&row.id)).count();
+        let count = count.saturating_sub(under_way);
         idle_first(may, count, |shard| self.shared.in_flight.has(shard))
     }
 
-    fn take(&mut self, shards: Vec<(Arc<RegisteredApp>, ShardRow)>, ctx: &mut Context<Self>) {
-        let (store, me) = (self.shared.store.clone(), self.shared.me());
+    /// Takes these shards in few statements, one round at a time.
+    fn take(&mut self, shards: Vec<ShardRow>, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.taking, true) {
+            return;
+        }
+        let (shared, me) = (self.shared.clone(), self.shared.me());
         let take = tokio::spawn(async move {
-            let mut taken = Vec::new();
-            for (app, row) in shards {
-                match store.take_shard(&row, me).await {
-                    Ok(Some(epoch)) => {
-                        taken.push((app, ShardFence { shard: row.id, owner: me, epoch }));
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        tracing::debug!(%error, shard = %row.id, "a shard was not taken");
-                        break;
-                    }
-                }
-            }
-            taken
+            let now_ms = shared.clock.now_ms();
+            shared.bounded(shared.store.take_shards(&shards, me, now_ms)).await
         });
         ctx.spawn(take.into_actor(self).map(move |taken, actor, _| {
             let taken = taken.unwrap_or_else(|error| panic!("taking shards: {error}"));
+            actor.taking = false;
             if actor.shared.me() != me {
                 return;
             }
             actor.changes += 1;
             actor.shared.settled.store(true, Ordering::Release);
-            for (app, fence) in taken {
-                tracing::info!(app = %app.name, shard = %fence.shard, epoch = %fence.epoch, "shard taken");
-                actor.own(&app, fence);
+            match taken {
+                Ok(taken) => actor.own(taken),
+                // Which of them are ours is seen at the next heartbeat.
+                Err(error) => tracing::debug!(%error, "shards were not taken"),
             }
         }));
     }
 
-    /// Stops choosing the shard, waits for what runs, then gives it up; or keeps it.
-    fn release(&mut self, app: Arc<RegisteredApp>, fence: ShardFence, ctx: &mut Context<Self>) {
-        let Some(scheduler) = self.shared.directory.app(app.id) else { return };
-        self.releasing.insert(fence.shard);
-        self.shared.holdings.remove(app.id, fence.shard);
+    /// Stops choosing these shards, waits for what runs, then gives them up; or keeps them.
+    fn release(&mut self, releases: Vec<(AppId, ShardFence)>, ctx: &mut Context<Self>) {
+        let asked = FuturesUnordered::new();
+        let mut shards = Vec::new();
+        for (app, fence) in releases {
+            let Some(scheduler) = self.shared.directory.app(app) else { continue };
+            shards.push(fence.shard);
+            self.releasing.insert(fence.shard);
+            self.shared.holdings.remove(app, fence.shard);
+            let request = ReleaseShard { shard: fence.shard, patience: PATIENCE };
+            asked.push(async move {
+                scheduler.send(request).await.unwrap_or(false).then_some((app, fence))
+            });
+        }
         let shared = self.shared.clone();
         let release = async move {
-            let request = ReleaseShard { shard: fence.shard, patience: PATIENCE };
-            if !scheduler.send(request).await.unwrap_or(false) {
-                return false;
+            let mut released = Vec::new();
+            let mut answers = asked.ready_chunks(BATCH);
+            while let Some(given_up) = answers.next().await {
+                let given_up: Vec<(AppId, ShardFence)> = given_up.into_iter().flatten().collect();
+                release_until_answered(&shared, &given_up).await;
+                released.extend(given_up);
             }
-            // Until it is answered: a release without an answer may still happen, and then
-            // somebody else has the shard.
-            while shared.me() == fence.owner
-                && shared.bounded(shared.store.release_shard(&fence)).await.is_err()
-            {
-                tokio::time::sleep(HEARTBEAT / 5).await;
-            }
-            true
+            released
         };
         ctx.spawn(tokio::spawn(release).into_actor(self).map(move |released, actor, _| {
-            let released = released.unwrap_or(false);
+            let released = released.unwrap_or_default();
             actor.changes += 1;
-            actor.releasing.remove(&fence.shard);
-            if released {
-                tracing::info!(app = %app.name, shard = %fence.shard, "shard released");
-            } else {
-                // Whether it still is ours is seen at the next heartbeat.
-                actor.release_after_ms.insert(fence.shard, boot_ms() + RELEASE_AGAIN_MS);
+            let given_up: HashSet<ShardId> =
+                released.iter().map(|(_, fence)| fence.shard).collect();
+            for shard in shards {
+                actor.releasing.remove(&shard);
+                if !given_up.contains(&shard) {
+                    // Whether it still is ours is seen at the next heartbeat.
+                    actor.release_after_ms.insert(shard, boot_ms() + RELEASE_AGAIN_MS);
+                }
+            }
+            if !released.is_empty() {
+                let apps = actor.shared.names_of(released.iter().map(|(app, _)| *app));
+                let shards = released.len();
+                tracing::info!(shards, "{shards} shards of {apps} released");
             }
         }));
+    }
+
+    /// The schedulers hear of shards before readers put jobs into them.
+    pub(super) fn own(&self, fences: Vec<ShardFence>) {
+        if fences.is_empty() {
+            return;
+        }
+        let apps: HashMap<ShardId, AppId> =
+            self.observed.shards.iter().map(|row| (row.id, row.app)).collect();
+        let mut taken: BTreeMap<AppId, Vec<ShardFence>> = BTreeMap::new();
+        for fence in &fences {
+            if let Some(app) = apps.get(&fence.shard) {
+                taken.entry(*app).or_default().push(*fence);
+            }
+        }
+        let directory = &self.shared.directory;
+        let names = self.shared.names_of(taken.keys().copied());
+        for (app, fences) in taken {
+            hint(directory.app(app), ShardsTaken { fences: fences.clone() });
+            self.shared.holdings.add(app, &fences);
+        }
+        hint(directory.retry_dlq(), LookAround);
+        let shards = fences.len();
+        let epoch = fences.iter().map(|fence| fence.epoch).max().unwrap_or(Epoch(0));
+        tracing::info!(shards, %epoch, "{shards} shards of {names} are ours");
+    }
+}
+
+/// The rows of each app.
+pub(super) fn by_app(rows: &[ShardRow]) -> HashMap<AppId, Vec<&ShardRow>> {
+    let mut by_app: HashMap<AppId, Vec<&ShardRow>> = HashMap::new();
+    for row in rows {
+        by_app.entry(row.app).or_default().push(row);
+    }
+    by_app
+}
+
+/// Until it is answered: a release without an answer may still happen, and then another
+/// instance has the shards.
+async fn release_until_answered(shared: &Shared, given_up: &[(AppId, ShardFence)]) {
+    let fences: Vec<ShardFence> = given_up.iter().map(|(_, fence)| *fence).collect();
+    let Some(owner) = fences.first().map(|fence| fence.owner) else { return };
+    while shared.me() == owner
+        && shared.bounded(shared.store.release_shards(&fences)).await.is_err()
+    {
+        tokio::time::sleep(HEARTBEAT / 5).await;
     }
 }

@@ -1,6 +1,8 @@
 //! One record handed to librdkafka, and what becomes of it.
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -9,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use tokio::sync::oneshot;
-use tracing::trace;
+use tracing::{debug, trace};
 
 use super::super::error::may_be_its_batch;
 use super::super::reach::Reach;
@@ -19,8 +21,43 @@ use super::Outgoing;
 /// How often a sender looks whether the full local queue has room again.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 
-/// A client of librdkafka's, with a thread that serves its callbacks.
-pub(super) type Client = ThreadedProducer<Deliveries>;
+/// What closing a client may take.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(300);
+
+/// A client of librdkafka's, with a thread that serves its callbacks. It is closed in bounded
+/// time: its destructor joins that thread, which waits by the machine's wall clock, and that may be
+/// set back meanwhile.
+pub(super) struct Client(Option<ThreadedProducer<Deliveries>>);
+
+impl Client {
+    pub(super) fn new(client: ThreadedProducer<Deliveries>) -> Self {
+        Self(Some(client))
+    }
+}
+
+impl Deref for Client {
+    type Target = ThreadedProducer<Deliveries>;
+
+    fn deref(&self) -> &Self::Target {
+        let Some(client) = &self.0 else { unreachable!("only its destructor takes it away") };
+        client
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        let (close, closed) = mpsc::channel();
+        let closing =
+            thread::Builder::new().name("kafka-producer-close".to_owned()).spawn(move || {
+                drop(client);
+                close.send(()).ok();
+            });
+        if closing.is_ok() && closed.recv_timeout(CLOSE_PATIENCE).is_err() {
+            debug!("a kafka producer is slow to close: it is left to itself");
+        }
+    }
+}
 
 type Answer = Result<(), KafkaError>;
 

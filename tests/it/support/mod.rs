@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod attempts;
+pub(crate) mod clock;
 pub(crate) mod ground;
 pub(crate) mod kafka;
 pub(crate) mod process;
