@@ -27,6 +27,7 @@ pub(crate) struct Counters {
     pub(super) offsets_lost: AtomicU64,
     pub(super) logs_remade: AtomicU64,
     pub(super) rescued: AtomicU64,
+    pub(super) outcomes_unmatched: AtomicU64,
     pub(super) clock_skew_ms: AtomicI64,
     pub(super) idempotency_cache: AtomicU64,
     pub(super) idempotency_hits: AtomicU64,
@@ -91,6 +92,9 @@ pub struct IngestMetrics {
     pub logs_remade: u64,
     /// Jobs that an audit found in the table and not in memory: should be zero.
     pub jobs_rescued: u64,
+    /// Outcomes whose statement did not find the row of their job: an answer was lost before,
+    /// or the database's servers do not have the same rows.
+    pub outcomes_unmatched: u64,
     /// The database's clock less ours, in milliseconds.
     pub clock_skew_ms: i64,
     /// Records not read yet, by partition.
@@ -166,6 +170,7 @@ impl Counters {
             offsets_lost: get(&self.offsets_lost),
             logs_remade: get(&self.logs_remade),
             jobs_rescued: get(&self.rescued),
+            outcomes_unmatched: get(&self.outcomes_unmatched),
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read())).collect(),

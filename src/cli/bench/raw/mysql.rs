@@ -72,7 +72,7 @@ pub(super) async fn drain(
         loop {
             let (due, id) = (after.0, hex(&after.1)?);
             let select = format!(
-                "select * from {TABLE} force index (scheduler_job_in_firing_order) where shard = {shard} \
+                "select * from {TABLE} force index (primary) where shard = {shard} \
                  and priority = {priority} and due_ms >= {due} and (due_ms > {due} or id > {id}) \
                  order by due_ms, id limit {page}"
             );

@@ -63,7 +63,8 @@ pub(super) async fn drain(
             // As text, since a prepared form would be planned for any list, by sorting all of it.
             let select = format!(
                 "select * from {TABLE} where shard = {shard} and priority = {priority} \
-                 and (due_ms, id) > ({due}, '{id}') order by due_ms, id limit {page}"
+                 and (due_ms, uuid_send(id)) > ({due}, uuid_send('{id}')) \
+                 order by due_ms, uuid_send(id) limit {page}"
             );
             let rows = sqlx::raw_sql(AssertSqlSafe(select)).fetch_all(&mut connection).await?;
             let mut ids: Vec<Uuid> = Vec::with_capacity(rows.len());
