@@ -201,10 +201,7 @@ const HEAP: Layout = Layout {
 const CLUSTERED: Layout = Layout {
     job_key: FIRING_ORDER,
     key_key: "(expires_ms, id)",
-    indexes: &[
-        JOB_BY_ID,
-        (KEY, "unique index", "scheduler_idempotency_key_by_id", "(id)"),
-    ],
+    indexes: &[JOB_BY_ID, (KEY, "unique index", "scheduler_idempotency_key_by_id", "(id)")],
 };
 
 /// A file has one writer, for whom a second tree for each key costs more than it saves.

@@ -67,7 +67,7 @@ impl Store {
 /// Where keys are kept by the end of their window, those that are over are at the start.
 fn by_time(from: KeyCursor, over_ms: i64) -> Select<idempotency_key::Entity> {
     use idempotency_key::Column::{ExpiresMs, Id};
-    let same = ExpiresMs.eq(from.expires_ms).and(Id.gt(from.id));
+    let same = Condition::all().add(ExpiresMs.eq(from.expires_ms)).add(Id.gt(from.id));
     idempotency_key::Entity::find()
         .filter(ExpiresMs.between(from.expires_ms, over_ms))
         .filter(Condition::any().add(ExpiresMs.gt(from.expires_ms)).add(same))

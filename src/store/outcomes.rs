@@ -234,9 +234,8 @@ impl OutcomeBatch {
 
     /// Whether rows only go, and nothing is published.
     fn only_deletes(&self) -> bool {
-        let is_silent = |ended: &Ended| {
-            ended.outcome == Outcome::Succeeded && ended.verdicts.is_empty()
-        };
+        let is_silent =
+            |ended: &Ended| ended.outcome == Outcome::Succeeded && ended.verdicts.is_empty();
         self.outcomes.iter().all(is_silent)
     }
 

@@ -96,7 +96,9 @@ pub(in crate::store) async fn locked_fences(
     if fences.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = bind_fences(sqlx::query(AssertSqlSafe(fences_from(1))), fences).fetch_all(&mut **transaction).await?;
+    let rows = bind_fences(sqlx::query(AssertSqlSafe(fences_from(1))), fences)
+        .fetch_all(&mut **transaction)
+        .await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
@@ -165,7 +167,10 @@ pub(in crate::store) fn fences_from(first: usize) -> String {
     )
 }
 
-pub(in crate::store) fn bind_fences<'q>(query: Statement<'q>, fences: &[ShardFence]) -> Statement<'q> {
+pub(in crate::store) fn bind_fences<'q>(
+    query: Statement<'q>,
+    fences: &[ShardFence],
+) -> Statement<'q> {
     query
         .bind(fences.iter().map(|fence| fence.shard.0).collect::<Vec<_>>())
         .bind(fences.iter().map(|fence| fence.owner.0).collect::<Vec<_>>())

@@ -25,8 +25,7 @@ pub(super) fn write(
     let mut found = 0;
     let by_place = "where shard = ? and priority = ? and due_ms = ? and id = ? \
         and created_ms = ? and attempts = ?";
-    let mut delete =
-        connection.prepare_cached(&format!("delete from scheduler_job {by_place}"))?;
+    let mut delete = connection.prepare_cached(&format!("delete from scheduler_job {by_place}"))?;
     for job in &gone {
         let rank = job.priority.rank();
         let (id, created) = (job.id.into_bytes(), job.created_ms);
