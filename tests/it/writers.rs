@@ -3,6 +3,7 @@
 
 mod ledger;
 mod letters;
+mod plans;
 mod shards;
 mod unmatched;
 

@@ -27,8 +27,7 @@ const COLUMNS: &str = "id, shard, priority, due_ms, request_id, scheduled_ms, cr
 /// How many they are.
 const WIDTH: usize = 12;
 /// The columns of a key, all of them.
-const KEY_COLUMNS: &str =
-    "id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms";
+const KEY_COLUMNS: &str = "id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms";
 const KEY_WIDTH: usize = 8;
 /// Shards of the rows, as many as an app has.
 const SHARDS: i32 = 8;
