@@ -13,7 +13,9 @@ mod counters;
 mod directory;
 mod holdings;
 mod in_flight;
+mod job_memory;
 mod lease;
+mod processes;
 
 mod admission;
 mod reader;

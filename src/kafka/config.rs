@@ -4,18 +4,22 @@
 //! sets one is told so. Everything else of librdkafka's is passed through.
 
 mod builder;
+mod memory;
 mod properties;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::model::flaw;
+
 pub use builder::KafkaIngestConfigBuilder;
-pub(crate) use properties::is_secret;
+pub(crate) use properties::{is_secret, property_flaw};
 
 /// Where requests come from and where dead letters go, and how records are taken.
 ///
@@ -51,6 +55,9 @@ pub struct KafkaIngestConfig {
     pub topic_partitions: NonZeroU32,
     /// What to do when the log no longer has what comes next.
     pub on_offset_lost: OnOffsetLost,
+    /// What records may take in memory, in MiB, over all partitions: those that were fetched
+    /// ahead and those that are being admitted. Default 128.
+    pub memory_mb: NonZeroU32,
     /// Further librdkafka properties, by their own names, for consumer and producer.
     #[serde(deserialize_with = "properties::flat")]
     pub properties: BTreeMap<String, String>,
@@ -86,6 +93,14 @@ pub enum KafkaConfigError {
         /// Its value, what is wrong with it, and the way out.
         problem: String,
     },
+    /// The value of a property has what it cannot be meant to have.
+    #[error("properties.\"{property}\" {problem}")]
+    PropertyValue {
+        /// The property.
+        property: String,
+        /// What its value has, and the way out; never the value.
+        problem: String,
+    },
     /// A property that this system sets itself.
     #[error("properties.\"{property}\" is refused, because {reason}")]
     OwnedProperty {
@@ -93,6 +108,14 @@ pub enum KafkaConfigError {
         property: String,
         /// Why it is ours, and the way out.
         reason: &'static str,
+    },
+    /// A property that contradicts another setting.
+    #[error("properties.\"{property}\" = {problem}")]
+    Unfit {
+        /// The property.
+        property: String,
+        /// Its value, what it contradicts, and the way out.
+        problem: String,
     },
     /// A property that librdkafka does not take.
     #[error(
@@ -122,6 +145,7 @@ impl Default for KafkaIngestConfig {
             ensure_topics: true,
             topic_partitions: NonZeroU32::new(6).unwrap_or(NonZeroU32::MIN),
             on_offset_lost: OnOffsetLost::default(),
+            memory_mb: NonZeroU32::new(128).unwrap_or(NonZeroU32::MIN),
             properties: BTreeMap::new(),
         }
     }
@@ -144,9 +168,12 @@ impl KafkaIngestConfig {
         for (field, value) in
             [("bootstrap_servers", &self.bootstrap_servers), ("group_id", &self.group_id)]
         {
-            if value.trim().is_empty() {
+            if value.is_empty() {
                 let problem = "is empty: give it a value, or leave it out for the default".into();
                 return Err(KafkaConfigError::Field { field, problem });
+            }
+            if let Some(flaw) = flaw::of_name(value) {
+                return Err(KafkaConfigError::Field { field, problem: flaw.to_string() });
             }
         }
         self.validate_topics()?;
@@ -209,20 +236,57 @@ impl KafkaIngestConfig {
         )))
     }
 
-    /// What a consumer of the ingest topics is created with.
+    /// Checks what depends on the instance's lease, which the group's session follows.
+    ///
+    /// # Errors
+    /// Names the property that contradicts the others, and the way out.
+    pub(crate) fn validate_session(&self, lease: Duration) -> Result<(), KafkaConfigError> {
+        properties::Session::of(&self.properties, lease).validate()
+    }
+
+    /// What a member of the ingest group is created with: [`to_client_config`](Self::to_client_config)
+    /// and a session as long as `lease`, but for what the user sets.
+    pub(crate) fn to_member_config(&self, lease: Duration) -> ClientConfig {
+        let mut config = self.to_client_config();
+        let session = properties::Session::of(&self.properties, lease);
+        config.set("session.timeout.ms", session.timeout_ms.to_string());
+        config.set("heartbeat.interval.ms", session.heartbeat_ms.to_string());
+        // The end of our membership shows there alone.
+        config.set("statistics.interval.ms", "1000");
+        config
+    }
+
+    /// What a consumer of the ingest topics is created with, if these have the number of
+    /// partitions that they are created with here.
     pub fn to_client_config(&self) -> ClientConfig {
+        let partitions = self.topics.len().saturating_mul(self.topic_partitions.get() as usize);
+        self.to_client_config_for(partitions)
+    }
+
+    /// The same if the ingest topics have so many partitions in all: what is fetched ahead is
+    /// divided among them.
+    pub fn to_client_config_for(&self, partitions: usize) -> ClientConfig {
+        let ahead = memory::fetched_ahead(self.memory_bytes(), partitions);
         let owned = [
             ("group.id", self.group_id.as_str()),
             // The log's end is never skipped to: a lost offset is ours to decide about.
             ("auto.offset.reset", "error"),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
-            ("enable.partition.eof", "false"),
+            // By it a reader sees that it has read everything.
+            ("enable.partition.eof", "true"),
             ("group.protocol", "classic"),
             ("isolation.level", "read_committed"),
             ("partition.assignment.strategy", "cooperative-sticky"),
         ];
-        self.client_config(properties::CONSUMER_DEFAULTS, properties::PRODUCER_ONLY, &owned)
+        let ahead = ahead.iter().map(|(name, value)| (*name, value.as_str()));
+        let defaults: Vec<_> = properties::CONSUMER_DEFAULTS.iter().copied().chain(ahead).collect();
+        self.client_config(&defaults, properties::PRODUCER_ONLY, &owned)
+    }
+
+    /// What records may take in memory, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        (self.memory_mb.get() as usize).saturating_mul(1 << 20)
     }
 
     /// What a producer of dead letters and of fired jobs is created with.
@@ -287,6 +351,7 @@ impl fmt::Debug for KafkaIngestConfig {
             .field("ensure_topics", &self.ensure_topics)
             .field("topic_partitions", &self.topic_partitions)
             .field("on_offset_lost", &self.on_offset_lost)
+            .field("memory_mb", &self.memory_mb)
             .field("properties", &self.redacted().properties)
             .finish()
     }
