@@ -46,8 +46,9 @@ const TABLES: [(&str, &str); 9] = [
             dead boolean not null
         ) {tail}",
     ),
-    // SQLite keeps the rows themselves in firing order (without a rowid); the servers
-    // have an index for it, so that the primary key can be the guard against a request twice.
+    // Where rows are kept in the order of the primary key, that is the order of firing: what is
+    // written, read and deleted together lies together, also in a table that exceeds the memory.
+    // The guard against a request twice is a unique index there.
     (
         "scheduler_job",
         "create table if not exists scheduler_job (
@@ -76,14 +77,15 @@ const TABLES: [(&str, &str); 9] = [
     (
         "scheduler_idempotency_key",
         "create table if not exists scheduler_idempotency_key (
-            id {uuid} not null primary key,
+            id {uuid} not null,
             app integer not null,
             name {name}(255) not null,
             job {uuid} not null,
             request_id {name}(128) not null,
             fingerprint {uuid} not null,
             scheduled_ms bigint not null,
-            expires_ms bigint not null
+            expires_ms bigint not null,
+            primary key {key_key}
         ) {rowid} {tail}",
     ),
     (
@@ -161,8 +163,8 @@ const TABLES: [(&str, &str); 9] = [
     ),
 ];
 
-const INDEXES: [(&str, &str, &str); 6] = [
-    (JOB, "scheduler_job_in_firing_order", "(shard, priority, due_ms, id)"),
+/// Table, name and columns of an index that every database has.
+const INDEXES: [(&str, &str, &str); 5] = [
     ("scheduler_dead_letter", "scheduler_dead_letter_by_time", "(created_ms, id)"),
     ("scheduler_dead_letter", "scheduler_dead_letter_by_request", "(request_id)"),
     ("scheduler_dead_letter", "scheduler_dead_letter_parked", "(state, ledger, due_ms)"),
@@ -170,6 +172,43 @@ const INDEXES: [(&str, &str, &str); 6] = [
     ("scheduler_command", "scheduler_command_by_state", "(state, shard)"),
 ];
 
+/// How a database keeps the rows that are many.
+struct Layout {
+    job_key: &'static str,
+    key_key: &'static str,
+    /// Table, kind, name and columns of further indexes.
+    indexes: &'static [(&'static str, &'static str, &'static str, &'static str)],
+}
+
+const FIRING_ORDER: &str = "(shard, priority, due_ms, id)";
+const JOB_BY_ID: (&str, &str, &str, &str) = (JOB, "unique index", "scheduler_job_by_id", "(id)");
+
+/// PostgreSQL keeps rows in no order. The id stands in the index of firing order as bytes,
+/// which sort as it does: an index that had the id itself could be taken to find rows by id,
+/// and is, all of it read for each statement, when the statistics say that the table is empty.
+const HEAP: Layout = Layout {
+    job_key: "(id)",
+    key_key: "(id)",
+    indexes: &[(
+        JOB,
+        "index",
+        "scheduler_job_in_firing_order",
+        "(shard, priority, due_ms, uuid_send(id))",
+    )],
+};
+
+/// Keys by the end of their window: new ones go to the end of the table, and those that are
+/// over are at its start.
+const CLUSTERED: Layout = Layout {
+    job_key: FIRING_ORDER,
+    key_key: "(expires_ms, id)",
+    indexes: &[JOB_BY_ID, (KEY, "unique index", "scheduler_idempotency_key_by_id", "(id)")],
+};
+
+/// A file has one writer, for whom a second tree for each key costs more than it saves.
+const FILE: Layout = Layout { job_key: FIRING_ORDER, key_key: "(id)", indexes: &[JOB_BY_ID] };
+
+const KEY: &str = "scheduler_idempotency_key";
 const JOB: &str = "scheduler_job";
 
 impl Migration {
@@ -182,20 +221,19 @@ impl Migration {
 #[sea_orm_migration::async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let clustered = manager.get_database_backend() == DatabaseBackend::Sqlite;
-        let job_key = if clustered { "(shard, priority, due_ms, id)" } else { "(id)" };
+        let layout = match manager.get_database_backend() {
+            DatabaseBackend::MySql => CLUSTERED,
+            DatabaseBackend::Sqlite => FILE,
+            _ => HEAP,
+        };
         for (_, table) in TABLES {
-            dialect::run(manager, &[&table.replace("{job_key}", job_key)]).await?;
+            let table = table.replace("{job_key}", layout.job_key);
+            dialect::run(manager, &[&table.replace("{key_key}", layout.key_key)]).await?;
         }
-        if clustered {
-            let guard =
-                "create unique index if not exists scheduler_job_by_id on scheduler_job (id)";
-            dialect::run(manager, &[guard]).await?;
-        }
-        for (table, name, columns) in INDEXES {
-            let is_the_key = clustered && table == JOB;
-            if !is_the_key && !manager.has_index(table, name).await? {
-                dialect::run(manager, &[&format!("create index {name} on {table} {columns}")])
+        let common = INDEXES.map(|(table, name, columns)| (table, "index", name, columns));
+        for (table, kind, name, columns) in common.iter().chain(layout.indexes) {
+            if !manager.has_index(table, name).await? {
+                dialect::run(manager, &[&format!("create {kind} {name} on {table} {columns}")])
                     .await?;
             }
         }

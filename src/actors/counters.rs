@@ -29,6 +29,7 @@ pub(crate) struct Counters {
     pub(super) logs_remade: AtomicU64,
     pub(super) rescued: AtomicU64,
     pub(super) without_instance: AtomicU64,
+    pub(super) outcomes_unmatched: AtomicU64,
     pub(super) clock_skew_ms: AtomicI64,
     pub(super) idempotency_cache: AtomicU64,
     pub(super) idempotency_hits: AtomicU64,
@@ -107,6 +108,9 @@ pub struct IngestMetrics {
     pub jobs_rescued: u64,
     /// Jobs that are due and whose app no instance has, up to 10,001 an app.
     pub jobs_without_instance: u64,
+    /// Outcomes whose statement did not find the row of their job: an answer was lost before,
+    /// or the database's servers do not have the same rows.
+    pub outcomes_unmatched: u64,
     /// The database's clock less ours, in milliseconds.
     pub clock_skew_ms: i64,
     /// Records not read yet, by partition.
@@ -200,6 +204,7 @@ impl Counters {
             logs_remade: get(&self.logs_remade),
             jobs_rescued: get(&self.rescued),
             jobs_without_instance: get(&self.without_instance),
+            outcomes_unmatched: get(&self.outcomes_unmatched),
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),

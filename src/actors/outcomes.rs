@@ -235,9 +235,17 @@ async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Wri
         }
         match shared.bounded(shared.store.write_outcomes(&part)).await {
             Ok(done) => {
-                written.lost.extend(done.lost);
-                (wait, failed) = (RETRY.0, 0);
                 shared.health.clear("outcomes");
+                let left = left_of(shared, &part, &done).await;
+                written.lost.extend(done.lost);
+                match left {
+                    None => (wait, failed) = (RETRY.0, 0),
+                    Some(left) => {
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(RETRY.1);
+                        parts.push(left);
+                    }
+                }
             }
             Err(error) => {
                 let why = format!("cannot be written: {error}");
@@ -256,6 +264,32 @@ async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Wri
         }
     }
     written
+}
+
+/// What is to be written once more of a batch whose commit was confirmed, if anything.
+async fn left_of(
+    shared: &Shared,
+    part: &Arc<OutcomeBatch>,
+    done: &Written,
+) -> Option<Arc<OutcomeBatch>> {
+    if done.unmatched == 0 {
+        return None;
+    }
+    shared.counters.add(&shared.counters.outcomes_unmatched, done.unmatched);
+    let left = match shared.bounded(shared.store.outcomes_left(part, &done.lost)).await {
+        Ok(left) => left.map(Arc::new),
+        // Writing all of it again does no harm.
+        Err(_) => Some(part.clone()),
+    };
+    let again = left.as_ref().map_or(0, |left| left.outcomes.len());
+    tracing::warn!(
+        unmatched = done.unmatched,
+        again,
+        "{} outcomes did not find the rows of their jobs; {again} are written again, the others \
+         are finished",
+        done.unmatched,
+    );
+    left
 }
 
 /// What an attempt's end means for its job; `None` if it never started.

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use infinite_scheduler_entity::{idempotency_key, job};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 use uuid::Uuid;
 
-use super::{Result, Store};
+use super::{Hot, Result, Store};
 
 /// Keys that one step looks at.
 const STEP: u64 = 500;
@@ -15,12 +15,15 @@ const GRACE_MS: i64 = 3_600_000;
 
 /// Where the next step begins; the default is the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeyCursor(Uuid);
+pub struct KeyCursor {
+    expires_ms: i64,
+    id: Uuid,
+}
 
 impl Store {
-    /// Looks at some keys in order of their ids and removes those whose window ended an
-    /// hour ago and whose job is not live any more. Gives back how many, and where to go
-    /// on; `None` at the end.
+    /// Looks at some keys in the order in which the table has them, and removes those whose
+    /// window ended an hour ago and whose job is not live any more. Gives back how many, and
+    /// where to go on; `None` at the end.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if the database is away; the same step can be repeated.
@@ -29,14 +32,14 @@ impl Store {
         from: KeyCursor,
         now_ms: i64,
     ) -> Result<(u64, Option<KeyCursor>)> {
-        let seen = idempotency_key::Entity::find()
-            .filter(idempotency_key::Column::Id.gt(from.0))
-            .order_by_asc(idempotency_key::Column::Id)
-            .limit(STEP)
-            .all(&self.inner.pool)
-            .await?;
-        let next = seen.last().filter(|_| seen.len() as u64 == STEP).map(|key| KeyCursor(key.id));
         let over_ms = now_ms - GRACE_MS;
+        let beyond = match self.inner.hot {
+            Hot::MySql(_) => by_time(from, over_ms),
+            Hot::Postgres(_) | Hot::Sqlite(_) => by_id(from),
+        };
+        let seen = beyond.limit(STEP).all(&self.inner.pool).await?;
+        let last = seen.last().filter(|_| seen.len() as u64 == STEP);
+        let next = last.map(|key| KeyCursor { expires_ms: key.expires_ms, id: key.id });
         let over: Vec<_> = seen.into_iter().filter(|key| key.expires_ms <= over_ms).collect();
         if over.is_empty() {
             return Ok((0, next));
@@ -59,4 +62,20 @@ impl Store {
             .await?;
         Ok((gone.rows_affected, next))
     }
+}
+
+/// Where keys are kept by the end of their window, those that are over are at the start.
+fn by_time(from: KeyCursor, over_ms: i64) -> Select<idempotency_key::Entity> {
+    use idempotency_key::Column::{ExpiresMs, Id};
+    let same = Condition::all().add(ExpiresMs.eq(from.expires_ms)).add(Id.gt(from.id));
+    idempotency_key::Entity::find()
+        .filter(ExpiresMs.between(from.expires_ms, over_ms))
+        .filter(Condition::any().add(ExpiresMs.gt(from.expires_ms)).add(same))
+        .order_by_asc(ExpiresMs)
+        .order_by_asc(Id)
+}
+
+fn by_id(from: KeyCursor) -> Select<idempotency_key::Entity> {
+    use idempotency_key::Column::Id;
+    idempotency_key::Entity::find().filter(Id.gt(from.id)).order_by_asc(Id)
 }

@@ -1,20 +1,21 @@
 //! Outcomes: what ended is deleted, what is to be tried again is moved, what failed for
 //! good is buried, in batches, and only in shards that still are ours.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod mysql;
+mod postgres;
+mod sqlite;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use infinite_scheduler_entity::{dead_letter, ingest_offset};
-use rusqlite::{Connection, params};
+use infinite_scheduler_entity::{dead_letter, ingest_offset, job};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
-use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::admit::{mysql, postgres, sqlite};
 use super::letters::{self, Lane};
-use super::steps::{Step, run_mysql, run_postgres, run_sqlite};
+use super::steps::Step;
 use super::{Hot, Result, ShardFence, Store};
-use crate::model::ids::ShardId;
+use crate::model::ids::{JobId, ShardId};
 use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, Source};
 use crate::model::verdict::{Event, pack};
@@ -72,10 +73,13 @@ impl Outcome {
 pub struct Written {
     /// Shards that are not ours any more: nothing of their jobs was written.
     pub lost: Vec<ShardId>,
+    /// Outcomes of the other shards that found no row at the version that was fired. As a
+    /// rule an earlier try was committed and its answer was lost; [`Store::outcomes_left`] tells.
+    pub unmatched: usize,
 }
 
-/// Ids in one statement at most.
-const CHUNK: usize = 500;
+/// Ids that one question names at most.
+const IDS_AT_ONCE: usize = 500;
 
 impl Store {
     /// Writes the outcomes of jobs in shards that still are ours.
@@ -86,13 +90,49 @@ impl Store {
     pub async fn write_outcomes(&self, batch: &Arc<OutcomeBatch>) -> Result<Written> {
         let letters = Arc::new(self.letters_of(batch).await?);
         match &self.inner.hot {
-            Hot::Postgres(pool) => write_postgres(pool, batch, &letters).await,
-            Hot::MySql(pool) => write_mysql(pool, batch, &letters).await,
-            Hot::Sqlite(sqlite) => {
+            Hot::Postgres(pool) => postgres::write(pool, batch, &letters).await,
+            Hot::MySql(pool) => mysql::write(pool, batch, &letters).await,
+            Hot::Sqlite(file) => {
                 let batch = batch.clone();
-                sqlite.write(move |connection| write_sqlite(connection, &batch, &letters)).await
+                file.write(move |connection| sqlite::write(connection, &batch, &letters)).await
             }
         }
+    }
+
+    /// What of a batch is to be written once more, though its commit was confirmed: outcomes of
+    /// jobs whose rows are there at the version that was fired. A statement that did not
+    /// find such a row ran on a server that did not have it yet. A row that is gone, or of
+    /// another version, is finished with.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away.
+    pub async fn outcomes_left(
+        &self,
+        batch: &OutcomeBatch,
+        lost: &[ShardId],
+    ) -> Result<Option<OutcomeBatch>> {
+        let ids: Vec<Uuid> = batch.kept(lost).map(|ended| ended.job.id.uuid()).collect();
+        let mut there: HashSet<Version> = HashSet::new();
+        for some in ids.chunks(IDS_AT_ONCE) {
+            let rows: Vec<(Uuid, i64, i64, i32)> = job::Entity::find()
+                .select_only()
+                .columns([job::Column::Id, job::Column::DueMs])
+                .columns([job::Column::CreatedMs, job::Column::Attempts])
+                .filter(job::Column::Id.is_in(some.iter().copied()))
+                .into_tuple()
+                .all(&self.inner.pool)
+                .await?;
+            let version = |(id, due_ms, created_ms, attempts)| {
+                (JobId::from_uuid(id), due_ms, created_ms, attempts)
+            };
+            there.extend(rows.into_iter().map(version));
+        }
+        // Verdicts were committed with what did find its row.
+        let again = |ended: &Ended| Ended { verdicts: Vec::new(), ..ended.clone() };
+        let left = batch.kept(lost).filter(|ended| there.contains(&version_of(&ended.job)));
+        let outcomes: Vec<Ended> = left.map(again).collect();
+        let fences = batch.fences.clone();
+        Ok((!outcomes.is_empty()).then_some(OutcomeBatch { fences, outcomes }))
     }
 
     /// The rows of the letters, with the topic and partition that their jobs came from, and
@@ -194,12 +234,19 @@ impl OutcomeBatch {
         self.outcomes.iter().filter(|ended| !lost.contains(&ended.job.shard))
     }
 
-    /// Jobs of shards that are not lost, whose rows go; sorted as every writer locks them.
+    /// Jobs of shards that are not lost, whose rows go; sorted by id.
     fn gone<'a>(&'a self, lost: &'a [ShardId]) -> Vec<&'a Job> {
         let ended = |ended: &&Ended| !matches!(ended.outcome, Outcome::Retry { .. });
         let mut jobs: Vec<&Job> = self.kept(lost).filter(ended).map(|ended| &*ended.job).collect();
         jobs.sort_unstable_by_key(|job| job.id);
         jobs
+    }
+
+    /// Whether rows only go, and nothing is published.
+    fn only_deletes(&self) -> bool {
+        let is_silent =
+            |ended: &Ended| ended.outcome == Outcome::Succeeded && ended.verdicts.is_empty();
+        self.outcomes.iter().all(is_silent)
     }
 
     fn moved<'a>(&'a self, lost: &'a [ShardId]) -> Vec<(&'a Job, i64, i32, Option<&'a str>)> {
@@ -225,128 +272,11 @@ fn attempts_of(job: &Job) -> i32 {
     i32::try_from(job.attempts).unwrap_or(i32::MAX)
 }
 
+/// Where a row stands, when it was admitted and how often it was tried.
+type Version = (JobId, i64, i64, i32);
+
+fn version_of(job: &Job) -> Version {
+    (job.id, job.due_ms, job.created_ms, attempts_of(job))
+}
+
 type Letters = Vec<(ShardId, dead_letter::Model)>;
-
-async fn write_postgres(
-    pool: &sqlx::PgPool,
-    batch: &OutcomeBatch,
-    letters: &Letters,
-) -> Result<Written> {
-    let mut transaction = pool.begin().await?;
-    let held = postgres::locked_fences(&mut transaction, &batch.fences).await?;
-    let lost = batch.lost(|shard| held.contains(&shard.0));
-    run_postgres(&mut transaction, batch.published(&lost, letters)).await?;
-    let gone = batch.gone(&lost);
-    if !gone.is_empty() {
-        let delete = "delete from scheduler_job using unnest($1::uuid[], $2::bigint[], $3::integer[]) \
-            as d(id, created, attempts) where scheduler_job.id = d.id and created_ms = d.created \
-            and scheduler_job.attempts = d.attempts";
-        sqlx::query(delete)
-            .bind(gone.iter().map(|job| job.id.uuid()).collect::<Vec<Uuid>>())
-            .bind(gone.iter().map(|job| job.created_ms).collect::<Vec<_>>())
-            .bind(gone.iter().map(|job| attempts_of(job)).collect::<Vec<_>>())
-            .execute(&mut *transaction)
-            .await?;
-    }
-    let moved = batch.moved(&lost);
-    if !moved.is_empty() {
-        let update = "update scheduler_job set due_ms = m.due, attempts = m.attempts, last_error = m.error \
-            from unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[], $5::bigint[], \
-            $6::integer[]) as m(id, due, attempts, error, created, before) \
-            where scheduler_job.id = m.id and created_ms = m.created \
-            and scheduler_job.attempts = m.before";
-        sqlx::query(update)
-            .bind(moved.iter().map(|(job, ..)| job.id.uuid()).collect::<Vec<_>>())
-            .bind(moved.iter().map(|(_, due, ..)| *due).collect::<Vec<_>>())
-            .bind(moved.iter().map(|(_, _, attempts, _)| *attempts).collect::<Vec<_>>())
-            .bind(moved.iter().map(|(.., error)| error.map(str::to_owned)).collect::<Vec<_>>())
-            .bind(moved.iter().map(|(job, ..)| job.created_ms).collect::<Vec<_>>())
-            .bind(moved.iter().map(|(job, ..)| attempts_of(job)).collect::<Vec<_>>())
-            .execute(&mut *transaction)
-            .await?;
-    }
-    transaction.commit().await?;
-    Ok(Written { lost })
-}
-
-async fn write_mysql(
-    pool: &sqlx::MySqlPool,
-    batch: &OutcomeBatch,
-    letters: &Letters,
-) -> Result<Written> {
-    let mut transaction = pool.begin().await?;
-    let (held, _) = mysql::run(&mut transaction, mysql::fence_reads(&batch.fences)).await?;
-    let lost = batch.lost(|shard| held.contains(&shard.0));
-    run_mysql(&mut transaction, batch.published(&lost, letters)).await?;
-    for some in batch.gone(&lost).chunks(CHUNK) {
-        let version = |job: &&Job| {
-            format!("(x'{:032x}',{},{})", job.id.as_u128(), job.created_ms, job.attempts)
-        };
-        let (ids, versions): (Vec<String>, Vec<String>) =
-            some.iter().map(|job| (format!("x'{:032x}'", job.id.as_u128()), version(job))).unzip();
-        let delete = format!(
-            "delete from scheduler_job where id in ({}) and (id, created_ms, attempts) in ({})",
-            ids.join(","),
-            versions.join(",")
-        );
-        sqlx::raw_sql(AssertSqlSafe(delete)).execute(&mut *transaction).await?;
-    }
-    for (job, due_ms, attempts, error) in batch.moved(&lost) {
-        let update = "update scheduler_job set due_ms = ?, attempts = ?, last_error = ? \
-            where id = ? and created_ms = ? and attempts = ?";
-        sqlx::query(update)
-            .bind(due_ms)
-            .bind(attempts)
-            .bind(error)
-            .bind(job.id.uuid())
-            .bind(job.created_ms)
-            .bind(attempts_of(job))
-            .execute(&mut *transaction)
-            .await?;
-    }
-    transaction.commit().await?;
-    Ok(Written { lost })
-}
-
-/// Rows are clustered in firing order there, so they are found by their place in it.
-fn write_sqlite(
-    connection: &Connection,
-    batch: &OutcomeBatch,
-    letters: &Letters,
-) -> Result<Written> {
-    let mut held = Vec::new();
-    for fence in &batch.fences {
-        if sqlite::holds(connection, fence)? {
-            held.push(fence.shard);
-        }
-    }
-    let lost = batch.lost(|shard| held.contains(&shard));
-    run_sqlite(connection, batch.published(&lost, letters))?;
-    let by_place = "where shard = ? and priority = ? and due_ms = ? and id = ? \
-        and created_ms = ? and attempts = ?";
-    let mut delete = connection.prepare_cached(&format!("delete from scheduler_job {by_place}"))?;
-    for job in batch.gone(&lost) {
-        let rank = job.priority.rank();
-        let (id, created) = (job.id.into_bytes(), job.created_ms);
-        let version = attempts_of(job);
-        delete.execute(params![job.shard.0, rank, job.due_ms, id, created, version])?;
-    }
-    let mut update = connection.prepare_cached(&format!(
-        "update scheduler_job set due_ms = ?, attempts = ?, last_error = ? {by_place}"
-    ))?;
-    for (job, due_ms, attempts, error) in batch.moved(&lost) {
-        let (rank, id) = (job.priority.rank(), job.id.into_bytes());
-        update.execute(params![
-            due_ms,
-            attempts,
-            error,
-            job.shard.0,
-            rank,
-            job.due_ms,
-            id,
-            job.created_ms,
-            attempts_of(job),
-        ])?;
-    }
-    Ok(Written { lost })
-}

@@ -108,14 +108,16 @@ impl Store {
 }
 
 /// After five executions a plain list query would get a generic plan that sorts the whole
-/// list; driven from the array of lists it walks the index of each and stops.
+/// list; driven from the array of lists it walks the index of each and stops. The id stands
+/// in that index as bytes, so it is compared as bytes.
 async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange], max_bytes: usize) -> Result<Pages> {
     let sql = format!(
         "select l.place, j.* from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::uuid[], \
          $5::integer[]) with ordinality as l(shard, priority, due, id, size, place) \
          cross join lateral (select {COLUMNS} from scheduler_job \
-         where shard = l.shard and priority = l.priority and (due_ms, id) > (l.due, l.id) \
-         order by due_ms, id limit l.size) j"
+         where shard = l.shard and priority = l.priority \
+         and (due_ms, uuid_send(id)) > (l.due, uuid_send(l.id)) \
+         order by due_ms, uuid_send(id) limit l.size) j"
     );
     let column = |f: fn(&ListRange) -> i32| ranges.iter().map(f).collect::<Vec<_>>();
     let mut connection = pool.acquire().await?;
@@ -162,7 +164,7 @@ async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange], max_bytes: usize
             let written = write!(
                 sql,
                 "{union}(select {place} as place, {COLUMNS} from scheduler_job \
-                 force index (scheduler_job_in_firing_order) where shard = {} and priority = {} \
+                 force index (primary) where shard = {} and priority = {} \
                  and {beyond} order by due_ms, id limit {})",
                 range.shard,
                 range.priority.rank(),

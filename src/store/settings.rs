@@ -131,6 +131,15 @@ pub(super) fn of_postgres(lease: Duration, search_path: Option<&str>) -> Vec<Set
             "triggers and rules of the tables would not run",
         )
         .if_known(),
+        // A queue's table is empty when it is analysed and full when it is read: by such
+        // statistics reading all of it, or sorting what an index has in order, looks cheap.
+        // What is never right is not to be chosen; a statement that has no index reads the
+        // table all the same. Compiling is decided by the same estimates, and takes longer than
+        // any statement here.
+        Setting::new("enable_seqscan", ["off"], "tables would be read as a whole for each batch"),
+        Setting::new("enable_bitmapscan", ["off"], "lists would be sorted anew for each page"),
+        Setting::new("jit", ["off"], "statements would be compiled for longer than they run")
+            .if_known(),
         Setting::new("TimeZone", ["UTC", "Etc/UTC"], "times are compared in UTC"),
         Setting::new("DateStyle", ["ISO, MDY"], "times are read in one form"),
         Setting::new("client_encoding", ["UTF8", "UNICODE"], "texts are sent in UTF-8"),

@@ -49,7 +49,7 @@ pub(super) struct Arguments {
 pub(super) struct Ingest {
     records: usize,
     records_per_second: f64,
-    /// The same rows by plain statements, without topic, ledger, keys or checks.
+    /// The same rows, keys included, by plain statements, without topic, ledger or checks.
     raw_rows_per_second: f64,
     ratio: f64,
     embedded_broker: bool,
@@ -149,8 +149,8 @@ impl Figures for Ingest {
             false => "Half of the records had idempotency keys, which are rows of their own.",
         };
         Some(format!(
-            "raw: the same job rows by the quickest plain statements on 4 connections (SQLite: \
-             one writer),\nwithout Kafka, offsets, keys or checks. {broker}"
+            "raw: the same rows of jobs and keys by the quickest plain statements on 4 connections \
+             (SQLite: one\nwriter), without Kafka, offsets or checks. {broker}"
         ))
     }
 }

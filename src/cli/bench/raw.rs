@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 use super::jobs;
 use super::scratch::Scratch;
 use crate::model::clock::{Clock, SystemClock};
-use crate::model::ids::JobId;
+use crate::model::fingerprint::Fingerprint;
+use crate::model::ids::{JobId, KeyId};
 
-/// The table, made for a measurement and dropped after it.
+/// The tables, made for a measurement and dropped after it.
 const TABLE: &str = "bench_raw";
+const KEY_TABLE: &str = "bench_raw_key";
 /// The scheduler's table, whose shape it has.
 const JOB: &str = "scheduler_job";
+const KEY: &str = "scheduler_idempotency_key";
 /// Connections that insert at the same time.
 const CONNECTIONS: usize = 4;
 /// What an inserted row has; the other columns are null.
@@ -23,6 +26,9 @@ const COLUMNS: &str = "id, shard, priority, due_ms, request_id, scheduled_ms, cr
      attempts, data, ledger, source_offset, source_time_ms";
 /// How many they are.
 const WIDTH: usize = 12;
+/// The columns of a key, all of them.
+const KEY_COLUMNS: &str = "id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms";
+const KEY_WIDTH: usize = 8;
 /// Shards of the rows, as many as an app has.
 const SHARDS: i32 = 8;
 
@@ -37,6 +43,21 @@ pub(super) struct Row {
     request_id: String,
     data: String,
     offset: i64,
+    key: Option<Key>,
+}
+
+/// The idempotency key of a row, which is a row of its own.
+#[derive(Clone, Debug)]
+struct Key {
+    id: [u8; 16],
+    name: String,
+    fingerprint: [u8; 16],
+    expires_ms: i64,
+}
+
+/// Those of the rows that have a key, with it.
+fn keyed(rows: &[Row]) -> impl Iterator<Item = (&Row, &Key)> {
+    rows.iter().filter_map(|row| Some((row, row.key.as_ref()?)))
 }
 
 /// The place of a row in firing order.
@@ -51,14 +72,22 @@ pub(super) fn rows(count: usize) -> Vec<Row> {
     let now_ms = SystemClock.now_ms();
     let row = |number: usize| {
         let request_id = format!("bench-{number}");
+        let data = jobs::data(number);
+        let key = |name: String| Key {
+            id: KeyId::derive("bench", &name).into_bytes(),
+            name,
+            fingerprint: Fingerprint::of_json(&data).map_or([0; 16], Fingerprint::into_bytes),
+            expires_ms: now_ms + 86_400_000,
+        };
         Row {
+            key: number.is_multiple_of(2).then(|| key(format!("key-{number}"))),
             id: JobId::derive("bench", &request_id).into_bytes(),
             shard: fastrand::i32(1..=SHARDS),
             priority: 1,
             due_ms: now_ms + fastrand::i64(86_400_000..86_400_000_000),
             created_ms: now_ms,
             request_id,
-            data: jobs::data(number),
+            data,
             offset: number as i64,
         }
     };
@@ -66,28 +95,35 @@ pub(super) fn rows(count: usize) -> Vec<Row> {
 }
 
 impl<'a> Raw<'a> {
-    /// Makes the table anew.
+    /// Makes the tables anew.
     pub(super) async fn on(scratch: &'a Scratch) -> anyhow::Result<Self> {
         let raw = Self { scratch };
-        raw.drop_table().await?;
-        match scratch.name() {
-            "SQLite" => {
-                let shape =
-                    "select sql from sqlite_master where type = 'table' and name = 'scheduler_job'";
-                let shape = scratch.sql.texts(shape).await?.concat();
-                let job = shape.find(JOB).unwrap_or_default();
-                let create = format!("{}{TABLE}{}", &shape[..job], &shape[job + JOB.len()..]);
-                scratch.sql.execute(&create).await?;
-                let index = format!("create unique index {TABLE}_by_id on {TABLE} (id)");
-                scratch.sql.execute(&index).await?;
-            }
-            "PostgreSQL" => {
-                let create = format!("create table {TABLE} (like scheduler_job including all)");
-                scratch.sql.execute(&create).await?;
-            }
-            _ => scratch.sql.execute(&format!("create table {TABLE} like scheduler_job")).await?,
+        raw.drop_tables().await?;
+        for (table, ours) in [(TABLE, JOB), (KEY_TABLE, KEY)] {
+            raw.copy_shape(table, ours).await?;
         }
         Ok(raw)
+    }
+
+    /// Makes an empty table of the same columns, key and indexes as one of the scheduler's.
+    async fn copy_shape(&self, table: &str, ours: &str) -> anyhow::Result<()> {
+        let sql = &self.scratch.sql;
+        match self.scratch.name() {
+            "SQLite" => {
+                let shapes = format!(
+                    "select sql from sqlite_master where tbl_name = '{ours}' and sql is not null \
+                     order by type desc"
+                );
+                for shape in sql.texts(&shapes).await? {
+                    sql.execute(&shape.replace(ours, table)).await?;
+                }
+                Ok(())
+            }
+            "PostgreSQL" => {
+                sql.execute(&format!("create table {table} (like {ours} including all)")).await
+            }
+            _ => sql.execute(&format!("create table {table} like {ours}")).await,
+        }
     }
 
     /// Inserts the rows, `batch` in a transaction; how long that took.
@@ -98,7 +134,7 @@ impl<'a> Raw<'a> {
             "PostgreSQL" => postgres::insert(&url, &rows, batch).await,
             _ => mysql::insert(&url, &rows, batch).await,
         };
-        self.drop_table().await?;
+        self.drop_tables().await?;
         took
     }
 
@@ -121,12 +157,15 @@ impl<'a> Raw<'a> {
         };
         let left = sql.number(&format!("select count(*) from {TABLE}")).await?;
         anyhow::ensure!(left == 0, "{left} rows are left of the plain reference");
-        self.drop_table().await?;
+        self.drop_tables().await?;
         took
     }
 
-    async fn drop_table(&self) -> anyhow::Result<()> {
-        Ok(self.scratch.sql.execute(&format!("drop table if exists {TABLE}")).await?)
+    async fn drop_tables(&self) -> anyhow::Result<()> {
+        for table in [TABLE, KEY_TABLE] {
+            self.scratch.sql.execute(&format!("drop table if exists {table}")).await?;
+        }
+        Ok(())
     }
 }
 

@@ -109,11 +109,14 @@ async fn insert(transaction: &mut MySqlTransaction<'_>, batch: &Batch, plan: &Pl
             return Err(Error::Raced("an expired key was replaced".into()));
         }
     }
-    let keyed: Vec<_> = plan.keys(batch).collect();
+    // In the order in which the tables keep them.
+    let mut keyed: Vec<_> = plan.keys(batch).collect();
+    keyed.sort_by_key(|candidate| candidate.key.as_ref().map(|key| key.expires_ms));
     let into = "insert into scheduler_idempotency_key \
                 (id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms) values ";
     insert_rows(transaction, into, 8, &keyed, bind_key).await?;
-    let jobs: Vec<_> = plan.jobs(batch).collect();
+    let mut jobs: Vec<_> = plan.jobs(batch).collect();
+    jobs.sort_by_key(|Candidate { job, .. }| (job.shard, job.priority.rank(), job.key()));
     let into = format!("insert into scheduler_job ({COLUMNS}) values ");
     insert_rows(transaction, &into, WIDTH, &jobs, bind_job).await
 }

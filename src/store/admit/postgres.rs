@@ -31,14 +31,14 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
         ),
     };
     let sql = format!(
-        "with fence as (select id from scheduler_shard where (id, owner, epoch) in \
-            (select * from unnest($1::integer[], $2::bigint[], $3::bigint[])) order by id for share), \
+        "with fence as ({}), \
          moved as ({} and (select count(*) from fence) = $15 returning id), \
          keyed as (insert into scheduler_idempotency_key ({KEY_COLUMNS}) \
             select * from {} as k where exists (select 1 from moved)), \
          jobs as (insert into scheduler_job ({COLUMNS}) \
             select * from {} as j where exists (select 1 from moved)){told} \
          select (select count(*) from fence), (select count(*) from moved)",
+        fences_from(1),
         advance_from(4),
         unnest(16, &KEY_TYPES),
         unnest(16 + KEY_TYPES.len(), &JOB_TYPES),
@@ -103,9 +103,9 @@ pub(in crate::store) async fn locked_fences(
     if fences.is_empty() {
         return Ok(Vec::new());
     }
-    let lock = "select id from scheduler_shard where (id, owner, epoch) in \
-        (select * from unnest($1::integer[], $2::bigint[], $3::bigint[])) order by id for share";
-    let rows = bind_fences(sqlx::query(lock), fences).fetch_all(&mut **transaction).await?;
+    let rows = bind_fences(sqlx::query(AssertSqlSafe(fences_from(1))), fences)
+        .fetch_all(&mut **transaction)
+        .await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
@@ -162,7 +162,22 @@ fn unnest(first: usize, types: &[&str]) -> String {
     format!("unnest({})", arrays.join(", "))
 }
 
-fn bind_fences<'q>(query: Statement<'q>, fences: &[ShardFence]) -> Statement<'q> {
+/// The shards that still are ours, locked for sharing, their arrays numbered from `first`. They
+/// are found by their ids; owner and epoch are a question of its own, so that no statistics
+/// turn this into a join.
+pub(in crate::store) fn fences_from(first: usize) -> String {
+    let [ids, owners, epochs] = [first, first + 1, first + 2];
+    format!(
+        "select id from scheduler_shard where id = any(${ids}::integer[]) \
+         and ((id, owner, epoch) in (select * from unnest(${ids}::integer[], \
+         ${owners}::bigint[], ${epochs}::bigint[]))) is true order by id for share"
+    )
+}
+
+pub(in crate::store) fn bind_fences<'q>(
+    query: Statement<'q>,
+    fences: &[ShardFence],
+) -> Statement<'q> {
     query
         .bind(fences.iter().map(|fence| fence.shard.0).collect::<Vec<_>>())
         .bind(fences.iter().map(|fence| fence.owner.0).collect::<Vec<_>>())

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 
-use super::{COLUMNS, CONNECTIONS, Place, Row, TABLE, WIDTH, on_connections};
+use super::{
+    COLUMNS, CONNECTIONS, KEY_COLUMNS, KEY_TABLE, KEY_WIDTH, Key, Place, Row, TABLE, WIDTH, keyed,
+    on_connections,
+};
 
 /// Rows in one statement.
 const ROWS: usize = 500;
@@ -19,8 +22,13 @@ pub(super) async fn insert(url: &str, rows: &[Row], batch: usize) -> anyhow::Res
     }
     on_connections(connections, rows, move |mut connection, mut rows| async move {
         for some in rows.chunks_mut(batch) {
-            some.sort_unstable_by_key(|row| row.id);
+            some.sort_unstable_by_key(|row| (row.shard, row.priority, row.due_ms, row.id));
+            let mut keys: Vec<_> = keyed(some).collect();
+            keys.sort_unstable_by_key(|(_, key)| key.id);
             let mut transaction = connection.begin().await?;
+            for keys in keys.chunks(ROWS) {
+                insert_keys(&mut transaction, keys).await?;
+            }
             for rows in some.chunks(ROWS) {
                 insert_rows(&mut transaction, rows).await?;
             }
@@ -34,6 +42,29 @@ pub(super) async fn insert(url: &str, rows: &[Row], batch: usize) -> anyhow::Res
 /// sqlx knows MariaDB by MySQL's name only.
 fn plain(url: &str) -> String {
     url.replacen("mariadb:", "mysql:", 1)
+}
+
+async fn insert_keys(
+    connection: &mut MySqlConnection,
+    keys: &[(&Row, &Key)],
+) -> anyhow::Result<()> {
+    let marks = format!("({})", ["?"; KEY_WIDTH].join(","));
+    let values = vec![marks; keys.len()].join(",");
+    let insert = format!("insert into {KEY_TABLE} ({KEY_COLUMNS}) values {values}");
+    let mut query = sqlx::query(AssertSqlSafe(insert));
+    for (row, key) in keys {
+        query = query
+            .bind(&key.id[..])
+            .bind(1_i32)
+            .bind(&key.name)
+            .bind(&row.id[..])
+            .bind(&row.request_id)
+            .bind(&key.fingerprint[..])
+            .bind(row.due_ms)
+            .bind(key.expires_ms);
+    }
+    query.execute(connection).await?;
+    Ok(())
 }
 
 async fn insert_rows(connection: &mut MySqlConnection, rows: &[Row]) -> anyhow::Result<()> {
@@ -72,7 +103,7 @@ pub(super) async fn drain(
         loop {
             let (due, id) = (after.0, hex(&after.1)?);
             let select = format!(
-                "select * from {TABLE} force index (scheduler_job_in_firing_order) where shard = {shard} \
+                "select * from {TABLE} force index (primary) where shard = {shard} \
                  and priority = {priority} and due_ms >= {due} and (due_ms > {due} or id > {id}) \
                  order by due_ms, id limit {page}"
             );
@@ -88,7 +119,12 @@ pub(super) async fn drain(
             }
             ids.sort_unstable();
             let ids: Result<Vec<String>, _> = ids.iter().map(hex).collect();
-            let delete = format!("delete from {TABLE} where id in ({})", ids?.join(","));
+            let delete = format!(
+                "delete from {TABLE} where shard = {shard} and priority = {priority} \
+                 and due_ms between {due} and {} and id in ({})",
+                after.0,
+                ids?.join(",")
+            );
             sqlx::raw_sql(AssertSqlSafe(delete)).execute(&mut connection).await?;
         }
     }

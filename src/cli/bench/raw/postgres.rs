@@ -6,7 +6,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 use uuid::Uuid;
 
-use super::{COLUMNS, CONNECTIONS, Place, Row, TABLE, on_connections};
+use super::{
+    COLUMNS, CONNECTIONS, KEY_COLUMNS, KEY_TABLE, Place, Row, TABLE, keyed, on_connections,
+};
 
 pub(super) async fn insert(url: &str, rows: &[Row], batch: usize) -> anyhow::Result<Duration> {
     let mut connections = Vec::new();
@@ -24,10 +26,14 @@ pub(super) async fn insert(url: &str, rows: &[Row], batch: usize) -> anyhow::Res
 
 async fn insert_batch(connection: &mut PgConnection, rows: &[Row]) -> anyhow::Result<()> {
     let sql = format!(
-        "insert into {TABLE} ({COLUMNS}) select * from unnest($1::uuid[], $2::integer[], \
+        "with keyed as (insert into {KEY_TABLE} ({KEY_COLUMNS}) select * from unnest(\
+         $13::uuid[], $14::integer[], $15::text[], $16::uuid[], $17::text[], $18::uuid[], \
+         $19::bigint[], $20::bigint[])) \
+         insert into {TABLE} ({COLUMNS}) select * from unnest($1::uuid[], $2::integer[], \
          $3::smallint[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[], $8::integer[], \
          $9::text[], $10::integer[], $11::bigint[], $12::bigint[])"
     );
+    let keys: Vec<_> = keyed(rows).collect();
     let due: Vec<i64> = rows.iter().map(|row| row.due_ms).collect();
     let created: Vec<i64> = rows.iter().map(|row| row.created_ms).collect();
     sqlx::query(AssertSqlSafe(sql))
@@ -43,6 +49,14 @@ async fn insert_batch(connection: &mut PgConnection, rows: &[Row]) -> anyhow::Re
         .bind(vec![1_i32; rows.len()])
         .bind(rows.iter().map(|row| row.offset).collect::<Vec<_>>())
         .bind(&created)
+        .bind(keys.iter().map(|(_, key)| Uuid::from_bytes(key.id)).collect::<Vec<_>>())
+        .bind(vec![1_i32; keys.len()])
+        .bind(keys.iter().map(|(_, key)| key.name.as_str()).collect::<Vec<_>>())
+        .bind(keys.iter().map(|(row, _)| Uuid::from_bytes(row.id)).collect::<Vec<_>>())
+        .bind(keys.iter().map(|(row, _)| row.request_id.as_str()).collect::<Vec<_>>())
+        .bind(keys.iter().map(|(_, key)| Uuid::from_bytes(key.fingerprint)).collect::<Vec<_>>())
+        .bind(keys.iter().map(|(row, _)| row.due_ms).collect::<Vec<_>>())
+        .bind(keys.iter().map(|(_, key)| key.expires_ms).collect::<Vec<_>>())
         .execute(connection)
         .await?;
     Ok(())
@@ -63,7 +77,8 @@ pub(super) async fn drain(
             // As text, since a prepared form would be planned for any list, by sorting all of it.
             let select = format!(
                 "select * from {TABLE} where shard = {shard} and priority = {priority} \
-                 and (due_ms, id) > ({due}, '{id}') order by due_ms, id limit {page}"
+                 and (due_ms, uuid_send(id)) > ({due}, uuid_send('{id}')) \
+                 order by due_ms, uuid_send(id) limit {page}"
             );
             let rows = sqlx::raw_sql(AssertSqlSafe(select)).fetch_all(&mut connection).await?;
             let mut ids: Vec<Uuid> = Vec::with_capacity(rows.len());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
-use super::{COLUMNS, Place, Row, TABLE};
+use super::{COLUMNS, KEY_COLUMNS, KEY_TABLE, Place, Row, TABLE, keyed};
 
 /// Batches of so many partitions share a commit with the scheduler, so they do here.
 const PARTITIONS: usize = 6;
@@ -15,6 +15,20 @@ pub(super) fn insert(url: &str, rows: &[Row], batch: usize) -> anyhow::Result<Du
     for some in rows.chunks(batch * PARTITIONS) {
         let transaction = connection.transaction()?;
         {
+            let mut statement = transaction.prepare_cached(&format!(
+                "insert into {KEY_TABLE} ({KEY_COLUMNS}) values (?1,1,?2,?3,?4,?5,?6,?7)"
+            ))?;
+            for (row, key) in keyed(some) {
+                statement.execute(params![
+                    key.id,
+                    key.name,
+                    row.id,
+                    row.request_id,
+                    key.fingerprint,
+                    row.due_ms,
+                    key.expires_ms
+                ])?;
+            }
             let mut statement = transaction.prepare_cached(&format!(
                 "insert into {TABLE} ({COLUMNS}) values (?1,?2,?3,?4,?5,?4,?6,0,?7,1,?8,?6)"
             ))?;

@@ -1,0 +1,90 @@
+//! Outcomes on MariaDB and MySQL. Rows are kept in firing order, and what was fired together
+//! lies together: a delete walks the part of a list from the first of its jobs to the last.
+//! Between these is little else, since a list is fired in that order.
+
+use futures::TryStreamExt;
+use sqlx::{AssertSqlSafe, Either, MySqlTransaction};
+
+use super::{Letters, OutcomeBatch, Written, attempts_of};
+use crate::model::job::Job;
+use crate::store::Result;
+use crate::store::admit::mysql::{fence_reads, run};
+use crate::store::steps::run_mysql;
+
+/// Jobs in one statement at most.
+const CHUNK: usize = 500;
+
+pub(super) async fn write(
+    pool: &sqlx::MySqlPool,
+    batch: &OutcomeBatch,
+    letters: &Letters,
+) -> Result<Written> {
+    let mut transaction = pool.begin().await?;
+    let (held, _) = run(&mut transaction, fence_reads(&batch.fences)).await?;
+    let lost = batch.lost(|shard| held.contains(&shard.0));
+    run_mysql(&mut transaction, batch.published(&lost, letters)).await?;
+    let (mut gone, moved) = (batch.gone(&lost), batch.moved(&lost));
+    let mut found = 0;
+    if !gone.is_empty() {
+        gone.sort_unstable_by_key(|job| (list_of(job), job.key()));
+        let lists = gone.chunk_by(|one, next| list_of(one) == list_of(next));
+        let deletes: Vec<String> =
+            lists.flat_map(|list| list.chunks(CHUNK)).map(delete_of).collect();
+        found += run_all(&mut transaction, deletes.join(";")).await?;
+    }
+    for (job, due_ms, attempts, error) in &moved {
+        let update = "update scheduler_job set due_ms = ?, attempts = ?, last_error = ? \
+            where shard = ? and priority = ? and due_ms = ? and id = ? \
+            and created_ms = ? and attempts = ?";
+        let update = sqlx::query(update)
+            .bind(due_ms)
+            .bind(attempts)
+            .bind(error)
+            .bind(job.shard.0)
+            .bind(job.priority.rank())
+            .bind(job.due_ms)
+            .bind(job.id.uuid())
+            .bind(job.created_ms)
+            .bind(attempts_of(job));
+        found += update.execute(&mut *transaction).await?.rows_affected();
+    }
+    transaction.commit().await?;
+    let expected = gone.len() + moved.len();
+    let found = usize::try_from(found).unwrap_or(usize::MAX);
+    Ok(Written { unmatched: expected.saturating_sub(found), lost })
+}
+
+fn list_of(job: &Job) -> (i32, i16) {
+    (job.shard.0, job.priority.rank())
+}
+
+/// Jobs of one list, in its order. The index is named: from a list of rows an optimizer may
+/// choose to scan the table, and then waits for rows that others are inserting.
+fn delete_of(jobs: &[&Job]) -> String {
+    let [Some(first), Some(last)] = [jobs.first(), jobs.last()] else { return String::new() };
+    let version = |job: &&Job| {
+        format!("(x'{:032x}',{},{})", job.id.as_u128(), job.created_ms, attempts_of(job))
+    };
+    let versions: Vec<String> = jobs.iter().map(version).collect();
+    format!(
+        "delete j from scheduler_job as j force index (primary) where shard = {} \
+         and priority = {} and due_ms between {} and {} and (id, created_ms, attempts) in ({})",
+        first.shard,
+        first.priority.rank(),
+        first.due_ms,
+        last.due_ms,
+        versions.join(",")
+    )
+}
+
+/// Runs a text of several statements; how many rows they changed.
+async fn run_all(transaction: &mut MySqlTransaction<'_>, sql: String) -> Result<u64> {
+    let mut changed = 0;
+    let mut results = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_many(&mut **transaction);
+    while let Some(result) = results.try_next().await? {
+        if let Either::Left(done) = result {
+            changed += done.rows_affected();
+        }
+    }
+    Ok(changed)
+}

@@ -1,0 +1,97 @@
+//! Outcomes on PostgreSQL. Every statement has one plan, whatever the statistics say: rows
+//! are found by their primary key from an array of ids, and nothing that the planner could turn
+//! round is joined with the table. What else must hold stands where no index can serve it.
+
+use sqlx::postgres::{PgArguments, PgPool, Postgres};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Row};
+use uuid::Uuid;
+
+use super::{Letters, OutcomeBatch, Written, attempts_of};
+use crate::model::job::Job;
+use crate::store::Result;
+use crate::store::admit::postgres::{bind_fences, fences_from, locked_fences};
+use crate::store::steps::run_postgres;
+
+pub(super) async fn write(
+    pool: &PgPool,
+    batch: &OutcomeBatch,
+    letters: &Letters,
+) -> Result<Written> {
+    if batch.only_deletes() {
+        return delete(pool, batch).await;
+    }
+    let mut transaction = pool.begin().await?;
+    let held = locked_fences(&mut transaction, &batch.fences).await?;
+    let lost = batch.lost(|shard| held.contains(&shard.0));
+    run_postgres(&mut transaction, batch.published(&lost, letters)).await?;
+    let (gone, moved) = (batch.gone(&lost), batch.moved(&lost));
+    let mut found = 0;
+    if !gone.is_empty() {
+        let delete = format!("delete from scheduler_job where {}", of_versions(1));
+        let delete = bind_versions(sqlx::query(AssertSqlSafe(delete)), &gone);
+        found += delete.execute(&mut *transaction).await?.rows_affected();
+    }
+    if !moved.is_empty() {
+        // Offset 0 keeps the look-up of each row where it stands, within the list.
+        let update = "with found as materialized (\
+            select place, due, m.attempts, error from unnest($1::uuid[], $2::bigint[], \
+            $3::integer[], $4::text[], $5::bigint[], $6::integer[]) \
+            as m(id, due, attempts, error, created, before) cross join lateral (\
+            select ctid as place from scheduler_job where id = m.id and created_ms = m.created \
+            and scheduler_job.attempts = m.before offset 0) as j) \
+            update scheduler_job set due_ms = found.due, attempts = found.attempts, \
+            last_error = found.error from found where scheduler_job.ctid = found.place";
+        let update = sqlx::query(update)
+            .bind(moved.iter().map(|(job, ..)| job.id.uuid()).collect::<Vec<_>>())
+            .bind(moved.iter().map(|(_, due, ..)| *due).collect::<Vec<_>>())
+            .bind(moved.iter().map(|(_, _, attempts, _)| *attempts).collect::<Vec<_>>())
+            .bind(moved.iter().map(|(.., error)| error.map(str::to_owned)).collect::<Vec<_>>())
+            .bind(moved.iter().map(|(job, ..)| job.created_ms).collect::<Vec<_>>())
+            .bind(moved.iter().map(|(job, ..)| attempts_of(job)).collect::<Vec<_>>());
+        found += update.execute(&mut *transaction).await?.rows_affected();
+    }
+    transaction.commit().await?;
+    Ok(Written { unmatched: missing(gone.len() + moved.len(), found), lost })
+}
+
+/// Shards are locked and rows deleted in one statement: one trip, one commit.
+async fn delete(pool: &PgPool, batch: &OutcomeBatch) -> Result<Written> {
+    let sql = format!(
+        "with fence as materialized ({}), gone as (delete from scheduler_job where {} \
+         and (shard = any(array(select id from fence))) is true returning 1) \
+         select array(select id from fence), (select count(*) from gone)",
+        fences_from(1),
+        of_versions(4)
+    );
+    let query = bind_fences(sqlx::query(AssertSqlSafe(sql)), &batch.fences);
+    let row = bind_versions(query, &batch.gone(&[])).fetch_one(pool).await?;
+    let (held, found): (Vec<i32>, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let lost = batch.lost(|shard| held.contains(&shard.0));
+    let expected = batch.kept(&lost).count();
+    Ok(Written { unmatched: missing(expected, found.unsigned_abs()), lost })
+}
+
+/// Which rows: their ids, creations and attempts are arrays, numbered from `first`. The
+/// versions are a question of its own, asked of each row that the ids find.
+fn of_versions(first: usize) -> String {
+    let [ids, created, attempts] = [first, first + 1, first + 2];
+    format!(
+        "id = any(${ids}::uuid[]) and ((id, created_ms, attempts) in (select * from \
+         unnest(${ids}::uuid[], ${created}::bigint[], ${attempts}::integer[]))) is true"
+    )
+}
+
+fn bind_versions<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    jobs: &[&Job],
+) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(jobs.iter().map(|job| job.id.uuid()).collect::<Vec<Uuid>>())
+        .bind(jobs.iter().map(|job| job.created_ms).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| attempts_of(job)).collect::<Vec<_>>())
+}
+
+fn missing(expected: usize, found: u64) -> usize {
+    expected.saturating_sub(usize::try_from(found).unwrap_or(usize::MAX))
+}

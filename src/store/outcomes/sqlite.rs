@@ -1,0 +1,53 @@
+//! Outcomes on SQLite. Rows are kept in firing order, so they are found by their place in it.
+
+use rusqlite::{Connection, params};
+
+use super::{Letters, OutcomeBatch, Written, attempts_of};
+use crate::store::Result;
+use crate::store::admit::sqlite::holds;
+use crate::store::steps::run_sqlite;
+
+pub(super) fn write(
+    connection: &Connection,
+    batch: &OutcomeBatch,
+    letters: &Letters,
+) -> Result<Written> {
+    let mut held = Vec::new();
+    for fence in &batch.fences {
+        if holds(connection, fence)? {
+            held.push(fence.shard);
+        }
+    }
+    let lost = batch.lost(|shard| held.contains(&shard));
+    run_sqlite(connection, batch.published(&lost, letters))?;
+    let (mut gone, moved) = (batch.gone(&lost), batch.moved(&lost));
+    gone.sort_unstable_by_key(|job| (job.shard, job.priority.rank(), job.key()));
+    let mut found = 0;
+    let by_place = "where shard = ? and priority = ? and due_ms = ? and id = ? \
+        and created_ms = ? and attempts = ?";
+    let mut delete = connection.prepare_cached(&format!("delete from scheduler_job {by_place}"))?;
+    for job in &gone {
+        let rank = job.priority.rank();
+        let (id, created) = (job.id.into_bytes(), job.created_ms);
+        let version = attempts_of(job);
+        found += delete.execute(params![job.shard.0, rank, job.due_ms, id, created, version])?;
+    }
+    let mut update = connection.prepare_cached(&format!(
+        "update scheduler_job set due_ms = ?, attempts = ?, last_error = ? {by_place}"
+    ))?;
+    for (job, due_ms, attempts, error) in &moved {
+        let (rank, id) = (job.priority.rank(), job.id.into_bytes());
+        found += update.execute(params![
+            due_ms,
+            attempts,
+            error,
+            job.shard.0,
+            rank,
+            job.due_ms,
+            id,
+            job.created_ms,
+            attempts_of(job),
+        ])?;
+    }
+    Ok(Written { unmatched: (gone.len() + moved.len()).saturating_sub(found), lost })
+}
