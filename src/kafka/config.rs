@@ -241,8 +241,13 @@ impl KafkaIngestConfig {
         self.client_config(&defaults, properties::PRODUCER_ONLY, &owned)
     }
 
+    /// What of that is for records that were taken and are being admitted.
+    pub(super) fn memory_for_batches(&self) -> usize {
+        self.memory_bytes() / memory::BATCHES
+    }
+
     /// What records may take in memory, in bytes.
-    pub(super) fn memory_bytes(&self) -> usize {
+    fn memory_bytes(&self) -> usize {
         (self.memory_mb.get() as usize).saturating_mul(1 << 20)
     }
 

@@ -17,6 +17,7 @@ use rdkafka::topic_partition_list::Offset;
 use tokio::sync::watch;
 use tracing::error;
 
+use super::memory::RecordMemory;
 use super::rebalance::{Assignments, Consumer, Rebalancer, commit, list_of};
 use super::{BrokerState, Error, KafkaIngestConfig, PartitionQueue, TopicPartition};
 
@@ -46,7 +47,8 @@ struct Shared {
 }
 
 impl Intake {
-    /// Joins the group; `assignments` is told of partitions from now on.
+    /// Joins the group; `assignments` is told of partitions from now on. The memory for what is
+    /// fetched ahead is divided among `partitions`, as many as the topics have.
     ///
     /// A broker that is away is no error: librdkafka goes on trying, and
     /// [`state`](Self::state) says so.
@@ -55,10 +57,13 @@ impl Intake {
     /// [`Error::Config`] for settings that librdkafka refuses.
     pub fn start(
         config: &KafkaIngestConfig,
+        partitions: usize,
         assignments: Arc<dyn Assignments>,
     ) -> Result<Self, Error> {
-        let client = config.to_client_config();
-        let consumer: Consumer = client.create_with_context(Rebalancer::new(assignments))?;
+        let client = config.to_client_config_for(partitions);
+        let memory = RecordMemory::new(config.memory_for_batches());
+        let rebalancer = Rebalancer::new(assignments, memory);
+        let consumer: Consumer = client.create_with_context(rebalancer)?;
         let consumer = Arc::new(consumer);
         consumer.context().set_consumer(&consumer);
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();

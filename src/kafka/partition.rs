@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
+use super::memory::{Place, RecordMemory};
 use super::rebalance::{Consumer, Rebalancer};
 use super::{Error, TopicPartition};
 use crate::model::record::RawRecord;
@@ -53,6 +54,9 @@ pub struct PartitionQueue {
     failed: Option<Error>,
     /// The last that was heard is that we may not read.
     denied: bool,
+    memory: Arc<RecordMemory>,
+    /// The room of the batch that was given out last.
+    place: Option<Place>,
     /// Dropped after `queue`: destroying the client under a live queue is asking for trouble.
     _consumer: Arc<Consumer>,
 }
@@ -65,6 +69,7 @@ impl PartitionQueue {
             .split_partition_queue(&partition.topic, partition.partition)
             .ok_or_else(|| Error::Config(format!("{partition} is not a partition")))?;
         let reader = slot.admit_reader()?;
+        let memory = consumer.context().memory.clone();
         let consumer = consumer.clone();
         let floor = i64::MIN;
         Ok(Self {
@@ -76,6 +81,8 @@ impl PartitionQueue {
             held: None,
             failed: None,
             denied: false,
+            memory,
+            place: None,
             _consumer: consumer,
         })
     }
@@ -92,6 +99,10 @@ impl PartitionQueue {
 
     /// Waits for a record, then takes what is there, within `limits`, in the log's order.
     ///
+    /// The batch before must be done with: from now on its memory is another one's. A batch
+    /// waits for room in the memory that all partitions share, and is smaller where that is
+    /// short; a record alone always fits.
+    ///
     /// The batch is empty if nothing came in `limits.wait`, or for a while longer after a
     /// denial, which would otherwise seem to be over. Dropping the future loses no
     /// record: none is taken before the last time it waits.
@@ -102,18 +113,22 @@ impl PartitionQueue {
     /// [`Error::NotSought`] before the first seek; [`Error::Denied`] and
     /// [`Error::Unavailable`] when the broker gives no records for a reason that may pass.
     pub async fn next_batch(&mut self, limits: BatchLimits) -> Result<Vec<RawRecord>, Error> {
+        self.place = None;
         let wait = if self.denied { limits.wait.max(DENIED_AGAIN) } else { limits.wait };
         let deadline = Instant::now() + wait;
         loop {
             // Armed anew each time, because dropping an older queue of the same partition
             // disarms ours; and before looking, so that nothing slips in between.
             self.arm();
-            let batch = self.take(&limits)?;
+            let mut place = self.memory.enter().await;
+            let batch = self.take(&limits, place.as_mut())?;
             let left = deadline.saturating_duration_since(Instant::now());
             if !batch.is_empty() || left.is_zero() {
                 self.denied = false;
+                self.place = place.filter(|_| !batch.is_empty());
                 return Ok(batch);
             }
+            drop(place);
             // Woken or not, the queue is looked at next.
             timeout(left.min(LONGEST_SLEEP), self.slot.wake.notified()).await.ok();
         }
@@ -124,7 +139,11 @@ impl PartitionQueue {
         self.queue.set_nonempty_callback(move || slot.wake.notify_one());
     }
 
-    fn take(&mut self, limits: &BatchLimits) -> Result<Vec<RawRecord>, Error> {
+    fn take(
+        &mut self,
+        limits: &BatchLimits,
+        mut place: Option<&mut Place>,
+    ) -> Result<Vec<RawRecord>, Error> {
         self.check()?;
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -146,7 +165,14 @@ impl PartitionQueue {
                 self.held = Some(record);
                 break;
             }
+            let fits = place.as_mut().is_none_or(|place| place.add(record.size()));
             batch.push(record);
+            if !fits {
+                break;
+            }
+        }
+        if let Some(place) = place {
+            place.trim();
         }
         Ok(batch)
     }

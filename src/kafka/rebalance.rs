@@ -14,6 +14,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, error, info, warn};
 
+use super::memory::RecordMemory;
 use super::partition::Slot;
 use super::reach::Reach;
 use super::{Error, PartitionQueue, TopicPartition};
@@ -38,6 +39,8 @@ pub(super) type Consumer = BaseConsumer<Rebalancer>;
 pub(super) struct Rebalancer {
     assignments: Arc<dyn Assignments>,
     pub(super) reach: Reach,
+    /// What the readers of all partitions share.
+    pub(super) memory: Arc<RecordMemory>,
     /// Splitting needs the consumer's `Arc`, callbacks get a plain reference.
     consumer: OnceLock<Weak<Consumer>>,
     slots: Mutex<HashMap<TopicPartition, Arc<Slot>>>,
@@ -46,9 +49,10 @@ pub(super) struct Rebalancer {
 }
 
 impl Rebalancer {
-    pub(super) fn new(assignments: Arc<dyn Assignments>) -> Self {
+    pub(super) fn new(assignments: Arc<dyn Assignments>, memory: RecordMemory) -> Self {
         Self {
             assignments,
+            memory: Arc::new(memory),
             reach: Reach::new("consumer"),
             consumer: OnceLock::new(),
             slots: Mutex::default(),

@@ -77,6 +77,10 @@ fn of_database(error: &dyn DatabaseError) -> Error {
     match error.code().as_deref() {
         // No such database, or no right to it: MySQL has no SQLSTATE of its own for these.
         _ if matches!(number, Some(1044 | 1045 | 1049)) => Error::Unusable(text),
+        // Whoever writes divides what is too much at once; a single row stays too large.
+        _ if number == Some(1153) => Error::Unavailable(format!(
+            "{text}: raise max_allowed_packet on the server, or lower ingest.max_record_bytes"
+        )),
         // Of MySQL's, the first is any option that is in the way; here that is read_only.
         Some("25006") => Error::ReadOnly(text),
         _ if matches!(number, Some(1290 | 1836)) => Error::ReadOnly(text),
