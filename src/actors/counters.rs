@@ -24,6 +24,7 @@ pub(crate) struct Counters {
     pub(super) verdicts_not_published: AtomicU64,
     pub(super) unknown_fields: AtomicU64,
     pub(super) fenced: AtomicU64,
+    pub(super) fetch_errors: AtomicU64,
     pub(super) offsets_lost: AtomicU64,
     pub(super) logs_remade: AtomicU64,
     pub(super) rescued: AtomicU64,
@@ -31,6 +32,8 @@ pub(crate) struct Counters {
     pub(super) idempotency_cache: AtomicU64,
     pub(super) idempotency_hits: AtomicU64,
     pub(super) lag: Mutex<BTreeMap<String, i64>>,
+    /// Since when a transaction holds partitions back.
+    pub(super) held: Mutex<BTreeMap<String, i64>>,
     pub(super) apps: Mutex<BTreeMap<String, std::sync::Arc<AppFigures>>>,
 }
 
@@ -45,7 +48,15 @@ pub(crate) struct AppFigures {
     pub(super) dead: AtomicU64,
     /// The latest start after its moment, and the sum of all, in milliseconds.
     pub(super) lateness_max_ms: AtomicI64,
-    pub(super) lateness_sum_ms: AtomicI64,
+    lateness_sum_ms: Sum,
+}
+
+/// A sum that does not wrap: jobs may be late by thousands of years, and may be millions.
+#[derive(Debug, Default)]
+struct Sum {
+    low: AtomicU64,
+    /// How often `low` began anew.
+    carried: AtomicU64,
 }
 
 /// The counters of ingest and of each app, as they stand.
@@ -85,6 +96,8 @@ pub struct IngestMetrics {
     pub unknown_fields: u64,
     /// Batches that found their partition's row moved on.
     pub batches_fenced: u64,
+    /// How often a partition could not be read on for a reason that does not pass by itself.
+    pub fetch_errors: u64,
     /// Records that the log no longer had when their turn came.
     pub offsets_lost: u64,
     /// Partitions whose log was found to be another one under the same name.
@@ -95,6 +108,9 @@ pub struct IngestMetrics {
     pub clock_skew_ms: i64,
     /// Records not read yet, by partition.
     pub consumer_lag: BTreeMap<String, i64>,
+    /// Partitions that a transaction which has not ended holds back, and since when, epoch
+    /// milliseconds.
+    pub held_back_since_ms: BTreeMap<String, i64>,
     /// By app.
     pub apps: BTreeMap<String, AppMetrics>,
     /// Problems of this instance, by kind.
@@ -134,6 +150,15 @@ impl Counters {
         all.insert(partition.to_string(), lag);
     }
 
+    /// Notes since when a transaction holds the partition back; `None`: it does not.
+    pub(super) fn set_held(&self, partition: &TopicPartition, since_ms: Option<i64>) {
+        let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match since_ms {
+            Some(since_ms) => drop(all.insert(partition.to_string(), since_ms)),
+            None => drop(all.remove(&partition.to_string())),
+        }
+    }
+
     pub(super) fn forget_lag(&self, partition: &TopicPartition) {
         let mut all = self.lag.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(&partition.to_string());
@@ -163,11 +188,13 @@ impl Counters {
             verdicts_not_published: get(&self.verdicts_not_published),
             unknown_fields: get(&self.unknown_fields),
             batches_fenced: get(&self.fenced),
+            fetch_errors: get(&self.fetch_errors),
             offsets_lost: get(&self.offsets_lost),
             logs_remade: get(&self.logs_remade),
             jobs_rescued: get(&self.rescued),
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read())).collect(),
             // The handle adds them: they are not counted here.
             degraded: BTreeMap::new(),
@@ -178,7 +205,8 @@ impl Counters {
 impl AppFigures {
     pub(super) fn started(&self, lateness_ms: i64) {
         self.fired.fetch_add(1, Ordering::Relaxed);
-        self.lateness_sum_ms.fetch_add(lateness_ms, Ordering::Relaxed);
+        // A clock that was set back in between must not subtract from what others were late.
+        self.lateness_sum_ms.add(u64::try_from(lateness_ms).unwrap_or(0));
         self.lateness_max_ms.fetch_max(lateness_ms, Ordering::Relaxed);
     }
 
@@ -186,7 +214,7 @@ impl AppFigures {
     pub(crate) fn read(&self) -> AppMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let fired = get(&self.fired);
-        let sum = self.lateness_sum_ms.load(Ordering::Relaxed);
+        let mean_ms = self.lateness_sum_ms.get().checked_div(fired.into()).unwrap_or(0);
         AppMetrics {
             scheduled: get(&self.scheduled),
             fired,
@@ -195,10 +223,51 @@ impl AppFigures {
             retried: get(&self.retried),
             dead: get(&self.dead),
             lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
-            lateness_mean_ms: i64::try_from(fired)
-                .ok()
-                .and_then(|n| sum.checked_div(n))
-                .unwrap_or(0),
+            lateness_mean_ms: i64::try_from(mean_ms).unwrap_or(i64::MAX),
         }
+    }
+}
+
+impl Sum {
+    fn add(&self, more: u64) {
+        let before = self.low.fetch_add(more, Ordering::Relaxed);
+        if before.checked_add(more).is_none() {
+            self.carried.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The sum. One that is read while another thread carries is too low, for that moment.
+    fn get(&self) -> u128 {
+        let [carried, low] = [&self.carried, &self.low].map(|half| half.load(Ordering::Relaxed));
+        u128::from(carried) << 64 | u128::from(low)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_lateness_of_very_old_jobs_is_right_however_many_they_are() {
+        let figures = AppFigures::default();
+        let late_ms = 250_000_000_000_000;
+        // As many as the lower half has room for; one by one they would take a while.
+        let many = u64::MAX / late_ms;
+        figures.lateness_sum_ms.add(many * late_ms);
+        figures.fired.fetch_add(many, Ordering::Relaxed);
+        for _ in 0..3 {
+            figures.started(late_ms as i64);
+            assert_eq!(figures.read().lateness_mean_ms, late_ms as i64);
+        }
+        assert_eq!(figures.read().lateness_max_ms, late_ms as i64);
+    }
+
+    #[test]
+    fn a_start_before_its_moment_takes_nothing_from_the_sum() {
+        let figures = AppFigures::default();
+        figures.started(10);
+        figures.started(-10);
+        assert_eq!(figures.read().lateness_mean_ms, 5);
+        assert_eq!(AppFigures::default().read().lateness_mean_ms, 0);
     }
 }

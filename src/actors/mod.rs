@@ -15,6 +15,7 @@ mod holdings;
 mod in_flight;
 mod job_memory;
 mod lease;
+mod processes;
 
 mod admission;
 mod reader;

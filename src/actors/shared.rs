@@ -15,12 +15,14 @@ use super::holdings::Holdings;
 use super::in_flight::InFlight;
 use super::job_memory::{AppMemory, JobMemory};
 use super::lease::Lease;
+use super::processes;
 use crate::dispatch::SharedHandler;
 use crate::health::Health;
 use crate::kafka::{Intake, KafkaIngestConfig, OnOffsetLost, Producer, TopicPartition};
 use crate::model::app::AppConfig;
 use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
+use crate::model::process::ProcessIdentity;
 use crate::model::request::Rules;
 use crate::store::{AppRow, Error as StoreError, Lane, Membership, Result as StoreResult, Store};
 
@@ -124,6 +126,8 @@ pub(crate) struct Shared {
     /// The ledger rows of the partitions that are read here.
     pub(super) partitions: DashMap<TopicPartition, LedgerId>,
     me: AtomicI64,
+    /// The process that we are, where the kernel tells.
+    pub(super) process: Option<ProcessIdentity>,
     /// Apps that others registered, as they were last read.
     others: RwLock<HashMap<String, Believed>>,
     pub(super) draining: AtomicBool,
@@ -184,6 +188,7 @@ impl Shared {
             kafka,
             partitions: DashMap::new(),
             me: AtomicI64::new(0),
+            process: processes::own(),
             others: RwLock::default(),
             draining: AtomicBool::new(false),
             settled: AtomicBool::new(false),
@@ -231,7 +236,7 @@ impl Shared {
     ) -> StoreResult<T> {
         let patience = self.lease.length() * 2;
         match tokio::time::timeout(patience, asked).await {
-            Ok(answer) => self.leave_readers(answer),
+            Ok(answer) => self.replace_sessions(answer),
             Err(_) => Err(StoreError::Unavailable(format!(
                 "no answer within {} ms",
                 patience.as_millis()
@@ -239,13 +244,18 @@ impl Shared {
         }
     }
 
-    /// A server that only reads since a failover keeps its sessions: they are left, so that the
-    /// next ones are with whoever writes now.
-    pub(super) fn leave_readers<T>(&self, answer: StoreResult<T>) -> StoreResult<T> {
-        if matches!(answer, Err(StoreError::ReadOnly(_))) {
+    /// A server that only reads since a failover keeps its sessions, and a session keeps its
+    /// settings: they are left, so that the next ones are with whoever writes now, and as they
+    /// must be.
+    pub(super) fn replace_sessions<T>(&self, answer: StoreResult<T>) -> StoreResult<T> {
+        let error = match answer {
+            Err(error) => self.store.explain(error),
+            answer => return answer,
+        };
+        if error.is_of_session() {
             self.store.leave_sessions();
         }
-        answer
+        Err(error)
     }
 
     pub(super) fn intake(&self) -> Option<&Intake> {
@@ -289,7 +299,12 @@ impl Shared {
     pub(super) fn membership(&self) -> Membership {
         let mut apps: Vec<AppId> = self.apps.keys().copied().collect();
         apps.sort_unstable();
-        Membership { name: self.settings.instance.clone(), apps, lease: self.settings.lease }
+        Membership {
+            name: self.settings.instance.clone(),
+            apps,
+            lease: self.settings.lease,
+            process: self.process.clone(),
+        }
     }
 
     /// How many jobs may be started and not written: what the window holds, and room for

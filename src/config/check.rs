@@ -7,14 +7,14 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
-use chrono_tz::{TZ_VARIANTS, Tz};
+use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::raw::{
     RawApp, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawDispatch, RawIdempotency,
     RawIngest, RawInstance,
 };
-use super::suggest::nearest;
+use super::zones::{TimeZones, UnknownZone};
 use super::{
     AppSettings, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch, HttpConfig,
     IdempotencyConfig, IngestConfig, InstanceConfig, LogConfig,
@@ -37,8 +37,10 @@ impl TryFrom<RawConfig> for Config {
     type Error = ConfigError;
 
     fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
+        let instance: InstanceConfig = raw.instance.try_into()?;
         if let Some(kafka) = &raw.kafka {
-            kafka.validate().map_err(ConfigError::Kafka)?;
+            let checked = kafka.validate().and_then(|()| kafka.validate_session(instance.lease));
+            checked.map_err(ConfigError::Kafka)?;
         }
         Ok(Self {
             default_time_zone: time_zone(&raw.default_time_zone)?,
@@ -49,7 +51,7 @@ impl TryFrom<RawConfig> for Config {
             ingest: raw.ingest.try_into()?,
             idempotency: raw.idempotency.try_into()?,
             dead_letters: raw.dead_letters.into(),
-            instance: raw.instance.try_into()?,
+            instance,
             http: HttpConfig { listen: listen(&raw.http.listen)? },
             log: LogConfig {
                 format: raw.log.format,
@@ -65,12 +67,9 @@ fn ms(ms: u32) -> Duration {
     Duration::from_millis(ms.into())
 }
 
-fn time_zone(name: &str) -> Result<Tz, ConfigError> {
-    name.parse().map_err(|_| {
-        let guess = nearest(name, TZ_VARIANTS.iter().map(|zone| zone.name())).unwrap_or("UTC");
-        let problem = format!("is {name:?}, which is no time zone: did you mean {guess:?}?");
-        ConfigError::invalid("default_time_zone", problem)
-    })
+fn time_zone(name: &str) -> Result<TimeZone, ConfigError> {
+    let unknown = |error: UnknownZone| ConfigError::invalid("default_time_zone", error.to_string());
+    TimeZones::get().named(name).map_err(unknown)
 }
 
 impl TryFrom<RawIngest> for IngestConfig {

@@ -10,13 +10,16 @@ mod properties;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::model::flaw;
+
 pub use builder::KafkaIngestConfigBuilder;
-pub(crate) use properties::is_secret;
+pub(crate) use properties::{is_secret, property_flaw};
 
 /// Where requests come from and where dead letters go, and how records are taken.
 ///
@@ -90,6 +93,14 @@ pub enum KafkaConfigError {
         /// Its value, what is wrong with it, and the way out.
         problem: String,
     },
+    /// The value of a property has what it cannot be meant to have.
+    #[error("properties.\"{property}\" {problem}")]
+    PropertyValue {
+        /// The property.
+        property: String,
+        /// What its value has, and the way out; never the value.
+        problem: String,
+    },
     /// A property that this system sets itself.
     #[error("properties.\"{property}\" is refused, because {reason}")]
     OwnedProperty {
@@ -97,6 +108,14 @@ pub enum KafkaConfigError {
         property: String,
         /// Why it is ours, and the way out.
         reason: &'static str,
+    },
+    /// A property that contradicts another setting.
+    #[error("properties.\"{property}\" = {problem}")]
+    Unfit {
+        /// The property.
+        property: String,
+        /// Its value, what it contradicts, and the way out.
+        problem: String,
     },
     /// A property that librdkafka does not take.
     #[error(
@@ -149,9 +168,12 @@ impl KafkaIngestConfig {
         for (field, value) in
             [("bootstrap_servers", &self.bootstrap_servers), ("group_id", &self.group_id)]
         {
-            if value.trim().is_empty() {
+            if value.is_empty() {
                 let problem = "is empty: give it a value, or leave it out for the default".into();
                 return Err(KafkaConfigError::Field { field, problem });
+            }
+            if let Some(flaw) = flaw::of_name(value) {
+                return Err(KafkaConfigError::Field { field, problem: flaw.to_string() });
             }
         }
         self.validate_topics()?;
@@ -214,8 +236,29 @@ impl KafkaIngestConfig {
         )))
     }
 
-    /// What a consumer of the ingest topics is created with, if these have the number of
-    /// partitions that they are created with here.
+    /// Checks what depends on the instance's lease, which the group's session follows.
+    ///
+    /// # Errors
+    /// Names the property that contradicts the others, and the way out.
+    pub(crate) fn validate_session(&self, lease: Duration) -> Result<(), KafkaConfigError> {
+        properties::Session::of(&self.properties, lease).validate()
+    }
+
+    /// What a member of the ingest group is created with if the topics have so many partitions:
+    /// [`to_client_config_for`](Self::to_client_config_for) and a session as long as `lease`, but
+    /// for what the user sets.
+    pub(crate) fn to_member_config(&self, lease: Duration, partitions: usize) -> ClientConfig {
+        let mut config = self.to_client_config_for(partitions);
+        let session = properties::Session::of(&self.properties, lease);
+        config.set("session.timeout.ms", session.timeout_ms.to_string());
+        config.set("heartbeat.interval.ms", session.heartbeat_ms.to_string());
+        // The end of our membership shows there alone.
+        config.set("statistics.interval.ms", "1000");
+        config
+    }
+
+    /// What a consumer of the ingest topics is created with, but for its session, if these have
+    /// the number of partitions that they are created with here.
     pub fn to_client_config(&self) -> ClientConfig {
         let partitions = self.topics.len().saturating_mul(self.topic_partitions.get() as usize);
         self.to_client_config_for(partitions)
@@ -231,7 +274,8 @@ impl KafkaIngestConfig {
             ("auto.offset.reset", "error"),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
-            ("enable.partition.eof", "false"),
+            // By it a reader sees that it has read everything.
+            ("enable.partition.eof", "true"),
             ("group.protocol", "classic"),
             ("isolation.level", "read_committed"),
             ("partition.assignment.strategy", "cooperative-sticky"),

@@ -7,6 +7,7 @@
 mod config;
 mod error;
 mod intake;
+mod member;
 mod memory;
 mod rebalance;
 mod partition;
@@ -14,6 +15,7 @@ mod producer;
 mod reach;
 mod reason;
 mod survey;
+mod uncommitted;
 mod topics;
 mod broker;
 #[cfg(test)]
@@ -26,7 +28,7 @@ pub use broker::EmbeddedBroker;
 pub use config::*;
 pub use error::Error;
 pub use intake::Intake;
-pub use partition::{BatchLimits, PartitionQueue};
+pub use partition::{BatchLimits, LogEnd, PartitionQueue};
 pub use producer::{Outgoing, Producer};
 pub use reach::BrokerState;
 pub use rebalance::Assignments;

@@ -67,6 +67,12 @@ fn what_cannot_work_is_refused_in_a_sentence() {
     for (config, part) in [
         (with(|c| c.enable_auto_commit = true), "offsets are kept in the database"),
         (with(|c| c.bootstrap_servers.clear()), "bootstrap_servers is empty"),
+        (with(|c| c.group_id = "hush\n".into()), "group_id ends with a line feed (U+000A)"),
+        (with(|c| c.bootstrap_servers += " "), "bootstrap_servers ends with a space"),
+        (
+            with(|c| drop(c.properties.insert("sasl.password".into(), "hush\n".into()))),
+            "properties.\"sasl.password\" ends with a line feed",
+        ),
         (with(|c| c.topics.clear()), "topics is empty"),
         (with(|c| c.topics = vec!["^all.*".into()]), "topics has \"^all.*\""),
         (with(|c| c.topics.push("scheduler.jobs.ingest".into())), "twice"),
@@ -74,6 +80,7 @@ fn what_cannot_work_is_refused_in_a_sentence() {
     ] {
         let sentence = refusal(&config);
         assert!(sentence.contains(part), "{sentence}");
+        assert!(!sentence.contains("hush"), "{sentence}");
     }
     let zero = KafkaIngestConfig::builder().max_poll_records(0).build().unwrap_err();
     assert_eq!(zero.to_string(), "max_poll_records is 0, but must be at least 1");
@@ -153,4 +160,45 @@ fn secrets_are_never_shown() {
     let mut config = KafkaIngestConfig::default();
     config.properties.insert("sasl.passwords".into(), "hush".into());
     assert!(!refusal(&config).contains("hush"));
+}
+
+#[test]
+fn the_groups_session_follows_the_lease_but_not_below_what_brokers_accept() {
+    let with = |properties: &[(&str, &str)]| KafkaIngestConfig {
+        properties: properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        ..KafkaIngestConfig::default()
+    };
+    for (lease_s, properties, session, heartbeat) in [
+        (10, &[][..], "10000", "1000"),
+        (1, &[], "6000", "600"),
+        (60, &[], "60000", "1000"),
+        (900, &[], "300000", "1000"),
+        (10, &[("session.timeout.ms", "45000")], "45000", "1000"),
+        (10, &[("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "300")], "3000", "300"),
+    ] {
+        let lease = Duration::from_secs(lease_s);
+        let config = with(properties);
+        assert_eq!(config.validate_session(lease), Ok(()), "{lease_s} {properties:?}");
+        let member = config.to_member_config(lease);
+        assert_eq!(member.get("session.timeout.ms"), Some(session), "{lease_s} {properties:?}");
+        assert_eq!(
+            member.get("heartbeat.interval.ms"),
+            Some(heartbeat),
+            "{lease_s} {properties:?}"
+        );
+        let _consumer: BaseConsumer = member.create().unwrap();
+    }
+    for (properties, parts) in [
+        (&[("heartbeat.interval.ms", "9000")][..], ["heartbeat.interval.ms\" = 9000", "10000"]),
+        (
+            &[("session.timeout.ms", "400000")],
+            ["session.timeout.ms\" = 400000", "instance.lease_ms"],
+        ),
+    ] {
+        let refused = with(properties).validate_session(Duration::from_secs(10));
+        let sentence = refused.expect_err("is refused").to_string();
+        for part in parts {
+            assert!(sentence.contains(part), "{part} in {sentence}");
+        }
+    }
 }
