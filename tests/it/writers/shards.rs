@@ -135,7 +135,7 @@ async fn an_admission_into_a_shard_of_an_old_epoch_writes_nothing() {
                 assert_eq!(answer, Admitted::ShardsMoved, "{backend:?}");
             }
         }
-        for table in ["job", "dead_letter", "outbox"] {
+        for table in ["scheduler_job", "scheduler_dead_letter", "scheduler_outbox"] {
             let rows = database.count(&format!("select count(*) from {table}")).await;
             assert_eq!(rows, 0, "{backend:?}: {table}");
         }
@@ -233,7 +233,7 @@ async fn of_a_shard_that_was_lost_nothing_is_written_or_published() {
             let written = ground.store.write_outcomes(&batch).await.expect("an answer");
             assert_eq!(written.lost, [lost.shard], "{backend:?}");
         }
-        for table in ["dead_letter", "outbox"] {
+        for table in ["scheduler_dead_letter", "scheduler_outbox"] {
             let rows = database.count(&format!("select count(*) from {table}")).await;
             assert_eq!(rows, 0, "{backend:?}: {table}");
         }
