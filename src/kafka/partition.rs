@@ -141,9 +141,9 @@ impl PartitionQueue {
 
     /// Waits for a record, then takes what is there, within `limits`, in the log's order.
     ///
-    /// The batch before must be done with: from now on its memory is another one's. A batch
-    /// waits for room in the memory that all partitions share, and is smaller where that is
-    /// short; a record alone always fits.
+    /// A batch waits for room in the memory that all partitions share, and is smaller where
+    /// that is short; a record alone always fits. It keeps its room until
+    /// [`finish_batch`](Self::finish_batch), or until the next one is asked for.
     ///
     /// The batch is empty if nothing came in `limits.wait`, or for a while longer after a
     /// denial, which would otherwise seem to be over. Dropping the future loses no
@@ -156,7 +156,7 @@ impl PartitionQueue {
     /// [`Error::Unavailable`] when the broker gives no records for a reason that may pass;
     /// [`Error::Unreadable`] when somebody has to look at the log.
     pub async fn next_batch(&mut self, limits: BatchLimits) -> Result<Vec<RawRecord>, Error> {
-        self.place = None;
+        self.finish_batch();
         let wait = if self.denied { limits.wait.max(DENIED_AGAIN) } else { limits.wait };
         let deadline = Instant::now() + wait;
         loop {
@@ -175,6 +175,11 @@ impl PartitionQueue {
             // Woken or not, the queue is looked at next.
             timeout(left.min(LONGEST_SLEEP), self.slot.wake.notified()).await.ok();
         }
+    }
+
+    /// The records of the last batch are gone: their memory is free for other partitions.
+    pub fn finish_batch(&mut self) {
+        self.place = None;
     }
 
     fn arm(&mut self) {
