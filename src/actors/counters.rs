@@ -90,9 +90,11 @@ pub struct IngestMetrics {
     pub messages_parked: u64,
     /// Verdicts that the broker has acknowledged on the events topic.
     pub verdicts_sent: u64,
-    /// How often a dead letter was not taken by the DLQ topic; it stays and is tried again.
+    /// Dead letters that the DLQ topic did not take when they were first sent: they stay and are
+    /// tried again.
     pub letters_not_published: u64,
-    /// How often verdicts were not taken by the events topic; they stay and are tried again.
+    /// Verdicts that the events topic did not take when they were first sent: they stay and are
+    /// tried again.
     pub verdicts_not_published: u64,
     /// Fields of requests that this version does not know.
     pub unknown_fields: u64,

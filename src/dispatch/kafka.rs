@@ -6,36 +6,57 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use chrono::DateTime;
 
 use super::{FiredJob, JobContext, JobError, JobHandler};
+use crate::health::{Health, ProblemKind};
 use crate::kafka::{Error, Outgoing, Producer};
 
 /// The shortest wait after a broker did not take a job for a reason of its own.
 const AGAIN_MS: i64 = 1000;
 
-/// How often it is said that a topic does not take jobs.
-const SAY_EVERY_MS: i64 = 10_000;
+/// No failure that was met, epoch milliseconds.
+const NEVER: i64 = i64::MIN;
 
 /// Sends each job to one topic. The attempt is a success once every in-sync replica has it.
 #[derive(Clone, Debug)]
 pub struct KafkaDispatch {
     producer: Producer,
     topic: String,
-    /// When it was last said that the topic does not take jobs, epoch milliseconds.
-    said_ms: Arc<AtomicI64>,
+    health: Health,
+    /// When the last job was fired that the topic did not take, epoch milliseconds.
+    failed_ms: Arc<AtomicI64>,
 }
 
 impl KafkaDispatch {
     /// Sends to `topic` by `producer`, which others may share.
     pub fn new(producer: Producer, topic: impl Into<String>) -> Self {
-        Self { producer, topic: topic.into(), said_ms: Arc::default() }
+        let failed_ms = Arc::new(AtomicI64::new(NEVER));
+        Self { producer, topic: topic.into(), health: Health::default(), failed_ms }
     }
 
-    /// Each job waits by itself; that none gets through is said once in a while.
-    fn say(&self, error: &Error, now_ms: i64) {
-        let said_ms = self.said_ms.load(Ordering::Relaxed);
-        if now_ms - said_ms >= SAY_EVERY_MS {
-            self.said_ms.store(now_ms, Ordering::Relaxed);
-            let topic = &self.topic;
-            tracing::warn!(topic, %error, "topic {topic} does not take fired jobs: they wait");
+    /// Reports to `health` that the topic does not take jobs.
+    #[must_use]
+    pub fn reporting_to(mut self, health: Health) -> Self {
+        self.health = health;
+        self
+    }
+
+    fn subject(&self) -> String {
+        format!("topic {}", self.topic)
+    }
+
+    /// Each job waits by itself; that they wait is reported once.
+    fn waits(&self, error: &Error, fired_ms: i64) {
+        self.failed_ms.fetch_max(fired_ms, Ordering::Relaxed);
+        let why = format!("does not take fired jobs, which wait: {error}");
+        self.health.report(&self.subject(), ProblemKind::TargetUnavailable, why);
+    }
+
+    /// A job that was fired before the last failure says nothing of how it is now.
+    fn took(&self, fired_ms: i64) {
+        let failed_ms = self.failed_ms.load(Ordering::Relaxed);
+        let is_over = failed_ms != NEVER && fired_ms > failed_ms;
+        let (set, order) = (NEVER, Ordering::Relaxed);
+        if is_over && self.failed_ms.compare_exchange(failed_ms, set, order, order).is_ok() {
+            self.health.clear(&self.subject());
         }
     }
 }
@@ -49,10 +70,18 @@ impl JobHandler for KafkaDispatch {
             outgoing
         };
         let sent = self.producer.send_when_there_is_room(ctx.job().size(), make).await;
-        sent.map_err(|error| {
-            self.say(&error, ctx.fired_ms());
-            judge(error, size, ctx.fired_ms())
-        })
+        match sent {
+            Ok(()) => {
+                self.took(ctx.fired_ms());
+                Ok(())
+            }
+            Err(error) => {
+                if !matches!(error, Error::Refused { .. }) {
+                    self.waits(&error, ctx.fired_ms());
+                }
+                Err(judge(error, size, ctx.fired_ms()))
+            }
+        }
     }
 
     fn name(&self) -> &str {
@@ -124,16 +153,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broker_takes_a_job_and_refuses_one_that_is_too_large() {
+    async fn a_broker_takes_a_job_and_one_that_the_settings_do_not_allow_is_refused_here() {
+        let broker = EmbeddedBroker::start(&[("sms.fired", 1)]).unwrap();
+        let config = KafkaIngestConfig {
+            bootstrap_servers: broker.bootstrap_servers().to_owned(),
+            properties: [("message.max.bytes".to_owned(), "5000".to_owned())].into(),
+            ..KafkaIngestConfig::default()
+        };
+        let dispatch = KafkaDispatch::new(Producer::start(&config).unwrap(), "sms.fired");
+        assert_eq!(dispatch.execute(&context("{}")).await, Ok(()));
+        let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(5000));
+        let answer = dispatch.execute(&context(&large)).await;
+        let says = "\"message.max.bytes\" in kafka.properties allows (5000): raise that";
+        assert!(matches!(&answer, Err(JobError::Fail(why)) if why.contains(says)), "{answer:?}");
+    }
+
+    #[test]
+    fn a_topic_that_takes_no_jobs_is_reported_until_one_that_was_fired_later_is_taken() {
         let broker = EmbeddedBroker::start(&[("sms.fired", 1)]).unwrap();
         let config = KafkaIngestConfig {
             bootstrap_servers: broker.bootstrap_servers().to_owned(),
             ..KafkaIngestConfig::default()
         };
-        let dispatch = KafkaDispatch::new(Producer::start(&config).unwrap(), "sms.fired");
-        assert_eq!(dispatch.execute(&context("{}")).await, Ok(()));
-        let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(64 << 20));
-        let answer = dispatch.execute(&context(&large)).await;
-        assert!(matches!(&answer, Err(JobError::Fail(why)) if why.contains("large")), "{answer:?}");
+        let health = Health::default();
+        let dispatch = KafkaDispatch::new(Producer::start(&config).unwrap(), "sms.fired")
+            .reporting_to(health.clone());
+        dispatch.took(1);
+        dispatch.waits(&Error::Unavailable("no broker".to_owned()), 5);
+        dispatch.took(5);
+        let problem = &health.read().degraded[0];
+        assert_eq!(problem.kind, ProblemKind::TargetUnavailable);
+        assert_eq!(problem.subject, "topic sms.fired");
+        assert!(problem.message.contains("no broker"), "{problem}");
+        dispatch.took(6);
+        assert!(health.read().degraded.is_empty());
     }
 }

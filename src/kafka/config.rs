@@ -244,10 +244,11 @@ impl KafkaIngestConfig {
         properties::Session::of(&self.properties, lease).validate()
     }
 
-    /// What a member of the ingest group is created with: [`to_client_config`](Self::to_client_config)
-    /// and a session as long as `lease`, but for what the user sets.
-    pub(crate) fn to_member_config(&self, lease: Duration) -> ClientConfig {
-        let mut config = self.to_client_config();
+    /// What a member of the ingest group is created with if the topics have so many partitions:
+    /// [`to_client_config_for`](Self::to_client_config_for) and a session as long as `lease`, but
+    /// for what the user sets.
+    pub(crate) fn to_member_config(&self, lease: Duration, partitions: usize) -> ClientConfig {
+        let mut config = self.to_client_config_for(partitions);
         let session = properties::Session::of(&self.properties, lease);
         config.set("session.timeout.ms", session.timeout_ms.to_string());
         config.set("heartbeat.interval.ms", session.heartbeat_ms.to_string());
@@ -256,8 +257,8 @@ impl KafkaIngestConfig {
         config
     }
 
-    /// What a consumer of the ingest topics is created with, if these have the number of
-    /// partitions that they are created with here.
+    /// What a consumer of the ingest topics is created with, but for its session, if these have
+    /// the number of partitions that they are created with here.
     pub fn to_client_config(&self) -> ClientConfig {
         let partitions = self.topics.len().saturating_mul(self.topic_partitions.get() as usize);
         self.to_client_config_for(partitions)
@@ -284,8 +285,13 @@ impl KafkaIngestConfig {
         self.client_config(&defaults, properties::PRODUCER_ONLY, &owned)
     }
 
+    /// What of that is for records that were taken and are being admitted.
+    pub(super) fn memory_for_batches(&self) -> usize {
+        self.memory_bytes() / memory::BATCHES
+    }
+
     /// What records may take in memory, in bytes.
-    pub(super) fn memory_bytes(&self) -> usize {
+    fn memory_bytes(&self) -> usize {
         (self.memory_mb.get() as usize).saturating_mul(1 << 20)
     }
 

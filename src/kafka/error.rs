@@ -95,6 +95,21 @@ pub(super) fn is_denial(code: Code) -> bool {
     )
 }
 
+/// Whether a broker says this of every record of a batch of which it dislikes one, or of a
+/// batch of which every record would be taken alone.
+pub(super) fn may_be_its_batch(code: Code) -> bool {
+    matches!(
+        code,
+        Code::MessageSizeTooLarge
+            | Code::MessageBatchTooLarge
+            | Code::InvalidRecord
+            | Code::InvalidDifferentRecord
+            | Code::InvalidMessage
+            | Code::PolicyViolation
+            | Code::UnsupportedForMessageFormat
+    )
+}
+
 /// Whether this is how a fetch fails that librdkafka repeats until it succeeds: brokers come and
 /// go, leaders move, topics are created.
 pub(super) fn is_passing(code: Code) -> bool {
@@ -126,21 +141,6 @@ pub(super) fn is_passing(code: Code) -> bool {
             | Code::UnknownTopicOrPartition
             | Code::UnstableOffsetCommit
             | Code::WaitingForCoordinator
-    )
-}
-
-/// Whether a broker says this of every record of a batch of which it dislikes one, or of a
-/// batch of which every record would be taken alone.
-pub(super) fn may_be_its_batch(code: Code) -> bool {
-    matches!(
-        code,
-        Code::MessageSizeTooLarge
-            | Code::MessageBatchTooLarge
-            | Code::InvalidRecord
-            | Code::InvalidDifferentRecord
-            | Code::InvalidMessage
-            | Code::PolicyViolation
-            | Code::UnsupportedForMessageFormat
     )
 }
 

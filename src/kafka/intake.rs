@@ -42,7 +42,8 @@ struct Shared {
 
 impl Intake {
     /// Joins the group; `assignments` is told of partitions from now on. The group waits for a
-    /// member that does not answer about as long as for an instance whose lease is `lease`.
+    /// member that does not answer about as long as for an instance whose lease is `lease`. The
+    /// memory for what is fetched ahead is divided among `partitions`, as many as the topics have.
     ///
     /// A broker that is away is no error: librdkafka goes on trying, and
     /// [`state`](Self::state) says so.
@@ -52,10 +53,11 @@ impl Intake {
     pub fn start(
         config: &KafkaIngestConfig,
         lease: Duration,
+        partitions: usize,
         assignments: Arc<dyn Assignments>,
     ) -> Result<Self, Error> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (member, current) = Member::join(config, lease, assignments, stop.clone())?;
+        let (member, current) = Member::join(config, lease, partitions, assignments, stop.clone())?;
         let (end, ended) = watch::channel(false);
         let uncommitted = OnceLock::new();
         let shared = Shared { current, uncommitted, config: config.clone(), stop, ended };

@@ -15,6 +15,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::{debug, error, warn};
 
+use super::memory::RecordMemory;
 use super::reach::Reach;
 use super::rebalance::{Assignments, Consumer, Rebalancer};
 use super::{Error, KafkaIngestConfig};
@@ -64,6 +65,7 @@ pub(super) struct Member {
     config: ClientConfig,
     topics: Vec<String>,
     assignments: Arc<dyn Assignments>,
+    memory: Arc<RecordMemory>,
     stop: Arc<AtomicBool>,
     current: Arc<Current>,
     consumer: Arc<Consumer>,
@@ -77,16 +79,18 @@ impl Member {
     pub(super) fn join(
         config: &KafkaIngestConfig,
         lease: Duration,
+        partitions: usize,
         assignments: Arc<dyn Assignments>,
         stop: Arc<AtomicBool>,
     ) -> Result<(Self, Arc<Current>), Error> {
         let reach = Arc::new(Reach::of_group("consumer", config));
         let current = Arc::new(Current { reach, consumer: Mutex::default() });
         let topics = config.topics.clone();
-        let config = config.to_member_config(lease);
-        let consumer = subscribe(&config, &topics, &assignments, &current)?;
+        let memory = Arc::new(RecordMemory::new(config.memory_for_batches()));
+        let config = config.to_member_config(lease, partitions);
+        let consumer = subscribe(&config, &topics, &assignments, &memory, &current)?;
         let shared = current.clone();
-        Ok((Self { config, topics, assignments, stop, current, consumer }, shared))
+        Ok((Self { config, topics, assignments, memory, stop, current, consumer }, shared))
     }
 
     /// Polls until it is told to stop, then leaves the group.
@@ -142,7 +146,8 @@ impl Member {
                 thread::sleep(POLL.min(until.saturating_duration_since(Instant::now())));
             }
             *wait = (*wait * 2).min(REPLACE.1);
-            match subscribe(&self.config, &self.topics, &self.assignments, &self.current) {
+            let Self { config, topics, assignments, memory, current, .. } = &*self;
+            match subscribe(config, topics, assignments, memory, current) {
                 Ok(consumer) => {
                     self.consumer = consumer;
                     return true;
@@ -157,9 +162,10 @@ fn subscribe(
     config: &ClientConfig,
     topics: &[String],
     assignments: &Arc<dyn Assignments>,
+    memory: &Arc<RecordMemory>,
     current: &Current,
 ) -> Result<Arc<Consumer>, Error> {
-    let rebalancer = Rebalancer::new(assignments.clone(), current.reach.clone());
+    let rebalancer = Rebalancer::new(assignments.clone(), current.reach.clone(), memory.clone());
     let consumer: Consumer = config.create_with_context(rebalancer)?;
     let consumer = Arc::new(consumer);
     consumer.context().set_consumer(&consumer);

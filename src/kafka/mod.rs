@@ -8,6 +8,7 @@ mod config;
 mod error;
 mod intake;
 mod member;
+mod memory;
 mod rebalance;
 mod partition;
 mod producer;
@@ -32,7 +33,7 @@ pub use producer::{Outgoing, Producer};
 pub use reach::{BrokerState, TroubleKind};
 pub use rebalance::Assignments;
 pub use survey::{LogRange, Offsets, Survey};
-pub use topics::{compacted_topics, ensure_topics};
+pub use topics::{compacted_topics, count_partitions, ensure_topics};
 
 /// One partition of a topic, written `topic/3`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::error::{is_denial, is_passing};
+use super::memory::{Place, RecordMemory};
 use super::rebalance::{Consumer, Rebalancer};
 use super::{Error, TopicPartition};
 use crate::model::record::RawRecord;
@@ -87,6 +88,9 @@ pub struct PartitionQueue {
     denied: bool,
     /// The last that was heard is that there is nothing more.
     end: Option<LogEnd>,
+    memory: Arc<RecordMemory>,
+    /// The room of the batch that was given out last.
+    place: Option<Place>,
     /// Dropped after `queue`: destroying the client under a live queue is asking for trouble.
     _consumer: Arc<Consumer>,
 }
@@ -99,6 +103,7 @@ impl PartitionQueue {
             .split_partition_queue(&partition.topic, partition.partition)
             .ok_or_else(|| Error::Config(format!("{partition} is not a partition")))?;
         let reader = slot.admit_reader()?;
+        let memory = consumer.context().memory.clone();
         let consumer = consumer.clone();
         let floor = i64::MIN;
         Ok(Self {
@@ -111,6 +116,8 @@ impl PartitionQueue {
             failed: None,
             denied: false,
             end: None,
+            memory,
+            place: None,
             _consumer: consumer,
         })
     }
@@ -134,6 +141,10 @@ impl PartitionQueue {
 
     /// Waits for a record, then takes what is there, within `limits`, in the log's order.
     ///
+    /// A batch waits for room in the memory that all partitions share, and is smaller where
+    /// that is short; a record alone always fits. It keeps its room until
+    /// [`finish_batch`](Self::finish_batch), or until the next one is asked for.
+    ///
     /// The batch is empty if nothing came in `limits.wait`, or for a while longer after a
     /// denial, which would otherwise seem to be over. Dropping the future loses no
     /// record: none is taken before the last time it waits.
@@ -145,21 +156,30 @@ impl PartitionQueue {
     /// [`Error::Unavailable`] when the broker gives no records for a reason that may pass;
     /// [`Error::Unreadable`] when somebody has to look at the log.
     pub async fn next_batch(&mut self, limits: BatchLimits) -> Result<Vec<RawRecord>, Error> {
+        self.finish_batch();
         let wait = if self.denied { limits.wait.max(DENIED_AGAIN) } else { limits.wait };
         let deadline = Instant::now() + wait;
         loop {
             // Armed anew each time, because dropping an older queue of the same partition
             // disarms ours; and before looking, so that nothing slips in between.
             self.arm();
-            let batch = self.take(&limits)?;
+            let mut place = self.memory.enter().await;
+            let batch = self.take(&limits, place.as_mut())?;
             let left = deadline.saturating_duration_since(Instant::now());
             if !batch.is_empty() || left.is_zero() {
                 self.denied = false;
+                self.place = place.filter(|_| !batch.is_empty());
                 return Ok(batch);
             }
+            drop(place);
             // Woken or not, the queue is looked at next.
             timeout(left.min(LONGEST_SLEEP), self.slot.wake.notified()).await.ok();
         }
+    }
+
+    /// The records of the last batch are gone: their memory is free for other partitions.
+    pub fn finish_batch(&mut self) {
+        self.place = None;
     }
 
     fn arm(&mut self) {
@@ -167,7 +187,11 @@ impl PartitionQueue {
         self.queue.set_nonempty_callback(move || slot.wake.notify_one());
     }
 
-    fn take(&mut self, limits: &BatchLimits) -> Result<Vec<RawRecord>, Error> {
+    fn take(
+        &mut self,
+        limits: &BatchLimits,
+        mut place: Option<&mut Place>,
+    ) -> Result<Vec<RawRecord>, Error> {
         self.check()?;
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -189,7 +213,14 @@ impl PartitionQueue {
                 self.held = Some(record);
                 break;
             }
+            let fits = place.as_mut().is_none_or(|place| place.add(record.size()));
             batch.push(record);
+            if !fits {
+                break;
+            }
+        }
+        if let Some(place) = place {
+            place.trim();
         }
         Ok(batch)
     }

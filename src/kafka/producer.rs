@@ -238,8 +238,8 @@ impl Producer {
         self.shared.reach.state()
     }
 
-    /// The names of all topics that the cluster shows with a leader to write to.
-    pub(super) async fn topics(&self, patience: Duration) -> Result<Vec<String>, Error> {
+    /// The names of all topics that the cluster shows, and how many partitions each has.
+    pub(super) async fn topics(&self, patience: Duration) -> Result<Vec<(String, usize)>, Error> {
         let client = self.client();
         let asked = tokio::task::spawn_blocking(move || {
             let metadata = client.client().fetch_metadata(None, patience);
@@ -248,7 +248,8 @@ impl Producer {
         let metadata = asked.await.map_err(|error| Error::Unavailable(error.to_string()))??;
         let is_there =
             |topic: &&MetadataTopic| topic.error().is_none() && !topic.partitions().is_empty();
-        Ok(metadata.topics().iter().filter(is_there).map(|t| t.name().to_owned()).collect())
+        let shown = |topic: &MetadataTopic| (topic.name().to_owned(), topic.partitions().len());
+        Ok(metadata.topics().iter().filter(is_there).map(shown).collect())
     }
 
     fn client(&self) -> Arc<Client> {

@@ -16,6 +16,7 @@ use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
 use tracing::{debug, error, info, warn};
 
+use super::memory::RecordMemory;
 use super::partition::{Slot, keep_end};
 use super::reach::Reach;
 use super::{Error, PartitionQueue, TopicPartition};
@@ -41,6 +42,8 @@ pub(super) type Consumer = BaseConsumer<Rebalancer>;
 pub(super) struct Rebalancer {
     assignments: Arc<dyn Assignments>,
     pub(super) reach: Arc<Reach>,
+    /// What the readers of all partitions share.
+    pub(super) memory: Arc<RecordMemory>,
     /// Splitting needs the consumer's `Arc`, callbacks get a plain reference.
     consumer: OnceLock<Weak<Consumer>>,
     slots: Mutex<HashMap<TopicPartition, Arc<Slot>>>,
@@ -74,10 +77,15 @@ struct GroupStatistics {
 }
 
 impl Rebalancer {
-    pub(super) fn new(assignments: Arc<dyn Assignments>, reach: Arc<Reach>) -> Self {
+    pub(super) fn new(
+        assignments: Arc<dyn Assignments>,
+        reach: Arc<Reach>,
+        memory: Arc<RecordMemory>,
+    ) -> Self {
         Self {
             assignments,
             reach,
+            memory,
             consumer: OnceLock::new(),
             slots: Mutex::default(),
             turn: Mutex::default(),

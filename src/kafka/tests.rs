@@ -102,7 +102,7 @@ async fn each_partition_yields_its_records_in_order_once_it_was_sought() {
     let (_broker, config) = broker(3);
     publish(&config, 300).await;
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, LEASE, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, 6, desk).unwrap();
     assert!(intake.cluster_id().await.unwrap().starts_with("mockCluster"));
     let mut total = 0;
     for _ in 0..3 {
@@ -129,7 +129,7 @@ async fn a_batch_keeps_its_limits_and_a_dropped_wait_loses_nothing() {
     let (_broker, config) = broker(1);
     publish(&config, 50).await;
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, LEASE, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, 6, desk).unwrap();
     let mut queue = queue(&mut queues).await;
     intake.seek(queue.partition(), 0).await.unwrap();
     let mut seen = Vec::new();
@@ -166,7 +166,7 @@ async fn a_record_arrives_as_it_was_sent() {
     }
     producer.flush(PATIENCE).await.unwrap();
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, LEASE, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, 6, desk).unwrap();
     let mut queue = queue(&mut queues).await;
     intake.seek(queue.partition(), 0).await.unwrap();
     let mut received = Vec::new();
@@ -191,7 +191,7 @@ async fn a_new_reader_goes_on_where_it_is_told_and_the_old_one_ends() {
     let (_broker, config) = broker(1);
     publish(&config, 60).await;
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, LEASE, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, 6, desk).unwrap();
     let mut old = queue(&mut queues).await;
     let partition = old.partition().clone();
     intake.seek(&partition, 0).await.unwrap();
@@ -220,7 +220,7 @@ async fn a_lost_offset_is_told_and_a_seek_heals_it() {
     let (_broker, config) = broker(1);
     publish(&config, 30).await;
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, LEASE, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, 6, desk).unwrap();
     let mut queue = queue(&mut queues).await;
     let partition = queue.partition().clone();
     intake.seek(&partition, 5000).await.unwrap();
@@ -237,7 +237,7 @@ async fn a_lost_offset_is_told_and_a_seek_heals_it() {
 async fn a_second_member_takes_over_where_the_first_says_it_is() {
     let (_broker, config) = broker(4);
     let (first_desk, mut first_queues) = Desk::new();
-    let first = Intake::start(&config, LEASE, first_desk.clone()).unwrap();
+    let first = Intake::start(&config, LEASE, 6, first_desk.clone()).unwrap();
     let mut held = Vec::new();
     for _ in 0..4 {
         let queue = queue(&mut first_queues).await;
@@ -248,7 +248,7 @@ async fn a_second_member_takes_over_where_the_first_says_it_is() {
     }
 
     let (second_desk, mut second_queues) = Desk::new();
-    let second = Intake::start(&config, LEASE, second_desk).unwrap();
+    let second = Intake::start(&config, LEASE, 6, second_desk).unwrap();
     let moved = queue(&mut second_queues).await;
     let partition = moved.partition().clone();
     assert!(first_desk.left.lock().unwrap().contains(&partition), "revoked before it was given");
@@ -275,10 +275,10 @@ async fn a_second_member_takes_over_where_the_first_says_it_is() {
 async fn a_member_without_a_partition_is_told_so_and_leaves_at_once() {
     let (_broker, config) = broker(1);
     let (first_desk, mut first_queues) = Desk::new();
-    let first = Intake::start(&config, LEASE, first_desk.clone()).unwrap();
+    let first = Intake::start(&config, LEASE, 6, first_desk.clone()).unwrap();
     let _held = queue(&mut first_queues).await;
     let (second_desk, mut second_queues) = Desk::new();
-    let second = Intake::start(&config, LEASE, second_desk.clone()).unwrap();
+    let second = Intake::start(&config, LEASE, 6, second_desk.clone()).unwrap();
     let told = |desk: &Desk| *desk.told.lock().unwrap();
     eventually("both have heard from the group", || {
         told(&first_desk) > 0 && told(&second_desk) > 0
@@ -292,7 +292,7 @@ async fn a_member_without_a_partition_is_told_so_and_leaves_at_once() {
     idle.shutdown(PATIENCE).await.unwrap();
     reading.shutdown(PATIENCE).await.unwrap();
     let began = Instant::now();
-    let third = Intake::start(&config, LEASE, second_desk).unwrap();
+    let third = Intake::start(&config, LEASE, 6, second_desk).unwrap();
     eventually("the next one reads", || third.is_assigned(&partition)).await;
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     third.shutdown(PATIENCE).await.unwrap();
@@ -304,7 +304,7 @@ async fn a_broker_that_goes_and_comes_back_is_told() {
     let (broker, config) = broker(1);
     broker.set_reachable(false);
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, LEASE, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, 6, desk).unwrap();
     eventually("the outage shows", || intake.state().trouble.is_some()).await;
     assert!(!intake.state().reachable);
     broker.set_reachable(true);

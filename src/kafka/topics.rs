@@ -42,6 +42,20 @@ pub async fn ensure_topics(
     await_topics(&cluster, &missing).await
 }
 
+/// How many partitions the ingest topics of `config` have in all. One that does not exist yet
+/// counts as it would be created.
+///
+/// # Errors
+/// [`Error::Unavailable`] or [`Error::Denied`] if the cluster does not say.
+pub async fn count_partitions(config: &KafkaIngestConfig) -> Result<usize, Error> {
+    let present = Producer::inquirer(config)?.topics(ANSWER_PATIENCE).await?;
+    let of = |name: &String| {
+        let topic = present.iter().find(|(topic, _)| topic == name);
+        topic.map_or(config.topic_partitions.get() as usize, |(_, partitions)| *partitions)
+    };
+    Ok(config.topics.iter().map(of).sum())
+}
+
 /// Those of `names` whose records are compacted (`cleanup.policy`): such a topic takes no
 /// record without a key, and of each key only the last record stays. A topic that does not
 /// exist is not among them.
@@ -134,5 +148,9 @@ async fn await_topics(cluster: &Producer, names: &[&str]) -> Result<(), Error> {
 /// broker's default number of partitions, where brokers make topics by themselves.
 async fn missing_of<'a>(cluster: &Producer, names: &[&'a str]) -> Result<Vec<&'a str>, Error> {
     let present = cluster.topics(ANSWER_PATIENCE).await?;
-    Ok(names.iter().copied().filter(|name| !present.iter().any(|topic| topic == name)).collect())
+    Ok(names
+        .iter()
+        .copied()
+        .filter(|name| !present.iter().any(|(topic, _)| topic == name))
+        .collect())
 }

@@ -12,7 +12,7 @@ use super::builder::{MySqlParts, SchedulerBuilder, Target};
 use super::{Inner, Scheduler, StartProgress};
 use crate::actors::{Gate, KAFKA, Shared, Supervisor};
 use crate::dispatch::{KafkaDispatch, SharedHandler};
-use crate::health::ProblemKind;
+use crate::health::{Health, ProblemKind};
 use crate::kafka::{self, Intake, KafkaIngestConfig, Producer, ensure_topics};
 use crate::model::app::{AppConfig, AppName};
 use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
@@ -137,10 +137,13 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
     let producer = builder.kafka.as_ref().map(Producer::start).transpose().map_err(settings)?;
     let telling = builder.kafka.as_ref().filter(|kafka| kafka.events_topic.is_some());
     let events = telling.map(Producer::start_patient).transpose().map_err(settings)?;
-    let apps = register_apps(&store, &builder, producer.as_ref()).await?;
+    let health = Health::default();
+    let apps = register_apps(&store, &builder, producer.as_ref(), &health).await?;
     let kafka = builder.kafka.clone().zip(producer);
     let kafka = kafka.map(|(config, producer)| (config, producer, events));
-    let shared = Shared::new(store, builder.clock, builder.settings, apps, kafka);
+    let mut shared = Shared::new(store, builder.clock, builder.settings, apps, kafka);
+    check_packets(&shared.store, shared.settings.max_record_bytes, &health).await;
+    shared.health = health;
     let shared = Arc::new(shared);
     let supervisor = Supervisor::new(shared.clone()).start();
     while !(shared.has_lease() && shared.is_settled()) {
@@ -191,6 +194,28 @@ async fn connect(builder: &SchedulerBuilder) -> Result<Store, StartError> {
     await_file(&builder.progress, &store, &shown).await?;
     tracing::info!(database = %shown, "jobs are kept in {}, {shown}", store.kind());
     Ok(store)
+}
+
+/// What a record's row needs beside the record's own bytes in what the database is sent.
+const PACKET_OVERHEAD: u64 = 64 << 10;
+
+/// A server may take less at once than the largest record: then such a record can never be
+/// written.
+async fn check_packets(store: &Store, max_record_bytes: usize, health: &Health) {
+    let most = match store.max_packet_bytes().await {
+        Ok(Some(most)) => most,
+        Ok(None) => return,
+        Err(error) => return tracing::debug!(%error, "max_allowed_packet is not known: {error}"),
+    };
+    let needed = (max_record_bytes as u64).saturating_add(PACKET_OVERHEAD);
+    if most < needed {
+        let why = format!(
+            "is {most} bytes, less than what ingest.max_record_bytes ({max_record_bytes}) needs: \
+             larger records cannot be written, and stop their partition; set it to at least \
+             {needed} on the server, or lower ingest.max_record_bytes"
+        );
+        health.report("max_allowed_packet", ProblemKind::Setting, why);
+    }
 }
 
 fn mysql_url(parts: &MySqlParts) -> SecretString {
@@ -263,6 +288,7 @@ async fn register_apps(
     store: &Store,
     builder: &SchedulerBuilder,
     producer: Option<&Producer>,
+    health: &Health,
 ) -> Result<Vec<(AppConfig, SharedHandler, AppRow)>, StartError> {
     let configs: Vec<&AppConfig> = builder.apps.iter().map(|(config, _)| config).collect();
     let register = || store.register_apps(&configs, builder.clock.now_ms());
@@ -282,7 +308,8 @@ async fn register_apps(
         let handler: SharedHandler = match (target, producer) {
             (Target::Handler(handler), _) => handler.clone(),
             (Target::Topic(topic), Some(producer)) => {
-                Arc::new(KafkaDispatch::new(producer.clone(), topic.clone()))
+                let dispatch = KafkaDispatch::new(producer.clone(), topic.clone());
+                Arc::new(dispatch.reporting_to(health.clone()))
             }
             (Target::Topic(topic), None) => {
                 return Err(StartError::Settings(format!("no Kafka for topic {topic}")));
@@ -351,6 +378,7 @@ async fn try_intake(
         let partitions = i32::try_from(config.topic_partitions.get()).unwrap_or(i32::MAX);
         ensure_topics(config, &names, partitions).await?;
     }
-    shared.set_intake(Intake::start(config, shared.settings.lease, gate)?);
+    let partitions = kafka::count_partitions(config).await?;
+    shared.set_intake(Intake::start(config, shared.settings.lease, partitions, gate)?);
     Ok(())
 }

@@ -25,6 +25,7 @@ mod letters;
 mod fates;
 mod review;
 mod outcomes;
+mod packets;
 mod pages;
 mod rows;
 mod steps;

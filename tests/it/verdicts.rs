@@ -13,7 +13,7 @@ use infinite_scheduler::{
 use serde_json::Value;
 
 use crate::split_batches::REFUSE;
-use crate::support::kafka::{RawRecord, create_topic, delete_topic, produce, read_all};
+use crate::support::kafka::{RawRecord, create_topic, delete_topic, produce, read_all, set_topic};
 use crate::support::services::Database;
 use crate::support::wait_until;
 use crate::support::world::World;
@@ -285,6 +285,39 @@ async fn verdicts_wait_for_their_topic_and_survive_their_actor() {
             let expected = ["accepted", "fired", "retrying", "fired", "succeeded"];
             assert_eq!(verdicts, expected, "{database:?} {request}");
         }
+    }
+}
+
+/// A verdict on a record that names no request has no key, and a compacted topic refuses it:
+/// it alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_events_topic_takes_every_verdict_that_has_a_key() {
+    let telling = Telling::new(Database::Postgres).await;
+    set_topic(&telling.events, "cleanup.policy", "compact").await;
+    let scheduler = telling.builder(ByName).start().await.expect("a start");
+    let nameless = |n| if n % 5 == 0 { RawRecord::new(1, "no JSON") } else { good(n) };
+    fn good(n: i32) -> RawRecord {
+        request(&format!("good-{n}"), "")
+    }
+    let records: Vec<_> = (0..200).map(nameless).collect();
+    produce(&telling.world.topic, &records).await;
+    wait_until(DEADLINE, "what is refused", async || {
+        let said = scheduler.health().sentences();
+        said.iter().any(|said| said.starts_with("verdicts: ") && said.contains("it has no key"))
+    })
+    .await;
+    wait_until(DEADLINE, "all the others", async || {
+        scheduler.ingest_metrics().verdicts_sent == 160 * 3
+    })
+    .await;
+    assert_eq!(scheduler.ingest_metrics().verdicts_not_published, 40);
+    set_topic(&telling.events, "cleanup.policy", "delete").await;
+    telling.all_told().await;
+    scheduler.shutdown(DRAIN).await;
+    let told = telling.by_request().await;
+    assert_eq!(told.len(), 161);
+    for (request, verdicts) in told.iter().filter(|(request, _)| *request != "nobody") {
+        assert_eq!(verdicts, &["accepted", "fired", "succeeded"], "{request}");
     }
 }
 

@@ -67,7 +67,12 @@ impl Reading {
     }
 
     pub(super) async fn step(&mut self) -> Step {
-        match self.try_step().await {
+        let done = self.try_step().await;
+        // Whatever became of the batch, its records are not here any more.
+        if let Some(queue) = &mut self.queue {
+            queue.finish_batch();
+        }
+        match done {
             Ok(records) => Step::Read(records),
             Err(step) => {
                 self.known = self.known_offset();

@@ -78,6 +78,16 @@ impl RetryDlq {
         self.look_around(ctx);
     }
 
+    /// Looks now and then whether the topics can take what is published.
+    fn look_at_topics(&mut self, ctx: &mut Context<Self>) {
+        let shared = self.shared.clone();
+        let look = tokio::spawn(async move { policy::look(&shared).await });
+        ctx.spawn(look.into_actor(self).map(|again, _, ctx| {
+            let again = again.unwrap_or_else(|error| panic!("looking at topics: {error}"));
+            ctx.run_later(again, Self::look_at_topics);
+        }));
+    }
+
     fn publish_all(&mut self, lanes: &[Lane], ctx: &mut Context<Self>) {
         self.letters.add(lanes);
         self.publish(Kind::Letters, ctx);
@@ -110,14 +120,15 @@ impl RetryDlq {
     fn after(&mut self, kind: Kind, round: Round, ctx: &mut Context<Self>) {
         let counted = self.outlet(kind).count(&round);
         self.count(kind, counted);
+        let failure = round.failure.clone();
+        let wait = self.outlet(kind).end(round);
         let about = kind.about();
-        match &round.failure {
+        // What waits for good is shown when what may pass has passed.
+        match failure.or_else(|| self.outlet(kind).refusal(about)) {
             None => self.shared.health.clear(about),
-            Some(failure) => {
-                self.shared.health.report(about, ProblemKind::NotPublished, failure.clone())
-            }
+            Some(why) => self.shared.health.report(about, ProblemKind::NotPublished, why),
         }
-        match self.outlet(kind).end(round) {
+        match wait {
             // What comes meanwhile waits, too: the topic is away for all of it.
             Some(wait) => {
                 ctx.run_later(wait, move |actor, ctx| {
@@ -206,6 +217,9 @@ impl Actor for RetryDlq {
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.look_around(ctx);
         ctx.run_later(LOOK_AROUND, Self::look_around_again);
+        if self.shared.kafka.is_some() {
+            self.look_at_topics(ctx);
+        }
     }
 }
 

@@ -1,1 +1,49 @@
+//! Whether the topics for dead letters and verdicts keep what is published there.
 
+use std::time::Duration;
+
+use super::super::shared::Shared;
+use crate::health::ProblemKind;
+use crate::kafka::compacted_topics;
+
+/// How long to wait before looking again: when all is well, and when it is not or nobody knows.
+const WELL: Duration = Duration::from_secs(600);
+const NOT_WELL: Duration = Duration::from_secs(60);
+
+/// Looks whether a topic is compacted, and returns how soon to look again.
+///
+/// Such a topic refuses what has no key, with everything that is sent beside it, and keeps of
+/// each key the last record only.
+pub(super) async fn look(shared: &Shared) -> Duration {
+    let Some(kafka) = &shared.kafka else { return WELL };
+    let dlq = (&kafka.config.dlq_topic, "dead letters", Some(&kafka.producer));
+    let events = kafka.config.events_topic.as_ref();
+    let events = events.map(|topic| (topic, "verdicts", kafka.events.as_ref()));
+    let topics: Vec<_> = [Some(dlq), events].into_iter().flatten().collect();
+    let names: Vec<&str> = topics.iter().map(|(topic, ..)| topic.as_str()).collect();
+    let compacted = match compacted_topics(&kafka.config, &names).await {
+        Ok(compacted) => compacted,
+        // The broker's troubles are reported by those who need it.
+        Err(error) => {
+            tracing::debug!(%error, "the topics' cleanup.policy is not known: {error}");
+            return NOT_WELL;
+        }
+    };
+    for (topic, what, producer) in topics {
+        let subject = format!("topic {topic}");
+        let is_compacted = compacted.contains(topic);
+        if let Some(producer) = producer {
+            producer.set_wants_keys(topic, is_compacted);
+        }
+        if is_compacted {
+            let why = format!(
+                "has cleanup.policy = compact, so that it refuses {what} without a key and keeps \
+                 only the last of each key: set its cleanup.policy to delete"
+            );
+            shared.health.report(&subject, ProblemKind::Setting, why);
+        } else {
+            shared.health.clear(&subject);
+        }
+    }
+    if compacted.is_empty() { WELL } else { NOT_WELL }
+}

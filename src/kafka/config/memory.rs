@@ -4,9 +4,10 @@
 //! partition, fixed when the client is created. So they are chosen by the number of partitions
 //! that the topics have: a member of the group never has more.
 
-/// The part of the memory that may be fetched ahead. The rest is for records that were taken,
-/// and for what librdkafka adds to each record that it holds.
+/// The part of the memory that may be fetched ahead, and the part for records that were taken,
+/// with their copies. The rest is for what librdkafka adds to each record that it holds.
 const AHEAD: usize = 4;
+pub(super) const BATCHES: usize = 2;
 /// What librdkafka holds beside a record's own bytes, about: its limit does not count that.
 const OVERHEAD: usize = 512;
 /// Bounds of what is fetched ahead of one partition.

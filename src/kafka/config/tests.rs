@@ -179,7 +179,7 @@ fn the_groups_session_follows_the_lease_but_not_below_what_brokers_accept() {
         let lease = Duration::from_secs(lease_s);
         let config = with(properties);
         assert_eq!(config.validate_session(lease), Ok(()), "{lease_s} {properties:?}");
-        let member = config.to_member_config(lease);
+        let member = config.to_member_config(lease, 6);
         assert_eq!(member.get("session.timeout.ms"), Some(session), "{lease_s} {properties:?}");
         assert_eq!(
             member.get("heartbeat.interval.ms"),

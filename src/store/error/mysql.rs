@@ -11,13 +11,12 @@ use super::Error;
 pub(super) type Kind = fn(String) -> Error;
 
 /// Numbers in the order in which the servers list them, by what the caller will do.
-const KINDS: [(Kind, &[u16]); 6] = [
+const KINDS: [(Kind, &[u16]); 7] = [
     (
         Error::Refused,
         &[
             1048, // a column cannot be null
             1118, // the row is too large for its table
-            1153, // the packet is larger than max_allowed_packet
             1216, 1217, // a foreign key
             1264, 1265, // a value out of range, or cut
             1292, // a value of the wrong form
@@ -105,7 +104,18 @@ const KINDS: [(Kind, &[u16]); 6] = [
             4031, // the session was idle for too long
         ],
     ),
+    (
+        too_large,
+        &[1153], // the packet is larger than max_allowed_packet
+    ),
 ];
+
+/// Whoever writes divides what is too much at once; a single row stays too large, and so would its
+/// dead letter be.
+fn too_large(text: String) -> Error {
+    let way_out = "raise max_allowed_packet on the server, or lower ingest.max_record_bytes";
+    Error::Unavailable(format!("{text}: {way_out}"))
+}
 
 /// What a number means, if it is listed.
 pub(super) fn by_number(number: u16) -> Option<Kind> {
@@ -149,7 +159,7 @@ mod tests {
             (1366, "HY000", "refused"),
             (1406, "22001", "refused"),
             (1118, "42000", "refused"),
-            (1153, "08S01", "refused"),
+            (1153, "08S01", "unavailable"),
             (1062, "23000", "raced"),
             (1213, "40001", "raced"),
             (1614, "XA102", "raced"),

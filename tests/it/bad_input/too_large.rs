@@ -72,7 +72,10 @@ async fn the_largest_record_is_a_job_or_a_letter_that_waits_for_room(database: D
     assert_eq!(*seen.lock().expect("a lock"), [largest.len() - head.len() - tail.len()]);
     assert_eq!(scheduler.ingest_metrics().messages_failed, 2);
     assert_eq!(world.database.count("select count(*) from scheduler_outbox").await, 1);
-    assert!(scheduler.health().sentences().is_empty(), "one letter that waits is nobody's outage");
+    let health = scheduler.health();
+    assert!(health.ready, "one letter that waits is nobody's outage");
+    let said = health.sentences();
+    assert!(said.len() == 1 && said[0].contains("raise max.message.bytes"), "{said:?}");
 
     make_room(&world.dlq).await;
     wait_until(DEADLINE, "the large letter published", async || {

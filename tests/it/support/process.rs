@@ -109,6 +109,14 @@ impl Instance {
         self.child.id()
     }
 
+    /// The most memory that it has had at once, in MiB (`VmHWM`).
+    pub(crate) fn peak_memory_mb(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let kib = line.trim().strip_suffix(" kB").expect("a number of kB");
+        kib.parse::<u64>().expect("a number") / 1024
+    }
+
     /// How it ended, if it has.
     pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be asked")
@@ -164,6 +172,12 @@ impl Instance {
     }
 }
 
+/// What a failed test shows of what may be very long.
+fn end_of(text: &str) -> &str {
+    const SHOWN: usize = 100_000;
+    &text[text.ceil_char_boundary(text.len().saturating_sub(SHOWN))..]
+}
+
 impl Drop for Instance {
     fn drop(&mut self) {
         // Both fail only for a child that has ended.
@@ -174,7 +188,7 @@ impl Drop for Instance {
                 "---- instance {}, stdout\n{}---- stderr\n{}----",
                 self.pid(),
                 self.stdout(),
-                self.stderr()
+                end_of(&self.stderr())
             );
         }
     }

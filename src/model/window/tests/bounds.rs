@@ -26,6 +26,18 @@ fn limits_of_pages(window: &mut Window) -> Vec<(PageRequest, usize)> {
         .collect()
 }
 
+/// One that has read a row of each list before, and so knows how large they are.
+fn that_knows_its_rows(limits: WindowLimits) -> Window {
+    let mut window = fresh(limits);
+    for mut page in window.wanted_pages() {
+        page.limit = 1;
+        let row = numbered(page.priority as u16, page.priority, 0);
+        window.apply_page(page, vec![row]);
+    }
+    window.forget(SHARD);
+    window
+}
+
 #[test]
 fn half_of_the_window_is_divided_among_the_lists() {
     let limits = WindowLimits { max_jobs: 120, max_bytes: 12_000, ..LIMITS };
@@ -104,7 +116,8 @@ fn what_fires_last_leaves_first_and_waiting_makes_up_for_rank() {
 
 #[test]
 fn pages_share_what_is_free_and_count_as_held_while_they_are_out() {
-    let mut window = fresh(WindowLimits { max_jobs: 300, page_size: 1_000, ..LIMITS });
+    let limits = WindowLimits { max_jobs: 300, page_size: 1_000, ..LIMITS };
+    let mut window = that_knows_its_rows(limits);
     let mut pages = limits_of_pages(&mut window);
     assert_eq!(pages.iter().map(|(_, limit)| *limit).collect::<Vec<_>>(), [100, 100, 100]);
     let (mut page, _) = pages.remove(0);
@@ -116,9 +129,10 @@ fn pages_share_what_is_free_and_count_as_held_while_they_are_out() {
 
 #[test]
 fn pages_share_the_bytes_that_are_free_too() {
-    let size = size_of::<Job>();
-    let mut window =
-        fresh(WindowLimits { max_jobs: 10_000, max_bytes: 30 * size, page_size: 1_000, ..LIMITS });
+    let size = normal(1, 1).size();
+    let limits =
+        WindowLimits { max_jobs: 10_000, max_bytes: 30 * size, page_size: 1_000, ..LIMITS };
+    let mut window = that_knows_its_rows(limits);
     let mut pages = limits_of_pages(&mut window);
     assert_eq!(pages.iter().map(|(_, limit)| *limit).collect::<Vec<_>>(), [10, 10, 10]);
     window.page_failed(pages.remove(1).0);
@@ -191,4 +205,45 @@ fn an_empty_list_gets_a_row_though_none_fits() {
     let mut window = fresh(WindowLimits { max_bytes: size_of::<Job>(), ..LIMITS });
     let pages = limits_of_pages(&mut window);
     assert_eq!(pages.iter().map(|(_, limit)| *limit).collect::<Vec<_>>(), [1, 1, 1]);
+}
+
+#[test]
+fn the_first_page_is_small_and_what_it_shows_of_rows_holds_for_other_lists() {
+    let limits = WindowLimits { max_jobs: 10_000, page_size: 1_000, ..LIMITS };
+    let mut window = fresh(WindowLimits { max_bytes: 600_000, ..limits });
+    let mut pages = limits_of_pages(&mut window);
+    assert_eq!(pages.iter().map(|(_, limit)| *limit).collect::<Vec<_>>(), [8, 8, 8]);
+    let (mut page, _) = pages.remove(0);
+    page.limit = 1;
+    window.apply_page(page, vec![sized(50_000, numbered(1, Priority::High, 1))]);
+    let (other, _) = pages.remove(0);
+    window.page_failed(other);
+    let of_other = |page: &PageRequest| page.priority == Priority::Normal;
+    let page = window.wanted_pages().into_iter().find(of_other).unwrap();
+    assert!(page.limit < 8, "{} rows", page.limit);
+}
+
+#[test]
+fn a_bound_in_bytes_that_is_lowered_is_kept_at_once() {
+    let size = normal(1, 1).size();
+    let mut window = of_empty_table(WindowLimits { max_jobs: 1_000, ..LIMITS });
+    admit(&mut window, many(100, Priority::Normal));
+    assert_eq!(window.expected_bytes(), 100 * size);
+    window.set_max_bytes(50 * size);
+    assert_eq!(window.figures().jobs, 49, "and a little more");
+    window.set_max_bytes(0);
+    assert_eq!(window.figures().jobs, 1, "a list holds one in any case");
+    assert!(window.wanted_pages().is_empty(), "there is no room for more");
+}
+
+#[test]
+fn jobs_are_taken_until_they_have_enough_bytes() {
+    let size = normal(1, 1).size();
+    let mut window = of_empty_table(WindowLimits { max_jobs: 1_000, ..LIMITS });
+    admit(&mut window, many(10, Priority::Normal));
+    assert_eq!(window.take_due(i64::MAX, usize::MAX, 0).len(), 0);
+    assert_eq!(window.take_due(i64::MAX, usize::MAX, 1).len(), 1);
+    assert_eq!(window.take_due(i64::MAX, usize::MAX, 3 * size).len(), 3);
+    assert_eq!(window.take_due(i64::MAX, usize::MAX, 3 * size + 1).len(), 4);
+    assert_eq!(window.take_due(i64::MAX, 1, usize::MAX).len(), 1);
 }
