@@ -25,6 +25,8 @@ use crate::store::{
 
 /// Between the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often it is asked whether the broker answers, which asks nobody.
+const BROKER_LOOK: Duration = Duration::from_millis(250);
 /// How often the patience with a heartbeat doubles.
 const MOST_PATIENCE: u32 = 3;
 /// A lease has room for some heartbeats that fail.
@@ -35,6 +37,8 @@ pub(super) struct ShardKeeper {
     shared: Arc<Shared>,
     /// When another instance's beat was last seen to move, by our own clock.
     moved: HashMap<InstanceId, (i64, i64)>,
+    /// When we last saw the others, by our own clock.
+    looked_ms: i64,
     /// Shards that are being released, and when one may be tried again.
     releasing: HashSet<ShardId>,
     release_after_ms: HashMap<ShardId, i64>,
@@ -45,6 +49,9 @@ pub(super) struct ShardKeeper {
     beats: u64,
     /// Heartbeats without an answer in a row.
     unanswered: u32,
+    /// The last heartbeat failed, so the next one first asks for a session of its own: a pool
+    /// would try again by itself, later each time, and not say when the server is back.
+    knocks: bool,
     /// Commands are being carried out.
     looking: bool,
     leaving: bool,
@@ -55,8 +62,11 @@ enum Beat {
     Alive(Observation),
     /// We were declared dead, or never joined.
     Unknown,
-    /// There was no answer in time; perhaps a reason for it.
-    Unanswered(String),
+    /// There was no answer in time; perhaps a reason for it, if the database says one.
+    Unanswered {
+        error: StoreError,
+        says_why: bool,
+    },
 }
 
 impl ShardKeeper {
@@ -64,12 +74,14 @@ impl ShardKeeper {
         Self {
             shared,
             moved: HashMap::new(),
+            looked_ms: 0,
             releasing: HashSet::new(),
             release_after_ms: HashMap::new(),
             observed: Observation::default(),
             changes: 0,
             beats: 0,
             unanswered: 0,
+            knocks: false,
             looking: false,
             leaving: false,
         }
@@ -78,7 +90,8 @@ impl ShardKeeper {
     fn beat(&mut self, ctx: &mut Context<Self>) {
         let (shared, changes) = (self.shared.clone(), self.changes);
         let patience = patience(shared.lease.length(), self.unanswered);
-        let beat = tokio::spawn(async move { beat(&shared, patience).await });
+        let knocks = self.knocks;
+        let beat = tokio::spawn(async move { beat(&shared, patience, knocks).await });
         ctx.spawn(beat.into_actor(self).map(move |beat, actor, ctx| {
             let beat = beat.unwrap_or_else(|error| panic!("heartbeat: {error}"));
             actor.after_beat(beat, changes, ctx);
@@ -93,7 +106,9 @@ impl ShardKeeper {
         match beat {
             Ok(Beat::Alive(observed)) => {
                 self.unanswered = 0;
+                self.knocks = false;
                 self.shared.health.clear("database");
+                self.shared.database.answers();
                 self.check_clock(&observed);
                 self.look_after_commands(&observed, ctx);
                 self.tell_readers(&observed);
@@ -103,9 +118,10 @@ impl ShardKeeper {
                 self.observed = observed;
                 self.take_and_release(ctx);
             }
-            Ok(Beat::Unanswered(why)) => {
+            Ok(Beat::Unanswered { error, says_why }) => {
                 self.unanswered = self.unanswered.saturating_add(1);
-                self.database_failed(&StoreError::Unavailable(why));
+                self.knocks = says_why;
+                self.database_failed(&error);
             }
             Ok(Beat::Unknown) => {
                 if self.shared.me().0 != 0 {
@@ -117,6 +133,7 @@ impl ShardKeeper {
             }
             Err(error) => {
                 self.unanswered = 0;
+                self.knocks = true;
                 self.database_failed(&error);
             }
         }
@@ -125,9 +142,10 @@ impl ShardKeeper {
     }
 
     fn database_failed(&self, error: &StoreError) {
+        self.shared.database.unavailable();
         let kind = match error {
             StoreError::ReadOnly(_) => ProblemKind::DatabaseReadOnly,
-            StoreError::Unusable(_) => ProblemKind::DatabaseUnusable,
+            StoreError::Unusable(_) | StoreError::Setting(_) => ProblemKind::DatabaseUnusable,
             StoreError::Unavailable(_) | StoreError::Refused(_) | StoreError::Raced(_) => {
                 ProblemKind::DatabaseUnavailable
             }
@@ -135,10 +153,20 @@ impl ShardKeeper {
         self.shared.health.report("database", kind, error.to_string());
     }
 
+    /// Clients of the broker hear of its return by themselves; others hear of it here.
+    fn watch_broker(&mut self, ctx: &mut Context<Self>) {
+        self.shared.note_broker();
+        ctx.run_later(BROKER_LOOK, Self::watch_broker);
+    }
+
     /// Becomes a new instance.
     fn join(&mut self, ctx: &mut Context<Self>) {
         let shared = self.shared.clone();
+        let knocks = self.knocks;
         let join = async move {
+            if knocks {
+                shared.store.knock().await?;
+            }
             let sent = shared.lease.sending();
             let now_ms = shared.clock.now_ms();
             let me = shared.store.join(&shared.membership(), now_ms).await?;
@@ -151,10 +179,12 @@ impl ShardKeeper {
                 joined.unwrap_or_else(|error| panic!("joining: {error}"));
             match joined {
                 Ok(me) => {
+                    actor.knocks = false;
                     tracing::info!(instance = %me, "joined as instance {me}");
                     actor.tell_of_new_name();
                 }
                 Err(error) => {
+                    actor.knocks = true;
                     actor.database_failed(&error);
                 }
             }
@@ -290,13 +320,16 @@ fn patience(lease: Duration, unanswered: u32) -> Duration {
 }
 
 /// One heartbeat: renew, then look around.
-async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
+async fn beat(shared: &Shared, patience: Duration, knocks: bool) -> StoreResult<Beat> {
     let me = shared.me();
     if me.0 == 0 {
         return Ok(Beat::Unknown);
     }
-    let sent = shared.lease.sending();
     let answered = async {
+        if knocks {
+            shared.store.knock().await?;
+        }
+        let sent = shared.lease.sending();
         if !shared.store.beat(me, shared.lease.length()).await? {
             return Ok(Beat::Unknown);
         }
@@ -311,10 +344,15 @@ async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
             let silence = format!("no answer to the heartbeat within {ms} ms");
             // A pool that waits for a connection does not say what for.
             let why = shared.store.trouble(patience / 4).await;
-            Ok(Beat::Unanswered(match why {
-                Some(why) => format!("{silence}: {}", why.into_reason()),
-                None => silence,
-            }))
+            let says_why = why.is_some();
+            let error = match why {
+                Some(StoreError::Unavailable(why)) => {
+                    StoreError::Unavailable(format!("{silence}: {why}"))
+                }
+                Some(error) => error,
+                None => StoreError::Unavailable(silence),
+            };
+            Ok(Beat::Unanswered { error, says_why })
         }
     }
 }
@@ -336,6 +374,7 @@ impl Actor for ShardKeeper {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.beat(ctx);
+        self.watch_broker(ctx);
     }
 }
 

@@ -14,8 +14,9 @@ use super::directory::Directory;
 use super::holdings::Holdings;
 use super::in_flight::InFlight;
 use super::lease::Lease;
+use super::recovery::{self, Recovery};
 use crate::dispatch::SharedHandler;
-use crate::health::Health;
+use crate::health::{Health, ProblemKind};
 use crate::kafka::{Intake, KafkaIngestConfig, OnOffsetLost, Producer, TopicPartition};
 use crate::model::app::AppConfig;
 use crate::model::clock::SharedClock;
@@ -111,6 +112,10 @@ pub(crate) struct Shared {
     pub health: Health,
     pub(super) apps: HashMap<AppId, Arc<RegisteredApp>>,
     pub(super) lease: Lease,
+    /// Ends what waits for the database.
+    pub(super) database: Recovery,
+    /// Ends what waits for the broker.
+    pub(super) broker: Recovery,
     pub(super) directory: Directory,
     pub(super) holdings: Holdings,
     pub(super) in_flight: InFlight,
@@ -163,6 +168,8 @@ impl Shared {
         });
         Self {
             lease: Lease::new(settings.lease, clock.clone()),
+            database: Recovery::default(),
+            broker: Recovery::default(),
             store,
             clock,
             settings,
@@ -207,6 +214,38 @@ impl Shared {
         let kafka = self.kafka.as_ref()?;
         let intake = kafka.intake.get().and_then(|intake| intake.state().trouble);
         intake.or_else(|| kafka.producer.state().trouble)
+    }
+
+    /// Lets what waits for the broker know whether it answers.
+    pub(super) fn note_broker(&self) {
+        match self.broker_trouble() {
+            Some(_) => self.broker.unavailable(),
+            None => self.broker.answers(),
+        }
+    }
+
+    /// How often the database or the broker has answered again.
+    pub(super) fn recoveries(&self) -> u64 {
+        self.database.recoveries() + self.broker.recoveries()
+    }
+
+    /// Waits for `backoff`, or until the broker answers again.
+    pub(crate) async fn wait_for_broker(&self, backoff: Duration) {
+        self.broker.wait(backoff).await;
+    }
+
+    /// Waits for `backoff`, or until the database or the broker answers again.
+    pub(super) async fn wait_or_recovery(&self, backoff: Duration) {
+        recovery::wait(&[&self.database, &self.broker], backoff).await;
+    }
+
+    /// What kind of problem an error is for something that needs the database: `otherwise` if
+    /// that may pass by itself.
+    pub(super) fn problem(error: &StoreError, otherwise: ProblemKind) -> ProblemKind {
+        match error {
+            StoreError::Unusable(_) | StoreError::Setting(_) => ProblemKind::DatabaseUnusable,
+            _ => otherwise,
+        }
     }
 
     /// Whether this instance may fire and write just now.

@@ -21,6 +21,8 @@ use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// What problems with the broker are reported about.
 const KAFKA: &str = "kafka";
+/// The longest wait for the database at the start: what has not started is missed by somebody.
+const LONGEST_START: Duration = Duration::from_secs(1);
 /// How often a condition of the start is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -212,7 +214,8 @@ async fn await_database<T, F>(
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let (mut wait, longest) = RETRY;
+    let mut wait = RETRY.0;
+    let mut reported = None;
     loop {
         match attempt().await {
             Ok(done) => {
@@ -224,10 +227,13 @@ where
             }
             Err(error) => {
                 let why = format!("waiting for the database {shown}: {error}");
-                tracing::warn!(database = %shown, "{why}");
-                progress.set(Some(why));
+                if reported.as_ref() != Some(&why) {
+                    tracing::warn!(database = %shown, "{why}");
+                }
+                progress.set(Some(why.clone()));
+                reported = Some(why);
                 tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-                wait = (wait * 2).min(longest);
+                wait = (wait * 2).min(LONGEST_START);
             }
         }
     }
@@ -328,7 +334,7 @@ async fn start_intake(
     drop(tokio::spawn(async move {
         let (mut wait, longest) = RETRY;
         loop {
-            tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
+            shared.wait_for_broker(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
             wait = (wait * 2).min(longest);
             match try_intake(&shared, &config, gate.clone()).await {
                 Ok(()) => return,

@@ -7,9 +7,9 @@ use futures::future::BoxFuture;
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector,
 };
+use sqlx::Connection;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::Connection;
 
 use super::session::{Rules, Session};
 use super::sessions::Sessions;
@@ -52,6 +52,15 @@ impl Store {
     pub async fn trouble(&self, patience: Duration) -> Option<Error> {
         let tried = tokio::time::timeout(patience, (self.inner.try_anew)()).await;
         tried.ok()?.err()
+    }
+
+    /// Asks for a session of its own, outside of the pools; on a file, where there are no
+    /// sessions, it asks nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Unusable`] if there is none to be had.
+    pub async fn knock(&self) -> Result<()> {
+        if self.is_embedded() { Ok(()) } else { (self.inner.try_anew)().await }
     }
 
     /// The same error, with the reason why no new session could be used, if that is why.

@@ -37,10 +37,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Whether the same call may succeed later.
     pub fn is_outage(&self) -> bool {
-        matches!(
-            self,
-            Self::Unavailable(_) | Self::ReadOnly(_) | Self::Setting(_) | Self::Raced(_)
-        )
+        matches!(self, Self::Unavailable(_) | Self::ReadOnly(_) | Self::Setting(_) | Self::Raced(_))
     }
 
     /// Whether the session may be what is wrong, so that another one is to be made.
@@ -255,15 +252,12 @@ mod tests {
             (&["23505", "40001", "40P01"], "raced"),
             (&["25006"], "read-only"),
             (&["26000", "42P05"], "setting"),
-            (
-                &["28000", "28P01", "3D000", "3F000", "42501", "42P01", "42703", "42601"],
-                "unusable",
-            ),
+            (&["28000", "28P01", "3D000", "3F000", "42501", "42P01", "42703", "42601"], "unusable"),
             (
                 &[
-                    "08006", "08S01", "25P02", "25P03", "42P07", "53100", "53200",
-                    "53300", "55P03", "57014", "57P01", "57P02", "57P03", "58030", "70100",
-                    "HY000", "XX000",
+                    "08006", "08S01", "25P02", "25P03", "42P07", "53100", "53200", "53300",
+                    "55P03", "57014", "57P01", "57P02", "57P03", "58030", "70100", "HY000",
+                    "XX000",
                 ],
                 "unavailable",
             ),

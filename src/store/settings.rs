@@ -87,7 +87,8 @@ impl Setting {
 /// Lists, such as `sql_mode`, are shown in an order of the server's own.
 fn is_same(right: &str, shown: &str) -> bool {
     let parts = |list: &str| {
-        let mut parts: Vec<String> = list.split(',').map(|part| part.trim().to_lowercase()).collect();
+        let mut parts: Vec<String> =
+            list.split(',').map(|part| part.trim().to_lowercase()).collect();
         parts.sort_unstable();
         parts
     };
@@ -288,7 +289,8 @@ mod tests {
     fn a_durable_commit_is_the_administrators_choice_and_one_that_is_not_is_nobodys() {
         let settings = of_postgres(LEASE, None);
         let commit = find(&settings, "synchronous_commit");
-        for (value, right) in [("on", true), ("local", true), ("remote_apply", true), ("off", false)]
+        for (value, right) in
+            [("on", true), ("local", true), ("remote_apply", true), ("off", false)]
         {
             assert_eq!(commit.holds(&shown(&[("synchronous_commit", value)])), right, "{value}");
         }

@@ -14,6 +14,7 @@ use actix::prelude::*;
 
 use super::admission::try_parked;
 use super::messages::*;
+use super::recovery::Backoff;
 use super::shared::Shared;
 use crate::health::ProblemKind;
 use crate::store::Lane;
@@ -24,8 +25,6 @@ use outlet::{Outlet, Round, publish};
 const PARKED: &str = "parked records";
 /// How often everything is looked at, whether or not somebody gave a hint.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
-/// The wait after a failure, doubling up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// Tries again and publishes.
 pub(super) struct RetryDlq {
@@ -41,7 +40,7 @@ struct Parked {
     due_ms: Option<i64>,
     trying: bool,
     timer: Option<SpawnHandle>,
-    wait: Duration,
+    backoff: Backoff,
 }
 
 /// The kinds of what the outbox holds.
@@ -53,7 +52,8 @@ enum Kind {
 
 impl RetryDlq {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let parked = Parked { due_ms: None, trying: false, timer: None, wait: RETRY.0 };
+        let parked =
+            Parked { due_ms: None, trying: false, timer: None, backoff: Backoff::default() };
         let (letters, verdicts) = (Outlet::default(), Outlet::default());
         Self { shared, letters, verdicts, parked }
     }
@@ -114,13 +114,16 @@ impl RetryDlq {
                 self.shared.health.report(about, ProblemKind::NotPublished, failure.clone())
             }
         }
-        match self.outlet(kind).end(round) {
+        let recoveries = self.shared.recoveries();
+        match self.outlet(kind).end(round, recoveries) {
             // What comes meanwhile waits, too: the topic is away for all of it.
             Some(wait) => {
-                ctx.run_later(wait, move |actor, ctx| {
+                let shared = self.shared.clone();
+                let waited = async move { shared.wait_or_recovery(wait).await };
+                ctx.spawn(waited.into_actor(self).map(move |(), actor, ctx| {
                     actor.outlet(kind).waited();
                     actor.publish(kind, ctx);
-                });
+                }));
             }
             None => self.publish(kind, ctx),
         }
@@ -168,18 +171,20 @@ impl RetryDlq {
             match round {
                 Ok(next) => {
                     actor.shared.health.clear(PARKED);
-                    actor.parked.wait = RETRY.0;
+                    actor.parked.backoff.reset();
                     next.into_iter().for_each(|due_ms| actor.parked_at(due_ms, ctx));
                     actor.set_timer(ctx);
                 }
                 Err(error) => {
-                    let why = format!("cannot be tried: {error}");
-                    actor.shared.health.report(PARKED, ProblemKind::ParkedNotTried, why);
-                    let wait = actor.parked.wait;
-                    actor.parked.wait = (wait * 2).min(RETRY.1);
-                    let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+                    let kind = Shared::problem(&error, ProblemKind::ParkedNotTried);
+                    actor.shared.health.report(PARKED, kind, format!("cannot be tried: {error}"));
+                    let shared = actor.shared.clone();
+                    let wait = actor.parked.backoff.failed(shared.database.recoveries());
                     actor.parked.due_ms = None;
-                    actor.parked_at(actor.shared.clock.now_ms() + wait_ms, ctx);
+                    let waited = async move { shared.database.wait(wait).await };
+                    ctx.spawn(waited.into_actor(actor).map(|(), actor, ctx| {
+                        actor.parked_at(0, ctx);
+                    }));
                 }
             }
         }));

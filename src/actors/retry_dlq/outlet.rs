@@ -4,8 +4,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::super::recovery::Backoff;
 use super::super::shared::{KafkaSide, Shared};
-use super::{Kind, RETRY};
+use super::Kind;
 use crate::kafka::{self, Outgoing as Record};
 use crate::model::verdict::{Event, pack, unpack};
 use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
@@ -29,8 +30,7 @@ pub(super) struct Outlet {
     /// Rows that the topic refuses, too large ones say: what is behind them passes them.
     passed: Vec<i64>,
     publishing: bool,
-    /// How often in a row it failed.
-    failed: u32,
+    backoff: Backoff,
     pub(super) published: u64,
 }
 
@@ -68,8 +68,8 @@ impl Outlet {
         self.passed.clear();
     }
 
-    /// How long to wait before the next round, after a failure.
-    pub(super) fn end(&mut self, round: Round) -> Option<Duration> {
+    /// How long to wait before the next round, after a failure and so many recoveries.
+    pub(super) fn end(&mut self, round: Round, recoveries: u64) -> Option<Duration> {
         self.published += round.acknowledged as u64;
         let goes_on = round.goes_on();
         self.passed = round.passed;
@@ -78,12 +78,10 @@ impl Outlet {
         }
         if round.failure.is_none() {
             self.publishing = false;
-            self.failed = 0;
+            self.backoff.reset();
             return None;
         }
-        let wait = RETRY.0.saturating_mul(1 << self.failed.min(16)).min(RETRY.1);
-        self.failed += 1;
-        Some(wait.mul_f64(0.75 + fastrand::f64() / 4.0))
+        Some(self.backoff.failed(recoveries))
     }
 
     /// The wait after a failure is over.
@@ -268,11 +266,11 @@ mod tests {
         assert!(!round.is_over());
         refuse(&mut round, 499..500);
         assert!(round.is_over());
-        assert_eq!(outlet.end(round), None, "nothing failed");
+        assert_eq!(outlet.end(round, 0), None, "nothing failed");
 
         let round = outlet.begin(|_| true).unwrap();
         assert_eq!((round.lanes.as_slice(), round.passed.len()), (&[LANE][..], 500));
-        outlet.end(round);
+        outlet.end(round, 0);
         outlet.try_refused();
         outlet.add(&[LANE]);
         assert!(outlet.begin(|_| true).unwrap().passed.is_empty());

@@ -57,11 +57,7 @@ impl Server {
     }
 
     /// The same with further variables in its environment.
-    pub(crate) fn start_with(
-        name: &'static str,
-        logs: &Path,
-        variables: &[(&str, &str)],
-    ) -> Self {
+    pub(crate) fn start_with(name: &'static str, logs: &Path, variables: &[(&str, &str)]) -> Self {
         // The server's own user has temporary files there, too; durability is part of the test,
         // and the usual place for temporary files may be memory.
         let folder = tempfile::Builder::new()
