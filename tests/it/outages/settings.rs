@@ -67,23 +67,6 @@ const HOSTILE_POSTGRES: &[Hostile] = &[
     ("bytea_output", "'escape'", "hex"),
 ];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn hostile_settings_break_no_promise_on_mariadb() {
-    let hostile = [HOSTILE_MYSQL, HOSTILE_MARIADB].concat();
-    hostile_settings_break_no_promise(Database::MariaDb, "mariadb", &hostile).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn hostile_settings_break_no_promise_on_mysql() {
-    let hostile = [HOSTILE_MYSQL, HOSTILE_MYSQL9].concat();
-    hostile_settings_break_no_promise(Database::MySql, "mysql", &hostile).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn hostile_settings_break_no_promise_on_postgres() {
-    hostile_settings_break_no_promise(Database::Postgres, "postgres", HOSTILE_POSTGRES).await;
-}
-
 /// In every session that there is and that begins later.
 async fn make_hostile(database: &TestDatabase, hostile: &[Hostile]) {
     let name = database.name();
