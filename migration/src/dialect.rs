@@ -4,7 +4,7 @@
 //! binary collations), so definitions are SQL with only the types filled in.
 
 use sea_orm_migration::prelude::{DbErr, SchemaManager};
-use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseBackend};
+use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseBackend, Statement};
 
 const POSTGRES: [(&str, &str); 9] = [
     ("{uuid}", "uuid"),
@@ -27,8 +27,12 @@ const MYSQL: [(&str, &str); 9] = [
     ("{auto32}", "integer auto_increment primary key"),
     ("{auto64}", "bigint auto_increment primary key"),
     ("{rowid}", ""),
-    ("{tail}", "engine=InnoDB default character set utf8mb4 collate utf8mb4_bin"),
+    ("{tail}", "engine=InnoDB default character set utf8mb4 collate {bytewise}"),
 ];
+
+/// Collations that compare texts byte for byte: MariaDB's, and MySQL's. `utf8mb4_bin`, which
+/// both have, passes over spaces at the end.
+const BYTEWISE: [&str; 2] = ["utf8mb4_nopad_bin", "utf8mb4_0900_bin"];
 
 const SQLITE: [(&str, &str); 9] = [
     ("{uuid}", "blob"),
@@ -45,10 +49,30 @@ const SQLITE: [(&str, &str); 9] = [
 /// Runs each definition with this database's types in place.
 pub(crate) async fn run(manager: &SchemaManager<'_>, definitions: &[&str]) -> Result<(), DbErr> {
     let backend = manager.get_database_backend();
+    let bytewise = match backend {
+        DatabaseBackend::MySql => bytewise_collation(manager).await?,
+        _ => "",
+    };
     for definition in definitions {
-        manager.get_connection().execute_unprepared(&fill(definition, backend)).await?;
+        let sql = fill(definition, backend).replace("{bytewise}", bytewise);
+        manager.get_connection().execute_unprepared(&sql).await?;
     }
     Ok(())
+}
+
+async fn bytewise_collation(manager: &SchemaManager<'_>) -> Result<&'static str, DbErr> {
+    for collation in BYTEWISE {
+        let sql = format!("show collation where collation = '{collation}'");
+        let query = Statement::from_string(DatabaseBackend::MySql, sql);
+        if manager.get_connection().query_one_raw(query).await?.is_some() {
+            return Ok(collation);
+        }
+    }
+    let [of_mariadb, of_mysql] = BYTEWISE;
+    Err(DbErr::Custom(format!(
+        "the server has neither {of_mariadb} nor {of_mysql}, without which names that differ in \
+         spaces at their end would be the same: it takes MariaDB 10.2 or MySQL 8.0.17, or later"
+    )))
 }
 
 fn fill(definition: &str, backend: DatabaseBackend) -> String {

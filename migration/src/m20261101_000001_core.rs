@@ -39,6 +39,7 @@ const TABLES: [(&str, &str); 9] = [
             name {name}(255) not null,
             version {name}(64) not null,
             apps {text} not null,
+            process {text},
             started_ms bigint not null,
             beat bigint not null,
             lease_until_us bigint not null,

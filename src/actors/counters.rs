@@ -45,7 +45,15 @@ pub(crate) struct AppFigures {
     pub(super) dead: AtomicU64,
     /// The latest start after its moment, and the sum of all, in milliseconds.
     pub(super) lateness_max_ms: AtomicI64,
-    pub(super) lateness_sum_ms: AtomicI64,
+    lateness_sum_ms: Sum,
+}
+
+/// A sum that does not wrap: jobs may be late by thousands of years, and may be millions.
+#[derive(Debug, Default)]
+struct Sum {
+    low: AtomicU64,
+    /// How often `low` began anew.
+    carried: AtomicU64,
 }
 
 /// The counters of ingest and of each app, as they stand.
@@ -178,7 +186,8 @@ impl Counters {
 impl AppFigures {
     pub(super) fn started(&self, lateness_ms: i64) {
         self.fired.fetch_add(1, Ordering::Relaxed);
-        self.lateness_sum_ms.fetch_add(lateness_ms, Ordering::Relaxed);
+        // A clock that was set back in between must not subtract from what others were late.
+        self.lateness_sum_ms.add(u64::try_from(lateness_ms).unwrap_or(0));
         self.lateness_max_ms.fetch_max(lateness_ms, Ordering::Relaxed);
     }
 
@@ -186,7 +195,7 @@ impl AppFigures {
     pub(crate) fn read(&self) -> AppMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let fired = get(&self.fired);
-        let sum = self.lateness_sum_ms.load(Ordering::Relaxed);
+        let mean_ms = self.lateness_sum_ms.get().checked_div(fired.into()).unwrap_or(0);
         AppMetrics {
             scheduled: get(&self.scheduled),
             fired,
@@ -195,10 +204,51 @@ impl AppFigures {
             retried: get(&self.retried),
             dead: get(&self.dead),
             lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
-            lateness_mean_ms: i64::try_from(fired)
-                .ok()
-                .and_then(|n| sum.checked_div(n))
-                .unwrap_or(0),
+            lateness_mean_ms: i64::try_from(mean_ms).unwrap_or(i64::MAX),
         }
+    }
+}
+
+impl Sum {
+    fn add(&self, more: u64) {
+        let before = self.low.fetch_add(more, Ordering::Relaxed);
+        if before.checked_add(more).is_none() {
+            self.carried.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The sum. One that is read while another thread carries is too low, for that moment.
+    fn get(&self) -> u128 {
+        let [carried, low] = [&self.carried, &self.low].map(|half| half.load(Ordering::Relaxed));
+        u128::from(carried) << 64 | u128::from(low)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_lateness_of_very_old_jobs_is_right_however_many_they_are() {
+        let figures = AppFigures::default();
+        let late_ms = 250_000_000_000_000;
+        // As many as the lower half has room for; one by one they would take a while.
+        let many = u64::MAX / late_ms;
+        figures.lateness_sum_ms.add(many * late_ms);
+        figures.fired.fetch_add(many, Ordering::Relaxed);
+        for _ in 0..3 {
+            figures.started(late_ms as i64);
+            assert_eq!(figures.read().lateness_mean_ms, late_ms as i64);
+        }
+        assert_eq!(figures.read().lateness_max_ms, late_ms as i64);
+    }
+
+    #[test]
+    fn a_start_before_its_moment_takes_nothing_from_the_sum() {
+        let figures = AppFigures::default();
+        figures.started(10);
+        figures.started(-10);
+        assert_eq!(figures.read().lateness_mean_ms, 5);
+        assert_eq!(AppFigures::default().read().lateness_mean_ms, 0);
     }
 }

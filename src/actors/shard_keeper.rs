@@ -15,6 +15,7 @@ use actix::prelude::*;
 
 use super::directory::{Address, hint};
 use super::messages::*;
+use super::processes;
 use super::shared::{RegisteredApp, Shared};
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
@@ -182,13 +183,14 @@ impl ShardKeeper {
                     actor.knocks = false;
                     tracing::info!(instance = %me, "joined as instance {me}");
                     actor.tell_of_new_name();
+                    actor.beat(ctx);
                 }
                 Err(error) => {
                     actor.knocks = true;
                     actor.database_failed(&error);
+                    ctx.run_later(HEARTBEAT / 5, |actor, ctx| actor.beat(ctx));
                 }
             }
-            ctx.run_later(HEARTBEAT / 5, |actor, ctx| actor.beat(ctx));
         }));
     }
 
@@ -334,7 +336,12 @@ async fn beat(shared: &Shared, patience: Duration, knocks: bool) -> StoreResult<
             return Ok(Beat::Unknown);
         }
         shared.lease.renewed(sent);
-        Ok(Beat::Alive(shared.store.observe(me).await?))
+        let observed = shared.store.observe(me).await?;
+        Ok(Beat::Alive(match declare_ended(shared, &observed).await? {
+            // What was theirs is free, and need not wait for the next heartbeat.
+            true => shared.store.observe(me).await?,
+            false => observed,
+        }))
     };
     match tokio::time::timeout(patience, answered).await {
         Ok(answer) => shared.replace_sessions(answer),
@@ -355,6 +362,22 @@ async fn beat(shared: &Shared, patience: Duration, knocks: bool) -> StoreResult<
             Ok(Beat::Unanswered { error, says_why })
         }
     }
+}
+
+/// Declares the instances dead whose processes ran beside ours and have ended, which nobody
+/// needs to wait a lease for. True if there were any.
+async fn declare_ended(shared: &Shared, observed: &Observation) -> StoreResult<bool> {
+    let Some(own) = &shared.process else { return Ok(false) };
+    let mut any = false;
+    for other in &observed.instances {
+        let is_gone = other.process.as_ref().is_some_and(|of| processes::is_gone(of, own));
+        if is_gone && shared.store.declare_ended(other).await? {
+            let id = other.id;
+            tracing::warn!(instance = %id, "instance {id} is dead: its process has ended");
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 /// Gives up every shard of ours and the instance's row.

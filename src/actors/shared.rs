@@ -14,6 +14,7 @@ use super::directory::Directory;
 use super::holdings::Holdings;
 use super::in_flight::InFlight;
 use super::lease::Lease;
+use super::processes;
 use super::recovery::{self, Recovery};
 use crate::dispatch::SharedHandler;
 use crate::health::{Health, ProblemKind};
@@ -21,6 +22,7 @@ use crate::kafka::{Intake, KafkaIngestConfig, OnOffsetLost, Producer, TopicParti
 use crate::model::app::AppConfig;
 use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
+use crate::model::process::ProcessIdentity;
 use crate::model::request::Rules;
 use crate::store::{AppRow, Error as StoreError, Lane, Membership, Result as StoreResult, Store};
 
@@ -123,6 +125,8 @@ pub(crate) struct Shared {
     /// The ledger rows of the partitions that are read here.
     pub(super) partitions: DashMap<TopicPartition, LedgerId>,
     me: AtomicI64,
+    /// The process that we are, where the kernel tells.
+    pub(super) process: Option<ProcessIdentity>,
     /// Apps that others registered, as they were last read.
     others: RwLock<HashMap<String, Believed>>,
     pub(super) draining: AtomicBool,
@@ -182,6 +186,7 @@ impl Shared {
             kafka,
             partitions: DashMap::new(),
             me: AtomicI64::new(0),
+            process: processes::own(),
             others: RwLock::default(),
             draining: AtomicBool::new(false),
             settled: AtomicBool::new(false),
@@ -324,7 +329,12 @@ impl Shared {
     pub(super) fn membership(&self) -> Membership {
         let mut apps: Vec<AppId> = self.apps.keys().copied().collect();
         apps.sort_unstable();
-        Membership { name: self.settings.instance.clone(), apps, lease: self.settings.lease }
+        Membership {
+            name: self.settings.instance.clone(),
+            apps,
+            lease: self.settings.lease,
+            process: self.process.clone(),
+        }
     }
 
     /// How many jobs may be started and not written: what the window holds, and room for

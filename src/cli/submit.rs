@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use futures::future::join_all;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -99,7 +99,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut spoken = began;
     let mut tally = Tally::default();
     loop {
-        let wave = input.next_wave(way.at_once()).context("the input cannot be read")?;
+        let wave = input.next_wave(way.at_once()).map_err(unreadable)?;
         if wave.is_empty() {
             break;
         }
@@ -147,6 +147,15 @@ fn open_input(arguments: &Arguments) -> anyhow::Result<Input> {
         _ => Box::new(io::stdin()),
     };
     Ok(Input::new(BufReader::new(source)))
+}
+
+/// What waiting or trying again would not make readable is no failure but a wrong input.
+fn unreadable(error: io::Error) -> anyhow::Error {
+    const WHAT: &str = "the input cannot be read";
+    match error.kind() {
+        io::ErrorKind::InvalidData => CannotStart(format!("{WHAT}: {error}")).into(),
+        _ => anyhow::Error::from(error).context(WHAT),
+    }
 }
 
 async fn open_way(config: &Config, direct: bool) -> anyhow::Result<Way> {

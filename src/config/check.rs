@@ -7,14 +7,14 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
-use chrono_tz::{TZ_VARIANTS, Tz};
+use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::raw::{
     RawApp, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawDispatch, RawIdempotency,
     RawIngest, RawInstance,
 };
-use super::suggest::nearest;
+use super::zones::{TimeZones, UnknownZone};
 use super::{
     AppSettings, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch, HttpConfig,
     IdempotencyConfig, IngestConfig, InstanceConfig, LogConfig,
@@ -65,12 +65,9 @@ fn ms(ms: u32) -> Duration {
     Duration::from_millis(ms.into())
 }
 
-fn time_zone(name: &str) -> Result<Tz, ConfigError> {
-    name.parse().map_err(|_| {
-        let guess = nearest(name, TZ_VARIANTS.iter().map(|zone| zone.name())).unwrap_or("UTC");
-        let problem = format!("is {name:?}, which is no time zone: did you mean {guess:?}?");
-        ConfigError::invalid("default_time_zone", problem)
-    })
+fn time_zone(name: &str) -> Result<TimeZone, ConfigError> {
+    let unknown = |error: UnknownZone| ConfigError::invalid("default_time_zone", error.to_string());
+    TimeZones::get().named(name).map_err(unknown)
 }
 
 impl TryFrom<RawIngest> for IngestConfig {

@@ -7,10 +7,12 @@ mod check;
 mod database;
 mod env;
 mod error;
+mod flaws;
 mod later;
 mod raw;
 mod read;
 mod suggest;
+mod zones;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use chrono_tz::Tz;
+use jiff::tz::TimeZone;
 use secrecy::SecretString;
 
 use crate::kafka::KafkaIngestConfig;
@@ -29,6 +31,7 @@ use crate::telemetry::LogFormat;
 pub(crate) use check::check_redis_url;
 pub use database::DatabaseConfig;
 pub use error::ConfigError;
+pub(crate) use zones::TimeZones;
 
 /// The file that is read when none is named, if it is in the working directory.
 pub const DEFAULT_FILE: &str = "infinite-scheduler.toml";
@@ -38,7 +41,7 @@ pub const DEFAULT_FILE: &str = "infinite-scheduler.toml";
 #[non_exhaustive]
 pub struct Config {
     /// In which zone a local date-time is read that names none. Default UTC.
-    pub default_time_zone: Tz,
+    pub default_time_zone: TimeZone,
     /// Where jobs are kept.
     pub database: DatabaseConfig,
     /// Where requests come from; `None`: by API only.

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::env::Overlay;
 use super::raw::RawConfig;
 use super::suggest::nearest;
-use super::{Config, ConfigError, DEFAULT_FILE, later};
+use super::{Config, ConfigError, DEFAULT_FILE, flaws, later};
 use crate::kafka::is_secret;
 
 /// Reads the text of a file in `folder` with `env` laid over it.
@@ -21,17 +21,14 @@ pub(super) fn read(
     let overlay = Overlay::new(env);
     overlay.apply(&mut table);
     later::refuse(&table)?;
+    let by_variable = |error| by_variable(error, &overlay);
+    flaws::refuse(&table).map_err(by_variable)?;
     loop {
         let value = Value::Table(table.clone());
         let error = match serde_path_to_error::deserialize::<_, RawConfig>(value) {
             Ok(raw) => {
                 let raw = RawConfig { folder: folder.to_owned(), ..raw };
-                return Config::try_from(raw).map_err(|error| match error {
-                    ConfigError::Invalid { key, problem } => {
-                        ConfigError::invalid(named(&key, overlay.variable(&key)), problem)
-                    }
-                    other => other,
-                });
+                return Config::try_from(raw).map_err(by_variable);
             }
             Err(error) => error,
         };
@@ -52,6 +49,16 @@ fn parse(text: &str) -> Result<Table, ConfigError> {
         let problem = error.message().replace('\n', ", ");
         ConfigError::Syntax { file: PathBuf::from(DEFAULT_FILE), line, problem }
     })
+}
+
+/// `error` with the name of the variable by which the value came that is wrong.
+fn by_variable(error: ConfigError, overlay: &Overlay) -> ConfigError {
+    match error {
+        ConfigError::Invalid { key, problem } => {
+            ConfigError::invalid(named(&key, overlay.variable(&key)), problem)
+        }
+        other => other,
+    }
 }
 
 /// A key, with the variable that it came by.

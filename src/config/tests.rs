@@ -28,7 +28,7 @@ fn app(config: &Config, name: &str) -> AppSettings {
 fn an_empty_file_means_the_defaults() {
     let config = load("", &[]).unwrap();
     assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
-    assert_eq!(config.default_time_zone, Tz::UTC);
+    assert_eq!(config.default_time_zone, TimeZone::UTC);
     assert_eq!(config.database.url.expose_secret(), "sqlite://infinite-scheduler.db?mode=rwc");
     assert!(config.kafka.is_none() && config.apps.is_empty());
     assert_eq!(config.ingest.max_schedule_ahead, s(3650 * 86_400));
@@ -85,7 +85,7 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
         &[],
     )
     .unwrap();
-    assert_eq!(config.default_time_zone, Tz::Asia__Dhaka);
+    assert_eq!(config.default_time_zone.iana_name(), Some("Asia/Dhaka"));
     assert_eq!(config.instance.id, "scheduler-1");
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.kafka.as_ref().unwrap().topics, ["in"]);
@@ -395,6 +395,72 @@ fn no_error_shows_a_secret() {
         let sentence = load(text, &[]).unwrap_err();
         assert!(!sentence.contains("hush") && !sentence.contains('\n'), "{sentence}");
     }
+}
+
+#[test]
+fn control_characters_and_white_space_around_a_value_are_refused_by_key_and_place() {
+    let end = "ends with a line feed (U+000A), which is never meant there: remove it";
+    for (text, key) in [
+        (r#"kafka.group_id = "hush\n""#, "kafka.group_id"),
+        (r#"kafka.bootstrap_servers = "hush:9092\n""#, "kafka.bootstrap_servers"),
+        (r#"kafka.topic = "hush\n""#, "kafka.topic"),
+        (r#"kafka.topics = ["a", "hush\n"]"#, "kafka.topics"),
+        (r#"kafka.dlq_topic = "hush\n""#, "kafka.dlq_topic"),
+        (r#"kafka.events_topic = "hush\n""#, "kafka.events_topic"),
+        (r#"kafka.properties."sasl.username" = "hush\n""#, "kafka.properties.sasl.username"),
+        (r#"kafka.properties.sasl.password = "hush\n""#, "kafka.properties.sasl.password"),
+        (r#"database.url = "postgres://u:hush@h/db\n""#, "database.url"),
+        (r#"idempotency.redis_url = "redis://:hush@h\n""#, "idempotency.redis_url"),
+        (r#"instance.id = "hush\n""#, "instance.id"),
+        (r#"default_time_zone = "UTC\n""#, "default_time_zone"),
+        (r#"http.listen = "127.0.0.1:7070\n""#, "http.listen"),
+        (r#"apps.x.topic = "hush\n""#, "apps.x.topic"),
+        (r#"apps.x.schema = "hush\n""#, "apps.x.schema"),
+        (r#"apps.x.required_fields = ["hush\n"]"#, "apps.x.required_fields"),
+    ] {
+        assert_eq!(load(text, &[]).expect_err(text), format!("{key} {end}"), "{text}");
+    }
+    check_refusals(&[
+        (
+            r#"apps."x\n".shards = 1"#,
+            "apps has a key that ends with a line feed (U+000A), which is never meant there: \
+             remove it",
+        ),
+        (
+            r#"kafka.group_id = " a""#,
+            "kafka.group_id begins with a space (U+0020), which is never meant there: remove it",
+        ),
+        (
+            r#"kafka.bootstrap_servers = "a:1,\tb:2""#,
+            "kafka.bootstrap_servers contains a tab (U+0009), which is never meant there: remove it",
+        ),
+    ]);
+    for (variable, value, key) in [
+        ("KAFKA__GROUP_ID", "hush\n", "kafka.group_id"),
+        ("KAFKA__PROPERTIES__SASL__PASSWORD", "hush\n", "kafka.properties.sasl.password"),
+        ("DATABASE__URL", "mysql://u:hush@h/db\n", "database.url"),
+    ] {
+        let sentence = format!("{key} (by INFINITE_SCHEDULER__{variable}) {end}");
+        assert_eq!(load("", &[(variable, value)]).unwrap_err(), sentence);
+    }
+}
+
+#[test]
+fn keys_in_pem_have_lines_and_a_password_may_begin_and_end_with_spaces() {
+    let config = load(
+        r#"[kafka.properties]
+        "sasl.password" = " two words "
+        "ssl.ca.pem" = """
+-----BEGIN CERTIFICATE-----
+-----END CERTIFICATE-----
+""""#,
+        &[("KAFKA__BOOTSTRAP_SERVERS", "a:1, b:2")],
+    )
+    .unwrap();
+    let kafka = config.kafka.unwrap();
+    assert_eq!(kafka.properties["sasl.password"], " two words ");
+    assert!(kafka.properties["ssl.ca.pem"].ends_with("-----\n"));
+    assert_eq!(kafka.bootstrap_servers, "a:1, b:2");
 }
 
 #[test]

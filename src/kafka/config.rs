@@ -14,8 +14,10 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::model::flaw;
+
 pub use builder::KafkaIngestConfigBuilder;
-pub(crate) use properties::is_secret;
+pub(crate) use properties::{is_secret, property_flaw};
 
 /// Where requests come from and where dead letters go, and how records are taken.
 ///
@@ -86,6 +88,14 @@ pub enum KafkaConfigError {
         /// Its value, what is wrong with it, and the way out.
         problem: String,
     },
+    /// The value of a property has what it cannot be meant to have.
+    #[error("properties.\"{property}\" {problem}")]
+    PropertyValue {
+        /// The property.
+        property: String,
+        /// What its value has, and the way out; never the value.
+        problem: String,
+    },
     /// A property that this system sets itself.
     #[error("properties.\"{property}\" is refused, because {reason}")]
     OwnedProperty {
@@ -144,9 +154,12 @@ impl KafkaIngestConfig {
         for (field, value) in
             [("bootstrap_servers", &self.bootstrap_servers), ("group_id", &self.group_id)]
         {
-            if value.trim().is_empty() {
+            if value.is_empty() {
                 let problem = "is empty: give it a value, or leave it out for the default".into();
                 return Err(KafkaConfigError::Field { field, problem });
+            }
+            if let Some(flaw) = flaw::of_name(value) {
+                return Err(KafkaConfigError::Field { field, problem: flaw.to_string() });
             }
         }
         self.validate_topics()?;

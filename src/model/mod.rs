@@ -8,9 +8,12 @@ pub mod app;
 mod arbitrary;
 pub mod clock;
 pub mod fingerprint;
+pub(crate) mod flaw;
 pub mod ids;
 pub mod job;
+mod json;
 pub mod letter;
+pub mod process;
 pub mod record;
 pub mod request;
 pub mod retry;
@@ -18,3 +21,5 @@ pub mod schema;
 pub mod time;
 pub mod verdict;
 pub mod window;
+#[cfg(test)]
+pub(crate) mod zones;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::job::JobData;
+use super::json;
 use super::letter::{ErrorKind, Refusal};
 use super::time::shortened;
 
@@ -66,20 +67,19 @@ impl JobSchema {
     /// # Errors
     /// As [`new`](Self::new), and if the text is not JSON.
     pub fn parse(text: &str) -> Result<Self, InvalidSchema> {
-        let document =
-            serde_json::from_str(text).map_err(|error| InvalidSchema(error.to_string()))?;
+        let document = json::nearest_value(text).map_err(|e| InvalidSchema(e.to_string()))?;
         Self::new(document)
     }
 
-    /// Holds `data` to the schema.
+    /// Holds `data` to the schema. Numbers are compared as an `f64` has them, and those beyond
+    /// it as its largest.
     ///
     /// # Errors
     /// [`ErrorKind::RefusedByApp`] names what is wrong and where, the first three of it; of a
     /// schema that refers to itself it says only that.
     pub fn check(&self, data: &JobData) -> Result<(), Refusal> {
         let refused = |message| Refusal::new(ErrorKind::RefusedByApp, message);
-        let value: Value = data
-            .deserialize()
+        let value = json::nearest_value(data.as_str())
             .map_err(|error| refused(format!("the fields of jobData cannot be read: {error}")))?;
         if self.0.validator.is_valid(&value) {
             return Ok(());
@@ -104,7 +104,8 @@ impl JobSchema {
 /// One fault: where, and what of which rule.
 fn said(fault: &ValidationError<'_>) -> String {
     let place = fault.instance_path().to_string().replace('/', ".");
-    format!("{}: {}", shortened(&format!("jobData{place}")), shortened(&fault.to_string()))
+    let shown = |text: &str| shortened(&json::with_escapes(text));
+    format!("{}: {}", shown(&format!("jobData{place}")), shown(&fault.to_string()))
 }
 
 fn hint(error: &ValidationError<'_>) -> &'static str {
@@ -171,6 +172,38 @@ mod tests {
         for data in [r#"{"phoneNumber":"+880"}"#, r#"{"phoneNumber":"+1","parts":[1,2],"x":{}}"#] {
             assert_eq!(sms().check(&JobData::from_trusted(data)), Ok(()), "{data}");
         }
+    }
+
+    #[test]
+    fn what_json_allows_and_rust_has_no_type_for_is_judged_like_any_other() {
+        for data in [
+            r#"{"phoneNumber":"+1","text":"cut \ud83d"}"#,
+            r#"{"phoneNumber":"+1","\udc00":{"\ud800":"\ud800"}}"#,
+            r#"{"phoneNumber":"+1","parts":[1e400,3],"x":-1e999}"#,
+        ] {
+            assert_eq!(sms().check(&JobData::from_trusted(data)), Ok(()), "{data}");
+        }
+        let schema = JobSchema::parse(
+            r#"{"properties":{
+                "length":{"maxLength":1,"minLength":1,"pattern":"^.$"},
+                "other":{"const":"\ud801"},"same":{"const":"\ud800"},"set":{"uniqueItems":true},
+                "low":{"maximum":5},"high":{"minimum":5,"type":"number"}}}"#,
+        )
+        .unwrap();
+        let sound = r#"{"length":"\ud83d","same":"\uD800","set":["\ud800","\ud801"],"high":1e400}"#;
+        assert_eq!(schema.check(&JobData::from_trusted(sound)), Ok(()));
+        for (data, said) in [
+            (r#"{"length":"\ud83d\ud83d"}"#, r#"jobData.length: "\ud83d\ud83d""#),
+            (r#"{"other":"\ud800"}"#, r#""\ud801" was expected"#),
+            (r#"{"set":["\ud800","\ud800"]}"#, "jobData.set"),
+            (r#"{"low":1e400}"#, "jobData.low"),
+            (r#"{"high":-1e400}"#, "jobData.high"),
+        ] {
+            let refusal = schema.check(&JobData::from_trusted(data)).unwrap_err();
+            assert!(refusal.message.contains(said), "{data}: {refusal}");
+        }
+        let written = serde_json::to_string(&schema).unwrap();
+        assert_eq!(JobSchema::parse(&written).unwrap(), schema);
     }
 
     #[test]

@@ -4,15 +4,17 @@
 //! needs one. What is too late or too early for a job is not decided here.
 
 mod text;
+mod zone;
 
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, Offset, SecondsFormat};
-use chrono::{TimeDelta, TimeZone, Timelike, Utc};
-use chrono_tz::Tz;
+use chrono::{
+    DateTime, Datelike, NaiveDate, NaiveDateTime, SecondsFormat, TimeZone, Timelike, Utc,
+};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -30,6 +32,12 @@ const SHOWN_CHARS: usize = 80;
 const REASON_CHARS: usize = 160;
 
 const NANOS_PER_SECOND: u32 = 1_000_000_000;
+
+/// The years that a time may be in: those that RFC 3339 can write.
+const YEARS: RangeInclusive<i64> = 0..=9999;
+
+/// The epoch milliseconds of those years, in UTC.
+const EPOCH_MS: RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
 /// A time as a request wrote it: an instant, or what a clock on some wall shows.
 ///
@@ -53,9 +61,10 @@ pub struct InvalidTime {
 type Reason = Cow<'static, str>;
 
 impl ScheduledTime {
-    /// The instant `ms` milliseconds after the epoch; `None` beyond chrono's calendar.
+    /// The instant `ms` milliseconds after the epoch; `None` outside the years 0 to 9999.
     pub fn from_epoch_ms(ms: i64) -> Option<Self> {
-        DateTime::from_timestamp_millis(ms).map(Self::Instant)
+        let instant = DateTime::from_timestamp_millis(ms).filter(|_| EPOCH_MS.contains(&ms));
+        instant.map(Self::Instant)
     }
 
     /// Reads one JSON value in any of the accepted forms.
@@ -72,39 +81,28 @@ impl ScheduledTime {
     /// The epoch millisecond that this means in `zone`, rounded up so that nothing is early.
     ///
     /// A local time that is skipped when clocks go forward means the first instant after
-    /// the gap, one that is shown twice the earlier. `None` at the end of chrono's calendar.
-    pub fn resolve_ms(&self, zone: Tz) -> Option<i64> {
+    /// the gap, one that is shown twice the earlier. `None` outside the years 0 to 9999 in UTC.
+    pub fn resolve_ms(&self, zone: &jiff::tz::TimeZone) -> Option<i64> {
         let instant = match self {
             Self::Instant(instant) => *instant,
-            Self::Local(local) => match zone.from_local_datetime(local).earliest() {
-                Some(instant) => instant.to_utc(),
-                None => end_of_gap(*local, zone)?,
-            },
+            Self::Local(local) => zone::instant_of(*local, zone)?,
         };
         let begun = instant.timestamp_subsec_nanos() % 1_000_000 != 0;
-        Some(instant.timestamp_millis() + i64::from(begun))
+        let ms = instant.timestamp_millis() + i64::from(begun);
+        EPOCH_MS.contains(&ms).then_some(ms)
     }
-}
 
-/// The first instant at which a clock in `zone`, having skipped `local`, shows a later time.
-///
-/// It searches for the transition itself, since gaps are not whole hours everywhere: half
-/// an hour on Lord Howe, a whole day in Samoa.
-fn end_of_gap(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
-    let has_passed = |second: i64| {
-        let utc = DateTime::from_timestamp(second, 0)?.naive_utc();
-        let offset = zone.offset_from_utc_datetime(&utc).fix();
-        Some(utc.checked_add_offset(offset)? >= local)
-    };
-    // No offset was ever as large as a day, so the transition lies between these two.
-    let day = TimeDelta::days(1).num_seconds();
-    let as_if_utc = local.and_utc().timestamp();
-    let (mut before, mut after) = (as_if_utc - day, as_if_utc + day);
-    while after - before > 1 {
-        let middle = before + (after - before) / 2;
-        if has_passed(middle)? { after = middle } else { before = middle }
+    /// Whether its year, as it is written, is one of 0 to 9999.
+    pub(super) fn is_in_calendar(&self) -> bool {
+        YEARS.contains(&self.year().into())
     }
-    DateTime::from_timestamp(after, 0)
+
+    fn year(&self) -> i32 {
+        match self {
+            Self::Instant(instant) => instant.year(),
+            Self::Local(local) => local.year(),
+        }
+    }
 }
 
 impl<Z: TimeZone> From<DateTime<Z>> for ScheduledTime {
@@ -154,15 +152,12 @@ impl fmt::Display for ScheduledTime {
 }
 
 impl Serialize for ScheduledTime {
-    /// Writes RFC 3339 with `Z`, or the bare local form. Neither has room for a year beyond
-    /// 9999, which is written as epoch milliseconds, or as the array of a local time.
+    /// Writes RFC 3339 with `Z`, or the bare local form. Neither has room for a year outside
+    /// 0 to 9999, which no request may have: such a time is written as epoch milliseconds, or
+    /// as the array of a local time, so that its refusal can show it.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let year = match self {
-            Self::Instant(instant) => instant.year(),
-            Self::Local(local) => local.year(),
-        };
         match self.without_leap_second() {
-            time if (0..=9999).contains(&year) => serializer.collect_str(&time),
+            time if time.is_in_calendar() => serializer.collect_str(&time),
             Self::Instant(instant) => serializer.serialize_i64(instant.timestamp_millis()),
             Self::Local(local) => calendar(local).serialize(serializer),
         }
@@ -209,7 +204,7 @@ impl Written<'_> {
         match self {
             Self::Text(text) => parse(&text),
             Self::EpochMs(ms) => ScheduledTime::from_epoch_ms(ms)
-                .ok_or(Reason::Borrowed("so many milliseconds are beyond the calendar")),
+                .ok_or(Reason::Borrowed("these milliseconds are outside the years 0 to 9999")),
             Self::Calendar(parts) => local(parts).map(ScheduledTime::Local),
         }
     }
@@ -253,12 +248,12 @@ impl<'de> Visitor<'de> for WrittenVisitor {
     }
 
     fn visit_u64<E: de::Error>(self, ms: u64) -> Result<Self::Value, E> {
-        // Every integer beyond i64 is beyond the calendar too, and is refused as such.
+        // Every integer beyond i64 is outside those years too, and is refused as such.
         Ok(Written::EpochMs(i64::try_from(ms).unwrap_or(i64::MAX)))
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
-        Err(E::custom("a number must be a whole number of milliseconds within the calendar"))
+        Err(E::custom("a number must be a whole number of milliseconds"))
     }
 
     /// What Jackson makes of a `LocalDateTime`: it leaves out seconds and nanoseconds of zero.
@@ -330,7 +325,10 @@ fn calendar(local: NaiveDateTime) -> Calendar {
 fn local(
     [year, month, day, hour, minute, second, nano]: Calendar,
 ) -> Result<NaiveDateTime, Reason> {
-    let year = i32::try_from(year).map_err(|_| format!("there is no year {year}"))?;
+    let year = i32::try_from(year)
+        .ok()
+        .filter(|_| YEARS.contains(&year))
+        .ok_or_else(|| format!("the year is {year}, it must be 0 to 9999"))?;
     let month = part("month", month, 1..=12)?;
     let day = part("day", day, 1..=31)?;
     let hour = part("hour", hour, 0..=23)?;
@@ -345,7 +343,7 @@ fn local(
     date.and_hms_nano_opt(hour, minute, second, nano).ok_or("there is no such time of day".into())
 }
 
-fn part(name: &str, value: i64, range: std::ops::RangeInclusive<i64>) -> Result<u32, Reason> {
+fn part(name: &str, value: i64, range: RangeInclusive<i64>) -> Result<u32, Reason> {
     match u32::try_from(value) {
         Ok(part) if range.contains(&value) => Ok(part),
         _ => {

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono_tz::Tz;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::bring_up::{self, StartError};
 use super::{Scheduler, StartProgress};
 use crate::actors::{DeadLetterSettings, Settings};
-use crate::config::{Config, Dispatch, check_redis_url};
+use crate::config::{Config, Dispatch, TimeZones, check_redis_url};
 use crate::dispatch::{Discard, JobHandler, LogDispatch, SharedHandler};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::AppConfig;
 use crate::model::clock::{SharedClock, SystemClock};
+use crate::model::flaw::{self, Flaw};
 use crate::model::request::Rules;
 
 /// Where an app's jobs go.
@@ -44,6 +44,8 @@ pub struct SchedulerBuilder {
     pub(super) kafka: Option<KafkaIngestConfig>,
     pub(super) apps: Vec<(AppConfig, Target)>,
     pub(super) settings: Settings,
+    /// The name of another default time zone than that of `settings`, to be looked up.
+    time_zone: Option<String>,
     pub(super) clock: SharedClock,
     pub(super) progress: StartProgress,
 }
@@ -77,7 +79,7 @@ impl From<&Config> for Settings {
             lease: config.instance.lease,
             max_clock_skew: config.instance.max_clock_skew,
             rules: Rules {
-                default_time_zone: config.default_time_zone,
+                default_time_zone: config.default_time_zone.clone(),
                 max_schedule_ahead: config.ingest.max_schedule_ahead,
             },
             idempotency_window: config.idempotency.window,
@@ -119,6 +121,7 @@ impl SchedulerBuilder {
             kafka: config.kafka.clone(),
             apps: apps.map(|app| (app.app.clone(), target(&app.dispatch))).collect(),
             settings,
+            time_zone: None,
             clock: Arc::new(SystemClock),
             progress: StartProgress::default(),
         }
@@ -219,9 +222,9 @@ impl SchedulerBuilder {
         self
     }
 
-    /// The zone of local date-times that name none. Default UTC.
-    pub fn default_time_zone(mut self, zone: Tz) -> Self {
-        self.settings.rules.default_time_zone = zone;
+    /// The zone of local date-times that name none, by its IANA name. Default `UTC`.
+    pub fn default_time_zone(mut self, name: impl Into<String>) -> Self {
+        self.time_zone = Some(name.into());
         self
     }
 
@@ -271,11 +274,42 @@ impl SchedulerBuilder {
     /// # Errors
     /// [`StartError`] for what waiting cannot mend: settings that contradict each other, a
     /// database of a newer version.
-    pub async fn start(self) -> Result<Scheduler, StartError> {
-        if let Some(url) = &self.settings.idempotency_redis {
-            check_redis_url(url).map_err(|error| StartError::Settings(error.to_string()))?;
+    pub async fn start(mut self) -> Result<Scheduler, StartError> {
+        let invalid = |problem: String| StartError::Settings(problem);
+        if let Some((setting, flaw)) = self.flaw() {
+            return Err(invalid(format!("{setting} {flaw}")));
         }
+        if let Some(url) = &self.settings.idempotency_redis {
+            check_redis_url(url).map_err(|error| invalid(error.to_string()))?;
+        }
+        if let Some(name) = &self.time_zone {
+            let zone = TimeZones::get().named(name);
+            self.settings.rules.default_time_zone =
+                zone.map_err(|error| invalid(format!("default_time_zone {error}")))?;
+        }
+        let zones = TimeZones::get();
+        tracing::info!(time_zones = zones.version(), "{zones}");
         bring_up::start(self).await
+    }
+
+    /// The first name or URL with what it is not meant to have, by the method that set it.
+    fn flaw(&self) -> Option<(&'static str, Flaw)> {
+        use flaw::{of_name, of_secret};
+        let url = |url: &Option<SecretString>| of_name(url.as_ref()?.expose_secret());
+        let mysql = |check: fn(&MySqlParts) -> Option<Flaw>| check(self.mysql.as_ref()?);
+        let fields = || self.apps.iter().flat_map(|(app, _)| &app.required_fields);
+        [
+            ("database_url", url(&self.database_url)),
+            ("mysql_host", mysql(|parts| of_name(&parts.host))),
+            ("mysql_database", mysql(|parts| of_name(&parts.database))),
+            ("mysql_username", mysql(|parts| of_name(&parts.username))),
+            ("mysql_password", mysql(|parts| of_secret(parts.password.expose_secret()))),
+            ("idempotency_redis", url(&self.settings.idempotency_redis)),
+            ("instance_id", of_name(&self.settings.instance)),
+            ("a name in required_fields", fields().find_map(|field| of_name(field))),
+        ]
+        .into_iter()
+        .find_map(|(setting, flaw)| Some((setting, flaw?)))
     }
 
     fn register(mut self, app: AppConfig, target: Target) -> Self {

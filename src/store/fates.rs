@@ -1,7 +1,7 @@
 //! What became of a request, by its name: as much as the tables still tell.
 
 use infinite_scheduler_entity::{dead_letter, job};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 
 use super::letters::{DEAD, PARKED};
 use super::{Result, Store};
@@ -59,9 +59,6 @@ pub enum RequestFate {
     Unknown,
 }
 
-/// Letters of one name that are looked at.
-const MOST: u64 = 20;
-
 impl Store {
     /// What became of `app`'s request `request_id`. A job that lives counts before a letter.
     ///
@@ -78,12 +75,8 @@ impl Store {
             .filter(dead_letter::Column::App.eq(app))
             .filter(dead_letter::Column::State.is_in([DEAD, PARKED]))
             .order_by_desc(dead_letter::Column::CreatedMs)
-            .limit(MOST)
-            .all(&self.inner.pool)
-            .await?
-            .into_iter()
-            // MariaDB's comparison passes over spaces at the end.
-            .find(|row| row.request_id.as_deref() == Some(request_id));
+            .one(&self.inner.pool)
+            .await?;
         Ok(letter.map_or(RequestFate::Unknown, of_letter))
     }
 }

@@ -60,7 +60,7 @@ async fn tables(database: &TestDatabase) -> usize {
 async fn tables_like(database: &TestDatabase) -> i64 {
     let sql = match database.backend() {
         Database::Sqlite => "select count(*) from sqlite_master where name like 'scheduler%'",
-        Database::MariaDb => {
+        Database::MariaDb | Database::MySql => {
             "select count(*) from information_schema.tables \
              where table_schema = database() and table_name like 'scheduler%'"
         }

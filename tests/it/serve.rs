@@ -338,20 +338,24 @@ async fn a_service_that_still_waits_for_its_database_ends_when_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_away_leaves_the_service_alive_and_not_ready() {
+async fn a_broker_that_is_unavailable_leaves_the_service_ready_and_degraded() {
     let world = World::new(Database::Sqlite, 1).await;
     let config = world.config().replace(&kafka(), "127.0.0.1:1");
     let mut instance = Instance::spawn(&config);
     listening(&instance).await;
-    let why = wait_for(DEADLINE, "a complaint of Kafka", async || {
+    let problem = wait_for(DEADLINE, "readiness, and a problem with Kafka", async || {
         let (status, readiness) = get(&instance, "/health/ready").await;
-        assert_eq!(status, 503, "{readiness}");
-        let why = readiness.to_string();
-        why.contains("kafka").then_some(why)
+        let problem = readiness["degraded"][0].clone();
+        (status == 200 && problem["kind"] == "brokerUnreachable").then_some(problem)
     })
     .await;
-    assert!(why.contains("not available"), "{why}");
-    assert!(instance.stderr().contains("kafka"), "{}", instance.stderr());
+    assert_eq!(problem["subject"], "kafka");
+    assert!(problem["message"].to_string().contains("127.0.0.1:1"), "{problem}");
+    assert!(problem["since"].as_str().is_some_and(|since| since.ends_with('Z')), "{problem}");
+    let (_, metrics) = get(&instance, "/api/metrics").await;
+    assert_eq!(metrics["degraded.brokerUnreachable"], 1, "{metrics}");
+    let logged = instance.stderr().matches("kind=BrokerUnreachable").count();
+    assert_eq!(logged, 1, "{}", instance.stderr());
     assert_eq!(get(&instance, "/health/live").await.0, 200);
     assert!(!instance.stdout().contains("ready"));
     assert_eq!(instance.terminate(DEADLINE).await.code(), Some(0));
@@ -448,6 +452,9 @@ async fn every_actors_figures_are_logged_each_interval() {
         (&last("dedup")["remembered"], &last("shard-keeper")["shards_held"]),
         (&json!(1), &json!(8))
     );
+
+    // Which rules of time zones are in force, once.
+    assert_eq!(instance.stderr().matches("\"time_zones\":\"20").count(), 1);
 
     // One each interval, which is a second here; the machine may be slow, never hasty.
     let times: Vec<_> = events["supervisor"].iter().map(time_ms).collect();

@@ -42,7 +42,7 @@ async fn ground_on(database: &TestDatabase) -> Ground {
 }
 
 async fn join(store: &Store, lease: Duration) -> InstanceId {
-    let membership = Membership { name: "test".into(), apps: Vec::new(), lease };
+    let membership = Membership { name: "test".into(), apps: Vec::new(), lease, process: None };
     store.join(&membership, 0).await.expect("joined")
 }
 

@@ -1,6 +1,7 @@
 //! Which letters, by flags.
 
 use clap::builder::NonEmptyStringValueParser;
+use jiff::tz::TimeZone;
 
 use super::Desk;
 use crate::cli::submit::delay;
@@ -66,10 +67,10 @@ impl Filters {
 
 /// A time in any form that a request may have, or how long ago it was.
 fn moment(text: &str, desk: &Desk) -> Result<i64, String> {
-    moment_at(text, desk.now_ms(), desk.config.default_time_zone)
+    moment_at(text, desk.now_ms(), &desk.config.default_time_zone)
 }
 
-fn moment_at(text: &str, now_ms: i64, zone: chrono_tz::Tz) -> Result<i64, String> {
+fn moment_at(text: &str, now_ms: i64, zone: &TimeZone) -> Result<i64, String> {
     if let Ok(ago) = delay(text) {
         let ago_ms = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
         return Ok(now_ms.saturating_sub(ago_ms));
@@ -77,16 +78,18 @@ fn moment_at(text: &str, now_ms: i64, zone: chrono_tz::Tz) -> Result<i64, String
     let is_json = text.parse::<i64>().is_ok() || text.starts_with(['{', '[']);
     let time = if is_json { ScheduledTime::from_json(text) } else { text.parse() };
     let time = time.map_err(|why| format!("{why}; or say how long ago, as in 2h"))?;
-    time.resolve_ms(zone).ok_or_else(|| format!("{text} is beyond the calendar"))
+    time.resolve_ms(zone).ok_or_else(|| format!("{text} is outside the years 0 to 9999"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::zones;
 
     #[test]
     fn a_moment_is_a_time_or_how_long_ago() {
         let now_ms = 1_893_484_800_000;
+        let berlin = zones::bundled("Europe/Berlin");
         for (text, meant) in [
             ("2h", now_ms - 7_200_000),
             ("0s", now_ms),
@@ -96,10 +99,10 @@ mod tests {
             ("2030-01-01T09:00:00", now_ms),
             ("[2030,1,1,9,0]", now_ms),
         ] {
-            assert_eq!(moment_at(text, now_ms, chrono_tz::Europe::Berlin), Ok(meant), "{text}");
+            assert_eq!(moment_at(text, now_ms, &berlin), Ok(meant), "{text}");
         }
         for text in ["", "yesterday", "2h ago", "-5"] {
-            let said = moment_at(text, now_ms, chrono_tz::UTC);
+            let said = moment_at(text, now_ms, &TimeZone::UTC);
             if text == "-5" {
                 assert_eq!(said, Ok(-5));
             } else {

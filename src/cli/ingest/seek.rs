@@ -215,9 +215,8 @@ async fn places(
     let Some(time) = target.to_time else {
         return Ok(all(if target.to_beginning { Place::Beginning } else { Place::End }));
     };
-    let zone = scene.config.default_time_zone;
-    let Some(ms) = time.resolve_ms(zone) else {
-        bail!(CannotStart(format!("--to-time {time} is beyond the calendar in {zone}")));
+    let Some(ms) = time.resolve_ms(&scene.config.default_time_zone) else {
+        bail!(CannotStart(format!("--to-time {time} is outside the years 0 to 9999")));
     };
     let found: Offsets = survey.offsets_at(partitions.to_vec(), ms).await?;
     let place = |one: &TopicPartition| Place::Moment(found.get(one).copied());

@@ -8,6 +8,9 @@ use serde::de::IgnoredAny;
 use crate::model::letter::Refusal;
 use crate::model::request::ScheduleJobRequest;
 
+/// What editors of some systems begin a file with.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// A request that is spread over lines is no longer than this.
 const LONGEST_OBJECT: u64 = 16 << 20;
 
@@ -18,6 +21,8 @@ pub(super) struct Input {
     source: Source,
     /// The line that the next one has, from 1.
     number: usize,
+    /// Whether all lines so far were empty.
+    at_start: bool,
     /// Read already, but for the next wave.
     waiting: Option<Line>,
 }
@@ -32,7 +37,7 @@ pub(super) struct Line {
 
 impl Input {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, number: 1, waiting: None }
+        Self { source, number: 1, at_start: true, waiting: None }
     }
 
     pub(super) fn of_one(request: ScheduleJobRequest) -> Self {
@@ -43,6 +48,9 @@ impl Input {
     ///
     /// No two of a wave have the same name, so that the earlier of two requests wins. A wave
     /// does not wait for lines that are not there yet.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] with the way out if the input is in UTF-16.
     pub(super) fn next_wave(&mut self, most: usize) -> io::Result<Vec<Line>> {
         let mut wave = Vec::new();
         let mut names = HashSet::new();
@@ -75,10 +83,17 @@ impl Input {
                 return Ok(None);
             }
             self.number += 1;
+            if number == 1 && is_utf16(&text) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, UTF16));
+            }
+            // Files that were put one behind the other each bring their own.
+            if text.starts_with(BYTE_ORDER_MARK) {
+                text.drain(..BYTE_ORDER_MARK.len());
+            }
             if text.trim_ascii().is_empty() {
                 continue;
             }
-            if number == 1 && is_cut_off(&text) {
+            if std::mem::take(&mut self.at_start) && is_cut_off(&text) {
                 text = self.read_on(text)?;
             }
             let value = text.trim_ascii().to_vec();
@@ -100,6 +115,13 @@ impl Input {
         self.source = BufReader::new(Box::new(Cursor::new(rest).chain(later)));
         Ok(first)
     }
+}
+
+const UTF16: &str = "it is in UTF-16: convert it to UTF-8 first, as by `iconv -f UTF-16 -t UTF-8`";
+
+/// Whether a text begins as UTF-16 does: with its mark, or with a brace of two bytes.
+fn is_utf16(text: &[u8]) -> bool {
+    matches!(text, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{', 0, ..] | [0, b'{', ..])
 }
 
 fn is_cut_off(text: &[u8]) -> bool {
@@ -151,6 +173,39 @@ mod tests {
     fn one_request_may_be_spread_over_lines() {
         let text = "{\n  \"appName\": \"a\",\n  \"scheduledTime\": 1\n}\n";
         assert_eq!(waves(text, 9), [vec![(1, true)]]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_or_empty_lines_before_a_request_over_several_lines_change_nothing() {
+        let request = "{\n  \"appName\": \"a\",\n  \"scheduledTime\": 1\n}\n";
+        for (before, number) in [("\u{feff}", 1), ("\n \r\n", 3), ("\u{feff}\n", 2)] {
+            assert_eq!(
+                waves(&format!("{before}{request}"), 9),
+                [vec![(number, true)]],
+                "{before:?}"
+            );
+        }
+        let text = format!("\u{feff}{A}\n\u{feff}{B}\n\u{feff}\n");
+        assert_eq!(waves(&text, 9), [vec![(1, true), (2, true)]]);
+    }
+
+    #[test]
+    fn what_is_sent_begins_with_the_request_itself() {
+        let mut input = Input::new(BufReader::new(Box::new(Cursor::new(format!("\u{feff}{A}")))));
+        assert_eq!(input.next_wave(1).unwrap()[0].value, A.as_bytes());
+    }
+
+    #[test]
+    fn utf_16_is_refused_with_the_way_out() {
+        let units: Vec<u16> = A.encode_utf16().collect();
+        let le: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+        let be: Vec<u8> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
+        for text in [[&[0xff, 0xfe], &le[..]].concat(), [&[0xfe, 0xff], &be[..]].concat(), le, be] {
+            let mut input = Input::new(BufReader::new(Box::new(Cursor::new(text))));
+            let error = input.next_wave(9).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(error.to_string().contains("iconv -f UTF-16 -t UTF-8"), "{error}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use rdkafka::error::KafkaError;
 use serde::{Deserialize, Deserializer};
 
 use super::KafkaConfigError;
+use crate::model::flaw::{self, Flaw};
 
 /// What both kinds of client are told unless the user says otherwise.
 pub(super) const COMMON_DEFAULTS: &[(&str, &str)] = &[
@@ -155,9 +156,22 @@ pub(crate) fn is_secret(name: &str) -> bool {
     SIGNS.iter().any(|sign| name.contains(sign))
 }
 
+/// What the value of the property `name` has and cannot be meant to have. A certificate or key
+/// in PEM has lines.
+pub(crate) fn property_flaw(name: &str, value: &str) -> Option<Flaw> {
+    match name {
+        _ if name.ends_with(".pem") => None,
+        _ if is_secret(name) => flaw::of_secret(value),
+        _ => flaw::of_name(value),
+    }
+}
+
 /// Refuses a property that is ours, or that librdkafka does not take.
 pub(super) fn validate(name: &str, value: &str) -> Result<(), KafkaConfigError> {
     let property = name.to_owned();
+    if let Some(flaw) = property_flaw(name, value) {
+        return Err(KafkaConfigError::PropertyValue { property, problem: flaw.to_string() });
+    }
     if let Some((_, reason)) = OWNED.iter().find(|(names, _)| names.contains(&name)) {
         return Err(KafkaConfigError::OwnedProperty { property, reason });
     }

@@ -67,6 +67,12 @@ fn what_cannot_work_is_refused_in_a_sentence() {
     for (config, part) in [
         (with(|c| c.enable_auto_commit = true), "offsets are kept in the database"),
         (with(|c| c.bootstrap_servers.clear()), "bootstrap_servers is empty"),
+        (with(|c| c.group_id = "hush\n".into()), "group_id ends with a line feed (U+000A)"),
+        (with(|c| c.bootstrap_servers += " "), "bootstrap_servers ends with a space"),
+        (
+            with(|c| drop(c.properties.insert("sasl.password".into(), "hush\n".into()))),
+            "properties.\"sasl.password\" ends with a line feed",
+        ),
         (with(|c| c.topics.clear()), "topics is empty"),
         (with(|c| c.topics = vec!["^all.*".into()]), "topics has \"^all.*\""),
         (with(|c| c.topics.push("scheduler.jobs.ingest".into())), "twice"),
@@ -74,6 +80,7 @@ fn what_cannot_work_is_refused_in_a_sentence() {
     ] {
         let sentence = refusal(&config);
         assert!(sentence.contains(part), "{sentence}");
+        assert!(!sentence.contains("hush"), "{sentence}");
     }
     let zero = KafkaIngestConfig::builder().max_poll_records(0).build().unwrap_err();
     assert_eq!(zero.to_string(), "max_poll_records is 0, but must be at least 1");

@@ -260,6 +260,10 @@ mod tests {
         check(builder().at("soon").max_attempts(0), invalid, "scheduledTime \"soon\"");
         check(builder().after(Duration::MAX, &clock), invalid, "scheduledTime in");
         check(builder().expires_at("x"), invalid, "expiresTime \"x\"");
+        let far = DateTime::from_timestamp(253_402_300_800, 0).unwrap();
+        check(builder().at(far), invalid, "scheduledTime +10000-01-01T00:00:00Z must be in one of");
+        check(builder().expires_at(far), invalid, "the years 0 to 9999");
+        check(builder().idempotency_key("k\n"), invalid, "without control characters");
         check(builder().job_data(&[1, 2]), invalid, "jobData [1,2] must be a JSON object");
         check(builder().raw_job_data("{"), invalid, "jobData cannot be JSON");
         check(builder().max_attempts(0), invalid, "maxAttempts 0");

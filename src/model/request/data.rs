@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::{ErrorKind, JobData, Refusal, invalid};
+use super::{ErrorKind, JobData, Name, Refusal, invalid};
 
 /// The deepest nesting of arrays and objects, as in `serde_json`, by which most receivers read.
 pub(in crate::model) const MAX_DEPTH: usize = 127;
@@ -55,10 +55,11 @@ pub fn check_required_fields(data: &JobData, fields: &[String]) -> Result<(), Re
         return Ok(());
     }
     let refused = |message| Refusal::new(ErrorKind::RefusedByApp, message);
-    let present: HashMap<String, Option<IgnoredAny>> = data
-        .deserialize()
+    let present: HashMap<Name<'_>, Option<IgnoredAny>> = serde_json::from_str(data.as_str())
         .map_err(|error| refused(format!("the fields of jobData cannot be read: {error}")))?;
-    let is_missing = |field: &&String| present.get(*field).is_none_or(Option::is_none);
+    let is_missing = |field: &&String| {
+        present.get(&Name(Some(field.as_str().into()))).is_none_or(Option::is_none)
+    };
     let missing: Vec<_> = fields.iter().filter(is_missing).map(String::as_str).collect();
     if missing.is_empty() {
         Ok(())
@@ -97,6 +98,12 @@ mod tests {
         check(r#"{"phoneNumber":"1","message":null}"#, Some(": message"));
         check(r#"{"phoneNumber":"1","message":null,"message":1}"#, None);
         check(r#"{"phoneNumber":"1","message":1,"message":null}"#, Some(": message"));
+    }
+
+    #[test]
+    fn an_unpaired_surrogate_in_a_name_hides_no_other_field() {
+        check(r#"{"\ud800":1,"phoneNumber":"\udc00","message":"cut \ud83d"}"#, None);
+        check(r#"{"\ud800":1,"message\ud83d":1}"#, Some(": phoneNumber, message"));
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! So a message can show the field as it was written, and a refusal can carry the request's
 //! name, whichever field is wrong and wherever it stands.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -13,9 +12,9 @@ use serde_json::value::RawValue;
 
 use super::data::{MAX_DEPTH, is_too_deep, job_data};
 use super::{
-    APP_NAME_RULE, ErrorKind, Priority, Refusal, ScheduleJobRequest, ScheduledTime, Unasked,
+    APP_NAME_RULE, ErrorKind, Name, Priority, Refusal, ScheduleJobRequest, ScheduledTime, Unasked,
 };
-use super::{invalid, max_attempts_rule, missing, signed, timeout_rule};
+use super::{invalid, max_attempts_rule, missing, signed, timeout_rule, version_rule};
 
 const TEXT_RULE: &str = "a string of Unicode characters";
 
@@ -29,6 +28,9 @@ pub(super) fn decode(value: &[u8]) -> Result<ScheduleJobRequest, Refusal> {
 }
 
 fn text_of(value: &[u8]) -> Result<&str, Refusal> {
+    if let Some((kind, what)) = other_form(value) {
+        return Err(Refusal::new(kind, format!("the value {what}")));
+    }
     let text = std::str::from_utf8(value).map_err(|error| {
         let at = error.valid_up_to();
         let message =
@@ -41,6 +43,34 @@ fn text_of(value: &[u8]) -> Result<&str, Refusal> {
         return Err(Refusal::new(ErrorKind::EmptyValue, message));
     }
     Ok(text)
+}
+
+/// What a value is that was meant as a request but put into another form on its way, if it can
+/// be told; a parser would complain of its first byte only.
+fn other_form(value: &[u8]) -> Option<(ErrorKind, String)> {
+    match value {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, b'{', 0, ..] | [b'{', 0, ..] => Some((
+            ErrorKind::InvalidEncoding,
+            "is in UTF-16: send JSON in UTF-8, as every serializer of JSON does by itself".into(),
+        )),
+        [0, id @ .., _] if id.len() >= 4 => {
+            let (id, payload) = value[1..].split_at(4);
+            let schema = id.iter().fold(0_u32, |id, byte| id << 8 | u32::from(*byte));
+            let serializer = match payload.trim_ascii_start() {
+                [b'{', ..] => "KafkaJsonSchemaSerializer",
+                _ => "KafkaAvroSerializer or KafkaProtobufSerializer",
+            };
+            Some((
+                ErrorKind::InvalidJson,
+                format!(
+                    "is framed by Confluent's serializer (a zero byte, then schema {schema}): send \
+                     the JSON alone, by StringSerializer or ByteArraySerializer in place of \
+                     {serializer}"
+                ),
+            ))
+        }
+        _ => None,
+    }
 }
 
 fn invalid_json(message: String) -> Refusal {
@@ -130,7 +160,7 @@ impl<'a> Fields<'a> {
             })?,
             max_attempts: typed("maxAttempts", self.max_attempts, max_attempts_rule)?,
             timeout_ms: typed("timeoutMs", self.timeout_ms, timeout_rule)?,
-            version: typed("version", self.version, || "a 64-bit integer".into())?,
+            version: typed("version", self.version, version_rule)?,
             unknown_fields: Unasked(self.unknown),
         })
     }
@@ -164,10 +194,6 @@ impl<'a> DeserializeSeed<'a> for FindFields<'_, 'a> {
     }
 }
 
-/// A key, copied only if it is written with escapes.
-#[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
 impl<'a> Visitor<'a> for FindFields<'_, 'a> {
     type Value = ();
 
@@ -177,7 +203,8 @@ impl<'a> Visitor<'a> for FindFields<'_, 'a> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         let fields = self.0;
-        while let Some(Key(name)) = map.next_key()? {
+        while let Some(Name(name)) = map.next_key()? {
+            let name = name.unwrap_or_default();
             match fields.named(&name) {
                 Some(field @ None) => *field = Some(map.next_value()?),
                 Some(Some(_)) => {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::app::AppName;
 use super::job::{JobData, Priority};
+use super::json::Name;
 use super::letter::{ErrorKind, Refusal};
 use super::time::{ScheduledTime, shortened};
 
@@ -160,11 +161,16 @@ impl ScheduleJobRequest {
         check_name("requestId", self.request_id.as_deref(), MAX_REQUEST_ID_CHARS)?;
         check_name("idempotencyKey", self.idempotency_key.as_deref(), MAX_KEY_CHARS)?;
         check_name("targetRequestId", self.target_request_id.as_deref(), MAX_REQUEST_ID_CHARS)?;
+        check_year("scheduledTime", self.scheduled_time)?;
+        check_year("expiresTime", self.expires_time)?;
         if let Some(attempts) = self.max_attempts.filter(|attempts| attempts.get() > MAX_ATTEMPTS) {
             return Err(invalid("maxAttempts", &attempts.to_string(), &max_attempts_rule()));
         }
         if let Some(ms) = self.timeout_ms.filter(|ms| ms.get() > MAX_TIMEOUT_MS) {
             return Err(invalid("timeoutMs", &ms.to_string(), &timeout_rule()));
+        }
+        if let Some(version) = self.version.filter(|version| *version < 0) {
+            return Err(invalid("version", &version.to_string(), &version_rule()));
         }
         self.check_operation()
     }
@@ -210,16 +216,28 @@ fn timeout_rule() -> String {
     format!("an integer from 1 to {MAX_TIMEOUT_MS}")
 }
 
+fn version_rule() -> String {
+    format!("an integer from 0 to {}", i64::MAX)
+}
+
 fn check_name(field: &str, name: Option<&str>, max_chars: usize) -> Result<(), Refusal> {
     let Some(name) = name else { return Ok(()) };
     if name.is_empty() || name.chars().count() > max_chars {
         return Err(invalid(field, &quoted(name), &format!("1 to {max_chars} characters long")));
     }
-    // PostgreSQL has no room for it in any text.
-    if name.contains('\0') {
-        return Err(invalid(field, &quoted(name), "without NUL characters"));
+    // They cannot be seen, and so not be told apart or typed; PostgreSQL keeps no NUL at all.
+    if name.contains(|c: char| c.is_ascii_control()) {
+        return Err(invalid(field, &quoted(name), "without control characters"));
     }
     Ok(())
+}
+
+/// A time that was given as a value may be in a year that no form of text has.
+fn check_year(field: &str, time: Option<ScheduledTime>) -> Result<(), Refusal> {
+    match time.filter(|time| !time.is_in_calendar()) {
+        Some(time) => Err(invalid(field, &time.to_string(), "in one of the years 0 to 9999")),
+        None => Ok(()),
+    }
 }
 
 /// Fills in the names that a dead letter can keep: an unsound one would not fit its columns.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use chrono_tz::Tz;
+use chrono::{DateTime, SecondsFormat};
+use jiff::tz::TimeZone;
 
 use super::{ErrorKind, Refusal, ScheduleJobRequest, ScheduledTime};
 
@@ -10,14 +11,15 @@ use super::{ErrorKind, Refusal, ScheduleJobRequest, ScheduledTime};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// Where a local date-time is read. Default UTC.
-    pub default_time_zone: Tz,
+    pub default_time_zone: TimeZone,
     /// How far from now a job may be scheduled. Default 3650 days.
     pub max_schedule_ahead: Duration,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { default_time_zone: Tz::UTC, max_schedule_ahead: Duration::from_secs(3650 * DAY_S) }
+        let max_schedule_ahead = Duration::from_secs(3650 * DAY_S);
+        Self { default_time_zone: TimeZone::UTC, max_schedule_ahead }
     }
 }
 
@@ -47,18 +49,20 @@ impl ScheduleJobRequest {
     }
 
     fn times(&self, rules: &Rules, now_ms: i64) -> Result<Resolved, Refusal> {
-        let zone = rules.default_time_zone;
+        let zone = &rules.default_time_zone;
         let scheduled = self.scheduled_time.ok_or_else(|| self.missing_time())?;
         let scheduled_ms = epoch_ms("scheduledTime", scheduled, zone)?;
         let max_ahead_ms = i64::try_from(rules.max_schedule_ahead.as_millis()).unwrap_or(i64::MAX);
         if scheduled_ms.saturating_sub(now_ms) > max_ahead_ms {
-            return Err(too_far(scheduled, rules));
+            return Err(too_far(&shown(scheduled, scheduled_ms, zone), rules));
         }
         let expires_ms =
             self.expires_time.map(|time| epoch_ms("expiresTime", time, zone)).transpose()?;
         if let (Some(expires), Some(expires_ms)) = (self.expires_time, expires_ms)
             && expires_ms < scheduled_ms
         {
+            let (expires, scheduled) =
+                (shown(expires, expires_ms, zone), shown(scheduled, scheduled_ms, zone));
             let message = format!(
                 "expiresTime {expires} is before scheduledTime {scheduled}: the job would never fire"
             );
@@ -68,14 +72,31 @@ impl ScheduleJobRequest {
     }
 }
 
-fn epoch_ms(field: &str, time: ScheduledTime, zone: Tz) -> Result<i64, Refusal> {
+fn epoch_ms(field: &str, time: ScheduledTime, zone: &TimeZone) -> Result<i64, Refusal> {
     time.resolve_ms(zone).ok_or_else(|| {
-        let message = format!("{field} {time} is beyond the calendar in {zone}");
+        let place = name(zone);
+        let message = format!("{field} {time} in {place} is outside the years 0 to 9999 in UTC");
         Refusal::new(ErrorKind::InvalidField, message)
     })
 }
 
-fn too_far(scheduled: ScheduledTime, rules: &Rules) -> Refusal {
+/// `time`, and where it is a local one the instant that it became: nothing in a request tells
+/// its producer in which zone it is read.
+fn shown(time: ScheduledTime, ms: i64, zone: &TimeZone) -> String {
+    match (time, DateTime::from_timestamp_millis(ms)) {
+        (ScheduledTime::Local(_), Some(instant)) => {
+            let instant = instant.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+            format!("{time} ({instant}, read in {})", name(zone))
+        }
+        _ => time.to_string(),
+    }
+}
+
+fn name(zone: &TimeZone) -> &str {
+    zone.iana_name().unwrap_or("the default time zone")
+}
+
+fn too_far(scheduled: &str, rules: &Rules) -> Refusal {
     let days = rules.max_schedule_ahead.as_secs() / DAY_S;
     let message = format!(
         "scheduledTime {scheduled} is more than {days} days ahead, the scheduler's \
@@ -86,20 +107,19 @@ fn too_far(scheduled: ScheduledTime, rules: &Rules) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use chrono_tz::{Asia, Europe};
-
     use super::*;
+    use crate::model::zones;
 
     const NOW_MS: i64 = 1_762_185_600_000;
     const DAY_MS: i64 = DAY_S as i64 * 1000;
 
-    fn resolve(times: &str, zone: Tz) -> Result<Resolved, Refusal> {
+    fn resolve(times: &str, zone: &str) -> Result<Resolved, Refusal> {
         let json = format!(r#"{{"appName":"sms","requestId":"r1",{times}}}"#);
-        let rules = Rules { default_time_zone: zone, ..Rules::default() };
+        let rules = Rules { default_time_zone: zones::bundled(zone), ..Rules::default() };
         ScheduleJobRequest::from_json(json.as_bytes()).unwrap().resolve(&rules, NOW_MS)
     }
 
-    fn check(times: &str, zone: Tz, scheduled_ms: i64, expires_ms: Option<i64>) {
+    fn check(times: &str, zone: &str, scheduled_ms: i64, expires_ms: Option<i64>) {
         let expected = Resolved { scheduled_ms, due_ms: scheduled_ms, expires_ms };
         assert_eq!(resolve(times, zone), Ok(expected), "{times}");
     }
@@ -108,29 +128,29 @@ mod tests {
     fn local_times_are_read_in_the_zone_of_the_rules() {
         let local = r#""scheduledTime":"2025-11-03T22:00","expiresTime":[2025,11,3,23,0]"#;
         let hour = 3_600_000;
-        check(local, Asia::Dhaka, NOW_MS, Some(NOW_MS + hour));
-        check(local, Europe::Berlin, NOW_MS + 5 * hour, Some(NOW_MS + 6 * hour));
+        check(local, "Asia/Dhaka", NOW_MS, Some(NOW_MS + hour));
+        check(local, "Europe/Berlin", NOW_MS + 5 * hour, Some(NOW_MS + 6 * hour));
         let gap = r#""scheduledTime":"2026-03-29T02:30""#;
-        check(gap, Europe::Berlin, 1_774_746_000_000, None);
+        check(gap, "Europe/Berlin", 1_774_746_000_000, None);
     }
 
     #[test]
     fn the_past_is_due_as_it_was_scheduled() {
-        check(r#""scheduledTime":-5"#, Tz::UTC, -5, None);
+        check(r#""scheduledTime":-5"#, "UTC", -5, None);
     }
 
     #[test]
     fn the_limit_ahead_is_ten_years_of_days_unless_it_is_set() {
         assert_eq!(Rules::default().max_schedule_ahead, Duration::from_secs(315_360_000));
-        assert_eq!(Rules::default().default_time_zone, Tz::UTC);
+        assert_eq!(Rules::default().default_time_zone, TimeZone::UTC);
     }
 
     #[test]
     fn the_limit_ahead_is_exact() {
         let limit = NOW_MS + 3650 * DAY_MS;
-        check(&format!("\"scheduledTime\":{limit}"), Tz::UTC, limit, None);
-        for beyond in [limit + 1, 253_402_300_800_000, 8_000_000_000_000_000] {
-            let refusal = resolve(&format!("\"scheduledTime\":{beyond}"), Tz::UTC).unwrap_err();
+        check(&format!("\"scheduledTime\":{limit}"), "UTC", limit, None);
+        for beyond in [limit + 1, 253_402_300_799_999] {
+            let refusal = resolve(&format!("\"scheduledTime\":{beyond}"), "UTC").unwrap_err();
             assert_eq!(refusal.kind, ErrorKind::ScheduleTooFar);
             assert!(refusal.message.contains("3650 days"), "{refusal}");
             assert_eq!(refusal.request_id.as_deref(), Some("r1"));
@@ -140,17 +160,41 @@ mod tests {
 
     #[test]
     fn a_job_that_expires_before_it_fires_is_refused_by_both_names() {
-        check(r#""scheduledTime":7,"expiresTime":7"#, Tz::UTC, 7, Some(7));
-        let refusal = resolve(r#""scheduledTime":7,"expiresTime":6"#, Tz::UTC).unwrap_err();
+        check(r#""scheduledTime":7,"expiresTime":7"#, "UTC", 7, Some(7));
+        let refusal = resolve(r#""scheduledTime":7,"expiresTime":6"#, "UTC").unwrap_err();
         assert_eq!(refusal.kind, ErrorKind::InvalidField);
         assert!(refusal.message.contains("expiresTime"), "{refusal}");
         assert!(refusal.message.contains("scheduledTime"), "{refusal}");
     }
 
     #[test]
+    fn a_refusal_says_which_instant_a_local_time_became() {
+        for (times, said) in [
+            (
+                r#""scheduledTime":"2040-01-01T00:00""#,
+                "scheduledTime 2040-01-01T00:00:00 (2039-12-31T18:00:00Z, read in Asia/Dhaka) is \
+                 more than 3650 days ahead",
+            ),
+            (r#""scheduledTime":"2040-01-01T00:00Z""#, "scheduledTime 2040-01-01T00:00:00Z is"),
+            (
+                r#""scheduledTime":"2026-01-01T00:00","expiresTime":"2025-12-31T17:00:00Z""#,
+                "expiresTime 2025-12-31T17:00:00Z is before scheduledTime 2026-01-01T00:00:00 \
+                 (2025-12-31T18:00:00Z, read in Asia/Dhaka): the",
+            ),
+            (
+                r#""scheduledTime":0,"expiresTime":[0,1,1,0,0]"#,
+                "expiresTime 0000-01-01T00:00:00 in Asia/Dhaka is outside the years 0 to 9999",
+            ),
+        ] {
+            let refusal = resolve(times, "Asia/Dhaka").unwrap_err();
+            assert!(refusal.message.contains(said), "{refusal}");
+        }
+    }
+
+    #[test]
     fn without_a_time_there_is_nothing_to_resolve() {
         let cancel = r#""operation":"cancel","targetRequestId":"t""#;
-        let refusal = resolve(cancel, Tz::UTC).unwrap_err();
+        let refusal = resolve(cancel, "UTC").unwrap_err();
         assert_eq!(refusal.kind, ErrorKind::MissingField);
     }
 }

@@ -1,6 +1,6 @@
 //! The forms that are text: RFC 3339 and the bare local date-time.
 
-use chrono::{Datelike, TimeDelta};
+use chrono::TimeDelta;
 
 use super::{NANOS_PER_SECOND, Reason, ScheduledTime, local, part, shortened};
 
@@ -35,8 +35,9 @@ pub(super) fn parse(text: &str) -> Result<ScheduledTime, Reason> {
         return Ok(ScheduledTime::Local(local));
     };
     let instant = (local - TimeDelta::seconds(offset_seconds)).and_utc();
-    if (0..=9999).contains(&instant.year()) {
-        Ok(ScheduledTime::Instant(instant))
+    let time = ScheduledTime::Instant(instant);
+    if time.is_in_calendar() {
+        Ok(time)
     } else {
         Err("in UTC its year is not one of 0 to 9999".into())
     }

@@ -71,6 +71,13 @@ pub(super) fn bad_records() -> Vec<Bad> {
     add("not JSON", text("hello"), "invalid-json", &json, None);
     add("JSON that ends", text(r#"{"requestId":"r","#), "invalid-json", &json, Some("r"));
     add("NUL bytes", text("\0\0"), "invalid-json", &json, None);
+    let framed = |payload: &[u8]| Some([&[0, 0, 0, 0, 12], payload].concat());
+    let framing = ["Confluent", "schema 12", "send the JSON alone", "KafkaJsonSchemaSerializer"];
+    let sound = br#"{"requestId":"r","appName":"sms","scheduledTime":0}"#;
+    add("JSON framed by Confluent", framed(sound), "invalid-json", &framing, None);
+    add("Avro", framed(b"\x02r\x06sms"), "invalid-json", &["Confluent", "Avro"], None);
+    let utf16 = sound.iter().flat_map(|byte| [*byte, 0]).collect();
+    add("UTF-16", Some(utf16), "invalid-encoding", &["UTF-16", "send JSON in UTF-8"], None);
     add("an array", text("[1]"), "invalid-json", &["an array", "must be a JSON object"], None);
     add("null as JSON", text("null"), "invalid-json", &["null", "must be a JSON object"], None);
     let not_utf8 = b"{\"appName\":\"\xff\"}".to_vec();
@@ -170,6 +177,24 @@ pub(super) fn bad_records() -> Vec<Bad> {
             &["scheduledTime 9223372036854775807"],
         ),
         (
+            "the year 10000",
+            r#""scheduledTime":0,"expiresTime":253402300800000"#,
+            "invalid-field",
+            &["expiresTime 253402300800000", "years 0 to 9999"],
+        ),
+        (
+            "before the year 0",
+            r#""scheduledTime":-8000000000000000"#,
+            "invalid-field",
+            &["scheduledTime -8000000000000000", "years 0 to 9999"],
+        ),
+        (
+            "too far ahead by a local time",
+            r#""scheduledTime":"2999-01-01T00:00""#,
+            "schedule-too-far",
+            &["scheduledTime 2999-01-01T00:00:00 (2999-01-01T00:00:00Z, read in UTC)"],
+        ),
+        (
             "expired before it begins",
             r#""scheduledTime":1000,"expiresTime":999"#,
             "invalid-field",
@@ -224,10 +249,16 @@ pub(super) fn bad_records() -> Vec<Bad> {
             &["idempotencyKey {}", "string"],
         ),
         (
+            "a line feed in the key",
+            r#""scheduledTime":0,"idempotencyKey":"k\n""#,
+            "invalid-field",
+            &["idempotencyKey \"k\\n\"", "without control characters"],
+        ),
+        (
             "NUL in the key",
             r#""scheduledTime":0,"idempotencyKey":"a\u0000b""#,
             "invalid-field",
-            &["idempotencyKey", "a\\0b", "without NUL"],
+            &["idempotencyKey", "a\\0b", "without control characters"],
         ),
         (
             "unknown operation",
@@ -245,7 +276,7 @@ pub(super) fn bad_records() -> Vec<Bad> {
         (
             "NUL in the request id",
             r#""requestId":"a\u0000b""#,
-            &["requestId", "a\\0b", "without NUL"],
+            &["requestId", "a\\0b", "without control characters"],
         ),
         ("half a character", r#""requestId":"\ud800""#, &["requestId", "Unicode"]),
     ] {

@@ -76,6 +76,28 @@ async fn settings_that_can_never_work_are_refused_at_once() {
             &["sms", "shards is 1025", "at most 1024"],
         ),
         (builder(&database).lease(ms(10)), &["lease", "1 s"]),
+        (
+            builder(&database).default_time_zone("Asia/Daka"),
+            &["default_time_zone", "\"Asia/Daka\"", "\"Asia/Dhaka\""],
+        ),
+        (
+            builder(&database).with_kafka_ingest(KafkaIngestConfig {
+                group_id: "hush\n".into(),
+                ..KafkaIngestConfig::default()
+            }),
+            &["group_id ends with a line feed", "remove it"],
+        ),
+        (
+            builder(&database).database_url("mysql://u:hush@h/d\n"),
+            &["database_url ends with a line feed"],
+        ),
+        (builder(&database).mysql_host("hush "), &["mysql_host ends with a space"]),
+        (builder(&database).mysql_password("hush\n"), &["mysql_password ends with a line feed"]),
+        (
+            builder(&database).idempotency_redis("redis://:hush@h\r\n"),
+            &["idempotency_redis ends with a line feed"],
+        ),
+        (builder(&database).instance_id("\thush"), &["instance_id begins with a tab"]),
         (builder(&database).database_url("oracle://u:hush@h/d"), &["oracle", "sqlite://"]),
         (builder(&database).database_url("postgres://u:hush@h:port/d"), &["database.url", "***"]),
     ] {

@@ -147,33 +147,39 @@ impl TestDatabase {
     /// The URL for a login of its own, which may do everything in the database and nothing
     /// else, and have so many connections at a time.
     pub(crate) async fn login(&mut self, connections: u32) -> String {
-        let Self { name, backend, .. } = &*self;
+        let Self { name: database, backend, .. } = &*self;
+        let name = self.login_name();
         let statements = match backend {
             Database::Sqlite => unreachable!("SQLite has no logins"),
             Database::MariaDb | Database::MySql => [
                 format!("CREATE USER {name}@'%' WITH MAX_USER_CONNECTIONS {connections}"),
-                format!("GRANT ALL ON {name}.* TO {name}@'%'"),
+                format!("GRANT ALL ON {database}.* TO {name}@'%'"),
             ],
             Database::Postgres => [
                 format!("CREATE ROLE {name} LOGIN CONNECTION LIMIT {connections}"),
-                format!("ALTER DATABASE {name} OWNER TO {name}"),
+                format!("ALTER DATABASE {database} OWNER TO {name}"),
             ],
         };
         for sql in statements {
             self.execute_on_server(&sql).await;
         }
         if self.backend == Database::Postgres {
-            self.execute(&format!("GRANT ALL ON SCHEMA public TO {}", self.name)).await;
+            self.execute(&format!("GRANT ALL ON SCHEMA public TO {name}")).await;
         }
         self.has_login = true;
         let scheme_end = self.url.find("://").expect("a URL") + "://".len();
         let server = self.url[scheme_end..].find('@').map_or(scheme_end, |at| scheme_end + at + 1);
-        format!("{}{}@{}", &self.url[..scheme_end], self.name, &self.url[server..])
+        format!("{}{}@{}", &self.url[..scheme_end], name, &self.url[server..])
+    }
+
+    /// The database's own name, cut to what MySQL takes as a user's.
+    fn login_name(&self) -> String {
+        self.name[..32].to_owned()
     }
 
     /// How many connections that login may have from now on.
     pub(crate) async fn limit_login(&self, connections: u32) {
-        let name = &self.name;
+        let name = self.login_name();
         self.execute_on_server(&match self.backend {
             Database::MariaDb | Database::MySql => {
                 format!("ALTER USER {name}@'%' WITH MAX_USER_CONNECTIONS {connections}")
@@ -210,17 +216,17 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     /// Best effort: a database that is left behind harms nobody, a panic while panicking would.
     fn drop(&mut self) {
-        let name = &self.name;
+        let (name, user) = (&self.name, self.login_name());
         let (database, login) = match self.backend {
             Database::Sqlite => return,
             Database::MariaDb | Database::MySql => (
                 // Else an open transaction somewhere would keep us waiting for a day.
                 format!("SET lock_wait_timeout = 2; DROP DATABASE IF EXISTS {name}"),
-                format!("DROP USER IF EXISTS {name}@'%'"),
+                format!("DROP USER IF EXISTS {user}@'%'"),
             ),
             Database::Postgres => (
                 format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
-                format!("DROP ROLE IF EXISTS {name}"),
+                format!("DROP ROLE IF EXISTS {user}"),
             ),
         };
         let statements: Vec<String> =
@@ -273,7 +279,7 @@ fn unique_name() -> String {
 }
 
 /// The server's URL with another database in its path.
-fn with_database(server_url: &str, name: &str) -> String {
+pub(crate) fn with_database(server_url: &str, name: &str) -> String {
     let (address, query) = match server_url.split_once('?') {
         Some((address, query)) => (address, format!("?{query}")),
         None => (server_url, String::new()),

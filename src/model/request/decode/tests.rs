@@ -37,7 +37,7 @@ fn check_field(field: &str, value: &str, said: &[&str]) {
 #[test]
 fn every_field_is_read() {
     let request = sound(
-        r#" {"version":-3, "timeoutMs":1500, "maxAttempts":5, "targetRequestId":"t",
+        r#" {"version":3, "timeoutMs":1500, "maxAttempts":5, "targetRequestId":"t",
             "operation":"reschedule", "idempotencyKey":"k", "priority":"HIGH",
             "jobData":{"b":1.0, "a":[10e2,{}],"a":"\u0061"}, "expiresTime":[2025,11,3,23,0],
             "scheduledTime":"2025-11-03T22:00:00+06:00", "appName":"sms", "requestId":"r\u00e9"}
@@ -54,7 +54,7 @@ fn every_field_is_read() {
     assert_eq!(request.target_request_id.as_deref(), Some("t"));
     assert_eq!(request.max_attempts.unwrap().get(), 5);
     assert_eq!(request.timeout_ms.unwrap().get(), 1500);
-    assert_eq!(request.version, Some(-3));
+    assert_eq!(request.version, Some(3));
     assert_eq!(request.unknown_fields(), 0);
     assert_eq!(sound(&request.to_json()), request);
 }
@@ -78,6 +78,33 @@ fn unknown_fields_are_counted_and_kept_out() {
     assert_eq!(more.unknown_fields(), 3);
     assert_eq!(more, sound(SOUND));
     assert_eq!(more.to_json(), sound(SOUND).to_json());
+}
+
+#[test]
+fn an_unknown_field_is_no_error_whatever_json_allows_in_it() {
+    for field in [r#""\ud83d":1"#, r#""a\udc00":"\ud800""#, r#""x":1e400"#, r#""":{"\ud83d":[]}"#] {
+        let request = sound(&SOUND.replacen('{', &format!("{{{field},"), 1));
+        assert_eq!(request.unknown_fields(), 1, "{field}");
+        assert_eq!(request, sound(SOUND), "{field}");
+    }
+    let raw = SOUND.replacen('{', "{\"a\nb\":1,", 1);
+    check(raw, ErrorKind::InvalidJson, &["control character"]);
+}
+
+#[test]
+fn job_data_keeps_its_bytes_whatever_json_allows_in_it() {
+    let data = r#"{"text":"cut \ud83d", "\uDC00":1e400,"n":-0.0}"#;
+    let request = sound(&SOUND.replacen('{', &format!("{{\"jobData\":{data},"), 1));
+    assert_eq!(request.job_data.as_str(), data);
+    assert_eq!(sound(&request.to_json()).job_data.as_str(), data);
+}
+
+#[test]
+fn names_that_differ_in_white_space_or_case_are_other_names() {
+    for name in [" r1", "r1 ", "R1", "r\u{a0}1", "r1\u{200b}"] {
+        let request = sound(&SOUND.replace("\"r1\"", &format!("\"{name}\"")));
+        assert_eq!(request.request_id.as_deref(), Some(name));
+    }
 }
 
 #[test]
@@ -105,6 +132,31 @@ fn what_is_no_text_or_no_object_says_what_it_is() {
         ("{\"appName\":\"sms\",}", "trailing comma"),
     ] {
         check(json, ErrorKind::InvalidJson, &[said]);
+    }
+}
+
+#[test]
+fn what_a_serializer_put_around_a_request_is_named_with_the_way_out() {
+    let framed = |id: [u8; 4], payload: &str| [&[0][..], &id, payload.as_bytes()].concat();
+    let json = ErrorKind::InvalidJson;
+    let said = ["Confluent", "schema 12)", "StringSerializer", "KafkaJsonSchemaSerializer"];
+    check(framed([0, 0, 0, 12], SOUND), json, &said);
+    check(framed([0, 0, 0, 12], &format!("\n {SOUND}")), json, &said);
+    check(framed([0, 1, 0x86, 0xa0], SOUND), json, &["Confluent", "schema 100000)"]);
+    check(framed([0, 0, 0, 1], "\u{6}sms"), json, &["Confluent", "KafkaAvroSerializer"]);
+    for short in [&[0][..], &[0, 0, 0, 0, 12]] {
+        let refusal = check(short, json, &["not JSON"]);
+        assert!(!refusal.message.contains("Confluent"), "{refusal}");
+    }
+}
+
+#[test]
+fn utf_16_is_named() {
+    let units: Vec<u16> = SOUND.encode_utf16().collect();
+    let le: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+    let be: Vec<u8> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
+    for value in [[&[0xff, 0xfe], &le[..]].concat(), [&[0xfe, 0xff], &be[..]].concat(), le, be] {
+        check(value, ErrorKind::InvalidEncoding, &["UTF-16", "send JSON in UTF-8"]);
     }
 }
 
@@ -159,13 +211,18 @@ fn a_wrong_value_is_shown_with_the_way_out() {
         ("requestId", "17", &["17", "string"]),
         ("requestId", "\"\"", &["1 to 128 characters"]),
         ("requestId", &long(129), &["1 to 128 characters", "…"]),
-        ("requestId", r#""a\u0000b""#, &["NUL"]),
+        ("requestId", r#""a\u0000b""#, &["without control characters"]),
+        ("requestId", r#""a\n""#, &["\"a\\n\"", "without control characters"]),
+        ("targetRequestId", r#""\u001f""#, &["without control characters"]),
+        ("idempotencyKey", r#""\u007f""#, &["without control characters"]),
         ("requestId", r#""\ud800""#, &["Unicode"]),
         ("targetRequestId", &long(129), &["1 to 128 characters"]),
         ("idempotencyKey", &long(256), &["1 to 255 characters"]),
         ("idempotencyKey", "{\"a\":1}", &["{\"a\":1}", "string"]),
         ("scheduledTime", "\"2025-02-30T00:00\"", &["2025-02-30", "no day 30", "RFC 3339"]),
         ("scheduledTime", "1.5", &["1.5 is not a time"]),
+        ("scheduledTime", "-62167219200001", &["outside the years 0 to 9999"]),
+        ("expiresTime", "[10000,1,1,0,0]", &["the year is 10000"]),
         ("expiresTime", "\"soon\"", &["\"soon\" is not a time"]),
         ("jobData", "[1,2]", &["[1,2]", "a JSON object"]),
         ("jobData", "\"{}\"", &["a JSON object"]),
@@ -179,7 +236,8 @@ fn a_wrong_value_is_shown_with_the_way_out() {
         ("timeoutMs", "18446744073709551615", &["from 1 to 9223372036854775807"]),
         ("timeoutMs", "9223372036854775808", &["from 1"]),
         ("version", "\"1\"", &["\"1\"", "integer"]),
-        ("version", "9223372036854775808", &["64-bit"]),
+        ("version", "9223372036854775808", &["from 0 to 9223372036854775807"]),
+        ("version", "-1", &["-1 must be", "from 0"]),
     ] {
         check_field(field, value, said);
     }

