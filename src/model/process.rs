@@ -73,12 +73,7 @@ mod tests {
 
     #[test]
     fn process_ids_mean_the_same_in_one_namespace_of_one_boot_only() {
-        let one = ProcessIdentity {
-            boot_id: "b".into(),
-            pid_namespace: 1,
-            pid: 7,
-            start_ticks: 5,
-        };
+        let one = ProcessIdentity { boot_id: "b".into(), pid_namespace: 1, pid: 7, start_ticks: 5 };
         let other = ProcessIdentity { pid: 8, start_ticks: 9, ..one.clone() };
         assert!(one.shares_processes_with(&other));
         let rebooted = ProcessIdentity { boot_id: "c".into(), ..other.clone() };

@@ -91,7 +91,9 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
         kafka.check_target(topic).map_err(problem)?;
     }
     if let Some(kafka) = &builder.kafka {
-        kafka.validate().map_err(|error| StartError::Settings(error.to_string()))?;
+        let session = || kafka.validate_session(builder.settings.lease);
+        let checked = kafka.validate().and_then(|()| session());
+        checked.map_err(|error| StartError::Settings(error.to_string()))?;
     }
     if builder.settings.lease < Duration::from_secs(1) {
         return Err(StartError::Settings("the lease must be at least 1 s".into()));
@@ -344,6 +346,6 @@ async fn try_intake(
         let partitions = i32::try_from(config.topic_partitions.get()).unwrap_or(i32::MAX);
         ensure_topics(config, &names, partitions).await?;
     }
-    shared.set_intake(Intake::start(config, gate)?);
+    shared.set_intake(Intake::start(config, shared.settings.lease, gate)?);
     Ok(())
 }

@@ -78,9 +78,10 @@ impl Store {
     pub async fn join(&self, membership: &Membership, now_ms: i64) -> Result<InstanceId> {
         let id = InstanceId::random();
         let apps: Vec<i32> = membership.apps.iter().map(|app| app.0).collect();
-        let process = membership.process.as_ref().map(|process| {
-            serde_json::to_string(process).unwrap_or_default()
-        });
+        let process = membership
+            .process
+            .as_ref()
+            .map(|process| serde_json::to_string(process).unwrap_or_default());
         let row = instance::ActiveModel {
             id: Set(id.0),
             name: Set(membership.name.chars().take(255).collect()),

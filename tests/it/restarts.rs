@@ -51,10 +51,8 @@ async fn a_killed_instance_that_is_started_again_waits_for_no_lease(backend: Dat
     let mut first = Instance::start(&config).await;
     let due_ms = SystemClock.now_ms() + 3_000;
     produce(&world.topic, &[record("r", due_ms)]).await;
-    wait_until(DEADLINE, "the job", async || {
-        counter(&first, "messagesProcessed").await == Some(1)
-    })
-    .await;
+    wait_until(DEADLINE, "the job", async || counter(&first, "messagesProcessed").await == Some(1))
+        .await;
     first.kill();
     wait_until(DEADLINE, "its moment", async || SystemClock.now_ms() >= due_ms).await;
 
@@ -77,8 +75,7 @@ async fn a_killed_instance_that_is_started_again_waits_for_no_lease(backend: Dat
 async fn a_database_file_of_a_suspended_instance_is_refused_to_another() {
     let database = Database::Sqlite.fresh().await;
     let url = database.url();
-    let config =
-        format!("[database]\nurl = \"{url}\"\n[instance]\nlease_ms = 1000\n[apps.sms]\n");
+    let config = format!("[database]\nurl = \"{url}\"\n[instance]\nlease_ms = 1000\n[apps.sms]\n");
     let mut first = Instance::start(&config).await;
     first.stop();
     let mut second = Instance::spawn(&config);
