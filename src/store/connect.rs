@@ -14,7 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use super::session::{Rules, Session};
 use super::sessions::Sessions;
 use super::sqlite::{self, Sqlite};
-use super::{Error, Hot, Inner, Result, Store, settings};
+use super::{Error, Hot, Inner, Result, Store, pooler, settings};
 
 /// Where the database is and how it is used.
 #[derive(Clone, Debug)]
@@ -118,8 +118,8 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
     let connect = connect.application_name("infinite-scheduler").extra_float_digits(None);
     let given = connect.get_options().map(given_settings).unwrap_or_default();
     let rules = Rules { lease: options.lease, given };
+    pooler::check_session(&connect, &rules).await?;
     check_encoding(&connect).await?;
-    check_session::<sqlx::PgConnection>(&connect, &rules).await?;
     let sessions = Sessions::new(patience(options.lease), rules.clone());
     let pool_of = |size| PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE);
     let hot = sessions.watch(pool_of(options.max_connections)).connect_lazy_with(connect.clone());
