@@ -191,23 +191,6 @@ impl Health {
         HealthReport { ready: reasons.is_empty(), reasons, degraded }
     }
 
-    /// Adds to `report` what a client of the broker knows of it, unless that is there already.
-    pub(crate) fn add_to(&self, report: &mut HealthReport, subject: &str, message: &str) {
-        let is_there = |problem: &Problem| {
-            problem.subject == subject && problem.kind != ProblemKind::JoiningGroup
-        };
-        if report.degraded.iter().any(is_there) {
-            return;
-        }
-        report.degraded.retain(|problem| problem.subject != subject);
-        report.degraded.push(Problem {
-            kind: ProblemKind::BrokerUnreachable,
-            subject: subject.to_owned(),
-            message: message.to_owned(),
-            since: Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
-        });
-    }
-
     /// How many problems of each kind there are, for metrics.
     pub fn counts(&self) -> BTreeMap<ProblemKind, u64> {
         let mut counts = BTreeMap::new();

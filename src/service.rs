@@ -188,10 +188,6 @@ impl Scheduler {
             report.ready = false;
             report.reasons.push("lease: not valid, so nothing is fired".into());
         }
-        // While it starts, Kafka's trouble is among them already, with what it keeps us from.
-        if let Some(trouble) = self.inner.shared.broker_trouble() {
-            self.inner.shared.health.add_to(&mut report, "kafka", &trouble);
-        }
         report
     }
 

@@ -26,8 +26,6 @@ use crate::store::{
 
 /// Between the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often it is asked whether the broker answers, which asks nobody.
-const BROKER_LOOK: Duration = Duration::from_millis(250);
 /// How often the patience with a heartbeat doubles.
 const MOST_PATIENCE: u32 = 3;
 /// A lease has room for some heartbeats that fail.
@@ -152,12 +150,6 @@ impl ShardKeeper {
             }
         };
         self.shared.health.report("database", kind, error.to_string());
-    }
-
-    /// Clients of the broker hear of its return by themselves; others hear of it here.
-    fn watch_broker(&mut self, ctx: &mut Context<Self>) {
-        self.shared.note_broker();
-        ctx.run_later(BROKER_LOOK, Self::watch_broker);
     }
 
     /// Becomes a new instance.
@@ -397,7 +389,6 @@ impl Actor for ShardKeeper {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.beat(ctx);
-        self.watch_broker(ctx);
     }
 }
 

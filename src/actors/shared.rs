@@ -13,18 +13,24 @@ use super::counters::{AppFigures, Counters};
 use super::directory::Directory;
 use super::holdings::Holdings;
 use super::in_flight::InFlight;
+use super::job_memory::{AppMemory, JobMemory};
 use super::lease::Lease;
 use super::processes;
 use super::recovery::{self, Recovery};
 use crate::dispatch::SharedHandler;
 use crate::health::{Health, ProblemKind};
-use crate::kafka::{Intake, KafkaIngestConfig, OnOffsetLost, Producer, TopicPartition};
+use crate::kafka::{
+    BrokerState, Intake, KafkaIngestConfig, OnOffsetLost, Producer, TopicPartition, TroubleKind,
+};
 use crate::model::app::AppConfig;
 use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
 use crate::model::process::ProcessIdentity;
 use crate::model::request::Rules;
 use crate::store::{AppRow, Error as StoreError, Lane, Membership, Result as StoreResult, Store};
+
+/// What problems of the consumer with its group and its brokers are reported about.
+pub(crate) const KAFKA: &str = "kafka";
 
 /// What the actors are to go by.
 #[derive(Clone, Debug)]
@@ -47,6 +53,8 @@ pub(crate) struct Settings {
     pub max_record_bytes: usize,
     /// The largest batch, in bytes.
     pub max_batch_bytes: usize,
+    /// What the jobs of all apps may take in memory, in bytes.
+    pub job_memory: usize,
     /// What is done with dead letters.
     pub dead_letters: DeadLetterSettings,
     /// How often the actors' figures are logged.
@@ -77,6 +85,8 @@ pub(crate) struct RegisteredApp {
     /// Its row, with rules and shards.
     pub row: Arc<AppRow>,
     pub(super) figures: Arc<AppFigures>,
+    /// The bytes of its jobs.
+    pub(super) memory: AppMemory,
     /// Attempts that run.
     pub(super) running: AtomicUsize,
     /// Attempts that run or whose outcome is not written.
@@ -97,6 +107,8 @@ pub(super) struct KafkaSide {
     /// Sends verdicts, if they are told.
     pub(super) events: Option<Producer>,
     pub(super) intake: OnceLock<Intake>,
+    /// The group has told the consumer which partitions are its own.
+    pub(super) joined: AtomicBool,
 }
 
 /// What all actors of one instance stand on. It outlives each of them.
@@ -121,6 +133,7 @@ pub(crate) struct Shared {
     pub(super) directory: Directory,
     pub(super) holdings: Holdings,
     pub(super) in_flight: InFlight,
+    pub(super) job_memory: Arc<JobMemory>,
     pub(super) kafka: Option<KafkaSide>,
     /// The ledger rows of the partitions that are read here.
     pub(super) partitions: DashMap<TopicPartition, LedgerId>,
@@ -150,6 +163,7 @@ impl Shared {
         kafka: Option<(KafkaIngestConfig, Producer, Option<Producer>)>,
     ) -> Self {
         let counters = Counters::default();
+        let memory = JobMemory::new(settings.job_memory, apps.len());
         let registered = |(config, handler, row): (AppConfig, SharedHandler, AppRow)| {
             let app = RegisteredApp {
                 id: row.id,
@@ -158,6 +172,7 @@ impl Shared {
                 config,
                 handler,
                 row: Arc::new(row),
+                memory: AppMemory::of(&memory),
                 running: AtomicUsize::new(0),
                 unsettled: AtomicUsize::new(0),
             };
@@ -169,6 +184,7 @@ impl Shared {
             producer,
             events,
             intake: OnceLock::new(),
+            joined: AtomicBool::new(false),
         });
         Self {
             lease: Lease::new(settings.lease, clock.clone()),
@@ -183,6 +199,7 @@ impl Shared {
             directory: Directory::default(),
             holdings: Holdings::default(),
             in_flight: InFlight::default(),
+            job_memory: memory,
             kafka,
             partitions: DashMap::new(),
             me: AtomicI64::new(0),
@@ -214,19 +231,62 @@ impl Shared {
         self.settled.load(Ordering::Acquire)
     }
 
-    /// What is wrong between us and the broker, if anything.
-    pub(crate) fn broker_trouble(&self) -> Option<String> {
-        let kafka = self.kafka.as_ref()?;
-        let intake = kafka.intake.get().and_then(|intake| intake.state().trouble);
-        intake.or_else(|| kafka.producer.state().trouble)
+    /// Reports what the clients of the broker have found out.
+    pub(crate) fn report_brokers(&self) {
+        let Some(kafka) = &self.kafka else { return };
+        // Before there is an intake, whoever starts it reports.
+        if let Some(intake) = kafka.intake.get().filter(|_| !self.draining.load(Ordering::Acquire))
+        {
+            let state = intake.state();
+            match state.trouble.is_none() && !kafka.joined.load(Ordering::Acquire) {
+                true => self.report_joining(),
+                false => self.report_client(KAFKA, &state),
+            }
+        }
+        self.report_client("kafka producer", &kafka.producer.state());
+        self.note_broker(kafka);
+        if let Some(events) = &kafka.events {
+            self.report_client("kafka producer of verdicts", &events.state());
+        }
     }
 
-    /// Lets what waits for the broker know whether it answers.
-    pub(super) fn note_broker(&self) {
-        match self.broker_trouble() {
+    /// Reports that the group has not said yet which partitions are ours.
+    pub(crate) fn report_joining(&self) {
+        let joining = "waits for the partitions that the consumer group gives it";
+        self.health.report(KAFKA, ProblemKind::JoiningGroup, joining);
+    }
+
+    /// The group has said which partitions are ours.
+    pub(super) fn has_joined(&self) {
+        if let Some(kafka) = &self.kafka {
+            kafka.joined.store(true, Ordering::Release);
+        }
+        self.report_brokers();
+    }
+
+    /// Lets what waits for the broker know whether it answers: of several clients, the first one
+    /// that hears of an outage and the last one that hears of its end.
+    fn note_broker(&self, kafka: &KafkaSide) {
+        let intake = kafka.intake.get().map(Intake::state);
+        let states = intake.into_iter().chain([kafka.producer.state()]);
+        let mut unreachable = states.filter(|state| state.kind == Some(TroubleKind::Unreachable));
+        match unreachable.next() {
             Some(_) => self.broker.unavailable(),
             None => self.broker.answers(),
         }
+    }
+
+    fn report_client(&self, subject: &str, state: &BrokerState) {
+        let Some(trouble) = &state.trouble else {
+            return self.health.clear(subject);
+        };
+        let kind = match state.kind {
+            Some(TroubleKind::Denied) => ProblemKind::BrokerDenied,
+            Some(TroubleKind::Topic) => ProblemKind::TopicUnavailable,
+            Some(TroubleKind::Group) => ProblemKind::GroupRefused,
+            Some(_) | None => ProblemKind::BrokerUnreachable,
+        };
+        self.health.report(subject, kind, trouble.clone());
     }
 
     /// How often the database or the broker has answered again.

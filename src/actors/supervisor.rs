@@ -348,7 +348,7 @@ impl Assignments for Gate {
     fn assigned(&self, queues: Vec<PartitionQueue>) {
         // Also of none: there may be more members than partitions.
         if let Some(shared) = self.shared.upgrade() {
-            shared.health.clear("kafka");
+            shared.has_joined();
         }
         if !queues.is_empty() {
             tell(&self.supervisor, PartitionsAssigned { queues });

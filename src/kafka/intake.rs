@@ -18,7 +18,7 @@ use tracing::error;
 use super::member::{Current, Member};
 use super::rebalance::{Assignments, Consumer, commit, list_of};
 use super::uncommitted::Uncommitted;
-use super::{BrokerState, Error, KafkaIngestConfig, PartitionQueue, TopicPartition};
+use super::{BrokerState, Error, KafkaIngestConfig, PartitionQueue, TopicPartition, TroubleKind};
 
 /// The longest wait for an answer to a question of ours.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
@@ -181,7 +181,8 @@ impl Intake {
     /// How the consumer stands with its broker, for health checks.
     pub fn state(&self) -> BrokerState {
         if *self.shared.ended.borrow() {
-            return BrokerState { reachable: false, trouble: Some(stopped().to_string()) };
+            let (trouble, kind) = (Some(stopped().to_string()), Some(TroubleKind::Group));
+            return BrokerState { reachable: false, trouble, kind };
         }
         self.shared.current.reach.state()
     }

@@ -219,7 +219,9 @@ fn poll(consumer: &Consumer) {
 }
 
 fn probe(consumer: &Consumer, topic: &str) {
-    if consumer.fetch_metadata(Some(topic), PROBE_PATIENCE).is_ok() {
-        consumer.context().reach.answered();
+    let reach = &consumer.context().reach;
+    match consumer.fetch_metadata(Some(topic), PROBE_PATIENCE) {
+        Ok(_) => reach.answered(),
+        Err(_) => reach.unanswered(),
     }
 }

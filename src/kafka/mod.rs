@@ -29,10 +29,10 @@ pub use error::Error;
 pub use intake::Intake;
 pub use partition::{BatchLimits, LogEnd, PartitionQueue};
 pub use producer::{Outgoing, Producer};
-pub use reach::BrokerState;
+pub use reach::{BrokerState, TroubleKind};
 pub use rebalance::Assignments;
 pub use survey::{LogRange, Offsets, Survey};
-pub use topics::ensure_topics;
+pub use topics::{compacted_topics, ensure_topics};
 
 /// One partition of a topic, written `topic/3`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

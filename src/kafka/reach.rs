@@ -1,15 +1,13 @@
 //! Whether the broker can be reached, as health checks and people want to know it.
-//!
-//! librdkafka repeats an error for as long as it lasts; here it is told once per change.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode as Code;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use super::error::is_denial;
-use super::reason::reason;
+use super::reason::{reason, was_idle};
 use super::{Error, KafkaIngestConfig};
 
 /// How a client stands with its broker just now.
@@ -20,6 +18,22 @@ pub struct BrokerState {
     pub reachable: bool,
     /// What is wrong, as a sentence; `None` when all is well or nothing is known yet.
     pub trouble: Option<String>,
+    /// What kind of trouble that is.
+    pub kind: Option<TroubleKind>,
+}
+
+/// What is wrong between a client and its brokers, by what somebody has to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TroubleKind {
+    /// No broker answers.
+    Unreachable,
+    /// No broker accepts our credentials or certificates, or a right over the cluster is missing.
+    Denied,
+    /// A topic is missing, or we may not use it.
+    Topic,
+    /// The group does not accept us, or has excluded us.
+    Group,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +45,7 @@ enum Standing {
     /// Credentials or certificates are wrong: no answer to be had at all.
     LockedOut,
     /// The broker answers, but does not let us have what we are there for.
-    Unserved,
+    Unserved(TroubleKind),
     /// The client met an error that it could not get over, and was replaced.
     Replaced,
 }
@@ -43,6 +57,10 @@ struct Known {
     cause: Option<String>,
     /// Why single connections failed: the reason behind "all brokers are down".
     last_failure: Option<String>,
+    /// The last connection that failed was closed by a broker that did not need it any more.
+    was_idle: bool,
+    /// No connection is left, and it is to be asked whether that is an outage.
+    is_doubted: bool,
 }
 
 /// What librdkafka's callbacks and our own questions have shown so far.
@@ -83,17 +101,23 @@ impl Reach {
     /// The state as of now.
     pub(super) fn state(&self) -> BrokerState {
         let known = self.lock();
-        BrokerState { reachable: known.standing.is_reached(), trouble: known.trouble() }
+        BrokerState {
+            reachable: known.standing.is_reached(),
+            trouble: known.trouble(),
+            kind: known.cause.as_ref().and_then(|_| known.standing.kind()),
+        }
     }
 
     /// Whether the broker should be asked if it is there again.
     pub(super) fn is_in_doubt(&self) -> bool {
-        !self.lock().standing.is_reached()
+        let known = self.lock();
+        known.is_doubted || !known.standing.is_reached()
     }
 
-    /// Whether something is wrong.
+    /// Whether something is wrong, or may be.
     pub(super) fn is_in_trouble(&self) -> bool {
-        self.lock().cause.is_some()
+        let known = self.lock();
+        known.is_doubted || known.cause.is_some()
     }
 
     /// `error`, with what is known about the broker instead of a bare "timed out".
@@ -112,8 +136,22 @@ impl Reach {
 
     /// The broker answered a question.
     pub(super) fn answered(&self) {
-        if !matches!(self.lock().standing, Standing::Unserved) {
+        let mut known = self.lock();
+        known.is_doubted = false;
+        let is_served = !matches!(known.standing, Standing::Unserved(_));
+        drop(known);
+        if is_served {
             self.served();
+        }
+    }
+
+    /// The broker did not answer a question.
+    pub(super) fn unanswered(&self) {
+        let known = self.lock();
+        if known.is_doubted {
+            let cause = known.last_failure.clone();
+            drop(known);
+            self.change(Standing::Down, cause);
         }
     }
 
@@ -128,18 +166,19 @@ impl Reach {
     /// The client met an error that it cannot get over; another one takes its place `after`.
     pub(super) fn ended(&self, code: Code, words: &str, after: Duration) {
         let Group { id, instance_id } = &self.group;
-        let (why, way_out) = match (code, instance_id) {
-            (Code::FencedInstanceId, Some(name)) => (
-                format!("another member of group {id} has the same group.instance.id, {name:?}"),
-                "give each instance another \"group.instance.id\" in kafka.properties, or none",
+        let cause = match (code, instance_id) {
+            (Code::FencedInstanceId, Some(name)) => format!(
+                "another member of group {id} has the same group.instance.id, {name:?}, and takes \
+                 our place: give each instance another \"group.instance.id\" in kafka.properties, \
+                 or none"
             ),
-            _ => (
-                format!("the client met an error that it cannot get over ({})", reason(words)),
-                "if that goes on, correct what it names",
+            _ => format!(
+                "the client met an error that it cannot get over and is replaced ({}): if that \
+                 goes on, correct what it names",
+                reason(words)
             ),
         };
         debug!(client = self.client, after_ms = after.as_millis() as u64, "kafka: to be replaced");
-        let cause = format!("{why}, and took our place: the client is replaced; {way_out}");
         self.change(Standing::Replaced, Some(cause));
     }
 
@@ -152,7 +191,7 @@ impl Reach {
 
     /// librdkafka's log tells how a connection ended, also where its errors do not.
     pub(super) fn disconnected(&self, line: &str) {
-        self.lock().last_failure = Some(reason(line));
+        self.lock().note_failure(line);
     }
 
     /// librdkafka reported `code`, with its own words about it.
@@ -164,10 +203,17 @@ impl Reach {
             Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed => {
-                self.change(Standing::Unserved, Some(format!("a right is missing: {reason}")));
+                let kind = match code {
+                    Code::TopicAuthorizationFailed => TroubleKind::Topic,
+                    Code::GroupAuthorizationFailed => TroubleKind::Group,
+                    _ => TroubleKind::Denied,
+                };
+                let cause = format!("a right is missing: {reason}");
+                self.change(Standing::Unserved(kind), Some(cause));
             }
             Code::UnknownTopicOrPartition | Code::UnknownTopic => {
-                self.change(Standing::Unserved, Some(format!("a topic is missing: {reason}")));
+                let cause = format!("a topic is missing: {reason}");
+                self.change(Standing::Unserved(TroubleKind::Topic), Some(cause));
             }
             Code::InconsistentGroupProtocol => {
                 let cause = format!(
@@ -176,20 +222,25 @@ impl Reach {
                      kafka.group_id another name",
                     self.group.id
                 );
-                self.change(Standing::Unserved, Some(cause));
+                self.change(Standing::Unserved(TroubleKind::Group), Some(cause));
             }
             // Nothing is read until the group takes us.
             _ if words.starts_with("JoinGroup failed") => {
                 let cause = format!("group {} does not take us: {reason}", self.group.id);
-                self.change(Standing::Unserved, Some(cause));
+                self.change(Standing::Unserved(TroubleKind::Group), Some(cause));
             }
             code if is_denial(code) || code == Code::SSL => {
                 self.change(Standing::LockedOut, Some(reason));
             }
             Code::AllBrokersDown => {
-                let known = self.lock();
+                let mut known = self.lock();
                 // Being locked out ends in "all brokers down" too; the cause is worth more.
                 if known.standing == Standing::LockedOut {
+                    return;
+                }
+                // A connection that idles out is opened again when it is needed.
+                if known.was_idle && known.standing.is_reached() {
+                    known.is_doubted = true;
                     return;
                 }
                 let cause = known.last_failure.clone().unwrap_or(reason);
@@ -199,28 +250,23 @@ impl Reach {
             Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut => {
                 debug!(client = self.client, error = %code, "a broker connection failed: {reason}");
                 let mut known = self.lock();
-                known.last_failure = Some(reason.clone());
+                known.note_failure(words);
                 if known.standing == Standing::Down {
                     known.cause = Some(reason);
+                } else if known.is_doubted && !known.was_idle {
+                    drop(known);
+                    self.change(Standing::Down, Some(reason));
                 }
             }
             _ => debug!(client = self.client, error = %code, "kafka: {reason}"),
         }
     }
 
-    /// Tells a change of standing, and another cause of one that somebody has to mend. What
-    /// an outage is put down to changes with every attempt to connect.
     fn change(&self, standing: Standing, cause: Option<String>) {
         let mut known = self.lock();
-        let same_cause = standing == Standing::Down || known.cause == cause;
-        let same = known.standing == standing && same_cause;
+        known.is_doubted = false;
         known.standing = standing;
         known.cause = cause;
-        let Some(client) = self.client.filter(|_| !same) else { return };
-        match known.trouble() {
-            Some(trouble) => warn!(client, "kafka {client}: {trouble}"),
-            None => info!(client, "kafka {client}: the broker is there"),
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -231,11 +277,26 @@ impl Reach {
 impl Standing {
     /// Whether the broker answers.
     fn is_reached(self) -> bool {
-        matches!(self, Self::Up | Self::Unserved | Self::Replaced)
+        matches!(self, Self::Up | Self::Unserved(_) | Self::Replaced)
+    }
+
+    fn kind(self) -> Option<TroubleKind> {
+        match self {
+            Self::Connecting | Self::Up => None,
+            Self::Down => Some(TroubleKind::Unreachable),
+            Self::LockedOut => Some(TroubleKind::Denied),
+            Self::Unserved(kind) => Some(kind),
+            Self::Replaced => Some(TroubleKind::Group),
+        }
     }
 }
 
 impl Known {
+    fn note_failure(&mut self, words: &str) {
+        self.last_failure = Some(reason(words));
+        self.was_idle = was_idle(words);
+    }
+
     fn trouble(&self) -> Option<String> {
         let cause = self.cause.as_ref()?;
         Some(match self.standing {
@@ -268,7 +329,61 @@ mod tests {
         let sentence = reach.state().trouble.expect("there is trouble");
         assert!(sentence.contains("Connection refused"), "{sentence}");
         reach.answered();
-        assert_eq!(reach.state(), BrokerState { reachable: true, trouble: None });
+        assert_eq!(reach.state(), BrokerState { reachable: true, trouble: None, kind: None });
+    }
+
+    #[test]
+    fn a_connection_that_idled_out_is_no_outage_unless_no_broker_answers() {
+        const IDLE: &str =
+            "b:9/1: Disconnected: connection closed by peer (after 600000ms in state UP)";
+        let reach = Reach::new("producer");
+        reach.served();
+        reach.failed(Code::BrokerTransportFailure, IDLE);
+        reach.failed(Code::AllBrokersDown, "1/1 brokers are down");
+        assert_eq!(reach.state().trouble, None);
+        assert!(reach.is_in_doubt() && reach.is_in_trouble(), "it is to be asked");
+        reach.answered();
+        assert!(!reach.is_in_doubt() && !reach.is_in_trouble());
+        reach.failed(Code::AllBrokersDown, "1/1 brokers are down");
+        reach.unanswered();
+        assert_eq!(reach.state().kind, Some(TroubleKind::Unreachable));
+        reach.answered();
+        reach.failed(Code::AllBrokersDown, "1/1 brokers are down");
+        reach.failed(Code::BrokerTransportFailure, "b:9/1: Connect failed: Connection refused");
+        let sentence = reach.state().trouble.expect("there is trouble");
+        assert!(sentence.contains("Connection refused"), "{sentence}");
+    }
+
+    #[test]
+    fn members_of_another_kind_are_told_with_the_group_and_the_way_out() {
+        let config = KafkaIngestConfig { group_id: "g-1".into(), ..KafkaIngestConfig::default() };
+        let reach = Reach::of_group("consumer", &config);
+        reach.failed(Code::InconsistentGroupProtocol, "JoinGroup failed: Broker: Inconsistent");
+        let state = reach.state();
+        assert_eq!(state.kind, Some(TroubleKind::Group));
+        let sentence = state.trouble.expect("there is trouble");
+        for said in ["g-1", "another kind", "kafka.group_id"] {
+            assert!(sentence.contains(said), "{said} in {sentence}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_was_thrown_out_stays_in_trouble_until_the_next_one_has_lasted() {
+        let mut config = KafkaIngestConfig::default();
+        config.properties.insert("group.instance.id".into(), "one".into());
+        let reach = Reach::of_group("consumer", &config);
+        reach.served();
+        reach.ended(Code::FencedInstanceId, "Fatal consumer error", Duration::from_secs(1));
+        reach.served();
+        let state = reach.state();
+        assert!(state.reachable);
+        let sentence = state.trouble.expect("there is trouble");
+        assert!(
+            sentence.contains("group.instance.id") && sentence.contains("\"one\""),
+            "{sentence}"
+        );
+        reach.settled();
+        assert_eq!(reach.state().trouble, None);
     }
 
     #[test]

@@ -14,6 +14,16 @@ pub(super) fn reason(text: &str) -> String {
     }
 }
 
+/// Whether `text` tells of a connection that a broker closed after it was of use for a while.
+pub(super) fn was_idle(text: &str) -> bool {
+    let (text, when) = without_time(text);
+    let in_use = when.and_then(|when| when.split_once("ms in state "));
+    text.contains("Disconnected")
+        && in_use.is_some_and(|(ms, state)| {
+            state.starts_with("UP") && ms.parse::<u64>().is_ok_and(|ms| ms >= SOON_MS)
+        })
+}
+
 /// Log lines begin with `[thrd:..]: `.
 fn without_thread(line: &str) -> &str {
     match line.strip_prefix("[thrd:").and_then(|line| line.split_once("]: ")) {

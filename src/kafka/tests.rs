@@ -120,7 +120,7 @@ async fn each_partition_yields_its_records_in_order_once_it_was_sought() {
         total += high;
     }
     assert_eq!(total, 300);
-    assert_eq!(intake.state(), BrokerState { reachable: true, trouble: None });
+    assert_eq!(intake.state(), BrokerState { reachable: true, trouble: None, kind: None });
     intake.shutdown(PATIENCE).await.unwrap();
 }
 

@@ -1,7 +1,7 @@
 //! Bringing everything up, in order: database and migrations, actors, Kafka.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, System};
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::builder::{MySqlParts, SchedulerBuilder, Target};
 use super::{Inner, Scheduler, StartProgress};
-use crate::actors::{Gate, Shared, Supervisor};
+use crate::actors::{Gate, KAFKA, Shared, Supervisor};
 use crate::dispatch::{KafkaDispatch, SharedHandler};
 use crate::health::ProblemKind;
 use crate::kafka::{self, Intake, KafkaIngestConfig, Producer, ensure_topics};
@@ -19,10 +19,10 @@ use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 
 /// The wait before something that is away is tried again, doubling up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// How often it is looked at what the clients of the broker have found out.
+const LOOK_AT_BROKERS: Duration = Duration::from_millis(200);
 /// How long another instance may take to leave a database file.
 const FILE_PATIENCE: Duration = Duration::from_secs(5);
-/// What problems with the broker are reported about.
-const KAFKA: &str = "kafka";
 /// The longest wait for the database at the start: what has not started is missed by somebody.
 const LONGEST_START: Duration = Duration::from_secs(1);
 /// How often a condition of the start is looked at.
@@ -152,6 +152,9 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
     }
     builder.progress.set(None);
     shared.health.set_started(true);
+    if builder.kafka.is_some() {
+        drop(tokio::spawn(watch_brokers(Arc::downgrade(&shared))));
+    }
     if let Some(config) = builder.kafka.filter(|config| config.enabled) {
         start_intake(
             &shared,
@@ -296,6 +299,15 @@ async fn register_apps(
     Ok(apps)
 }
 
+/// Reports what is wrong between us and the brokers, for as long as anybody has the scheduler.
+async fn watch_brokers(shared: Weak<Shared>) {
+    while let Some(shared) = shared.upgrade() {
+        shared.report_brokers();
+        drop(shared);
+        tokio::time::sleep(LOOK_AT_BROKERS).await;
+    }
+}
+
 /// Settings that can never work are an error at once; a broker that is away is waited for
 /// in the background.
 async fn start_intake(
@@ -304,8 +316,7 @@ async fn start_intake(
     gate: Gate,
 ) -> Result<(), StartError> {
     let gate = Arc::new(gate);
-    let joining = "waits for the partitions that the consumer group gives it";
-    shared.health.report(KAFKA, ProblemKind::JoiningGroup, joining);
+    shared.report_joining();
     match try_intake(shared, &config, gate.clone()).await {
         Ok(()) => return Ok(()),
         Err(error @ kafka::Error::Config(_)) => return Err(settings(error)),

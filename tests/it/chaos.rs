@@ -216,7 +216,6 @@ impl World {
             dlq_topic = "{dlq}"
             events_topic = "{events}"
             group_id = "chaos"
-            properties = {{ "session.timeout.ms" = "6000" }}
             [instance]
             lease_ms = {lease}
             drain_timeout_ms = 5000

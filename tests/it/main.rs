@@ -30,6 +30,8 @@ mod handle;
 mod serve;
 mod secured;
 mod instances;
+mod group;
+mod reading;
 mod takeovers;
 mod crashes;
 mod chaos;

@@ -103,11 +103,7 @@ async fn a_topic_made_again_with_more_records_is_told_by_the_last_record_that_wa
 async fn a_topic_made_again_under_a_running_reader_is_read_from_its_start() {
     let world = World::new(Database::Sqlite, 1).await;
     let config = KafkaIngestConfig {
-        properties: [
-            ("session.timeout.ms".to_owned(), "6000".to_owned()),
-            ("topic.metadata.refresh.interval.ms".to_owned(), "1000".to_owned()),
-        ]
-        .into(),
+        properties: [("topic.metadata.refresh.interval.ms".to_owned(), "1000".to_owned())].into(),
         ..world.kafka()
     };
     let scheduler = start(&world, config).await;

@@ -414,10 +414,8 @@ async fn every_actors_figures_are_logged_each_interval() {
     ];
     let world = World::new(Database::Sqlite, 1).await;
     let config = world.config().replace("[log]", "[log]\nformat = \"json\"");
-    let config = config.replace(
-        r#""session.timeout.ms""#,
-        &format!(r#""sasl.password" = "{HUSH}", "session.timeout.ms""#),
-    );
+    let config =
+        config.replace(r#""client.id""#, &format!(r#""sasl.password" = "{HUSH}", "client.id""#));
     let mut instance = Instance::start(&config).await;
     produce(&world.topic, &[record(0, "r"), RawRecord::new(0, "poison")]).await;
     wait_until(DEADLINE, "four reports of every actor", async || {

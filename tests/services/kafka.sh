@@ -114,9 +114,8 @@ share.coordinator.state.topic.min.isr=1
 auto.create.topics.enable=false
 delete.topic.enable=true
 
-# Groups form at once, and a test may choose a short session.
+# Groups form at once. How short a session may be is as brokers have it by default.
 group.initial.rebalance.delay.ms=0
-group.min.session.timeout.ms=1000
 
 # Retention and compaction are seen within seconds; defaults are minutes.
 log.initial.task.delay.ms=500
@@ -124,5 +123,8 @@ log.retention.check.interval.ms=500
 log.cleaner.backoff.ms=200
 log.cleaner.min.cleanable.ratio=0.01
 log.segment.delete.delay.ms=500
+
+# What one test wants.
+${INFINITE_SCHEDULER_TEST_KAFKA_PROPERTIES:-}
 EOF
 }

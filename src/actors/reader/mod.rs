@@ -58,6 +58,8 @@ enum Step {
     Read(usize),
     /// Something is away; again after a while.
     Away(String),
+    /// The next record cannot be fetched; again after a while, in case somebody mends that.
+    Unreadable(String),
     /// The partition must not be read: somebody has to decide.
     Stop(String),
     /// The partition is not ours any more: the Supervisor says goodbye, or has another
@@ -124,25 +126,28 @@ impl PartitionReader {
                 self.shared.health.clear(&self.about());
                 self.step(ctx);
             }
-            Step::Away(why) => {
-                let kind = ProblemKind::PartitionWaiting;
-                self.shared.health.report(&self.about(), kind, why);
-                let wait = self.backoff.failed(self.shared.recoveries());
-                let shared = self.shared.clone();
-                let waited = async move { shared.wait_or_recovery(wait).await };
-                ctx.spawn(waited.into_actor(self).map(|(), actor, ctx| {
-                    match actor.leaving.is_cancelled() {
-                        true => actor.leave(ctx),
-                        false => actor.step(ctx),
-                    }
-                }));
-            }
+            Step::Away(why) => self.again(ProblemKind::PartitionWaiting, why, ctx),
+            Step::Unreadable(why) => self.again(ProblemKind::FetchFailed, why, ctx),
             Step::Stop(why) => {
                 self.stopped = true;
                 self.shared.health.report(&self.about(), ProblemKind::PartitionStopped, why);
             }
             Step::Revoked => {}
         }
+    }
+
+    /// Reports why nothing is read, and reads on after a while.
+    fn again(&mut self, kind: ProblemKind, why: String, ctx: &mut Context<Self>) {
+        self.shared.health.report(&self.about(), kind, why);
+        let wait = self.backoff.failed(self.shared.recoveries());
+        let shared = self.shared.clone();
+        let waited = async move { shared.wait_or_recovery(wait).await };
+        ctx.spawn(waited.into_actor(self).map(
+            |(), actor, ctx| match actor.leaving.is_cancelled() {
+                true => actor.leave(ctx),
+                false => actor.step(ctx),
+            },
+        ));
     }
 
     fn begin_again(&mut self, ctx: &mut Context<Self>) {
@@ -228,7 +233,7 @@ impl Handler<Report> for PartitionReader {
 impl PartitionReader {
     /// Says how far reading is, and what is left behind `next_offset`, if that is known.
     fn report(&mut self, next_offset: i64, left: Option<Left>) {
-        let Self { partition, figures, shared, .. } = self;
+        let Self { partition, figures, shared, .. } = &*self;
         let lag = left.map_or(-1, |left| left.lag);
         let held = left.and_then(|left| left.held);
         let held_back = held
@@ -255,7 +260,8 @@ impl PartitionReader {
                     held.first,
                     held.since()
                 );
-                shared.health.complain(&self.about_transaction(), why);
+                let kind = ProblemKind::TransactionOpen;
+                shared.health.report(&self.about_transaction(), kind, why);
             }
             None => shared.health.clear(&self.about_transaction()),
         }

@@ -87,7 +87,8 @@ impl Reading {
         let end = self.queue.as_mut().and_then(PartitionQueue::take_end);
         if let (Some(end), Some(position)) = (end, &mut self.position) {
             if end.stable > position.next {
-                let passed = self.shared.store.pass_ledger(&position.row(), end.stable);
+                let row = position.row();
+                let passed = self.shared.store.pass_ledger(&row, end.stable);
                 match self.shared.bounded(passed).await {
                     Ok(true) => position.next = end.stable,
                     Ok(false) => return Err(Step::Away("the ledger row was moved".into())),
@@ -217,6 +218,7 @@ impl Reading {
 fn step_of(error: KafkaError) -> Step {
     match error {
         KafkaError::Revoked { .. } => Step::Revoked,
+        unreadable @ KafkaError::Unreadable { .. } => Step::Unreadable(unreadable.to_string()),
         other => Step::Away(other.to_string()),
     }
 }

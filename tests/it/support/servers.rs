@@ -56,6 +56,11 @@ impl Server {
         Self::start_with(name, logs, &[])
     }
 
+    /// The same with further variables in the environment of `tests/run`.
+    pub(crate) fn start_with(name: &'static str, logs: &Path, variables: &[(&str, &str)]) -> Self {
+        Self::start_with(name, logs, &[])
+    }
+
     /// The same with further variables in its environment.
     pub(crate) fn start_with(name: &'static str, logs: &Path, variables: &[(&str, &str)]) -> Self {
         // The server's own user has temporary files there, too; durability is part of the test,
@@ -78,6 +83,7 @@ impl Server {
             .env_remove("INFINITE_SCHEDULER_TEST_REDIS")
             .env("TMPDIR", folder.path())
             .envs(variables.iter().copied())
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(said)
@@ -95,6 +101,11 @@ impl Server {
                 None => {}
             }
         }
+    }
+
+    /// The folder below which it has its files.
+    pub(crate) fn files(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn name(&self) -> &'static str {

@@ -63,7 +63,6 @@ impl World {
             topics: vec![self.topic.clone()],
             dlq_topic: self.dlq.clone(),
             group_id: self.group.clone(),
-            properties: [("session.timeout.ms".to_owned(), "6000".to_owned())].into(),
             ..KafkaIngestConfig::default()
         }
     }
@@ -98,7 +97,7 @@ impl World {
             topic = "{topic}"
             dlq_topic = "{dlq}"
             group_id = "{group}"
-            properties = {{ "session.timeout.ms" = "6000" }}
+            properties = {{ "client.id" = "it" }}
             [instance]
             lease_ms = {lease}
             [log]
