@@ -50,7 +50,9 @@ impl Janitor {
                     (BETWEEN_ROUNDS, after)
                 }
             };
-            ctx.run_later(pause, move |actor, ctx| actor.sweep(next, ctx));
+            let shared = actor.shared.clone();
+            let waited = async move { shared.database.wait(pause).await };
+            ctx.spawn(waited.into_actor(actor).map(move |(), actor, ctx| actor.sweep(next, ctx)));
         }));
     }
 }

@@ -17,6 +17,7 @@ mod job_memory;
 mod database_clock;
 mod lease;
 mod processes;
+mod recovery;
 
 mod admission;
 mod reader;

@@ -14,6 +14,7 @@ use actix::prelude::*;
 use super::directory::hint;
 use super::in_flight::{Ended, Flight};
 use super::messages::*;
+use super::recovery::Backoff;
 use super::shared::Shared;
 use crate::dispatch::{FiredJob, JobError};
 use crate::health::ProblemKind;
@@ -30,8 +31,8 @@ const BATCH: usize = 2000;
 const BATCH_BYTES: usize = 8 << 20;
 /// Characters of an error that its job's row keeps.
 const LONGEST_ERROR: usize = 4096;
-/// The wait after a write without an answer, doubling up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// The wait for a lease.
+const LEASE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Judges and writes.
 pub(super) struct Outcomes {
@@ -226,12 +227,12 @@ fn verdicts(flight: &Flight, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
 async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Written {
     let mut written = Written::default();
     let mut parts = vec![batch.clone()];
-    let (mut wait, mut failed) = (RETRY.0, 0);
+    let (mut backoff, mut failed) = (Backoff::default(), 0);
     while let Some(part) = parts.pop() {
         // Whoever took our shards writes now. If nobody did, the lease comes back; if we
         // were declared dead, the fences say so as soon as we have a new one.
         while !shared.lease.is_valid() {
-            tokio::time::sleep(RETRY.0).await;
+            tokio::time::sleep(LEASE_AGAIN).await;
         }
         match shared.bounded(shared.store.write_outcomes(&part)).await {
             Ok(done) => {
@@ -239,19 +240,21 @@ async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Wri
                 let left = left_of(shared, &part, &done).await;
                 written.lost.extend(done.lost);
                 match left {
-                    None => (wait, failed) = (RETRY.0, 0),
+                    None => {
+                        backoff.reset();
+                        failed = 0;
+                    }
                     Some(left) => {
-                        tokio::time::sleep(wait).await;
-                        wait = (wait * 2).min(RETRY.1);
+                        let wait = backoff.failed(shared.database.recoveries());
+                        shared.database.wait(wait).await;
                         parts.push(left);
                     }
                 }
             }
             Err(error) => {
-                let why = format!("cannot be written: {error}");
-                shared.health.report("outcomes", ProblemKind::OutcomesNotWritten, why);
-                tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-                wait = (wait * 2).min(RETRY.1);
+                let kind = Shared::problem(&error, ProblemKind::OutcomesNotWritten);
+                shared.health.report("outcomes", kind, format!("cannot be written: {error}"));
+                shared.database.wait(backoff.failed(shared.database.recoveries())).await;
                 failed += 1;
                 // A server that answers and does not take them may have a limit on how much
                 // it takes at once, or dislike one of them.

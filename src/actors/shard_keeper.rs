@@ -41,6 +41,8 @@ pub(super) struct ShardKeeper {
     shared: Arc<Shared>,
     /// When another instance's beat was last seen to move, by our own clock.
     moved: HashMap<InstanceId, (i64, i64)>,
+    /// When we last saw the others, by our own clock.
+    looked_ms: i64,
     /// Shards that are being released, and when one may be tried again.
     releasing: HashSet<ShardId>,
     release_after_ms: HashMap<ShardId, i64>,
@@ -56,6 +58,9 @@ pub(super) struct ShardKeeper {
     orphans: orphans::Orphans,
     /// Our wall clock less the time since the boot, as it was at the last heartbeat.
     wall_since_boot_ms: Option<i64>,
+    /// The last heartbeat failed, so the next one first asks for a session of its own: a pool
+    /// would try again by itself, later each time, and not say when the server is back.
+    knocks: bool,
     /// Commands are being carried out.
     looking: bool,
     leaving: bool,
@@ -67,8 +72,11 @@ enum Beat {
     Alive(Observation, i64),
     /// We were declared dead, or never joined.
     Unknown,
-    /// There was no answer in time; perhaps a reason for it.
-    Unanswered(String),
+    /// There was no answer in time; perhaps a reason for it, if the database says one.
+    Unanswered {
+        error: StoreError,
+        says_why: bool,
+    },
 }
 
 impl ShardKeeper {
@@ -76,6 +84,7 @@ impl ShardKeeper {
         Self {
             shared,
             moved: HashMap::new(),
+            looked_ms: 0,
             releasing: HashSet::new(),
             release_after_ms: HashMap::new(),
             observed: Observation::default(),
@@ -85,6 +94,7 @@ impl ShardKeeper {
             unanswered: 0,
             orphans: orphans::Orphans::default(),
             wall_since_boot_ms: None,
+            knocks: false,
             looking: false,
             leaving: false,
         }
@@ -93,7 +103,8 @@ impl ShardKeeper {
     fn beat(&mut self, ctx: &mut Context<Self>) {
         let (shared, changes) = (self.shared.clone(), self.changes);
         let patience = patience(shared.lease.length(), self.unanswered);
-        let beat = tokio::spawn(async move { beat(&shared, patience).await });
+        let knocks = self.knocks;
+        let beat = tokio::spawn(async move { beat(&shared, patience, knocks).await });
         ctx.spawn(beat.into_actor(self).map(move |beat, actor, ctx| {
             let beat = beat.unwrap_or_else(|error| panic!("heartbeat: {error}"));
             actor.after_beat(beat, changes, ctx);
@@ -109,8 +120,10 @@ impl ShardKeeper {
         match beat {
             Ok(Beat::Alive(observed, skew_ms)) => {
                 self.unanswered = 0;
+                self.knocks = false;
                 self.shared.health.clear("database");
                 self.check_clock(skew_ms);
+                self.shared.database.answers();
                 self.look_after_commands(&observed, ctx);
                 self.tell_readers(&observed);
                 self.observed = observed;
@@ -120,9 +133,10 @@ impl ShardKeeper {
                 self.take_and_release(ctx);
                 self.look_for_orphans(ctx);
             }
-            Ok(Beat::Unanswered(why)) => {
+            Ok(Beat::Unanswered { error, says_why }) => {
                 self.unanswered = self.unanswered.saturating_add(1);
-                self.database_failed(&StoreError::Unavailable(why));
+                self.knocks = says_why;
+                self.database_failed(&error);
             }
             Ok(Beat::Unknown) => {
                 if self.shared.me().0 != 0 {
@@ -134,6 +148,7 @@ impl ShardKeeper {
             }
             Err(error) => {
                 self.unanswered = 0;
+                self.knocks = true;
                 self.database_failed(&error);
             }
         }
@@ -142,11 +157,11 @@ impl ShardKeeper {
     }
 
     fn database_failed(&self, error: &StoreError) {
+        self.shared.database.unavailable();
         let kind = match error {
             StoreError::ReadOnly(_) => ProblemKind::DatabaseReadOnly,
-            StoreError::Unusable(_) => ProblemKind::DatabaseUnusable,
-            StoreError::Setting(_)
-            | StoreError::Unavailable(_)
+            StoreError::Unusable(_) | StoreError::Setting(_) => ProblemKind::DatabaseUnusable,
+            StoreError::Unavailable(_)
             | StoreError::Unclear(_)
             | StoreError::Refused(_)
             | StoreError::Raced(_) => ProblemKind::DatabaseUnavailable,
@@ -157,7 +172,11 @@ impl ShardKeeper {
     /// Becomes a new instance.
     fn join(&mut self, ctx: &mut Context<Self>) {
         let shared = self.shared.clone();
+        let knocks = self.knocks;
         let join = async move {
+            if knocks {
+                shared.store.knock().await?;
+            }
             let sent = shared.lease.sending();
             let now_ms = shared.clock.now_ms();
             let me = shared.store.join(&shared.membership(), now_ms).await?;
@@ -170,11 +189,13 @@ impl ShardKeeper {
                 joined.unwrap_or_else(|error| panic!("joining: {error}"));
             match joined {
                 Ok(me) => {
+                    actor.knocks = false;
                     tracing::info!(instance = %me, "joined as instance {me}");
                     actor.tell_of_new_name();
                     actor.beat(ctx);
                 }
                 Err(error) => {
+                    actor.knocks = true;
                     actor.database_failed(&error);
                     ctx.run_later(HEARTBEAT / 5, |actor, ctx| actor.beat(ctx));
                 }
@@ -318,13 +339,16 @@ fn patience(lease: Duration, unanswered: u32) -> Duration {
 }
 
 /// One heartbeat: renew, then look around.
-async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
+async fn beat(shared: &Shared, patience: Duration, knocks: bool) -> StoreResult<Beat> {
     let me = shared.me();
     if me.0 == 0 {
         return Ok(Beat::Unknown);
     }
-    let sent = shared.lease.sending();
     let answered = async {
+        if knocks {
+            shared.store.knock().await?;
+        }
+        let sent = shared.lease.sending();
         if !shared.store.beat(me, shared.lease.length()).await? {
             return Ok(Beat::Unknown);
         }
@@ -344,10 +368,15 @@ async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
             let silence = format!("no answer to the heartbeat within {ms} ms");
             // A pool that waits for a connection does not say what for.
             let why = shared.store.trouble(patience / 4).await;
-            Ok(Beat::Unanswered(match why {
-                Some(why) => format!("{silence}: {}", why.into_reason()),
-                None => silence,
-            }))
+            let says_why = why.is_some();
+            let error = match why {
+                Some(StoreError::Unavailable(why)) => {
+                    StoreError::Unavailable(format!("{silence}: {why}"))
+                }
+                Some(error) => error,
+                None => StoreError::Unavailable(silence),
+            };
+            Ok(Beat::Unanswered { error, says_why })
         }
     }
 }

@@ -17,6 +17,7 @@ use super::in_flight::InFlight;
 use super::job_memory::{AppMemory, JobMemory};
 use super::lease::Lease;
 use super::processes;
+use super::recovery::{self, Recovery};
 use crate::dispatch::SharedHandler;
 use crate::health::{Health, ProblemKind};
 use crate::kafka::{
@@ -127,6 +128,10 @@ pub(crate) struct Shared {
     pub(super) apps: HashMap<AppId, Arc<RegisteredApp>>,
     pub(super) lease: Lease,
     pub(super) database_clock: DatabaseClock,
+    /// Ends what waits for the database.
+    pub(super) database: Recovery,
+    /// Ends what waits for the broker.
+    pub(super) broker: Recovery,
     pub(super) directory: Directory,
     pub(super) holdings: Holdings,
     pub(super) in_flight: InFlight,
@@ -186,6 +191,8 @@ impl Shared {
         Self {
             lease: Lease::new(settings.lease, clock.clone()),
             database_clock: DatabaseClock::default(),
+            database: Recovery::default(),
+            broker: Recovery::default(),
             store,
             clock,
             settings,
@@ -249,6 +256,7 @@ impl Shared {
             }
         }
         self.report_client("kafka producer", &kafka.producer.state());
+        self.note_broker(kafka);
         if let Some(events) = &kafka.events {
             self.report_client("kafka producer of verdicts", &events.state());
         }
@@ -268,6 +276,18 @@ impl Shared {
         self.report_brokers();
     }
 
+    /// Lets what waits for the broker know whether it answers: of several clients, the first one
+    /// that hears of an outage and the last one that hears of its end.
+    fn note_broker(&self, kafka: &KafkaSide) {
+        let intake = kafka.intake.get().map(Intake::state);
+        let states = intake.into_iter().chain([kafka.producer.state()]);
+        let mut unreachable = states.filter(|state| state.kind == Some(TroubleKind::Unreachable));
+        match unreachable.next() {
+            Some(_) => self.broker.unavailable(),
+            None => self.broker.answers(),
+        }
+    }
+
     fn report_client(&self, subject: &str, state: &BrokerState) {
         let Some(trouble) = &state.trouble else {
             return self.health.clear(subject);
@@ -279,6 +299,30 @@ impl Shared {
             Some(_) | None => ProblemKind::BrokerUnreachable,
         };
         self.health.report(subject, kind, trouble.clone());
+    }
+
+    /// How often the database or the broker has answered again.
+    pub(super) fn recoveries(&self) -> u64 {
+        self.database.recoveries() + self.broker.recoveries()
+    }
+
+    /// Waits for `backoff`, or until the broker answers again.
+    pub(crate) async fn wait_for_broker(&self, backoff: Duration) {
+        self.broker.wait(backoff).await;
+    }
+
+    /// Waits for `backoff`, or until the database or the broker answers again.
+    pub(super) async fn wait_or_recovery(&self, backoff: Duration) {
+        recovery::wait(&[&self.database, &self.broker], backoff).await;
+    }
+
+    /// What kind of problem an error is for something that needs the database: `otherwise` if
+    /// that may pass by itself.
+    pub(super) fn problem(error: &StoreError, otherwise: ProblemKind) -> ProblemKind {
+        match error {
+            StoreError::Unusable(_) | StoreError::Setting(_) => ProblemKind::DatabaseUnusable,
+            _ => otherwise,
+        }
     }
 
     /// Whether this instance may fire and write just now.

@@ -23,6 +23,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const LOOK_AT_BROKERS: Duration = Duration::from_millis(200);
 /// How long another instance may take to leave a database file.
 const FILE_PATIENCE: Duration = Duration::from_secs(5);
+/// The longest wait for the database at the start: what has not started is missed by somebody.
+const LONGEST_START: Duration = Duration::from_secs(1);
 /// How often a condition of the start is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -242,7 +244,8 @@ async fn await_database<T, F>(
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let (mut wait, longest) = RETRY;
+    let mut wait = RETRY.0;
+    let mut reported = None;
     loop {
         match attempt().await {
             Ok(done) => {
@@ -254,10 +257,13 @@ where
             }
             Err(error) => {
                 let why = format!("waiting for the database {shown}: {error}");
-                tracing::warn!(database = %shown, "{why}");
-                progress.set(Some(why));
+                if reported.as_ref() != Some(&why) {
+                    tracing::warn!(database = %shown, "{why}");
+                }
+                progress.set(Some(why.clone()));
+                reported = Some(why);
                 tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-                wait = (wait * 2).min(longest);
+                wait = (wait * 2).min(LONGEST_START);
             }
         }
     }
@@ -347,7 +353,7 @@ async fn start_intake(
     drop(tokio::spawn(async move {
         let (mut wait, longest) = RETRY;
         loop {
-            tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
+            shared.wait_for_broker(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
             wait = (wait * 2).min(longest);
             match try_intake(&shared, &config, gate.clone()).await {
                 Ok(()) => return,

@@ -14,7 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use super::session::{Rules, Session};
 use super::sessions::Sessions;
 use super::sqlite::{self, Sqlite};
-use super::{Error, Hot, Inner, Result, Store, settings};
+use super::{Error, Hot, Inner, Result, Store, pooler, settings};
 
 /// Where the database is and how it is used.
 #[derive(Clone, Debug)]
@@ -52,6 +52,15 @@ impl Store {
     pub async fn trouble(&self, patience: Duration) -> Option<Error> {
         let tried = tokio::time::timeout(patience, (self.inner.try_anew)()).await;
         tried.ok()?.err()
+    }
+
+    /// Asks for a session of its own, outside of the pools; on a file, where there are no
+    /// sessions, it asks nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Unusable`] if there is none to be had.
+    pub async fn knock(&self) -> Result<()> {
+        if self.is_embedded() { Ok(()) } else { (self.inner.try_anew)().await }
     }
 
     /// The same error, with the reason why no new session could be used, if that is why.
@@ -109,8 +118,8 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
     let connect = connect.application_name("infinite-scheduler").extra_float_digits(None);
     let given = connect.get_options().map(given_settings).unwrap_or_default();
     let rules = Rules { lease: options.lease, given };
+    pooler::check_session(&connect, &rules).await?;
     check_encoding(&connect).await?;
-    check_session::<sqlx::PgConnection>(&connect, &rules).await?;
     let sessions = Sessions::new(patience(options.lease), rules.clone());
     let pool_of = |size| PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE);
     let hot = sessions.watch(pool_of(options.max_connections)).connect_lazy_with(connect.clone());

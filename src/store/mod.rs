@@ -9,6 +9,7 @@ mod error;
 mod schema;
 mod sessions;
 mod session;
+mod pooler;
 mod settings;
 mod sqlite;
 

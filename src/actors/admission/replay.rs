@@ -85,7 +85,7 @@ pub(crate) async fn replay(
     let mut unanswered = None;
     for attempt in 0..TRIES {
         if attempt > 0 {
-            tokio::time::sleep(WAIT * (1 << attempt.min(5))).await;
+            shared.database.wait_no_longer(WAIT * (1 << attempt.min(5))).await;
         }
         match try_once(shared, replay, unanswered.is_some()).await {
             Ok(Some(replayed)) => return Ok(replayed),

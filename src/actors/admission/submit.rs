@@ -82,7 +82,7 @@ pub(crate) async fn submit(
     let mut last = String::from("no instance holds the shards");
     for attempt in 0..TRIES {
         if attempt > 0 {
-            tokio::time::sleep(WAIT * (1 << attempt.min(5))).await;
+            shared.database.wait_no_longer(WAIT * (1 << attempt.min(5))).await;
         }
         let ours = attempt < TRIES / 2 && shared.lease.is_valid();
         let fences = choose_shards(shared, &mut judged, ours);

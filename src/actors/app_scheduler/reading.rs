@@ -109,10 +109,12 @@ impl AppScheduler {
         if std::mem::replace(&mut self.reads_wait, true) {
             return;
         }
-        ctx.run_later(READ_AGAIN, |actor, ctx| {
+        let shared = self.shared.clone();
+        let waited = async move { shared.database.wait(READ_AGAIN).await };
+        ctx.spawn(waited.into_actor(self).map(|(), actor, ctx| {
             actor.reads_wait = false;
             actor.go_on(ctx);
-        });
+        }));
     }
 
     /// Compares one list with its table, another one each time.

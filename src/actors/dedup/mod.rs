@@ -73,7 +73,11 @@ impl Dedup {
                     (BETWEEN_ROUNDS, from)
                 }
             };
-            ctx.run_later(pause, move |actor, ctx| actor.clean_up(next, ctx));
+            let shared = actor.shared.clone();
+            let waited = async move { shared.database.wait(pause).await };
+            ctx.spawn(
+                waited.into_actor(actor).map(move |(), actor, ctx| actor.clean_up(next, ctx)),
+            );
         }));
     }
 }

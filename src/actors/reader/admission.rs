@@ -10,9 +10,10 @@ use super::super::admission::{
 };
 use super::super::directory::hint;
 use super::super::messages::*;
+use super::super::recovery::Backoff;
 use super::super::shared::Shared;
+use super::Step;
 use super::position::Position;
-use super::{RETRY, Step};
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 use crate::model::ids::{ReaderToken, derived_request_id};
@@ -56,7 +57,7 @@ struct Tries {
     /// Records that are admitted together at most.
     size: usize,
     failed: u32,
-    wait: Duration,
+    backoff: Backoff,
 }
 
 /// What became of a part.
@@ -77,7 +78,7 @@ impl Admission {
         last: LastRecord,
     ) -> Result<Progress, Step> {
         let mut judged = self.judge(records).await?;
-        let mut tries = Tries { size: judged.len(), failed: 0, wait: RETRY.0 };
+        let mut tries = Tries { size: judged.len(), failed: 0, backoff: Backoff::default() };
         while !judged.is_empty() {
             let rest = judged.split_off(judged.len().min(tries.size));
             let begins = rest.first().and_then(|one| one.entry.offset());
@@ -136,8 +137,8 @@ impl Admission {
                 }
                 Err(error) => {
                     let about = format!("partition {}", self.partition);
-                    let why = format!("cannot be written: {error}");
-                    self.shared.health.report(&about, ProblemKind::PartitionWaiting, why);
+                    let kind = Shared::problem(&error, ProblemKind::PartitionWaiting);
+                    self.shared.health.report(&about, kind, format!("cannot be written: {error}"));
                     self.shared.counters.add(&self.shared.counters.retried, 1);
                     let end = self.after_outage(tickets, part.next, judged.len(), tries).await?;
                     if let Some(end) = end {
@@ -201,8 +202,11 @@ impl Admission {
                 drop(tickets);
                 return Err(left());
             }
-            tokio::time::sleep(tries.wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-            tries.wait = (tries.wait * 2).min(RETRY.1);
+            let wait = tries.backoff.failed(self.shared.database.recoveries());
+            tokio::select! {
+                () = self.shared.database.wait(wait) => {}
+                () = self.leaving.cancelled() => continue,
+            }
             let token = ReaderToken::random();
             let mine = (self.position.ledger, self.position.reader);
             let claim = self.shared.store.reclaim_ledger(mine.0, mine.1, token);

@@ -9,13 +9,13 @@ mod reading;
 mod lag;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::messages::*;
+use super::recovery::Backoff;
 use super::shared::Shared;
 use crate::health::ProblemKind;
 use crate::kafka::{PartitionQueue, TopicPartition};
@@ -23,9 +23,6 @@ use crate::kafka::{PartitionQueue, TopicPartition};
 use lag::{Left, OpenTransaction};
 use position::Claim;
 use reading::Reading;
-
-/// The wait after a failure, doubling up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// The reader of one partition.
 pub(super) struct PartitionReader {
@@ -39,7 +36,7 @@ pub(super) struct PartitionReader {
     stopped: bool,
     /// Who waits for us to be gone.
     farewell: Option<oneshot::Sender<Option<i64>>>,
-    wait: Duration,
+    backoff: Backoff,
     figures: Figures,
     /// The transaction that holds the partition back.
     held: Option<OpenTransaction>,
@@ -88,7 +85,7 @@ impl PartitionReader {
             claim,
             stopped: false,
             farewell: None,
-            wait: RETRY.0,
+            backoff: Backoff::default(),
             figures: Figures::default(),
             held: None,
         }
@@ -124,7 +121,7 @@ impl PartitionReader {
             Step::Read(records) => {
                 self.figures.records += records as u64;
                 self.figures.batches += u64::from(records > 0);
-                self.wait = RETRY.0;
+                self.backoff.reset();
                 self.shared.health.clear(&self.about());
                 self.step(ctx);
             }
@@ -141,12 +138,15 @@ impl PartitionReader {
     /// Reports why nothing is read, and reads on after a while.
     fn again(&mut self, kind: ProblemKind, why: String, ctx: &mut Context<Self>) {
         self.shared.health.report(&self.about(), kind, why);
-        let wait = self.wait.mul_f64(0.75 + fastrand::f64() / 4.0);
-        ctx.run_later(wait, |actor, ctx| match actor.leaving.is_cancelled() {
-            true => actor.leave(ctx),
-            false => actor.step(ctx),
-        });
-        self.wait = (self.wait * 2).min(RETRY.1);
+        let wait = self.backoff.failed(self.shared.recoveries());
+        let shared = self.shared.clone();
+        let waited = async move { shared.wait_or_recovery(wait).await };
+        ctx.spawn(waited.into_actor(self).map(
+            |(), actor, ctx| match actor.leaving.is_cancelled() {
+                true => actor.leave(ctx),
+                false => actor.step(ctx),
+            },
+        ));
     }
 
     fn begin_again(&mut self, ctx: &mut Context<Self>) {

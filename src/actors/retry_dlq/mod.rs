@@ -16,6 +16,7 @@ use actix::prelude::*;
 
 use super::admission::try_parked;
 use super::messages::*;
+use super::recovery::Backoff;
 use super::shared::Shared;
 use crate::health::ProblemKind;
 use crate::store::Lane;
@@ -26,8 +27,6 @@ use outlet::{Outlet, Round, publish};
 const PARKED: &str = "parked records";
 /// How often everything is looked at, whether or not somebody gave a hint.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
-/// The wait after a failure, doubling up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// Tries again and publishes.
 pub(super) struct RetryDlq {
@@ -43,7 +42,7 @@ struct Parked {
     due_ms: Option<i64>,
     trying: bool,
     timer: Option<SpawnHandle>,
-    wait: Duration,
+    backoff: Backoff,
 }
 
 /// The kinds of what the outbox holds.
@@ -55,7 +54,8 @@ enum Kind {
 
 impl RetryDlq {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let parked = Parked { due_ms: None, trying: false, timer: None, wait: RETRY.0 };
+        let parked =
+            Parked { due_ms: None, trying: false, timer: None, backoff: Backoff::default() };
         let (letters, verdicts) = (Outlet::default(), Outlet::default());
         Self { shared, letters, verdicts, parked }
     }
@@ -121,7 +121,8 @@ impl RetryDlq {
         let counted = self.outlet(kind).count(&round);
         self.count(kind, counted);
         let failure = round.failure.clone();
-        let wait = self.outlet(kind).end(round);
+        let recoveries = self.shared.recoveries();
+        let wait = self.outlet(kind).end(round, recoveries);
         let about = kind.about();
         // What waits for good is shown when what may pass has passed.
         match failure.or_else(|| self.outlet(kind).refusal(about)) {
@@ -131,10 +132,12 @@ impl RetryDlq {
         match wait {
             // What comes meanwhile waits, too: the topic is away for all of it.
             Some(wait) => {
-                ctx.run_later(wait, move |actor, ctx| {
+                let shared = self.shared.clone();
+                let waited = async move { shared.wait_or_recovery(wait).await };
+                ctx.spawn(waited.into_actor(self).map(move |(), actor, ctx| {
                     actor.outlet(kind).waited();
                     actor.publish(kind, ctx);
-                });
+                }));
             }
             None => self.publish(kind, ctx),
         }
@@ -182,18 +185,20 @@ impl RetryDlq {
             match round {
                 Ok(next) => {
                     actor.shared.health.clear(PARKED);
-                    actor.parked.wait = RETRY.0;
+                    actor.parked.backoff.reset();
                     next.into_iter().for_each(|due_ms| actor.parked_at(due_ms, ctx));
                     actor.set_timer(ctx);
                 }
                 Err(error) => {
-                    let why = format!("cannot be tried: {error}");
-                    actor.shared.health.report(PARKED, ProblemKind::ParkedNotTried, why);
-                    let wait = actor.parked.wait;
-                    actor.parked.wait = (wait * 2).min(RETRY.1);
-                    let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+                    let kind = Shared::problem(&error, ProblemKind::ParkedNotTried);
+                    actor.shared.health.report(PARKED, kind, format!("cannot be tried: {error}"));
+                    let shared = actor.shared.clone();
+                    let wait = actor.parked.backoff.failed(shared.database.recoveries());
                     actor.parked.due_ms = None;
-                    actor.parked_at(actor.shared.clock.now_ms() + wait_ms, ctx);
+                    let waited = async move { shared.database.wait(wait).await };
+                    ctx.spawn(waited.into_actor(actor).map(|(), actor, ctx| {
+                        actor.parked_at(0, ctx);
+                    }));
                 }
             }
         }));

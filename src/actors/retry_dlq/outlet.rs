@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use super::super::recovery::Backoff;
 use super::super::shared::{KafkaSide, Shared};
+use super::Kind;
 use super::refused::Refused;
-use super::{Kind, RETRY};
 use crate::kafka::{self, Outgoing as Record};
 use crate::model::verdict::{Event, pack, unpack};
 use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
@@ -36,8 +37,7 @@ pub(super) struct Outlet {
     /// What was not taken when it was first sent, and has been counted as that.
     counted: HashSet<u64>,
     publishing: bool,
-    /// How often in a row it failed.
-    failed: u32,
+    backoff: Backoff,
     pub(super) published: u64,
 }
 
@@ -96,8 +96,8 @@ impl Outlet {
         (round.taken.len(), new)
     }
 
-    /// How long to wait before the next round, after a failure.
-    pub(super) fn end(&mut self, round: Round) -> Option<Duration> {
+    /// How long to wait before the next round, after a failure and so many recoveries.
+    pub(super) fn end(&mut self, round: Round, recoveries: u64) -> Option<Duration> {
         self.published += round.taken.len() as u64;
         let mut goes_on = round.goes_on();
         // A topic that takes one of them now may take all.
@@ -107,12 +107,10 @@ impl Outlet {
         }
         if round.failure.is_none() {
             self.publishing = false;
-            self.failed = 0;
+            self.backoff.reset();
             return None;
         }
-        let wait = RETRY.0.saturating_mul(1 << self.failed.min(16)).min(RETRY.1);
-        self.failed += 1;
-        Some(wait.mul_f64(0.75 + fastrand::f64() / 4.0))
+        Some(self.backoff.failed(recoveries))
     }
 
     /// The wait after a failure is over.
@@ -321,7 +319,7 @@ mod tests {
         assert!(!round.is_over());
         refuse(&mut round, 499..500);
         assert!(round.is_over());
-        assert_eq!(outlet.end(round), None, "nothing failed");
+        assert_eq!(outlet.end(round, 0), None, "nothing failed");
 
         let round = outlet.begin(|_| true).unwrap();
         assert_eq!((round.lanes.as_slice(), round.passed.len()), (&[LANE][..], 500));

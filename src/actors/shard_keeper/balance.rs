@@ -61,14 +61,16 @@ impl ShardKeeper {
     }
 
     /// Declares dead whose lease is past by the database's clock and whose beat has not
-    /// moved for a whole lease by ours: a clock that jumps kills nobody.
+    /// moved for a whole lease by ours: a clock that jumps kills nobody. Time in which we
+    /// could not look proves nothing: whatever kept us from it may have kept others, too.
     fn watch_others(&mut self) {
         let now = boot_ms();
         let lease_ms = i64::try_from(self.shared.lease.length().as_millis()).unwrap_or(i64::MAX);
+        let could_look = now - std::mem::replace(&mut self.looked_ms, now) <= lease_ms / 2;
         let mut moved = HashMap::new();
         for other in &self.observed.instances {
             let since = match self.moved.get(&other.id) {
-                Some((beat, since)) if *beat == other.beat => *since,
+                Some((beat, since)) if *beat == other.beat && could_look => *since,
                 _ => now,
             };
             moved.insert(other.id, (other.beat, since));

@@ -15,6 +15,8 @@ use crate::model::flaw::{self, Flaw};
 pub(super) const COMMON_DEFAULTS: &[(&str, &str)] = &[
     ("client.id", "infinite-scheduler"),
     ("socket.keepalive.enable", "true"),
+    // The longest wait for a broker that is back; librdkafka's own is ten seconds.
+    ("reconnect.backoff.max.ms", "1000"),
     // How soon partitions that were added to a topic are noticed.
     ("topic.metadata.refresh.interval.ms", "60000"),
 ];

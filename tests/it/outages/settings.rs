@@ -272,14 +272,14 @@ async fn a_table_that_is_missing_is_reported_as_what_it_is() {
         flow.database().execute("alter table scheduler_job rename to elsewhere").await;
         flow.wave().await;
         let missing = match backend {
-            Database::Sqlite => "no such table: job",
-            Database::MariaDb | Database::MySql => "job' doesn't exist",
-            Database::Postgres => "relation \"job\" does not exist",
+            Database::Sqlite => "no such table: scheduler_job",
+            Database::MariaDb | Database::MySql => "scheduler_job' doesn't exist",
+            Database::Postgres => "relation \"scheduler_job\" does not exist",
         };
         flow.await_complaint("partition", missing).await;
         let said = flow.complaint("partition").expect("a complaint");
         assert!(!said.contains("unavailable"), "{backend:?}: {said}");
-        flow.database().execute("alter table elsewhere rename to job").await;
+        flow.database().execute("alter table elsewhere rename to scheduler_job").await;
         flow.finish().await;
     }
 }
