@@ -5,6 +5,7 @@
 //! compared with it each time, so a fresh keeper goes on where its predecessor was.
 
 mod balance;
+mod zones;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -95,6 +96,7 @@ impl ShardKeeper {
                 self.unanswered = 0;
                 self.shared.health.clear("database");
                 self.check_clock(&observed);
+                self.check_time_zones(&observed);
                 self.look_after_commands(&observed, ctx);
                 self.tell_readers(&observed);
                 if changes == self.changes {

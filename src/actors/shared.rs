@@ -34,6 +34,8 @@ pub(crate) struct Settings {
     pub max_clock_skew: Duration,
     /// How requests are read.
     pub rules: Rules,
+    /// The version of the IANA database that local times are read by.
+    pub time_zones: String,
     /// The window of an idempotency key.
     pub idempotency_window: Duration,
     /// Whether the same key with another time is a conflict.
@@ -280,7 +282,12 @@ impl Shared {
     pub(super) fn membership(&self) -> Membership {
         let mut apps: Vec<AppId> = self.apps.keys().copied().collect();
         apps.sort_unstable();
-        Membership { name: self.settings.instance.clone(), apps, lease: self.settings.lease }
+        Membership {
+            name: self.settings.instance.clone(),
+            apps,
+            time_zones: self.settings.time_zones.clone(),
+            lease: self.settings.lease,
+        }
     }
 
     /// How many jobs may be started and not written: what the window holds, and room for

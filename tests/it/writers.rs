@@ -42,7 +42,8 @@ async fn ground_on(database: &TestDatabase) -> Ground {
 }
 
 async fn join(store: &Store, lease: Duration) -> InstanceId {
-    let membership = Membership { name: "test".into(), apps: Vec::new(), lease };
+    let membership =
+        Membership { name: "test".into(), apps: Vec::new(), time_zones: "2026f".into(), lease };
     store.join(&membership, 0).await.expect("joined")
 }
 
