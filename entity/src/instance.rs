@@ -18,6 +18,10 @@ pub struct Model {
     /// The ids of the apps that it registers, as a JSON array.
     #[sea_orm(column_type = "Text")]
     pub apps: String,
+    /// Its process as a JSON object: boot id, inode of the PID namespace, process id and start
+    /// time; none where the kernel does not tell.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub process: Option<String>,
     /// When it started, by its own clock.
     pub started_ms: i64,
     /// Grows with each heartbeat.

@@ -40,6 +40,7 @@ const TABLES: [(&str, &str); 9] = [
             version {name}(64) not null,
             time_zones {name}(16) not null,
             apps {text} not null,
+            process {text},
             started_ms bigint not null,
             beat bigint not null,
             lease_until_us bigint not null,

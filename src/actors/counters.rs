@@ -24,6 +24,7 @@ pub(crate) struct Counters {
     pub(super) verdicts_not_published: AtomicU64,
     pub(super) unknown_fields: AtomicU64,
     pub(super) fenced: AtomicU64,
+    pub(super) fetch_errors: AtomicU64,
     pub(super) offsets_lost: AtomicU64,
     pub(super) logs_remade: AtomicU64,
     pub(super) rescued: AtomicU64,
@@ -31,6 +32,8 @@ pub(crate) struct Counters {
     pub(super) idempotency_cache: AtomicU64,
     pub(super) idempotency_hits: AtomicU64,
     pub(super) lag: Mutex<BTreeMap<String, i64>>,
+    /// Since when a transaction holds partitions back.
+    pub(super) held: Mutex<BTreeMap<String, i64>>,
     pub(super) apps: Mutex<BTreeMap<String, std::sync::Arc<AppFigures>>>,
 }
 
@@ -93,6 +96,8 @@ pub struct IngestMetrics {
     pub unknown_fields: u64,
     /// Batches that found their partition's row moved on.
     pub batches_fenced: u64,
+    /// How often a partition could not be read on for a reason that does not pass by itself.
+    pub fetch_errors: u64,
     /// Records that the log no longer had when their turn came.
     pub offsets_lost: u64,
     /// Partitions whose log was found to be another one under the same name.
@@ -103,6 +108,9 @@ pub struct IngestMetrics {
     pub clock_skew_ms: i64,
     /// Records not read yet, by partition.
     pub consumer_lag: BTreeMap<String, i64>,
+    /// Partitions that a transaction which has not ended holds back, and since when, epoch
+    /// milliseconds.
+    pub held_back_since_ms: BTreeMap<String, i64>,
     /// By app.
     pub apps: BTreeMap<String, AppMetrics>,
     /// Problems of this instance, by kind.
@@ -142,6 +150,15 @@ impl Counters {
         all.insert(partition.to_string(), lag);
     }
 
+    /// Notes since when a transaction holds the partition back; `None`: it does not.
+    pub(super) fn set_held(&self, partition: &TopicPartition, since_ms: Option<i64>) {
+        let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match since_ms {
+            Some(since_ms) => drop(all.insert(partition.to_string(), since_ms)),
+            None => drop(all.remove(&partition.to_string())),
+        }
+    }
+
     pub(super) fn forget_lag(&self, partition: &TopicPartition) {
         let mut all = self.lag.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(&partition.to_string());
@@ -171,11 +188,13 @@ impl Counters {
             verdicts_not_published: get(&self.verdicts_not_published),
             unknown_fields: get(&self.unknown_fields),
             batches_fenced: get(&self.fenced),
+            fetch_errors: get(&self.fetch_errors),
             offsets_lost: get(&self.offsets_lost),
             logs_remade: get(&self.logs_remade),
             jobs_rescued: get(&self.rescued),
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read())).collect(),
             // The handle adds them: they are not counted here.
             degraded: BTreeMap::new(),

@@ -14,6 +14,7 @@ mod directory;
 mod holdings;
 mod in_flight;
 mod lease;
+mod processes;
 
 mod admission;
 mod reader;

@@ -16,6 +16,7 @@ use actix::prelude::*;
 
 use super::directory::{Address, hint};
 use super::messages::*;
+use super::processes;
 use super::shared::{RegisteredApp, Shared};
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
@@ -155,12 +156,13 @@ impl ShardKeeper {
                 Ok(me) => {
                     tracing::info!(instance = %me, "joined as instance {me}");
                     actor.tell_of_new_name();
+                    actor.beat(ctx);
                 }
                 Err(error) => {
                     actor.database_failed(&error);
+                    ctx.run_later(HEARTBEAT / 5, |actor, ctx| actor.beat(ctx));
                 }
             }
-            ctx.run_later(HEARTBEAT / 5, |actor, ctx| actor.beat(ctx));
         }));
     }
 
@@ -303,10 +305,15 @@ async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
             return Ok(Beat::Unknown);
         }
         shared.lease.renewed(sent);
-        Ok(Beat::Alive(shared.store.observe(me).await?))
+        let observed = shared.store.observe(me).await?;
+        Ok(Beat::Alive(match declare_ended(shared, &observed).await? {
+            // What was theirs is free, and need not wait for the next heartbeat.
+            true => shared.store.observe(me).await?,
+            false => observed,
+        }))
     };
     match tokio::time::timeout(patience, answered).await {
-        Ok(answer) => shared.leave_readers(answer),
+        Ok(answer) => shared.replace_sessions(answer),
         Err(_) => {
             shared.store.reconnect_heartbeat();
             let ms = patience.as_millis();
@@ -314,11 +321,27 @@ async fn beat(shared: &Shared, patience: Duration) -> StoreResult<Beat> {
             // A pool that waits for a connection does not say what for.
             let why = shared.store.trouble(patience / 4).await;
             Ok(Beat::Unanswered(match why {
-                Some(why) => format!("{silence}: {why}"),
+                Some(why) => format!("{silence}: {}", why.into_reason()),
                 None => silence,
             }))
         }
     }
+}
+
+/// Declares the instances dead whose processes ran beside ours and have ended, which nobody
+/// needs to wait a lease for. True if there were any.
+async fn declare_ended(shared: &Shared, observed: &Observation) -> StoreResult<bool> {
+    let Some(own) = &shared.process else { return Ok(false) };
+    let mut any = false;
+    for other in &observed.instances {
+        let is_gone = other.process.as_ref().is_some_and(|of| processes::is_gone(of, own));
+        if is_gone && shared.store.declare_ended(other).await? {
+            let id = other.id;
+            tracing::warn!(instance = %id, "instance {id} is dead: its process has ended");
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 /// Gives up every shard of ours and the instance's row.

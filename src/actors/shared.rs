@@ -14,12 +14,14 @@ use super::directory::Directory;
 use super::holdings::Holdings;
 use super::in_flight::InFlight;
 use super::lease::Lease;
+use super::processes;
 use crate::dispatch::SharedHandler;
 use crate::health::Health;
 use crate::kafka::{Intake, KafkaIngestConfig, OnOffsetLost, Producer, TopicPartition};
 use crate::model::app::AppConfig;
 use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
+use crate::model::process::ProcessIdentity;
 use crate::model::request::Rules;
 use crate::store::{AppRow, Error as StoreError, Lane, Membership, Result as StoreResult, Store};
 
@@ -120,6 +122,8 @@ pub(crate) struct Shared {
     /// The ledger rows of the partitions that are read here.
     pub(super) partitions: DashMap<TopicPartition, LedgerId>,
     me: AtomicI64,
+    /// The process that we are, where the kernel tells.
+    pub(super) process: Option<ProcessIdentity>,
     /// Apps that others registered, as they were last read.
     others: RwLock<HashMap<String, Believed>>,
     pub(super) draining: AtomicBool,
@@ -177,6 +181,7 @@ impl Shared {
             kafka,
             partitions: DashMap::new(),
             me: AtomicI64::new(0),
+            process: processes::own(),
             others: RwLock::default(),
             draining: AtomicBool::new(false),
             settled: AtomicBool::new(false),
@@ -224,7 +229,7 @@ impl Shared {
     ) -> StoreResult<T> {
         let patience = self.lease.length() * 2;
         match tokio::time::timeout(patience, asked).await {
-            Ok(answer) => self.leave_readers(answer),
+            Ok(answer) => self.replace_sessions(answer),
             Err(_) => Err(StoreError::Unavailable(format!(
                 "no answer within {} ms",
                 patience.as_millis()
@@ -232,13 +237,18 @@ impl Shared {
         }
     }
 
-    /// A server that only reads since a failover keeps its sessions: they are left, so that the
-    /// next ones are with whoever writes now.
-    pub(super) fn leave_readers<T>(&self, answer: StoreResult<T>) -> StoreResult<T> {
-        if matches!(answer, Err(StoreError::ReadOnly(_))) {
+    /// A server that only reads since a failover keeps its sessions, and a session keeps its
+    /// settings: they are left, so that the next ones are with whoever writes now, and as they
+    /// must be.
+    pub(super) fn replace_sessions<T>(&self, answer: StoreResult<T>) -> StoreResult<T> {
+        let error = match answer {
+            Err(error) => self.store.explain(error),
+            answer => return answer,
+        };
+        if error.is_of_session() {
             self.store.leave_sessions();
         }
-        answer
+        Err(error)
     }
 
     pub(super) fn intake(&self) -> Option<&Intake> {
@@ -287,6 +297,7 @@ impl Shared {
             apps,
             time_zones: self.settings.time_zones.clone(),
             lease: self.settings.lease,
+            process: self.process.clone(),
         }
     }
 

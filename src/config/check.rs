@@ -37,8 +37,10 @@ impl TryFrom<RawConfig> for Config {
     type Error = ConfigError;
 
     fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
+        let instance: InstanceConfig = raw.instance.try_into()?;
         if let Some(kafka) = &raw.kafka {
-            kafka.validate().map_err(ConfigError::Kafka)?;
+            let checked = kafka.validate().and_then(|()| kafka.validate_session(instance.lease));
+            checked.map_err(ConfigError::Kafka)?;
         }
         Ok(Self {
             default_time_zone: time_zone(&raw.default_time_zone)?,
@@ -49,7 +51,7 @@ impl TryFrom<RawConfig> for Config {
             ingest: raw.ingest.try_into()?,
             idempotency: raw.idempotency.try_into()?,
             dead_letters: raw.dead_letters.into(),
-            instance: raw.instance.try_into()?,
+            instance,
             http: HttpConfig { listen: listen(&raw.http.listen)? },
             log: LogConfig {
                 format: raw.log.format,

@@ -9,6 +9,7 @@ mod properties;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -103,6 +104,14 @@ pub enum KafkaConfigError {
         property: String,
         /// Why it is ours, and the way out.
         reason: &'static str,
+    },
+    /// A property that contradicts another setting.
+    #[error("properties.\"{property}\" = {problem}")]
+    Unfit {
+        /// The property.
+        property: String,
+        /// Its value, what it contradicts, and the way out.
+        problem: String,
     },
     /// A property that librdkafka does not take.
     #[error(
@@ -222,7 +231,27 @@ impl KafkaIngestConfig {
         )))
     }
 
-    /// What a consumer of the ingest topics is created with.
+    /// Checks what depends on the instance's lease, which the group's session follows.
+    ///
+    /// # Errors
+    /// Names the property that contradicts the others, and the way out.
+    pub(crate) fn validate_session(&self, lease: Duration) -> Result<(), KafkaConfigError> {
+        properties::Session::of(&self.properties, lease).validate()
+    }
+
+    /// What a member of the ingest group is created with: [`to_client_config`](Self::to_client_config)
+    /// and a session as long as `lease`, but for what the user sets.
+    pub(crate) fn to_member_config(&self, lease: Duration) -> ClientConfig {
+        let mut config = self.to_client_config();
+        let session = properties::Session::of(&self.properties, lease);
+        config.set("session.timeout.ms", session.timeout_ms.to_string());
+        config.set("heartbeat.interval.ms", session.heartbeat_ms.to_string());
+        // The end of our membership shows there alone.
+        config.set("statistics.interval.ms", "1000");
+        config
+    }
+
+    /// What a consumer of the ingest topics is created with, but for its session.
     pub fn to_client_config(&self) -> ClientConfig {
         let owned = [
             ("group.id", self.group_id.as_str()),
@@ -230,7 +259,8 @@ impl KafkaIngestConfig {
             ("auto.offset.reset", "error"),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
-            ("enable.partition.eof", "false"),
+            // By it a reader sees that it has read everything.
+            ("enable.partition.eof", "true"),
             ("group.protocol", "classic"),
             ("isolation.level", "read_committed"),
             ("partition.assignment.strategy", "cooperative-sticky"),

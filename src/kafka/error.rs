@@ -31,6 +31,17 @@ pub enum Error {
         /// The partition that stands still until somebody seeks.
         partition: TopicPartition,
     },
+    /// The broker or our client cannot give the next record, and that does not pass by itself.
+    #[error(
+        "partition {partition} cannot be read on ({problem}), and what comes next waits: correct \
+         that, or, if its log is damaged there, move it on by `infinite-scheduler ingest seek`"
+    )]
+    Unreadable {
+        /// The partition that stands still.
+        partition: TopicPartition,
+        /// What was reported instead of a record.
+        problem: String,
+    },
     /// The partition is not ours any more, or another queue of it was split off: stop reading.
     #[error("partition {partition}: no longer read here")]
     Revoked {
@@ -84,6 +95,40 @@ pub(super) fn is_denial(code: Code) -> bool {
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
             | Code::TransactionalIdAuthorizationFailed
+    )
+}
+
+/// Whether this is how a fetch fails that librdkafka repeats until it succeeds: brokers come and
+/// go, leaders move, topics are created.
+pub(super) fn is_passing(code: Code) -> bool {
+    matches!(
+        code,
+        Code::AllBrokersDown
+            | Code::BrokerDestroy
+            | Code::BrokerNotAvailable
+            | Code::BrokerTransportFailure
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::FencedLeaderEpoch
+            | Code::FetchSessionIdNotFound
+            | Code::InvalidFetchSessionEpoch
+            | Code::KafkaStorageError
+            | Code::LeaderNotAvailable
+            | Code::NetworkException
+            | Code::NotCoordinator
+            | Code::NotEnoughReplicas
+            | Code::NotLeaderForPartition
+            | Code::OffsetNotAvailable
+            | Code::OperationTimedOut
+            | Code::ReplicaNotAvailable
+            | Code::RequestTimedOut
+            | Code::Resolve
+            | Code::UnknownLeaderEpoch
+            | Code::UnknownPartition
+            | Code::UnknownTopic
+            | Code::UnknownTopicOrPartition
+            | Code::UnstableOffsetCommit
+            | Code::WaitingForCoordinator
     )
 }
 

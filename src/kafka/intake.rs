@@ -1,36 +1,29 @@
-//! The consumer: one member of the group, polled by an OS thread of its own.
+//! The consumer as readers use it: seeking, committing, and what the log has.
 //!
-//! Rebalance callbacks run on the thread that polls, and the whole group waits for them; on
-//! a worker that is shared with other tasks, members would be thrown out. Records never
-//! come this way: each partition has its [`PartitionQueue`].
+//! Behind it is a member of the group on a thread of its own ([`member`](super::member)).
+//! Records never come that way: each partition has its [`PartitionQueue`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::Message;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::topic_partition_list::Offset;
 use tokio::sync::watch;
 use tracing::error;
 
-use super::rebalance::{Assignments, Consumer, Rebalancer, commit, list_of};
+use super::member::{Current, Member};
+use super::rebalance::{Assignments, Consumer, commit, list_of};
+use super::uncommitted::Uncommitted;
 use super::{BrokerState, Error, KafkaIngestConfig, PartitionQueue, TopicPartition};
 
-/// How soon the poll thread notices that it should end.
-const POLL: Duration = Duration::from_millis(100);
-/// How often a broker that was not there is asked again, and how long its answer may take.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
-const PROBE_PATIENCE: Duration = Duration::from_millis(500);
 /// The longest wait for an answer to a question of ours.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// A partition's fetcher starts this soon after its assignment, or it has ended.
 const FETCHER_PATIENCE: Duration = Duration::from_millis(250);
-/// How long the readers may take to give their partitions back at the end.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A handle on the consumer; clones share it, and it leaves the group with the last of them.
 #[derive(Clone, Debug)]
@@ -39,14 +32,17 @@ pub struct Intake {
 }
 
 struct Shared {
-    /// The poll thread and the queues own the client, so that it is closed by them.
-    consumer: Weak<Consumer>,
+    current: Arc<Current>,
+    /// For what the member itself may not see; made when it is first asked.
+    uncommitted: OnceLock<Arc<Uncommitted>>,
+    config: KafkaIngestConfig,
     stop: Arc<AtomicBool>,
     ended: watch::Receiver<bool>,
 }
 
 impl Intake {
-    /// Joins the group; `assignments` is told of partitions from now on.
+    /// Joins the group; `assignments` is told of partitions from now on. The group waits for a
+    /// member that does not answer about as long as for an instance whose lease is `lease`.
     ///
     /// A broker that is away is no error: librdkafka goes on trying, and
     /// [`state`](Self::state) says so.
@@ -55,24 +51,18 @@ impl Intake {
     /// [`Error::Config`] for settings that librdkafka refuses.
     pub fn start(
         config: &KafkaIngestConfig,
+        lease: Duration,
         assignments: Arc<dyn Assignments>,
     ) -> Result<Self, Error> {
-        let client = config.to_client_config();
-        let consumer: Consumer = client.create_with_context(Rebalancer::new(assignments))?;
-        let consumer = Arc::new(consumer);
-        consumer.context().set_consumer(&consumer);
-        let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(|error| Error::Config(error.to_string()))?;
-
         let stop = Arc::new(AtomicBool::new(false));
+        let (member, current) = Member::join(config, lease, assignments, stop.clone())?;
         let (end, ended) = watch::channel(false);
-        let shared = Shared { consumer: Arc::downgrade(&consumer), stop: stop.clone(), ended };
-        let probe = config.topics.first().cloned().unwrap_or_default();
+        let uncommitted = OnceLock::new();
+        let shared = Shared { current, uncommitted, config: config.clone(), stop, ended };
         thread::Builder::new()
             .name("kafka-intake".to_owned())
             .spawn(move || {
-                let poll = AssertUnwindSafe(|| poll_until_stopped(consumer, &stop, &probe));
-                if catch_unwind(poll).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| member.run())).is_err() {
                     error!("the kafka poll thread panicked: nothing is read any more");
                 }
                 end.send_replace(true);
@@ -150,6 +140,29 @@ impl Intake {
         .await
     }
 
+    /// The offset after the last record of `partition`, whether or not readers may see it yet.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    pub async fn end(&self, partition: &TopicPartition) -> Result<i64, Error> {
+        let partition = partition.clone();
+        self.ask_beyond(move |uncommitted| uncommitted.end(&partition, ANSWER_PATIENCE)).await
+    }
+
+    /// The time of the record at `offset` of `partition`, epoch milliseconds, whether or not
+    /// readers may see it yet.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    pub async fn time_at(
+        &self,
+        partition: &TopicPartition,
+        offset: i64,
+    ) -> Result<Option<i64>, Error> {
+        let partition = partition.clone();
+        self.ask_beyond(move |uncommitted| uncommitted.time_at(&partition, offset)).await
+    }
+
     /// Tells Kafka how far we are, for lag tools; does not wait, and may be lost.
     pub fn commit(&self, offsets: &[(TopicPartition, i64)]) {
         if let Ok(consumer) = self.consumer() {
@@ -167,10 +180,10 @@ impl Intake {
 
     /// How the consumer stands with its broker, for health checks.
     pub fn state(&self) -> BrokerState {
-        match self.consumer() {
-            Ok(consumer) if !*self.shared.ended.borrow() => consumer.context().reach.state(),
-            _ => BrokerState { reachable: false, trouble: Some(stopped().to_string()) },
+        if *self.shared.ended.borrow() {
+            return BrokerState { reachable: false, trouble: Some(stopped().to_string()) };
         }
+        self.shared.current.reach.state()
     }
 
     /// Leaves the group: partitions are revoked as in any rebalance, then the client closes.
@@ -187,7 +200,28 @@ impl Intake {
     }
 
     fn consumer(&self) -> Result<Arc<Consumer>, Error> {
-        self.shared.consumer.upgrade().ok_or_else(stopped)
+        self.shared.current.consumer().ok_or_else(stopped)
+    }
+
+    /// As [`ask`](Self::ask), of a client that sees what is not committed.
+    async fn ask_beyond<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Uncommitted) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let shared = self.shared.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let client = match shared.uncommitted.get() {
+                Some(client) => client.clone(),
+                None => {
+                    let client = Arc::new(Uncommitted::start(&shared.config)?);
+                    shared.uncommitted.get_or_init(|| client).clone()
+                }
+            };
+            // Asking may outlive the last handle, and must not keep the member in its group.
+            drop(shared);
+            question(&client)
+        });
+        answer.await.map_err(|error| Error::Unavailable(error.to_string()))?
     }
 
     /// Runs a question that blocks where blocking is allowed.
@@ -217,38 +251,6 @@ impl std::fmt::Debug for Shared {
 
 fn stopped() -> Error {
     Error::Unavailable("the consumer has stopped".to_owned())
-}
-
-fn poll_until_stopped(consumer: Arc<Consumer>, stop: &AtomicBool, topic: &str) {
-    let mut probed: Option<Instant> = None;
-    while !stop.load(Ordering::Acquire) {
-        poll(&consumer);
-        let due = probed.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
-        if due && consumer.context().reach.is_in_doubt() {
-            probe(&consumer, topic);
-            probed = Some(Instant::now());
-        }
-    }
-    // Leaving revokes what we have; the last owner of the client then closes it.
-    consumer.unsubscribe();
-    let deadline = Instant::now() + LEAVE_PATIENCE;
-    while !consumer.context().is_idle() && Instant::now() < deadline {
-        poll(&consumer);
-    }
-}
-
-/// Serves callbacks. Errors among them have been told to `Reach` by then.
-fn poll(consumer: &Consumer) {
-    if let Some(Ok(message)) = consumer.poll(POLL) {
-        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-        error!(topic, partition, offset, "a record came past its partition's queue");
-    }
-}
-
-fn probe(consumer: &Consumer, topic: &str) {
-    if consumer.fetch_metadata(Some(topic), PROBE_PATIENCE).is_ok() {
-        consumer.context().reach.answered();
-    }
 }
 
 fn seek(consumer: &Consumer, partition: &TopicPartition, offset: i64) -> Result<(), Error> {

@@ -7,12 +7,14 @@
 mod config;
 mod error;
 mod intake;
+mod member;
 mod rebalance;
 mod partition;
 mod producer;
 mod reach;
 mod reason;
 mod survey;
+mod uncommitted;
 mod topics;
 mod broker;
 #[cfg(test)]
@@ -25,7 +27,7 @@ pub use broker::EmbeddedBroker;
 pub use config::*;
 pub use error::Error;
 pub use intake::Intake;
-pub use partition::{BatchLimits, PartitionQueue};
+pub use partition::{BatchLimits, LogEnd, PartitionQueue};
 pub use producer::{Outgoing, Producer};
 pub use reach::BrokerState;
 pub use rebalance::Assignments;

@@ -1,5 +1,6 @@
 //! One partition's records, taken in batches by whoever reads it.
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
+use super::error::{is_denial, is_passing};
 use super::rebalance::{Consumer, Rebalancer};
 use super::{Error, TopicPartition};
 use crate::model::record::RawRecord;
@@ -35,6 +37,36 @@ pub struct BatchLimits {
     pub wait: Duration,
 }
 
+/// The end of a log, as it was when everything before it had been taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Where a reader stands that has taken everything: the first offset that it may not see yet.
+    /// Below it may lie, unseen, what the log has for its own use, such as the marks of
+    /// transactions.
+    pub stable: i64,
+    /// The offset after the last record, whether or not readers may see it.
+    pub high: i64,
+}
+
+thread_local! {
+    /// rdkafka hands the end of a partition over without its offset. The words that come with
+    /// it have it, and reach the client's context on the thread that polls the queue,
+    /// before the poll returns.
+    static END: Cell<Option<LogEnd>> = const { Cell::new(None) };
+}
+
+/// Keeps what librdkafka says of the end of a partition, for the poll that is about to return.
+pub(super) fn keep_end(words: &str) {
+    END.set(end_of(words));
+}
+
+/// From `.. reached end of partition at offset 3 (HighwaterMark 5)`.
+fn end_of(words: &str) -> Option<LogEnd> {
+    let (_, numbers) = words.split_once("end of partition at offset ")?;
+    let (stable, high) = numbers.strip_suffix(')')?.split_once(" (HighwaterMark ")?;
+    Some(LogEnd { stable: stable.parse().ok()?, high: high.parse().ok()? })
+}
+
 /// The records of one partition from when it was assigned to us, or sought, until it is revoked.
 ///
 /// Back-pressure is not to call [`next_batch`](Self::next_batch): librdkafka then fetches no
@@ -53,6 +85,8 @@ pub struct PartitionQueue {
     failed: Option<Error>,
     /// The last that was heard is that we may not read.
     denied: bool,
+    /// The last that was heard is that there is nothing more.
+    end: Option<LogEnd>,
     /// Dropped after `queue`: destroying the client under a live queue is asking for trouble.
     _consumer: Arc<Consumer>,
 }
@@ -76,6 +110,7 @@ impl PartitionQueue {
             held: None,
             failed: None,
             denied: false,
+            end: None,
             _consumer: consumer,
         })
     }
@@ -90,6 +125,13 @@ impl PartitionQueue {
         self.floor = offset;
     }
 
+    /// The end of the log, if everything before it has been taken and was no seek came
+    /// since; once for each time that the end is reached.
+    pub fn take_end(&mut self) -> Option<LogEnd> {
+        let is_current = self.seek == self.slot.seeks.load(Ordering::Acquire);
+        self.end.take().filter(|_| is_current && self.held.is_none() && self.failed.is_none())
+    }
+
     /// Waits for a record, then takes what is there, within `limits`, in the log's order.
     ///
     /// The batch is empty if nothing came in `limits.wait`, or for a while longer after a
@@ -100,7 +142,8 @@ impl PartitionQueue {
     /// [`Error::OffsetLost`] when the partition stands still until
     /// [`Intake::seek`](super::Intake::seek); [`Error::Revoked`] when it is not ours any more;
     /// [`Error::NotSought`] before the first seek; [`Error::Denied`] and
-    /// [`Error::Unavailable`] when the broker gives no records for a reason that may pass.
+    /// [`Error::Unavailable`] when the broker gives no records for a reason that may pass;
+    /// [`Error::Unreadable`] when somebody has to look at the log.
     pub async fn next_batch(&mut self, limits: BatchLimits) -> Result<Vec<RawRecord>, Error> {
         let wait = if self.denied { limits.wait.max(DENIED_AGAIN) } else { limits.wait };
         let deadline = Instant::now() + wait;
@@ -165,6 +208,7 @@ impl PartitionQueue {
             self.seek = seek;
             self.held = None;
             self.failed = None;
+            self.end = None;
         }
         Ok(())
     }
@@ -177,7 +221,11 @@ impl PartitionQueue {
             match self.queue.poll(Duration::ZERO) {
                 None => return Ok(None),
                 Some(Ok(message)) if message.offset() < self.floor => {}
-                Some(Ok(message)) => return Ok(Some(self.record(&message))),
+                Some(Ok(message)) => {
+                    self.end = None;
+                    return Ok(Some(self.record(&message)));
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => self.end = END.take(),
                 Some(Err(error)) => {
                     let judged = self.judge(error);
                     self.denied |= matches!(judged, Err(Error::Denied(_)));
@@ -206,10 +254,6 @@ impl PartitionQueue {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => {
                 return Err(Error::OffsetLost { partition: partition.clone() });
             }
-            Some(Code::BadMessage | Code::BadCompression | Code::InvalidMessage) => {
-                error!(partition = %partition, "{partition}: the log is damaged: {error}");
-                return Ok(());
-            }
             Some(Code::TopicAuthorizationFailed) => {
                 let topic = &partition.topic;
                 return Err(Error::Denied(format!(
@@ -221,12 +265,16 @@ impl PartitionQueue {
         if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
             return Err(Error::Unavailable(error.to_string()));
         }
-        match Error::from(error) {
-            denied @ Error::Denied(_) => Err(denied),
-            passing => {
-                debug!(partition = %partition, "{partition}: {passing}");
+        match error.rdkafka_error_code() {
+            Some(code) if is_passing(code) => {
+                debug!(partition = %partition, "{partition}: {error}");
                 Ok(())
             }
+            Some(code) if !is_denial(code) => {
+                let (partition, problem) = (partition.clone(), code.to_string());
+                Err(Error::Unreadable { partition, problem })
+            }
+            _ => Err(error.into()),
         }
     }
 }
@@ -293,6 +341,21 @@ impl Slot {
         match self.reader.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
             Ok(before) => Ok(before + 1),
             Err(_) => Err(Error::Revoked { partition: self.partition.clone() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_read_from_the_words_that_come_with_it() {
+        let words =
+            "Fetch from broker 1 reached end of partition at offset 502 (HighwaterMark 503)";
+        assert_eq!(end_of(words), Some(LogEnd { stable: 502, high: 503 }));
+        for other in ["", "end of partition at offset x (HighwaterMark 5)", "at offset 3"] {
+            assert_eq!(end_of(other), None, "{other}");
         }
     }
 }

@@ -3,13 +3,14 @@
 //! librdkafka repeats an error for as long as it lasts; here it is told once per change.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::{debug, info, warn};
 
-use super::Error;
 use super::error::is_denial;
 use super::reason::reason;
+use super::{Error, KafkaIngestConfig};
 
 /// How a client stands with its broker just now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ enum Standing {
     LockedOut,
     /// The broker answers, but does not let us have what we are there for.
     Unserved,
+    /// The client met an error that it could not get over, and was replaced.
+    Replaced,
 }
 
 #[derive(Debug, Default)]
@@ -47,32 +50,45 @@ struct Known {
 pub(super) struct Reach {
     /// Which of our clients this is, for the log; `None` for one whose user tells.
     client: Option<&'static str>,
+    /// The group that it is a member of, if any.
+    group: Group,
     known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    id: String,
+    /// Its `group.instance.id`, if it has one.
+    instance_id: Option<String>,
 }
 
 impl Reach {
     /// Nothing is known yet about how `client` stands.
     pub(super) fn new(client: &'static str) -> Self {
-        Self { client: Some(client), known: Mutex::default() }
+        Self { client: Some(client), group: Group::default(), known: Mutex::default() }
+    }
+
+    /// The same for a member of the group of `config`.
+    pub(super) fn of_group(client: &'static str, config: &KafkaIngestConfig) -> Self {
+        let instance_id = config.properties.get("group.instance.id").cloned();
+        let group = Group { id: config.group_id.clone(), instance_id };
+        Self { group, ..Self::new(client) }
     }
 
     /// The same for a client that lives for a question or two: whoever asks tells the answer.
     pub(super) fn untold() -> Self {
-        Self { client: None, known: Mutex::default() }
+        Self { client: None, group: Group::default(), known: Mutex::default() }
     }
 
     /// The state as of now.
     pub(super) fn state(&self) -> BrokerState {
         let known = self.lock();
-        BrokerState {
-            reachable: matches!(known.standing, Standing::Up | Standing::Unserved),
-            trouble: known.trouble(),
-        }
+        BrokerState { reachable: known.standing.is_reached(), trouble: known.trouble() }
     }
 
     /// Whether the broker should be asked if it is there again.
     pub(super) fn is_in_doubt(&self) -> bool {
-        !matches!(self.lock().standing, Standing::Up | Standing::Unserved)
+        !self.lock().standing.is_reached()
     }
 
     /// Whether something is wrong.
@@ -103,7 +119,35 @@ impl Reach {
 
     /// We have what we are there for: partitions were given to us, a record was taken from us.
     pub(super) fn served(&self) {
-        self.change(Standing::Up, None);
+        // Whatever a client had to be replaced for can happen to the next one.
+        if self.lock().standing != Standing::Replaced {
+            self.change(Standing::Up, None);
+        }
+    }
+
+    /// The client met an error that it cannot get over; another one takes its place `after`.
+    pub(super) fn ended(&self, code: Code, words: &str, after: Duration) {
+        let Group { id, instance_id } = &self.group;
+        let (why, way_out) = match (code, instance_id) {
+            (Code::FencedInstanceId, Some(name)) => (
+                format!("another member of group {id} has the same group.instance.id, {name:?}"),
+                "give each instance another \"group.instance.id\" in kafka.properties, or none",
+            ),
+            _ => (
+                format!("the client met an error that it cannot get over ({})", reason(words)),
+                "if that goes on, correct what it names",
+            ),
+        };
+        debug!(client = self.client, after_ms = after.as_millis() as u64, "kafka: to be replaced");
+        let cause = format!("{why}, and took our place: the client is replaced; {way_out}");
+        self.change(Standing::Replaced, Some(cause));
+    }
+
+    /// The client has lived for so long that what its predecessor met is over.
+    pub(super) fn settled(&self) {
+        if self.lock().standing == Standing::Replaced {
+            self.change(Standing::Up, None);
+        }
     }
 
     /// librdkafka's log tells how a connection ended, also where its errors do not.
@@ -126,7 +170,18 @@ impl Reach {
                 self.change(Standing::Unserved, Some(format!("a topic is missing: {reason}")));
             }
             Code::InconsistentGroupProtocol => {
-                self.change(Standing::Unserved, Some(format!("{code}: {reason}")));
+                let cause = format!(
+                    "group {} has members of another kind, which share its partitions by another \
+                     protocol than ours (cooperative-sticky): stop them, or give \
+                     kafka.group_id another name",
+                    self.group.id
+                );
+                self.change(Standing::Unserved, Some(cause));
+            }
+            // Nothing is read until the group takes us.
+            _ if words.starts_with("JoinGroup failed") => {
+                let cause = format!("group {} does not take us: {reason}", self.group.id);
+                self.change(Standing::Unserved, Some(cause));
             }
             code if is_denial(code) || code == Code::SSL => {
                 self.change(Standing::LockedOut, Some(reason));
@@ -170,6 +225,13 @@ impl Reach {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Standing {
+    /// Whether the broker answers.
+    fn is_reached(self) -> bool {
+        matches!(self, Self::Up | Self::Unserved | Self::Replaced)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What happens, in which order, when the group gives us partitions or takes them away.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -9,18 +10,20 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
 };
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
+use serde::Deserialize;
 use tracing::{debug, error, info, warn};
 
-use super::partition::Slot;
+use super::partition::{Slot, keep_end};
 use super::reach::Reach;
 use super::{Error, PartitionQueue, TopicPartition};
 
 /// Who reads the partitions that the group gives to this process.
 pub trait Assignments: Send + Sync + 'static {
-    /// These partitions are ours. Each waits for [`Intake::seek`](super::Intake::seek) before
+    /// These partitions are ours, in addition to those before; none, if the group has more
+    /// members than partitions. Each waits for [`Intake::seek`](super::Intake::seek) before
     /// it yields a record. Called on the poll thread, inside the rebalance: must not block.
     fn assigned(&self, queues: Vec<PartitionQueue>);
 
@@ -37,22 +40,50 @@ pub(super) type Consumer = BaseConsumer<Rebalancer>;
 /// librdkafka's callbacks, and which partitions they have given us.
 pub(super) struct Rebalancer {
     assignments: Arc<dyn Assignments>,
-    pub(super) reach: Reach,
+    pub(super) reach: Arc<Reach>,
     /// Splitting needs the consumer's `Arc`, callbacks get a plain reference.
     consumer: OnceLock<Weak<Consumer>>,
     slots: Mutex<HashMap<TopicPartition, Arc<Slot>>>,
     /// Held while the client's assignment changes: a restart must not meet a rebalance.
     turn: Mutex<()>,
+    /// Partitions were taken in a rebalance that has not given us any yet.
+    half_done: AtomicBool,
+    /// The client closes: what it is still given is not read.
+    closing: AtomicBool,
+    /// Where the client stands in the group, by its statistics.
+    join_state: Mutex<JoinState>,
+}
+
+/// A state of librdkafka's membership, by its name in STATISTICS.md.
+#[derive(Debug, Default)]
+struct JoinState {
+    name: String,
+    /// How often it was reported.
+    reports: u64,
+}
+
+/// What is read of librdkafka's statistics.
+#[derive(Deserialize)]
+struct Statistics {
+    cgrp: Option<GroupStatistics>,
+}
+
+#[derive(Deserialize)]
+struct GroupStatistics {
+    join_state: String,
 }
 
 impl Rebalancer {
-    pub(super) fn new(assignments: Arc<dyn Assignments>) -> Self {
+    pub(super) fn new(assignments: Arc<dyn Assignments>, reach: Arc<Reach>) -> Self {
         Self {
             assignments,
-            reach: Reach::new("consumer"),
+            reach,
             consumer: OnceLock::new(),
             slots: Mutex::default(),
             turn: Mutex::default(),
+            half_done: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            join_state: Mutex::default(),
         }
     }
 
@@ -70,6 +101,29 @@ impl Rebalancer {
     /// Whether the group has given us nothing, or has it back.
     pub(super) fn is_idle(&self) -> bool {
         self.slots().is_empty()
+    }
+
+    /// Whether a rebalance has taken partitions from us and is not over yet.
+    pub(super) fn is_half_done(&self) -> bool {
+        self.half_done.load(Ordering::Acquire)
+    }
+
+    /// From now on partitions only go.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// How often the client has reported its place in the group, and whether it was in none the
+    /// last time.
+    pub(super) fn membership(&self) -> (u64, bool) {
+        let state = lock(&self.join_state);
+        (state.reports, state.name == "init")
+    }
+
+    /// The client is of no use any more, and its partitions are for others.
+    pub(super) fn give_up(&self) {
+        let partitions: Vec<_> = self.slots().keys().cloned().collect();
+        self.end(partitions, true);
     }
 
     /// Begins to fetch at `offset` a partition that librdkafka has given up on.
@@ -114,10 +168,11 @@ impl Rebalancer {
             error!("the group's partitions could not be taken on: {error}");
             return;
         }
-        self.reach.served();
-        if queues.is_empty() {
+        self.half_done.store(false, Ordering::Release);
+        if self.closing.load(Ordering::Acquire) {
             return;
         }
+        self.reach.served();
         let count = queues.len();
         info!(partitions = count, "the group gave us {count} partitions");
         let mut slots = self.slots();
@@ -145,25 +200,34 @@ impl Rebalancer {
 
     fn revoke(&self, consumer: &Consumer, list: &TopicPartitionList) {
         let _turn = lock(&self.turn);
-        let partitions = partitions_of(list);
         let lost = consumer.assignment_lost();
-        for partition in &partitions {
-            if let Some(slot) = self.slots().remove(partition) {
-                slot.revoke();
-            }
+        let durable = self.end(partitions_of(list), lost);
+        // What is lost may already be read by somebody who has committed more.
+        if !lost {
+            commit(consumer, &durable);
         }
-        if !partitions.is_empty() {
-            let count = partitions.len();
-            info!(partitions = count, lost, "the group took {count} partitions from us");
-            let durable = self.assignments.revoked(partitions, lost);
-            // What is lost may already be read by somebody who has committed more.
-            if !lost {
-                commit(consumer, &durable);
-            }
-        }
+        self.half_done.store(!lost, Ordering::Release);
         if let Err(error) = let_go(consumer, list) {
             warn!("partitions could not be let go: {error}");
         }
+    }
+
+    /// Ends the reading of partitions, and returns the next offset of each that is durable.
+    fn end(&self, mut partitions: Vec<TopicPartition>, lost: bool) -> Vec<(TopicPartition, i64)> {
+        partitions.retain(|partition| match self.slots().remove(partition) {
+            Some(slot) => {
+                slot.revoke();
+                true
+            }
+            // Given while we were closing, so that nobody reads it.
+            None => false,
+        });
+        if partitions.is_empty() {
+            return Vec::new();
+        }
+        let count = partitions.len();
+        info!(partitions = count, lost, "the group took {count} partitions from us");
+        self.assignments.revoked(partitions, lost)
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<TopicPartition, Arc<Slot>>> {
@@ -177,9 +241,20 @@ impl ClientContext for Rebalancer {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(code) = error.rdkafka_error_code() {
-            self.reach.failed(code, reason);
+        match error.rdkafka_error_code() {
+            Some(Code::PartitionEOF) => keep_end(reason),
+            Some(code) => self.reach.failed(code, reason),
+            None => {}
         }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(Statistics { cgrp: Some(group) }) = serde_json::from_slice(statistics) else {
+            return;
+        };
+        let mut state = lock(&self.join_state);
+        state.name = group.join_state;
+        state.reports += 1;
     }
 }
 

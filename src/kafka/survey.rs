@@ -14,6 +14,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::reach::Reach;
 use super::rebalance::{self, list_of};
+use super::uncommitted::Uncommitted;
 use super::{Error, KafkaIngestConfig, TopicPartition};
 
 /// The longest wait for one answer: somebody sits at a terminal.
@@ -30,13 +31,17 @@ pub type Offsets = BTreeMap<TopicPartition, i64>;
 pub struct LogRange {
     /// The first offset that is left.
     pub begin: i64,
-    /// The one after the last record that readers may see.
+    /// The one after the last record.
     pub end: i64,
+    /// The one after the last record that readers may see. Less than `end` while a transaction
+    /// is open, and then the offset of its first record.
+    pub stable: i64,
 }
 
 /// A client that joins no group and takes no partition from anybody.
 pub struct Survey {
     client: Arc<Client>,
+    uncommitted: Arc<Uncommitted>,
 }
 
 type Client = BaseConsumer<Listener>;
@@ -49,7 +54,8 @@ impl Survey {
     pub fn start(config: &KafkaIngestConfig) -> Result<Self, Error> {
         let listener = Listener { reach: Reach::untold() };
         let client: Client = config.to_client_config().create_with_context(listener)?;
-        Ok(Self { client: Arc::new(client) })
+        let uncommitted = Arc::new(Uncommitted::start(config)?);
+        Ok(Self { client: Arc::new(client), uncommitted })
     }
 
     /// The name that the cluster gave itself.
@@ -96,15 +102,32 @@ impl Survey {
         &self,
         partitions: Vec<TopicPartition>,
     ) -> Result<BTreeMap<TopicPartition, LogRange>, Error> {
+        let uncommitted = self.uncommitted.clone();
         self.ask(move |client| {
             let range = |partition: TopicPartition| {
                 let (topic, number) = (&partition.topic, partition.partition);
-                let (begin, end) = client.fetch_watermarks(topic, number, ANSWER_PATIENCE)?;
-                Ok((partition, LogRange { begin, end }))
+                // Before the end, which may grow meanwhile.
+                let (begin, stable) = client.fetch_watermarks(topic, number, ANSWER_PATIENCE)?;
+                let end = uncommitted.end(&partition, ANSWER_PATIENCE)?;
+                Ok((partition, LogRange { begin, end, stable }))
             };
             partitions.into_iter().map(range).collect()
         })
         .await
+    }
+
+    /// When the record at `offset` of `partition` was written, epoch milliseconds, whether or
+    /// not readers may see it yet.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    pub async fn time_at(
+        &self,
+        partition: &TopicPartition,
+        offset: i64,
+    ) -> Result<Option<i64>, Error> {
+        let (uncommitted, partition) = (self.uncommitted.clone(), partition.clone());
+        self.ask(move |_| uncommitted.time_at(&partition, offset)).await
     }
 
     /// The first record of each partition that is not older than `time_ms`; a partition

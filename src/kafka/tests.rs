@@ -10,6 +10,7 @@ use super::*;
 
 const TOPIC: &str = "in";
 const PATIENCE: Duration = Duration::from_secs(20);
+const LEASE: Duration = Duration::from_secs(10);
 const LIMITS: BatchLimits =
     BatchLimits { max_records: 100, max_bytes: 1 << 20, wait: Duration::from_millis(200) };
 
@@ -18,18 +19,21 @@ struct Desk {
     queues: mpsc::UnboundedSender<PartitionQueue>,
     durable: Mutex<BTreeMap<TopicPartition, i64>>,
     left: Mutex<BTreeSet<TopicPartition>>,
+    /// How often it was told what is ours.
+    told: Mutex<u32>,
 }
 
 impl Desk {
     fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<PartitionQueue>) {
         let (queues, received) = mpsc::unbounded_channel();
-        let desk = Self { queues, durable: Mutex::default(), left: Mutex::default() };
-        (Arc::new(desk), received)
+        let (durable, left, told) = <_>::default();
+        (Arc::new(Self { queues, durable, left, told }), received)
     }
 }
 
 impl Assignments for Desk {
     fn assigned(&self, queues: Vec<PartitionQueue>) {
+        *self.told.lock().unwrap() += 1;
         for queue in queues {
             self.queues.send(queue).ok();
         }
@@ -98,7 +102,7 @@ async fn each_partition_yields_its_records_in_order_once_it_was_sought() {
     let (_broker, config) = broker(3);
     publish(&config, 300).await;
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, desk).unwrap();
     assert!(intake.cluster_id().await.unwrap().starts_with("mockCluster"));
     let mut total = 0;
     for _ in 0..3 {
@@ -125,7 +129,7 @@ async fn a_batch_keeps_its_limits_and_a_dropped_wait_loses_nothing() {
     let (_broker, config) = broker(1);
     publish(&config, 50).await;
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, desk).unwrap();
     let mut queue = queue(&mut queues).await;
     intake.seek(queue.partition(), 0).await.unwrap();
     let mut seen = Vec::new();
@@ -162,7 +166,7 @@ async fn a_record_arrives_as_it_was_sent() {
     }
     producer.flush(PATIENCE).await.unwrap();
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, desk).unwrap();
     let mut queue = queue(&mut queues).await;
     intake.seek(queue.partition(), 0).await.unwrap();
     let mut received = Vec::new();
@@ -187,7 +191,7 @@ async fn a_new_reader_goes_on_where_it_is_told_and_the_old_one_ends() {
     let (_broker, config) = broker(1);
     publish(&config, 60).await;
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, desk).unwrap();
     let mut old = queue(&mut queues).await;
     let partition = old.partition().clone();
     intake.seek(&partition, 0).await.unwrap();
@@ -216,7 +220,7 @@ async fn a_lost_offset_is_told_and_a_seek_heals_it() {
     let (_broker, config) = broker(1);
     publish(&config, 30).await;
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, desk).unwrap();
     let mut queue = queue(&mut queues).await;
     let partition = queue.partition().clone();
     intake.seek(&partition, 5000).await.unwrap();
@@ -233,7 +237,7 @@ async fn a_lost_offset_is_told_and_a_seek_heals_it() {
 async fn a_second_member_takes_over_where_the_first_says_it_is() {
     let (_broker, config) = broker(4);
     let (first_desk, mut first_queues) = Desk::new();
-    let first = Intake::start(&config, first_desk.clone()).unwrap();
+    let first = Intake::start(&config, LEASE, first_desk.clone()).unwrap();
     let mut held = Vec::new();
     for _ in 0..4 {
         let queue = queue(&mut first_queues).await;
@@ -244,7 +248,7 @@ async fn a_second_member_takes_over_where_the_first_says_it_is() {
     }
 
     let (second_desk, mut second_queues) = Desk::new();
-    let second = Intake::start(&config, second_desk).unwrap();
+    let second = Intake::start(&config, LEASE, second_desk).unwrap();
     let moved = queue(&mut second_queues).await;
     let partition = moved.partition().clone();
     assert!(first_desk.left.lock().unwrap().contains(&partition), "revoked before it was given");
@@ -268,11 +272,39 @@ async fn a_second_member_takes_over_where_the_first_says_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_a_partition_is_told_so_and_leaves_at_once() {
+    let (_broker, config) = broker(1);
+    let (first_desk, mut first_queues) = Desk::new();
+    let first = Intake::start(&config, LEASE, first_desk.clone()).unwrap();
+    let _held = queue(&mut first_queues).await;
+    let (second_desk, mut second_queues) = Desk::new();
+    let second = Intake::start(&config, LEASE, second_desk.clone()).unwrap();
+    let told = |desk: &Desk| *desk.told.lock().unwrap();
+    eventually("both have heard from the group", || {
+        told(&first_desk) > 0 && told(&second_desk) > 0
+    })
+    .await;
+    let partition = TopicPartition::new(TOPIC, 0);
+    let (idle, reading) = match first.is_assigned(&partition) {
+        true => (second, first),
+        false => (first, second),
+    };
+    idle.shutdown(PATIENCE).await.unwrap();
+    reading.shutdown(PATIENCE).await.unwrap();
+    let began = Instant::now();
+    let third = Intake::start(&config, LEASE, second_desk).unwrap();
+    eventually("the next one reads", || third.is_assigned(&partition)).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    third.shutdown(PATIENCE).await.unwrap();
+    drop(second_queues.try_recv());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_goes_and_comes_back_is_told() {
     let (broker, config) = broker(1);
     broker.set_reachable(false);
     let (desk, mut queues) = Desk::new();
-    let intake = Intake::start(&config, desk).unwrap();
+    let intake = Intake::start(&config, LEASE, desk).unwrap();
     eventually("the outage shows", || intake.state().trouble.is_some()).await;
     assert!(!intake.state().reachable);
     broker.set_reachable(true);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, System};
 use secrecy::{ExposeSecret, SecretString};
@@ -19,6 +19,8 @@ use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 
 /// The wait before something that is away is tried again, doubling up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// How long another instance may take to leave a database file.
+const FILE_PATIENCE: Duration = Duration::from_secs(5);
 /// What problems with the broker are reported about.
 const KAFKA: &str = "kafka";
 /// How often a condition of the start is looked at.
@@ -87,7 +89,9 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
         kafka.check_target(topic).map_err(problem)?;
     }
     if let Some(kafka) = &builder.kafka {
-        kafka.validate().map_err(|error| StartError::Settings(error.to_string()))?;
+        let session = || kafka.validate_session(builder.settings.lease);
+        let checked = kafka.validate().and_then(|()| session());
+        checked.map_err(|error| StartError::Settings(error.to_string()))?;
     }
     if builder.settings.lease < Duration::from_secs(1) {
         return Err(StartError::Settings("the lease must be at least 1 s".into()));
@@ -181,9 +185,7 @@ async fn connect(builder: &SchedulerBuilder) -> Result<Store, StartError> {
         Ok(store)
     };
     let store = await_database(&builder.progress, &shown, open).await?;
-    if store.is_embedded() {
-        await_file(&builder.progress, &store, &shown, builder.settings.lease).await?;
-    }
+    await_file(&builder.progress, &store, &shown).await?;
     tracing::info!(database = %shown, "jobs are kept in {}, {shown}", store.kind());
     Ok(store)
 }
@@ -233,46 +235,25 @@ where
     }
 }
 
-/// A database file belongs to one process at a time. One that died leaves a lease, which
-/// is waited for; one that lives renews it.
+/// A database file belongs to one process at a time. One that is just ending is waited for.
 async fn await_file(
     progress: &StartProgress,
     store: &Store,
     shown: &str,
-    lease: Duration,
 ) -> Result<(), StartError> {
-    let mut beats: Option<Vec<i64>> = None;
-    loop {
-        let nobody = crate::model::ids::InstanceId(0);
-        let seen = await_database(progress, shown, || store.observe(nobody)).await?;
-        let alive: Vec<i64> = seen
-            .instances
-            .iter()
-            .filter(|instance| instance.lease_until_us > seen.now_us)
-            .map(|instance| instance.beat)
-            .collect();
-        if alive.is_empty() {
-            return Ok(());
+    let deadline = Instant::now() + FILE_PATIENCE;
+    while !await_database(progress, shown, || store.take_alone()).await? {
+        if Instant::now() >= deadline {
+            return Err(StartError::Database(format!(
+                "{shown} is in use by another instance: stop that one, or use MariaDB or \
+                 PostgreSQL to run several"
+            )));
         }
-        match &beats {
-            Some(before) if *before != alive => {
-                return Err(StartError::Database(format!(
-                    "{shown} is in use by another instance: stop that one, or use MariaDB or \
-                     PostgreSQL to run several"
-                )));
-            }
-            Some(_) => {}
-            None => {
-                let seconds = lease.as_secs();
-                tracing::warn!(
-                    "{shown} is in use, or was left by an instance that died: waiting up to {seconds} s to see"
-                );
-                beats = Some(alive);
-            }
-        }
-        progress.set(Some(format!("waiting for the lease that an instance left in {shown}")));
-        tokio::time::sleep(LOOK * 10).await;
+        progress.set(Some(format!("waiting for another instance to leave {shown}")));
+        tokio::time::sleep(LOOK).await;
     }
+    progress.set(None);
+    Ok(())
 }
 
 async fn register_apps(
@@ -359,6 +340,6 @@ async fn try_intake(
         let partitions = i32::try_from(config.topic_partitions.get()).unwrap_or(i32::MAX);
         ensure_topics(config, &names, partitions).await?;
     }
-    shared.set_intake(Intake::start(config, gate)?);
+    shared.set_intake(Intake::start(config, shared.settings.lease, gate)?);
     Ok(())
 }

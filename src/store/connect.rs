@@ -7,13 +7,14 @@ use futures::future::BoxFuture;
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector,
 };
+use sqlx::Connection;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, Executor};
 
+use super::session::{Rules, Session};
 use super::sessions::Sessions;
 use super::sqlite::{self, Sqlite};
-use super::{Error, Hot, Inner, Result, Store};
+use super::{Error, Hot, Inner, Result, Store, settings};
 
 /// Where the database is and how it is used.
 #[derive(Clone, Debug)]
@@ -48,9 +49,17 @@ impl Store {
     }
 
     /// Why a database does not answer, if a session of its own finds out within `patience`.
-    pub async fn trouble(&self, patience: Duration) -> Option<String> {
+    pub async fn trouble(&self, patience: Duration) -> Option<Error> {
         let tried = tokio::time::timeout(patience, (self.inner.try_anew)()).await;
-        tried.ok()?.err().map(Error::into_reason)
+        tried.ok()?.err()
+    }
+
+    /// The same error, with the reason why no new session could be used, if that is why.
+    pub fn explain(&self, error: Error) -> Error {
+        match (&error, self.inner.sessions.refused()) {
+            (Error::Unavailable(_), Some(why)) => Error::Unusable(why),
+            _ => error,
+        }
     }
 
     /// Leaves every session that there is to its fate, and goes on with new ones.
@@ -95,31 +104,29 @@ fn shown_parameter(parameter: &str) -> String {
 }
 
 async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
-    let limit = options.lease.as_millis() / 2;
-    let lease = options.lease.as_millis();
-    // A process that is frozen in mid-transaction must not hold its locks for hours, and
-    // nobody waits for a lock longer than a lease.
-    let settings = [
-        ("idle_in_transaction_session_timeout", limit.to_string()),
-        ("lock_timeout", lease.to_string()),
-        ("tcp_user_timeout", lease.to_string()),
-        ("default_transaction_isolation", "read committed".to_owned()),
-    ];
     let connect: PgConnectOptions = url.parse().map_err(|error| unusable(url, &error))?;
-    let connect = connect.options(settings).application_name("infinite-scheduler");
+    // A pooler knows no such parameter of a start, and we need none.
+    let connect = connect.application_name("infinite-scheduler").extra_float_digits(None);
+    let given = connect.get_options().map(given_settings).unwrap_or_default();
+    let rules = Rules { lease: options.lease, given };
     check_encoding(&connect).await?;
-    let sessions = Sessions::new(patience(options.lease));
+    check_session::<sqlx::PgConnection>(&connect, &rules).await?;
+    let sessions = Sessions::new(patience(options.lease), rules.clone());
     let pool_of = |size| PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE);
     let hot = sessions.watch(pool_of(options.max_connections)).connect_lazy_with(connect.clone());
-    let anew = connect.clone();
+    let (anew, rules) = (connect.clone(), Arc::new(rules));
     // The heartbeat is its own test of its connection.
+    let of_heartbeat = sessions.clone();
     let connect_heartbeat = move || {
-        let pool = pool_of(1).test_before_acquire(false).connect_lazy_with(connect.clone());
+        let pool = of_heartbeat.set_up(pool_of(1)).connect_lazy_with(connect.clone());
         SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
     };
     Ok(Inner {
         sessions,
-        try_anew: Box::new(move || Box::pin(try_anew::<sqlx::PgConnection>(anew.clone()))),
+        try_anew: Box::new(move || {
+            let (anew, rules) = (anew.clone(), rules.clone());
+            Box::pin(async move { check_session::<sqlx::PgConnection>(&anew, &rules).await })
+        }),
         pool: SqlxPostgresConnector::from_sqlx_postgres_pool(hot.clone()),
         heartbeat: RwLock::new(connect_heartbeat()),
         connect_heartbeat: Box::new(connect_heartbeat),
@@ -130,31 +137,34 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
 async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
     let url = url.replacen("mariadb:", "mysql:", 1);
     let connect: MySqlConnectOptions = url.parse().map_err(|error| unusable(&url, &error))?;
-    check_reachable::<sqlx::MySqlConnection>(&connect).await?;
-    let session = session_of_mysql(&connect, options.lease).await?;
-    let sessions = Sessions::new(patience(options.lease));
-    let pool_of = move |size| {
-        let session = session.clone();
-        MySqlPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE).after_connect(
-            move |connection, _| {
-                let session = session.clone();
-                Box::pin(async move {
-                    connection.execute(sqlx::raw_sql(AssertSqlSafe(session))).await?;
-                    Ok(())
-                })
-            },
-        )
-    };
-    let hot = sessions.watch(pool_of(options.max_connections)).connect_lazy_with(connect.clone());
-    let anew = connect.clone();
+    // All of that is among our settings, and asked for at once.
+    let connect = connect
+        .pipes_as_concat(false)
+        .no_engine_substitution(false)
+        .timezone(None)
+        .set_names(false);
+    let rules = Rules { lease: options.lease, given: Vec::new() };
+    check_session::<sqlx::MySqlConnection>(&connect, &rules).await?;
+    let sessions = Sessions::new(patience(options.lease), rules.clone());
+    let pool_of = |size| MySqlPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE);
+    // Before MySQL ends it.
+    let idle = settings::idle_limit_of_mysql(options.lease) / 2;
+    let hot = sessions
+        .watch(pool_of(options.max_connections).idle_timeout(idle))
+        .connect_lazy_with(connect.clone());
+    let (anew, rules) = (connect.clone(), Arc::new(rules));
     // The heartbeat is its own test of its connection.
+    let of_heartbeat = sessions.clone();
     let connect_heartbeat = move || {
-        let pool = pool_of(1).test_before_acquire(false).connect_lazy_with(connect.clone());
+        let pool = of_heartbeat.set_up(pool_of(1)).connect_lazy_with(connect.clone());
         SqlxMySqlConnector::from_sqlx_mysql_pool(pool)
     };
     Ok(Inner {
         sessions,
-        try_anew: Box::new(move || Box::pin(try_anew::<sqlx::MySqlConnection>(anew.clone()))),
+        try_anew: Box::new(move || {
+            let (anew, rules) = (anew.clone(), rules.clone());
+            Box::pin(async move { check_session::<sqlx::MySqlConnection>(&anew, &rules).await })
+        }),
         pool: SqlxMySqlConnector::from_sqlx_mysql_pool(hot.clone()),
         heartbeat: RwLock::new(connect_heartbeat()),
         connect_heartbeat: Box::new(connect_heartbeat),
@@ -162,32 +172,16 @@ async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
     })
 }
 
-/// MariaDB ends an idle transaction by itself; MySQL has only the idle session's limit.
-async fn session_of_mysql(connect: &MySqlConnectOptions, lease: Duration) -> Result<String> {
-    use sqlx::{ConnectOptions, Row};
-    let mut connection = connect.connect().await?;
-    let version: String =
-        sqlx::query("select version()").fetch_one(&mut connection).await?.try_get(0)?;
-    connection.close().await?;
-    let half = lease.as_secs().div_ceil(2).max(1);
-    let idle =
-        if version.contains("MariaDB") { "idle_transaction_timeout" } else { "wait_timeout" };
-    Ok(format!(
-        "set session transaction isolation level read committed; \
-         set session {idle} = {half}, innodb_lock_wait_timeout = {}",
-        lease.as_secs().max(1)
-    ))
-}
-
 async fn connect_sqlite(url: &str, options: &StoreOptions) -> Result<Inner> {
     let file = Arc::new(sqlite::File::parse(url)?);
-    let sessions = Sessions::new(patience(options.lease));
+    let rules = Rules { lease: options.lease, given: Vec::new() };
+    let sessions = Sessions::new(patience(options.lease), rules);
     let hot = Sqlite::open(&file)?;
     let mut options = ConnectOptions::new(url.to_owned());
-    options
-        .max_connections(4)
-        .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(|options| options.busy_timeout(sqlite::BUSY).foreign_keys(false));
+    options.max_connections(4).sqlx_logging(false).map_sqlx_sqlite_opts(|options| {
+        // The file says by itself that it has a write-ahead log.
+        options.busy_timeout(sqlite::BUSY).foreign_keys(false).pragma("synchronous", "full")
+    });
     let pool = connect_pool(options).await?;
     let same = pool.clone();
     let connect_heartbeat = Box::new(move || same.clone());
@@ -209,13 +203,35 @@ fn patience(lease: Duration) -> Duration {
     (lease / 3).min(Duration::from_secs(2))
 }
 
-/// Pools connect lazily; a wrong password should be said at once, by name.
-async fn check_reachable<C>(options: &<C as Connection>::Options) -> Result<()>
+/// Pools connect lazily; a wrong password and a setting that cannot be are reported at once.
+async fn check_session<C>(options: &<C as Connection>::Options, rules: &Rules) -> Result<()>
 where
-    C: Connection,
+    C: Session,
 {
-    let connection = C::connect_with(options).await?;
+    let mut connection = C::connect_with(options).await?;
+    connection.set_up(rules).await?;
     Ok(connection.close().await?)
+}
+
+/// The settings of a text like `-c search_path=mine -c geqo=off`, in which a backslash stands
+/// before a blank that belongs to a value. A pooler may have left them out.
+fn given_settings(options: &str) -> Vec<(String, String)> {
+    let mut words = vec![String::new()];
+    let mut signs = options.chars();
+    while let Some(sign) = signs.next() {
+        match (sign, words.last_mut()) {
+            ('\\', Some(word)) => word.extend(signs.next()),
+            (sign, _) if sign.is_whitespace() => words.push(String::new()),
+            (sign, Some(word)) => word.push(sign),
+            (_, None) => {}
+        }
+    }
+    let setting = |word: &String| {
+        let word = word.strip_prefix("--").or_else(|| word.strip_prefix("-c")).unwrap_or(word);
+        let (name, value) = word.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    words.iter().filter_map(setting).collect()
 }
 
 /// Requests are any text: a database that cannot keep some of it would refuse their letters, too.
@@ -234,13 +250,22 @@ async fn check_encoding(connect: &PgConnectOptions) -> Result<()> {
     )))
 }
 
-async fn try_anew<C>(options: <C as Connection>::Options) -> Result<()>
-where
-    C: Connection,
-{
-    check_reachable::<C>(&options).await
-}
-
 fn unusable(url: &str, error: &sqlx::Error) -> Error {
     Error::Unusable(format!("database.url {} cannot be read: {error}", redact(url)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_a_url_gives_are_found() {
+        let given = given_settings(r"-c search_path=mine,\ yours --geqo=off -cwork_mem=8MB -x");
+        let wanted = [("search_path", "mine, yours"), ("geqo", "off"), ("work_mem", "8MB")];
+        assert_eq!(given, wanted.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let connect: PgConnectOptions =
+            "postgres://h/d?options[search_path]=mine&options=-c%20geqo%3Doff".parse().unwrap();
+        let given = given_settings(connect.get_options().unwrap());
+        assert_eq!(given.len(), 2, "{given:?}");
+    }
 }

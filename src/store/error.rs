@@ -3,6 +3,8 @@
 use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 
+use super::session::refusal;
+
 /// A statement or transaction that did not succeed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -14,13 +16,17 @@ pub enum Error {
     /// after a failover this one may have stayed with a server that only reads.
     #[error("database unavailable: it only reads: {0}")]
     ReadOnly(String),
+    /// It answers, and its session is not as we made it: the same again, with a new session.
+    #[error("database unavailable: a setting of its session is in the way: {0}")]
+    Setting(String),
     /// The database refuses a row for its content: bury that row.
     #[error("database refuses the row: {0}")]
     Refused(String),
     /// Another writer put the same name there at the same moment: read again, then write.
     #[error("another writer was first: {0}")]
     Raced(String),
-    /// It will not work however often it is tried: configuration or schema.
+    /// It will not work until somebody changes something: configuration, rights, schema. A start
+    /// ends with it; what runs already tries again, later.
     #[error("{0}")]
     Unusable(String),
 }
@@ -31,14 +37,20 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Whether the same call may succeed later.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::ReadOnly(_) | Self::Raced(_))
+        matches!(self, Self::Unavailable(_) | Self::ReadOnly(_) | Self::Setting(_) | Self::Raced(_))
+    }
+
+    /// Whether the session may be what is wrong, so that another one is to be made.
+    pub fn is_of_session(&self) -> bool {
+        matches!(self, Self::ReadOnly(_) | Self::Setting(_))
     }
 
     /// What is wrong, without what that means for the caller.
-    pub(super) fn into_reason(self) -> String {
+    pub fn into_reason(self) -> String {
         match self {
             Self::Unavailable(why)
             | Self::ReadOnly(why)
+            | Self::Setting(why)
             | Self::Refused(why)
             | Self::Raced(why)
             | Self::Unusable(why) => why,
@@ -57,11 +69,29 @@ impl Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        match error.as_database_error() {
-            Some(database) => of_database(database),
-            None if matches!(error, sqlx::Error::PoolTimedOut) => Self::no_connection(),
-            None => Self::Unavailable(error.to_string()),
+        of_sqlx(&error)
+    }
+}
+
+impl From<sea_orm::DbErr> for Error {
+    fn from(error: sea_orm::DbErr) -> Self {
+        use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
+        match error {
+            DbErr::Exec(RuntimeErr::SqlxError(inner))
+            | DbErr::Query(RuntimeErr::SqlxError(inner))
+            | DbErr::Conn(RuntimeErr::SqlxError(inner)) => of_sqlx(&inner),
+            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => Self::no_connection(),
+            other => Self::Unavailable(other.to_string()),
         }
+    }
+}
+
+fn of_sqlx(error: &sqlx::Error) -> Error {
+    match (error.as_database_error(), refusal(error)) {
+        (Some(database), _) => of_database(database),
+        (None, Some(refusal)) => Error::Unusable(refusal.to_string()),
+        (None, None) if matches!(error, sqlx::Error::PoolTimedOut) => Error::no_connection(),
+        (None, None) => Error::Unavailable(error.to_string()),
     }
 }
 
@@ -73,38 +103,55 @@ fn of_database(error: &dyn DatabaseError) -> Error {
         return Error::Raced(text);
     }
     let number = error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
-    // MariaDB reports a duplicate, a foreign key and a check alike as 23000.
+    if let Some(kind) = number.and_then(by_mysql_number) {
+        return kind(text);
+    }
     match error.code().as_deref() {
-        // No such database, or no right to it: MySQL has no SQLSTATE of its own for these.
-        _ if matches!(number, Some(1044 | 1045 | 1049)) => Error::Unusable(text),
-        // Of MySQL's, the first is any option that is in the way; here that is read_only.
         Some("25006") => Error::ReadOnly(text),
-        _ if matches!(number, Some(1290 | 1836)) => Error::ReadOnly(text),
         // A deadlock or a serialization failure undid everything: the same again.
         Some("40001" | "40P01") => Error::Raced(text),
-        // A password, or a database that is not there: waiting mends neither.
-        Some(code) if code.starts_with("28") || code == "3D000" => Error::Unusable(text),
-        // SQLite's own number for a file that is no database.
+        // A prepared statement that this session does not know, or knows already.
+        Some("26000" | "42P05") => Error::Setting(text),
+        // A table was changed under the session's prepared statements.
+        Some("0A000") if text.contains("cached plan") => Error::Setting(text),
+        // A password, or a database or schema that is not there: waiting mends none of them.
+        Some("3D000" | "3F000") => Error::Unusable(text),
+        Some(code) if code.starts_with("28") => Error::Unusable(text),
+        // Something is there already: another instance was quicker, or asked for it twice.
+        Some("42P06" | "42P07" | "42710") => Error::Unavailable(text),
+        // Rights, tables, columns. MySQL has this class for limits, too.
+        Some(code) if code.starts_with("42") && number.is_none() => Error::Unusable(text),
+        // SQLite's own numbers: a file that is no database, and an error in a statement.
         Some("26") => Error::Unusable(text),
+        Some("1") if is_missing(&text) => Error::Unusable(text),
         Some(code) if code.starts_with("22") || code.starts_with("23") => Error::Refused(text),
         _ => Error::Unavailable(text),
     }
 }
 
-impl From<sea_orm::DbErr> for Error {
-    fn from(error: sea_orm::DbErr) -> Self {
-        use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
-        match error {
-            DbErr::Exec(RuntimeErr::SqlxError(inner))
-            | DbErr::Query(RuntimeErr::SqlxError(inner))
-            | DbErr::Conn(RuntimeErr::SqlxError(inner)) => match inner.as_database_error() {
-                Some(database) => of_database(database),
-                None => Self::Unavailable(inner.to_string()),
-            },
-            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => Self::no_connection(),
-            other => Self::Unavailable(other.to_string()),
-        }
+/// What a number of MySQL and MariaDB means where their SQLSTATE does not say it.
+fn by_mysql_number(number: u16) -> Option<fn(String) -> Error> {
+    match number {
+        // No such database, or no right to it.
+        1044 | 1045 | 1049 => Some(Error::Unusable),
+        // No such column or table, or no right to it; a statement or a variable that this
+        // server does not know; a right that only administrators have.
+        1054 | 1064 | 1072 | 1142 | 1143 | 1146 | 1193 | 1227 => Some(Error::Unusable),
+        // Any option that is in the way: here that is read_only.
+        1290 | 1836 => Some(Error::ReadOnly),
+        // sql_big_selects, sql_safe_updates, binlog_format, and the limits of a statement's time.
+        1104 | 1175 | 1665 | 1969 | 3024 => Some(Error::Setting),
+        // A prepared statement that this session does not know, or has to prepare again.
+        1243 | 1615 => Some(Error::Setting),
+        _ => None,
     }
+}
+
+/// Whether SQLite misses a table or column: it has one number for all errors of a statement.
+fn is_missing(text: &str) -> bool {
+    text.contains("no such table")
+        || text.contains("no such column")
+        || text.contains("has no column named")
 }
 
 impl From<rusqlite::Error> for Error {
@@ -124,11 +171,13 @@ impl From<rusqlite::Error> for Error {
                 }
                 // Waiting does not make a database of it.
                 ErrorCode::NotADatabase => Self::Unusable(text),
+                ErrorCode::Unknown if is_missing(&text) => Self::Unusable(text),
                 ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch => {
                     Self::Refused(text)
                 }
                 _ => Self::Unavailable(text),
             },
+            rusqlite::Error::SqlInputError { .. } if is_missing(&text) => Self::Unusable(text),
             _ => Self::Unavailable(text),
         }
     }
@@ -189,6 +238,7 @@ mod tests {
         match error {
             Error::Unavailable(_) => "unavailable",
             Error::ReadOnly(_) => "read-only",
+            Error::Setting(_) => "setting",
             Error::Refused(_) => "refused",
             Error::Raced(_) => "raced",
             Error::Unusable(_) => "unusable",
@@ -197,16 +247,17 @@ mod tests {
 
     #[test]
     fn only_what_is_the_fault_of_a_row_is_refused() {
-        let cases: [(&[&str], &str); 5] = [
+        let cases: [(&[&str], &str); 6] = [
             (&["22001", "22P05", "22021", "23502", "23503", "23514"], "refused"),
             (&["23505", "40001", "40P01"], "raced"),
             (&["25006"], "read-only"),
-            (&["28000", "28P01", "3D000"], "unusable"),
+            (&["26000", "42P05"], "setting"),
+            (&["28000", "28P01", "3D000", "3F000", "42501", "42P01", "42703", "42601"], "unusable"),
             (
                 &[
-                    "08006", "08S01", "25P02", "25P03", "42501", "42P01", "53100", "53200",
-                    "53300", "55P03", "57014", "57P01", "57P02", "57P03", "58030", "70100",
-                    "HY000", "XX000",
+                    "08006", "08S01", "25P02", "25P03", "42P07", "53100", "53200", "53300",
+                    "55P03", "57014", "57P01", "57P02", "57P03", "58030", "70100", "HY000",
+                    "XX000",
                 ],
                 "unavailable",
             ),
@@ -248,6 +299,37 @@ mod tests {
                 let error = rusqlite::Error::SqliteFailure(ffi::Error::new(*code), None);
                 assert_eq!(kind(&error.into()), expected, "{code}");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_number_of_mysql_means_is_known_where_its_state_says_too_little() {
+        for (number, expected) in [
+            (1045, "unusable"),
+            (1054, "unusable"),
+            (1146, "unusable"),
+            (1227, "unusable"),
+            (1290, "read-only"),
+            (1665, "setting"),
+            (1969, "setting"),
+            (3024, "setting"),
+        ] {
+            let error = by_mysql_number(number).unwrap()("as it said".into());
+            assert_eq!(kind(&error), expected, "{number}");
+        }
+        // Too many connections of a user have the state of a syntax error, 42000.
+        for number in [1203, 1226, 1205, 1213] {
+            assert!(by_mysql_number(number).is_none(), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_table_or_column_that_is_missing_is_no_outage_on_sqlite() {
+        let connection = rusqlite::Connection::open_in_memory().unwrap();
+        connection.execute_batch("create table a (b)").unwrap();
+        for sql in ["select 1 from c", "select c from a", "insert into a (c) values (1)"] {
+            let error = Error::from(connection.prepare(sql).unwrap_err());
+            assert_eq!(kind(&error), "unusable", "{sql}: {error}");
         }
     }
 

@@ -10,6 +10,7 @@ use sea_orm::{ConnectionTrait, EntityTrait, QueryResult, Statement};
 use super::commands::{Look, decode_ids};
 use super::{Result, ShardRow, Store};
 use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, ReaderToken, ShardId};
+use crate::model::process::ProcessIdentity;
 
 /// What an instance says of itself when it joins.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Membership {
     pub time_zones: String,
     /// How long it stays alive after a heartbeat.
     pub lease: Duration,
+    /// Its process, where the kernel tells.
+    pub process: Option<ProcessIdentity>,
 }
 
 /// An instance that was not declared dead.
@@ -35,6 +38,8 @@ pub struct InstanceRow {
     pub lease_until_us: i64,
     /// The apps that it can fire.
     pub apps: Vec<AppId>,
+    /// Its process, where it is known.
+    pub process: Option<ProcessIdentity>,
 }
 
 /// A partition whose row says that a reader of ours holds it.
@@ -78,12 +83,17 @@ impl Store {
     pub async fn join(&self, membership: &Membership, now_ms: i64) -> Result<InstanceId> {
         let id = InstanceId::random();
         let apps: Vec<i32> = membership.apps.iter().map(|app| app.0).collect();
+        let process = membership
+            .process
+            .as_ref()
+            .map(|process| serde_json::to_string(process).unwrap_or_default());
         let row = instance::ActiveModel {
             id: Set(id.0),
             name: Set(membership.name.chars().take(255).collect()),
             version: Set(env!("CARGO_PKG_VERSION").into()),
             time_zones: Set(membership.time_zones.chars().take(16).collect()),
             apps: Set(serde_json::to_string(&apps).unwrap_or_default()),
+            process: Set(process),
             started_ms: Set(now_ms),
             beat: Set(0),
             lease_until_us: Set(0),
@@ -120,14 +130,18 @@ impl Store {
     pub async fn observe(&self, me: InstanceId) -> Result<Observation> {
         let now = self.now_us();
         let select = format!(
-            "select 'i' as kind, id, beat as a, lease_until_us as b, {now} as c, apps as t \
+            "select 'i' as kind, id, beat as a, lease_until_us as b, {now} as c, apps as t, \
+             process as p \
              from scheduler_instance where not dead \
-             union all select 'z', id, 0, 0, 0, time_zones from scheduler_instance where not dead \
-             union all select 's', id, app, owner, epoch, null from scheduler_shard \
-             union all select 'p', id, reader, number, 0, topic from scheduler_ingest_offset \
+             union all select 'z', id, 0, 0, 0, time_zones, null from scheduler_instance \
+             where not dead \
+             union all select 's', id, app, owner, epoch, null, null from scheduler_shard \
+             union all select 'p', id, reader, number, 0, topic, null from scheduler_ingest_offset \
              where instance = {me} \
-             union all select * from (select 'c' as kind, id, shard, 0 as b, 0 as c, args \
-             from scheduler_command where state = 0 and shard in (select id from scheduler_shard where owner = {me}) \
+             union all select * from (select 'c' as kind, id, shard, 0 as b, 0 as c, args, \
+             null as p \
+             from scheduler_command where state = 0 \
+             and shard in (select id from scheduler_shard where owner = {me}) \
              order by id limit {COMMANDS}) as looks"
         );
         let backend = self.heartbeat().get_database_backend();
@@ -154,6 +168,30 @@ impl Store {
         );
         let _turn = self.turn().await;
         Ok(self.inner.pool.execute_unprepared(&update).await?.rows_affected() == 1)
+    }
+
+    /// Declares an instance dead whose process is known to have ended, if it has not given a
+    /// sign of life since it was seen.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away.
+    pub async fn declare_ended(&self, instance: &InstanceRow) -> Result<bool> {
+        let update = format!(
+            "update scheduler_instance set dead = true where id = {} and beat = {} and not dead",
+            instance.id, instance.beat
+        );
+        let _turn = self.turn().await;
+        Ok(self.heartbeat().execute_unprepared(&update).await?.rows_affected() == 1)
+    }
+
+    /// Declares every instance dead, for whoever has the database to itself.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away.
+    pub async fn declare_all_ended(&self) -> Result<u64> {
+        let _turn = self.turn().await;
+        let update = "update scheduler_instance set dead = true where not dead";
+        Ok(self.heartbeat().execute_unprepared(update).await?.rows_affected())
     }
 
     /// Says goodbye: the shards were released before.
@@ -189,11 +227,13 @@ impl Observation {
                 self.now_us = row.try_get_by_index(4)?;
                 let apps: String = row.try_get_by_index(5)?;
                 let apps: Vec<AppId> = serde_json::from_str(&apps).unwrap_or_default();
+                let process: Option<String> = row.try_get_by_index(6)?;
                 self.instances.push(InstanceRow {
                     id: InstanceId(id),
                     beat: row.try_get_by_index(2)?,
                     lease_until_us: row.try_get_by_index(3)?,
                     apps,
+                    process: process.and_then(|text| serde_json::from_str(&text).ok()),
                 });
             }
             "z" => {

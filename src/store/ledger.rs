@@ -172,6 +172,24 @@ impl Store {
         self.move_row(seen, seen.reader, to).await
     }
 
+    /// Moves the row past what the log has for its own use and shows to nobody, such as the
+    /// marks of transactions. What is known of the last record stays: if there is ever a
+    /// record right before `to`, the log is another one. False if the row is not as it was seen.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database is away.
+    pub async fn pass_ledger(&self, seen: &LedgerRow, to: i64) -> Result<bool> {
+        let _turn = self.turn().await;
+        let passed = row::Entity::update_many()
+            .col_expr(row::Column::NextOffset, to.into())
+            .filter(row::Column::Id.eq(seen.id.0))
+            .filter(row::Column::Reader.eq(seen.reader.0))
+            .filter(row::Column::NextOffset.eq(seen.next_offset))
+            .exec(&self.inner.pool)
+            .await?;
+        Ok(passed.rows_affected == 1)
+    }
+
     /// Makes `to` the next record that is read, for a person who wants it so, and puts
     /// `fresh` in place of the reader's token: what the reader has in hand writes nothing,
     /// and it begins again at the row. Waits for a batch that is being written. False if the

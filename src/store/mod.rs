@@ -8,6 +8,8 @@ mod connect;
 mod error;
 mod schema;
 mod sessions;
+mod session;
+mod settings;
 mod sqlite;
 
 mod apps;
@@ -110,6 +112,22 @@ impl Store {
     /// Whether all instances are on one machine, since the database is a file.
     pub fn is_embedded(&self) -> bool {
         matches!(self.inner.hot, Hot::Sqlite(_))
+    }
+
+    /// Takes a database that is a file for this process alone, and declares dead whoever had it
+    /// before: with the lock in hand nobody of them can be alive. False if another process has
+    /// it. A database on a server is shared.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] where the file system has no locks or refuses them;
+    /// [`Error::Unavailable`] if the file cannot be written just now.
+    pub async fn take_alone(&self) -> Result<bool> {
+        let Hot::Sqlite(sqlite) = &self.inner.hot else { return Ok(true) };
+        if !sqlite.take_lock()? {
+            return Ok(false);
+        }
+        self.declare_all_ended().await?;
+        Ok(true)
     }
 
     /// Asks the database to answer at all.

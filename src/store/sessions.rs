@@ -5,11 +5,13 @@
 //! answering. Neither would ever be left by a pool that only hears of errors.
 
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::{PoolConnectionMetadata, PoolOptions};
 use sqlx::{Connection, Database};
+
+use super::session::{Rules, Session, refusal};
 
 /// What the pools of one store know of their sessions; clones share it.
 #[derive(Clone, Debug)]
@@ -18,11 +20,37 @@ pub(super) struct Sessions {
     since: Arc<RwLock<Instant>>,
     /// What an answer may take.
     patience: Duration,
+    rules: Arc<Rules>,
+    /// Why the last new session was refused, if it was.
+    refused: Arc<Mutex<Option<String>>>,
 }
 
 impl Sessions {
-    pub(super) fn new(patience: Duration) -> Self {
-        Self { since: Arc::new(RwLock::new(Instant::now())), patience }
+    pub(super) fn new(patience: Duration, rules: Rules) -> Self {
+        let since = Arc::new(RwLock::new(Instant::now()));
+        Self { since, patience, rules: Arc::new(rules), refused: Arc::default() }
+    }
+
+    /// Why the last new session was refused, if it was: a pool only says that it has none.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A pool whose sessions are set up before their first use.
+    pub(super) fn set_up<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB>
+    where
+        DB::Connection: Session,
+    {
+        let sessions = self.clone();
+        options.test_before_acquire(false).after_connect(move |connection, _| {
+            let sessions = sessions.clone();
+            Box::pin(async move {
+                let set_up = connection.set_up(&sessions.rules).await;
+                let refused = set_up.as_ref().err().and_then(refusal).map(ToString::to_string);
+                *sessions.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+                set_up
+            })
+        })
     }
 
     /// None of those that there are is used again.
@@ -33,10 +61,12 @@ impl Sessions {
     /// A pool that looks at each session before it is used, and after: without that a session
     /// which fell silent in the middle of a statement would keep its place in the pool until
     /// the kernel gives up on the connection, a quarter of an hour.
-    pub(super) fn watch<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB> {
+    pub(super) fn watch<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB>
+    where
+        DB::Connection: Session,
+    {
         let (before, after) = (self.clone(), self.clone());
-        options
-            .test_before_acquire(false)
+        self.set_up(options)
             .before_acquire(move |connection, seen| {
                 let sessions = before.clone();
                 Box::pin(async move { sessions.check(connection, seen).await })
@@ -73,7 +103,8 @@ mod tests {
 
     #[test]
     fn only_sessions_from_before_a_failover_are_left() {
-        let sessions = Sessions::new(Duration::from_secs(1));
+        let rules = Rules { lease: Duration::from_secs(3), given: Vec::new() };
+        let sessions = Sessions::new(Duration::from_secs(1), rules);
         assert!(sessions.is_current(Duration::ZERO));
         sessions.leave();
         assert!(sessions.is_current(Duration::ZERO), "a new one");

@@ -4,14 +4,17 @@
 //! queues up for the thread, each piece runs in a savepoint of its own, and all share
 //! one commit. Readers have connections of their own.
 
+use std::fs::TryLockError;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
+use super::settings::OF_SQLITE;
 use super::{Error, Result};
 
 /// How long to wait for another process that writes to the file.
@@ -54,7 +57,53 @@ impl File {
              pragma cache_size = -65536; pragma wal_autocheckpoint = 20000;
              pragma journal_size_limit = 164800000; pragma temp_store = memory;",
         )?;
+        for (name, right, why) in OF_SQLITE {
+            let is: Value = connection.pragma_query_value(None, name, |row| row.get(0))?;
+            self.check(name, &is, right, why)?;
+        }
         Ok(connection)
+    }
+
+    /// A pragma that cannot be is not an error of SQLite's.
+    fn check(&self, name: &str, is: &Value, right: &[&str], why: &str) -> Result<()> {
+        let is = match is {
+            Value::Text(text) => text.to_lowercase(),
+            Value::Integer(number) => number.to_string(),
+            other => format!("{other:?}"),
+        };
+        if right.contains(&is.as_str()) {
+            return Ok(());
+        }
+        Err(Error::Unusable(format!(
+            "pragma {name} of the database file {} is {is} and must be {}, since {why}: put the \
+             file on a local disk",
+            self.path.display(),
+            right.join(" or ")
+        )))
+    }
+
+    /// The lock is on a file of its own beside the database: SQLite's own locks are POSIX
+    /// locks, which a process loses as soon as it closes any descriptor of that file.
+    fn try_lock(&self) -> Result<Option<std::fs::File>> {
+        // One file has one lock, by whatever links it is reached.
+        let mut path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        path.as_mut_os_string().push(".lock");
+        let unusable = |error: &dyn std::fmt::Display| {
+            Error::Unusable(format!(
+                "{} cannot be locked, which keeps a second instance away from the database file: \
+                 {error}: put the database into a folder that this user may write, on a file \
+                 system with locks",
+                path.display()
+            ))
+        };
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|error| unusable(&error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(unusable(&error)),
+        }
     }
 
     fn connect(&self) -> Result<Connection> {
@@ -71,9 +120,12 @@ impl File {
     }
 }
 
-/// The writer's queue and the readers.
+/// The writer's queue, the readers, and the proof that nobody else serves the file.
 #[derive(Debug)]
 pub(super) struct Sqlite {
+    file: Arc<File>,
+    /// Held for as long as this process serves the file; the kernel gives it back with its end.
+    lock: std::sync::Mutex<Option<std::fs::File>>,
     queue: Sender<Task>,
     turn: Arc<Mutex<()>>,
     reader: Arc<std::sync::Mutex<Connection>>,
@@ -89,7 +141,7 @@ enum Task {
 }
 
 impl Sqlite {
-    pub(super) fn open(file: &File) -> Result<Self> {
+    pub(super) fn open(file: &Arc<File>) -> Result<Self> {
         let writer = file.open()?;
         let reader = file.open()?;
         let (queue, tasks) = mpsc::channel();
@@ -101,7 +153,8 @@ impl Sqlite {
             .map_err(|error| {
                 Error::Unusable(format!("no thread for the SQLite writer: {error}"))
             })?;
-        Ok(Self { queue, turn, reader: Arc::new(std::sync::Mutex::new(reader)) })
+        let (file, lock) = (file.clone(), std::sync::Mutex::default());
+        Ok(Self { file, lock, queue, turn, reader: Arc::new(std::sync::Mutex::new(reader)) })
     }
 
     /// The right to write through another connection of this process.
@@ -155,11 +208,23 @@ impl Sqlite {
             .map_err(|error| Error::Unavailable(error.to_string()))?
     }
 
+    /// Takes the lock that says who serves the file. False: another process, or another
+    /// scheduler of this one, has it.
+    pub(super) fn take_lock(&self) -> Result<bool> {
+        let mut lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if lock.is_none() {
+            *lock = self.file.try_lock()?;
+        }
+        Ok(lock.is_some())
+    }
+
     pub(super) async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.queue.send(Task::Close(done)).is_ok() {
             drop(closed.await);
         }
+        let mut lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(lock.take());
     }
 }
 

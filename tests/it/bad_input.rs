@@ -36,6 +36,11 @@ async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody_on_mysql() {
+    every_bad_record_is_a_dead_letter_and_holds_up_nobody(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody_on_postgres() {
     every_bad_record_is_a_dead_letter_and_holds_up_nobody(Database::Postgres).await;
 }
@@ -102,6 +107,12 @@ async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_mariadb() {
     let refuse =
         "alter table scheduler_job add constraint refuse check (request_id not like 'refused%')";
     a_row_that_the_database_refuses_does_not_sink_its_batch(Database::MariaDb, refuse).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_mysql() {
+    let refuse = "alter table job add constraint refuse check (request_id not like 'refused%')";
+    a_row_that_the_database_refuses_does_not_sink_its_batch(Database::MySql, refuse).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,6 +194,11 @@ async fn a_key_stands_for_one_job_across_its_end_and_a_restart_on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_stands_for_one_job_across_its_end_and_a_restart_on_mariadb() {
     a_key_stands_for_one_job_across_its_end_and_a_restart(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_stands_for_one_job_across_its_end_and_a_restart_on_mysql() {
+    a_key_stands_for_one_job_across_its_end_and_a_restart(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use std::time::Duration;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database as SeaOrm, DatabaseConnection};
 
 use crate::support::servers::{self, Server};
-use crate::support::services::Database;
+use crate::support::services::{Database, with_database};
 use crate::support::wait_until;
 use crew::Crew;
 use flow::Flow;
@@ -40,6 +40,11 @@ const CALM: Duration = Duration::from_secs(3);
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn everything_is_accounted_for_whatever_dies_on_mariadb() {
     everything_is_accounted_for_whatever_dies(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn everything_is_accounted_for_whatever_dies_on_mysql() {
+    everything_is_accounted_for_whatever_dies(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -189,8 +194,7 @@ impl World {
         cluster.create(topics::FIRED, 3).await;
         cluster.create(topics::DLQ, 1).await;
         cluster.create(topics::EVENTS, 3).await;
-        let address = server.address().trim_end_matches("/postgres");
-        let url = format!("{address}/chaos");
+        let url = with_database(server.address(), "chaos");
         let whole = connect(server.address()).await;
         whole.execute_unprepared("CREATE DATABASE chaos").await.expect("a database of our own");
         whole.close().await.expect("a connection that closes");

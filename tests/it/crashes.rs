@@ -26,6 +26,11 @@ async fn what_a_killed_instance_had_is_done_by_the_other_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_instance_had_is_done_by_the_other_on_mysql() {
+    what_a_killed_instance_had_is_done_by_the_other(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_instance_had_is_done_by_the_other_on_postgres() {
     what_a_killed_instance_had_is_done_by_the_other(Database::Postgres).await;
 }
@@ -55,6 +60,11 @@ async fn what_a_killed_instance_had_is_done_by_the_other(database: Database) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_instance_loses_its_shards_and_wakes_up_harmless_on_mariadb() {
     a_suspended_instance_loses_its_shards_and_wakes_up_harmless(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_instance_loses_its_shards_and_wakes_up_harmless_on_mysql() {
+    a_suspended_instance_loses_its_shards_and_wakes_up_harmless(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,6 +109,11 @@ async fn a_suspended_instance_loses_its_shards_and_wakes_up_harmless(database: D
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_transaction_delays_no_takeover_on_mariadb() {
     a_suspended_transaction_delays_no_takeover(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_transaction_delays_no_takeover_on_mysql() {
+    a_suspended_transaction_delays_no_takeover(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,6 +172,13 @@ fn idle_transactions(database: Database) -> &'static str {
         Database::Postgres => {
             "select count(*) from pg_stat_activity where datname = current_database() \
              and state = 'idle in transaction' and state_change < now() - interval '400 ms'"
+        }
+        // It knows the time in whole seconds only.
+        Database::MySql => {
+            "select count(*) from information_schema.innodb_trx t \
+             join performance_schema.threads p on p.processlist_id = t.trx_mysql_thread_id \
+             where p.processlist_db = database() and p.processlist_command = 'Sleep' \
+             and p.processlist_time > 0"
         }
         _ => {
             "select count(*) from information_schema.innodb_trx t \

@@ -27,6 +27,11 @@ async fn letters_are_listed_by_filter_and_shown_whole_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn letters_are_listed_by_filter_and_shown_whole_on_mysql() {
+    letters_are_listed_by_filter_and_shown_whole(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn letters_are_listed_by_filter_and_shown_whole_on_postgres() {
     letters_are_listed_by_filter_and_shown_whole(Database::Postgres).await;
 }
@@ -288,6 +293,11 @@ async fn letters_are_discarded_by_name_and_by_filter_and_a_dry_run_changes_nothi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn letters_are_discarded_by_name_and_by_filter_and_a_dry_run_changes_nothing_on_mysql() {
+    letters_are_discarded_by_name_and_by_filter(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn letters_are_discarded_by_name_and_by_filter_and_a_dry_run_changes_nothing_on_postgres() {
     letters_are_discarded_by_name_and_by_filter(Database::Postgres).await;
 }
@@ -369,6 +379,11 @@ async fn old_letters_go_and_those_that_somebody_needs_stay_on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn old_letters_go_and_those_that_somebody_needs_stay_on_mariadb() {
     old_letters_go_and_those_that_somebody_needs_stay(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_letters_go_and_those_that_somebody_needs_stay_on_mysql() {
+    old_letters_go_and_those_that_somebody_needs_stay(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

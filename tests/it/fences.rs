@@ -33,6 +33,7 @@ async fn an_outcome_of_an_old_epoch_changes_nothing() {
             apps: vec![row.id],
             time_zones: "2026f".into(),
             lease: LEASE,
+            process: None,
         };
         let me = store.join(&membership, 0).await.expect("joined");
         let id = infinite_scheduler::model::ids::JobId::derive("sms", "far");

@@ -172,6 +172,11 @@ async fn what_one_instance_admitted_another_recognises_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_one_instance_admitted_another_recognises_on_mysql() {
+    recognised(Database::MySql, Some(&services::redis_url())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_one_instance_admitted_another_recognises_without_a_refused_write_on_postgres() {
     let (repeats, with) = recognised(Database::Postgres, Some(&services::redis_url())).await;
     let unrecognised = repeats - RECOGNISED;
@@ -204,7 +209,7 @@ async fn recognised(database: Database, redis: Option<&str>) -> (u64, u64) {
     .await;
     assert!(redis.is_some() || recognised == 0, "{recognised} recognised without a Redis");
     let world = fleet.end().await;
-    if database == Database::MariaDb {
+    if database != Database::Postgres {
         return (repeats, 0);
     }
     let sql = "select xact_rollback from pg_stat_database where datname = current_database()";
@@ -219,6 +224,11 @@ async fn a_redis_that_claims_to_know_what_nobody_admitted_loses_nothing_on_sqlit
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_claims_to_know_what_nobody_admitted_loses_nothing_on_mariadb() {
     a_redis_that_claims_to_know_what_nobody_admitted_loses_nothing(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_claims_to_know_what_nobody_admitted_loses_nothing_on_mysql() {
+    a_redis_that_claims_to_know_what_nobody_admitted_loses_nothing(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,6 +268,11 @@ async fn all_is_right_whatever_redis_does_on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_is_right_whatever_redis_does_on_mariadb() {
     all_is_right_whatever_redis_does(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_is_right_whatever_redis_does_on_mysql() {
+    all_is_right_whatever_redis_does(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,11 @@ async fn instances_join_and_leave_while_records_flow_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn instances_join_and_leave_while_records_flow_on_mysql() {
+    instances_join_and_leave_while_records_flow(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn instances_join_and_leave_while_records_flow_on_postgres() {
     instances_join_and_leave_while_records_flow(Database::Postgres).await;
 }
@@ -51,6 +56,11 @@ const LATE_MS: i64 = 5_000;
 #[tokio::test(flavor = "multi_thread")]
 async fn records_read_by_an_instance_without_the_app_fire_elsewhere_on_mariadb() {
     records_read_by_an_instance_without_the_app_fire_elsewhere(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_read_by_an_instance_without_the_app_fire_elsewhere_on_mysql() {
+    records_read_by_an_instance_without_the_app_fire_elsewhere(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

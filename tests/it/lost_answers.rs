@@ -32,6 +32,11 @@ async fn a_lost_answer_to_an_admission_doubles_and_strands_nothing_on_mariadb() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_an_admission_doubles_and_strands_nothing_on_mysql() {
+    a_lost_answer_to_an_admission(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_to_an_admission_doubles_and_strands_nothing_on_postgres() {
     a_lost_answer_to_an_admission(Database::Postgres).await;
 }
@@ -77,6 +82,11 @@ async fn a_lost_answer_to_an_admission(database: Database) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_to_a_mixed_batch_doubles_and_strands_nothing_on_mariadb() {
     a_lost_answer_to_a_mixed_batch(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_a_mixed_batch_doubles_and_strands_nothing_on_mysql() {
+    a_lost_answer_to_a_mixed_batch(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,6 +140,11 @@ async fn a_lost_answer_to_a_mixed_batch(database: Database) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_to_outcomes_fires_nothing_again_on_mariadb() {
     a_lost_answer_to_outcomes(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_outcomes_fires_nothing_again_on_mysql() {
+    a_lost_answer_to_outcomes(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,6 +211,11 @@ async fn a_lost_answer_to_outcomes(database: Database) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_to_a_request_by_api_is_not_a_second_job_on_mariadb() {
     a_lost_answer_to_a_request_by_api(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_a_request_by_api_is_not_a_second_job_on_mysql() {
+    a_lost_answer_to_a_request_by_api(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,7 +302,7 @@ async fn a_lost_answer_to_a_request_whose_job_has_ended_is_not_a_second_job() {
 /// Its app is known by its row alone, which cannot be read.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_could_not_be_judged_are_read_again() {
-    for database in [Database::MariaDb, Database::Postgres] {
+    for database in Database::SERVERS {
         let world = World::new(database, 1).await;
         let owner = world.builder_without_apps();
         let owner = owner.register_app(AppConfig::new("mail"), Obedient::default());

@@ -16,6 +16,7 @@ mod main_job;
 mod outages;
 mod parked;
 mod replay;
+mod restarts;
 mod verdicts;
 mod bad_input;
 mod dlq_topic;

@@ -41,6 +41,11 @@ async fn mixed_records_become_the_right_jobs_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn mixed_records_become_the_right_jobs_on_mysql() {
+    mixed_records_become_the_right_jobs(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mixed_records_become_the_right_jobs_on_postgres() {
     mixed_records_become_the_right_jobs(Database::Postgres).await;
 }

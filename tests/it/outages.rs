@@ -9,6 +9,7 @@ mod cut;
 mod file;
 mod read_only;
 mod refusals;
+mod settings;
 mod slow;
 
 use std::collections::{BTreeMap, BTreeSet};

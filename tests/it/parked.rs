@@ -57,6 +57,11 @@ async fn an_app_that_nobody_registers_is_a_dead_letter_after_its_tries_on_mariad
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_nobody_registers_is_a_dead_letter_after_its_tries_on_mysql() {
+    an_app_that_nobody_registers_is_a_dead_letter_after_its_tries(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_nobody_registers_is_a_dead_letter_after_its_tries_on_postgres() {
     an_app_that_nobody_registers_is_a_dead_letter_after_its_tries(Database::Postgres).await;
 }

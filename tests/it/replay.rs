@@ -193,7 +193,7 @@ async fn a_replay_of_what_was_sent_again_is_a_duplicate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_whose_answer_was_lost_is_known_as_its_own() {
-    for database in [Database::MariaDb, Database::Postgres] {
+    for database in Database::SERVERS {
         let world = World::new(database, 1).await;
         let proxy = Proxy::start(world.database.url()).await;
         let builder = world.builder().database_url(proxy.url(world.database.url()));

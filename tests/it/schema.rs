@@ -44,7 +44,7 @@ async fn tables(database: &TestDatabase) -> usize {
         Database::Sqlite => {
             format!("select count(*) from sqlite_master where type = 'table' and name in ({names})")
         }
-        Database::MariaDb => format!(
+        Database::MariaDb | Database::MySql => format!(
             "select count(*) from information_schema.tables \
              where table_schema = database() and table_name in ({names})"
         ),
@@ -128,7 +128,7 @@ async fn three_that_start_at_once_make_the_tables_once() {
 /// A database file belongs to one instance, so that is for the servers.
 #[tokio::test(flavor = "multi_thread")]
 async fn three_schedulers_that_start_at_once_share_the_tables_and_the_shards() {
-    for backend in [Database::MariaDb, Database::Postgres] {
+    for backend in Database::SERVERS {
         let database = backend.fresh().await;
         let start = || {
             let builder = Scheduler::builder().database_url(database.url()).lease(LEASE);

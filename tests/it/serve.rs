@@ -3,20 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use sea_orm::{ConnectOptions, Database as SeaOrm};
 use serde_json::{Value, json};
 
 use crate::support::kafka::{RawRecord, produce, read_all};
 use crate::support::process::Instance;
 use crate::support::proxy::Proxy;
-use crate::support::services::{Database, TestDatabase, kafka, mysql_url, temporary_folder};
+use crate::support::services::{Database, TestDatabase, kafka, mariadb_url, temporary_folder};
 use crate::support::world::World;
 use crate::support::{wait_for, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 /// A password that must not be seen anywhere.
 const HUSH: &str = "hush-7a1f";
-/// MariaDB's user with that password, while a test needs it.
-const SERVE_USER: &str = "infinite_serve";
 
 /// Status and JSON body.
 async fn get(instance: &Instance, path: &str) -> (u16, Value) {
@@ -227,26 +226,38 @@ async fn an_address_or_a_database_file_in_use_is_said_with_code_two() {
     assert_eq!(get(&first, "/health/ready").await.0, 200, "the first one does not mind");
 }
 
+/// MariaDB's or MySQL's user with that password, while a test needs it.
+fn serve_user(database: &TestDatabase) -> String {
+    format!("{}_p", &database.name()[..24])
+}
+
 /// The database behind `proxy`, by a user with a password.
 async fn hushed_url(database: &TestDatabase, proxy: &Proxy) -> String {
     let direct = database.url();
     let (scheme, rest) = direct.split_once("://").expect("a URL");
     let (_, place) = rest.rsplit_once('@').expect("a user");
     let user = match database.backend() {
-        Database::MariaDb => {
-            let user = SERVE_USER;
+        Database::MariaDb | Database::MySql => {
+            let (name, user) = (database.name(), serve_user(database));
             for at in ["%", "localhost"] {
-                let name = place.rsplit('/').next().expect("a name");
-                let grant =
-                    format!("grant all on {name}.* to '{user}'@'{at}' identified by '{HUSH}'");
-                database.execute(&grant).await;
+                let create = format!("create user '{user}'@'{at}' identified by '{HUSH}'");
+                database.execute(&create).await;
+                database.execute(&format!("grant all on {name}.* to '{user}'@'{at}'")).await;
             }
             user
         }
         // This server trusts everybody, whatever the password.
-        _ => "postgres",
+        _ => "postgres".to_owned(),
     };
-    proxy.url(&format!("{scheme}://{user}:{HUSH}@{place}"))
+    let url = format!("{scheme}://{user}:{HUSH}@{place}");
+    if database.backend() == Database::MySql {
+        // The proxy reads along, so there is no TLS, and without it MySQL takes a password only if
+        // it has seen it a moment ago.
+        let seen = url.replace("ssl-mode=DISABLED", "ssl-mode=REQUIRED");
+        let connection = SeaOrm::connect(ConnectOptions::new(seen)).await.expect("a login");
+        connection.close().await.expect("a connection that closes");
+    }
+    proxy.url(&url)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,6 +268,11 @@ async fn a_database_that_is_away_is_waited_for_loudly_on_postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_away_is_waited_for_loudly_on_mariadb() {
     a_database_that_is_away_is_waited_for_loudly(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_waited_for_loudly_on_mysql() {
+    a_database_that_is_away_is_waited_for_loudly(Database::MySql).await;
 }
 
 async fn a_database_that_is_away_is_waited_for_loudly(backend: Database) {
@@ -303,8 +319,9 @@ async fn a_database_that_is_away_is_waited_for_loudly(backend: Database) {
     .await;
     assert_eq!(instance.terminate(DEADLINE).await.code(), Some(0));
     check_hushed(&instance);
-    if backend == Database::MariaDb {
-        let drop = format!("drop user '{SERVE_USER}'@'%', '{SERVE_USER}'@'localhost'");
+    if backend != Database::Postgres {
+        let user = serve_user(&world.database);
+        let drop = format!("drop user '{user}'@'%', '{user}'@'localhost'");
         world.database.execute(&drop).await;
     }
 }
@@ -321,20 +338,24 @@ async fn a_service_that_still_waits_for_its_database_ends_when_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_away_leaves_the_service_alive_and_not_ready() {
+async fn a_broker_that_is_unavailable_leaves_the_service_ready_and_degraded() {
     let world = World::new(Database::Sqlite, 1).await;
     let config = world.config().replace(&kafka(), "127.0.0.1:1");
     let mut instance = Instance::spawn(&config);
     listening(&instance).await;
-    let why = wait_for(DEADLINE, "a complaint of Kafka", async || {
+    let problem = wait_for(DEADLINE, "readiness, and a problem with Kafka", async || {
         let (status, readiness) = get(&instance, "/health/ready").await;
-        assert_eq!(status, 503, "{readiness}");
-        let why = readiness.to_string();
-        why.contains("kafka").then_some(why)
+        let problem = readiness["degraded"][0].clone();
+        (status == 200 && problem["kind"] == "brokerUnreachable").then_some(problem)
     })
     .await;
-    assert!(why.contains("not available"), "{why}");
-    assert!(instance.stderr().contains("kafka"), "{}", instance.stderr());
+    assert_eq!(problem["subject"], "kafka");
+    assert!(problem["message"].to_string().contains("127.0.0.1:1"), "{problem}");
+    assert!(problem["since"].as_str().is_some_and(|since| since.ends_with('Z')), "{problem}");
+    let (_, metrics) = get(&instance, "/api/metrics").await;
+    assert_eq!(metrics["degraded.brokerUnreachable"], 1, "{metrics}");
+    let logged = instance.stderr().matches("kind=BrokerUnreachable").count();
+    assert_eq!(logged, 1, "{}", instance.stderr());
     assert_eq!(get(&instance, "/health/live").await.0, 200);
     assert!(!instance.stdout().contains("ready"));
     assert_eq!(instance.terminate(DEADLINE).await.code(), Some(0));
@@ -344,7 +365,7 @@ async fn a_broker_that_is_away_leaves_the_service_alive_and_not_ready() {
 async fn a_password_that_is_wrong_is_not_shown() {
     let database = Database::MariaDb.fresh().await;
     let place = database.url().rsplit('@').next().expect("a place").to_owned();
-    assert!(mysql_url().contains(place.split('/').next().expect("a server")));
+    assert!(mariadb_url().contains(place.split('/').next().expect("a server")));
     let config = format!("[database]\nurl = \"mysql://nobody:{HUSH}@{place}\"\n[apps.sms]\n");
     let mut instance = Instance::spawn(&config);
     assert_eq!(instance.exited(DEADLINE).await.code(), Some(2));

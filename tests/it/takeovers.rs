@@ -22,7 +22,7 @@ use crate::support::world::{LEASE, World};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 /// Servers, on which a test can hold up the heartbeat alone.
-const SERVERS: [Database; 2] = [Database::MariaDb, Database::Postgres];
+const SERVERS: [Database; 3] = Database::SERVERS;
 
 /// The first attempt runs until it may end or is told to stop; the others end at once.
 #[derive(Clone)]

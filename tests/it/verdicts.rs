@@ -115,6 +115,11 @@ async fn every_request_is_told_its_fate_in_order_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_request_is_told_its_fate_in_order_on_mysql() {
+    every_request_is_told_its_fate_in_order(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_request_is_told_its_fate_in_order_on_postgres() {
     every_request_is_told_its_fate_in_order(Database::Postgres).await;
 }
@@ -253,7 +258,7 @@ async fn calls_are_told_their_fate_too() {
 /// the end, in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn verdicts_wait_for_their_topic_and_survive_their_actor() {
-    for database in [Database::MariaDb, Database::Postgres] {
+    for database in Database::SERVERS {
         let telling = Telling::new(database).await;
         delete_topic(&telling.events).await;
         let kafka = KafkaIngestConfig { ensure_topics: false, ..telling.kafka() };

@@ -25,7 +25,7 @@ const LEASE: Duration = Duration::from_secs(40);
 const NO_LEASE: Duration = Duration::from_millis(1);
 
 /// Servers, on which more than one connection writes.
-const SERVERS: [Database; 2] = [Database::MariaDb, Database::Postgres];
+const SERVERS: [Database; 3] = Database::SERVERS;
 
 async fn store(database: &TestDatabase) -> Store {
     let options = StoreOptions { url: database.url().into(), max_connections: 4, lease: LEASE };
@@ -42,8 +42,13 @@ async fn ground_on(database: &TestDatabase) -> Ground {
 }
 
 async fn join(store: &Store, lease: Duration) -> InstanceId {
-    let membership =
-        Membership { name: "test".into(), apps: Vec::new(), time_zones: "2026f".into(), lease };
+    let membership = Membership {
+        name: "test".into(),
+        apps: Vec::new(),
+        time_zones: "2026f".into(),
+        lease,
+        process: None,
+    };
     store.join(&membership, 0).await.expect("joined")
 }
 
@@ -113,6 +118,11 @@ pub(crate) async fn await_held_up(database: &TestDatabase, count: i64) {
         Database::Postgres => {
             "select count(*) from pg_stat_activity where datname = current_database() \
              and wait_event_type = 'Lock'"
+        }
+        Database::MySql => {
+            "select count(distinct requesting_thread_id) from performance_schema.data_lock_waits w \
+             join performance_schema.threads t on t.thread_id = w.requesting_thread_id \
+             where t.processlist_db = database()"
         }
         // Not `innodb_trx`: who asks it often is told the same again and again.
         _ => {

@@ -1,29 +1,44 @@
-# MariaDB of the distribution. root has no password, on 127.0.0.1 only.
+# MariaDB of the distribution, or of Debian's unstable suite. root has no password, on 127.0.0.1 only.
 
 mariadb_installed() { command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null; }
 
-mariadb_packages() { mariadb_installed || echo mariadb-server; }
+mariadb_packages() { unstable_wanted || mariadb_installed || echo mariadb-server; }
 
-mariadb_after_install() { disable_unit mariadb.service; }
+mariadb_after_install() { unstable_wanted || disable_unit mariadb.service; }
 
-mariadb_fetch() { :; }
+mariadb_fetch() { ! unstable_wanted || unstable_fetch mariadb mariadb-server-core mariadb-client-core; }
+
+# mariadb_programs: sets `programs`, where they are, and `user`, as whom the server runs.
+mariadb_programs() {
+    programs=/usr user=mysql
+    unstable_wanted || return 0
+    programs=$(unstable_folder mariadb)/usr user=$unstable_user
+}
 
 mariadb_prepare() {
-    local dir=$run_dir/mariadb
-    make_folder "$dir" mysql
-    make_folder "$dir/data" mysql
-    as_user mysql mariadb-install-db --no-defaults --datadir="$dir/data" --skip-test-db \
-        --auth-root-authentication-method=normal >"$run_dir/mariadb.log" 2>&1 || return 1
+    local dir=$run_dir/mariadb programs user
+    mariadb_programs || return 1
+    make_folder "$dir" "$user"
+    make_folder "$dir/data" "$user"
+    as_user "$user" "$programs/bin/mariadb-install-db" --no-defaults --basedir="$programs" \
+        --datadir="$dir/data" --skip-test-db --auth-root-authentication-method=normal \
+        >"$run_dir/mariadb.log" 2>&1 || return 1
     ports[mariadb]=$(free_port)
 }
 
 mariadb_launch() {
-    local dir=$run_dir/mariadb
-    launch mariadb mysql KILL mariadbd --no-defaults --datadir="$dir/data" --port="${ports[mariadb]}" \
-        --bind-address=127.0.0.1 --socket="$dir/socket" --pid-file="$dir/pid" --max-connections=300 \
-        --innodb-buffer-pool-size=256M
+    local dir=$run_dir/mariadb programs user
+    mariadb_programs || return 1
+    # Options for a server of a test's own, one word each.
+    local options
+    read -ra options <<<"${INFINITE_SCHEDULER_TEST_MARIADB_OPTIONS:-}"
+    # Without TLS, which newer versions offer by themselves: some tests read what goes over the wire.
+    launch mariadb "$user" KILL "$programs/sbin/mariadbd" --no-defaults --basedir="$programs" \
+        --datadir="$dir/data" --port="${ports[mariadb]}" --bind-address=127.0.0.1 --socket="$dir/socket" \
+        --pid-file="$dir/pid" --max-connections=300 --innodb-buffer-pool-size=256M --skip-ssl \
+        "${options[@]}"
     # Through the socket in this run's own folder: a port could be somebody else's server.
-    await mariadb 60 mariadb --no-defaults --socket="$dir/socket" --user=root -e 'SELECT 1'
+    await mariadb 60 "$programs/bin/mariadb" --no-defaults --skip-ssl --socket="$dir/socket" --user=root -e 'SELECT 1'
 }
 
 mariadb_stop() { stop mariadb KILL; }

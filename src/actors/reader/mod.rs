@@ -6,6 +6,7 @@
 mod admission;
 mod position;
 mod reading;
+mod lag;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::shared::Shared;
 use crate::health::ProblemKind;
 use crate::kafka::{PartitionQueue, TopicPartition};
 
+use lag::{Left, OpenTransaction};
 use position::Claim;
 use reading::Reading;
 
@@ -39,6 +41,8 @@ pub(super) struct PartitionReader {
     farewell: Option<oneshot::Sender<Option<i64>>>,
     wait: Duration,
     figures: Figures,
+    /// The transaction that holds the partition back.
+    held: Option<OpenTransaction>,
 }
 
 /// What one reader has done.
@@ -47,6 +51,8 @@ struct Figures {
     records: u64,
     batches: u64,
     next_offset: Option<i64>,
+    /// The same, when it was last known.
+    known_offset: Option<i64>,
 }
 
 /// What came of a step.
@@ -82,11 +88,16 @@ impl PartitionReader {
             farewell: None,
             wait: RETRY.0,
             figures: Figures::default(),
+            held: None,
         }
     }
 
     fn about(&self) -> String {
         format!("partition {}", self.partition)
+    }
+
+    fn about_transaction(&self) -> String {
+        format!("transaction on {}", self.partition)
     }
 
     fn step(&mut self, ctx: &mut Context<Self>) {
@@ -96,7 +107,9 @@ impl PartitionReader {
             (reading, step)
         };
         ctx.spawn(step.into_actor(self).map(|(reading, step), actor, ctx| {
-            actor.figures.next_offset = reading.next_offset();
+            let next_offset = reading.next_offset();
+            actor.figures.next_offset = next_offset;
+            actor.figures.known_offset = next_offset.or(actor.figures.known_offset);
             actor.reading = Some(reading);
             actor.after(step, ctx);
         }));
@@ -160,7 +173,9 @@ impl Actor for PartitionReader {
 
     fn stopped(&mut self, _: &mut Context<Self>) {
         self.shared.health.clear(&self.about());
+        self.shared.health.clear(&self.about_transaction());
         self.shared.counters.forget_lag(&self.partition);
+        self.shared.counters.set_held(&self.partition, None);
     }
 }
 
@@ -202,25 +217,49 @@ impl Handler<Report> for PartitionReader {
 
     fn handle(&mut self, _: Report, ctx: &mut Context<Self>) {
         let Some(intake) = self.shared.intake().cloned() else { return };
-        let (partition, figures) = (self.partition.clone(), self.figures);
-        let shared = self.shared.clone();
-        let look = async move {
-            let Some(next_offset) = figures.next_offset else { return };
-            let end = intake.watermarks(&partition).await.map(|(_, high)| high);
-            let lag = end.map_or(-1, |high| (high - next_offset).max(0));
-            shared.counters.set_lag(&partition, lag);
-            tracing::info!(
-                actor = "partition-reader",
-                %partition,
-                records = figures.records,
-                batches = figures.batches,
-                next_offset,
-                lag,
-                "{partition}: {} records read, lag {lag}",
-                figures.records,
-            );
-        };
-        ctx.spawn(look.into_actor(self));
+        let Some(next) = self.figures.known_offset else { return };
+        let (partition, held) = (self.partition.clone(), self.held);
+        let now_ms = self.shared.clock.now_ms();
+        let look = async move { Left::behind(&intake, &partition, next, held, now_ms).await.ok() };
+        ctx.spawn(look.into_actor(self).map(move |left, actor, _| actor.report(next, left)));
+    }
+}
+
+impl PartitionReader {
+    /// Says how far reading is, and what is left behind `next_offset`, if that is known.
+    fn report(&mut self, next_offset: i64, left: Option<Left>) {
+        let Self { partition, figures, shared, .. } = self;
+        let lag = left.map_or(-1, |left| left.lag);
+        let held = left.and_then(|left| left.held);
+        let held_back = held
+            .map(|held| format!(", held back by a transaction open since {}", held.since()))
+            .unwrap_or_default();
+        shared.counters.set_lag(partition, lag);
+        shared.counters.set_held(partition, held.map(|held| held.since_ms));
+        tracing::info!(
+            actor = "partition-reader",
+            %partition,
+            records = figures.records,
+            batches = figures.batches,
+            next_offset,
+            lag,
+            "{partition}: {} records read, lag {lag}{held_back}",
+            figures.records,
+        );
+        let now_ms = shared.clock.now_ms();
+        match held.filter(|held| held.is_long(now_ms)) {
+            Some(held) => {
+                let why = format!(
+                    "{lag} records from offset {} on wait for a transaction that is open since \
+                     {}: end it, or its producer",
+                    held.first,
+                    held.since()
+                );
+                shared.health.complain(&self.about_transaction(), why);
+            }
+            None => shared.health.clear(&self.about_transaction()),
+        }
+        self.held = held;
     }
 }
 

@@ -43,7 +43,7 @@ impl Position {
         meets
     }
 
-    fn row(&self) -> LedgerRow {
+    pub(super) fn row(&self) -> LedgerRow {
         LedgerRow { id: self.ledger, reader: self.reader, next_offset: self.next, last: None }
     }
 }
@@ -129,7 +129,8 @@ pub(super) async fn open(
     let claimed = shared.bounded(claimed).await.map_err(|error| away(&error))?;
     // After the claim: a predecessor that read and committed meanwhile would otherwise stand
     // beyond the end that we saw.
-    let (low, high) = intake.watermarks(partition).await.map_err(kafka_away)?;
+    let (low, _) = intake.watermarks(partition).await.map_err(kafka_away)?;
+    let high = intake.end(partition).await.map_err(kafka_away)?;
     let mut position = Position {
         cluster: key.cluster,
         ledger: claimed.id,

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::super::directory::hint;
 use super::super::messages::LookAround;
 use super::super::shared::Shared;
-use super::Step;
 use super::admission::{Admission, Progress};
 use super::position::{self, Claim, Position};
+use super::{Step, away};
 use crate::kafka::{BatchLimits, Error as KafkaError, PartitionQueue, TopicPartition};
 use crate::model::record::RawRecord;
 use crate::store::LastRecord;
@@ -28,6 +28,8 @@ pub(super) struct Reading {
     leaving: CancellationToken,
     claim: Arc<Claim>,
     committed: Instant,
+    /// What Kafka was told last.
+    told: Option<i64>,
 }
 
 impl Reading {
@@ -39,7 +41,7 @@ impl Reading {
         claim: Arc<Claim>,
     ) -> Self {
         let committed = Instant::now();
-        Self { shared, partition, queue, position: None, leaving, claim, committed }
+        Self { shared, partition, queue, position: None, leaving, claim, committed, told: None }
     }
 
     /// Where the row stands, if that is known.
@@ -65,13 +67,38 @@ impl Reading {
         }
         let records = self.take().await?;
         let records = self.check_first(records).await?;
-        let Some(last) = records.last() else { return Ok(0) };
+        let Some(last) = records.last() else {
+            self.pause().await?;
+            return Ok(0);
+        };
         let next = last.offset + 1;
         let fingerprint = LastRecord::of(last);
         let count = records.len();
         self.admit(records, next, fingerprint).await?;
-        self.commit();
+        if self.committed.elapsed() >= COMMIT_EVERY {
+            self.commit();
+        }
         Ok(count)
+    }
+
+    /// Nothing came for a while. At the end of the log, the row is moved past what nobody is
+    /// shown: else it would seem that something is left to read.
+    async fn pause(&mut self) -> Result<(), Step> {
+        let end = self.queue.as_mut().and_then(PartitionQueue::take_end);
+        if let (Some(end), Some(position)) = (end, &mut self.position) {
+            if end.stable > position.next {
+                let passed = self.shared.store.pass_ledger(&position.row(), end.stable);
+                match self.shared.bounded(passed).await {
+                    Ok(true) => position.next = end.stable,
+                    Ok(false) => return Err(Step::Away("the ledger row was moved".into())),
+                    Err(error) => return Err(away(&error)),
+                }
+            }
+            let lag = (end.high - position.next).max(0);
+            self.shared.counters.set_lag(&self.partition, lag);
+        }
+        self.commit();
+        Ok(())
     }
 
     /// Finds out where to read and seeks there.
@@ -112,18 +139,19 @@ impl Reading {
                 return Ok(Vec::new());
             }
         };
-        batch.map_err(step_of)
+        batch.map_err(|error| {
+            if matches!(error, KafkaError::Unreadable { .. }) {
+                self.shared.counters.add(&self.shared.counters.fetch_errors, 1);
+            }
+            step_of(error)
+        })
     }
 
     /// The first records after a seek: is the log still the one that we know, and does it
     /// go on where we left off?
     async fn check_first(&mut self, mut records: Vec<RawRecord>) -> Result<Vec<RawRecord>, Step> {
         let Some(position) = &mut self.position else { return Ok(Vec::new()) };
-        let Some(first) = records.first() else {
-            // Nothing came for a while: everything was read.
-            self.shared.counters.set_lag(&self.partition, 0);
-            return Ok(records);
-        };
+        let Some(first) = records.first() else { return Ok(records) };
         if let Some(known) = position.unverified.take()
             && first.offset == position.next - 1
             && LastRecord::of(first) != known
@@ -175,12 +203,12 @@ impl Reading {
         Ok(())
     }
 
+    /// Tells Kafka how far we are, unless it knows.
     fn commit(&mut self) {
-        if self.committed.elapsed() < COMMIT_EVERY {
-            return;
-        }
         self.committed = Instant::now();
-        if let (Some(position), Some(intake)) = (&self.position, self.shared.intake()) {
+        let (Some(position), Some(intake)) = (&self.position, self.shared.intake()) else { return };
+        if self.told != Some(position.next) {
+            self.told = Some(position.next);
             intake.commit(&[(self.partition.clone(), position.next)]);
         }
     }

@@ -36,9 +36,10 @@ impl Place {
     pub(super) fn in_log(self, log: LogRange) -> Option<i64> {
         match self {
             Self::Offset(offset) => (log.begin..=log.end).contains(&offset).then_some(offset),
-            Self::Moment(found) => Some(found.unwrap_or(log.end).clamp(log.begin, log.end)),
+            Self::Moment(found) => Some(found.unwrap_or(log.stable).clamp(log.begin, log.stable)),
             Self::Beginning => Some(log.begin),
-            Self::End => Some(log.end),
+            // What an open transaction holds back is not passed over unseen.
+            Self::End => Some(log.stable),
         }
     }
 }
@@ -73,7 +74,7 @@ impl Move {
 mod tests {
     use super::*;
 
-    const LOG: LogRange = LogRange { begin: 10, end: 30 };
+    const LOG: LogRange = LogRange { begin: 10, end: 30, stable: 30 };
 
     #[test]
     fn a_place_is_in_the_log_or_refused() {

@@ -190,7 +190,7 @@ async fn plan(
         let start = committed.get(&partition).copied().unwrap_or(log.begin);
         let from = row.as_ref().map_or(start, |row| row.next_offset);
         let Some(to) = place.in_log(*log) else {
-            let LogRange { begin, end } = log;
+            let LogRange { begin, end, .. } = log;
             bail!(
                 "{partition} does not have that offset: its log begins at {begin} and ends at {end}"
             );

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 
 use super::Scene;
@@ -30,6 +31,8 @@ const COLUMNS: [&str; 12] = [
 struct Cluster {
     id: String,
     logs: BTreeMap<TopicPartition, LogRange>,
+    /// When the transactions began that hold partitions back, epoch milliseconds.
+    held_since: BTreeMap<TopicPartition, i64>,
 }
 
 impl Cluster {
@@ -61,6 +64,10 @@ struct Line {
     next_offset: Option<i64>,
     begin_offset: Option<i64>,
     end_offset: Option<i64>,
+    /// The first offset that a transaction which has not ended holds back.
+    held_back_from: Option<i64>,
+    /// When that transaction began, RFC 3339.
+    held_back_since: Option<String>,
     lag: Option<i64>,
     records: i64,
     jobs: i64,
@@ -109,12 +116,20 @@ async fn ask(
     let mut topics = scene.kafka.topics.clone();
     topics.extend(rows.iter().map(|row| row.key.topic.clone()));
     let partitions = survey.partitions(topics).await?;
-    Ok(Cluster { id, logs: survey.logs(partitions).await? })
+    let logs = survey.logs(partitions).await?;
+    let mut held_since = BTreeMap::new();
+    for (partition, log) in logs.iter().filter(|(_, log)| log.stable < log.end) {
+        if let Some(since_ms) = survey.time_at(partition, log.stable).await? {
+            held_since.insert(partition.clone(), since_ms);
+        }
+    }
+    Ok(Cluster { id, logs, held_since })
 }
 
 /// A line for each row and for each partition that was never read.
 fn lines(rows: Vec<PartitionRow>, cluster: Option<Cluster>) -> Vec<Line> {
-    let (id, mut logs) = cluster.map_or_else(Default::default, |one| (one.id, one.logs));
+    let (id, mut logs, held_since) =
+        cluster.map_or_else(Default::default, |one| (one.id, one.logs, one.held_since));
     let mut lines: Vec<Line> = rows
         .into_iter()
         .map(|row| {
@@ -128,10 +143,21 @@ fn lines(rows: Vec<PartitionRow>, cluster: Option<Cluster>) -> Vec<Line> {
         partition: partition.partition,
         begin_offset: Some(log.begin),
         end_offset: Some(log.end),
+        held_back_from: held_back_from(log),
         ..Line::default()
     }));
+    for line in &mut lines {
+        let partition = TopicPartition::new(line.topic.as_str(), line.partition);
+        let since_ms = held_since.get(&partition).filter(|_| line.held_back_from.is_some());
+        let since = since_ms.and_then(|ms| DateTime::from_timestamp_millis(*ms));
+        line.held_back_since = since.map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true));
+    }
     lines.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
     lines
+}
+
+fn held_back_from(log: LogRange) -> Option<i64> {
+    (log.stable < log.end).then_some(log.stable)
 }
 
 fn line(row: PartitionRow, log: Option<LogRange>) -> Line {
@@ -146,6 +172,8 @@ fn line(row: PartitionRow, log: Option<LogRange>) -> Line {
         next_offset: Some(row.next_offset),
         begin_offset: log.map(|log| log.begin),
         end_offset: log.map(|log| log.end),
+        held_back_from: log.and_then(held_back_from),
+        held_back_since: None,
         lag,
         records: totals.records,
         jobs: totals.jobs,
@@ -186,8 +214,16 @@ fn remark(line: &Line) -> Option<String> {
             "{topic}/{partition} ends at {end}, and it was read up to {next}: it was made again"
         ));
     }
-    let lost = format!("records {next} to {} are gone, and were not read", begin - 1);
-    (next < begin).then(|| format!("{topic}/{partition} begins at {begin}: {lost}"))
+    if next < begin {
+        let lost = format!("records {next} to {} are gone, and were not read", begin - 1);
+        return Some(format!("{topic}/{partition} begins at {begin}: {lost}"));
+    }
+    let from = line.held_back_from?;
+    let since = line.held_back_since.as_deref().unwrap_or("an unknown time");
+    Some(format!(
+        "{topic}/{partition} is held back at {from} by a transaction open since {since}: end it, \
+         or its producer"
+    ))
 }
 
 #[cfg(test)]
@@ -211,7 +247,7 @@ mod tests {
             owner: None,
             totals: crate::store::Totals::default(),
         };
-        line(row, Some(LogRange { begin: 10, end: 30 }))
+        line(row, Some(LogRange { begin: 10, end: 30, stable: 30 }))
     }
 
     #[test]

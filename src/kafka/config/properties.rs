@@ -2,6 +2,7 @@
 //! of them a producer or a consumer would warn of.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -114,7 +115,7 @@ const OWNED: &[(&[&str], &str)] = &[
         "partitions are taken over by the classic protocol: leave it out",
     ),
     (&["isolation.level"], "requests of an aborted transaction must not become jobs: leave it out"),
-    (&["enable.partition.eof"], "a reader would take it for a failure: leave it out"),
+    (&["enable.partition.eof"], "by it a reader sees that it has read everything: leave it out"),
     (
         &["enable.idempotence", "acks", "request.required.acks"],
         "a dead letter or a fired job that the broker loses would be lost: leave it out",
@@ -124,10 +125,73 @@ const OWNED: &[(&[&str], &str)] = &[
         "what is sent here is fenced by the database instead of by transactions: leave it out",
     ),
     (
+        &["statistics.interval.ms"],
+        "it is by statistics that a member sees that it has left its group: leave it out",
+    ),
+    (
         &["delivery.report.only.error"],
         "a send is finished only when its report comes: leave it out",
     ),
 ];
+
+/// The shortest session that brokers accept by default (`group.min.session.timeout.ms`).
+const MIN_SESSION_MS: u64 = 6000;
+/// How much of a session passes between two heartbeats. By them a member hears that the
+/// group rebalances, so they are as frequent as those of the instance.
+const HEARTBEATS: u64 = 10;
+const MAX_HEARTBEAT_MS: u64 = 1000;
+/// librdkafka's default of `max.poll.interval.ms`.
+const MAX_POLL_MS: u64 = 300_000;
+
+/// How long the group waits for a member that does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Session {
+    pub(super) timeout_ms: u64,
+    pub(super) heartbeat_ms: u64,
+    max_poll_ms: u64,
+}
+
+impl Session {
+    /// As long as the lease, so that a dead instance's partitions move with its shards, unless
+    /// the user's properties say otherwise.
+    pub(super) fn of(properties: &BTreeMap<String, String>, lease: Duration) -> Self {
+        let set = |name| properties.get(name).and_then(|value: &String| value.parse().ok());
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let max_poll_ms = set("max.poll.interval.ms").unwrap_or(MAX_POLL_MS);
+        let timeout_ms = set("session.timeout.ms")
+            .unwrap_or_else(|| lease_ms.max(MIN_SESSION_MS).min(max_poll_ms));
+        let heartbeat_ms = set("heartbeat.interval.ms")
+            .unwrap_or_else(|| (timeout_ms / HEARTBEATS).clamp(1, MAX_HEARTBEAT_MS));
+        Self { timeout_ms, heartbeat_ms, max_poll_ms }
+    }
+
+    pub(super) fn validate(self) -> Result<(), KafkaConfigError> {
+        let Self { timeout_ms, heartbeat_ms, max_poll_ms } = self;
+        let refused = |property: &str, problem| {
+            Err(KafkaConfigError::Unfit { property: property.to_owned(), problem })
+        };
+        if heartbeat_ms.saturating_mul(2) > timeout_ms {
+            return refused(
+                "heartbeat.interval.ms",
+                format!(
+                    "{heartbeat_ms} must be at most half of session.timeout.ms ({timeout_ms}, by \
+                     default the lease and at least {MIN_SESSION_MS}), or a live member seems \
+                     dead: leave it out, or lower it"
+                ),
+            );
+        }
+        if timeout_ms > max_poll_ms {
+            return refused(
+                "session.timeout.ms",
+                format!(
+                    "{timeout_ms} must be at most max.poll.interval.ms ({max_poll_ms}): leave it \
+                     out, so that it follows instance.lease_ms, or lower it"
+                ),
+            );
+        }
+        Ok(())
+    }
+}
 
 /// Older names of properties that have defaults here, so that no client is given both.
 pub(super) fn canonical(name: &str) -> &str {

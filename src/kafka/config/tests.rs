@@ -161,3 +161,44 @@ fn secrets_are_never_shown() {
     config.properties.insert("sasl.passwords".into(), "hush".into());
     assert!(!refusal(&config).contains("hush"));
 }
+
+#[test]
+fn the_groups_session_follows_the_lease_but_not_below_what_brokers_accept() {
+    let with = |properties: &[(&str, &str)]| KafkaIngestConfig {
+        properties: properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        ..KafkaIngestConfig::default()
+    };
+    for (lease_s, properties, session, heartbeat) in [
+        (10, &[][..], "10000", "1000"),
+        (1, &[], "6000", "600"),
+        (60, &[], "60000", "1000"),
+        (900, &[], "300000", "1000"),
+        (10, &[("session.timeout.ms", "45000")], "45000", "1000"),
+        (10, &[("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "300")], "3000", "300"),
+    ] {
+        let lease = Duration::from_secs(lease_s);
+        let config = with(properties);
+        assert_eq!(config.validate_session(lease), Ok(()), "{lease_s} {properties:?}");
+        let member = config.to_member_config(lease);
+        assert_eq!(member.get("session.timeout.ms"), Some(session), "{lease_s} {properties:?}");
+        assert_eq!(
+            member.get("heartbeat.interval.ms"),
+            Some(heartbeat),
+            "{lease_s} {properties:?}"
+        );
+        let _consumer: BaseConsumer = member.create().unwrap();
+    }
+    for (properties, parts) in [
+        (&[("heartbeat.interval.ms", "9000")][..], ["heartbeat.interval.ms\" = 9000", "10000"]),
+        (
+            &[("session.timeout.ms", "400000")],
+            ["session.timeout.ms\" = 400000", "instance.lease_ms"],
+        ),
+    ] {
+        let refused = with(properties).validate_session(Duration::from_secs(10));
+        let sentence = refused.expect_err("is refused").to_string();
+        for part in parts {
+            assert!(sentence.contains(part), "{part} in {sentence}");
+        }
+    }
+}

@@ -27,6 +27,11 @@ async fn the_largest_record_is_a_job_or_a_letter_that_waits_for_room_on_mariadb(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_largest_record_is_a_job_or_a_letter_that_waits_for_room_on_mysql() {
+    the_largest_record_is_a_job_or_a_letter_that_waits_for_room(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_largest_record_is_a_job_or_a_letter_that_waits_for_room_on_postgres() {
     the_largest_record_is_a_job_or_a_letter_that_waits_for_room(Database::Postgres).await;
 }

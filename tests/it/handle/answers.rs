@@ -33,6 +33,11 @@ async fn each_answer_of_a_handler_has_its_outcome_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_answer_of_a_handler_has_its_outcome_on_mysql() {
+    each_answer_of_a_handler_has_its_outcome(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_answer_of_a_handler_has_its_outcome_on_postgres() {
     each_answer_of_a_handler_has_its_outcome(Database::Postgres).await;
 }

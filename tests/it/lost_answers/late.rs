@@ -13,7 +13,7 @@ use crate::writers::{await_held_up, hold_up_insert};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_comes_late_fires_nothing_again() {
-    for database in [Database::MariaDb, Database::Postgres] {
+    for database in Database::SERVERS {
         let world = World::new(database, 1).await;
         let proxy = Proxy::start(world.database.url()).await;
         let builder = world.builder().database_url(proxy.url(world.database.url()));
@@ -57,6 +57,11 @@ async fn a_partition_that_moves_goes_on_behind_a_batch_that_commits_late_on_mari
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_moves_goes_on_behind_a_batch_that_commits_late_on_mysql() {
+    a_partition_moves_while_its_batch_is_uncommitted(Database::MySql, LateEnd::Commit).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_moves_goes_on_behind_a_batch_that_commits_late_on_postgres() {
     a_partition_moves_while_its_batch_is_uncommitted(Database::Postgres, LateEnd::Commit).await;
 }
@@ -64,6 +69,11 @@ async fn a_partition_that_moves_goes_on_behind_a_batch_that_commits_late_on_post
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_moves_goes_on_before_a_batch_that_never_commits_on_mariadb() {
     a_partition_moves_while_its_batch_is_uncommitted(Database::MariaDb, LateEnd::Rollback).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_moves_goes_on_before_a_batch_that_never_commits_on_mysql() {
+    a_partition_moves_while_its_batch_is_uncommitted(Database::MySql, LateEnd::Rollback).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,6 +85,12 @@ async fn a_partition_that_moves_goes_on_before_a_batch_that_never_commits_on_pos
 async fn a_batch_that_commits_after_its_instance_died_counts_on_mariadb() {
     let end = LateEnd::CommitOfADeadInstance;
     a_partition_moves_while_its_batch_is_uncommitted(Database::MariaDb, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_commits_after_its_instance_died_counts_on_mysql() {
+    let end = LateEnd::CommitOfADeadInstance;
+    a_partition_moves_while_its_batch_is_uncommitted(Database::MySql, end).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,11 @@ async fn a_database_that_is_away_is_waited_for_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_waited_for_on_mysql() {
+    a_database_that_is_away_is_waited_for(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_away_is_waited_for_on_postgres() {
     a_database_that_is_away_is_waited_for(Database::Postgres).await;
 }
@@ -58,6 +63,11 @@ const WAVE: usize = 50;
 #[tokio::test(flavor = "multi_thread")]
 async fn records_taken_while_the_database_was_away_are_not_skipped_on_mariadb() {
     records_taken_while_the_database_was_away_are_not_skipped(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_taken_while_the_database_was_away_are_not_skipped_on_mysql() {
+    records_taken_while_the_database_was_away_are_not_skipped(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,11 @@ async fn a_deadlock_undoes_a_batch_and_loses_nothing_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_undoes_a_batch_and_loses_nothing_on_mysql() {
+    a_deadlock_undoes_a_batch_and_loses_nothing(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deadlock_undoes_a_batch_and_loses_nothing_on_postgres() {
     a_deadlock_undoes_a_batch_and_loses_nothing(Database::Postgres).await;
 }
@@ -68,6 +73,12 @@ async fn a_lock_that_is_not_had_in_time_is_waited_for_again_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_not_had_in_time_is_waited_for_again_on_mysql() {
+    let why = "Lock wait timeout exceeded";
+    a_lock_that_is_not_had_in_time_is_waited_for_again(Database::MySql, why).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_not_had_in_time_is_waited_for_again_on_postgres() {
     let why = "canceling statement due to lock timeout";
     a_lock_that_is_not_had_in_time_is_waited_for_again(Database::Postgres, why).await;
@@ -110,7 +121,8 @@ async fn begin(database: &TestDatabase) -> DatabaseTransaction {
         // Who has changed the least is the victim.
         _ => &[
             "create temporary table ballast (id integer) engine = innodb",
-            "insert into ballast select seq from seq_1_to_5000",
+            "insert into ballast select 1 from information_schema.collations a, \
+             information_schema.collations b limit 5000",
         ],
     };
     for sql in weights {
@@ -132,6 +144,11 @@ async fn await_waiting(database: &TestDatabase, statement: &str) {
             "select count(*) from pg_stat_activity where datname = current_database() \
              and wait_event_type = 'Lock' and query like '{statement}%'"
         ),
+        Database::MySql => format!(
+            "select count(*) from performance_schema.data_lock_waits w \
+             join performance_schema.threads t on t.thread_id = w.requesting_thread_id \
+             where t.processlist_db = database() and t.processlist_info like '{statement}%'"
+        ),
         // What InnoDB knows of waits is renewed only if nobody has asked for a while.
         _ => format!(
             "select count(*) from information_schema.processlist where db = database() \
@@ -142,11 +159,15 @@ async fn await_waiting(database: &TestDatabase, statement: &str) {
     wait_until(DEADLINE, what, async || database.count(&waiting).await > 0).await;
 }
 
-/// How many the server has resolved; MariaDB counts those of all databases.
+/// How many the server has resolved; MariaDB and MySQL count those of all databases.
 async fn deadlocks(database: &TestDatabase) -> i64 {
     let count = match database.backend() {
         Database::Postgres => {
             "select deadlocks from pg_stat_database where datname = current_database()"
+        }
+        Database::MySql => {
+            "select cast(count as signed) from information_schema.innodb_metrics \
+             where name = 'lock_deadlocks'"
         }
         _ => {
             "select cast(variable_value as signed) from information_schema.global_status \

@@ -19,6 +19,11 @@ async fn a_start_without_a_connection_waits_and_says_so_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_a_connection_waits_and_says_so_on_mysql() {
+    a_start_waits_for_connections(Database::MySql, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_without_a_connection_waits_and_says_so_on_postgres() {
     a_start_waits_for_connections(Database::Postgres, 0).await;
 }
@@ -26,6 +31,11 @@ async fn a_start_without_a_connection_waits_and_says_so_on_postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_with_one_connection_waits_and_says_so_on_mariadb() {
     a_start_waits_for_connections(Database::MariaDb, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_one_connection_waits_and_says_so_on_mysql() {
+    a_start_waits_for_connections(Database::MySql, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,6 +65,11 @@ async fn a_start_waits_for_connections(database: Database, left: u32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_runs_out_of_connections_is_waited_for_on_mariadb() {
     a_server_that_runs_out_of_connections_is_waited_for(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_runs_out_of_connections_is_waited_for_on_mysql() {
+    a_server_that_runs_out_of_connections_is_waited_for(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +104,7 @@ async fn a_server_that_runs_out_of_connections_is_waited_for(database: Database)
 /// Those of the pool wait for a lock that somebody holds; the heartbeat has its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_waits_for_no_other_statement() {
-    for database in [Database::MariaDb, Database::Postgres] {
+    for database in Database::SERVERS {
         let world = World::new(database, PARTITIONS).await;
         // Its patience with the heartbeat is a third of that.
         let builder = world.builder().max_connections(PARTITIONS as u32).lease(LEASE * 5);
@@ -115,7 +130,9 @@ async fn a_heartbeat_waits_for_no_other_statement() {
 /// for a second one in vain.
 fn why(database: &TestDatabase, left: u32) -> &'static str {
     match (database.backend(), left) {
-        (Database::MariaDb, _) => "has exceeded the 'max_user_connections' resource",
+        (Database::MariaDb | Database::MySql, _) => {
+            "has exceeded the 'max_user_connections' resource"
+        }
         (_, 0) => "too many connections for role",
         _ => "no connection to be had in time",
     }
@@ -143,6 +160,7 @@ async fn cut_all_but(database: &TestDatabase, kept: &DatabaseConnection) {
         ),
         _ => (
             "select cast(connection_id() as signed)",
+            // MySQL warns of this table, and has nothing else that a user may read.
             "select cast(id as signed) from information_schema.processlist where user = substring_index(current_user(), '@', 1)",
         ),
     };

@@ -15,6 +15,11 @@ async fn connections_that_are_cut_again_and_again_lose_nothing_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_again_and_again_lose_nothing_on_mysql() {
+    connections_that_are_cut_again_and_again_lose_nothing(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_cut_again_and_again_lose_nothing_on_postgres() {
     connections_that_are_cut_again_and_again_lose_nothing(Database::Postgres).await;
 }
@@ -42,6 +47,11 @@ async fn connections_that_are_cut_again_and_again_lose_nothing(database: Databas
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_fall_silent_are_left_on_mariadb() {
     connections_that_fall_silent_are_left(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_fall_silent_are_left_on_mysql() {
+    connections_that_fall_silent_are_left(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

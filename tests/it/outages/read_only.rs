@@ -29,9 +29,18 @@ async fn a_read_only_database_is_weather_on_postgres() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_database_is_weather_on_mariadb() {
+    a_read_only_server_is_weather(Database::MariaDb, "mariadb", "MariaDB").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_database_is_weather_on_mysql() {
+    a_read_only_server_is_weather(Database::MySql, "mysql", "MySQL").await;
+}
+
+async fn a_read_only_server_is_weather(database: Database, service: &'static str, name: &str) {
     let logs = temporary_folder();
-    let server = tokio::task::block_in_place(|| Server::start("mariadb", logs.path()));
-    let mut database = Database::MariaDb.fresh_on(server.address().to_owned()).await;
+    let server = tokio::task::block_in_place(|| Server::start(service, logs.path()));
+    let mut database = database.fresh_on(server.address().to_owned()).await;
     // Without the right to write all the same, which root has.
     let url = database.login(100).await;
     let world = World::on(database, PARTITIONS).await;
@@ -40,11 +49,8 @@ async fn a_read_only_database_is_weather_on_mariadb() {
 
     flow.database().execute_on_server("set global read_only = 1").await;
     flow.wave().await;
-    flow.await_complaint(
-        "database",
-        "only reads: The MariaDB server is running with the --read-only option",
-    )
-    .await;
+    let why = format!("only reads: The {name} server is running with the --read-only option");
+    flow.await_complaint("database", &why).await;
     flow.await_complaint("lease", "nothing is fired").await;
     flow.wave().await;
     flow.database().execute_on_server("set global read_only = 0").await;

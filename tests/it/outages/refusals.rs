@@ -31,8 +31,8 @@ const POSTGRES: &[&str] = &[
     "XX000", // internal_error
 ];
 
-/// SQLSTATEs and numbers, with what MariaDB means by them.
-const MARIADB: &[(&str, i64)] = &[
+/// SQLSTATEs and numbers, with what MariaDB and MySQL mean by them.
+const MYSQL: &[(&str, i64)] = &[
     ("40001", 1213), // ER_LOCK_DEADLOCK
     ("HY000", 1205), // ER_LOCK_WAIT_TIMEOUT
     ("HY000", 1290), // ER_OPTION_PREVENTS_STATEMENT: read_only
@@ -45,7 +45,10 @@ const MARIADB: &[(&str, i64)] = &[
     ("HY000", 1206), // ER_LOCK_TABLE_FULL
     ("HY000", 1020), // ER_CHECKREAD
     ("70100", 1317), // ER_QUERY_INTERRUPTED
-    ("70100", 1969), // ER_STATEMENT_TIMEOUT
+    ("70100", 1969), // ER_STATEMENT_TIMEOUT, MariaDB's
+    ("HY000", 3024), // ER_QUERY_TIMEOUT, MySQL's
+    ("HY000", 1041), // ER_OUT_OF_RESOURCES
+    ("HY000", 3572), // ER_LOCK_NOWAIT
     ("08S01", 1053), // ER_SERVER_SHUTDOWN
 ];
 
@@ -107,10 +110,19 @@ async fn what_the_server_says_of_itself_is_weather_on_postgres() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_server_says_of_itself_is_weather_on_mariadb() {
-    let world = World::new(Database::MariaDb, PARTITIONS).await;
+    what_the_server_says_of_itself_is_weather(Database::MariaDb, "tx_isolation").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_says_of_itself_is_weather_on_mysql() {
+    what_the_server_says_of_itself_is_weather(Database::MySql, "transaction_isolation").await;
+}
+
+async fn what_the_server_says_of_itself_is_weather(database: Database, isolation: &str) {
+    let world = World::new(database, PARTITIONS).await;
     let builder = world.builder();
     let mut flow = Flow::start(world, builder).await;
-    let mut states: Vec<_> = MARIADB.iter().map(|(state, ..)| *state).collect();
+    let mut states: Vec<_> = MYSQL.iter().map(|(state, ..)| *state).collect();
     states.sort_unstable();
     states.dedup();
     // The state must be a literal.
@@ -127,45 +139,59 @@ async fn what_the_server_says_of_itself_is_weather_on_mariadb() {
         format!(
             "create trigger rain_{event} before {event} on job for each row begin
                 declare sky char(5);
-                declare wrong, now_ms, since_ms bigint;
-                if @@session.tx_isolation <> 'READ-COMMITTED' then
+                declare wrong, now_ms, since_ms, times bigint;
+                if @@session.{isolation} <> 'READ-COMMITTED' then
                     signal sqlstate '22000' set message_text = 'isolation';
                 end if;
                 set now_ms = cast(unix_timestamp(now(6)) * 1000 as signed);
-                update since set ms = now_ms where ms = 0;
-                select ms into since_ms from since;
+                insert into since values ();
+                set since_ms = last_insert_id();
+                if since_ms < {DRY} then
+                    set since_ms = now_ms;
+                    insert into since values (now_ms);
+                end if;
+                insert into {event}s values ();
+                set times = last_insert_id();
                 select state, number into sky, wrong from forecast;
-                if nextval({event}s) > 0 and {rains} then
+                if {rains} then
                     case sky {raise} end case;
                 end if;
             end"
         )
     };
+    // What gives the next number of a row knows no rollback, and MySQL has no sequences.
+    let counter =
+        |name: &str| format!("create table {name} (id bigint auto_increment primary key)");
     for sql in [
         "create table forecast (state char(5), number bigint, deletes bigint)",
-        "create sequence inserts",
-        "create sequence deletes",
-        // It knows no rollback; MariaDB's sequences are set to literals only.
-        "create table since (ms bigint) engine = myisam",
-        "insert into since values (0)",
+        &counter("inserts"),
+        &counter("deletes"),
+        &counter("since"),
         &trigger("insert", &format!("now_ms < since_ms + {RAIN_MS}")),
-        &trigger("delete", "lastval(deletes) <= (select deletes from forecast)"),
+        &trigger("delete", "times <= (select deletes from forecast)"),
     ] {
         flow.database().execute(sql).await;
     }
-    for (state, number) in MARIADB {
-        let now = numbers(flow.database(), "nextval(inserts)", "nextval(deletes)").await;
+    for (state, number) in MYSQL {
+        let now = (next(&flow, "inserts").await, next(&flow, "deletes").await);
         let deletes = now.1 + DELETES;
         let forecast = format!("insert into forecast values ('{state}', {number}, {deletes})");
-        for sql in ["delete from forecast", &forecast, "update since set ms = 0"] {
+        let dry = ["delete from since", "alter table since auto_increment = 1"];
+        for sql in [dry[0], dry[1], "delete from forecast", &forecast] {
             flow.database().execute(sql).await;
         }
         flow.wave().await;
         flow.waves.settle().await;
-        let then = numbers(flow.database(), "nextval(inserts)", "nextval(deletes)").await;
+        let then = (next(&flow, "inserts").await, next(&flow, "deletes").await);
         check_rain(&number.to_string(), now, then);
     }
     flow.finish().await;
+}
+
+/// The next number of a counter.
+async fn next(flow: &Flow, counter: &str) -> i64 {
+    flow.database().execute(&format!("insert into {counter} values ()")).await;
+    flow.database().count(&format!("select max(id) from {counter}")).await
 }
 
 async fn numbers(database: &TestDatabase, inserts: &str, deletes: &str) -> (i64, i64) {

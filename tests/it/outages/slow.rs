@@ -20,6 +20,11 @@ async fn a_slow_database_loses_nothing_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_database_loses_nothing_on_mysql() {
+    a_slow_database_loses_nothing(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_database_loses_nothing_on_postgres() {
     a_slow_database_loses_nothing(Database::Postgres).await;
 }

@@ -36,6 +36,7 @@ pub(crate) struct Server {
 pub(crate) fn start(database: Database, logs: &Path) -> (Server, Server) {
     let name = match database {
         Database::MariaDb => "mariadb",
+        Database::MySql => "mysql",
         Database::Postgres => "postgres",
         Database::Sqlite => unreachable!("SQLite has no server"),
     };
@@ -47,11 +48,16 @@ pub(crate) fn start(database: Database, logs: &Path) -> (Server, Server) {
 }
 
 impl Server {
-    /// Starts `kafka`, `kafka-secured`, `mariadb`, `postgres` or `redis`; what it logs is left in the folder `logs`.
+    /// Starts `kafka`, `kafka-secured`, `mariadb`, `mysql`, `postgres` or `redis`; what it logs is left in the folder `logs`.
     ///
     /// # Panics
     /// If it does not become ready.
     pub(crate) fn start(name: &'static str, logs: &Path) -> Self {
+        Self::start_with(name, logs, &[])
+    }
+
+    /// The same with further variables in its environment.
+    pub(crate) fn start_with(name: &'static str, logs: &Path, variables: &[(&str, &str)]) -> Self {
         // The server's own user has temporary files there, too; durability is part of the test,
         // and the usual place for temporary files may be memory.
         let folder = tempfile::Builder::new()
@@ -67,9 +73,11 @@ impl Server {
             .env_remove("INFINITE_SCHEDULER_TEST_KAFKA")
             .env_remove("INFINITE_SCHEDULER_TEST_KAFKA_SECURED")
             .env_remove("INFINITE_SCHEDULER_TEST_MYSQL_URL")
+            .env_remove("INFINITE_SCHEDULER_TEST_MYSQL9_URL")
             .env_remove("INFINITE_SCHEDULER_TEST_POSTGRES_URL")
             .env_remove("INFINITE_SCHEDULER_TEST_REDIS")
             .env("TMPDIR", folder.path())
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(said)

@@ -21,8 +21,13 @@ pub(crate) fn postgres_url() -> String {
 }
 
 /// The MariaDB server, as a URL without a database.
-pub(crate) fn mysql_url() -> String {
+pub(crate) fn mariadb_url() -> String {
     service("INFINITE_SCHEDULER_TEST_MYSQL_URL")
+}
+
+/// The MySQL server, as a URL without a database.
+pub(crate) fn mysql_url() -> String {
+    service("INFINITE_SCHEDULER_TEST_MYSQL9_URL")
 }
 
 /// The Redis, as a URL.
@@ -53,12 +58,16 @@ pub(crate) fn temporary_folder() -> TempDir {
 pub(crate) enum Database {
     Sqlite,
     MariaDb,
+    MySql,
     Postgres,
 }
 
 impl Database {
-    pub(crate) fn all() -> [Self; 3] {
-        [Self::Sqlite, Self::MariaDb, Self::Postgres]
+    /// Those that more than one process can use.
+    pub(crate) const SERVERS: [Self; 3] = [Self::MariaDb, Self::MySql, Self::Postgres];
+
+    pub(crate) fn all() -> [Self; 4] {
+        [Self::Sqlite, Self::MariaDb, Self::MySql, Self::Postgres]
     }
 
     /// A new, empty database of this test's own, under a name that no other test has.
@@ -78,7 +87,7 @@ impl Database {
                     _folder: Some(folder),
                 }
             }
-            Self::MariaDb | Self::Postgres => self.fresh_on(self.server_url()).await,
+            Self::MariaDb | Self::MySql | Self::Postgres => self.fresh_on(self.server_url()).await,
         }
     }
 
@@ -93,7 +102,8 @@ impl Database {
     fn server_url(self) -> String {
         match self {
             Self::Sqlite => unreachable!("SQLite has no server"),
-            Self::MariaDb => mysql_url(),
+            Self::MariaDb => mariadb_url(),
+            Self::MySql => mysql_url(),
             Self::Postgres => postgres_url(),
         }
     }
@@ -137,35 +147,41 @@ impl TestDatabase {
     /// The URL for a login of its own, which may do everything in the database and nothing
     /// else, and have so many connections at a time.
     pub(crate) async fn login(&mut self, connections: u32) -> String {
-        let Self { name, backend, .. } = &*self;
+        let Self { name: database, backend, .. } = &*self;
+        let name = self.login_name();
         let statements = match backend {
             Database::Sqlite => unreachable!("SQLite has no logins"),
-            Database::MariaDb => [
+            Database::MariaDb | Database::MySql => [
                 format!("CREATE USER {name}@'%' WITH MAX_USER_CONNECTIONS {connections}"),
-                format!("GRANT ALL ON {name}.* TO {name}@'%'"),
+                format!("GRANT ALL ON {database}.* TO {name}@'%'"),
             ],
             Database::Postgres => [
                 format!("CREATE ROLE {name} LOGIN CONNECTION LIMIT {connections}"),
-                format!("ALTER DATABASE {name} OWNER TO {name}"),
+                format!("ALTER DATABASE {database} OWNER TO {name}"),
             ],
         };
         for sql in statements {
             self.execute_on_server(&sql).await;
         }
         if self.backend == Database::Postgres {
-            self.execute(&format!("GRANT ALL ON SCHEMA public TO {}", self.name)).await;
+            self.execute(&format!("GRANT ALL ON SCHEMA public TO {name}")).await;
         }
         self.has_login = true;
         let scheme_end = self.url.find("://").expect("a URL") + "://".len();
         let server = self.url[scheme_end..].find('@').map_or(scheme_end, |at| scheme_end + at + 1);
-        format!("{}{}@{}", &self.url[..scheme_end], self.name, &self.url[server..])
+        format!("{}{}@{}", &self.url[..scheme_end], name, &self.url[server..])
+    }
+
+    /// The database's own name, cut to what MySQL takes as a user's.
+    fn login_name(&self) -> String {
+        self.name[..32].to_owned()
     }
 
     /// How many connections that login may have from now on.
     pub(crate) async fn limit_login(&self, connections: u32) {
-        let name = &self.name;
+        let name = self.login_name();
         self.execute_on_server(&match self.backend {
-            Database::MariaDb => {
+            Database::MariaDb | Database::MySql => {
                 format!("ALTER USER {name}@'%' WITH MAX_USER_CONNECTIONS {connections}")
             }
             _ => format!("ALTER ROLE {name} CONNECTION LIMIT {connections}"),
@@ -200,17 +216,17 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     /// Best effort: a database that is left behind harms nobody, a panic while panicking would.
     fn drop(&mut self) {
-        let name = &self.name;
+        let (name, user) = (&self.name, self.login_name());
         let (database, login) = match self.backend {
             Database::Sqlite => return,
-            Database::MariaDb => (
+            Database::MariaDb | Database::MySql => (
                 // Else an open transaction somewhere would keep us waiting for a day.
                 format!("SET lock_wait_timeout = 2; DROP DATABASE IF EXISTS {name}"),
-                format!("DROP USER IF EXISTS {name}@'%'"),
+                format!("DROP USER IF EXISTS {user}@'%'"),
             ),
             Database::Postgres => (
                 format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
-                format!("DROP ROLE IF EXISTS {name}"),
+                format!("DROP ROLE IF EXISTS {user}"),
             ),
         };
         let statements: Vec<String> =
@@ -263,7 +279,7 @@ fn unique_name() -> String {
 }
 
 /// The server's URL with another database in its path.
-fn with_database(server_url: &str, name: &str) -> String {
+pub(crate) fn with_database(server_url: &str, name: &str) -> String {
     let (address, query) = match server_url.split_once('?') {
         Some((address, query)) => (address, format!("?{query}")),
         None => (server_url, String::new()),
@@ -284,6 +300,7 @@ mod tests {
         let cases = [
             ("mysql://root:@127.0.0.1:1", "mysql://root:@127.0.0.1:1/mine"),
             ("mysql://root:@127.0.0.1:1/", "mysql://root:@127.0.0.1:1/mine"),
+            ("mysql://root:@127.0.0.1:1?a=b", "mysql://root:@127.0.0.1:1/mine?a=b"),
             ("postgres://p@h:1/postgres?a=b", "postgres://p@h:1/mine?a=b"),
         ];
         for (server, expected) in cases {
@@ -305,7 +322,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_database_goes_away_although_somebody_is_connected() {
-        for backend in [Database::MariaDb, Database::Postgres] {
+        for backend in Database::SERVERS {
             let database = backend.fresh().await;
             let (name, connection) = (database.name.clone(), database.connect().await);
             connection.ping().await.expect("a connection");

@@ -113,7 +113,7 @@ impl World {
     /// What SQL calls a 64-bit integer here.
     pub(crate) fn integer(&self) -> &'static str {
         match self.database.backend() {
-            Database::MariaDb => "signed",
+            Database::MariaDb | Database::MySql => "signed",
             _ => "bigint",
         }
     }

@@ -107,7 +107,16 @@ async fn what_fails_or_is_rolled_back_on_postgres_does_not_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_on_mariadb_takes_place_but_is_not_answered() {
-    let (database, proxy, url) = database_and_proxy(Database::MariaDb).await;
+    a_commit_takes_place_but_is_not_answered(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_on_mysql_takes_place_but_is_not_answered() {
+    a_commit_takes_place_but_is_not_answered(Database::MySql).await;
+}
+
+async fn a_commit_takes_place_but_is_not_answered(backend: Database) {
+    let (database, proxy, url) = database_and_proxy(backend).await;
     proxy.cut_after_commit(b"marked");
     let mut connection = MySqlConnection::connect(&url).await.expect("a connection");
 
@@ -123,7 +132,16 @@ async fn a_commit_on_mariadb_takes_place_but_is_not_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_statements_in_one_packet_on_mariadb_count_by_the_last() {
-    let (database, proxy, url) = database_and_proxy(Database::MariaDb).await;
+    several_statements_in_one_packet_count_by_the_last(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_statements_in_one_packet_on_mysql_count_by_the_last() {
+    several_statements_in_one_packet_count_by_the_last(Database::MySql).await;
+}
+
+async fn several_statements_in_one_packet_count_by_the_last(backend: Database) {
+    let (database, proxy, url) = database_and_proxy(backend).await;
     let mut connection = MySqlConnection::connect(&url).await.expect("a connection");
     proxy.cut_after_commit(b"marked");
 
@@ -137,7 +155,16 @@ async fn several_statements_in_one_packet_on_mariadb_count_by_the_last() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_or_is_rolled_back_on_mariadb_does_not_count() {
-    let (database, proxy, url) = database_and_proxy(Database::MariaDb).await;
+    what_fails_or_is_rolled_back_does_not_count(Database::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_or_is_rolled_back_on_mysql_does_not_count() {
+    what_fails_or_is_rolled_back_does_not_count(Database::MySql).await;
+}
+
+async fn what_fails_or_is_rolled_back_does_not_count(backend: Database) {
+    let (database, proxy, url) = database_and_proxy(backend).await;
     database.execute("INSERT INTO thing VALUES ('marked')").await;
     let mut connection = MySqlConnection::connect(&url).await.expect("a connection");
     proxy.cut_after_commit(b"marked");
@@ -166,7 +193,7 @@ async fn what_fails_or_is_rolled_back_on_mariadb_does_not_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_transaction_stays_open_until_it_is_released() {
-    for backend in [Database::Postgres, Database::MariaDb] {
+    for backend in Database::SERVERS {
         let (database, proxy, url) = database_and_proxy(backend).await;
         proxy.hold_after(b"marked");
         let inserting = tokio::spawn(insert_in_transaction(backend, url));
@@ -228,7 +255,7 @@ async fn a_statement_in_autocommit_on_postgres_is_held_before_it_is_committed() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_cut_and_refused_while_away() {
-    for backend in [Database::Postgres, Database::MariaDb] {
+    for backend in Database::SERVERS {
         let (database, proxy, url) = database_and_proxy(backend).await;
         let connection = sea_orm::Database::connect(&url).await.expect("a connection");
         connection.ping().await.expect("an answer");

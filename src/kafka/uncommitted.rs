@@ -1,0 +1,99 @@
+//! What lies behind the last stable offset of a log: records that readers may not see before a
+//! transaction ends.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+
+use super::reach::Reach;
+use super::rebalance::{self, list_of};
+use super::{Error, KafkaIngestConfig, TopicPartition};
+
+/// The longest wait for a record that is known to exist.
+const RECORD_PATIENCE: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(100);
+
+type Client = BaseConsumer<Listener>;
+
+/// A client that sees what is not committed. It joins no group, and its questions block.
+pub(super) struct Uncommitted {
+    client: Client,
+    /// It reads one partition at a time.
+    turn: Mutex<()>,
+}
+
+impl Uncommitted {
+    pub(super) fn start(config: &KafkaIngestConfig) -> Result<Self, Error> {
+        let mut client = config.to_client_config();
+        client
+            .set("isolation.level", "read_uncommitted")
+            // One record is enough, and batches come whole.
+            .set("fetch.message.max.bytes", "1024")
+            .set("queued.min.messages", "1");
+        let listener = Listener { reach: Reach::untold() };
+        Ok(Self { client: client.create_with_context(listener)?, turn: Mutex::default() })
+    }
+
+    /// The offset behind the last record of `partition`, whether or not it is committed.
+    pub(super) fn end(&self, partition: &TopicPartition, patience: Duration) -> Result<i64, Error> {
+        let (topic, number) = (&partition.topic, partition.partition);
+        let asked = self.client.fetch_watermarks(topic, number, patience);
+        asked.map(|(_, end)| end).map_err(|error| self.client.context().reach.explain(error.into()))
+    }
+
+    /// The time of the record at `offset`, if there is one with a time.
+    pub(super) fn time_at(
+        &self,
+        partition: &TopicPartition,
+        offset: i64,
+    ) -> Result<Option<i64>, Error> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.client.assign(&list_of(&[(partition.clone(), offset)])?)?;
+        let time = self.first_time();
+        self.client.unassign()?;
+        Ok(time)
+    }
+
+    fn first_time(&self) -> Option<i64> {
+        let deadline = Instant::now() + RECORD_PATIENCE;
+        while Instant::now() < deadline {
+            match self.client.poll(POLL) {
+                Some(Ok(record)) => return record.timestamp().to_millis(),
+                Some(Err(KafkaError::PartitionEOF(_))) => return None,
+                Some(Err(_)) | None => {}
+            }
+        }
+        None
+    }
+}
+
+impl fmt::Debug for Uncommitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uncommitted").finish_non_exhaustive()
+    }
+}
+
+/// Learns why a broker that does not answer is silent.
+struct Listener {
+    reach: Reach,
+}
+
+impl ClientContext for Listener {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        rebalance::log(&self.reach, level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(code) = error.rdkafka_error_code() {
+            self.reach.failed(code, reason);
+        }
+    }
+}
+
+impl ConsumerContext for Listener {}
