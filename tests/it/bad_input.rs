@@ -97,7 +97,7 @@ async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody(database: Databas
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_sqlite() {
-    let refuse = "create trigger refuse before insert on job when new.request_id like 'refused%' \
+    let refuse = "create trigger refuse before insert on scheduler_job when new.request_id like 'refused%' \
                   begin select raise(abort, 'refused by the test'); end";
     a_row_that_the_database_refuses_does_not_sink_its_batch(Database::Sqlite, refuse).await;
 }

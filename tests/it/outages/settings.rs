@@ -115,15 +115,17 @@ async fn note_settings(database: &TestDatabase, hostile: &[Hostile]) {
         .execute("create table seen (setting varchar(99), ours varchar(99), is_now varchar(99))")
         .await;
     if database.backend() != Database::Postgres {
-        let trigger =
-            format!("create trigger note before insert on job for each row begin {notes} end");
+        let trigger = format!(
+            "create trigger note before insert on scheduler_job for each row begin {notes} end"
+        );
         return database.execute(&trigger).await;
     }
     let function = format!(
         "create function note() returns trigger language plpgsql as \
          $$ begin {notes} return new; end $$"
     );
-    let trigger = "create trigger note before insert on job for each row execute function note()";
+    let trigger =
+        "create trigger note before insert on scheduler_job for each row execute function note()";
     for sql in [function.as_str(), trigger, "grant all on seen to public"] {
         database.execute(sql).await;
     }
