@@ -111,7 +111,8 @@ async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_mariadb() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_mysql() {
-    let refuse = "alter table job add constraint refuse check (request_id not like 'refused%')";
+    let refuse =
+        "alter table scheduler_job add constraint refuse check (request_id not like 'refused%')";
     a_row_that_the_database_refuses_does_not_sink_its_batch(Database::MySql, refuse).await;
 }
 

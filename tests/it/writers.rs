@@ -128,7 +128,7 @@ pub(crate) async fn await_held_up(database: &TestDatabase, count: i64) {
         _ => {
             "select count(*) from information_schema.processlist where db = database() \
              and id <> connection_id() and time_ms > 300 and info regexp \
-             '^(insert into job|delete from|update .?ingest_offset.? set .?reader)'"
+             '^(insert into scheduler_job|delete from|update .?scheduler_ingest_offset.? set .?reader)'"
         }
     };
     wait_until(DEADLINE, "statements that wait", async || database.count(held_up).await == count)

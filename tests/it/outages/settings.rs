@@ -198,7 +198,7 @@ async fn keeps_what_is_empty(flow: &Flow) {
     let world = &flow.waves.world;
     let empty = RawRecord::new(0, "").with_key("");
     produce_by(&client_of(&world.broker), &world.topic, &[empty]).await;
-    let kept = "select count(*) from dead_letter where length(record_key) = 0 \
+    let kept = "select count(*) from scheduler_dead_letter where length(record_key) = 0 \
                 and length(record_value) = 0";
     wait_until(DEADLINE, "an empty letter", async || world.database.count(kept).await == 1).await;
 }
@@ -286,17 +286,17 @@ async fn a_table_that_is_missing_is_reported_as_what_it_is() {
         let world = World::new(backend, PARTITIONS).await;
         let builder = world.builder();
         let mut flow = Flow::start(world, builder).await;
-        flow.database().execute("alter table job rename to elsewhere").await;
+        flow.database().execute("alter table scheduler_job rename to elsewhere").await;
         flow.wave().await;
         let missing = match backend {
-            Database::Sqlite => "no such table: job",
-            Database::MariaDb | Database::MySql => "job' doesn't exist",
-            Database::Postgres => "relation \"job\" does not exist",
+            Database::Sqlite => "no such table: scheduler_job",
+            Database::MariaDb | Database::MySql => "scheduler_job' doesn't exist",
+            Database::Postgres => "relation \"scheduler_job\" does not exist",
         };
         flow.await_complaint("partition", missing).await;
         let said = flow.complaint("partition").expect("a complaint");
         assert!(!said.contains("unavailable"), "{backend:?}: {said}");
-        flow.database().execute("alter table elsewhere rename to job").await;
+        flow.database().execute("alter table elsewhere rename to scheduler_job").await;
         flow.finish().await;
     }
 }
