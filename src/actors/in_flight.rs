@@ -45,6 +45,8 @@ pub(super) struct Flight {
     /// Which of its firings in this epoch it is; set by the table when it starts.
     pub(super) firing: u32,
     pub(super) cancelled: CancellationToken,
+    /// The bytes that it counts for in its app's memory; kept by the table.
+    pub(super) bytes: usize,
     /// How it ended, once it has.
     pub(super) ended: Option<Arc<Ended>>,
     /// What that means, where judging it again could say something else.
@@ -85,6 +87,8 @@ impl InFlight {
                 let id = flight.job.id;
                 flight.app.running.fetch_add(1, Ordering::Relaxed);
                 flight.app.unsettled.fetch_add(1, Ordering::Relaxed);
+                flight.bytes = flight.job.size();
+                flight.app.memory.take_off(flight.bytes);
                 // Only a job that was put back has been counted before.
                 flight.firing = match table.firings.get_mut(&id) {
                     Some(firings) => {
@@ -130,6 +134,10 @@ impl InFlight {
         let mut table = self.table();
         for (id, outcome) in judged {
             if let Some(flight) = table.flights.get_mut(&id) {
+                // A dead letter has a body of its own until it is written.
+                let more = if flight.judged.is_none() { outcome.size() } else { 0 };
+                flight.bytes += more;
+                flight.app.memory.take_off(more);
                 flight.judged = Some(outcome);
             }
         }
@@ -200,6 +208,7 @@ impl Table {
     fn land(&mut self, id: JobId) {
         if let Some(flight) = self.flights.remove(&id) {
             flight.app.unsettled.fetch_sub(1, Ordering::Relaxed);
+            flight.app.memory.land(flight.bytes);
         }
     }
 }

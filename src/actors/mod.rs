@@ -13,6 +13,7 @@ mod counters;
 mod directory;
 mod holdings;
 mod in_flight;
+mod job_memory;
 mod lease;
 mod processes;
 
