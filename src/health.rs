@@ -56,6 +56,8 @@ pub enum ProblemKind {
     AppWithoutInstance,
     /// What an app's jobs are sent to cannot accept them.
     TargetUnavailable,
+    /// Other instances read local times by other rules.
+    TimeZonesDiffer,
     /// A setting does not do what it should.
     Setting,
 }

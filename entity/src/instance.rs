@@ -13,6 +13,8 @@ pub struct Model {
     pub name: String,
     /// The version of the program.
     pub version: String,
+    /// The version of the IANA database by which it reads local times.
+    pub time_zones: String,
     /// The ids of the apps that it registers, as a JSON array.
     #[sea_orm(column_type = "Text")]
     pub apps: String,

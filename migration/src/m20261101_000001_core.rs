@@ -38,6 +38,7 @@ const TABLES: [(&str, &str); 9] = [
             id bigint not null primary key,
             name {name}(255) not null,
             version {name}(64) not null,
+            time_zones {name}(16) not null,
             apps {text} not null,
             process {text},
             started_ms bigint not null,

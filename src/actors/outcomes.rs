@@ -21,6 +21,7 @@ use crate::health::ProblemKind;
 use crate::model::ids::{AppId, ShardId};
 use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, ErrorKind};
+use crate::model::retry::{due_after, due_at};
 use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt};
 use crate::store::{Ended as StoreEnded, Lane, Outcome, OutcomeBatch, ShardFence, Written};
 
@@ -318,10 +319,7 @@ fn judge_failure(shared: &Shared, flight: &Flight, error: JobError) -> Outcome {
     let now_ms = shared.clock.now_ms();
     let failed = job.attempts + 1;
     if let JobError::Snooze(until) = error {
-        // Rounded up: never early.
-        let due_ms =
-            until.timestamp_millis() + i64::from(until.timestamp_subsec_nanos() % 1_000_000 > 0);
-        return Outcome::Retry { due_ms, attempts: job.attempts, error: None };
+        return Outcome::Retry { due_ms: due_at(until), attempts: job.attempts, error: None };
     }
     app.figures.failed.fetch_add(1, Ordering::Relaxed);
     let why = kept(&error.to_string());
@@ -333,8 +331,7 @@ fn judge_failure(shared: &Shared, flight: &Flight, error: JobError) -> Outcome {
         JobError::RetryAfter(wait, _) => wait,
         _ => app.config.backoff.delay(failed, fastrand::f64()),
     };
-    let wait_ms = i64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
-    Outcome::Retry { due_ms: now_ms.saturating_add(wait_ms), attempts: failed, error: Some(why) }
+    Outcome::Retry { due_ms: due_after(now_ms, wait), attempts: failed, error: Some(why) }
 }
 
 /// A handler may say anything; the row keeps the start of it, without the NUL that

@@ -6,6 +6,7 @@
 
 mod balance;
 mod orphans;
+mod zones;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -124,6 +125,7 @@ impl ShardKeeper {
                 self.shared.health.clear("database");
                 self.check_clock(skew_ms);
                 self.shared.database.answers();
+                self.check_time_zones(&observed);
                 self.look_after_commands(&observed, ctx);
                 self.tell_readers(&observed);
                 self.observed = observed;

@@ -44,6 +44,8 @@ pub(crate) struct Settings {
     pub max_clock_skew: Duration,
     /// How requests are read.
     pub rules: Rules,
+    /// The version of the IANA database that local times are read by.
+    pub time_zones: String,
     /// The window of an idempotency key.
     pub idempotency_window: Duration,
     /// Whether the same key with another time is a conflict.
@@ -412,6 +414,7 @@ impl Shared {
         Membership {
             name: self.settings.instance.clone(),
             apps,
+            time_zones: self.settings.time_zones.clone(),
             lease: self.settings.lease,
             process: self.process.clone(),
         }

@@ -11,8 +11,8 @@ use serde_json::{Map, Number, Value};
 
 use super::request::{MAX_DEPTH, is_too_deep};
 
-/// An unpaired surrogate is shown to whoever needs a [`Value`] as a character this far above
-/// it: one in plane 16, which is for private use and assigned to nothing.
+/// A [`Value`] has a character this far above it in the place of an unpaired surrogate: one in
+/// plane 16, which is for private use and assigned to nothing.
 const STAND_IN: u32 = 0x10_0000;
 
 /// The value of `text`, or the nearest one that a [`Value`] can be: a number beyond an `f64` is
@@ -44,8 +44,8 @@ fn is_surrogate(unit: &u32) -> bool {
     (0xd800..0xe000).contains(unit)
 }
 
-/// The name of an object's member; `None` if it has an unpaired surrogate, as no name has that
-/// anybody looks for. Copied only if it is written with escapes.
+/// The name of an object's member; `None` if it has an unpaired surrogate, which no known name
+/// has. Copied only if it is written with escapes.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Name<'a>(pub(super) Option<Cow<'a, str>>);
 

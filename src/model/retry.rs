@@ -1,6 +1,10 @@
-//! How long to wait before the next attempt.
+//! How long to wait before the next attempt, and when that is.
 
 use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::time::EPOCH_MS;
 
 /// The waits between attempts of a job.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +57,19 @@ impl Backoff {
     }
 }
 
+/// The epoch millisecond `wait` after `now_ms`, rounded up so that nothing is early. A wait
+/// beyond the calendar ends with it, so that its end can be written down.
+pub fn due_after(now_ms: i64, wait: Duration) -> i64 {
+    let wait_ms = i64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
+    now_ms.saturating_add(wait_ms).min(*EPOCH_MS.end())
+}
+
+/// The epoch millisecond of `until`, rounded up in the same way and within the calendar.
+pub fn due_at(until: DateTime<Utc>) -> i64 {
+    let begun = until.timestamp_subsec_nanos() % 1_000_000 > 0;
+    (until.timestamp_millis() + i64::from(begun)).clamp(*EPOCH_MS.start(), *EPOCH_MS.end())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -61,6 +78,10 @@ mod tests {
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
+    }
+
+    const fn ns(ns: u64) -> Duration {
+        Duration::from_nanos(ns)
     }
 
     #[test]
@@ -83,6 +104,20 @@ mod tests {
         let backoff = Backoff::Delays(vec![ms(1), ms(5)]);
         assert_eq!([1, 2, 9].map(|failed| backoff.delay(failed, 0.7)), [ms(1), ms(5), ms(5)]);
         assert_eq!(Backoff::Delays(vec![]).delay(1, 0.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn when_that_is_is_rounded_up_and_within_the_calendar() {
+        let last = 253_402_300_799_999;
+        assert_eq!(due_after(7, ms(3)), 10);
+        assert_eq!(due_after(7, Duration::from_nanos(1)), 8);
+        assert_eq!(due_after(7, Duration::MAX), last);
+        assert_eq!(due_after(i64::MAX, ms(1)), last);
+        let at = |ms, nanos| DateTime::from_timestamp_millis(ms).unwrap() + ns(nanos);
+        assert_eq!((due_at(at(7, 0)), due_at(at(7, 1))), (7, 8));
+        assert_eq!(due_at(DateTime::<Utc>::MAX_UTC), last);
+        assert_eq!(due_at(DateTime::<Utc>::MIN_UTC), -62_167_219_200_000);
+        assert!(DateTime::from_timestamp_millis(last).unwrap().to_rfc3339().starts_with("9999-"));
     }
 
     #[test]

@@ -37,7 +37,7 @@ const NANOS_PER_SECOND: u32 = 1_000_000_000;
 const YEARS: RangeInclusive<i64> = 0..=9999;
 
 /// The epoch milliseconds of those years, in UTC.
-const EPOCH_MS: RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
+pub(super) const EPOCH_MS: RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
 /// A time as a request wrote it: an instant, or what a clock on some wall shows.
 ///

@@ -83,6 +83,7 @@ impl From<&Config> for Settings {
                 default_time_zone: config.default_time_zone.clone(),
                 max_schedule_ahead: config.ingest.max_schedule_ahead,
             },
+            time_zones: TimeZones::get().version().to_owned(),
             idempotency_window: config.idempotency.window,
             conflict_on_time: config.idempotency.conflict_on_time,
             idempotency_redis: config.idempotency.redis_url.clone(),

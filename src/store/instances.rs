@@ -1,5 +1,6 @@
 //! Who is alive: heartbeats and leases, by the database's clock.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use infinite_scheduler_entity::instance;
@@ -18,6 +19,8 @@ pub struct Membership {
     pub name: String,
     /// The apps that it can fire.
     pub apps: Vec<AppId>,
+    /// The version of the IANA database by which it reads local times.
+    pub time_zones: String,
     /// How long it stays alive after a heartbeat.
     pub lease: Duration,
     /// Its process, where the kernel tells.
@@ -59,6 +62,8 @@ pub struct Observation {
     pub now_us: i64,
     /// Every instance that was not declared dead.
     pub instances: Vec<InstanceRow>,
+    /// The version of the IANA database by which each of them reads local times.
+    pub time_zones: BTreeMap<InstanceId, String>,
     /// Every shard.
     pub shards: Vec<ShardRow>,
     /// Jobs that others put into shards of ours.
@@ -86,6 +91,7 @@ impl Store {
             id: Set(id.0),
             name: Set(membership.name.chars().take(255).collect()),
             version: Set(env!("CARGO_PKG_VERSION").into()),
+            time_zones: Set(membership.time_zones.chars().take(16).collect()),
             apps: Set(serde_json::to_string(&apps).unwrap_or_default()),
             process: Set(process),
             started_ms: Set(now_ms),
@@ -127,6 +133,8 @@ impl Store {
             "select 'i' as kind, id, beat as a, lease_until_us as b, {now} as c, apps as t, \
              process as p \
              from scheduler_instance where not dead \
+             union all select 'z', id, 0, 0, 0, time_zones, null from scheduler_instance \
+             where not dead \
              union all select 's', id, app, owner, epoch, null, null from scheduler_shard \
              union all select 'p', id, reader, number, 0, topic, null from scheduler_ingest_offset \
              where instance = {me} \
@@ -231,6 +239,9 @@ impl Observation {
                     apps,
                     process: process.and_then(|text| serde_json::from_str(&text).ok()),
                 });
+            }
+            "z" => {
+                self.time_zones.insert(InstanceId(id), row.try_get_by_index(5)?);
             }
             "s" => {
                 let app: i64 = row.try_get_by_index(2)?;

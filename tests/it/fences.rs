@@ -28,8 +28,13 @@ async fn an_outcome_of_an_old_epoch_changes_nothing() {
         let options = StoreOptions { url: database.url().into(), max_connections: 3, lease: LEASE };
         let store = Store::connect(&options).await.expect("a store");
         let row = store.find_app("sms").await.expect("an answer").expect("the app");
-        let membership =
-            Membership { name: "test".into(), apps: vec![row.id], lease: LEASE, process: None };
+        let membership = Membership {
+            name: "test".into(),
+            apps: vec![row.id],
+            time_zones: "2026f".into(),
+            lease: LEASE,
+            process: None,
+        };
         let me = store.join(&membership, 0).await.expect("joined");
         let id = infinite_scheduler::model::ids::JobId::derive("sms", "far");
         let job = store.jobs_by_id(&[id], 1).await.expect("an answer").0.pop().expect("the job");

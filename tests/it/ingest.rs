@@ -142,7 +142,8 @@ async fn a_seek_is_noticed_after_the_instance_has_joined_anew() {
         world.database.execute("update scheduler_instance set dead = true").await;
         wait_until(DEADLINE, "the row to name the new instance", async || {
             let named = "select count(*) from scheduler_ingest_offset join scheduler_instance \
-                         on instance.id = ingest_offset.instance where not instance.dead";
+                         on scheduler_instance.id = scheduler_ingest_offset.instance \
+                         where not scheduler_instance.dead";
             world.database.count(named).await == 1
         })
         .await;

@@ -74,9 +74,10 @@ async fn groups_topics_and_apps_that_are_nearly_alike_have_rows_of_their_own() {
             assert!(!rows.contains(&row.id), "{backend:?}: {key:?}");
             rows.push(row.id);
         }
-        let upper = AppConfig::new("SMS ");
-        let app = ground.store.register_app(&upper, 0).await.expect("a row");
-        assert_ne!(app.id, ground.app.id, "{backend:?}");
+        for alike in ["SMS", "sms "] {
+            let app = ground.store.register_app(&AppConfig::new(alike), 0).await.expect("a row");
+            assert_ne!(app.id, ground.app.id, "{backend:?}: {alike:?}");
+        }
         ground.store.close().await;
     }
 }

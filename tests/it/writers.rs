@@ -44,7 +44,13 @@ async fn ground_on(database: &TestDatabase) -> Ground {
 }
 
 async fn join(store: &Store, lease: Duration) -> InstanceId {
-    let membership = Membership { name: "test".into(), apps: Vec::new(), lease, process: None };
+    let membership = Membership {
+        name: "test".into(),
+        apps: Vec::new(),
+        time_zones: "2026f".into(),
+        lease,
+        process: None,
+    };
     store.join(&membership, 0).await.expect("joined")
 }
 

@@ -45,17 +45,16 @@ fn text_of(value: &[u8]) -> Result<&str, Refusal> {
     Ok(text)
 }
 
-/// What a value is that was meant as a request but put into another form on its way, if it can
-/// be told; a parser would complain of its first byte only.
+/// The form that a producer's serializer gave to a request, if it is a known one that is not
+/// JSON in UTF-8. A JSON parser reports its first byte only.
 fn other_form(value: &[u8]) -> Option<(ErrorKind, String)> {
     match value {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, b'{', 0, ..] | [b'{', 0, ..] => Some((
             ErrorKind::InvalidEncoding,
             "is in UTF-16: send JSON in UTF-8, as every serializer of JSON does by itself".into(),
         )),
-        [0, id @ .., _] if id.len() >= 4 => {
-            let (id, payload) = value[1..].split_at(4);
-            let schema = id.iter().fold(0_u32, |id, byte| id << 8 | u32::from(*byte));
+        [0, a, b, c, d, payload @ ..] if !payload.is_empty() => {
+            let schema = u32::from_be_bytes([*a, *b, *c, *d]);
             let serializer = match payload.trim_ascii_start() {
                 [b'{', ..] => "KafkaJsonSchemaSerializer",
                 _ => "KafkaAvroSerializer or KafkaProtobufSerializer",

@@ -1,5 +1,8 @@
 //! What a scheduler is told at its start, and what is refused at once.
 
+use std::time::Duration;
+
+use infinite_scheduler::store::{Membership, Store, StoreOptions};
 use infinite_scheduler::{AppConfig, KafkaIngestConfig, Scheduler, StartError};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database as SeaOrm};
 
@@ -173,4 +176,39 @@ fn many_shards() -> AppConfig {
     let mut app = AppConfig::new("sms");
     app.shards = std::num::NonZeroU32::new(1025).expect("not zero");
     app
+}
+
+/// One local time would become two instants.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_go_by_different_time_zone_rules_say_so() {
+    for backend in Database::all() {
+        let database = backend.fresh().await;
+        let (handler, _) = recorder(|_| async { Ok(()) });
+        let builder = builder(&database).register_app(AppConfig::new("sms"), handler);
+        let scheduler = builder.start().await.expect("a start");
+        let told = || {
+            let sentences = scheduler.health().sentences();
+            sentences.into_iter().find(|sentence| sentence.starts_with("time zones: "))
+        };
+        assert_eq!(told(), None, "{backend:?}");
+
+        let options = StoreOptions { url: database.url().into(), max_connections: 2, lease: LEASE };
+        let store = Store::connect(&options).await.expect("a store");
+        let other = Membership {
+            name: "other".into(),
+            apps: Vec::new(),
+            time_zones: "2001a".into(),
+            lease: Duration::from_secs(600),
+            process: None,
+        };
+        let other = store.join(&other, 0).await.expect("joined");
+        wait_until(DEADLINE, "the difference is told", async || told().is_some()).await;
+        let sentence = told().expect("a sentence");
+        assert!(sentence.contains("others by 2001a: bring"), "{backend:?}: {sentence}");
+        assert!(scheduler.health().ready, "{backend:?}");
+        store.leave(other).await.expect("gone");
+        wait_until(DEADLINE, "it is the same again", async || told().is_none()).await;
+        store.close().await;
+        scheduler.shutdown(DRAIN).await;
+    }
 }
