@@ -1,5 +1,5 @@
 //! One app's scheduler: the window of its shards' next jobs in memory, one timer, and a
-//! bounded number of attempts.
+//! number of attempts that is bounded, as are the bytes of its jobs.
 //!
 //! It fires nothing without a lease that is valid here, and nothing early. It owns no
 //! truth: a successor finds the shards in the holdings, what runs in the in-flight table,
@@ -34,8 +34,6 @@ const READ_AGAIN: Duration = Duration::from_millis(200);
 const AUDIT: Duration = Duration::from_secs(60);
 /// Rows of one page.
 const PAGE: usize = 2000;
-/// Bytes of jobs in memory, for each job that the window may hold.
-const BYTES_PER_JOB: usize = 16 * 1024;
 /// Jobs that are started before other messages get their turn.
 const BURST: usize = 1000;
 
@@ -49,6 +47,7 @@ pub(super) struct AppScheduler {
     timer: Option<SpawnHandle>,
     /// A database that did not answer is not asked again at once.
     reads_wait: bool,
+    look_ups_out: usize,
     stopping: bool,
     audited: usize,
 }
@@ -58,7 +57,7 @@ impl AppScheduler {
         let jobs = app.config.window.get() as usize;
         let limits = WindowLimits {
             max_jobs: jobs,
-            max_bytes: jobs.saturating_mul(BYTES_PER_JOB),
+            max_bytes: app.memory.for_window(),
             page_size: PAGE,
             aging_ms: i64::try_from(app.config.priority_aging.as_millis()).unwrap_or(i64::MAX),
         };
@@ -72,6 +71,7 @@ impl AppScheduler {
             releasing: HashMap::new(),
             timer: None,
             reads_wait: false,
+            look_ups_out: 0,
             stopping,
             audited: 0,
         }
@@ -80,7 +80,9 @@ impl AppScheduler {
     /// Starts what is due, asks for what is missing, and sleeps until the next moment.
     fn go_on(&mut self, ctx: &mut Context<Self>) {
         self.fire();
+        self.window.set_max_bytes(self.app.memory.for_window());
         self.read(ctx);
+        self.app.memory.set_window(self.window.expected_bytes());
         self.set_timer(ctx);
     }
 
@@ -89,12 +91,15 @@ impl AppScheduler {
             return;
         }
         let now_ms = self.shared.now_ms();
-        let due = self.window.take_due(now_ms, self.room().min(BURST));
+        let due =
+            self.window.take_due(now_ms, self.room().min(BURST), self.app.memory.for_starts());
         let flights: Vec<Flight> =
             due.into_iter().filter_map(|job| self.flight(job, now_ms)).collect();
         if flights.is_empty() {
             return;
         }
+        // They are not in the window any more, and are counted as in flight from here on.
+        self.app.memory.set_window(self.window.expected_bytes());
         for flight in self.shared.in_flight.start(flights) {
             attempt::spawn(&self.shared, flight);
         }
@@ -102,6 +107,9 @@ impl AppScheduler {
 
     /// How many attempts may start now.
     fn room(&self) -> usize {
+        if self.app.memory.for_starts() == 0 {
+            return 0;
+        }
         let config = &self.app.config;
         let running = self.app.running.load(Ordering::Relaxed);
         let unsettled = self.app.unsettled.load(Ordering::Relaxed);
@@ -125,6 +133,7 @@ impl AppScheduler {
             fence,
             fired_ms,
             shown: Fence::new(0, 0),
+            bytes: 0,
             cancelled,
             ended: None,
             judged: None,
@@ -320,6 +329,7 @@ impl Handler<Report> for AppScheduler {
             shards = self.fences.len(),
             in_memory = window.jobs,
             in_memory_bytes = window.bytes,
+            memory_of_all_apps_bytes = self.shared.job_memory.held(),
             running = self.app.running.load(Ordering::Relaxed),
             unsettled = self.app.unsettled.load(Ordering::Relaxed),
             scheduled = app.scheduled,

@@ -47,6 +47,8 @@ pub(super) struct Flight {
     /// What the receiver is shown; set by the table when it starts.
     pub(super) shown: Fence,
     pub(super) cancelled: CancellationToken,
+    /// The bytes that it counts for in its app's memory; kept by the table.
+    pub(super) bytes: usize,
     /// How it ended, once it has.
     pub(super) ended: Option<Arc<Ended>>,
     /// What that means, where judging it again could say something else.
@@ -79,6 +81,8 @@ impl InFlight {
                 let id = flight.job.id;
                 flight.app.running.fetch_add(1, Ordering::Relaxed);
                 flight.app.unsettled.fetch_add(1, Ordering::Relaxed);
+                flight.bytes = flight.job.size();
+                flight.app.memory.take_off(flight.bytes);
                 let (epoch, admitted_ms) = (flight.fence.epoch, flight.job.created_ms);
                 flight.shown = table.fences.next(id, epoch, admitted_ms, flight.fired_ms);
                 table.flights.insert(id, flight.clone());
@@ -118,6 +122,10 @@ impl InFlight {
         let mut table = self.table();
         for (id, outcome) in judged {
             if let Some(flight) = table.flights.get_mut(&id) {
+                // A dead letter has a body of its own until it is written.
+                let more = if flight.judged.is_none() { outcome.size() } else { 0 };
+                flight.bytes += more;
+                flight.app.memory.take_off(more);
                 flight.judged = Some(outcome);
             }
         }
@@ -191,6 +199,7 @@ impl Table {
     fn land(&mut self, id: JobId) -> Option<Flight> {
         let flight = self.flights.remove(&id)?;
         flight.app.unsettled.fetch_sub(1, Ordering::Relaxed);
+        flight.app.memory.land(flight.bytes);
         Some(flight)
     }
 }

@@ -14,6 +14,7 @@ mod directory;
 mod holdings;
 mod in_flight;
 mod database_clock;
+mod job_memory;
 mod lease;
 mod processes;
 

@@ -25,8 +25,9 @@ use crate::store::{Ended as StoreEnded, Lane, Outcome, OutcomeBatch, ShardFence,
 
 /// Batches that are written at the same time.
 const LANES: usize = 2;
-/// Outcomes of one batch at most.
+/// Outcomes of one batch at most, and about the bytes of their dead letters.
 const BATCH: usize = 2000;
+const BATCH_BYTES: usize = 8 << 20;
 /// Characters of an error that its job's row keeps.
 const LONGEST_ERROR: usize = 4096;
 /// The wait after a write without an answer, doubling up to the second.
@@ -93,7 +94,8 @@ impl Outcomes {
             return;
         }
         *writing = true;
-        let flights = next_batch(waiting, |(flight, _)| flight.fence);
+        let flights =
+            next_batch(waiting, |(flight, _)| flight.fence, |(_, outcome)| outcome.size());
         let shared = self.shared.clone();
         let batch = Arc::new(batch_of(&shared, &flights));
         let done = tokio::spawn(async move { write_until_answered(&shared, &batch).await });
@@ -153,8 +155,18 @@ impl Outcomes {
 
 /// Takes the next outcomes to write: of each shard those of one epoch, since a batch finds
 /// by shard what is not ours any more.
-fn next_batch<T>(waiting: &mut Vec<T>, fence_of: impl Fn(&T) -> ShardFence) -> Vec<T> {
-    let rest = waiting.split_off(waiting.len().min(BATCH));
+fn next_batch<T>(
+    waiting: &mut Vec<T>,
+    fence_of: impl Fn(&T) -> ShardFence,
+    size_of: impl Fn(&T) -> usize,
+) -> Vec<T> {
+    let mut bytes = 0;
+    let fits = |one: &&T| {
+        bytes += size_of(one);
+        bytes <= BATCH_BYTES
+    };
+    let count = waiting.iter().take(BATCH).take_while(fits).count().max(1);
+    let rest = waiting.split_off(waiting.len().min(count));
     let taken = std::mem::replace(waiting, rest);
     let mut fences: HashMap<ShardId, ShardFence> = HashMap::new();
     let (now, later): (Vec<_>, Vec<_>) = taken.into_iter().partition(|one| {
@@ -302,7 +314,7 @@ fn bury(shared: &Shared, flight: &Flight, kind: ErrorKind, message: String) -> O
         let parent = trace("traceparent", &context.parent);
         [Some(parent), context.state.as_ref().map(|state| trace("tracestate", state))]
     });
-    Outcome::Buried(Box::new(DeadLetter {
+    Outcome::Buried(Arc::new(DeadLetter {
         kind,
         message,
         app: Some(app.name.to_string()),
@@ -373,15 +385,25 @@ mod tests {
     fn a_batch_has_one_epoch_of_each_shard() {
         let [old, new, other] = [fence(1, 1), fence(1, 2), fence(3, 7)];
         let mut waiting = vec![old, other, new, old, new];
-        assert_eq!(next_batch(&mut waiting, |fence| *fence), [old, other, old]);
-        assert_eq!(next_batch(&mut waiting, |fence| *fence), [new, new]);
+        assert_eq!(next_batch(&mut waiting, |fence| *fence, |_| 0), [old, other, old]);
+        assert_eq!(next_batch(&mut waiting, |fence| *fence, |_| 0), [new, new]);
         assert_eq!(waiting, []);
     }
 
     #[test]
     fn a_batch_is_no_larger_than_it_may_be() {
         let mut waiting: Vec<_> = (0..).take(BATCH + 1).collect();
-        assert_eq!(next_batch(&mut waiting, |_| fence(1, 1)).len(), BATCH);
+        assert_eq!(next_batch(&mut waiting, |_| fence(1, 1), |_| 0).len(), BATCH);
         assert_eq!(waiting, [BATCH]);
+    }
+
+    #[test]
+    fn the_letters_of_a_batch_are_bounded_and_one_alone_may_be_larger() {
+        let mut waiting = vec![BATCH_BYTES / 2, BATCH_BYTES / 2, 1, BATCH_BYTES + 1, 1];
+        let mut next = || next_batch(&mut waiting, |_| fence(1, 1), |size| *size);
+        assert_eq!(next(), [BATCH_BYTES / 2, BATCH_BYTES / 2]);
+        assert_eq!(next(), [1]);
+        assert_eq!(next(), [BATCH_BYTES + 1]);
+        assert_eq!(next(), [1]);
     }
 }

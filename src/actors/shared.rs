@@ -14,6 +14,7 @@ use super::database_clock::{DatabaseClock, moment_of};
 use super::directory::Directory;
 use super::holdings::Holdings;
 use super::in_flight::InFlight;
+use super::job_memory::{AppMemory, JobMemory};
 use super::lease::Lease;
 use super::processes;
 use crate::dispatch::SharedHandler;
@@ -47,6 +48,8 @@ pub(crate) struct Settings {
     pub max_record_bytes: usize,
     /// The largest batch, in bytes.
     pub max_batch_bytes: usize,
+    /// What the jobs of all apps may take in memory, in bytes.
+    pub job_memory: usize,
     /// What is done with dead letters.
     pub dead_letters: DeadLetterSettings,
     /// How often the actors' figures are logged.
@@ -77,6 +80,8 @@ pub(crate) struct RegisteredApp {
     /// Its row, with rules and shards.
     pub row: Arc<AppRow>,
     pub(super) figures: Arc<AppFigures>,
+    /// The bytes of its jobs.
+    pub(super) memory: AppMemory,
     /// Attempts that run.
     pub(super) running: AtomicUsize,
     /// Attempts that run or whose outcome is not written.
@@ -118,6 +123,7 @@ pub(crate) struct Shared {
     pub(super) directory: Directory,
     pub(super) holdings: Holdings,
     pub(super) in_flight: InFlight,
+    pub(super) job_memory: Arc<JobMemory>,
     pub(super) kafka: Option<KafkaSide>,
     /// The ledger rows of the partitions that are read here.
     pub(super) partitions: DashMap<TopicPartition, LedgerId>,
@@ -147,6 +153,7 @@ impl Shared {
         kafka: Option<(KafkaIngestConfig, Producer, Option<Producer>)>,
     ) -> Self {
         let counters = Counters::default();
+        let memory = JobMemory::new(settings.job_memory, apps.len());
         let registered = |(config, handler, row): (AppConfig, SharedHandler, AppRow)| {
             let app = RegisteredApp {
                 id: row.id,
@@ -155,6 +162,7 @@ impl Shared {
                 config,
                 handler,
                 row: Arc::new(row),
+                memory: AppMemory::of(&memory),
                 running: AtomicUsize::new(0),
                 unsettled: AtomicUsize::new(0),
             };
@@ -179,6 +187,7 @@ impl Shared {
             directory: Directory::default(),
             holdings: Holdings::default(),
             in_flight: InFlight::default(),
+            job_memory: memory,
             kafka,
             partitions: DashMap::new(),
             me: AtomicI64::new(0),

@@ -143,7 +143,7 @@ impl TryFrom<RawInstance> for InstanceConfig {
     type Error = ConfigError;
 
     fn try_from(raw: RawInstance) -> Result<Self, ConfigError> {
-        let RawInstance { id, lease_ms, drain_timeout_ms, max_clock_skew_ms } = raw;
+        let RawInstance { id, lease_ms, drain_timeout_ms, max_clock_skew_ms, memory_mb } = raw;
         if lease_ms < MIN_LEASE_MS {
             let problem = format!(
                 "is {lease_ms}, but must be at least {MIN_LEASE_MS}, the time between heartbeats"
@@ -169,6 +169,7 @@ impl TryFrom<RawInstance> for InstanceConfig {
             lease: ms(lease_ms),
             drain_timeout: ms(drain_timeout_ms),
             max_clock_skew: ms(max_clock_skew_ms),
+            memory_mb,
         })
     }
 }

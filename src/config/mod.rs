@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
@@ -111,6 +112,9 @@ pub struct InstanceConfig {
     /// How far this machine's clock may be from the database's. Default 5 s, or half of the
     /// lease if that is less.
     pub max_clock_skew: Duration,
+    /// What jobs may take in memory, in MiB: those in the windows of all apps, and those that
+    /// run or whose outcome is not written yet. Default 128.
+    pub memory_mb: NonZeroU32,
 }
 
 /// The HTTP server.

@@ -66,6 +66,7 @@ pub(super) struct RawInstance {
     pub(super) lease_ms: u32,
     pub(super) drain_timeout_ms: u32,
     pub(super) max_clock_skew_ms: Option<u32>,
+    pub(super) memory_mb: NonZeroU32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -183,7 +184,13 @@ impl Default for RawDeadLetters {
 
 impl Default for RawInstance {
     fn default() -> Self {
-        Self { id: None, lease_ms: 10_000, drain_timeout_ms: 25_000, max_clock_skew_ms: None }
+        Self {
+            id: None,
+            lease_ms: 10_000,
+            drain_timeout_ms: 25_000,
+            max_clock_skew_ms: None,
+            memory_mb: const { NonZeroU32::new(128).unwrap() },
+        }
     }
 }
 

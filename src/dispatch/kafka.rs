@@ -42,9 +42,13 @@ impl KafkaDispatch {
 
 impl JobHandler for KafkaDispatch {
     async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
-        let outgoing = record(self.topic.clone(), ctx);
-        let size = outgoing.value.as_ref().map_or(0, Vec::len);
-        let sent = self.producer.send(outgoing).await;
+        let mut size = 0;
+        let make = || {
+            let outgoing = record(self.topic.clone(), ctx);
+            size = outgoing.value.as_ref().map_or(0, Vec::len);
+            outgoing
+        };
+        let sent = self.producer.send_when_there_is_room(ctx.job().size(), make).await;
         sent.map_err(|error| {
             self.say(&error, ctx.fired_ms());
             judge(error, size, ctx.fired_ms())

@@ -4,6 +4,7 @@
 //! sets one is told so. Everything else of librdkafka's is passed through.
 
 mod builder;
+mod memory;
 mod properties;
 
 use std::collections::BTreeMap;
@@ -54,6 +55,9 @@ pub struct KafkaIngestConfig {
     pub topic_partitions: NonZeroU32,
     /// What to do when the log no longer has what comes next.
     pub on_offset_lost: OnOffsetLost,
+    /// What records may take in memory, in MiB, over all partitions: those that were fetched
+    /// ahead and those that are being admitted. Default 128.
+    pub memory_mb: NonZeroU32,
     /// Further librdkafka properties, by their own names, for consumer and producer.
     #[serde(deserialize_with = "properties::flat")]
     pub properties: BTreeMap<String, String>,
@@ -141,6 +145,7 @@ impl Default for KafkaIngestConfig {
             ensure_topics: true,
             topic_partitions: NonZeroU32::new(6).unwrap_or(NonZeroU32::MIN),
             on_offset_lost: OnOffsetLost::default(),
+            memory_mb: NonZeroU32::new(128).unwrap_or(NonZeroU32::MIN),
             properties: BTreeMap::new(),
         }
     }
@@ -251,8 +256,17 @@ impl KafkaIngestConfig {
         config
     }
 
-    /// What a consumer of the ingest topics is created with, but for its session.
+    /// What a consumer of the ingest topics is created with, if these have the number of
+    /// partitions that they are created with here.
     pub fn to_client_config(&self) -> ClientConfig {
+        let partitions = self.topics.len().saturating_mul(self.topic_partitions.get() as usize);
+        self.to_client_config_for(partitions)
+    }
+
+    /// The same if the ingest topics have so many partitions in all: what is fetched ahead is
+    /// divided among them.
+    pub fn to_client_config_for(&self, partitions: usize) -> ClientConfig {
+        let ahead = memory::fetched_ahead(self.memory_bytes(), partitions);
         let owned = [
             ("group.id", self.group_id.as_str()),
             // The log's end is never skipped to: a lost offset is ours to decide about.
@@ -265,7 +279,14 @@ impl KafkaIngestConfig {
             ("isolation.level", "read_committed"),
             ("partition.assignment.strategy", "cooperative-sticky"),
         ];
-        self.client_config(properties::CONSUMER_DEFAULTS, properties::PRODUCER_ONLY, &owned)
+        let ahead = ahead.iter().map(|(name, value)| (*name, value.as_str()));
+        let defaults: Vec<_> = properties::CONSUMER_DEFAULTS.iter().copied().chain(ahead).collect();
+        self.client_config(&defaults, properties::PRODUCER_ONLY, &owned)
+    }
+
+    /// What records may take in memory, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        (self.memory_mb.get() as usize).saturating_mul(1 << 20)
     }
 
     /// What a producer of dead letters and of fired jobs is created with.
@@ -330,6 +351,7 @@ impl fmt::Debug for KafkaIngestConfig {
             .field("ensure_topics", &self.ensure_topics)
             .field("topic_partitions", &self.topic_partitions)
             .field("on_offset_lost", &self.on_offset_lost)
+            .field("memory_mb", &self.memory_mb)
             .field("properties", &self.redacted().properties)
             .finish()
     }

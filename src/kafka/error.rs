@@ -132,6 +132,21 @@ pub(super) fn is_passing(code: Code) -> bool {
     )
 }
 
+/// Whether a broker says this of every record of a batch of which it dislikes one, or of a
+/// batch of which every record would be taken alone.
+pub(super) fn may_be_its_batch(code: Code) -> bool {
+    matches!(
+        code,
+        Code::MessageSizeTooLarge
+            | Code::MessageBatchTooLarge
+            | Code::InvalidRecord
+            | Code::InvalidDifferentRecord
+            | Code::InvalidMessage
+            | Code::PolicyViolation
+            | Code::UnsupportedForMessageFormat
+    )
+}
+
 /// Whether the record that met this error will meet it again each time.
 pub(super) fn is_refusal(code: Code) -> bool {
     matches!(
@@ -141,7 +156,6 @@ pub(super) fn is_refusal(code: Code) -> bool {
             | Code::InvalidMessageSize
             | Code::InvalidMessage
             | Code::InvalidRecord
-            | Code::InvalidTimestamp
             | Code::InvalidArgument
             | Code::InvalidTopic
             | Code::PolicyViolation

@@ -32,7 +32,7 @@ pub use producer::{Outgoing, Producer};
 pub use reach::BrokerState;
 pub use rebalance::Assignments;
 pub use survey::{LogRange, Offsets, Survey};
-pub use topics::ensure_topics;
+pub use topics::{compacted_topics, ensure_topics};
 
 /// One partition of a topic, written `topic/3`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,27 +1,29 @@
 //! The producer: idempotent, and a send is done when the broker has it for good.
+//!
+//! A broker takes or refuses whole batches, so a record that is refused may only have been in
+//! bad company: it is sent once more, alone, before it is called refused.
 
+mod delivery;
+mod room;
+
+use std::collections::HashSet;
 use std::fmt;
-use std::ops::Deref;
-use std::sync::{Arc, OnceLock, RwLock, Weak, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::metadata::MetadataTopic;
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
-use tokio::sync::oneshot;
-use tracing::{debug, trace, warn};
+use rdkafka::producer::Producer as _;
+use tracing::{debug, warn};
 
+use self::delivery::{Client, Deliveries, Failure, deliver, enqueue};
+use self::room::Room;
 use super::error::{is_denial, is_refusal};
 use super::reach::Reach;
 use super::reason::reason;
-use super::{BrokerState, Error, KafkaIngestConfig, rebalance};
-
-/// How often a sender looks whether the full local queue has room again.
-const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
+use super::{BrokerState, Error, KafkaIngestConfig};
 
 /// The wait before it is asked whether a trouble is over, doubling up to the second, and the
 /// longest wait for the answer.
@@ -29,9 +31,6 @@ const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// What a new client needs to find out that it has no right to send anything.
 const PROBATION: Duration = Duration::from_secs(5);
-
-/// What closing a client may take.
-const CLOSE_PATIENCE: Duration = Duration::from_millis(300);
 
 /// A record on its way to a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,38 +51,12 @@ pub struct Producer {
     shared: Arc<Shared>,
 }
 
-/// A client that is closed in bounded time: its destructor joins the thread that polls, and that
-/// one waits by the machine's wall clock, which may be set back meanwhile.
-struct Client(Option<ThreadedProducer<Deliveries>>);
-
-impl Deref for Client {
-    type Target = ThreadedProducer<Deliveries>;
-
-    fn deref(&self) -> &Self::Target {
-        let Some(client) = &self.0 else { unreachable!("only its destructor takes it away") };
-        client
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let client = self.0.take();
-        let (close, closed) = mpsc::channel();
-        let closing =
-            thread::Builder::new().name("kafka-producer-close".to_owned()).spawn(move || {
-                drop(client);
-                close.send(()).ok();
-            });
-        if closing.is_ok() && closed.recv_timeout(CLOSE_PATIENCE).is_err() {
-            debug!("a kafka producer is slow to close: it is left to itself");
-        }
-    }
-}
-
-type Receipt = oneshot::Sender<Result<(), KafkaError>>;
-
 struct Shared {
     config: ClientConfig,
+    /// What may be on its way at once of records that are made when there is room for them.
+    room: Room,
+    /// Topics that take no record without a key, as those do that are compacted.
+    keyed: Mutex<HashSet<String>>,
     /// What all the clients have found out, each after the other.
     reach: Arc<Reach>,
     /// Replaced when an idempotent producer has met an error that it cannot get over.
@@ -142,61 +115,112 @@ impl Producer {
     /// [`Error::Denied`] if it may be, later: the broker *may* have it all the same.
     pub async fn send(&self, outgoing: Outgoing) -> Result<(), Error> {
         let client = self.client();
-        let sent = deliver(&client, &outgoing).await;
-        self.answer(&client, sent, outgoing).await
+        if !self.shared.travels_alone(&outgoing) {
+            match deliver(&client, &outgoing).await {
+                Err(failure) if failure.may_be_its_batch() => {}
+                sent => return sent.map_err(|failure| self.judge(&client, failure, &outgoing)),
+            }
+        }
+        let lone = self.shared.lone()?;
+        let sent = deliver(&lone, &outgoing).await;
+        self.answer_alone(&lone, sent, &outgoing)
+    }
+
+    /// Sends the record that `make` gives, once there is room for `bytes` of it among those
+    /// that are sent like this. So what many senders have made at once is bounded.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_when_there_is_room(
+        &self,
+        bytes: usize,
+        make: impl FnOnce() -> Outgoing,
+    ) -> Result<(), Error> {
+        let _place = self.shared.room.enter(bytes).await;
+        self.send(make()).await
     }
 
     /// Sends records in this order, all at once; an answer for each, as [`send`](Self::send)
-    /// gives it.
+    /// gives it. Those that have to be sent alone come after the others.
     pub async fn send_all(&self, outgoing: Vec<Outgoing>) -> Vec<Result<(), Error>> {
         let client = self.client();
         let mut under_way = Vec::with_capacity(outgoing.len());
         for record in &outgoing {
             // One after another: a full queue must not change their order.
-            under_way.push(enqueue(&client, record).await);
+            under_way.push(match self.shared.travels_alone(record) {
+                true => None,
+                false => Some(enqueue(&client, record).await),
+            });
         }
         let mut answers = Vec::with_capacity(outgoing.len());
-        for (record, receipt) in outgoing.into_iter().zip(under_way) {
-            let answer = match receipt {
-                Ok(receipt) => receipt.await.unwrap_or(Err(KafkaError::Canceled)),
-                Err(error) => Err(error),
+        let mut alone = Vec::new();
+        for (at, (record, receipt)) in outgoing.iter().zip(under_way).enumerate() {
+            let sent = match receipt {
+                Some(Ok(receipt)) => Some(receipt.answer().await),
+                Some(Err(failure)) => Some(Err(failure)),
+                None => None,
             };
-            answers.push(self.answer(&client, answer, record).await);
+            let sent = sent.filter(|sent| !matches!(sent, Err(why) if why.may_be_its_batch()));
+            if sent.is_none() {
+                alone.push(at);
+            }
+            // What is sent alone has its answer below.
+            let sent = sent.unwrap_or(Ok(()));
+            answers.push(sent.map_err(|failure| self.judge(&client, failure, record)));
+        }
+        if !alone.is_empty() {
+            self.send_each_alone(&outgoing, &alone, &mut answers).await;
         }
         answers
     }
 
-    async fn answer(
+    /// Sends the records at these places, each in a batch of its own.
+    async fn send_each_alone(
         &self,
-        client: &Arc<Client>,
-        answer: Result<(), KafkaError>,
-        outgoing: Outgoing,
-    ) -> Result<(), Error> {
-        match answer {
-            // A broker measures whole batches, and librdkafka does not divide what it
-            // refuses: the record may only have been in large company.
-            Err(error) if error.rdkafka_error_code() == Some(Code::MessageSizeTooLarge) => {
-                self.send_alone(outgoing).await
-            }
-            sent => sent.map_err(|error| self.judge(client, error, outgoing.topic)),
+        outgoing: &[Outgoing],
+        places: &[usize],
+        answers: &mut [Result<(), Error>],
+    ) {
+        let lone = match self.shared.lone() {
+            Ok(lone) => lone,
+            Err(error) => return places.iter().for_each(|at| answers[*at] = Err(error.clone())),
+        };
+        let mut under_way = Vec::with_capacity(places.len());
+        for at in places {
+            under_way.push(enqueue(&lone, &outgoing[*at]).await);
+        }
+        for (at, receipt) in places.iter().zip(under_way) {
+            let sent = match receipt {
+                Ok(receipt) => receipt.answer().await,
+                Err(failure) => Err(failure),
+            };
+            answers[*at] = self.answer_alone(&lone, sent, &outgoing[*at]);
         }
     }
 
-    async fn send_alone(&self, outgoing: Outgoing) -> Result<(), Error> {
-        let client = match self.shared.lone.get() {
-            Some(client) => client.clone(),
-            None => {
-                let mut config = self.shared.config.clone();
-                // Without idempotence there is no fatal error that it would have to be
-                // replaced for; with one request at a time the order stays.
-                config.set("batch.num.messages", "1").set("enable.idempotence", "false");
-                config.set("max.in.flight.requests.per.connection", "1");
-                let made = Arc::new(connect(&config, &self.shared.reach)?);
-                self.shared.lone.get_or_init(|| made).clone()
+    /// What the answer to a record that was sent alone means, and what it shows of its topic.
+    fn answer_alone(
+        &self,
+        lone: &Arc<Client>,
+        sent: Result<(), Failure>,
+        outgoing: &Outgoing,
+    ) -> Result<(), Error> {
+        if outgoing.key.is_none() {
+            match &sent {
+                Ok(()) => self.shared.wants_keys(&outgoing.topic, false),
+                Err(failure) if failure.code() == Some(Code::InvalidRecord) => {
+                    self.shared.wants_keys(&outgoing.topic, true);
+                }
+                Err(_) => {}
             }
-        };
-        let sent = deliver(&client, &outgoing).await;
-        sent.map_err(|error| self.judge(&client, error, outgoing.topic))
+        }
+        sent.map_err(|failure| self.judge(lone, failure, outgoing))
+    }
+
+    /// Says that `topic` takes no record without a key, or takes them: where it does not,
+    /// those are sent alone, since others would be refused with them.
+    pub fn set_wants_keys(&self, topic: &str, wants: bool) {
+        self.shared.wants_keys(topic, wants);
     }
 
     /// Waits until everything that was sent has been answered.
@@ -219,7 +243,7 @@ impl Producer {
         let client = self.client();
         let asked = tokio::task::spawn_blocking(move || {
             let metadata = client.client().fetch_metadata(None, patience);
-            metadata.map_err(|error| client.context().reach.explain(error.into()))
+            metadata.map_err(|error| client.context().reach().explain(error.into()))
         });
         let metadata = asked.await.map_err(|error| Error::Unavailable(error.to_string()))??;
         let is_there =
@@ -231,20 +255,46 @@ impl Producer {
         self.shared.client()
     }
 
-    fn judge(&self, client: &Arc<Client>, error: KafkaError, topic: String) -> Error {
+    fn judge(&self, client: &Arc<Client>, failure: Failure, outgoing: &Outgoing) -> Error {
+        let topic = || outgoing.topic.clone();
+        let refused = |reason: &str| Error::Refused { topic: topic(), reason: reason.to_owned() };
+        let error = match failure {
+            Failure::Here(error)
+                if error.rdkafka_error_code() == Some(Code::MessageSizeTooLarge) =>
+            {
+                let most = self.shared.config.get("message.max.bytes").unwrap_or_default();
+                return refused(&format!(
+                    "it is larger than \"message.max.bytes\" in kafka.properties allows ({most}): \
+                     raise that"
+                ));
+            }
+            Failure::Here(error) | Failure::There(error) => error,
+        };
         match error.rdkafka_error_code() {
-            Some(code) if is_refusal(code) => Error::Refused { topic, reason: code.to_string() },
+            Some(Code::InvalidTimestamp) => Error::Unavailable(format!(
+                "topic {} does not take the time of our records: compare this machine's clock with \
+                 the broker's, or widen message.timestamp.before.max.ms and \
+                 message.timestamp.after.max.ms of the topic",
+                outgoing.topic
+            )),
+            Some(Code::InvalidRecord) if outgoing.key.is_none() => refused(
+                "it has no key, and a topic that is compacted takes none without one: set its \
+                 cleanup.policy to delete, or name another topic",
+            ),
+            Some(code @ (Code::MessageSizeTooLarge | Code::MessageBatchTooLarge)) => {
+                refused(&format!("{code}: raise max.message.bytes of the topic"))
+            }
+            Some(code) if is_refusal(code) => refused(&code.to_string()),
             Some(Code::TopicAuthorizationFailed) => Error::Denied(format!(
-                "we may not write to topic {topic}: allow WRITE and DESCRIBE on it"
+                "we may not write to topic {}: allow WRITE and DESCRIBE on it",
+                outgoing.topic
             )),
             Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => {
-                Error::Unavailable(format!("topic {topic} does not exist: make it"))
+                Error::Unavailable(format!("topic {} does not exist: make it", outgoing.topic))
             }
             Some(Code::Fatal) => self.shared.replace(client),
             _ => match error {
-                KafkaError::Nul(_) => {
-                    Error::Refused { topic, reason: "the topic's name has a zero byte".to_owned() }
-                }
+                KafkaError::Nul(_) => refused("the topic's name has a zero byte"),
                 error => self.shared.reach.explain(error.into()),
             },
         }
@@ -255,7 +305,40 @@ impl Shared {
     fn start(config: ClientConfig, reach: Reach) -> Result<Arc<Self>, Error> {
         let reach = Arc::new(reach);
         let client = RwLock::new(Arc::new(connect(&config, &reach)?));
-        Ok(Arc::new(Self { config, reach, client, lone: OnceLock::new() }))
+        let (room, keyed, lone) = (Room::new(), Mutex::default(), OnceLock::new());
+        Ok(Arc::new(Self { config, room, keyed, reach, client, lone }))
+    }
+
+    /// Whether this record would make others be refused with it.
+    fn travels_alone(&self, outgoing: &Outgoing) -> bool {
+        outgoing.key.is_none() && self.keyed().contains(&outgoing.topic)
+    }
+
+    fn wants_keys(&self, topic: &str, wants: bool) {
+        let mut keyed = self.keyed();
+        if !wants {
+            keyed.remove(topic);
+        } else if !keyed.contains(topic) {
+            keyed.insert(topic.to_owned());
+        }
+    }
+
+    fn keyed(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.keyed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client that sends each record in a batch of its own.
+    fn lone(&self) -> Result<Arc<Client>, Error> {
+        if let Some(client) = self.lone.get() {
+            return Ok(client.clone());
+        }
+        let mut config = self.config.clone();
+        // Without idempotence there is no fatal error that it would have to be replaced for;
+        // with one request at a time the order stays.
+        config.set("batch.num.messages", "1").set("enable.idempotence", "false");
+        config.set("max.in.flight.requests.per.connection", "1");
+        let made = Arc::new(connect(&config, &self.reach)?);
+        Ok(self.lone.get_or_init(|| made).clone())
     }
 
     fn client(&self) -> Arc<Client> {
@@ -310,7 +393,7 @@ fn still_in_trouble(shared: &Shared) -> bool {
         shared.replace(&client);
         return true;
     }
-    if client.context().born.elapsed() < PROBATION {
+    if client.context().age() < PROBATION {
         return true;
     }
     // All topics are listed: asking for one by its name may make it.
@@ -328,82 +411,5 @@ impl fmt::Debug for Producer {
 }
 
 fn connect(config: &ClientConfig, reach: &Arc<Reach>) -> Result<Client, Error> {
-    let deliveries = Deliveries { reach: reach.clone(), born: Instant::now() };
-    Ok(Client(Some(config.create_with_context(deliveries)?)))
-}
-
-async fn deliver(client: &Client, outgoing: &Outgoing) -> Result<(), KafkaError> {
-    let receipt = enqueue(client, outgoing).await?;
-    receipt.await.unwrap_or(Err(KafkaError::Canceled))
-}
-
-async fn enqueue(
-    client: &Client,
-    outgoing: &Outgoing,
-) -> Result<oneshot::Receiver<Result<(), KafkaError>>, KafkaError> {
-    let (receipt, received) = oneshot::channel();
-    let mut record = BaseRecord {
-        topic: &outgoing.topic,
-        partition: None,
-        payload: outgoing.value.as_deref(),
-        key: outgoing.key.as_deref(),
-        timestamp: None,
-        headers: headers_of(outgoing),
-        delivery_opaque: Box::new(receipt),
-    };
-    loop {
-        match client.send(record) {
-            Ok(()) => return Ok(received),
-            Err((error, back)) if error.rdkafka_error_code() == Some(Code::QueueFull) => {
-                record = back;
-                tokio::time::sleep(QUEUE_FULL_PAUSE).await;
-            }
-            Err((error, _)) => return Err(error),
-        }
-    }
-}
-
-fn headers_of(outgoing: &Outgoing) -> Option<OwnedHeaders> {
-    if outgoing.headers.is_empty() {
-        return None;
-    }
-    let headers = OwnedHeaders::new_with_capacity(outgoing.headers.len());
-    Some(outgoing.headers.iter().fold(headers, |headers, (key, value)| {
-        headers.insert(Header { key, value: value.as_ref() })
-    }))
-}
-
-/// Hands each record's fate to who waits for it, on the producer's own thread.
-struct Deliveries {
-    reach: Arc<Reach>,
-    born: Instant,
-}
-
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        rebalance::log(&self.reach, level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(code) = error.rdkafka_error_code() {
-            self.reach.failed(code, reason);
-        }
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<Receipt>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
-        let outcome = match result {
-            Ok(_) => {
-                self.reach.served();
-                Ok(())
-            }
-            Err((error, _)) => Err(error.clone()),
-        };
-        if receipt.send(outcome).is_err() {
-            trace!("nobody waits for this delivery any more");
-        }
-    }
+    Ok(Client::new(config.create_with_context(Deliveries::new(reach.clone()))?))
 }

@@ -1,8 +1,8 @@
-//! Makes the topics that are missing.
+//! Makes the topics that are missing, and asks how those that exist are kept.
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::info;
@@ -37,9 +37,50 @@ pub async fn ensure_topics(
     if missing.is_empty() {
         return Ok(());
     }
-    let admin: Admin = config.to_producer_config().set("enable.idempotence", "false").create()?;
+    let admin = admin(config)?;
     create(&admin, &missing, partitions).await?;
     await_topics(&cluster, &missing).await
+}
+
+/// Those of `names` whose records are compacted (`cleanup.policy`): such a topic takes no
+/// record without a key, and of each key only the last record stays. A topic that does not
+/// exist is not among them.
+///
+/// # Errors
+/// [`Error::Denied`] if we may not see a topic's settings (`DESCRIBE_CONFIGS`),
+/// [`Error::Unavailable`] if the cluster does not say.
+pub async fn compacted_topics(
+    config: &KafkaIngestConfig,
+    names: &[&str],
+) -> Result<Vec<String>, Error> {
+    let admin = admin(config)?;
+    let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+    let options = AdminOptions::new().request_timeout(Some(ANSWER_PATIENCE));
+    let mut compacted = Vec::new();
+    for (name, answer) in names.iter().zip(admin.describe_configs(&topics, &options).await?) {
+        let settings = match answer {
+            Ok(settings) => settings,
+            Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => continue,
+            Err(code) if is_denial(code) => {
+                return Err(Error::Denied(format!(
+                    "we may not see the settings of topic {name}: allow DESCRIBE_CONFIGS on it"
+                )));
+            }
+            Err(code) => {
+                let why = format!("the settings of topic {name} are not known: {code}");
+                return Err(Error::Unavailable(why));
+            }
+        };
+        let policy = settings.get("cleanup.policy").and_then(|entry| entry.value.as_deref());
+        if policy.is_some_and(|policy| policy.split(',').any(|one| one.trim() == "compact")) {
+            compacted.push((*name).to_owned());
+        }
+    }
+    Ok(compacted)
+}
+
+fn admin(config: &KafkaIngestConfig) -> Result<Admin, Error> {
+    Ok(config.to_producer_config().set("enable.idempotence", "false").create()?)
 }
 
 async fn create(admin: &Admin, names: &[&str], partitions: i32) -> Result<(), Error> {

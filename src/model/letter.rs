@@ -150,6 +150,14 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// Roughly how many bytes its key, value, headers and message take.
+    pub fn size(&self) -> usize {
+        let of = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers =
+            self.headers.iter().map(|(name, value)| name.len() + of(value)).sum::<usize>();
+        of(&self.key) + of(&self.value) + headers + self.message.len()
+    }
+
     /// The letter of a record that cannot become a job.
     pub fn of_record(record: &RawRecord, refusal: Refusal, at_ms: i64) -> Self {
         Self {

@@ -1,6 +1,7 @@
 //! Saying what the scheduler shall be, in code.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,6 +88,7 @@ impl From<&Config> for Settings {
             idempotency_redis: config.idempotency.redis_url.clone(),
             max_record_bytes: config.ingest.max_record_bytes,
             max_batch_bytes: config.ingest.max_batch_bytes,
+            job_memory: (config.instance.memory_mb.get() as usize).saturating_mul(1 << 20),
             dead_letters: DeadLetterSettings {
                 keep: config.dead_letters.keep,
                 max_replays: config.dead_letters.max_replays,
@@ -168,6 +170,13 @@ impl SchedulerBuilder {
     /// Connections to the database, beside the heartbeat's own. Default 10.
     pub fn max_connections(mut self, max_connections: u32) -> Self {
         self.max_connections = max_connections.max(1);
+        self
+    }
+
+    /// What jobs may take in memory, in MiB: those in the windows of all apps, and those that
+    /// run or whose outcome is not written yet. Default 128.
+    pub fn memory_mb(mut self, memory_mb: NonZeroU32) -> Self {
+        self.settings.job_memory = (memory_mb.get() as usize).saturating_mul(1 << 20);
         self
     }
 

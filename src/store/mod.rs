@@ -47,7 +47,7 @@ pub use keys::KeyCursor;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
-pub use pages::{ListRange, Page};
+pub use pages::{ListRange, Page, Pages};
 pub use partitions::{PartitionRow, Totals};
 pub use review::{
     Change, InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,

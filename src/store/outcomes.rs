@@ -54,7 +54,17 @@ pub enum Outcome {
         error: Option<String>,
     },
     /// It failed for good.
-    Buried(Box<DeadLetter>),
+    Buried(Arc<DeadLetter>),
+}
+
+impl Outcome {
+    /// Roughly how many bytes it takes beside the job itself: those of a dead letter.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Buried(letter) => letter.size(),
+            Self::Succeeded | Self::Retry { .. } => 0,
+        }
+    }
 }
 
 /// What was committed.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use futures::TryStreamExt;
 use infinite_scheduler_entity::job;
 use rusqlite::params;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
@@ -25,52 +26,90 @@ pub struct ListRange {
     pub limit: u32,
 }
 
-/// The jobs of one range, in order. Fewer than its limit: there are no more.
+/// The jobs of one range, in order.
 pub type Page = Vec<Job>;
 
-/// Jobs that one look-up by id asks for at most.
-const IDS_AT_ONCE: usize = 500;
+/// What was read of several ranges.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// One for each range, in their order.
+    pub pages: Vec<Page>,
+    /// How many of them are complete, from the first on: fewer jobs than such a range's limit
+    /// mean that there are no more. Reading ended in the next one, and what follows was not
+    /// read.
+    pub complete: usize,
+}
+
+impl Pages {
+    fn new(ranges: &[ListRange]) -> Self {
+        Self { pages: vec![Page::new(); ranges.len()], complete: ranges.len() }
+    }
+
+    /// Takes the next job, which is of the range at `place`; false if reading has to end
+    /// because there are `most` bytes now.
+    fn take(&mut self, place: usize, job: Job, bytes: &mut usize, most: usize) -> bool {
+        *bytes += job.size();
+        if let Some(page) = self.pages.get_mut(place) {
+            page.push(job);
+        }
+        if *bytes < most {
+            return true;
+        }
+        self.complete = place;
+        false
+    }
+}
+
+/// Jobs that one look-up by id asks for at most, and at first.
+const IDS_AT_ONCE: (usize, usize) = (500, 8);
 
 impl Store {
-    /// Reads a page of each range, all in one statement (on SQLite on one connection).
-    /// The answer has one page per range, in the same order.
+    /// Reads a page of each range, all in one statement (on SQLite on one connection), until
+    /// there are `max_bytes` or more by [`Job::size`].
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if the database is away.
-    pub async fn pages(&self, ranges: &[ListRange]) -> Result<Vec<Page>> {
+    pub async fn pages(&self, ranges: &[ListRange], max_bytes: usize) -> Result<Pages> {
         if ranges.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Pages::default());
         }
         match &self.inner.hot {
-            Hot::Postgres(pool) => of_postgres(pool, ranges).await,
-            Hot::MySql(pool) => of_mysql(pool, ranges).await,
+            Hot::Postgres(pool) => of_postgres(pool, ranges, max_bytes).await,
+            Hot::MySql(pool) => of_mysql(pool, ranges, max_bytes).await,
             Hot::Sqlite(sqlite) => {
                 let ranges = ranges.to_vec();
-                sqlite.read(move |connection| of_sqlite(connection, &ranges)).await
+                sqlite.read(move |connection| of_sqlite(connection, &ranges, max_bytes)).await
             }
         }
     }
 
-    /// Those of `ids` that are live.
+    /// Those of `ids` that are live, until there are `max_bytes` or more by [`Job::size`], and
+    /// how many of `ids`, from the first on, were looked for.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if the database is away.
-    pub async fn jobs_by_id(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        let mut jobs = Vec::with_capacity(ids.len());
-        for some in ids.chunks(IDS_AT_ONCE) {
+    pub async fn jobs_by_id(&self, ids: &[JobId], max_bytes: usize) -> Result<(Vec<Job>, usize)> {
+        let (mut jobs, mut bytes, mut looked_for) = (Vec::new(), 0, 0);
+        let (most, mut at_once) = IDS_AT_ONCE;
+        while looked_for < ids.len() && bytes < max_bytes {
+            let some = &ids[looked_for..ids.len().min(looked_for + at_once)];
             let rows = job::Entity::find()
                 .filter(job::Column::Id.is_in(some.iter().map(|id| id.uuid())))
                 .all(&self.inner.pool)
                 .await?;
-            jobs.extend(rows.into_iter().map(job_of));
+            jobs.extend(rows.into_iter().map(job_of).inspect(|job| bytes += job.size()));
+            looked_for += some.len();
+            // Nobody knows how large the next ones are: about as large as those before.
+            let mean = (bytes / looked_for).max(1);
+            at_once = (max_bytes.saturating_sub(bytes) / mean).clamp(1, most.min(at_once * 4));
         }
-        Ok(jobs)
+        Ok((jobs, looked_for))
     }
 }
 
 /// After five executions a plain list query would get a generic plan that sorts the whole
 /// list; driven from the array of lists it walks the index of each and stops.
-async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange]) -> Result<Vec<Page>> {
+async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange], max_bytes: usize) -> Result<Pages> {
     let sql = format!(
         "select l.place, j.* from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::uuid[], \
          $5::integer[]) with ordinality as l(shard, priority, due, id, size, place) \
@@ -79,25 +118,28 @@ async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange]) -> Result<Vec<Pa
          order by due_ms, id limit l.size) j"
     );
     let column = |f: fn(&ListRange) -> i32| ranges.iter().map(f).collect::<Vec<_>>();
-    let rows = sqlx::query(AssertSqlSafe(sql))
+    let mut connection = pool.acquire().await?;
+    let mut rows = sqlx::query(AssertSqlSafe(sql))
         .bind(column(|range| range.shard.0))
         .bind(ranges.iter().map(|range| range.priority.rank()).collect::<Vec<_>>())
         .bind(ranges.iter().map(|range| range.after.0).collect::<Vec<_>>())
         .bind(ranges.iter().map(|range| range.after.1.uuid()).collect::<Vec<_>>())
         .bind(column(|range| i32::try_from(range.limit).unwrap_or(i32::MAX)))
-        .fetch_all(pool)
-        .await?;
-    let mut pages = vec![Page::new(); ranges.len()];
-    for row in &rows {
+        .fetch(&mut *connection);
+    let (mut pages, mut bytes) = (Pages::new(ranges), 0);
+    while let Some(row) = rows.try_next().await? {
         macro_rules! get {
             ($index:expr) => {
                 row.try_get($index)?
             };
         }
         let place: i64 = row.try_get(0)?;
-        let job = decode_job!(get, 1);
-        if let Some(page) = usize::try_from(place - 1).ok().and_then(|place| pages.get_mut(place)) {
-            page.push(job);
+        let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
+        if !pages.take(place, decode_job!(get, 1), &mut bytes, max_bytes) {
+            drop(rows);
+            // The rest would have to be read from a connection that is kept.
+            drop(connection.detach());
+            return Ok(pages);
         }
     }
     Ok(pages)
@@ -109,7 +151,7 @@ async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange]) -> Result<Vec<Pa
 /// Each range is two reads that the index bounds: the rest of the mark's own moment, and
 /// what is later. One comparison of both columns would walk all jobs of that moment again
 /// for each page, and everybody schedules for nine o'clock.
-async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange]) -> Result<Vec<Page>> {
+async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange], max_bytes: usize) -> Result<Pages> {
     let mut sql = String::new();
     for (place, range) in ranges.iter().enumerate() {
         let (due, id) = (range.after.0, range.after.1.as_u128());
@@ -129,43 +171,55 @@ async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange]) -> Result<Vec<Pa
             debug_assert!(written.is_ok(), "writing to a String cannot fail");
         }
     }
-    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(pool).await?;
-    let mut pages = vec![Page::new(); ranges.len()];
-    for row in &rows {
+    let mut connection = pool.acquire().await?;
+    let mut rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch(&mut *connection);
+    let (mut pages, mut bytes) = (Pages::new(ranges), 0);
+    let mut has_more = false;
+    while let Some(row) = rows.try_next().await? {
         macro_rules! get {
             ($index:expr) => {
                 row.try_get($index)?
             };
         }
         let place: i64 = row.try_get(0)?;
-        let job = decode_job!(get, 1);
-        if let Some(page) = usize::try_from(place).ok().and_then(|place| pages.get_mut(place)) {
-            page.push(job);
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        has_more = !pages.take(place, decode_job!(get, 1), &mut bytes, max_bytes);
+        if has_more {
+            break;
         }
     }
-    for (page, range) in pages.iter_mut().zip(ranges) {
+    drop(rows);
+    if has_more {
+        // The rest would have to be read from a connection that is kept.
+        drop(connection.detach());
+    }
+    for (page, range) in pages.pages.iter_mut().zip(ranges) {
         page.sort_unstable_by_key(Job::key);
         page.truncate(range.limit as usize);
     }
     Ok(pages)
 }
 
-fn of_sqlite(connection: &rusqlite::Connection, ranges: &[ListRange]) -> Result<Vec<Page>> {
+fn of_sqlite(
+    connection: &rusqlite::Connection,
+    ranges: &[ListRange],
+    max_bytes: usize,
+) -> Result<Pages> {
     let mut statement = connection.prepare_cached(&format!(
         "select {COLUMNS} from scheduler_job where shard = ?1 and priority = ?2 and (due_ms, id) > (?3, ?4) \
          order by due_ms, id limit ?5"
     ))?;
-    let mut pages = Vec::with_capacity(ranges.len());
-    for range in ranges {
+    let (mut pages, mut bytes) = (Pages::new(ranges), 0);
+    for (place, range) in ranges.iter().enumerate() {
         let (due, id) = range.after;
         let found =
             params![range.shard.0, range.priority.rank(), due, id.into_bytes(), range.limit];
         let mut rows = statement.query(found)?;
-        let mut page = Page::new();
         while let Some(row) = rows.next()? {
-            page.push(sqlite_job(row)?);
+            if !pages.take(place, sqlite_job(row)?, &mut bytes, max_bytes) {
+                return Ok(pages);
+            }
         }
-        pages.push(page);
     }
     Ok(pages)
 }

@@ -97,7 +97,7 @@ async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody(database: Databas
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_sqlite() {
-    let refuse = "create trigger refuse before insert on job when new.request_id like 'refused%' \
+    let refuse = "create trigger refuse before insert on scheduler_job when new.request_id like 'refused%' \
                   begin select raise(abort, 'refused by the test'); end";
     a_row_that_the_database_refuses_does_not_sink_its_batch(Database::Sqlite, refuse).await;
 }
@@ -111,7 +111,8 @@ async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_mariadb() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_the_database_refuses_does_not_sink_its_batch_on_mysql() {
-    let refuse = "alter table job add constraint refuse check (request_id not like 'refused%')";
+    let refuse =
+        "alter table scheduler_job add constraint refuse check (request_id not like 'refused%')";
     a_row_that_the_database_refuses_does_not_sink_its_batch(Database::MySql, refuse).await;
 }
 

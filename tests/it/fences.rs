@@ -32,7 +32,7 @@ async fn an_outcome_of_an_old_epoch_changes_nothing() {
             Membership { name: "test".into(), apps: vec![row.id], lease: LEASE, process: None };
         let me = store.join(&membership, 0).await.expect("joined");
         let id = infinite_scheduler::model::ids::JobId::derive("sms", "far");
-        let job = store.jobs_by_id(&[id]).await.expect("an answer").pop().expect("the job");
+        let job = store.jobs_by_id(&[id], 1).await.expect("an answer").0.pop().expect("the job");
         let seen = store.observe(me).await.expect("an observation");
         let shard = seen.shards.iter().find(|shard| shard.id == job.shard).expect("its shard");
         let taken = store.take_shards(&[*shard], me, 0).await.expect("an answer");

@@ -77,7 +77,7 @@ impl Waves {
     /// The same, until every job has fired and every letter is published, too.
     async fn settle(&self) {
         self.read().await;
-        for table in ["job", "outbox"] {
+        for table in ["scheduler_job", "scheduler_outbox"] {
             let left = format!("select count(*) from {table}");
             let what = format!("an empty table {table}");
             let database = &self.world.database;

@@ -24,7 +24,7 @@ pub(crate) const REFUSE: [&str; 2] = [
             raise exception 'it is refused' using errcode = '22000';
         end
         $$",
-    "create trigger refuse before insert on job for each row \
+    "create trigger refuse before insert on scheduler_job for each row \
      when (new.data like '%refuse%') execute function refuse()",
 ];
 

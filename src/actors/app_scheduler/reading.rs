@@ -7,13 +7,15 @@ use super::{AUDIT, AppScheduler, READ_AGAIN};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, Priority};
 use crate::model::window::{Audit, LookUp, PageRequest};
-use crate::store::{ListRange, Page, Result as StoreResult};
+use crate::store::{ListRange, Pages, Result as StoreResult};
 
-/// Ids of one look-up.
+/// About the bytes of rows that one statement brings.
+const READ_BYTES: usize = 8 << 20;
+/// Ids of one look-up, and how many are under way at a time.
 const LOOK_UP: usize = 500;
-/// Rows that one audit compares at most, and their bytes, about.
-const AUDIT_ROWS: usize = 1000;
-const AUDIT_BYTES: usize = 8 << 20;
+const LOOK_UPS: usize = 2;
+/// Rows that one audit compares at most.
+const AUDIT_ROWS: u32 = 1000;
 
 impl AppScheduler {
     /// Reads the pages and rows that the window wants, one statement at a time each.
@@ -25,18 +27,23 @@ impl AppScheduler {
         if !pages.is_empty() {
             let ranges: Vec<ListRange> = pages.iter().map(range_of).collect();
             let shared = self.shared.clone();
-            let read =
-                tokio::spawn(async move { shared.bounded(shared.store.pages(&ranges)).await });
+            let read = tokio::spawn(async move {
+                shared.bounded(shared.store.pages(&ranges, READ_BYTES)).await
+            });
             let done = read.into_actor(self).map(move |rows, actor, ctx| {
                 let rows = rows.unwrap_or_else(|error| panic!("reading pages: {error}"));
                 actor.pages_read(pages, rows, ctx);
             });
             ctx.spawn(done);
         }
-        while let Some(look_up) = self.window.wanted_look_up(LOOK_UP) {
+        while self.look_ups_out < LOOK_UPS
+            && let Some(look_up) = self.window.wanted_look_up(LOOK_UP)
+        {
+            self.look_ups_out += 1;
             let (shared, ids) = (self.shared.clone(), look_up.ids.clone());
-            let read =
-                tokio::spawn(async move { shared.bounded(shared.store.jobs_by_id(&ids)).await });
+            let read = tokio::spawn(async move {
+                shared.bounded(shared.store.jobs_by_id(&ids, READ_BYTES)).await
+            });
             let done = read.into_actor(self).map(move |rows, actor, ctx| {
                 let rows = rows.unwrap_or_else(|error| panic!("looking jobs up: {error}"));
                 actor.looked_up(look_up, rows, ctx);
@@ -48,13 +55,21 @@ impl AppScheduler {
     fn pages_read(
         &mut self,
         requests: Vec<PageRequest>,
-        pages: StoreResult<Vec<Page>>,
+        pages: StoreResult<Pages>,
         ctx: &mut Context<Self>,
     ) {
         match pages {
-            Ok(pages) => {
-                for (request, rows) in requests.into_iter().zip(pages) {
-                    self.window.apply_page(request, rows);
+            Ok(Pages { pages, complete }) => {
+                for (place, (mut request, rows)) in requests.into_iter().zip(pages).enumerate() {
+                    if place < complete {
+                        self.window.apply_page(request, rows);
+                    } else if rows.is_empty() {
+                        self.window.page_failed(request);
+                    } else {
+                        // Reading ended in it, for its bytes: there is more.
+                        request.limit = rows.len();
+                        self.window.apply_page(request, rows);
+                    }
                 }
                 self.go_on(ctx);
             }
@@ -68,10 +83,18 @@ impl AppScheduler {
         }
     }
 
-    fn looked_up(&mut self, look_up: LookUp, rows: StoreResult<Vec<Job>>, ctx: &mut Context<Self>) {
+    fn looked_up(
+        &mut self,
+        mut look_up: LookUp,
+        rows: StoreResult<(Vec<Job>, usize)>,
+        ctx: &mut Context<Self>,
+    ) {
+        self.look_ups_out -= 1;
         match rows {
-            Ok(rows) => {
+            Ok((rows, looked_for)) => {
+                let rest = look_up.ids.split_off(looked_for);
                 self.window.apply_look_up(look_up, rows);
+                rest.into_iter().for_each(|id| self.window.look_up(id));
                 self.go_on(ctx);
             }
             Err(error) => {
@@ -103,25 +126,21 @@ impl AppScheduler {
         self.audited += 1;
         let Some((shard, priority)) = lists.get(self.audited % lists.len().max(1)) else { return };
         let Some(audit) = self.window.audit(*shard, *priority) else { return };
-        let held = self.window.figures();
-        let row_bytes = held.bytes / held.jobs.max(1);
-        let rows = (AUDIT_BYTES / row_bytes.max(1)).clamp(1, AUDIT_ROWS);
-        let limit = u32::try_from(rows).unwrap_or(u32::MAX);
         let after = (i64::MIN, JobId::from_bytes([0; 16]));
-        let range = ListRange { shard: *shard, priority: *priority, after, limit };
+        let range = ListRange { shard: *shard, priority: *priority, after, limit: AUDIT_ROWS };
         let store = self.shared.store.clone();
-        let read = tokio::spawn(async move { store.pages(&[range]).await });
+        let read = tokio::spawn(async move { store.pages(&[range], READ_BYTES).await });
         let done = read.into_actor(self).map(move |rows, actor, ctx| {
             actor.audited(
                 audit,
-                rows.ok().and_then(StoreResult::ok).and_then(|mut p| p.pop()),
+                rows.ok().and_then(StoreResult::ok).and_then(|mut read| read.pages.pop()),
                 ctx,
             );
         });
         ctx.spawn(done);
     }
 
-    fn audited(&mut self, audit: Audit, rows: Option<Page>, ctx: &mut Context<Self>) {
+    fn audited(&mut self, audit: Audit, rows: Option<Vec<Job>>, ctx: &mut Context<Self>) {
         let rescued = self.window.apply_audit(audit, rows.unwrap_or_default());
         if rescued > 0 {
             self.shared.counters.add(&self.shared.counters.rescued, rescued);

@@ -6,6 +6,8 @@
 //! away holds up neither of the others.
 
 mod outlet;
+mod policy;
+mod refused;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,8 +73,8 @@ impl RetryDlq {
 
     fn look_around_again(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(LOOK_AROUND, Self::look_around_again);
-        self.letters.try_refused();
-        self.verdicts.try_refused();
+        self.letters.try_some_refused();
+        self.verdicts.try_some_refused();
         self.look_around(ctx);
     }
 
@@ -106,7 +108,8 @@ impl RetryDlq {
     }
 
     fn after(&mut self, kind: Kind, round: Round, ctx: &mut Context<Self>) {
-        self.count(kind, &round);
+        let counted = self.outlet(kind).count(&round);
+        self.count(kind, counted);
         let about = kind.about();
         match &round.failure {
             None => self.shared.health.clear(about),
@@ -126,14 +129,14 @@ impl RetryDlq {
         }
     }
 
-    fn count(&self, kind: Kind, round: &Round) {
+    fn count(&self, kind: Kind, (sent, not_taken): (usize, usize)) {
         let counters = &self.shared.counters;
-        let (sent, not_taken) = match kind {
+        let (sent_before, not_taken_before) = match kind {
             Kind::Letters => (&counters.sent_to_dlq, &counters.letters_not_published),
             Kind::Verdicts => (&counters.verdicts_sent, &counters.verdicts_not_published),
         };
-        counters.add(sent, round.acknowledged);
-        counters.add(not_taken, round.not_taken);
+        counters.add(sent_before, sent);
+        counters.add(not_taken_before, not_taken);
     }
 
     /// A parked record is due at `due_ms`, or earlier by what we have heard.

@@ -2,16 +2,19 @@
 //! removed from the outbox only after the broker's acknowledgement.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::super::shared::{KafkaSide, Shared};
+use super::refused::Refused;
 use super::{Kind, RETRY};
 use crate::kafka::{self, Outgoing as Record};
 use crate::model::verdict::{Event, pack, unpack};
 use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
 
-/// Letters that are read and published together; each may be as large as a record.
-const LETTERS: u64 = 50;
+/// Letters that are read and published together at most, at first, and about their bytes.
+const LETTERS: (u64, u64) = (50, 8);
+const LETTER_BYTES: usize = 4 << 20;
 /// Batches of verdicts that are read and published together.
 const BATCHES: u64 = 10;
 /// Rows that one round finds refused at most; the next goes on behind them.
@@ -27,7 +30,11 @@ pub(super) struct Outlet {
     /// Lanes that may have something, beside those that are being published.
     lanes: HashSet<Lane>,
     /// Rows that the topic refuses, too large ones say: what is behind them passes them.
-    passed: Vec<i64>,
+    refused: Refused,
+    /// Some of them are to be tried again, with all lanes.
+    trial_is_due: bool,
+    /// What was not taken when it was first sent, and has been counted as that.
+    counted: HashSet<u64>,
     publishing: bool,
     /// How often in a row it failed.
     failed: u32,
@@ -38,11 +45,13 @@ pub(super) struct Outlet {
 #[derive(Debug, Default)]
 pub(super) struct Round {
     lanes: Vec<Lane>,
-    /// Rows that the topic refuses, those of earlier rounds among them.
+    /// Rows that are not read: those that the topic refuses.
     passed: Vec<i64>,
-    pub(super) acknowledged: usize,
-    /// What the topic did not take; it stays.
-    pub(super) not_taken: usize,
+    /// Rows that this round found refused, and why.
+    refused: Vec<(i64, String)>,
+    /// What was taken and what was not, each by a number of its own.
+    taken: Vec<u64>,
+    not_taken: Vec<u64>,
     /// Something that concerns all of it, and that may pass.
     pub(super) failure: Option<String>,
 }
@@ -58,21 +67,41 @@ impl Outlet {
             return None;
         }
         self.publishing = true;
+        if std::mem::take(&mut self.trial_is_due) {
+            self.refused.try_some();
+        }
         // Who lost a lane leaves it to its new owner.
         let lanes = self.lanes.drain().filter(|lane| owns(*lane)).collect();
-        Some(Round { lanes, passed: self.passed.clone(), ..Round::default() })
+        Some(Round { lanes, passed: self.refused.rows(), ..Round::default() })
     }
 
-    /// What was refused is tried again.
-    pub(super) fn try_refused(&mut self) {
-        self.passed.clear();
+    /// Some of what was refused is tried again with the next round, which all lanes must be
+    /// added to.
+    pub(super) fn try_some_refused(&mut self) {
+        self.trial_is_due = true;
+    }
+
+    /// What the topic refuses, as a sentence.
+    pub(super) fn refusal(&self, what: &str) -> Option<String> {
+        self.refused.sentence(what)
+    }
+
+    /// How much a round sent, and how much of what it could not send was not counted before:
+    /// what waits is one, however often it is tried.
+    pub(super) fn count(&mut self, round: &Round) -> (usize, usize) {
+        for taken in &round.taken {
+            self.counted.remove(taken);
+        }
+        let new = round.not_taken.iter().filter(|waits| self.counted.insert(**waits)).count();
+        (round.taken.len(), new)
     }
 
     /// How long to wait before the next round, after a failure.
     pub(super) fn end(&mut self, round: Round) -> Option<Duration> {
-        self.published += round.acknowledged as u64;
-        let goes_on = round.goes_on();
-        self.passed = round.passed;
+        self.published += round.taken.len() as u64;
+        let mut goes_on = round.goes_on();
+        // A topic that takes one of them now may take all.
+        goes_on |= self.refused.end_of_trial(&round.refused, !round.is_over());
         if round.failure.is_some() || goes_on {
             self.lanes.extend(round.lanes);
         }
@@ -110,27 +139,29 @@ pub(super) async fn publish(shared: &Shared, kind: Kind, mut round: Round) -> Ro
 
 async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> {
     let Some(kafka) = &shared.kafka else { return Ok(()) };
+    let mut limit = LETTERS.1;
     loop {
-        let letters = shared.store.unpublished(&round.lanes, &round.passed, LETTERS).await?;
+        let letters = shared.store.unpublished(&round.lanes, &round.passed(), limit).await?;
+        let (count, bytes) = (letters.len(), letters.iter().map(size_of_letter).sum::<usize>());
         let records = letters.iter().map(|letter| letter_record(kafka, letter)).collect();
         let answers = kafka.producer.send_all(records).await;
         let mut acknowledged = Vec::new();
         for (letter, answer) in letters.iter().zip(answers) {
             match answer {
                 Ok(()) => acknowledged.push(letter.id),
-                Err(error) => {
-                    let id = letter.letter.id;
-                    round.not_taken(letter.id, &format!("dead letter {id}"), &error);
-                }
+                Err(error) => round.not_taken(letter.id, number_of(&letter.id), &error),
             }
         }
+        drop(letters);
         if !acknowledged.is_empty() {
-            round.acknowledged += acknowledged.len();
+            round.taken.extend(acknowledged.iter().map(number_of));
             shared.store.published(&acknowledged).await?;
         }
-        if letters.len() as u64 != LETTERS || round.is_over() {
+        if count as u64 != limit || round.is_over() {
             return Ok(());
         }
+        let fitting = LETTER_BYTES / (bytes / count.max(1)).max(1);
+        limit = (fitting as u64).clamp(1, LETTERS.0);
     }
 }
 
@@ -140,7 +171,8 @@ async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()>
         return Ok(());
     };
     loop {
-        let rows = shared.store.unpublished_verdicts(&round.lanes, &round.passed, BATCHES).await?;
+        let passed = round.passed();
+        let rows = shared.store.unpublished_verdicts(&round.lanes, &passed, BATCHES).await?;
         let batches: Vec<Vec<Event>> = rows.iter().map(events_of).collect();
         let records = batches.iter().flatten().map(|event| event_record(topic, event)).collect();
         let mut answers = producer.send_all(records).await.into_iter();
@@ -149,12 +181,15 @@ async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()>
             let all = events.len();
             let mut left = Vec::new();
             for (event, answer) in events.into_iter().zip(answers.by_ref()) {
-                if let Err(error) = answer {
-                    round.not_taken(row.id, "a verdict", &error);
-                    left.push(event);
+                let number = number_of(&event.json);
+                match answer {
+                    Ok(()) => round.taken.push(number),
+                    Err(error) => {
+                        round.not_taken(row.id, number, &error);
+                        left.push(event);
+                    }
                 }
             }
-            round.acknowledged += all - left.len();
             if left.is_empty() {
                 acknowledged.push(row.id);
                 continue;
@@ -174,34 +209,52 @@ async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()>
 }
 
 impl Round {
-    /// Something is away, or so much was refused that it is another round's turn.
+    /// Rows that are not read any more.
+    fn passed(&self) -> Vec<i64> {
+        let found = self.refused.iter().map(|(row, _)| *row);
+        self.passed.iter().copied().chain(found).collect()
+    }
+
+    /// Something is unavailable, or so much was refused that it is another round's turn.
     fn is_over(&self) -> bool {
-        self.failure.is_some() || self.not_taken >= MOST_REFUSED
+        self.failure.is_some() || self.refused.len() >= MOST_REFUSED
     }
 
     /// Whether another round goes on behind what this one found refused.
     fn goes_on(&self) -> bool {
-        let rows = self.passed.len();
-        if self.not_taken >= MOST_REFUSED && rows >= MOST_PASSED {
+        let rows = self.passed.len() + self.refused.len();
+        if self.refused.len() >= MOST_REFUSED && rows >= MOST_PASSED {
             tracing::error!(rows, "{rows} rows of the outbox are refused: others wait behind them");
         }
-        self.not_taken >= MOST_REFUSED && rows < MOST_PASSED
+        self.refused.len() >= MOST_REFUSED && rows < MOST_PASSED
     }
 
     /// The record, or one of the records, of this row was not taken.
-    fn not_taken(&mut self, row: i64, what: &str, error: &kafka::Error) {
-        self.not_taken += 1;
+    fn not_taken(&mut self, row: i64, number: u64, error: &kafka::Error) {
+        self.not_taken.push(number);
         match error {
             // That is nobody's outage: what is behind it can pass.
             kafka::Error::Refused { .. } => {
-                tracing::warn!(%error, "{what} stays in the outbox: {error}");
-                if self.passed.last() != Some(&row) {
-                    self.passed.push(row);
+                tracing::debug!(row, %error, "row {row} stays in the outbox: {error}");
+                if self.refused.last().is_none_or(|(last, _)| *last != row) {
+                    self.refused.push((row, error.to_string()));
                 }
             }
             error => self.failure = Some(format!("not published: {error}")),
         }
     }
+}
+
+/// What stands for a letter or verdict in the memory of what was counted.
+fn number_of(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn size_of_letter(outgoing: &Outgoing) -> usize {
+    let of = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+    of(&outgoing.letter.record_key) + of(&outgoing.letter.record_value)
 }
 
 fn events_of(row: &OutgoingVerdicts) -> Vec<Event> {
@@ -255,11 +308,11 @@ mod tests {
 
     fn refuse(round: &mut Round, rows: std::ops::Range<i64>) {
         let error = kafka::Error::Refused { topic: "dlq".into(), reason: "too large".into() };
-        rows.for_each(|row| round.not_taken(row, "it", &error));
+        rows.for_each(|row| round.not_taken(row, number_of(&row), &error));
     }
 
     #[test]
-    fn a_round_goes_on_behind_what_was_refused_until_that_is_tried_again() {
+    fn a_round_goes_on_behind_what_was_refused() {
         let mut outlet = Outlet::default();
         outlet.add(&[LANE]);
         let mut round = outlet.begin(|_| true).unwrap();
@@ -272,10 +325,20 @@ mod tests {
 
         let round = outlet.begin(|_| true).unwrap();
         assert_eq!((round.lanes.as_slice(), round.passed.len()), (&[LANE][..], 500));
-        outlet.end(round);
-        outlet.try_refused();
-        outlet.add(&[LANE]);
-        assert!(outlet.begin(|_| true).unwrap().passed.is_empty());
+    }
+
+    #[test]
+    fn what_waits_is_counted_once_however_often_it_is_tried() {
+        let mut outlet = Outlet::default();
+        let mut round = Round::default();
+        refuse(&mut round, 0..3);
+        assert_eq!(outlet.count(&round), (0, 3));
+        assert_eq!(outlet.count(&round), (0, 0), "tried again");
+        let round = Round { taken: vec![number_of(&1_i64)], ..Round::default() };
+        assert_eq!(outlet.count(&round), (1, 0));
+        let mut round = Round::default();
+        refuse(&mut round, 1..4);
+        assert_eq!(outlet.count(&round), (0, 2), "one that was taken waits anew, and another one");
     }
 
     #[test]

@@ -24,17 +24,15 @@ pub(super) const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     // With librdkafka's own second, a queue that was full stays empty for that long:
     // measured 5,500 records/s against 240,000.
     ("fetch.queue.backoff.ms", "10"),
-    // Back-pressure is not taking from a partition's queue, so queues are kept short.
-    ("queued.min.messages", "5000"),
-    ("queued.max.messages.kbytes", "8192"),
 ];
 
 /// What a producer is told unless the user says otherwise.
 pub(super) const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
     ("linger.ms", "1"),
-    // A dead letter is a record and headers on top, so it may be larger than any record
-    // that came in; how large is for the broker to say.
-    ("message.max.bytes", "10485760"),
+    // How large a record may be is for the broker to say: a dead letter has the record that
+    // came in, of whatever size, and headers on top. This is the most that librdkafka takes;
+    // its batches are bounded by batch.size.
+    ("message.max.bytes", "1000000000"),
     // Half of an attempt's default time: a send that hangs fails before its attempt does,
     // and is not delivered after the next one has begun.
     ("message.timeout.ms", "30000"),
@@ -196,6 +194,7 @@ impl Session {
 /// Older names of properties that have defaults here, so that no client is given both.
 pub(super) fn canonical(name: &str) -> &str {
     match name {
+        "max.partition.fetch.bytes" => "fetch.message.max.bytes",
         "queue.buffering.max.ms" => "linger.ms",
         "delivery.timeout.ms" => "message.timeout.ms",
         other => other,

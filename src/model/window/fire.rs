@@ -26,13 +26,13 @@ pub enum Withdrawn {
 }
 
 impl Window {
-    /// Takes up to `limit` jobs that are due at `now_ms`, in the order of firing; they are in
-    /// flight until [`Self::finished`], [`Self::put_back`] or [`Self::outcome_unknown`].
+    /// Takes up to `limit` jobs that are due at `now_ms`, in the order of firing, until they
+    /// have `max_bytes` by [`Job::size`] or more; they are in flight until [`Self::finished`], [`Self::put_back`] or [`Self::outcome_unknown`].
     ///
     /// Within a list they go strictly by due time, ties by id. Between lists the first of
     /// each are compared: by priority class, one higher for each `aging_ms` since it was due
     /// and created; then by due time and id. Jobs of shards on hold are not chosen.
-    pub fn take_due(&mut self, now_ms: i64, limit: usize) -> Vec<Arc<Job>> {
+    pub fn take_due(&mut self, now_ms: i64, limit: usize, max_bytes: usize) -> Vec<Arc<Job>> {
         let Self { shards, places, carriers, .. } = self;
         let aging_ms = self.limits.aging_ms;
         let since = carriers.last();
@@ -42,13 +42,15 @@ impl Window {
             .flat_map(|shard| &mut shard.lists)
             .filter_map(|list| Some(Turn { at: list.turn(now_ms, aging_ms)?, list }))
             .collect();
-        let mut taken = Vec::new();
+        let (mut taken, mut bytes) = (Vec::new(), 0);
         while taken.len() < limit
+            && bytes < max_bytes
             && let Some(mut first) = turns.peek_mut()
             && let Some(job) = first.list.take_head()
         {
             let flight = Flight { shard: job.shard, since, seen_again: false };
             places.insert(job.id, Place::InFlight(flight));
+            bytes += job.size();
             taken.push(job);
             match first.list.turn(now_ms, aging_ms) {
                 Some(at) => first.at = at,

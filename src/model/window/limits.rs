@@ -9,6 +9,18 @@ use crate::model::job::Priority;
 const SLACK: usize = 64;
 
 impl Window {
+    /// Bounds the bytes of jobs in memory from now on; what is too much leaves at once.
+    pub fn set_max_bytes(&mut self, max_bytes: usize) {
+        self.limits.max_bytes = max_bytes;
+        self.shrink();
+    }
+
+    /// What all lists hold, and what the pages that are out are expected to bring.
+    pub fn expected_bytes(&self) -> usize {
+        let promised = self.lists().filter_map(List::page).map(|page| page.promised.bytes);
+        self.used().bytes + promised.sum::<usize>()
+    }
+
     /// What all lists hold.
     pub(super) fn used(&self) -> Size {
         self.lists().fold(Size::default(), |used, list| used + list.size())

@@ -6,8 +6,8 @@ use super::list::{List, PageOut, Size, after_all};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, Priority};
 
-/// The rows of a first page, while nobody knows how large rows are.
-const FIRST_PAGE: usize = 128;
+/// The rows of a first page, while nobody knows how large rows are: they may be large.
+const FIRST_PAGE: usize = 8;
 
 /// A page to read: the first `limit` rows of this shard and priority whose (due, id) is
 /// greater than `after`, in that order.
@@ -43,11 +43,15 @@ impl Window {
         }
         let share = self.room().divided(open);
         let guaranteed = self.guaranteed();
+        // Rows of other lists are the best guess for one that was never read.
+        let row_bytes = self.lists().filter_map(List::row_bytes).max();
         let mut pages = Vec::new();
         for (&shard, of_shard) in &mut self.shards {
             for list in of_shard.lists.iter_mut().filter(|list| list.is_open()) {
                 let allowed = share.max(guaranteed - list.size());
-                let Some(promised) = worthwhile_page(list, allowed, self.limits.page_size) else {
+                let Some(promised) =
+                    worthwhile_page(list, row_bytes, allowed, self.limits.page_size)
+                else {
                     continue;
                 };
                 let carrier = self.carriers.issue(Kind::Page);
@@ -122,9 +126,14 @@ impl Window {
 }
 
 /// The largest page within `allowed`, if it would at least double the list.
-fn worthwhile_page(list: &List, allowed: Size, page_size: usize) -> Option<Size> {
+fn worthwhile_page(
+    list: &List,
+    of_others: Option<usize>,
+    allowed: Size,
+    page_size: usize,
+) -> Option<Size> {
     let held = list.size().jobs;
-    let (row_bytes, at_most) = match list.row_bytes() {
+    let (row_bytes, at_most) = match list.row_bytes().or(of_others) {
         Some(row_bytes) => (row_bytes.max(1), page_size),
         None => (size_of::<Job>(), page_size.min(FIRST_PAGE)),
     };

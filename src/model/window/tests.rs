@@ -65,7 +65,11 @@ fn admit(window: &mut Window, jobs: Vec<Job>) {
 
 /// Takes all that is due, and returns the first bytes of the ids.
 fn take(window: &mut Window, now_ms: i64) -> Vec<u8> {
-    window.take_due(now_ms, usize::MAX).iter().map(|job| job.id.into_bytes()[0]).collect()
+    window
+        .take_due(now_ms, usize::MAX, usize::MAX)
+        .iter()
+        .map(|job| job.id.into_bytes()[0])
+        .collect()
 }
 
 /// Answers the look-up that the window wants of these ids.

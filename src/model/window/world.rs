@@ -292,7 +292,7 @@ impl World {
 
     pub(super) fn take_due(&mut self, limit: usize) {
         let expected = self.naive_order(limit);
-        let taken = self.window.take_due(self.now_ms, limit);
+        let taken = self.window.take_due(self.now_ms, limit, usize::MAX);
         let ids: Vec<_> = taken.iter().map(|job| job.id).collect();
         assert_eq!(ids, expected, "the order of firing");
         for job in taken {

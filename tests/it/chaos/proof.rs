@@ -179,7 +179,7 @@ impl Evidence {
         complaints.expect((fewest..=most).contains(&jobs), || {
             format!("{jobs} jobs of {fewest} (at most {most}) requests")
         });
-        for table in ["job", "outbox", "command"] {
+        for table in ["scheduler_job", "scheduler_outbox", "scheduler_command"] {
             let left = tables.number(&format!("select count(*) from {table}")).await;
             complaints.equal(&format!("rows left in {table}"), left, 0);
         }

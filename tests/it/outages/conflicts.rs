@@ -41,7 +41,7 @@ async fn a_deadlock_undoes_a_batch_and_loses_nothing(database: Database) {
         flow.wave().await;
         await_waiting(flow.database(), "update scheduler_ingest_offset").await;
         // It has the shards, and waits for the offset that we have.
-        lock(&other, "shard").await;
+        lock(&other, "scheduler_shard").await;
         other.rollback().await.expect("a rollback");
         flow.waves.settle().await;
     }
@@ -49,12 +49,12 @@ async fn a_deadlock_undoes_a_batch_and_loses_nothing(database: Database) {
         let other = begin(flow.database()).await;
         flow.waves.send(now_ms() + SOON_MS).await;
         flow.waves.read().await;
-        lock(&other, "job").await;
+        lock(&other, "scheduler_job").await;
         let jobs = "select count(*) from scheduler_job";
         assert_eq!(flow.database().count(jobs).await as usize, JOBS, "before they are due");
         await_waiting(flow.database(), "delete from scheduler_job").await;
         // Outcomes have shards, and wait for the jobs.
-        lock(&other, "shard").await;
+        lock(&other, "scheduler_shard").await;
         other.rollback().await.expect("a rollback");
         flow.waves.settle().await;
     }
@@ -89,7 +89,7 @@ async fn a_lock_that_is_not_had_in_time_is_waited_for_again(database: Database, 
     let builder = world.builder();
     let mut flow = Flow::start(world, builder).await;
     let other = begin(flow.database()).await;
-    lock(&other, "ingest_offset").await;
+    lock(&other, "scheduler_ingest_offset").await;
     flow.wave().await;
     flow.await_complaint("partition", why).await;
     // MariaDB undoes the statement only. The rest of the transaction is for us to undo: it had

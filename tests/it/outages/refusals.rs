@@ -90,7 +90,7 @@ async fn what_the_server_says_of_itself_is_weather_on_postgres() {
         "create sequence deletes",
         "create sequence since",
         &rain,
-        "create trigger rain before insert or delete on job for each row execute function rain()",
+        "create trigger rain before insert or delete on scheduler_job for each row execute function rain()",
     ] {
         flow.database().execute(sql).await;
     }
@@ -137,7 +137,7 @@ async fn what_the_server_says_of_itself_is_weather(database: Database, isolation
         .collect();
     let trigger = |event: &str, rains: &str| {
         format!(
-            "create trigger rain_{event} before {event} on job for each row begin
+            "create trigger rain_{event} before {event} on scheduler_job for each row begin
                 declare sky char(5);
                 declare wrong, now_ms, since_ms, times bigint;
                 if @@session.{isolation} <> 'READ-COMMITTED' then

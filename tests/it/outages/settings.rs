@@ -115,15 +115,17 @@ async fn note_settings(database: &TestDatabase, hostile: &[Hostile]) {
         .execute("create table seen (setting varchar(99), ours varchar(99), is_now varchar(99))")
         .await;
     if database.backend() != Database::Postgres {
-        let trigger =
-            format!("create trigger note before insert on job for each row begin {notes} end");
+        let trigger = format!(
+            "create trigger note before insert on scheduler_job for each row begin {notes} end"
+        );
         return database.execute(&trigger).await;
     }
     let function = format!(
         "create function note() returns trigger language plpgsql as \
          $$ begin {notes} return new; end $$"
     );
-    let trigger = "create trigger note before insert on job for each row execute function note()";
+    let trigger =
+        "create trigger note before insert on scheduler_job for each row execute function note()";
     for sql in [function.as_str(), trigger, "grant all on seen to public"] {
         database.execute(sql).await;
     }
@@ -196,7 +198,7 @@ async fn keeps_what_is_empty(flow: &Flow) {
     let world = &flow.waves.world;
     let empty = RawRecord::new(0, "").with_key("");
     produce_by(&client_of(&world.broker), &world.topic, &[empty]).await;
-    let kept = "select count(*) from dead_letter where length(record_key) = 0 \
+    let kept = "select count(*) from scheduler_dead_letter where length(record_key) = 0 \
                 and length(record_value) = 0";
     wait_until(DEADLINE, "an empty letter", async || world.database.count(kept).await == 1).await;
 }
@@ -284,7 +286,7 @@ async fn a_table_that_is_missing_is_reported_as_what_it_is() {
         let world = World::new(backend, PARTITIONS).await;
         let builder = world.builder();
         let mut flow = Flow::start(world, builder).await;
-        flow.database().execute("alter table job rename to elsewhere").await;
+        flow.database().execute("alter table scheduler_job rename to elsewhere").await;
         flow.wave().await;
         let missing = match backend {
             Database::Sqlite => "no such table: job",

@@ -16,7 +16,7 @@ async fn a_letter_whose_record_is_read_twice_is_published_once() {
             let answer = ground.admit(ground.records(offset), letter).await;
             assert!(matches!(answer, Admitted::Done(_)), "{backend:?}: {answer:?}");
         }
-        for table in ["dead_letter", "outbox"] {
+        for table in ["scheduler_dead_letter", "scheduler_outbox"] {
             let rows = database.count(&format!("select count(*) from {table}")).await;
             assert_eq!(rows, 1, "{backend:?}: {table}");
         }
@@ -95,20 +95,20 @@ async fn what_changes_while_it_is_swept_stays() {
         candidate.key = Some(IdempotencyKey { id, name: "key".into(), expires_ms: 1 });
         ground.admit(ground.records(0), Entry::Job(candidate)).await;
         ground.admit(ground.records(1), Entry::Letter(Box::new(ground.letter(1)))).await;
-        for done in ["job", "outbox"] {
+        for done in ["scheduler_job", "scheduler_outbox"] {
             database.execute(&format!("delete from {done}")).await;
         }
         let later = i64::MAX / 4;
         for (table, change) in [
-            ("idempotency_key", format!("expires_ms = {later}")),
-            ("dead_letter", "state = 1".to_owned()),
-            ("dead_letter", format!("changed_ms = {later}")),
+            ("scheduler_idempotency_key", format!("expires_ms = {later}")),
+            ("scheduler_dead_letter", "state = 1".to_owned()),
+            ("scheduler_dead_letter", format!("changed_ms = {later}")),
         ] {
             let holder = hold(&database, &format!("update {table} set {change}")).await;
             let store = ground.store.clone();
             let sweeping = tokio::spawn(async move {
                 match table {
-                    "dead_letter" => {
+                    "scheduler_dead_letter" => {
                         store.expire_letters(None, later / 2, false).await.map(|it| it.0)
                     }
                     _ => store.forget_keys(KeyCursor::default(), later / 2).await.map(|it| it.0),

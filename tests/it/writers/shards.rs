@@ -137,7 +137,7 @@ async fn an_admission_into_a_shard_of_an_old_epoch_writes_nothing() {
                 assert_eq!(answer, Admitted::ShardsMoved, "{backend:?}");
             }
         }
-        for table in ["job", "dead_letter", "outbox"] {
+        for table in ["scheduler_job", "scheduler_dead_letter", "scheduler_outbox"] {
             let rows = database.count(&format!("select count(*) from {table}")).await;
             assert_eq!(rows, 0, "{backend:?}: {table}");
         }
@@ -281,7 +281,7 @@ fn outcomes_of(ended: Vec<(ShardFence, Job, Outcome)>) -> Arc<OutcomeBatch> {
 
 async fn seed_job(ground: &Ground) -> Job {
     let id = JobId::derive("sms", "seed");
-    ground.store.jobs_by_id(&[id]).await.expect("an answer").pop().expect("the job")
+    ground.store.jobs_by_id(&[id], 1).await.expect("an answer").0.pop().expect("the job")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,14 +297,14 @@ async fn of_a_shard_that_was_lost_nothing_is_written_or_published() {
             let other = Job { shard: lost.shard, ..seed_job(&ground).await };
             (lost, Job { request_id: "lost".into(), ..other }, outcome)
         };
-        let buried = || Outcome::Buried(Box::new(ground.letter(1)));
+        let buried = || Outcome::Buried(Arc::new(ground.letter(1)));
         let retry = Outcome::Retry { due_ms: 1, attempts: 1, error: None };
         for outcome in [Outcome::Succeeded, retry, buried()] {
             let batch = outcomes_of(vec![elsewhere(outcome).await]);
             let written = ground.store.write_outcomes(&batch).await.expect("an answer");
             assert_eq!(written.lost, [lost.shard], "{backend:?}");
         }
-        for table in ["dead_letter", "outbox"] {
+        for table in ["scheduler_dead_letter", "scheduler_outbox"] {
             let rows = database.count(&format!("select count(*) from {table}")).await;
             assert_eq!(rows, 0, "{backend:?}: {table}");
         }
@@ -369,7 +369,7 @@ async fn a_page_begins_behind_its_mark() {
         // All are due at 0: the mark is at the second of them.
         let after = (0, ids[1]);
         let list = ListRange { shard: fence.shard, priority: Priority::Normal, after, limit: 9 };
-        let pages = ground.store.pages(&[list]).await.expect("an answer");
+        let pages = ground.store.pages(&[list], usize::MAX).await.expect("an answer").pages;
         let read: Vec<Vec<JobId>> =
             pages.iter().map(|page| page.iter().map(|job| job.id).collect()).collect();
         assert_eq!(read, [vec![ids[2]]], "{backend:?}");

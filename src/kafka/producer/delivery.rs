@@ -1,0 +1,183 @@
+//! One record handed to librdkafka, and what becomes of it.
+
+use std::ops::Deref;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
+use tokio::sync::oneshot;
+use tracing::{debug, trace};
+
+use super::super::error::may_be_its_batch;
+use super::super::reach::Reach;
+use super::super::rebalance;
+use super::Outgoing;
+
+/// How often a sender looks whether the full local queue has room again.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
+
+/// What closing a client may take.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(300);
+
+/// A client of librdkafka's, with a thread that serves its callbacks. It is closed in bounded
+/// time: the destructor joins that thread, which waits by the machine's wall clock, and the clock
+/// may be set back meanwhile.
+pub(super) struct Client(Option<ThreadedProducer<Deliveries>>);
+
+impl Client {
+    pub(super) fn new(client: ThreadedProducer<Deliveries>) -> Self {
+        Self(Some(client))
+    }
+}
+
+impl Deref for Client {
+    type Target = ThreadedProducer<Deliveries>;
+
+    fn deref(&self) -> &Self::Target {
+        let Some(client) = &self.0 else { unreachable!("only its destructor takes it away") };
+        client
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        let (close, closed) = mpsc::channel();
+        let closing =
+            thread::Builder::new().name("kafka-producer-close".to_owned()).spawn(move || {
+                drop(client);
+                close.send(()).ok();
+            });
+        if closing.is_ok() && closed.recv_timeout(CLOSE_PATIENCE).is_err() {
+            debug!("a kafka producer is slow to close: it is left to itself");
+        }
+    }
+}
+
+type Answer = Result<(), KafkaError>;
+
+/// Why a record was not taken, by who did not take it.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The client itself: nothing was sent.
+    Here(KafkaError),
+    /// The broker, or none could be asked.
+    There(KafkaError),
+}
+
+impl Failure {
+    pub(super) fn code(&self) -> Option<Code> {
+        let (Self::Here(error) | Self::There(error)) = self;
+        error.rdkafka_error_code()
+    }
+
+    /// Whether the record may be taken when it is sent alone.
+    pub(super) fn may_be_its_batch(&self) -> bool {
+        matches!(self, Self::There(_)) && self.code().is_some_and(may_be_its_batch)
+    }
+}
+
+/// What brings the answer to a record.
+#[derive(Debug)]
+pub(super) struct Receipt(oneshot::Receiver<Answer>);
+
+impl Receipt {
+    pub(super) async fn answer(self) -> Result<(), Failure> {
+        self.0.await.unwrap_or(Err(KafkaError::Canceled)).map_err(Failure::There)
+    }
+}
+
+/// Sends a record and waits for the answer.
+pub(super) async fn deliver(client: &Client, outgoing: &Outgoing) -> Result<(), Failure> {
+    enqueue(client, outgoing).await?.answer().await
+}
+
+/// Hands a record to the client, which copies it; waits while its queue is full.
+pub(super) async fn enqueue(client: &Client, outgoing: &Outgoing) -> Result<Receipt, Failure> {
+    let (sender, receiver) = oneshot::channel();
+    let mut record = BaseRecord {
+        topic: &outgoing.topic,
+        partition: None,
+        payload: outgoing.value.as_deref(),
+        key: outgoing.key.as_deref(),
+        timestamp: None,
+        headers: headers_of(outgoing),
+        delivery_opaque: Box::new(sender),
+    };
+    loop {
+        match client.send(record) {
+            Ok(()) => return Ok(Receipt(receiver)),
+            Err((error, back)) if error.rdkafka_error_code() == Some(Code::QueueFull) => {
+                record = back;
+                tokio::time::sleep(QUEUE_FULL_PAUSE).await;
+            }
+            Err((error, _)) => return Err(Failure::Here(error)),
+        }
+    }
+}
+
+fn headers_of(outgoing: &Outgoing) -> Option<OwnedHeaders> {
+    if outgoing.headers.is_empty() {
+        return None;
+    }
+    let headers = OwnedHeaders::new_with_capacity(outgoing.headers.len());
+    Some(outgoing.headers.iter().fold(headers, |headers, (key, value)| {
+        headers.insert(Header { key, value: value.as_ref() })
+    }))
+}
+
+/// Gives each record's answer to its sender, on the producer's own thread.
+#[derive(Debug)]
+pub(super) struct Deliveries {
+    reach: Arc<Reach>,
+    born: Instant,
+}
+
+impl Deliveries {
+    pub(super) fn new(reach: Arc<Reach>) -> Self {
+        Self { reach, born: Instant::now() }
+    }
+
+    pub(super) fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// How long the client has existed.
+    pub(super) fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        rebalance::log(&self.reach, level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(code) = error.rdkafka_error_code() {
+            self.reach.failed(code, reason);
+        }
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<oneshot::Sender<Answer>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, sender: Self::DeliveryOpaque) {
+        let outcome = match result {
+            Ok(_) => {
+                self.reach.served();
+                Ok(())
+            }
+            Err((error, _)) => Err(error.clone()),
+        };
+        if sender.send(outcome).is_err() {
+            trace!("nobody waits for this delivery any more");
+        }
+    }
+}
