@@ -413,6 +413,5 @@ impl fmt::Debug for Producer {
 }
 
 fn connect(config: &ClientConfig, reach: &Arc<Reach>) -> Result<Client, Error> {
-    let client = config.create_with_context(Deliveries::new(reach.clone()))?;
-    Ok(Client::new(client))
+    Ok(Client::new(config.create_with_context(Deliveries::new(reach.clone()))?))
 }

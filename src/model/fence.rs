@@ -75,8 +75,9 @@ pub struct FenceMemory {
 
 impl FenceMemory {
     /// How long the fence of an ended job is remembered at least. Later, the next admission
-    /// under its name is of a later second, whichever instance's clock it comes from.
-    const KEEP_S: i64 = 3;
+    /// under its name is of a later second, whichever instance's clock it comes from, and more
+    /// seconds have passed than there were starts within one.
+    const KEEP_S: i64 = 5;
 
     /// The fence of a start at `now_ms`.
     pub fn next(&self, job: JobId, epoch: Epoch, admitted_ms: i64, now_ms: i64) -> Fence {
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(next(&memory, 1), Fence::new(1000, 10));
         assert_eq!(next(&memory, 2), Fence::new(900, 1));
         assert_eq!(next(&memory, 3), Fence::new(900, 10));
-        for passed_ms in [3_000, 6_000, 9_000] {
+        for passed_ms in [5_000, 10_000, 15_000] {
             memory.end(job(4), Fence::new(900, 9), 1_000_500, passed_ms);
         }
         assert_eq!(next(&memory, 1), Fence::new(900, 1), "forgotten");

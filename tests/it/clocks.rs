@@ -65,10 +65,8 @@ async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once(database: 
     instance.ready(DEADLINE).await;
     let hour_ms = i64::try_from(HOUR.as_millis()).expect("an hour");
     produce(&world.topic, &[record("later", SystemClock.now_ms() + hour_ms)]).await;
-    wait_until(DEADLINE, "the job", async || {
-        counter(&instance, "messagesProcessed").await == 1
-    })
-    .await;
+    wait_until(DEADLINE, "the job", async || counter(&instance, "messagesProcessed").await == 1)
+        .await;
 
     clock.set_forward(2 * HOUR);
     wait_until(DEADLINE, "an instance that is not ready", async || {

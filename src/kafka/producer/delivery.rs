@@ -25,8 +25,8 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 const CLOSE_PATIENCE: Duration = Duration::from_millis(300);
 
 /// A client of librdkafka's, with a thread that serves its callbacks. It is closed in bounded
-/// time: its destructor joins that thread, which waits by the machine's wall clock, and that may be
-/// set back meanwhile.
+/// time: the destructor joins that thread, which waits by the machine's wall clock, and the clock
+/// may be set back meanwhile.
 pub(super) struct Client(Option<ThreadedProducer<Deliveries>>);
 
 impl Client {
