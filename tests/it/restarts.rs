@@ -39,6 +39,11 @@ async fn a_killed_instance_that_is_started_again_waits_for_no_lease_on_mariadb()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_instance_that_is_started_again_waits_for_no_lease_on_mysql() {
+    a_killed_instance_that_is_started_again_waits_for_no_lease(Database::MySql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_instance_that_is_started_again_waits_for_no_lease_on_postgres() {
     a_killed_instance_that_is_started_again_waits_for_no_lease(Database::Postgres).await;
 }
