@@ -43,6 +43,7 @@ async fn everything_is_accounted_for_whatever_dies_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "left to `tests/run matrix`"]
 async fn everything_is_accounted_for_whatever_dies_on_mysql() {
     everything_is_accounted_for_whatever_dies(Database::MySql).await;
 }

@@ -26,6 +26,7 @@ async fn letters_wait_for_a_dlq_topic_that_was_deleted_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "left to `tests/run matrix`"]
 async fn letters_wait_for_a_dlq_topic_that_was_deleted_on_mysql() {
     letters_wait_for_a_dlq_topic_that_was_deleted(Database::MySql).await;
 }

@@ -172,6 +172,7 @@ async fn what_one_instance_admitted_another_recognises_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "left to `tests/run matrix`"]
 async fn what_one_instance_admitted_another_recognises_on_mysql() {
     recognised(Database::MySql, Some(&services::redis_url())).await;
 }
@@ -227,6 +228,7 @@ async fn a_redis_that_claims_to_know_what_nobody_admitted_loses_nothing_on_maria
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "left to `tests/run matrix`"]
 async fn a_redis_that_claims_to_know_what_nobody_admitted_loses_nothing_on_mysql() {
     a_redis_that_claims_to_know_what_nobody_admitted_loses_nothing(Database::MySql).await;
 }
@@ -271,6 +273,7 @@ async fn all_is_right_whatever_redis_does_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "left to `tests/run matrix`"]
 async fn all_is_right_whatever_redis_does_on_mysql() {
     all_is_right_whatever_redis_does(Database::MySql).await;
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::kafka::{RawRecord, produce, read_all};
+use crate::support::kafka::{RawRecord, produce};
 use crate::support::process::Instance;
 use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
@@ -18,7 +18,7 @@ const HUSH: &str = "hush-9c2e";
 /// A login with a password, as MySQL makes it by default, and its URL with that mode of TLS.
 async fn login(database: &TestDatabase) -> (String, impl Fn(&str) -> String) {
     let name = database.name();
-    let user = name[..32].to_owned();
+    let user = name.to_owned();
     for at in ["%", "localhost"] {
         let create = format!("create user '{user}'@'{at}' identified by '{HUSH}'");
         database.execute(&create).await;
@@ -83,10 +83,13 @@ async fn connections_that_idle_are_replaced_without_a_word() {
             wait_until(DEADLINE, "an idle lease", async || idle_since.elapsed() > LEASE).await;
             let request = format!(r#"{{"requestId":"{n}","appName":"sms","scheduledTime":0}}"#);
             produce(&world.topic, &[RawRecord::new(0, request)]).await;
-            wait_until(DEADLINE, "a job fired", async || {
-                read_all(&world.fired).await.len() == n + 1
-            })
-            .await;
+            let fired = format!(
+                "select count(*) from scheduler_ingest_offset where jobs = {} \
+                 and not exists (select 1 from scheduler_job)",
+                n + 1
+            );
+            wait_until(DEADLINE, "a job fired", async || world.database.count(&fired).await == 1)
+                .await;
         }
         assert_eq!(instance.terminate(DEADLINE).await.code(), Some(0));
         let said = instance.stderr();

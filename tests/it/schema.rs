@@ -379,7 +379,7 @@ async fn a_step_that_was_interrupted_is_resumed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_may_not_create_tables_is_told_what_to_grant() {
-    for backend in [Database::MariaDb, Database::Postgres] {
+    for backend in Database::SERVERS {
         let mut database = backend.fresh().await;
         let url = database.login(5).await;
         let name = database.name().to_owned();

@@ -27,6 +27,7 @@ async fn the_largest_record_is_a_job_or_a_letter_that_waits_for_room_on_mariadb(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "left to `tests/run matrix`"]
 async fn the_largest_record_is_a_job_or_a_letter_that_waits_for_room_on_mysql() {
     the_largest_record_is_a_job_or_a_letter_that_waits_for_room(Database::MySql).await;
 }

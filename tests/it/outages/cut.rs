@@ -15,6 +15,7 @@ async fn connections_that_are_cut_again_and_again_lose_nothing_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "left to `tests/run matrix`"]
 async fn connections_that_are_cut_again_and_again_lose_nothing_on_mysql() {
     connections_that_are_cut_again_and_again_lose_nothing(Database::MySql).await;
 }
@@ -50,6 +51,7 @@ async fn connections_that_fall_silent_are_left_on_mariadb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "left to `tests/run matrix`"]
 async fn connections_that_fall_silent_are_left_on_mysql() {
     connections_that_fall_silent_are_left(Database::MySql).await;
 }

@@ -147,17 +147,16 @@ impl TestDatabase {
     /// The URL for a login of its own, which may do everything in the database and nothing
     /// else, and have so many connections at a time.
     pub(crate) async fn login(&mut self, connections: u32) -> String {
-        let Self { name: database, backend, .. } = &*self;
-        let name = self.login_name();
+        let Self { name, backend, .. } = &*self;
         let statements = match backend {
             Database::Sqlite => unreachable!("SQLite has no logins"),
             Database::MariaDb | Database::MySql => [
                 format!("CREATE USER {name}@'%' WITH MAX_USER_CONNECTIONS {connections}"),
-                format!("GRANT ALL ON {database}.* TO {name}@'%'"),
+                format!("GRANT ALL ON {name}.* TO {name}@'%'"),
             ],
             Database::Postgres => [
                 format!("CREATE ROLE {name} LOGIN CONNECTION LIMIT {connections}"),
-                format!("ALTER DATABASE {database} OWNER TO {name}"),
+                format!("ALTER DATABASE {name} OWNER TO {name}"),
             ],
         };
         for sql in statements {
@@ -169,17 +168,12 @@ impl TestDatabase {
         self.has_login = true;
         let scheme_end = self.url.find("://").expect("a URL") + "://".len();
         let server = self.url[scheme_end..].find('@').map_or(scheme_end, |at| scheme_end + at + 1);
-        format!("{}{}@{}", &self.url[..scheme_end], name, &self.url[server..])
-    }
-
-    /// The database's own name, cut to what MySQL takes as a user's.
-    fn login_name(&self) -> String {
-        self.name[..32].to_owned()
+        format!("{}{}@{}", &self.url[..scheme_end], self.name, &self.url[server..])
     }
 
     /// How many connections that login may have from now on.
     pub(crate) async fn limit_login(&self, connections: u32) {
-        let name = self.login_name();
+        let name = &self.name;
         self.execute_on_server(&match self.backend {
             Database::MariaDb | Database::MySql => {
                 format!("ALTER USER {name}@'%' WITH MAX_USER_CONNECTIONS {connections}")
@@ -216,17 +210,17 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     /// Best effort: a database that is left behind harms nobody, a panic while panicking would.
     fn drop(&mut self) {
-        let (name, user) = (&self.name, self.login_name());
+        let name = &self.name;
         let (database, login) = match self.backend {
             Database::Sqlite => return,
             Database::MariaDb | Database::MySql => (
                 // Else an open transaction somewhere would keep us waiting for a day.
                 format!("SET lock_wait_timeout = 2; DROP DATABASE IF EXISTS {name}"),
-                format!("DROP USER IF EXISTS {user}@'%'"),
+                format!("DROP USER IF EXISTS {name}@'%'"),
             ),
             Database::Postgres => (
                 format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
-                format!("DROP ROLE IF EXISTS {user}"),
+                format!("DROP ROLE IF EXISTS {name}"),
             ),
         };
         let statements: Vec<String> =
@@ -275,7 +269,9 @@ async fn try_execute(url: &str, sql: &str) -> Result<(), sea_orm::DbErr> {
 }
 
 fn unique_name() -> String {
-    format!("it_{}", Uuid::new_v4().simple())
+    // A login may have the same name, and MySQL takes 32 characters for that.
+    let unique = Uuid::new_v4().simple().to_string();
+    format!("it_{}", &unique[..29])
 }
 
 /// The server's URL with another database in its path.
