@@ -244,6 +244,11 @@ impl KafkaIngestConfig {
         properties::Session::of(&self.properties, lease).validate()
     }
 
+    /// What somebody who set a session longer than the lease should know.
+    pub(crate) fn session_remark(&self, lease: Duration) -> Option<String> {
+        properties::Session::of(&self.properties, lease).remark(lease)
+    }
+
     /// What a member of the ingest group is created with if the topics have so many partitions:
     /// [`to_client_config_for`](Self::to_client_config_for) and a session as long as `lease`, but
     /// for what the user sets.

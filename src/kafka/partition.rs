@@ -84,7 +84,7 @@ pub struct PartitionQueue {
     held: Option<RawRecord>,
     /// Met after records that were still to be handed out.
     failed: Option<Error>,
-    /// The last that was heard is that we may not, or cannot, read.
+    /// The last that was heard is that we may not read.
     denied: bool,
     /// The last that was heard is that there is nothing more.
     end: Option<LogEnd>,
@@ -259,8 +259,7 @@ impl PartitionQueue {
                 Some(Err(KafkaError::PartitionEOF(_))) => self.end = END.take(),
                 Some(Err(error)) => {
                     let judged = self.judge(error);
-                    self.denied |=
-                        matches!(judged, Err(Error::Denied(_) | Error::Unreadable { .. }));
+                    self.denied |= matches!(judged, Err(Error::Denied(_)));
                     judged?;
                 }
             }

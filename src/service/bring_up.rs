@@ -343,6 +343,9 @@ async fn start_intake(
     gate: Gate,
 ) -> Result<(), StartError> {
     let gate = Arc::new(gate);
+    if let Some(remark) = config.session_remark(shared.settings.lease) {
+        tracing::warn!("kafka.{remark}");
+    }
     shared.report_joining();
     match try_intake(shared, &config, gate.clone()).await {
         Ok(()) => return Ok(()),

@@ -196,7 +196,7 @@ async fn a_member_of_the_same_name_is_named_and_reading_goes_on_after_it() {
     let took = flow.await_read().await;
     assert!(took < Duration::from_secs(40), "nobody read for {took:?}");
     let said = first.stderr();
-    assert_eq!(said.matches("group.instance.id").count(), 1, "said once: {said}");
+    assert_eq!(said.matches("takes our place").count(), 1, "said once: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,6 +40,8 @@ pub(super) struct PartitionReader {
     figures: Figures,
     /// The transaction that holds the partition back.
     held: Option<OpenTransaction>,
+    /// The last that was heard of the log is that it cannot be fetched.
+    unreadable: bool,
 }
 
 /// What one reader has done.
@@ -88,6 +90,7 @@ impl PartitionReader {
             backoff: Backoff::default(),
             figures: Figures::default(),
             held: None,
+            unreadable: false,
         }
     }
 
@@ -121,12 +124,20 @@ impl PartitionReader {
             Step::Read(records) => {
                 self.figures.records += records as u64;
                 self.figures.batches += u64::from(records > 0);
-                self.backoff.reset();
-                self.shared.health.clear(&self.about());
+                // Silence does not show that what could not be fetched can be.
+                let is_at_end = self.reading.as_ref().is_some_and(Reading::is_at_end);
+                if records > 0 || is_at_end || !self.unreadable {
+                    self.unreadable = false;
+                    self.backoff.reset();
+                    self.shared.health.clear(&self.about());
+                }
                 self.step(ctx);
             }
             Step::Away(why) => self.again(ProblemKind::PartitionWaiting, why, ctx),
-            Step::Unreadable(why) => self.again(ProblemKind::FetchFailed, why, ctx),
+            Step::Unreadable(why) => {
+                self.unreadable = true;
+                self.again(ProblemKind::FetchFailed, why, ctx);
+            }
             Step::Stop(why) => {
                 self.stopped = true;
                 self.shared.health.report(&self.about(), ProblemKind::PartitionStopped, why);

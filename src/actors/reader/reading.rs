@@ -27,6 +27,8 @@ pub(super) struct Reading {
     position: Option<Position>,
     /// Where the row stood when that was last known.
     known: Option<i64>,
+    /// The last step came to the end of the log.
+    at_end: bool,
     leaving: CancellationToken,
     claim: Arc<Claim>,
     committed: Instant,
@@ -49,6 +51,7 @@ impl Reading {
             queue,
             position: None,
             known: None,
+            at_end: false,
             leaving,
             claim,
             committed,
@@ -66,7 +69,13 @@ impl Reading {
         self.next_offset().or(self.known)
     }
 
+    /// Whether the last step came to the end of the log.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.at_end
+    }
+
     pub(super) async fn step(&mut self) -> Step {
+        self.at_end = false;
         let done = self.try_step().await;
         // Whatever became of the batch, its records are not here any more.
         if let Some(queue) = &mut self.queue {
@@ -108,6 +117,7 @@ impl Reading {
     /// shown: else it would seem that something is left to read.
     async fn pause(&mut self) -> Result<(), Step> {
         let end = self.queue.as_mut().and_then(PartitionQueue::take_end);
+        self.at_end = end.is_some();
         if let (Some(end), Some(position)) = (end, &mut self.position) {
             if end.stable > position.next {
                 let row = position.row();

@@ -165,6 +165,18 @@ impl Session {
         Self { timeout_ms, heartbeat_ms, max_poll_ms }
     }
 
+    /// What somebody who set a long session should know.
+    pub(super) fn remark(self, lease: Duration) -> Option<String> {
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = self.timeout_ms;
+        (timeout_ms > lease_ms.max(MIN_SESSION_MS)).then(|| {
+            format!(
+                "properties.\"session.timeout.ms\" = {timeout_ms} is longer than the lease \
+                 ({lease_ms} ms): after a crash an instance's partitions wait for so long"
+            )
+        })
+    }
+
     pub(super) fn validate(self) -> Result<(), KafkaConfigError> {
         let Self { timeout_ms, heartbeat_ms, max_poll_ms } = self;
         let refused = |property: &str, problem| {
