@@ -47,6 +47,8 @@ pub(super) struct AppScheduler {
     timer: Option<SpawnHandle>,
     /// A database that did not answer is not asked again at once.
     reads_wait: bool,
+    /// That its rows cannot be read may have been reported, by a predecessor perhaps.
+    unreadable: bool,
     look_ups_out: usize,
     stopping: bool,
     audited: usize,
@@ -71,6 +73,7 @@ impl AppScheduler {
             releasing: HashMap::new(),
             timer: None,
             reads_wait: false,
+            unreadable: true,
             look_ups_out: 0,
             stopping,
             audited: 0,

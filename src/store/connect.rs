@@ -60,7 +60,15 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Unusable`] if there is none to be had.
     pub async fn knock(&self) -> Result<()> {
-        if self.is_embedded() { Ok(()) } else { (self.inner.try_anew)().await }
+        if self.is_embedded() {
+            return Ok(());
+        }
+        let answer = (self.inner.try_anew)().await;
+        if !matches!(answer, Err(Error::Unusable(_))) {
+            // Whatever is wrong now, it is not that any more.
+            self.inner.sessions.forget_refusal();
+        }
+        answer
     }
 
     /// The same error, with the reason why no new session could be used, if that is why.

@@ -116,10 +116,14 @@ fn quoted(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
+/// Limits on what is read would hide settings, too, or refuse to show them.
+const SEE_ALL_OF_MYSQL: &str =
+    "set session sql_big_selects = 1, sql_select_limit = 18446744073709551615";
+
 async fn set_up_mysql(connection: &mut MySqlConnection, rules: &Rules) -> sqlx::Result<()> {
     let names: Vec<String> = names_of_mysql().iter().map(|name| format!("'{name}'")).collect();
     let read = format!("show session variables where variable_name in ({})", names.join(","));
-    let shown = read_mysql(connection, &read).await?;
+    let shown = read_mysql(connection, &format!("{SEE_ALL_OF_MYSQL}; {read}")).await?;
     let settings = of_mysql(rules.lease, &shown);
     let differ: Vec<&Setting> =
         settings.iter().filter(|setting| setting.is_to_set(&shown)).collect();

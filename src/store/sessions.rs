@@ -36,6 +36,11 @@ impl Sessions {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// A new session is not refused any more, as far as is known.
+    pub(super) fn forget_refusal(&self) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// A pool whose sessions are set up before their first use.
     pub(super) fn set_up<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB>
     where

@@ -3,11 +3,13 @@
 
 use actix::prelude::*;
 
+use super::super::shared::Shared;
 use super::{AUDIT, AppScheduler, READ_AGAIN};
+use crate::health::ProblemKind;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, Priority};
 use crate::model::window::{Audit, LookUp, PageRequest};
-use crate::store::{ListRange, Pages, Result as StoreResult};
+use crate::store::{Error as StoreError, ListRange, Pages, Result as StoreResult};
 
 /// About the bytes of rows that one statement brings.
 const READ_BYTES: usize = 8 << 20;
@@ -60,6 +62,7 @@ impl AppScheduler {
     ) {
         match pages {
             Ok(Pages { pages, complete }) => {
+                self.is_readable();
                 for (place, (mut request, rows)) in requests.into_iter().zip(pages).enumerate() {
                     if place < complete {
                         self.window.apply_page(request, rows);
@@ -75,6 +78,7 @@ impl AppScheduler {
             }
             Err(error) => {
                 tracing::debug!(app = %self.app.name, %error, "pages could not be read");
+                self.report_unreadable(&error);
                 for request in requests {
                     self.window.page_failed(request);
                 }
@@ -92,6 +96,7 @@ impl AppScheduler {
         self.look_ups_out -= 1;
         match rows {
             Ok((rows, looked_for)) => {
+                self.is_readable();
                 let rest = look_up.ids.split_off(looked_for);
                 self.window.apply_look_up(look_up, rows);
                 rest.into_iter().for_each(|id| self.window.look_up(id));
@@ -99,10 +104,31 @@ impl AppScheduler {
             }
             Err(error) => {
                 tracing::debug!(app = %self.app.name, %error, "jobs could not be looked up");
+                self.report_unreadable(&error);
                 self.window.look_up_failed(look_up);
                 self.read_later(ctx);
             }
         }
+    }
+
+    /// An outage is for the heartbeat to report; what somebody has to change may concern this
+    /// table alone.
+    fn report_unreadable(&mut self, error: &StoreError) {
+        let kind = Shared::problem(error, ProblemKind::DatabaseUnavailable);
+        if kind != ProblemKind::DatabaseUnavailable {
+            self.unreadable = true;
+            self.shared.health.report(&self.about(), kind, format!("cannot be read: {error}"));
+        }
+    }
+
+    fn is_readable(&mut self) {
+        if std::mem::take(&mut self.unreadable) {
+            self.shared.health.clear(&self.about());
+        }
+    }
+
+    fn about(&self) -> String {
+        format!("jobs of {}", self.app.name)
     }
 
     fn read_later(&mut self, ctx: &mut Context<Self>) {

@@ -104,8 +104,8 @@ async fn a_common_outage_makes_nobody_dead() {
         wait_until(DEADLINE, "two that are ready", async || ready()).await;
         let leases = "select count(*) from scheduler_instance where not dead";
         assert_eq!(world.database.count(leases).await, 2);
-        let since = world.integer();
-        let beats = format!("select cast(sum(beat) as {since}) from scheduler_instance");
+        let integer = world.integer();
+        let beats = format!("select cast(sum(beat) as {integer}) from scheduler_instance");
 
         first.set_away(true);
         second.set_away(true);

@@ -16,7 +16,7 @@ const PLENTY: u32 = 50;
 /// can tell: it has the modes and character sets of the session that created it.
 type Hostile = (&'static str, &'static str, &'static str);
 
-/// Both are set for each session of a login that is no administrator's.
+/// What MariaDB and MySQL both have.
 const HOSTILE_MYSQL: &[Hostile] = &[
     ("autocommit", "0", "1"),
     ("completion_type", "'CHAIN'", "NO_CHAIN"),
@@ -67,7 +67,7 @@ const HOSTILE_POSTGRES: &[Hostile] = &[
     ("bytea_output", "'escape'", "hex"),
 ];
 
-/// In every session that there is and that begins later.
+/// In every session of the database's login that begins from now on.
 async fn make_hostile(database: &TestDatabase, hostile: &[Hostile]) {
     let name = database.name();
     if database.backend() == Database::Postgres {

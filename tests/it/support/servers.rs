@@ -48,7 +48,7 @@ pub(crate) fn start(database: Database, logs: &Path) -> (Server, Server) {
 }
 
 impl Server {
-    /// Starts `kafka`, `kafka-secured`, `mariadb`, `mysql`, `postgres` or `redis`; what it logs is left in the folder `logs`.
+    /// Starts `kafka`, `kafka-secured`, `mariadb`, `mysql`, `postgres`, `pgbouncer` or `redis`; what it logs is left in the folder `logs`.
     ///
     /// # Panics
     /// If it does not become ready.
