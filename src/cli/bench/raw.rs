@@ -16,7 +16,7 @@ use crate::model::ids::{JobId, KeyId};
 /// The tables, made for a measurement and dropped after it.
 const TABLE: &str = "bench_raw";
 const KEY_TABLE: &str = "bench_raw_key";
-/// The scheduler's table, whose shape it has.
+/// The scheduler's tables, whose shapes they have.
 const JOB: &str = "scheduler_job";
 const KEY: &str = "scheduler_idempotency_key";
 /// Connections that insert at the same time.

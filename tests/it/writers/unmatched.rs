@@ -46,7 +46,14 @@ async fn ended(ground: &Ground, fence: ShardFence, outcome: Outcome) -> Arc<Outc
     let admitted = batch(ground.records(0), vec![job(ground, "r")], vec![fence]);
     ground.store.admit(&admitted).await.expect("an answer");
     let id = JobId::derive("sms", "r");
-    let job = ground.store.jobs_by_id(&[id]).await.expect("an answer").pop().expect("the job");
+    let job = ground
+        .store
+        .jobs_by_id(&[id], usize::MAX)
+        .await
+        .expect("an answer")
+        .0
+        .pop()
+        .expect("the job");
     Arc::new(outcome_of(job, fence, outcome))
 }
 
