@@ -84,11 +84,12 @@ async fn schedule_large(world: &World, jobs: usize) {
         .start()
         .await
         .expect("a start");
-    let schedule = async |n: usize| {
+    let handle = &scheduler;
+    let schedule = |n: usize| async move {
         let request = ScheduleJobRequest::builder("sms").request_id(format!("r-{n}"));
         let data = format!(r#"{{"text":"{}"}}"#, noise(LARGE));
-        let request = request.at("2030-01-01T00:00:00Z").raw_job_data(data).build();
-        scheduler.schedule(request.expect("a request")).await.expect("a job");
+        let request = request.at("2030-01-01T00:00:00Z").raw_job_data(&data).build();
+        handle.schedule(request.expect("a request")).await.expect("a job");
     };
     stream::iter(0..jobs).for_each_concurrent(8, schedule).await;
     scheduler.shutdown(Duration::from_secs(10)).await;
@@ -98,8 +99,8 @@ async fn schedule_large(world: &World, jobs: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_over_many_partitions_is_read_within_its_memory() {
     const PARTITIONS: i32 = 200;
-    let of_each = if is_long() { 400 } else { 120 };
     const SIZE: usize = 20_000;
+    let of_each = if is_long() { 400 } else { 120 };
     let mut world = World::new(Database::Postgres, 1).await;
     world.topic = format!("{}.wide", world.topic);
     create_topic(&world.topic, PARTITIONS, &[]).await;

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{DEADLINE, DRAIN, good};
 use crate::support::kafka::{RawRecord, produce, read_all, set_topic};
+use crate::support::process::Instance;
 use crate::support::services::{Database, kafka};
 use crate::support::wait_until;
 use crate::support::world::World;
@@ -149,6 +150,19 @@ async fn a_job_is_not_refused_for_the_company_that_it_is_sent_in() {
     let names: BTreeSet<_> =
         read_all(&world.fired).await.into_iter().filter_map(|job| job.key).collect();
     assert_eq!(names.len(), JOBS);
+}
+
+/// No server takes more than a gigabyte in one packet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_less_at_once_than_the_largest_record_is_reported_at_the_start() {
+    let world = World::new(Database::MariaDb, 1).await;
+    let limits = "\n[ingest]\nmax_record_bytes = 1073741824\nmax_batch_bytes = 1073741824\n";
+    let instance = Instance::start(&(world.config() + limits)).await;
+    let health = reqwest::get(instance.url("/health/ready")).await.expect("an answer");
+    let health = health.text().await.expect("a text");
+    for said in ["max_allowed_packet", "1073741824", "lower ingest.max_record_bytes"] {
+        assert!(health.contains(said), "{said} in {health}");
+    }
 }
 
 /// Sends the largest value that the broker takes, and gives it back.
