@@ -74,10 +74,7 @@ enum Beat {
     /// We were declared dead, or never joined.
     Unknown,
     /// There was no answer in time; perhaps a reason for it, if the database says one.
-    Unanswered {
-        error: StoreError,
-        says_why: bool,
-    },
+    Unanswered { error: StoreError, says_why: bool },
 }
 
 impl ShardKeeper {

@@ -119,10 +119,10 @@ impl<'a> Raw<'a> {
                 }
                 Ok(())
             }
-            "PostgreSQL" => {
-                sql.execute(&format!("create table {table} (like {ours} including all)")).await
-            }
-            _ => sql.execute(&format!("create table {table} like {ours}")).await,
+            "PostgreSQL" => Ok(sql
+                .execute(&format!("create table {table} (like {ours} including all)"))
+                .await?),
+            _ => Ok(sql.execute(&format!("create table {table} like {ours}")).await?),
         }
     }
 
