@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
+use crate::model::clock::{Clock, SystemClock};
+
 /// What is wrong, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -153,14 +155,14 @@ impl Health {
         if before.is_none_or(|before| before.kind != kind) {
             tracing::warn!(subject, ?kind, "{subject}: {message}");
         }
-        let since = before.map_or_else(Utc::now, |before| before.since);
+        let since = before.map_or_else(|| SystemClock.now(), |before| before.since);
         problems.insert(subject.to_owned(), Reported { kind, message, since });
     }
 
     /// Nothing is wrong with `subject` any more.
     pub fn clear(&self, subject: &str) {
         if let Some(ended) = self.problems().remove(subject) {
-            let seconds = (Utc::now() - ended.since).num_seconds().max(0);
+            let seconds = (SystemClock.now() - ended.since).num_seconds().max(0);
             tracing::info!(
                 subject,
                 kind = ?ended.kind,

@@ -177,7 +177,7 @@ fn subscribe(
 
 /// Leaves the group, so that others have our partitions at once, and closes the client.
 ///
-/// librdkafka sends LeaveGroup when the last partition is unassigned. A close that comes while
+/// librdkafka sends `LeaveGroup` when the last partition is unassigned. A close that comes while
 /// a rebalance unassigns the last ones, or to a member that has none, forgets it, and then
 /// the group waits for the end of our session: such a member unsubscribes before it closes.
 fn leave(consumer: &Consumer) {

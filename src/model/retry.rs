@@ -66,7 +66,7 @@ pub fn due_after(now_ms: i64, wait: Duration) -> i64 {
 
 /// The epoch millisecond of `until`, rounded up in the same way and within the calendar.
 pub fn due_at(until: DateTime<Utc>) -> i64 {
-    let begun = until.timestamp_subsec_nanos() % 1_000_000 > 0;
+    let begun = !until.timestamp_subsec_nanos().is_multiple_of(1_000_000);
     (until.timestamp_millis() + i64::from(begun)).clamp(*EPOCH_MS.start(), *EPOCH_MS.end())
 }
 

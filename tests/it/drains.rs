@@ -30,10 +30,10 @@ fn with_timeout(config: &str, timeout: Duration) -> String {
 
 /// A group that waits long for a member that has not left.
 fn long_session(world: &World) -> String {
-    let short = "\"session.timeout.ms\" = \"6000\"";
+    let properties = "\"client.id\" = \"it\"";
     let config = world.config();
-    assert!(config.contains(short), "{config}");
-    config.replace(short, "\"session.timeout.ms\" = \"40000\"")
+    assert!(config.contains(properties), "{config}");
+    config.replace(properties, "\"session.timeout.ms\" = \"40000\"")
 }
 
 /// It drains, and says how long that took.

@@ -37,7 +37,7 @@ struct Room {
 
 const ROOMS: &[Room] = &[
     Room { name: "model", ours: &[], crates: &[] },
-    Room { name: "health", ours: &[], crates: &[] },
+    Room { name: "health", ours: &["model"], crates: &[] },
     Room {
         name: "store",
         ours: &["model", "health"],

@@ -60,7 +60,7 @@ async fn conflicts_among_the_selected_are_foreseen(post: &Post) {
     for (bulk, data) in [("bulk-0002", 1), ("bulk-0003", 2)] {
         let id = post.id_of(bulk).await;
         let request = format!(
-            r#"{{"appName":"sms","scheduledTime":1999999999999,"requestId":"twice\u001b","jobData":{{"n":{data}}}}}"#
+            r#"{{"appName":"sms","scheduledTime":1999999999999,"requestId":"twice\u009b","jobData":{{"n":{data}}}}}"#
         );
         let (code, out, error) = post.command("edit", &[&id, "--value", &request]).await;
         assert_eq!(code, 0, "{out}{error}");
@@ -75,7 +75,7 @@ async fn conflicts_among_the_selected_are_foreseen(post: &Post) {
         let (code, out, error) = post.command("replay", &asked).await;
         assert_eq!(code, 1, "{options:?}: {out}{error}");
         assert!(out.contains(done) && out.contains(not), "{options:?}: {out}{error}");
-        assert!(!out.contains('\u{1b}'), "a producer's text steers no terminal: {out:?}");
+        assert!(!out.contains('\u{9b}'), "a producer's text steers no terminal: {out:?}");
     }
     post.world.database.execute("delete from scheduler_job where request_id like 'twice%'").await;
 }
