@@ -67,7 +67,10 @@ async fn a_thousand_apps_are_taken_in_batches(backend: Database) {
         half_of_them_go_to_another(&config, &database).await;
     }
     assert!(second.terminate(DEADLINE).await.success());
-    assert_eq!(database.count(owned).await, 0, "{backend:?}");
+    // A batch that was being taken at the end names an instance that is not there any more.
+    let held = "select count(*) from scheduler_shard where owner in \
+                (select id from scheduler_instance where not dead)";
+    assert_eq!(database.count(held).await, 0, "{backend:?}");
 }
 
 /// And the other leaves again.

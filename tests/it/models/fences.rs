@@ -2,7 +2,8 @@
 //! database may go on from an older state. A receiver remembers the highest.
 //!
 //! Time passes in seconds. Left out: clocks that differ, which the tests of the fence itself
-//! have.
+//! have; and a failover that loses a cancellation and the admission of another job under the
+//! name, after which the first job is there again and was admitted earlier.
 
 use stateright::{Model, Property};
 
@@ -155,7 +156,10 @@ impl Model for Fences {
         match action {
             Action::Tick => self.pass(&mut state, 1),
             Action::Admit => state.rows.job = Some(state.now),
-            Action::Cancel => state.rows.job = None,
+            Action::Cancel => {
+                state.rows.job = None;
+                state.copy.job = None;
+            }
             Action::Start { ends } => {
                 state.starts -= 1;
                 let fence = self.fence(&state, state.rows.epoch, state.rows.job?);
