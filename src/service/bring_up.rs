@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::builder::{MySqlParts, SchedulerBuilder, Target};
 use super::{Inner, Scheduler, StartProgress};
 use crate::actors::{Gate, KAFKA, Shared, Supervisor};
+use crate::config::TimeZones;
 use crate::dispatch::{KafkaDispatch, SharedHandler};
 use crate::health::{Health, ProblemKind};
 use crate::kafka::{self, Intake, KafkaIngestConfig, Producer, ensure_topics};
@@ -194,6 +195,8 @@ async fn connect(builder: &SchedulerBuilder) -> Result<Store, StartError> {
     };
     let store = await_database(&builder.progress, &shown, open).await?;
     await_file(&builder.progress, &store, &shown).await?;
+    let zones = TimeZones::get();
+    tracing::info!(time_zones = zones.version(), "{zones}");
     tracing::info!(database = %shown, "jobs are kept in {}, {shown}", store.kind());
     Ok(store)
 }

@@ -297,8 +297,6 @@ impl SchedulerBuilder {
             self.settings.rules.default_time_zone =
                 zone.map_err(|error| invalid(format!("default_time_zone {error}")))?;
         }
-        let zones = TimeZones::get();
-        tracing::info!(time_zones = zones.version(), "{zones}");
         bring_up::start(self).await
     }
 

@@ -28,6 +28,8 @@ pub(super) async fn check_session(connect: &PgConnectOptions, rules: &Rules) -> 
     let other = tokio::time::timeout(SECOND, connect.connect()).await;
     let is_pooled = match other {
         Ok(Ok(mut other)) => {
+            // The server's own settings must not decide what follows.
+            other.set_up(rules).await?;
             let compared = tokio::time::timeout(SECOND, share(&mut one, &mut other)).await;
             // Its transaction ends with it.
             drop(other);

@@ -283,7 +283,7 @@ async fn a_database_that_is_away_is_waited_for_loudly(backend: Database) {
     let mut instance = Instance::spawn(&world.config_on(&url));
     listening(&instance).await;
     wait_until(DEADLINE, "a word on standard error", async || {
-        instance.stderr().matches("waiting for the database").count() >= 2
+        instance.stderr().contains("waiting for the database")
     })
     .await;
     assert_eq!(get(&instance, "/health/live").await, (200, json!({"alive": true})));
@@ -345,16 +345,20 @@ async fn a_broker_that_is_unavailable_leaves_the_service_ready_and_degraded() {
     listening(&instance).await;
     let problem = wait_for(DEADLINE, "readiness, and a problem with Kafka", async || {
         let (status, readiness) = get(&instance, "/health/ready").await;
-        let problem = readiness["degraded"][0].clone();
-        (status == 200 && problem["kind"] == "brokerUnreachable").then_some(problem)
+        let degraded = readiness["degraded"].as_array().expect("a list").iter();
+        let mut of_kafka = degraded.filter(|problem| {
+            problem["subject"] == "kafka" && problem["kind"] == "brokerUnreachable"
+        });
+        of_kafka.next().filter(|_| status == 200).cloned()
     })
     .await;
-    assert_eq!(problem["subject"], "kafka");
     assert!(problem["message"].to_string().contains("127.0.0.1:1"), "{problem}");
     assert!(problem["since"].as_str().is_some_and(|since| since.ends_with('Z')), "{problem}");
     let (_, metrics) = get(&instance, "/api/metrics").await;
-    assert_eq!(metrics["degraded.brokerUnreachable"], 1, "{metrics}");
-    let logged = instance.stderr().matches("kind=BrokerUnreachable").count();
+    // Our consumer, and perhaps our producer by now.
+    let count = metrics["degraded.brokerUnreachable"].as_u64();
+    assert!(count.is_some_and(|count| (1..=2).contains(&count)), "{metrics}");
+    let logged = instance.stderr().matches("subject=\"kafka\" kind=BrokerUnreachable").count();
     assert_eq!(logged, 1, "{}", instance.stderr());
     assert_eq!(get(&instance, "/health/live").await.0, 200);
     assert!(!instance.stdout().contains("ready"));

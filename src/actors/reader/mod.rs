@@ -169,7 +169,7 @@ impl PartitionReader {
 
     fn leave(&mut self, ctx: &mut Context<Self>) {
         if let Some(farewell) = self.farewell.take() {
-            farewell.send(self.figures.next_offset).ok();
+            farewell.send(self.figures.known_offset).ok();
         }
         ctx.stop();
     }

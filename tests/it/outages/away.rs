@@ -34,7 +34,7 @@ async fn a_database_that_is_away_is_waited_for(database: Database) {
 
     proxy.set_away(true);
     flow.wave().await;
-    flow.await_complaint("database", "away: database unavailable: ").await;
+    flow.await_complaint("database", "database unavailable: ").await;
     flow.await_complaint("lease", "nothing is fired").await;
     flow.await_complaint("partition", "cannot be written: database unavailable: ").await;
     flow.wave().await;

@@ -37,7 +37,7 @@ async fn a_deadlock_undoes_a_batch_and_loses_nothing(database: Database) {
     let before = deadlocks(flow.database()).await;
     for _ in 0..DEADLOCKS {
         let other = begin(flow.database()).await;
-        lock(&other, "ingest_offset where number = 0").await;
+        lock(&other, "scheduler_ingest_offset where number = 0").await;
         flow.wave().await;
         await_waiting(flow.database(), "update scheduler_ingest_offset").await;
         // It has the shards, and waits for the offset that we have.

@@ -73,6 +73,11 @@ async fn health(instance: &Instance) -> Vec<String> {
     let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build();
     let answer = client.expect("a client").get(instance.url("/health/ready")).send().await;
     let body: serde_json::Value = answer.expect("an answer").json().await.expect("JSON");
-    let complaints = body["reasons"].as_array().expect("reasons");
-    complaints.iter().filter_map(|said| said.as_str().map(str::to_owned)).collect()
+    let reasons = body["reasons"].as_array().expect("reasons").iter();
+    let reasons = reasons.filter_map(|said| said.as_str().map(str::to_owned));
+    let degraded = body["degraded"].as_array().expect("a list").iter();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let degraded = degraded
+        .map(|problem| format!("{}: {}", text(&problem["subject"]), text(&problem["message"])));
+    reasons.chain(degraded).collect()
 }

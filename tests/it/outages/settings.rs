@@ -38,7 +38,7 @@ const HOSTILE_MYSQL: &[Hostile] = &[
 
 const HOSTILE_MARIADB: &[Hostile] = &[
     ("tx_isolation", "'SERIALIZABLE'", "READ-COMMITTED"),
-    ("max_statement_time", "0.5", "0.000000"),
+    ("max_statement_time", "0.5", "0"),
     ("idle_transaction_timeout", "0", "2"),
     ("idle_write_transaction_timeout", "100", "2"),
     ("wait_timeout", "1", "28800"),
