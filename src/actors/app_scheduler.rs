@@ -103,7 +103,7 @@ impl AppScheduler {
         }
         // They are not in the window any more, and are counted as in flight from here on.
         self.app.memory.set_window(self.window.expected_bytes());
-        for flight in self.shared.in_flight.start(flights) {
+        for flight in self.shared.in_flight.start(flights, self.shared.database_us()) {
             attempt::spawn(&self.shared, flight);
         }
     }

@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::lease::boot_ms;
 use super::shared::RegisteredApp;
 use crate::dispatch::JobError;
-use crate::model::fence::{Fence, FenceMemory};
+use crate::model::fence::{Fence, FenceClock};
 use crate::model::ids::{AppId, JobId, ShardId};
 use crate::model::job::Job;
 use crate::store::{Outcome, ShardFence};
@@ -60,6 +59,7 @@ pub(super) struct Flight {
 pub(super) struct InFlight {
     table: Mutex<Table>,
     running: AtomicUsize,
+    fences: FenceClock,
 }
 
 #[derive(Debug, Default)]
@@ -67,12 +67,12 @@ struct Table {
     flights: HashMap<JobId, Flight>,
     /// Those that ended since the last collection, in order.
     ended: Vec<JobId>,
-    fences: FenceMemory,
 }
 
 impl InFlight {
-    /// Notes jobs that are about to start, and gives each its fence.
-    pub(super) fn start(&self, flights: Vec<Flight>) -> Vec<Flight> {
+    /// Notes jobs that are about to start, and gives each its fence. `now_us` is the database's
+    /// clock.
+    pub(super) fn start(&self, flights: Vec<Flight>, now_us: i64) -> Vec<Flight> {
         let mut table = self.table();
         self.running.fetch_add(flights.len(), Ordering::Relaxed);
         flights
@@ -83,8 +83,7 @@ impl InFlight {
                 flight.app.unsettled.fetch_add(1, Ordering::Relaxed);
                 flight.bytes = flight.job.size();
                 flight.app.memory.take_off(flight.bytes);
-                let (epoch, admitted_ms) = (flight.fence.epoch, flight.job.created_ms);
-                flight.shown = table.fences.next(id, epoch, admitted_ms, flight.fired_ms);
+                flight.shown = self.fences.next(flight.fence.epoch, now_us);
                 table.flights.insert(id, flight.clone());
                 flight
             })
@@ -131,23 +130,13 @@ impl InFlight {
         }
     }
 
-    /// These are written, or nobody's any more.
+    /// These are written, nobody's any more, or will start again.
     pub(super) fn settle(&self, gone: impl IntoIterator<Item = JobId>) {
         let mut table = self.table();
-        let passed_ms = boot_ms();
         for id in gone {
-            if let Some(flight) = table.land(id) {
-                table.fences.end(id, flight.shown, flight.fired_ms, passed_ms);
-            }
-        }
-    }
-
-    /// These will start again.
-    pub(super) fn settle_put_back(&self, back: impl IntoIterator<Item = JobId>) {
-        let mut table = self.table();
-        for id in back {
-            if let Some(flight) = table.land(id) {
-                table.fences.put_back(id, flight.shown);
+            if let Some(flight) = table.flights.remove(&id) {
+                flight.app.unsettled.fetch_sub(1, Ordering::Relaxed);
+                flight.app.memory.land(flight.bytes);
             }
         }
     }
@@ -192,14 +181,5 @@ impl InFlight {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Table {
-    fn land(&mut self, id: JobId) -> Option<Flight> {
-        let flight = self.flights.remove(&id)?;
-        flight.app.unsettled.fetch_sub(1, Ordering::Relaxed);
-        flight.app.memory.land(flight.bytes);
-        Some(flight)
     }
 }

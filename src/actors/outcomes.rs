@@ -78,7 +78,7 @@ impl Outcomes {
             self.shared.in_flight.keep(judged);
         }
         for (app, put_back) in not_started {
-            self.shared.in_flight.settle_put_back(put_back.iter().map(|job| job.id));
+            self.shared.in_flight.settle(put_back.iter().map(|job| job.id));
             let settled = Settled { put_back, ..Settled::default() };
             hint(self.shared.directory.app(app), settled);
         }
@@ -146,7 +146,7 @@ impl Outcomes {
         for (app, settled) in by_app {
             let in_flight = &self.shared.in_flight;
             in_flight.settle(settled.finished.iter().chain(&settled.unknown).copied());
-            in_flight.settle_put_back(settled.put_back.iter().map(|job| job.id));
+            in_flight.settle(settled.put_back.iter().map(|job| job.id));
             hint(self.shared.directory.app(app), settled);
         }
         for shard in lanes {

@@ -400,6 +400,11 @@ impl Shared {
         moment_of(self.clock.now_ms(), self.database_clock.now_ms(), most_ms)
     }
 
+    /// What is known here of the database's clock, in microseconds; ours before it was seen.
+    pub(super) fn database_us(&self) -> i64 {
+        self.database_clock.now_ms().unwrap_or_else(|| self.clock.now_ms()).saturating_mul(1000)
+    }
+
     pub(super) fn me(&self) -> InstanceId {
         InstanceId(self.me.load(Ordering::Acquire))
     }

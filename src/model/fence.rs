@@ -2,17 +2,17 @@
 //! receiver that remembers the highest can refuse a late firing.
 //!
 //! It must grow though commits are lost in a failover of the database, a job is cancelled and
-//! asked for again, or a successor knows nothing of earlier starts. So it is made of times
-//! and not of counters: the later of the shard's epoch and the job's admission, in seconds,
-//! then the seconds since. What is left are starts within one second, which one process
-//! makes and remembers.
+//! asked for again, or a successor knows nothing of earlier starts. So it is a reading of the
+//! database's clock, which all instances estimate, and is remembered nowhere. Clocks differ:
+//! a fence is never less than its shard's epoch, a second that was still ahead when the shard
+//! was taken. Until that second is over fences grow more slowly, from the epoch to its end.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::ids::{Epoch, JobId};
+use super::ids::Epoch;
 
 /// The number that accompanies an attempt; below 2^53, so that every JSON reader has it whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -20,39 +20,46 @@ use super::ids::{Epoch, JobId};
 pub struct Fence(u64);
 
 impl Fence {
-    /// The bits below the epoch.
+    /// The bits below the second.
     const LOW_BITS: u32 = 20;
-    const LOW_MAX: u64 = (1 << Self::LOW_BITS) - 1;
-    /// Of an epoch in seconds these suffice until the year 2242.
+    const SECOND: u64 = 1 << Self::LOW_BITS;
+    /// Of seconds these suffice until the year 2242.
     const EPOCH_MAX: i64 = (1 << 33) - 1;
     const MAX: u64 = (1 << 53) - 1;
+    /// Readings of one number while the epoch's second is not over: 61 microseconds. So an
+    /// epoch may be a minute ahead.
+    const GRAIN: u64 = 64;
 
-    /// The `start`th number within `epoch`.
-    pub fn new(epoch: i64, start: u64) -> Self {
+    /// The `part`th of 2^20 parts of the second `epoch`.
+    pub fn new(epoch: i64, part: u64) -> Self {
         let epoch = epoch.clamp(0, Self::EPOCH_MAX).unsigned_abs();
-        Self((epoch << Self::LOW_BITS) + start.min(Self::LOW_MAX))
+        Self((epoch << Self::LOW_BITS) + part.min(Self::SECOND - 1))
     }
 
-    /// The fence of a start at `now_ms` of a job that was admitted at `admitted_ms`, under a
-    /// shard's `epoch`; greater than `last`, that of the start before if it is known.
-    fn next(epoch: Epoch, admitted_ms: i64, now_ms: i64, last: Option<Self>) -> Self {
-        let since_s = epoch.0.max(admitted_ms.div_euclid(1000));
-        let waited_s = now_ms.div_euclid(1000).saturating_sub(since_s);
-        let first = Self::new(since_s, u64::try_from(waited_s).unwrap_or(0) + 1);
-        match last {
-            Some(last) => Self(first.0.max(last.0 + 1).min(Self::MAX)),
-            None => first,
+    /// What a clock that shows `now_us`, in microseconds, reads as a fence.
+    fn reading(now_us: i64) -> u64 {
+        let now_us = u128::from(now_us.max(0).unsigned_abs());
+        let reading = (now_us << Self::LOW_BITS) / 1_000_000;
+        u64::try_from(reading).unwrap_or(Self::MAX).min(Self::MAX)
+    }
+
+    /// The fence of a start under `epoch` at this reading.
+    fn at(epoch: Epoch, reading: u64) -> Self {
+        let floor = Self::new(epoch.0, 0).0;
+        match Self::end_of(epoch).checked_sub(reading) {
+            None | Some(0) => Self(reading.min(Self::MAX)),
+            Some(left) => Self(floor + Self::SECOND.saturating_sub(left.div_ceil(Self::GRAIN))),
         }
+    }
+
+    /// The reading at which the epoch's second is over.
+    fn end_of(epoch: Epoch) -> u64 {
+        Self::new(epoch.0, 0).0 + Self::SECOND
     }
 
     /// The number itself.
     pub fn get(self) -> u64 {
         self.0
-    }
-
-    /// The second that it counts from.
-    fn epoch_s(self) -> i64 {
-        (self.0 >> Self::LOW_BITS) as i64
     }
 }
 
@@ -62,47 +69,25 @@ impl fmt::Display for Fence {
     }
 }
 
-/// What one process remembers of the fences that it gave out.
+/// What one process reads its fences from. It goes on when the clock does not, or is set back.
 #[derive(Debug, Default)]
-pub struct FenceMemory {
-    /// Of jobs that will start again.
-    waiting: HashMap<JobId, Fence>,
-    /// Of jobs that ended just now: another one may come under the name in the same second.
-    ended: HashMap<JobId, Fence>,
-    ended_before: HashMap<JobId, Fence>,
-    turned_ms: i64,
+pub struct FenceClock {
+    last: AtomicU64,
 }
 
-impl FenceMemory {
-    /// How long the fence of an ended job is remembered at least. Later, the next admission
-    /// under its name is of a later second, whichever instance's clock it comes from, and more
-    /// seconds have passed than there were starts within one.
-    const KEEP_S: i64 = 5;
-
-    /// The fence of a start at `now_ms`.
-    pub fn next(&self, job: JobId, epoch: Epoch, admitted_ms: i64, now_ms: i64) -> Fence {
-        let known = [&self.waiting, &self.ended, &self.ended_before];
-        let last = known.into_iter().filter_map(|fences| fences.get(&job)).max();
-        Fence::next(epoch, admitted_ms, now_ms, last.copied())
-    }
-
-    /// The job that was started with `fence` will start again.
-    pub fn put_back(&mut self, job: JobId, fence: Fence) {
-        self.waiting.insert(job, fence);
-    }
-
-    /// The job that was started at `fired_ms` with `fence` has ended. `passed_ms` is a clock that
-    /// nobody sets.
-    pub fn end(&mut self, job: JobId, fence: Fence, fired_ms: i64, passed_ms: i64) {
-        if passed_ms - self.turned_ms >= Self::KEEP_S * 1000 {
-            self.ended_before = std::mem::take(&mut self.ended);
-            self.turned_ms = passed_ms;
-        }
-        self.waiting.remove(&job);
-        // Most jobs were admitted long before they are fired, and need not be remembered.
-        if fence.epoch_s() + Self::KEEP_S >= fired_ms.div_euclid(1000) {
-            self.ended.insert(job, fence);
-        }
+impl FenceClock {
+    /// The fence of a start of a job whose shard is held at `epoch`; `now_us` is the database's
+    /// clock as it is known here.
+    pub fn next(&self, epoch: Epoch, now_us: i64) -> Fence {
+        let now = Fence::reading(now_us);
+        let after = |last: u64| {
+            // Readings that have one number must not follow each other.
+            let grows = if last + 1 < Fence::end_of(epoch) { Fence::GRAIN } else { 1 };
+            now.max(last + grows).min(Fence::MAX)
+        };
+        let stored =
+            self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(after(last)));
+        Fence::at(epoch, after(stored.unwrap_or_else(|last| last)))
     }
 }
 
@@ -113,144 +98,181 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fence_grows_with_starts_and_more_with_epochs() {
+    fn a_fence_grows_with_parts_and_more_with_epochs() {
         assert!(Fence::new(1, 2) > Fence::new(1, 1));
         assert!(Fence::new(2, 0) > Fence::new(1, u64::MAX));
-        for (epoch, start, fence) in
+        for (epoch, part, fence) in
             [(0, 3, 3), (1, 0, 1 << 20), (2, 5, (2 << 20) + 5), (1, u64::MAX, (2 << 20) - 1)]
         {
-            assert_eq!(Fence::new(epoch, start).get(), fence);
-            assert_eq!(Fence::new(epoch, start).to_string(), fence.to_string());
+            assert_eq!(Fence::new(epoch, part).get(), fence);
+            assert_eq!(Fence::new(epoch, part).to_string(), fence.to_string());
         }
         assert_eq!(Fence::new(i64::MAX, u64::MAX).get(), Fence::MAX);
         assert_eq!(Fence::new(-1, 7).get(), 7);
     }
 
     #[test]
-    fn a_fence_counts_from_the_later_of_epoch_and_admission() {
-        for (epoch_s, admitted_ms, now_ms, fence) in [
-            (50, 40_999, 50_000, Fence::new(50, 1)),
-            (50, 60_999, 60_999, Fence::new(60, 1)),
-            (50, 60_999, 70_000, Fence::new(60, 11)),
-            // A clock that was set back.
-            (50, 40_000, 45_000, Fence::new(50, 1)),
+    fn a_fence_is_a_time_and_before_that_a_part_of_the_epoch() {
+        const SECOND: u64 = 1 << 20;
+        for (epoch_s, now_us, fence) in [
+            // The epoch's second is over.
+            (50, 70_500_000, Fence::new(70, SECOND / 2)),
+            (50, 51_000_000, Fence::new(51, 0)),
+            // It is this second, or ahead.
+            (50, 50_999_999, Fence::new(50, SECOND - 1)),
+            (50, 50_500_000, Fence::new(50, SECOND - SECOND / 128)),
+            (50, 50_000_000, Fence::new(50, SECOND - SECOND / 64)),
+            (50, 19_000_000, Fence::new(50, SECOND / 2)),
+            (110, 47_000_000, Fence::new(110, 0)),
+            (110, 1_000_000, Fence::new(110, 0)),
+            // Beyond what fits.
+            (50, i64::MAX, Fence(Fence::MAX)),
+            (i64::MAX, i64::MAX, Fence(Fence::MAX)),
+            (-5, -5, Fence::new(0, SECOND - SECOND / 64)),
         ] {
-            assert_eq!(Fence::next(Epoch(epoch_s), admitted_ms, now_ms, None), fence);
+            let at = Fence::at(Epoch(epoch_s), Fence::reading(now_us));
+            assert_eq!(at, fence, "{epoch_s} {now_us}");
         }
-        let last = Some(Fence::new(60, 30));
-        assert_eq!(Fence::next(Epoch(50), 60_000, 70_000, last), Fence::new(60, 31));
-        assert_eq!(Fence::next(Epoch(61), 60_000, 70_000, last), Fence::new(61, 10));
     }
 
     #[test]
-    fn only_jobs_that_may_come_again_in_the_same_second_are_remembered() {
-        let job = |n: u8| JobId::from_bytes([n; 16]);
-        let mut memory = FenceMemory::default();
-        memory.end(job(1), Fence::new(1000, 9), 1_000_500, 0);
-        memory.end(job(2), Fence::new(900, 9), 1_000_500, 0);
-        memory.put_back(job(3), Fence::new(900, 9));
-        let next = |memory: &FenceMemory, n| memory.next(job(n), Epoch(900), 900_000, 900_000);
-        assert_eq!(next(&memory, 1), Fence::new(1000, 10));
-        assert_eq!(next(&memory, 2), Fence::new(900, 1));
-        assert_eq!(next(&memory, 3), Fence::new(900, 10));
-        for passed_ms in [5_000, 10_000, 15_000] {
-            memory.end(job(4), Fence::new(900, 9), 1_000_500, passed_ms);
-        }
-        assert_eq!(next(&memory, 1), Fence::new(900, 1), "forgotten");
-        assert_eq!(next(&memory, 3), Fence::new(900, 10), "it will start again");
+    fn starts_of_one_moment_have_fences_of_their_own() {
+        let clock = FenceClock::default();
+        let next = || clock.next(Epoch(50), 70_000_000);
+        assert_eq!([next(), next()], [Fence::new(70, 0), Fence::new(70, 1)]);
+        let back = clock.next(Epoch(50), 65_000_000);
+        assert_eq!(back, Fence::new(70, 2), "a clock that was set back");
+        let ahead = || clock.next(Epoch(71), 65_000_000);
+        let first = ahead();
+        assert_eq!(ahead().get(), first.get() + 1, "an epoch that is ahead");
     }
 
-    /// What happens to one name.
+    /// What happens to one name. Differences of clocks are in percent of the greatest.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Pass(i64),
-        /// By an instance whose clock is so far from the database's.
-        Admit(i64),
+        Admit,
         /// The owner starts the job, which ends or will start again.
         Fire {
             ends: bool,
         },
         Cancel,
-        /// A process that remembers nothing takes the shard.
-        Take(i64),
-        /// The database goes on from its state as it was copied.
+        /// A process that remembers nothing takes the shard. Its own clock differs from the
+        /// database's, of which it knows less than it shows.
+        Take {
+            own: i64,
+            late: i64,
+        },
+        /// The database goes on from its state as it was copied, with a clock that is behind.
         Copy,
-        FailOver,
+        FailOver {
+            behind: i64,
+        },
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let skew = -500_i64..500;
+        let take = (-100_i64..=100, 0_i64..=100).prop_map(|(own, late)| Step::Take { own, late });
         let step = prop_oneof![
             2 => (0_i64..2_500).prop_map(Step::Pass),
-            3 => skew.clone().prop_map(Step::Admit),
+            3 => Just(Step::Admit),
             6 => any::<bool>().prop_map(|ends| Step::Fire { ends }),
             1 => Just(Step::Cancel),
-            1 => skew.prop_map(Step::Take),
+            1 => take,
             1 => Just(Step::Copy),
-            1 => Just(Step::FailOver),
+            1 => (0_i64..=100).prop_map(|behind| Step::FailOver { behind }),
         ];
         proptest::collection::vec(step, 1..80)
     }
 
+    /// How far clocks differ at most, in milliseconds.
+    #[derive(Clone, Copy, Debug)]
+    struct Differences {
+        own: i64,
+        late: i64,
+        behind: i64,
+    }
+
+    fn differences() -> impl Strategy<Value = Differences> {
+        let each = (0_i64..=5_000, 0_i64..=2_000, 0_i64..=5_000);
+        each.prop_map(|(own, late, behind)| Differences { own, late, behind })
+    }
+
     #[derive(Clone, Copy, Debug)]
     struct Rows {
+        owner: usize,
         epoch: i64,
-        admitted_ms: Option<i64>,
+        has_job: bool,
+    }
+
+    #[derive(Debug, Default)]
+    struct Process {
+        late_ms: i64,
+        clock: FenceClock,
     }
 
     proptest! {
-        /// Whoever fires it, whatever commits were lost, and however often the name is used.
+        /// Whoever fires it, whatever commits were lost, and however often the name is used,
+        /// if no failover is over within two seconds more than clocks differ.
         #[test]
-        fn the_fence_of_a_name_grows_in_every_case(steps in steps()) {
-            let job = JobId::from_bytes([7; 16]);
+        fn the_fence_of_a_name_grows_in_every_case(most in differences(), steps in steps()) {
             let mut now_ms = 1_790_000_000_123_i64;
-            let mut rows = Rows { epoch: now_ms / 1000, admitted_ms: None };
+            let mut behind_ms = 0;
+            let mut rows = Rows { owner: 0, epoch: now_ms / 1000, has_job: false };
             let mut copy = rows;
-            let mut owned = Some(rows.epoch);
-            let mut owner_skew_ms = 0;
-            let mut memory = FenceMemory::default();
+            let mut processes = vec![Process::default()];
             let mut highest: Option<Fence> = None;
             for step in steps {
                 match step {
                     Step::Pass(ms) => now_ms += ms,
-                    Step::Admit(skew_ms) => {
-                        rows.admitted_ms.get_or_insert(now_ms + skew_ms);
-                    }
-                    Step::Cancel => rows.admitted_ms = None,
+                    Step::Admit => rows.has_job = true,
+                    Step::Cancel => rows.has_job = false,
                     Step::Fire { ends } => {
-                        // An owner whose epoch is not the row's has lost the shard.
-                        owned = owned.filter(|epoch| *epoch == rows.epoch);
-                        let (Some(epoch), Some(admitted_ms)) = (owned, rows.admitted_ms) else {
+                        if !rows.has_job {
                             continue;
-                        };
-                        let fired_ms = now_ms + owner_skew_ms;
-                        let fence = memory.next(job, Epoch(epoch), admitted_ms, fired_ms);
+                        }
+                        let owner = &processes[rows.owner];
+                        let known_ms = now_ms - behind_ms - owner.late_ms;
+                        let fence = owner.clock.next(Epoch(rows.epoch), known_ms * 1000);
                         prop_assert!(highest < Some(fence), "{fence:?} after {highest:?}");
                         prop_assert!(fence.get() < 1 << 53);
                         highest = Some(fence);
-                        if ends {
-                            memory.end(job, fence, fired_ms, now_ms);
-                            rows.admitted_ms = None;
-                        } else {
-                            memory.put_back(job, fence);
-                        }
+                        rows.has_job = !ends;
                     }
-                    Step::Take(skew_ms) => {
+                    Step::Take { own, late } => {
                         // It was seen at a heartbeat that there is a shard to take.
                         now_ms += 1_000;
-                        let own_s = (now_ms + skew_ms) / 1000;
-                        rows.epoch = rows.epoch.max(now_ms / 1000).max(own_s) + 1;
-                        owned = Some(rows.epoch);
-                        owner_skew_ms = skew_ms;
-                        memory = FenceMemory::default();
+                        let database_s = (now_ms - behind_ms) / 1000;
+                        let own_s = (now_ms + most.own * own / 100) / 1000;
+                        rows.epoch = rows.epoch.max(database_s).max(own_s) + 1;
+                        rows.owner = processes.len();
+                        let late_ms = most.late * late / 100;
+                        processes.push(Process { late_ms, ..Process::default() });
                     }
                     Step::Copy => copy = rows,
-                    Step::FailOver => {
-                        // No server takes over within the second of the commits that it lost.
-                        now_ms += 2_000;
+                    Step::FailOver { behind } => {
+                        now_ms += 2_000 + most.own + most.late + most.behind;
+                        behind_ms = most.behind * behind / 100;
                         rows = copy;
                     }
                 }
+            }
+        }
+
+        /// In one process it does whatever the clock shows.
+        #[test]
+        fn the_fences_of_a_process_grow_whatever_the_clock_shows(
+            starts in proptest::collection::vec((0_i64..120_000_000, 0_i64..3), 1..100),
+        ) {
+            let clock = FenceClock::default();
+            let mut epoch = 60;
+            let mut last: Option<Fence> = None;
+            for (now_us, later) in starts {
+                let shown_s = clock.last.load(Ordering::Relaxed) >> Fence::LOW_BITS;
+                // As far ahead as an epoch may be of what its owner has seen.
+                epoch = (epoch + later).min(shown_s as i64 + 60).max(epoch);
+                let fence = clock.next(Epoch(epoch), now_us);
+                prop_assert!(last < Some(fence), "{fence:?} after {last:?}");
+                last = Some(fence);
             }
         }
     }
