@@ -152,8 +152,13 @@ impl Health {
         let message = message.into();
         let mut problems = self.problems();
         let before = problems.get(subject);
-        if before.is_none_or(|before| before.kind != kind) {
-            tracing::warn!(subject, ?kind, "{subject}: {message}");
+        match before.is_none_or(|before| before.kind != kind) {
+            // Every start comes through this, and as a rule it is over in a moment.
+            true if kind == ProblemKind::JoiningGroup => {
+                tracing::info!(subject, ?kind, "{subject}: {message}");
+            }
+            true => tracing::warn!(subject, ?kind, "{subject}: {message}"),
+            false => {}
         }
         let since = before.map_or_else(|| SystemClock.now(), |before| before.since);
         problems.insert(subject.to_owned(), Reported { kind, message, since });

@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// What running jobs get.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// What the rest may take: the promised three seconds, and something for a loaded machine.
-const REST: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_secs(8);
 /// Longer than any of these tests.
 const AGES: Duration = Duration::from_secs(600);
 
