@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -42,15 +43,17 @@ async fn each_answer_of_a_handler_has_its_outcome_on_postgres() {
     each_answer_of_a_handler_has_its_outcome(Database::Postgres).await;
 }
 
-/// Answers as the request's name says.
-async fn answer(ctx: JobContext) -> Result<(), JobError> {
+/// Answers as the request's name says. A snooze does not count as an attempt, so those are
+/// counted here.
+async fn answer(ctx: JobContext, snoozes: Arc<AtomicUsize>) -> Result<(), JobError> {
     let soon = |ms: i64| now() + TimeDelta::milliseconds(ms);
     match (ctx.job().request_id.as_str(), ctx.attempt()) {
         ("retry" | "override", _) | ("second" | "key-order", 1) => Err(JobError::retry("not now")),
         ("retry-after", 1) => Err(JobError::RetryAfter(ms(700), "in a moment".into())),
         ("fail", _) => Err(JobError::fail("never")),
-        // By its fence: a snooze does not count as an attempt.
-        ("snooze", _) if ctx.fence().get() % (1 << 20) <= 2 => Err(JobError::Snooze(soon(400))),
+        ("snooze", _) if snoozes.fetch_add(1, Ordering::Relaxed) < 2 => {
+            Err(JobError::Snooze(soon(400)))
+        }
         ("timeout", _) => std::future::pending().await,
         ("panic", _) => panic!("a careless handler"),
         _ => Ok(()),
@@ -59,7 +62,8 @@ async fn answer(ctx: JobContext) -> Result<(), JobError> {
 
 async fn each_answer_of_a_handler_has_its_outcome(database: Database) {
     let world = World::new(database, 1).await;
-    let (handler, firings) = recorder(answer);
+    let snoozes = Arc::new(AtomicUsize::new(0));
+    let (handler, firings) = recorder(move |ctx| answer(ctx, snoozes.clone()));
     let mut app = AppConfig::new("mail");
     app.backoff = Backoff::Delays(vec![ms(50)]);
     app.max_attempts = NonZeroU32::new(3).expect("not zero");
