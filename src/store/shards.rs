@@ -91,6 +91,8 @@ impl Store {
         let unchanged = locked.iter().filter(|(id, epoch)| expected.get(id) == Some(epoch));
         let unchanged: Vec<ShardId> = unchanged.map(|(id, _)| *id).collect();
         if unchanged.is_empty() {
+            // A transaction that is only dropped holds its locks until its session is used again.
+            transaction.rollback().await?;
             return Ok(Vec::new());
         }
         let ids = list(unchanged);
