@@ -13,8 +13,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sea_orm::{ConnectionTrait, Statement};
 
 use crate::support::kafka::{
-    COMPACTED, RawRecord, add_partitions, create_topic, delete_records_before, make_again, produce,
-    read_all, unique_topic, watermarks,
+    COMPACTED, RawRecord, add_partitions, create_topic, delete_records_before, delete_topic,
+    exists, make_again, produce, read_all, unique_topic, watermarks,
 };
 use crate::support::services::{Database, kafka};
 use crate::support::wait_until;
@@ -109,7 +109,14 @@ async fn a_topic_made_again_under_a_running_reader_is_read_from_its_start() {
     let scheduler = start(&world, config).await;
     write(&world, 0..30).await;
     wait_until(DEADLINE, "the first records", async || received(&scheduler) == 30).await;
-    make_again(&world.topic).await;
+    delete_topic(&world.topic).await;
+    wait_until(DEADLINE, "a group without the topic", async || {
+        scheduler.ingest_metrics().consumer_lag.is_empty()
+    })
+    .await;
+    // The broker takes its time, too.
+    wait_until(DEADLINE, "the topic's end", async || !exists(&world.topic).await).await;
+    create_topic(&world.topic, 1, &[]).await;
     write(&world, 30..110).await;
     wait_until(DEADLINE, "the new records", async || received(&scheduler) == 110).await;
     assert_eq!(scheduler.ingest_metrics().logs_remade, 1);

@@ -82,7 +82,7 @@ pub(crate) async fn make_again(topic: &str) {
     create_topic(topic, 1, &[]).await;
 }
 
-async fn exists(topic: &str) -> bool {
+pub(crate) async fn exists(topic: &str) -> bool {
     let topic = topic.to_owned();
     blocking(move || {
         let metadata = reader(client_config()).fetch_metadata(None, DEADLINE).expect("metadata");
