@@ -195,8 +195,8 @@ fn offsets_in(list: &TopicPartitionList) -> Result<Offsets, Error> {
 }
 
 /// Learns why a broker that does not answer is silent.
-struct Listener {
-    reach: Reach,
+pub(super) struct Listener {
+    pub(super) reach: Reach,
 }
 
 impl ClientContext for Listener {

@@ -5,14 +5,13 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 
 use super::reach::Reach;
-use super::rebalance::{self, list_of};
+use super::rebalance::list_of;
+use super::survey::Listener;
 use super::{Error, KafkaIngestConfig, TopicPartition};
 
 /// The longest wait for a record that is known to exist.
@@ -78,22 +77,3 @@ impl fmt::Debug for Uncommitted {
         f.debug_struct("Uncommitted").finish_non_exhaustive()
     }
 }
-
-/// Learns why a broker that does not answer is silent.
-struct Listener {
-    reach: Reach,
-}
-
-impl ClientContext for Listener {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        rebalance::log(&self.reach, level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(code) = error.rdkafka_error_code() {
-            self.reach.failed(code, reason);
-        }
-    }
-}
-
-impl ConsumerContext for Listener {}

@@ -52,7 +52,7 @@ impl Store {
     ///
     /// A new epoch is later than the last one and than this moment, in seconds, by the
     /// database's clock, and by ours if that is ahead by no more than a minute. So it is also
-    /// later than epochs and admissions that a failover of the database has lost.
+    /// later than epochs that a failover of the database has lost.
     ///
     /// # Errors
     /// [`Error::Unavailable`]: unknown which were taken; the next observation tells.
