@@ -324,13 +324,13 @@ fn a_dispatch_that_leads_nowhere_or_in_circles_is_refused() {
         ),
         (
             "kafka.topic = 't'\napps.x = { dispatch = 'kafka', topic = 't' }",
-            "apps.x.topic (\"t\") must not be among kafka.topics, or every job that fires comes \
-             in again: name another topic",
+            "apps.x.topic (\"t\") must not be among kafka.topics, or every fired job is \
+             ingested again: name another topic",
         ),
         (
             "kafka.dlq_topic = 't'\napps.x = { dispatch = 'kafka', topic = 't' }",
-            "apps.x.topic (\"t\") must not be kafka.dlq_topic, or nobody can tell jobs from dead \
-             letters: name another topic",
+            "apps.x.topic (\"t\") must not be kafka.dlq_topic, or jobs cannot be distinguished \
+             from dead letters: name another topic",
         ),
     ]);
 }

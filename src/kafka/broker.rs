@@ -1,9 +1,8 @@
-//! A Kafka broker inside this process, for trying things out and for quick tests.
+//! A Kafka broker inside this process, for demonstrations and for quick tests.
 
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use rdkafka::ClientConfig;
 use rdkafka::error::KafkaResult;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -13,9 +12,9 @@ use super::Error;
 
 /// One broker, with groups and offsets, on a free port of this machine.
 ///
-/// It keeps nothing on disk and at most 5 MB per partition, the oldest records going first,
-/// so it is for trying out and for tests, never for work. Topics are those it is started
-/// with. Drop it after its clients: they would look for it for ever.
+/// It keeps nothing on disk and at most 5 MB per partition, and deletes the oldest records first:
+/// it is for demonstrations and tests, not for production. Its topics are created when it starts.
+/// Drop it after its clients, which would try to reconnect for ever.
 #[derive(Debug)]
 pub struct EmbeddedBroker {
     bootstrap_servers: String,
@@ -23,8 +22,8 @@ pub struct EmbeddedBroker {
     owner: Option<JoinHandle<()>>,
 }
 
-/// What clients of the embedded broker must set: it answers fetches late and notices dead
-/// members slowly with librdkafka's defaults.
+/// What clients of the embedded broker must set: with librdkafka's defaults it answers fetches
+/// late and detects dead members slowly.
 const CLIENT_PROPERTIES: [(&str, &str); 3] =
     [("fetch.wait.max.ms", "15"), ("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "300")];
 
@@ -39,12 +38,12 @@ impl EmbeddedBroker {
     /// Starts a broker with these topics, each with its number of partitions.
     ///
     /// # Errors
-    /// [`Error::Config`] if it cannot be started or a topic cannot be made.
+    /// [`Error::Config`] if it cannot be started or a topic cannot be created.
     pub fn start(topics: &[(&str, i32)]) -> Result<Self, Error> {
         let topics: Vec<_> = topics.iter().map(|&(name, count)| (name.to_owned(), count)).collect();
         let (orders, received) = mpsc::channel();
         let (report, reported) = mpsc::channel();
-        // The cluster may not leave the thread that made it.
+        // The cluster is not `Send`: it stays on the thread that creates it.
         let owner = thread::Builder::new()
             .name("embedded-kafka".to_owned())
             .spawn(move || match make(&topics) {
@@ -65,7 +64,7 @@ impl EmbeddedBroker {
         }
     }
 
-    /// Where its clients find it, as `host:port`.
+    /// The address for its clients, as `host:port`.
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap_servers
     }
@@ -76,14 +75,7 @@ impl EmbeddedBroker {
         CLIENT_PROPERTIES.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))
     }
 
-    /// Sets on `config` the properties that a consumer needs here.
-    pub fn tune(config: &mut ClientConfig) {
-        for (name, value) in CLIENT_PROPERTIES {
-            config.set(name, value);
-        }
-    }
-
-    /// Cuts every connection and refuses new ones, or accepts them again.
+    /// Closes every connection and refuses new ones, or accepts them again.
     pub fn set_reachable(&self, reachable: bool) {
         if self.orders.send(Order::Reachable(reachable)).is_err() {
             warn!("the embedded broker has stopped");

@@ -1,7 +1,7 @@
-//! How this system talks to Kafka: what users may set, and what librdkafka is told.
+//! How this system talks to Kafka: what users may set, and which properties librdkafka gets.
 //!
-//! Some properties are what exactly-once ingest rests on; they are ours, and a user who
-//! sets one is told so. Everything else of librdkafka's is passed through.
+//! Exactly-once ingest depends on some properties of librdkafka: these are set here, and a
+//! configuration that contains one of them is refused. All others are passed through.
 
 mod builder;
 mod memory;
@@ -24,39 +24,42 @@ pub(crate) use properties::{is_secret, property_flaw};
 /// Where requests come from and where dead letters go, and how records are taken.
 ///
 /// Its `Debug` form never shows a secret; its `Serialize` form does, so that it can be
-/// read again: use [`redacted`](Self::redacted) before printing that.
+/// deserialized: use [`redacted`](Self::redacted) before printing that.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KafkaIngestConfig {
-    /// The brokers to begin with, `host:port` with commas between. Default `localhost:9092`.
+    /// The bootstrap brokers, `host:port`, separated by commas. Default `localhost:9092`.
     pub bootstrap_servers: String,
-    /// The topics that requests come by; as `topic` one name. Default `scheduler.jobs.ingest`.
+    /// The topics that requests are read from; `topic` takes one name. Default
+    /// `scheduler.jobs.ingest`.
     #[serde(alias = "topic", deserialize_with = "one_or_many")]
     pub topics: Vec<String>,
-    /// Where records go that cannot become jobs. Default `scheduler.jobs.dlq`.
+    /// The topic for records that cannot become jobs. Default `scheduler.jobs.dlq`.
     pub dlq_topic: String,
-    /// Where verdicts go: what became of each request. Default `None`: nowhere.
+    /// The topic for verdicts, which say what became of each request. Default `None`: no
+    /// verdicts.
     pub events_topic: Option<String>,
     /// The consumer group that all instances join. Default `infinite-scheduler-ingest`.
     pub group_id: String,
-    /// The most records in one batch of one partition. Default 500.
+    /// The maximum number of records in one batch of one partition. Default 500.
     pub max_poll_records: NonZeroU32,
-    /// The longest wait to fill a batch; one with records in it never waits. Default 1000.
+    /// The longest wait for a batch's first record, in milliseconds; a batch that has records
+    /// never waits. Default 1000.
     pub poll_timeout_ms: u64,
     /// Must stay false: offsets follow the database.
     pub enable_auto_commit: bool,
-    /// How often a record is tried again when its failure may heal. Default 3.
+    /// How many times a record is retried after a transient failure. Default 3.
     pub max_retries: u32,
-    /// Whether records are taken at all. Default true.
+    /// Whether records are read at all. Default true.
     pub enabled: bool,
-    /// Whether missing topics are created at the start. Default true.
+    /// Whether missing topics are created at startup. Default true.
     pub ensure_topics: bool,
     /// How many partitions a topic created here gets. Default 6.
     pub topic_partitions: NonZeroU32,
     /// What to do when the log no longer has what comes next.
     pub on_offset_lost: OnOffsetLost,
-    /// What records may take in memory, in MiB, over all partitions: those that were fetched
-    /// ahead and those that are being admitted. Default 128.
+    /// The memory for records of all partitions, in MiB: those that were prefetched and those
+    /// that are being admitted. Default 128.
     pub memory_mb: NonZeroU32,
     /// Further librdkafka properties, by their own names, for consumer and producer.
     #[serde(deserialize_with = "properties::flat")]
@@ -67,15 +70,15 @@ pub struct KafkaIngestConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnOffsetLost {
-    /// Go on with the earliest record that is left; the range lost is logged and counted.
+    /// Continue with the earliest record that the log has; the lost range is logged and counted.
     #[default]
     Earliest,
-    /// Stop reading the partition until somebody moves it by `infinite-scheduler ingest seek`,
-    /// or starts with `Earliest`.
+    /// Stop reading the partition until an operator sets its position with `infinite-scheduler
+    /// ingest seek`, or the instance restarts with `Earliest`.
     Stop,
 }
 
-/// Settings of Kafka that cannot be used. The text begins with the field's name.
+/// Invalid Kafka settings. The text begins with the field's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KafkaConfigError {
@@ -85,7 +88,7 @@ pub enum KafkaConfigError {
          jobs and follow it: leave it out"
     )]
     AutoCommit,
-    /// A field's value makes no sense.
+    /// A field's value is invalid.
     #[error("{field} {problem}")]
     Field {
         /// The field.
@@ -93,12 +96,12 @@ pub enum KafkaConfigError {
         /// Its value, what is wrong with it, and the way out.
         problem: String,
     },
-    /// The value of a property has what it cannot be meant to have.
+    /// The value of a property contains a character that cannot be meant.
     #[error("properties.\"{property}\" {problem}")]
     PropertyValue {
         /// The property.
         property: String,
-        /// What its value has, and the way out; never the value.
+        /// What its value contains, and the way out; never the value itself.
         problem: String,
     },
     /// A property that this system sets itself.
@@ -106,7 +109,7 @@ pub enum KafkaConfigError {
     OwnedProperty {
         /// The property.
         property: String,
-        /// Why it is ours, and the way out.
+        /// Why this system sets it, and the way out.
         reason: &'static str,
     },
     /// A property that contradicts another setting.
@@ -117,14 +120,14 @@ pub enum KafkaConfigError {
         /// Its value, what it contradicts, and the way out.
         problem: String,
     },
-    /// A property that librdkafka does not take.
+    /// A property that librdkafka refuses.
     #[error(
         "properties.\"{property}\" is refused by librdkafka ({problem}): correct it or leave it out"
     )]
     Property {
         /// The property.
         property: String,
-        /// What librdkafka says.
+        /// librdkafka's error.
         problem: String,
     },
 }
@@ -157,10 +160,10 @@ impl KafkaIngestConfig {
         KafkaIngestConfigBuilder::new()
     }
 
-    /// Checks what the types cannot, each property by asking librdkafka itself.
+    /// Checks what the types cannot; librdkafka itself checks each property.
     ///
     /// # Errors
-    /// Names the first field or property that cannot be used, and the way out.
+    /// Names the first invalid field or property, and the way out.
     pub fn validate(&self) -> Result<(), KafkaConfigError> {
         if self.enable_auto_commit {
             return Err(KafkaConfigError::AutoCommit);
@@ -180,20 +183,21 @@ impl KafkaIngestConfig {
         self.properties.iter().try_for_each(|(name, value)| properties::validate(name, value))
     }
 
-    /// What is wrong with firing jobs onto `topic`, to go on behind its name.
+    /// Why jobs may not be fired to `topic`: the rest of a sentence that begins with the
+    /// setting's name.
     pub(crate) fn check_target(&self, topic: &str) -> Result<(), String> {
         check_topic(topic)?;
         let other = "name another topic";
         if self.topics.iter().any(|ingest| ingest == topic) {
-            let why = "or every job that fires comes in again";
+            let why = "or every fired job is ingested again";
             return Err(format!("({topic:?}) must not be among kafka.topics, {why}: {other}"));
         }
         if self.events_topic.as_deref() == Some(topic) {
-            let why = "or nobody can tell jobs from verdicts";
+            let why = "or jobs cannot be distinguished from verdicts";
             return Err(format!("({topic:?}) must not be kafka.events_topic, {why}: {other}"));
         }
         if self.dlq_topic == topic {
-            let why = "or nobody can tell jobs from dead letters";
+            let why = "or jobs cannot be distinguished from dead letters";
             return Err(format!("({topic:?}) must not be kafka.dlq_topic, {why}: {other}"));
         }
         Ok(())
@@ -236,7 +240,8 @@ impl KafkaIngestConfig {
         )))
     }
 
-    /// Checks what depends on the instance's lease, which the group's session follows.
+    /// Checks what depends on the instance's lease: the group's session timeout is as long unless
+    /// the properties set another.
     ///
     /// # Errors
     /// Names the property that contradicts the others, and the way out.
@@ -244,42 +249,42 @@ impl KafkaIngestConfig {
         properties::Session::of(&self.properties, lease).validate()
     }
 
-    /// What somebody who set a session longer than the lease should know.
+    /// A remark for the log if the session timeout is longer than the lease.
     pub(crate) fn session_remark(&self, lease: Duration) -> Option<String> {
         properties::Session::of(&self.properties, lease).remark(lease)
     }
 
-    /// What a member of the ingest group is created with if the topics have so many partitions:
-    /// [`to_client_config_for`](Self::to_client_config_for) and a session as long as `lease`, but
-    /// for what the user sets.
+    /// The configuration of a member of the ingest group, if its topics have this many
+    /// partitions: [`to_client_config_for`](Self::to_client_config_for) and a session timeout as
+    /// long as `lease`, unless the user sets another.
     pub(crate) fn to_member_config(&self, lease: Duration, partitions: usize) -> ClientConfig {
         let mut config = self.to_client_config_for(partitions);
         let session = properties::Session::of(&self.properties, lease);
         config.set("session.timeout.ms", session.timeout_ms.to_string());
         config.set("heartbeat.interval.ms", session.heartbeat_ms.to_string());
-        // The end of our membership shows there alone.
+        // Only the statistics show when the member has left its group.
         config.set("statistics.interval.ms", "1000");
         config
     }
 
-    /// What a consumer of the ingest topics is created with, but for its session, if these have
-    /// the number of partitions that they are created with here.
+    /// The configuration of a consumer of the ingest topics, without its session timeout, if the
+    /// topics have [`topic_partitions`](Self::topic_partitions) partitions each.
     pub fn to_client_config(&self) -> ClientConfig {
         let partitions = self.topics.len().saturating_mul(self.topic_partitions.get() as usize);
         self.to_client_config_for(partitions)
     }
 
-    /// The same if the ingest topics have so many partitions in all: what is fetched ahead is
+    /// The same if the ingest topics have this many partitions in all: the prefetch memory is
     /// divided among them.
     pub fn to_client_config_for(&self, partitions: usize) -> ClientConfig {
         let ahead = memory::fetched_ahead(self.memory_bytes(), partitions);
         let owned = [
             ("group.id", self.group_id.as_str()),
-            // The log's end is never skipped to: a lost offset is ours to decide about.
+            // librdkafka must not skip to the log's end: `on_offset_lost` decides what happens.
             ("auto.offset.reset", "error"),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
-            // By it a reader sees that it has read everything.
+            // Shows a reader that it has read everything.
             ("enable.partition.eof", "true"),
             ("group.protocol", "classic"),
             ("isolation.level", "read_committed"),
@@ -290,24 +295,24 @@ impl KafkaIngestConfig {
         self.client_config(&defaults, properties::PRODUCER_ONLY, &owned)
     }
 
-    /// What of that is for records that were taken and are being admitted.
+    /// The part of the record memory for records that are being admitted, in bytes.
     pub(super) fn memory_for_batches(&self) -> usize {
         self.memory_bytes() / memory::BATCHES
     }
 
-    /// What records may take in memory, in bytes.
+    /// The memory for records, in bytes.
     fn memory_bytes(&self) -> usize {
         (self.memory_mb.get() as usize).saturating_mul(1 << 20)
     }
 
-    /// What a producer of dead letters and of fired jobs is created with.
+    /// The configuration of a producer of dead letters and of fired jobs.
     pub fn to_producer_config(&self) -> ClientConfig {
         let owned = [("acks", "all"), ("enable.idempotence", "true")];
         self.client_config(properties::PRODUCER_DEFAULTS, properties::CONSUMER_ONLY, &owned)
     }
 
     /// Defaults, then the user's properties that are not `foreign` to this kind of client
-    /// (librdkafka warns of each), then what is ours, which nobody can override.
+    /// (librdkafka logs a warning for each), then the properties that cannot be overridden.
     fn client_config(
         &self,
         defaults: &[(&str, &str)],
@@ -327,13 +332,13 @@ impl KafkaIngestConfig {
             config.set(*name, *value);
         }
         config.set("bootstrap.servers", &self.bootstrap_servers);
-        // Without this rdkafka asks the `log` crate, which has no logger here, and tells
-        // librdkafka to keep everything below errors to itself.
+        // Without this rdkafka asks the `log` crate, which has no logger here, and librdkafka
+        // then logs nothing below errors.
         config.set_log_level(RDKafkaLogLevel::Info);
         config
     }
 
-    /// The same with every secret property's value hidden, for printing.
+    /// A copy for printing, with the value of every secret property hidden.
     #[must_use]
     pub fn redacted(&self) -> Self {
         let mut copy = self.clone();
@@ -368,10 +373,10 @@ impl fmt::Debug for KafkaIngestConfig {
     }
 }
 
-/// Reads a topic's name or a list of them.
+/// Deserializes a topic's name or a list of names.
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a topic's name or a list of them is expected")]
+    #[serde(untagged, expecting = "a topic's name or a list of names is expected")]
     enum Written {
         One(String),
         Many(Vec<String>),
@@ -382,8 +387,8 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     })
 }
 
-/// Whether Kafka would make a topic of this name; if not, the name, what is wrong with it
-/// and what a name may be. A leading `^` would make librdkafka take it for a pattern.
+/// Whether `topic` is a legal topic name. The error continues a sentence that begins with the
+/// setting's name. librdkafka would read a leading `^` as a pattern.
 pub(crate) fn check_topic(name: &str) -> Result<(), String> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if (1..=249).contains(&name.len()) && name.bytes().all(legal) && name != "." && name != ".." {

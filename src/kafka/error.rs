@@ -1,4 +1,4 @@
-//! What can go wrong between us and a broker, sorted by what the caller will do about it.
+//! The errors of this module, by what the caller will do about them.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
@@ -9,55 +9,55 @@ use super::reason::reason;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The broker is away or busy: wait, then ask again. No record is at fault.
+    /// The broker is unavailable or busy: wait, then retry. No record is at fault.
     #[error("kafka is not available: {0}")]
     Unavailable(String),
-    /// The broker does not let us in, or does not let us do this: somebody has to change
-    /// a right or a password. Asking again later is harmless.
-    #[error("kafka denies us access: {0}")]
+    /// The broker refuses the credentials or the operation: an operator has to change a
+    /// permission or a password. Retrying is harmless.
+    #[error("kafka refuses access: {0}")]
     Denied(String),
-    /// This one record will never be taken, however often it is sent.
+    /// This record can never be sent; retrying does not help.
     #[error("topic {topic} refuses the record: {reason}")]
     Refused {
-        /// Where the record was to go.
+        /// The record's topic.
         topic: String,
-        /// Why it cannot.
+        /// Why the record is refused.
         reason: String,
     },
-    /// The log no longer has the offset that comes next (retention, a topic made again):
-    /// look at the watermarks and seek.
+    /// The log no longer has the next offset (retention deleted it, or the topic was recreated):
+    /// read the watermarks and seek.
     #[error("partition {partition}: the log does not have the next offset")]
     OffsetLost {
-        /// The partition that stands still until somebody seeks.
+        /// The partition, which yields nothing until the next seek.
         partition: TopicPartition,
     },
-    /// The broker or our client cannot give the next record, and that does not pass by itself.
+    /// The next record cannot be read, for a reason that does not go away by itself.
     #[error("partition {partition} cannot be read on: {problem}")]
     Unreadable {
-        /// The partition that stands still.
+        /// The partition, which yields nothing until the next seek.
         partition: TopicPartition,
-        /// What was reported instead of a record.
+        /// librdkafka's error.
         problem: String,
     },
-    /// The partition is not ours any more, or another queue of it was split off: stop reading.
+    /// The partition was revoked, or another queue replaced this one: stop reading.
     #[error("partition {partition}: no longer read here")]
     Revoked {
-        /// The partition that somebody else reads from now on.
+        /// The partition, which has another reader now.
         partition: TopicPartition,
     },
-    /// A batch was asked for before [`Intake::seek`](super::Intake::seek) said where to begin.
+    /// A batch was requested before [`Intake::seek`](super::Intake::seek) set the position.
     #[error("partition {partition}: seek before reading")]
     NotSought {
-        /// The partition without a place to begin.
+        /// The partition without a position.
         partition: TopicPartition,
     },
-    /// The settings are wrong; waiting does not help.
+    /// The settings are wrong; retrying does not help.
     #[error("kafka settings: {0}")]
     Config(String),
 }
 
 impl Error {
-    /// Whether the same call may succeed later without anybody changing anything here.
+    /// Whether the same call may succeed later without a change of this instance's settings.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Denied(_))
     }
@@ -80,7 +80,7 @@ impl From<KafkaError> for Error {
     }
 }
 
-/// Whether this means that credentials or rights are missing.
+/// Whether this code means that credentials are wrong or a permission is missing.
 pub(super) fn is_denial(code: Code) -> bool {
     matches!(
         code,
@@ -95,8 +95,8 @@ pub(super) fn is_denial(code: Code) -> bool {
     )
 }
 
-/// Whether a broker says this of every record of a batch of which it dislikes one, or of a
-/// batch of which every record would be taken alone.
+/// Whether a broker returns this code for every record of a batch because of one of them, or for
+/// a batch whose records it would accept one by one.
 pub(super) fn may_be_its_batch(code: Code) -> bool {
     matches!(
         code,
@@ -110,8 +110,8 @@ pub(super) fn may_be_its_batch(code: Code) -> bool {
     )
 }
 
-/// Whether this is how a fetch fails that librdkafka repeats until it succeeds: brokers come and
-/// go, leaders move, topics are created.
+/// Whether librdkafka retries a fetch that fails with this code until it succeeds, as after a
+/// restart of a broker, a new leader or a new topic.
 pub(super) fn is_passing(code: Code) -> bool {
     matches!(
         code,
@@ -144,7 +144,7 @@ pub(super) fn is_passing(code: Code) -> bool {
     )
 }
 
-/// Whether the record that met this error will meet it again each time.
+/// Whether the record will fail with this code each time that it is sent.
 pub(super) fn is_refusal(code: Code) -> bool {
     matches!(
         code,

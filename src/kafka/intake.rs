@@ -1,7 +1,7 @@
-//! The consumer as readers use it: seeking, committing, and what the log has.
+//! A handle on the consumer: seeking, committing, and queries about the log.
 //!
-//! Behind it is a member of the group on a thread of its own ([`member`](super::member)).
-//! Records never come that way: each partition has its [`PartitionQueue`].
+//! Behind it is a member of the group on a thread of its own ([`member`](super::member)). Records
+//! are not read through it: each partition has its [`PartitionQueue`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,12 +20,12 @@ use super::rebalance::{Assignments, Consumer, commit, list_of};
 use super::uncommitted::Uncommitted;
 use super::{BrokerState, Error, KafkaIngestConfig, PartitionQueue, TopicPartition, TroubleKind};
 
-/// The longest wait for an answer to a question of ours.
+/// The longest wait for an answer of the broker.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// A partition's fetcher starts this soon after its assignment, or it has ended.
+/// A partition's fetcher starts within this time after its assignment, or it has ended.
 const FETCHER_PATIENCE: Duration = Duration::from_millis(250);
 
-/// A handle on the consumer; clones share it, and it leaves the group with the last of them.
+/// A handle on the consumer. Clones share it; when the last one is dropped it leaves the group.
 #[derive(Clone, Debug)]
 pub struct Intake {
     shared: Arc<Shared>,
@@ -33,7 +33,7 @@ pub struct Intake {
 
 struct Shared {
     current: Arc<Current>,
-    /// For what the member itself may not see; made when it is first asked.
+    /// Sees uncommitted records, unlike the consumer; created when it is first needed.
     uncommitted: OnceLock<Arc<Uncommitted>>,
     config: KafkaIngestConfig,
     stop: Arc<AtomicBool>,
@@ -41,12 +41,12 @@ struct Shared {
 }
 
 impl Intake {
-    /// Joins the group; `assignments` is told of partitions from now on. The group waits for a
-    /// member that does not answer about as long as for an instance whose lease is `lease`. The
-    /// memory for what is fetched ahead is divided among `partitions`, as many as the topics have.
+    /// Joins the group; `assignments` is called for every rebalance from now on. The session
+    /// timeout is `lease`, unless the settings have another. The prefetch memory is divided among
+    /// `partitions`, the number of partitions of all topics.
     ///
-    /// A broker that is away is no error: librdkafka goes on trying, and
-    /// [`state`](Self::state) says so.
+    /// An unavailable broker is no error: librdkafka keeps trying, and [`state`](Self::state)
+    /// reports it.
     ///
     /// # Errors
     /// [`Error::Config`] for settings that librdkafka refuses.
@@ -65,7 +65,7 @@ impl Intake {
             .name("kafka-intake".to_owned())
             .spawn(move || {
                 if catch_unwind(AssertUnwindSafe(|| member.run())).is_err() {
-                    error!("the kafka poll thread panicked: nothing is read any more");
+                    error!("the kafka poll thread panicked: no records are read any more");
                 }
                 end.send_replace(true);
             })
@@ -73,35 +73,36 @@ impl Intake {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The name that the cluster gave itself: offsets mean something only together with it.
+    /// The cluster's id: offsets are meaningful only together with it.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no broker answers.
     pub async fn cluster_id(&self) -> Result<String, Error> {
         self.ask(|consumer| {
             let id = consumer.client().fetch_cluster_id(ANSWER_PATIENCE);
-            id.ok_or_else(|| Error::Unavailable("no broker told the cluster's id".to_owned()))
+            id.ok_or_else(|| Error::Unavailable("no broker returned the cluster's id".to_owned()))
         })
         .await
     }
 
-    /// Makes `offset` the next one that `partition` yields, and forgets what was fetched.
+    /// Makes `offset` the next one that `partition` yields, and discards what was prefetched.
     ///
-    /// An offset that the log does not have shows later, as [`Error::OffsetLost`] from the queue.
+    /// An offset that the log does not have is reported later, as [`Error::OffsetLost`] by the
+    /// queue.
     ///
     /// # Errors
-    /// [`Error::Revoked`] if the partition is not ours, [`Error::Unavailable`] if the
-    /// client could not do it just now.
+    /// [`Error::Revoked`] if the partition is not assigned, [`Error::Unavailable`] if the client
+    /// cannot seek at the moment.
     pub async fn seek(&self, partition: &TopicPartition, offset: i64) -> Result<(), Error> {
         let partition = partition.clone();
         self.ask(move |consumer| seek(consumer, &partition, offset)).await
     }
 
-    /// A new queue for a partition that we have, for a reader that takes the place of
-    /// another: seek first. The queues split off before end with [`Error::Revoked`].
+    /// A new queue for an assigned partition, for a reader that replaces another: seek before
+    /// reading. Older queues of the partition return [`Error::Revoked`].
     ///
     /// # Errors
-    /// [`Error::Revoked`] if the partition is not ours.
+    /// [`Error::Revoked`] if the partition is not assigned.
     pub fn split(&self, partition: &TopicPartition) -> Result<PartitionQueue, Error> {
         let consumer = self.consumer()?;
         let slot = consumer.context().slot(partition)?;
@@ -111,7 +112,7 @@ impl Intake {
     /// The offset that the group has committed to Kafka for `partition`, if any.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer.
     pub async fn committed(&self, partition: &TopicPartition) -> Result<Option<i64>, Error> {
         let partition = partition.clone();
         self.ask(move |consumer| {
@@ -128,11 +129,10 @@ impl Intake {
         .await
     }
 
-    /// The first offset that the log of `partition` still has, and the one after its last
-    /// record that readers may see.
+    /// The first offset that the log of `partition` has, and its last stable offset.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer.
     pub async fn watermarks(&self, partition: &TopicPartition) -> Result<(i64, i64), Error> {
         let partition = partition.clone();
         self.ask(move |consumer| {
@@ -142,67 +142,67 @@ impl Intake {
         .await
     }
 
-    /// The offset after the last record of `partition`, whether or not readers may see it yet.
+    /// The offset after the last record of `partition`, committed or not.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer.
     pub async fn end(&self, partition: &TopicPartition) -> Result<i64, Error> {
         let partition = partition.clone();
-        self.ask_beyond(move |uncommitted| uncommitted.end(&partition, ANSWER_PATIENCE)).await
+        self.ask_uncommitted(move |uncommitted| uncommitted.end(&partition, ANSWER_PATIENCE)).await
     }
 
-    /// The time of the record at `offset` of `partition`, epoch milliseconds, whether or not
-    /// readers may see it yet.
+    /// The time of the record at `offset` of `partition`, epoch milliseconds, committed or not.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer.
     pub async fn time_at(
         &self,
         partition: &TopicPartition,
         offset: i64,
     ) -> Result<Option<i64>, Error> {
         let partition = partition.clone();
-        self.ask_beyond(move |uncommitted| uncommitted.time_at(&partition, offset)).await
+        self.ask_uncommitted(move |uncommitted| uncommitted.time_at(&partition, offset)).await
     }
 
-    /// Tells Kafka how far we are, for lag tools; does not wait, and may be lost.
+    /// Commits offsets to Kafka, for lag tools; does not wait, and may fail without notice.
     pub fn commit(&self, offsets: &[(TopicPartition, i64)]) {
         if let Ok(consumer) = self.consumer() {
-            // Without a broker they would pile up in the client.
-            if !consumer.context().reach.is_in_doubt() {
+            // Without a broker the commits would pile up in the client.
+            if !consumer.context().connectivity.should_probe() {
                 commit(&consumer, offsets);
             }
         }
     }
 
-    /// Whether the group has given `partition` to us.
+    /// Whether `partition` is assigned to this member.
     pub fn is_assigned(&self, partition: &TopicPartition) -> bool {
         self.consumer().is_ok_and(|consumer| consumer.context().slot(partition).is_ok())
     }
 
-    /// How the consumer stands with its broker, for health checks.
+    /// The state of the connection to the broker, for health checks.
     pub fn state(&self) -> BrokerState {
         if *self.shared.ended.borrow() {
             let (trouble, kind) = (Some(stopped().to_string()), Some(TroubleKind::Group));
             return BrokerState { reachable: false, trouble, kind };
         }
-        self.shared.current.reach.state()
+        self.shared.current.connectivity.state()
     }
 
-    /// Ends the waits of the client's threads, and of ours that polls it. They wait until a
-    /// moment of the wall clock, so that after it was set back they would sleep for as long as
-    /// it was set back by, and send no heartbeat to the group meanwhile.
+    /// Wakes librdkafka's threads and the poll thread. They wait until a moment of the wall
+    /// clock: after the clock was set back they would sleep for as long as that, and send no
+    /// heartbeat to the group meanwhile.
     pub fn wake(&self) {
         if let Ok(consumer) = self.consumer() {
-            // There is nothing to commit, and an answer that says so wakes them.
+            // There is nothing to commit, but the answer to this wakes the threads.
             drop(consumer.commit_consumer_state(CommitMode::Async));
         }
     }
 
-    /// Leaves the group: partitions are revoked as in any rebalance, then the client closes.
+    /// Leaves the group: partitions are revoked as in any rebalance, then the client is closed.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if that is not done within `patience`; it then goes on by itself.
+    /// [`Error::Unavailable`] if that takes longer than `patience`; it then continues in the
+    /// background.
     pub async fn shutdown(&self, patience: Duration) -> Result<(), Error> {
         self.shared.stop.store(true, Ordering::Release);
         self.wake();
@@ -217,8 +217,8 @@ impl Intake {
         self.shared.current.consumer().ok_or_else(stopped)
     }
 
-    /// As [`ask`](Self::ask), of a client that sees what is not committed.
-    async fn ask_beyond<T: Send + 'static>(
+    /// As [`ask`](Self::ask), with the client that reads uncommitted records.
+    async fn ask_uncommitted<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Uncommitted) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -231,21 +231,21 @@ impl Intake {
                     shared.uncommitted.get_or_init(|| client).clone()
                 }
             };
-            // Asking may outlive the last handle, and must not keep the member in its group.
+            // The query may outlive the last handle, and must not keep the member in its group.
             drop(shared);
             question(&client)
         });
         answer.await.map_err(|error| Error::Unavailable(error.to_string()))?
     }
 
-    /// Runs a question that blocks where blocking is allowed.
+    /// Runs a blocking query on a thread for blocking work.
     async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Consumer) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let consumer = self.consumer()?;
         let answer = tokio::task::spawn_blocking(move || {
-            question(&consumer).map_err(|error| consumer.context().reach.explain(error))
+            question(&consumer).map_err(|error| consumer.context().connectivity.explain(error))
         });
         answer.await.map_err(|error| Error::Unavailable(error.to_string()))?
     }
@@ -275,7 +275,7 @@ fn seek(consumer: &Consumer, partition: &TopicPartition, offset: i64) -> Result<
         let answers = consumer.seek_partitions(list, ANSWER_PATIENCE)?;
         let failure = answers.elements().first().and_then(|answer| answer.error().err());
         let Some(failure) = failure else {
-            slot.sought();
+            slot.note_seek();
             return Ok(());
         };
         let not_started =
@@ -285,7 +285,7 @@ fn seek(consumer: &Consumer, partition: &TopicPartition, offset: i64) -> Result<
         }
         if began.elapsed() > FETCHER_PATIENCE {
             consumer.context().restart(consumer, partition, offset)?;
-            slot.sought();
+            slot.note_seek();
             return Ok(());
         }
         thread::sleep(Duration::from_millis(5));

@@ -1,8 +1,9 @@
-//! One member of the consumer group, polled by an OS thread of its own: it joins, is replaced
-//! after an error that it cannot get over, and leaves.
+//! A member of the consumer group, polled by an OS thread of its own: its consumer joins, is
+//! replaced after a fatal error, and leaves.
 //!
-//! Rebalance callbacks run on the thread that polls, and the whole group waits for them; on
-//! a worker that is shared with other tasks, members would be thrown out.
+//! Rebalance callbacks run on the thread that polls, and the whole group waits for them. On a
+//! worker thread shared with other tasks they could be late, and the group would exclude the
+//! member.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,33 +16,32 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::{debug, error, warn};
 
+use super::connectivity::Connectivity;
 use super::memory::RecordMemory;
-use super::reach::Reach;
 use super::rebalance::{Assignments, Consumer, Rebalancer};
 use super::{Error, KafkaIngestConfig};
 
-/// How soon the poll thread notices that it should end.
+/// The longest wait of one poll: after it the thread sees that it should stop.
 const POLL: Duration = Duration::from_millis(100);
-/// How often a broker that was not there is asked again, and how long its answer may take.
+/// How often an unavailable broker is probed, and how long its answer may take.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 const PROBE_PATIENCE: Duration = Duration::from_millis(500);
-/// How long readers and broker may take at the end: to give the partitions back, and to answer
-/// that we have left.
+/// How long leaving the group may take: readers stop, and the broker confirms.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a rebalance may take to end before the member leaves all the same. The group waits
-/// for its slowest member, which may never answer.
+/// How long the member waits, before it leaves, for a rebalance to end. A rebalance waits for the
+/// slowest member, which may never answer.
 const REBALANCE_PATIENCE: Duration = Duration::from_secs(3);
-/// The wait before a consumer is replaced, doubling up to the second.
-const REPLACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// A consumer that has lived this long was not replaced in vain. Two members that throw each
-/// other out take turns within it.
-const SETTLED: Duration = Duration::from_secs(70);
+/// The wait before a consumer is replaced: at first, and at most. It doubles each time.
+const REPLACE_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A consumer that has run for this long counts as healthy. It is longer than the period in which
+/// two members with one `group.instance.id` fence each other out in turn.
+const HEALTHY_AFTER: Duration = Duration::from_secs(70);
 
-/// The consumer of the moment, for all who ask it something.
+/// The current consumer, shared with the [`Intake`](super::Intake).
 pub(super) struct Current {
-    /// Whether the broker can be reached, over all consumers one after the other.
-    pub(super) reach: Arc<Reach>,
-    /// The poll thread and the queues own the client, so that it is closed by them.
+    /// Whether the broker can be reached; kept when the consumer is replaced.
+    pub(super) connectivity: Arc<Connectivity>,
+    /// The poll thread and the queues own the consumer, so that the last of them closes it.
     consumer: Mutex<Weak<Consumer>>,
 }
 
@@ -60,7 +60,7 @@ impl Current {
     }
 }
 
-/// What the poll thread has: its consumer, and all that another one is made of.
+/// The state of the poll thread: its consumer, and what is needed to create another one.
 pub(super) struct Member {
     config: ClientConfig,
     topics: Vec<String>,
@@ -72,7 +72,7 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Makes the first consumer and subscribes it.
+    /// Creates the first consumer and subscribes it.
     ///
     /// # Errors
     /// [`Error::Config`] for settings that librdkafka refuses.
@@ -83,8 +83,8 @@ impl Member {
         assignments: Arc<dyn Assignments>,
         stop: Arc<AtomicBool>,
     ) -> Result<(Self, Arc<Current>), Error> {
-        let reach = Arc::new(Reach::of_group("consumer", config));
-        let current = Arc::new(Current { reach, consumer: Mutex::default() });
+        let connectivity = Arc::new(Connectivity::of_group("consumer", config));
+        let current = Arc::new(Current { connectivity, consumer: Mutex::default() });
         let topics = config.topics.clone();
         let memory = Arc::new(RecordMemory::new(config.memory_for_batches()));
         let config = config.to_member_config(lease, partitions);
@@ -93,17 +93,17 @@ impl Member {
         Ok((Self { config, topics, assignments, memory, stop, current, consumer }, shared))
     }
 
-    /// Polls until it is told to stop, then leaves the group.
+    /// Polls until `stop` is set, then leaves the group.
     pub(super) fn run(mut self) {
-        let mut wait = REPLACE.0;
+        let mut wait = REPLACE_WAIT.0;
         loop {
             let joined = Instant::now();
-            let Err((code, words)) = self.poll_until_stopped() else { break };
-            if joined.elapsed() > SETTLED {
-                wait = REPLACE.0;
+            let Err((code, message)) = self.poll_until_stopped() else { break };
+            if joined.elapsed() > HEALTHY_AFTER {
+                wait = REPLACE_WAIT.0;
             }
-            self.current.reach.ended(code, &words, wait);
-            // librdkafka has given up the partitions without a word to us.
+            self.current.connectivity.ended(code, &message, wait);
+            // After a fatal error librdkafka gives up the partitions without calling back.
             self.consumer.context().give_up();
             if !self.replace(&mut wait) {
                 return;
@@ -112,7 +112,7 @@ impl Member {
         leave(&self.consumer);
     }
 
-    /// The error is fatal: librdkafka does nothing any more.
+    /// Returns a fatal error's code and message: after it the consumer does nothing any more.
     fn poll_until_stopped(&self) -> Result<(), (Code, String)> {
         let Self { consumer, current, stop, .. } = self;
         let joined = Instant::now();
@@ -123,11 +123,11 @@ impl Member {
             if let Some(fatal) = consumer.client().fatal_error() {
                 return Err(fatal);
             }
-            if joined.elapsed() > SETTLED {
-                current.reach.settled();
+            if joined.elapsed() > HEALTHY_AFTER {
+                current.connectivity.recovered();
             }
             let due = probed.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
-            if due && current.reach.is_in_doubt() {
+            if due && current.connectivity.should_probe() {
                 probe(consumer, probe_topic);
                 probed = Some(Instant::now());
             }
@@ -135,7 +135,7 @@ impl Member {
         Ok(())
     }
 
-    /// False if it was told to stop meanwhile.
+    /// Waits, then creates the next consumer. False if `stop` was set meanwhile.
     fn replace(&mut self, wait: &mut Duration) -> bool {
         loop {
             let until = Instant::now() + wait.mul_f64(0.75 + fastrand::f64() / 4.0);
@@ -145,7 +145,7 @@ impl Member {
                 }
                 thread::sleep(POLL.min(until.saturating_duration_since(Instant::now())));
             }
-            *wait = (*wait * 2).min(REPLACE.1);
+            *wait = (*wait * 2).min(REPLACE_WAIT.1);
             let Self { config, topics, assignments, memory, current, .. } = &*self;
             match subscribe(config, topics, assignments, memory, current) {
                 Ok(consumer) => {
@@ -165,7 +165,8 @@ fn subscribe(
     memory: &Arc<RecordMemory>,
     current: &Current,
 ) -> Result<Arc<Consumer>, Error> {
-    let rebalancer = Rebalancer::new(assignments.clone(), current.reach.clone(), memory.clone());
+    let rebalancer =
+        Rebalancer::new(assignments.clone(), current.connectivity.clone(), memory.clone());
     let consumer: Consumer = config.create_with_context(rebalancer)?;
     let consumer = Arc::new(consumer);
     consumer.context().set_consumer(&consumer);
@@ -175,23 +176,24 @@ fn subscribe(
     Ok(consumer)
 }
 
-/// Leaves the group, so that others have our partitions at once, and closes the client.
+/// Leaves the group, so that other members get the partitions at once, and closes the client.
 ///
-/// librdkafka sends `LeaveGroup` when the last partition is unassigned. A close that comes while
-/// a rebalance unassigns the last ones, or to a member that has none, forgets it, and then
-/// the group waits for the end of our session: such a member unsubscribes before it closes.
+/// librdkafka sends `LeaveGroup` when the last partition is unassigned. It omits that if it is
+/// closed while a rebalance unassigns the last partitions, or when the member has none: the group
+/// would then wait for the session timeout. Such a member therefore unsubscribes before it
+/// closes.
 fn leave(consumer: &Consumer) {
     let rebalancer = consumer.context();
     let began = Instant::now();
     let deadline = began + LEAVE_PATIENCE;
     let rebalanced = began + REBALANCE_PATIENCE;
-    while rebalancer.is_half_done() && Instant::now() < rebalanced {
+    while rebalancer.is_rebalancing() && Instant::now() < rebalanced {
         poll(consumer);
     }
     if rebalancer.is_idle() {
         rebalancer.close();
         consumer.unsubscribe();
-        // The next report may have been made before.
+        // The first report after this may have been made before the unsubscribe, so wait for two.
         let (seen, _) = rebalancer.membership();
         let is_member = || {
             let (reports, outside) = rebalancer.membership();
@@ -216,18 +218,24 @@ fn leave(consumer: &Consumer) {
     debug!(ms = began.elapsed().as_millis() as u64, "the consumer has left its group");
 }
 
-/// Serves callbacks. Errors among them have been told to `Reach` by then.
+/// Serves callbacks, which also pass errors to
+/// [`Connectivity`](super::connectivity::Connectivity).
 fn poll(consumer: &Consumer) {
     if let Some(Ok(message)) = consumer.poll(POLL) {
         let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-        error!(topic, partition, offset, "a record came past its partition's queue");
+        error!(
+            topic,
+            partition,
+            offset,
+            "a record was delivered to the main queue instead of its partition's queue"
+        );
     }
 }
 
 fn probe(consumer: &Consumer, topic: &str) {
-    let reach = &consumer.context().reach;
+    let connectivity = &consumer.context().connectivity;
     match consumer.fetch_metadata(Some(topic), PROBE_PATIENCE) {
-        Ok(_) => reach.answered(),
-        Err(_) => reach.unanswered(),
+        Ok(_) => connectivity.answered(),
+        Err(_) => connectivity.unanswered(),
     }
 }

@@ -1,52 +1,54 @@
-//! The memory of records that were taken from their queues and are not admitted yet.
+//! The memory of records that were taken from their queues and are not admitted yet: a semaphore
+//! that all readers share.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What a permit stands for.
+/// The bytes that one permit covers.
 const UNIT: usize = 1024;
-/// Copies of a record while it is admitted: as it was judged, as it stands in the batch, and
-/// as the database is sent it.
+/// Copies of a record while it is admitted: the raw record, the entry of the batch, and the
+/// parameters of the statement.
 const COPIES: usize = 3;
-/// What a record takes beside its own bytes.
+/// Memory of a record in addition to its own bytes.
 const OVERHEAD: usize = 512;
-/// Whoever takes a record has room for one of this size at first: nobody knows how large it
-/// is before it is taken.
+/// The size that is reserved before the first record is taken, since its size is not known
+/// before.
 const FIRST: usize = 1 << 20;
 
-/// What the readers of all partitions share. They wait here, first come first served.
+/// The memory that the readers of all partitions share. It is granted in the order of requests.
 #[derive(Debug)]
 pub(super) struct RecordMemory {
     units: Arc<Semaphore>,
     all: usize,
 }
 
-/// The room that one batch has. It is free again when the value is dropped.
+/// The memory reserved for one batch; released when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct BatchMemory {
     units: Arc<Semaphore>,
     permit: OwnedSemaphorePermit,
     bytes: usize,
 }
 
 impl RecordMemory {
-    /// Room for `bytes`, with all copies.
+    /// Memory for `bytes`, which include the copies.
     pub(super) fn new(bytes: usize) -> Self {
         let all = (bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS);
         Self { units: Arc::new(Semaphore::new(all)), all }
     }
 
-    /// Waits for room for a first record; `None` cannot come, since this is never closed.
-    pub(super) async fn enter(&self) -> Option<Place> {
+    /// Waits for enough memory for a first record. Never `None`, since the semaphore is never
+    /// closed.
+    pub(super) async fn reserve(&self) -> Option<BatchMemory> {
         let permit = self.units.clone().acquire_many_owned(self.first()).await.ok()?;
-        Some(Place { units: self.units.clone(), permit, bytes: 0 })
+        Some(BatchMemory { units: self.units.clone(), permit, bytes: 0 })
     }
 
-    /// The same, if there is room now.
-    pub(super) fn try_enter(&self) -> Option<Place> {
+    /// The same without waiting; `None` if the memory is in use.
+    pub(super) fn try_reserve(&self) -> Option<BatchMemory> {
         let permit = self.units.clone().try_acquire_many_owned(self.first()).ok()?;
-        Some(Place { units: self.units.clone(), permit, bytes: 0 })
+        Some(BatchMemory { units: self.units.clone(), permit, bytes: 0 })
     }
 
     fn first(&self) -> u32 {
@@ -54,15 +56,15 @@ impl RecordMemory {
     }
 }
 
-impl Place {
-    /// Takes in a record of this size; false if another one would perhaps not fit.
+impl BatchMemory {
+    /// Adds a record of this size; false if another one might not fit.
     pub(super) fn add(&mut self, size: usize) -> bool {
         self.bytes += size.saturating_mul(COPIES) + OVERHEAD;
         let (needed, had) = (units_of(self.bytes), self.permit.num_permits());
         if needed < had {
             return true;
         }
-        // Twice as much, so that this is not asked for each record.
+        // Reserves twice as much as needed, so that not every record asks the semaphore.
         let more = u32::try_from(needed.saturating_mul(2) - had).unwrap_or(u32::MAX);
         match self.units.clone().try_acquire_many_owned(more) {
             Ok(permit) => {
@@ -73,7 +75,7 @@ impl Place {
         }
     }
 
-    /// Keeps no more room than it needs.
+    /// Releases what is reserved beyond the batch's size.
     pub(super) fn trim(&mut self) {
         let surplus = self.permit.num_permits().saturating_sub(units_of(self.bytes));
         drop(self.permit.split(surplus));
@@ -93,17 +95,17 @@ mod tests {
     #[tokio::test]
     async fn batches_share_the_room_and_none_is_too_large_to_be_read() {
         let memory = RecordMemory::new(8 << 20);
-        let mut first = memory.enter().await.unwrap();
+        let mut first = memory.reserve().await.unwrap();
         assert!(first.add(100), "there is room for another one");
         first.trim();
         assert_eq!(memory.units.available_permits(), (8 << 20) / UNIT - 1);
-        assert!(!first.add(64 << 20), "it was taken, and nothing fits beside it");
-        let mut second = memory.enter().await.unwrap();
+        assert!(!first.add(64 << 20), "it was taken, and nothing else fits");
+        let mut second = memory.reserve().await.unwrap();
         assert!(second.add(1 << 20));
         assert!(!second.add(1 << 20));
         second.trim();
-        assert!(memory.enter().now_or_never().is_none(), "it is full");
+        assert!(memory.reserve().now_or_never().is_none(), "it is full");
         drop(second);
-        assert!(memory.enter().now_or_never().is_some());
+        assert!(memory.reserve().now_or_never().is_some());
     }
 }

@@ -1,8 +1,9 @@
-//! How records come in and go out: the consumer with one queue per partition, the
-//! producer, topics, and a broker in this process for trying things out.
+//! The Kafka client: a consumer with one queue per partition, a producer, topics, and a broker
+//! inside this process for demonstrations.
 //!
-//! Nothing here knows what a record means. Offsets follow the database: a reader says
-//! where to begin with [`Intake::seek`], and what is committed to Kafka serves lag tools only.
+//! Nothing here interprets a record's value. The position of each partition is kept in the
+//! database: a reader sets it with [`Intake::seek`], and offsets are committed to Kafka only for
+//! lag tools.
 
 mod config;
 mod error;
@@ -12,9 +13,9 @@ mod memory;
 mod rebalance;
 mod partition;
 mod producer;
-mod reach;
+mod connectivity;
 mod reason;
-mod survey;
+mod inspector;
 mod uncommitted;
 mod topics;
 mod broker;
@@ -26,13 +27,13 @@ use std::sync::Arc;
 
 pub use broker::EmbeddedBroker;
 pub use config::*;
+pub use connectivity::{BrokerState, TroubleKind};
 pub use error::Error;
+pub use inspector::{ClusterInspector, LogRange, Offsets};
 pub use intake::Intake;
 pub use partition::{BatchLimits, LogEnd, PartitionQueue};
 pub use producer::{Outgoing, Producer};
-pub use reach::{BrokerState, TroubleKind};
 pub use rebalance::Assignments;
-pub use survey::{LogRange, Offsets, Survey};
 pub use topics::{compacted_topics, count_partitions, ensure_topics};
 
 /// One partition of a topic, written `topic/3`.

@@ -1,4 +1,4 @@
-//! One partition's records, taken in batches by whoever reads it.
+//! The records of one partition, read in batches.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -17,83 +17,86 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::error::{is_denial, is_passing};
-use super::memory::{Place, RecordMemory};
+use super::memory::{BatchMemory, RecordMemory};
 use super::rebalance::{Consumer, Rebalancer};
 use super::{Error, TopicPartition};
 use crate::model::record::RawRecord;
 
-/// A split queue can miss a wake-up (rust-rdkafka issue 840), so it is looked at this often.
+/// A split queue can miss a wake-up (rust-rdkafka issue 840), so it is polled at least this
+/// often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// librdkafka asks a broker that denied it a topic again after 5 s (ten times its default
-/// `fetch.error.backoff.ms`): nothing heard for longer than that means that it may read.
+/// `fetch.error.backoff.ms`): no error for longer than that means that reading is allowed.
 const DENIED_AGAIN: Duration = Duration::from_secs(7);
 
-/// How much [`PartitionQueue::next_batch`] takes at once, and how long it waits for something.
+/// How much [`PartitionQueue::next_batch`] returns at most, and how long it waits for a first
+/// record.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
-    /// No more records than this; zero counts as one.
+    /// The maximum number of records; zero counts as one.
     pub max_records: usize,
-    /// No more bytes than this by [`RawRecord::size`], unless one record alone is larger.
+    /// The maximum number of bytes by [`RawRecord::size`]; a single larger record is returned
+    /// alone.
     pub max_bytes: usize,
     /// The longest wait for the first record.
     pub wait: Duration,
 }
 
-/// The end of a log, as it was when everything before it had been taken.
+/// The end of a log, at the moment when everything before it had been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogEnd {
-    /// Where a reader stands that has taken everything: the first offset that it may not see yet.
-    /// Below it may lie, unseen, what the log has for its own use, such as the marks of
-    /// transactions.
+    /// The last stable offset: the first one that a reader of committed records may not see yet.
+    /// It can be beyond the last record read, because control records (transaction markers) have
+    /// offsets too.
     pub stable: i64,
-    /// The offset after the last record, whether or not readers may see it.
+    /// The high watermark: the offset after the last record, committed or not.
     pub high: i64,
 }
 
 thread_local! {
-    /// rdkafka hands the end of a partition over without its offset. The words that come with
-    /// it have it, and reach the client's context on the thread that polls the queue,
-    /// before the poll returns.
+    /// rdkafka reports the end of a partition without its offset. The error's text contains it;
+    /// the client's context gets that text on the thread that polls the queue, before the poll
+    /// returns.
     static END: Cell<Option<LogEnd>> = const { Cell::new(None) };
 }
 
-/// Keeps what librdkafka says of the end of a partition, for the poll that is about to return.
-pub(super) fn keep_end(words: &str) {
-    END.set(end_of(words));
+/// Keeps the log's end from librdkafka's text, for the poll that is about to return.
+pub(super) fn keep_end(message: &str) {
+    END.set(end_of(message));
 }
 
-/// From `.. reached end of partition at offset 3 (HighwaterMark 5)`.
-fn end_of(words: &str) -> Option<LogEnd> {
-    let (_, numbers) = words.split_once("end of partition at offset ")?;
+/// Parses `.. reached end of partition at offset 3 (HighwaterMark 5)`.
+fn end_of(message: &str) -> Option<LogEnd> {
+    let (_, numbers) = message.split_once("end of partition at offset ")?;
     let (stable, high) = numbers.strip_suffix(')')?.split_once(" (HighwaterMark ")?;
     Some(LogEnd { stable: stable.parse().ok()?, high: high.parse().ok()? })
 }
 
-/// The records of one partition from when it was assigned to us, or sought, until it is revoked.
+/// The records of one partition, from its assignment or the latest seek until it is revoked.
 ///
-/// Back-pressure is not to call [`next_batch`](Self::next_batch): librdkafka then fetches no
-/// more than its own small queue holds.
+/// For back-pressure, do not call [`next_batch`](Self::next_batch): librdkafka then stops
+/// fetching when its own small queue is full.
 pub struct PartitionQueue {
     queue: NativeQueue<Rebalancer>,
     slot: Arc<Slot>,
-    /// Which of the queues that were split off this slot we are.
+    /// The number of this queue among those that were split off the slot.
     reader: u64,
-    /// The seek that `held` and `failed` came after.
+    /// The number of the seek before `held` and `failed` were read.
     seek: u64,
     floor: i64,
-    /// Taken, but too large for the batch before.
+    /// A record that was polled, but did not fit into the batch before.
     held: Option<RawRecord>,
-    /// Met after records that were still to be handed out.
+    /// An error that followed records which had to be returned first.
     failed: Option<Error>,
-    /// The last that was heard is that we may not read.
+    /// The last poll said that reading is denied.
     denied: bool,
-    /// The last that was heard is that there is nothing more.
+    /// The last poll said that the log has no more records.
     end: Option<LogEnd>,
     memory: Arc<RecordMemory>,
-    /// The room of the batches that were given out, oldest first.
-    places: VecDeque<Option<Place>>,
-    /// Dropped after `queue`: destroying the client under a live queue is asking for trouble.
+    /// The memory of the batches that are not finished, oldest first.
+    places: VecDeque<Option<BatchMemory>>,
+    /// Declared after `queue`, to be dropped after it: a queue must not outlive its client.
     _consumer: Arc<Consumer>,
 }
 
@@ -104,7 +107,7 @@ impl PartitionQueue {
         let queue = consumer
             .split_partition_queue(&partition.topic, partition.partition)
             .ok_or_else(|| Error::Config(format!("{partition} is not a partition")))?;
-        let reader = slot.admit_reader()?;
+        let reader = slot.next_reader()?;
         let memory = consumer.context().memory.clone();
         let consumer = consumer.clone();
         let floor = i64::MIN;
@@ -124,48 +127,48 @@ impl PartitionQueue {
         })
     }
 
-    /// The partition that this queue belongs to.
+    /// The partition of this queue.
     pub fn partition(&self) -> &TopicPartition {
         &self.slot.partition
     }
 
-    /// Passes over records below `offset` from now on.
+    /// Skips records below `offset` from now on.
     pub fn discard_below(&mut self, offset: i64) {
         self.floor = offset;
     }
 
-    /// The end of the log, if everything before it has been taken and was no seek came
-    /// since; once for each time that the end is reached.
+    /// The end of the log, if everything before it has been read and no seek came since; returned
+    /// once each time that the end is reached.
     pub fn take_end(&mut self) -> Option<LogEnd> {
         let is_current = self.seek == self.slot.seeks.load(Ordering::Acquire);
         self.end.take().filter(|_| is_current && self.held.is_none() && self.failed.is_none())
     }
 
-    /// Waits for a record, then takes what is there, within `limits`, in the log's order.
+    /// Waits for a record, then returns what is available, within `limits`, in the log's order.
     ///
-    /// A batch waits for room in the memory that all partitions share, and is smaller where
-    /// that is short; a record alone always fits. It keeps its room until
-    /// [`finish_batch`](Self::finish_batch), or until this is called again.
+    /// A batch reserves memory that all partitions share: it waits for that, and is smaller when
+    /// memory is short. A single record always fits. The memory is released by
+    /// [`finish_batch`](Self::finish_batch)or the next call of this method.
     ///
-    /// The batch is empty if nothing came in `limits.wait`, or for a while longer after a
-    /// denial, which would otherwise seem to be over. Dropping the future loses no
-    /// record: none is taken before the last time it waits.
+    /// The batch is empty if nothing came within `limits.wait`. After a denial it waits longer,
+    /// because an empty batch would suggest that reading is allowed again. Cancel safe: no record
+    /// is taken before the last await point.
     ///
     /// # Errors
-    /// [`Error::OffsetLost`] when the partition stands still until
-    /// [`Intake::seek`](super::Intake::seek); [`Error::Revoked`] when it is not ours any more;
-    /// [`Error::NotSought`] before the first seek; [`Error::Denied`] and
-    /// [`Error::Unavailable`] when the broker gives no records for a reason that may pass;
-    /// [`Error::Unreadable`] when somebody has to look at the log.
+    /// [`Error::OffsetLost`] when the log lacks the next offset, until the next
+    /// [`Intake::seek`](super::Intake::seek); [`Error::Revoked`] when the partition was revoked;
+    /// [`Error::NotSought`] before the first seek; [`Error::Denied`] and [`Error::Unavailable`]
+    /// when the broker returns no records for a reason that may go away; [`Error::Unreadable`]
+    /// when an operator has to look at the log.
     pub async fn next_batch(&mut self, limits: BatchLimits) -> Result<Vec<RawRecord>, Error> {
         self.finish_all();
         let wait = if self.denied { limits.wait.max(DENIED_AGAIN) } else { limits.wait };
         let deadline = Instant::now() + wait;
         loop {
-            // Armed anew each time, because dropping an older queue of the same partition
-            // disarms ours; and before looking, so that nothing slips in between.
+            // The callback is set each time, because dropping an older queue of the same
+            // partition removes it; and before polling, so that no wake-up is missed.
             self.arm();
-            let mut place = self.memory.enter().await;
+            let mut place = self.memory.reserve().await;
             let batch = self.take(&limits, place.as_mut())?;
             let left = deadline.saturating_duration_since(Instant::now());
             if !batch.is_empty() || left.is_zero() {
@@ -176,16 +179,16 @@ impl PartitionQueue {
                 return Ok(batch);
             }
             drop(place);
-            // Woken or not, the queue is looked at next.
+            // Woken or timed out, the queue is polled next.
             timeout(left.min(LONGEST_SLEEP), self.slot.wake.notified()).await.ok();
         }
     }
 
-    /// Takes what is there now, within `limits`, behind the batch that was given out before and
-    /// is not finished. Gives nothing where there is no room for a second batch, and keeps an
-    /// error for the next time.
+    /// Returns what is available now, within `limits`, while the batch before is not finished.
+    /// Returns nothing if there is no memory for a second batch, and keeps an error for the next
+    /// call.
     pub fn next_batch_ahead(&mut self, limits: BatchLimits) -> Vec<RawRecord> {
-        let Some(mut place) = self.memory.try_enter() else { return Vec::new() };
+        let Some(mut place) = self.memory.try_reserve() else { return Vec::new() };
         match self.take(&limits, Some(&mut place)) {
             Ok(batch) => {
                 if !batch.is_empty() {
@@ -200,12 +203,12 @@ impl PartitionQueue {
         }
     }
 
-    /// The records of the oldest batch are gone: their memory is free for other partitions.
+    /// Releases the memory of the oldest batch.
     pub fn finish_batch(&mut self) {
         self.places.pop_front();
     }
 
-    /// The records of every batch are gone.
+    /// Releases the memory of every batch.
     pub fn finish_all(&mut self) {
         self.places.clear();
     }
@@ -218,7 +221,7 @@ impl PartitionQueue {
     fn take(
         &mut self,
         limits: &BatchLimits,
-        mut place: Option<&mut Place>,
+        mut place: Option<&mut BatchMemory>,
     ) -> Result<Vec<RawRecord>, Error> {
         self.check()?;
         if let Some(error) = self.failed.take() {
@@ -253,7 +256,7 @@ impl PartitionQueue {
         Ok(batch)
     }
 
-    /// Whether we may read at all; forgets what was taken before the latest seek.
+    /// Whether this queue may still be read; discards what was polled before the latest seek.
     fn check(&mut self) -> Result<(), Error> {
         let partition = || self.slot.partition.clone();
         if self.slot.reader.load(Ordering::Acquire) != self.reader {
@@ -286,9 +289,9 @@ impl PartitionQueue {
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => self.end = END.take(),
                 Some(Err(error)) => {
-                    let judged = self.judge(error);
-                    self.denied |= matches!(judged, Err(Error::Denied(_)));
-                    judged?;
+                    let classified = self.classify(error);
+                    self.denied |= matches!(classified, Err(Error::Denied(_)));
+                    classified?;
                 }
             }
         }
@@ -306,8 +309,9 @@ impl PartitionQueue {
         }
     }
 
-    /// Tells what the reader must know from what librdkafka heals by itself.
-    fn judge(&self, error: KafkaError) -> Result<(), Error> {
+    /// Distinguishes errors that the reader must know of from those that librdkafka retries by
+    /// itself.
+    fn classify(&self, error: KafkaError) -> Result<(), Error> {
         let partition = &self.slot.partition;
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => {
@@ -316,7 +320,7 @@ impl PartitionQueue {
             Some(Code::TopicAuthorizationFailed) => {
                 let topic = &partition.topic;
                 return Err(Error::Denied(format!(
-                    "we may not read topic {topic}: allow READ on it"
+                    "reading topic {topic} is not allowed: allow READ on it"
                 )));
             }
             _ => {}
@@ -351,8 +355,8 @@ fn headers_of(message: &BorrowedMessage<'_>) -> Vec<(String, Option<Vec<u8>>)> {
     let Some(headers) = message.headers() else { return Vec::new() };
     (0..headers.count())
         .map(|at| {
-            // rdkafka panics on a header name that is not UTF-8. Any producer can send one,
-            // and without this it would stop its partition for good.
+            // rdkafka panics on a header name that is not UTF-8. Any producer can send one, and
+            // the panic would stop the partition for good.
             let header = catch_unwind(AssertUnwindSafe(|| {
                 let header = headers.get(at);
                 (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
@@ -366,13 +370,13 @@ fn headers_of(message: &BorrowedMessage<'_>) -> Vec<(String, Option<Vec<u8>>)> {
         .collect()
 }
 
-/// One assignment of one partition, shared by the rebalance callbacks and its readers.
+/// One assignment of one partition, shared by the rebalance callbacks and the queues.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) partition: TopicPartition,
-    /// The number of the queue that may read; older ones end, and all do once it is `REVOKED`.
+    /// The number of the queue that may be read; older ones end. `REVOKED` ends all.
     reader: AtomicU64,
-    /// How often somebody said where to read. Zero: the place is not a meaningful one yet.
+    /// The number of seeks. Zero: the position has not been set yet.
     seeks: AtomicU64,
     wake: Notify,
 }
@@ -384,18 +388,18 @@ impl Slot {
         Self { partition, reader: AtomicU64::new(0), seeks: AtomicU64::new(0), wake: Notify::new() }
     }
 
-    /// Ends every queue of this assignment and wakes who waits on one.
+    /// Ends every queue of this assignment and wakes its reader.
     pub(super) fn revoke(&self) {
         self.reader.store(REVOKED, Ordering::Release);
         self.wake.notify_one();
     }
 
-    /// Notes that the next record is the one that somebody asked for.
-    pub(super) fn sought(&self) {
+    /// Notes that a seek succeeded.
+    pub(super) fn note_seek(&self) {
         self.seeks.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn admit_reader(&self) -> Result<u64, Error> {
+    fn next_reader(&self) -> Result<u64, Error> {
         let next = |reader| (reader != REVOKED).then_some(reader + 1);
         match self.reader.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
             Ok(before) => Ok(before + 1),
@@ -410,9 +414,9 @@ mod tests {
 
     #[test]
     fn the_end_is_read_from_the_words_that_come_with_it() {
-        let words =
+        let message =
             "Fetch from broker 1 reached end of partition at offset 502 (HighwaterMark 503)";
-        assert_eq!(end_of(words), Some(LogEnd { stable: 502, high: 503 }));
+        assert_eq!(end_of(message), Some(LogEnd { stable: 502, high: 503 }));
         for other in ["", "end of partition at offset x (HighwaterMark 5)", "at offset 3"] {
             assert_eq!(end_of(other), None, "{other}");
         }

@@ -1,10 +1,10 @@
-//! The producer: idempotent, and a send is done when the broker has it for good.
+//! The producer: idempotent, and a send is complete when every in-sync replica has the record.
 //!
-//! A broker takes or refuses whole batches, so a record that is refused may only have been in
-//! bad company: it is sent once more, alone, before it is called refused.
+//! A broker accepts or refuses whole batches, so a record may be refused because of another one
+//! of its batch: it is sent once more, in a batch of its own, before the error is returned.
 
 mod delivery;
-mod room;
+mod budget;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -18,26 +18,26 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::Producer as _;
 use tracing::{debug, warn};
 
+use self::budget::SendBudget;
 use self::delivery::{Client, Deliveries, Failure, deliver, enqueue};
-use self::room::Room;
+use super::connectivity::Connectivity;
 use super::error::{is_denial, is_refusal};
-use super::reach::Reach;
 use super::reason::reason;
 use super::{BrokerState, Error, KafkaIngestConfig};
 
-/// The wait before it is asked whether a trouble is over, doubling up to the second, and the
-/// longest wait for the answer.
-const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// The wait before the broker is probed after a failure: at first, and at most; it doubles each
+/// time. Then the longest wait for an answer.
+const PROBE_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// What a new client needs to find out that it has no right to send anything.
-const PROBATION: Duration = Duration::from_secs(5);
+/// A new client needs this long to learn that it may not send anything.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
-/// A record on its way to a topic.
+/// A record to be sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outgoing {
-    /// Where it goes.
+    /// The topic.
     pub topic: String,
-    /// Decides the partition; without one, any.
+    /// The key, which determines the partition; without one the client chooses.
     pub key: Option<Vec<u8>>,
     /// The payload; `None` is Kafka's null value.
     pub value: Option<Vec<u8>>,
@@ -45,7 +45,7 @@ pub struct Outgoing {
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// Sends records to topics; clones share one connection.
+/// Sends records; clones share one client.
 #[derive(Clone)]
 pub struct Producer {
     shared: Arc<Shared>,
@@ -53,20 +53,20 @@ pub struct Producer {
 
 struct Shared {
     config: ClientConfig,
-    /// What may be on its way at once of records that are made when there is room for them.
-    room: Room,
-    /// Topics that take no record without a key, as those do that are compacted.
+    /// Bounds the bytes of records under way that [`Producer::send_when_there_is_room`] sends.
+    budget: SendBudget,
+    /// Topics that accept no record without a key, such as compacted ones.
     keyed: Mutex<HashSet<String>>,
-    /// What all the clients have found out, each after the other.
-    reach: Arc<Reach>,
-    /// Replaced when an idempotent producer has met an error that it cannot get over.
+    /// What is known of the broker; kept when the client is replaced.
+    connectivity: Arc<Connectivity>,
+    /// Replaced after a fatal error, which idempotent producers can have.
     client: RwLock<Arc<Client>>,
-    /// Sends each record in a batch of its own; made when it is first needed.
-    lone: OnceLock<Arc<Client>>,
+    /// Sends each record in a batch of its own; created when it is first needed.
+    unbatched: OnceLock<Arc<Client>>,
 }
 
 impl Producer {
-    /// A producer for the cluster of `config`. A broker that is away is no error.
+    /// A producer for the cluster of `config`. An unavailable broker is no error.
     ///
     /// # Errors
     /// [`Error::Config`] for settings that librdkafka refuses.
@@ -74,21 +74,21 @@ impl Producer {
         Self::watched(config.to_producer_config(), "producer")
     }
 
-    /// The same, for records whose order matters more than their time: a record is never
-    /// given up because its broker is away, so that none behind it is taken before it.
+    /// The same without a time limit per record: while the broker is unavailable records wait and
+    /// keep their order, instead of failing while later ones succeed.
     ///
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_patient(config: &KafkaIngestConfig) -> Result<Self, Error> {
         let mut config = config.to_producer_config();
-        // Zero is without end.
+        // Zero means no limit.
         config.set("message.timeout.ms", "0");
         Self::watched(config, "patient producer")
     }
 
     fn watched(config: ClientConfig, client: &'static str) -> Result<Self, Error> {
-        let shared = Shared::start(config, Reach::new(client))?;
-        // Nothing may be sent for hours, and the end of a trouble must show all the same.
+        let shared = Shared::start(config, Connectivity::new(client))?;
+        // Sends would show that a failure is over, but there may be none for hours.
         let weak = Arc::downgrade(&shared);
         thread::Builder::new()
             .name("kafka-producer-watch".to_owned())
@@ -97,37 +97,37 @@ impl Producer {
         Ok(Self { shared })
     }
 
-    /// One that asks and sends nothing, so that it needs no right to write. What it meets is
-    /// told by whoever asks.
-    pub(super) fn inquirer(config: &KafkaIngestConfig) -> Result<Self, Error> {
+    /// A producer that only queries metadata and sends nothing, so that it needs no permission to
+    /// write. Its caller reports the errors.
+    pub(super) fn metadata_only(config: &KafkaIngestConfig) -> Result<Self, Error> {
         let mut config = config.to_producer_config();
         config.set("enable.idempotence", "false");
-        Ok(Self { shared: Shared::start(config, Reach::untold())? })
+        Ok(Self { shared: Shared::start(config, Connectivity::unreported())? })
     }
 
     /// Sends a record, and returns once every in-sync replica has it.
     ///
-    /// A full local queue is waited for. A future that is dropped midway does not recall
-    /// its record. Sends of one task in a row keep their order; concurrent ones have none.
+    /// Waits while the local queue is full. Dropping the future does not withdraw the record.
+    /// Consecutive sends of one task keep their order; concurrent ones have none.
     ///
     /// # Errors
     /// [`Error::Refused`] if this record can never be sent; [`Error::Unavailable`] and
-    /// [`Error::Denied`] if it may be, later: the broker *may* have it all the same.
+    /// [`Error::Denied`] if it may be sent later: the broker *may* have it nevertheless.
     pub async fn send(&self, outgoing: Outgoing) -> Result<(), Error> {
         let client = self.client();
-        if !self.shared.travels_alone(&outgoing) {
+        if !self.shared.needs_own_batch(&outgoing) {
             match deliver(&client, &outgoing).await {
                 Err(failure) if failure.may_be_its_batch() => {}
-                sent => return sent.map_err(|failure| self.judge(&client, failure, &outgoing)),
+                sent => return sent.map_err(|failure| self.explain(&client, failure, &outgoing)),
             }
         }
-        let lone = self.shared.lone()?;
-        let sent = deliver(&lone, &outgoing).await;
-        self.answer_alone(&lone, sent, &outgoing)
+        let unbatched = self.shared.unbatched()?;
+        let sent = deliver(&unbatched, &outgoing).await;
+        self.answer_alone(&unbatched, sent, &outgoing)
     }
 
-    /// Sends the record that `make` gives, once there is room for `bytes` of it among those
-    /// that are sent like this. So what many senders have made at once is bounded.
+    /// Calls `make` and sends its record, once `bytes` fit into the memory for records that are
+    /// sent by this method. So concurrent senders do not create all their records at once.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -136,18 +136,18 @@ impl Producer {
         bytes: usize,
         make: impl FnOnce() -> Outgoing,
     ) -> Result<(), Error> {
-        let _place = self.shared.room.enter(bytes).await;
+        let _place = self.shared.budget.reserve(bytes).await;
         self.send(make()).await
     }
 
-    /// Sends records in this order, all at once; an answer for each, as [`send`](Self::send)
-    /// gives it. Those that have to be sent alone come after the others.
+    /// Sends records in this order without waiting for each; returns a result for each, as
+    /// [`send`](Self::send) does. Those that need a batch of their own follow after the others.
     pub async fn send_all(&self, outgoing: Vec<Outgoing>) -> Vec<Result<(), Error>> {
         let client = self.client();
         let mut under_way = Vec::with_capacity(outgoing.len());
         for record in &outgoing {
             // One after another: a full queue must not change their order.
-            under_way.push(match self.shared.travels_alone(record) {
+            under_way.push(match self.shared.needs_own_batch(record) {
                 true => None,
                 false => Some(enqueue(&client, record).await),
             });
@@ -164,9 +164,9 @@ impl Producer {
             if sent.is_none() {
                 alone.push(at);
             }
-            // What is sent alone has its answer below.
+            // The results of records in batches of their own replace this one below.
             let sent = sent.unwrap_or(Ok(()));
-            answers.push(sent.map_err(|failure| self.judge(&client, failure, record)));
+            answers.push(sent.map_err(|failure| self.explain(&client, failure, record)));
         }
         if !alone.is_empty() {
             self.send_each_alone(&outgoing, &alone, &mut answers).await;
@@ -174,56 +174,57 @@ impl Producer {
         answers
     }
 
-    /// Sends the records at these places, each in a batch of its own.
+    /// Sends the records at these indices, each in a batch of its own.
     async fn send_each_alone(
         &self,
         outgoing: &[Outgoing],
         places: &[usize],
         answers: &mut [Result<(), Error>],
     ) {
-        let lone = match self.shared.lone() {
-            Ok(lone) => lone,
+        let unbatched = match self.shared.unbatched() {
+            Ok(unbatched) => unbatched,
             Err(error) => return places.iter().for_each(|at| answers[*at] = Err(error.clone())),
         };
         let mut under_way = Vec::with_capacity(places.len());
         for at in places {
-            under_way.push(enqueue(&lone, &outgoing[*at]).await);
+            under_way.push(enqueue(&unbatched, &outgoing[*at]).await);
         }
         for (at, receipt) in places.iter().zip(under_way) {
             let sent = match receipt {
                 Ok(receipt) => receipt.answer().await,
                 Err(failure) => Err(failure),
             };
-            answers[*at] = self.answer_alone(&lone, sent, &outgoing[*at]);
+            answers[*at] = self.answer_alone(&unbatched, sent, &outgoing[*at]);
         }
     }
 
-    /// What the answer to a record that was sent alone means, and what it shows of its topic.
+    /// Interprets the result of a record in a batch of its own, which also shows whether its
+    /// topic requires keys.
     fn answer_alone(
         &self,
-        lone: &Arc<Client>,
+        unbatched: &Arc<Client>,
         sent: Result<(), Failure>,
         outgoing: &Outgoing,
     ) -> Result<(), Error> {
         if outgoing.key.is_none() {
             match &sent {
-                Ok(()) => self.shared.wants_keys(&outgoing.topic, false),
+                Ok(()) => self.shared.set_requires_keys(&outgoing.topic, false),
                 Err(failure) if failure.code() == Some(Code::InvalidRecord) => {
-                    self.shared.wants_keys(&outgoing.topic, true);
+                    self.shared.set_requires_keys(&outgoing.topic, true);
                 }
                 Err(_) => {}
             }
         }
-        sent.map_err(|failure| self.judge(lone, failure, outgoing))
+        sent.map_err(|failure| self.explain(unbatched, failure, outgoing))
     }
 
-    /// Says that `topic` takes no record without a key, or takes them: where it does not,
-    /// those are sent alone, since others would be refused with them.
-    pub fn set_wants_keys(&self, topic: &str, wants: bool) {
-        self.shared.wants_keys(topic, wants);
+    /// Sets whether `topic` requires keys. If it does, records without one are sent in batches of
+    /// their own, since other records of their batch would be refused with them.
+    pub fn set_requires_keys(&self, topic: &str, wants: bool) {
+        self.shared.set_requires_keys(topic, wants);
     }
 
-    /// Waits until everything that was sent has been answered.
+    /// Waits until every send has its result.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if that takes longer than `patience`.
@@ -233,17 +234,17 @@ impl Producer {
         Ok(flushed.map_err(|error| Error::Unavailable(error.to_string()))??)
     }
 
-    /// How the producer stands with its broker, for health checks.
+    /// The state of the connection to the broker, for health checks.
     pub fn state(&self) -> BrokerState {
-        self.shared.reach.state()
+        self.shared.connectivity.state()
     }
 
-    /// The names of all topics that the cluster shows, and how many partitions each has.
+    /// The names of all topics of the cluster, with their numbers of partitions.
     pub(super) async fn topics(&self, patience: Duration) -> Result<Vec<(String, usize)>, Error> {
         let client = self.client();
         let asked = tokio::task::spawn_blocking(move || {
             let metadata = client.client().fetch_metadata(None, patience);
-            metadata.map_err(|error| client.context().reach().explain(error.into()))
+            metadata.map_err(|error| client.context().connectivity().explain(error.into()))
         });
         let metadata = asked.await.map_err(|error| Error::Unavailable(error.to_string()))??;
         let is_there =
@@ -256,7 +257,7 @@ impl Producer {
         self.shared.client()
     }
 
-    fn judge(&self, client: &Arc<Client>, failure: Failure, outgoing: &Outgoing) -> Error {
+    fn explain(&self, client: &Arc<Client>, failure: Failure, outgoing: &Outgoing) -> Error {
         let topic = || outgoing.topic.clone();
         let refused = |reason: &str| Error::Refused { topic: topic(), reason: reason.to_owned() };
         let error = match failure {
@@ -287,35 +288,35 @@ impl Producer {
             }
             Some(code) if is_refusal(code) => refused(&code.to_string()),
             Some(Code::TopicAuthorizationFailed) => Error::Denied(format!(
-                "we may not write to topic {}: allow WRITE and DESCRIBE on it",
+                "writing to topic {} is not allowed: allow WRITE and DESCRIBE on it",
                 outgoing.topic
             )),
             Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => {
-                Error::Unavailable(format!("topic {} does not exist: make it", outgoing.topic))
+                Error::Unavailable(format!("topic {} does not exist: create it", outgoing.topic))
             }
             Some(Code::Fatal) => self.shared.replace(client),
             _ => match error {
                 KafkaError::Nul(_) => refused("the topic's name has a zero byte"),
-                error => self.shared.reach.explain(error.into()),
+                error => self.shared.connectivity.explain(error.into()),
             },
         }
     }
 }
 
 impl Shared {
-    fn start(config: ClientConfig, reach: Reach) -> Result<Arc<Self>, Error> {
-        let reach = Arc::new(reach);
-        let client = RwLock::new(Arc::new(connect(&config, &reach)?));
-        let (room, keyed, lone) = (Room::new(), Mutex::default(), OnceLock::new());
-        Ok(Arc::new(Self { config, room, keyed, reach, client, lone }))
+    fn start(config: ClientConfig, connectivity: Connectivity) -> Result<Arc<Self>, Error> {
+        let connectivity = Arc::new(connectivity);
+        let client = RwLock::new(Arc::new(connect(&config, &connectivity)?));
+        let (budget, keyed, unbatched) = (SendBudget::new(), Mutex::default(), OnceLock::new());
+        Ok(Arc::new(Self { config, budget, keyed, connectivity, client, unbatched }))
     }
 
-    /// Whether this record would make others be refused with it.
-    fn travels_alone(&self, outgoing: &Outgoing) -> bool {
+    /// Whether this record needs a batch of its own, because others would be refused with it.
+    fn needs_own_batch(&self, outgoing: &Outgoing) -> bool {
         outgoing.key.is_none() && self.keyed().contains(&outgoing.topic)
     }
 
-    fn wants_keys(&self, topic: &str, wants: bool) {
+    fn set_requires_keys(&self, topic: &str, wants: bool) {
         let mut keyed = self.keyed();
         if !wants {
             keyed.remove(topic);
@@ -329,40 +330,41 @@ impl Shared {
     }
 
     /// The client that sends each record in a batch of its own.
-    fn lone(&self) -> Result<Arc<Client>, Error> {
-        if let Some(client) = self.lone.get() {
+    fn unbatched(&self) -> Result<Arc<Client>, Error> {
+        if let Some(client) = self.unbatched.get() {
             return Ok(client.clone());
         }
         let mut config = self.config.clone();
-        // Without idempotence there is no fatal error that it would have to be replaced for;
-        // with one request at a time the order stays.
+        // Without idempotence it has no fatal errors and need not be replaced; with one request
+        // at a time the order is kept.
         config.set("batch.num.messages", "1").set("enable.idempotence", "false");
         config.set("max.in.flight.requests.per.connection", "1");
-        let made = Arc::new(connect(&config, &self.reach)?);
-        Ok(self.lone.get_or_init(|| made).clone())
+        let made = Arc::new(connect(&config, &self.connectivity)?);
+        Ok(self.unbatched.get_or_init(|| made).clone())
     }
 
     fn client(&self) -> Arc<Client> {
         self.client.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
-    /// Puts a new client in the place of `broken`, unless somebody else has done so, and
-    /// gives back what broke it.
+    /// Replaces the client `broken`, unless another sender has done so, and returns its fatal
+    /// error.
     fn replace(&self, broken: &Arc<Client>) -> Error {
         let cause = match broken.client().fatal_error() {
-            Some((code, words)) if is_denial(code) => Error::Denied(reason(&words)),
-            Some((_, words)) => Error::Unavailable(reason(&words)),
+            Some((code, message)) if is_denial(code) => Error::Denied(reason(&message)),
+            Some((_, message)) => Error::Unavailable(reason(&message)),
             None => Error::Unavailable("a fatal error".to_owned()),
         };
         let mut current = self.client.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         if !Arc::ptr_eq(&current, broken) {
             return cause;
         }
-        match connect(&self.config, &self.reach) {
+        match connect(&self.config, &self.connectivity) {
             Ok(client) => *current = Arc::new(client),
             Err(error) => warn!("the kafka producer could not be replaced: {error}"),
         }
-        // A right that is missing was told, and breaks each client until it is given.
+        // A missing permission has been reported already, and ends each client until it is
+        // granted.
         match &cause {
             Error::Denied(_) => debug!("the kafka producer is replaced: {cause}"),
             _ => warn!("the kafka producer met a fatal error and is replaced: {cause}"),
@@ -371,22 +373,22 @@ impl Shared {
     }
 }
 
-/// Asks, for as long as something is wrong, whether it still is. A client that a fatal error
-/// has ended is replaced: the next one may meet it no more.
+/// Probes the broker while the last result was an error. Replaces a client that a fatal error has
+/// ended.
 fn watch(shared: &Weak<Shared>) {
-    let mut wait = ASK_AGAIN.0;
+    let mut wait = PROBE_WAIT.0;
     loop {
         thread::sleep(wait);
         let Some(shared) = shared.upgrade() else { return };
         wait = match still_in_trouble(&shared) {
-            true => (wait * 2).min(ASK_AGAIN.1),
-            false => ASK_AGAIN.0,
+            true => (wait * 2).min(PROBE_WAIT.1),
+            false => PROBE_WAIT.0,
         };
     }
 }
 
 fn still_in_trouble(shared: &Shared) -> bool {
-    if !shared.reach.is_in_trouble() {
+    if !shared.connectivity.is_in_trouble() {
         return false;
     }
     let client = shared.client();
@@ -394,15 +396,15 @@ fn still_in_trouble(shared: &Shared) -> bool {
         shared.replace(&client);
         return true;
     }
-    if client.context().age() < PROBATION {
+    if client.context().age() < FIRST_ANSWER {
         return true;
     }
-    // All topics are listed: asking for one by its name may make it.
+    // All topics are listed: a query for one by its name may create it.
     if client.client().fetch_metadata(None, ANSWER_PATIENCE).is_err() {
-        shared.reach.unanswered();
+        shared.connectivity.unanswered();
         return true;
     }
-    shared.reach.served();
+    shared.connectivity.served();
     false
 }
 
@@ -412,6 +414,6 @@ impl fmt::Debug for Producer {
     }
 }
 
-fn connect(config: &ClientConfig, reach: &Arc<Reach>) -> Result<Client, Error> {
-    Ok(Client::new(config.create_with_context(Deliveries::new(reach.clone()))?))
+fn connect(config: &ClientConfig, connectivity: &Arc<Connectivity>) -> Result<Client, Error> {
+    Ok(Client::new(config.create_with_context(Deliveries::new(connectivity.clone()))?))
 }

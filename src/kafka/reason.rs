@@ -1,10 +1,10 @@
-//! librdkafka's words about a failure, made fit for people: without what changes from one
-//! attempt to the next, so that the same trouble reads the same, and with a way out.
+//! Rewrites librdkafka's text of a failure for people: without what changes from one attempt to
+//! the next, so that the same failure has the same text, and with a way out.
 
-/// A broker that hangs up this soon after it was reached wants something else from us.
+/// A broker that closes a connection this soon after it was opened probably expects TLS or SASL.
 const SOON_MS: u64 = 2000;
 
-/// What `text`, an error's reason or a log line, says went wrong.
+/// The failure that `text` reports, an error's reason or a log line.
 pub(super) fn reason(text: &str) -> String {
     let (text, when) = without_time(without_thread(text));
     let text = without_node(text.trim_end_matches('.'));
@@ -14,7 +14,7 @@ pub(super) fn reason(text: &str) -> String {
     }
 }
 
-/// Whether `text` tells of a connection that a broker closed after it was of use for a while.
+/// Whether `text` reports a connection that a broker closed after it had been in use for a while.
 pub(super) fn was_idle(text: &str) -> bool {
     let (text, when) = without_time(text);
     let in_use = when.and_then(|when| when.split_once("ms in state "));
@@ -40,8 +40,8 @@ fn without_time(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// A broker is `host:port/bootstrap` first and `host:port/1` later, which only librdkafka
-/// needs to tell apart.
+/// A broker is `host:port/bootstrap` first and `host:port/1` later, a difference that matters
+/// only to librdkafka.
 fn without_node(text: &str) -> String {
     let Some((broker, rest)) = text.split_once(": ") else { return text.to_owned() };
     match broker.rsplit_once('/') {
@@ -80,7 +80,7 @@ fn way_out(text: &str, when: Option<&str>) -> Option<&'static str> {
     None
 }
 
-/// Whether a connection ended as one does that the broker takes for nonsense.
+/// Whether a connection ended as one does that the broker could not parse.
 fn is_unwelcome(when: &str) -> bool {
     let Some((ms, state)) = when.split_once("ms in state ") else { return false };
     let soon = ms.parse::<u64>().is_ok_and(|ms| ms < SOON_MS);

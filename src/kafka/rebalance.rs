@@ -1,4 +1,4 @@
-//! What happens, in which order, when the group gives us partitions or takes them away.
+//! The order of what happens when the group assigns partitions to this member or revokes them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,56 +16,58 @@ use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
 use tracing::{debug, error, info, warn};
 
+use super::connectivity::Connectivity;
 use super::memory::RecordMemory;
 use super::partition::{Slot, keep_end};
-use super::reach::Reach;
 use super::{Error, PartitionQueue, TopicPartition};
 
-/// Who reads the partitions that the group gives to this process.
+/// The rebalance listener: it starts and stops the readers of the partitions that the group
+/// assigns to this process.
 pub trait Assignments: Send + Sync + 'static {
-    /// These partitions are ours, in addition to those before; none, if the group has more
-    /// members than partitions. Each waits for [`Intake::seek`](super::Intake::seek) before
-    /// it yields a record. Called on the poll thread, inside the rebalance: must not block.
+    /// These partitions were assigned, in addition to those before; none, if the group has more
+    /// members than partitions. A queue yields no record before
+    /// [`Intake::seek`](super::Intake::seek). Called on the poll thread, inside the rebalance:
+    /// must not block.
     fn assigned(&self, queues: Vec<PartitionQueue>);
 
-    /// These partitions leave us: stop their readers, and return the next offset of each
-    /// that is durable, where known. Called on the poll thread, which the whole group waits
-    /// for: may block, for a bounded time. Their queues already end with
-    /// [`Error::Revoked`]. `lost` means that another member may have them already.
+    /// These partitions are being revoked: stop their readers, and return the next durable offset
+    /// of each, where known. Called on the poll thread, for which the whole group waits: may
+    /// block, for a bounded time. The queues already return [`Error::Revoked`]. `lost` means that
+    /// another member may have the partitions already.
     fn revoked(&self, partitions: Vec<TopicPartition>, lost: bool) -> Vec<(TopicPartition, i64)>;
 }
 
-/// The consumer with our callbacks in it.
+/// The consumer with these callbacks.
 pub(super) type Consumer = BaseConsumer<Rebalancer>;
 
-/// librdkafka's callbacks, and which partitions they have given us.
+/// librdkafka's callbacks, and the partitions that are assigned.
 pub(super) struct Rebalancer {
     assignments: Arc<dyn Assignments>,
-    pub(super) reach: Arc<Reach>,
-    /// What the readers of all partitions share.
+    pub(super) connectivity: Arc<Connectivity>,
+    /// The memory that the readers of all partitions share.
     pub(super) memory: Arc<RecordMemory>,
-    /// Splitting needs the consumer's `Arc`, callbacks get a plain reference.
+    /// Splitting a queue needs the consumer's `Arc`, but callbacks get a plain reference.
     consumer: OnceLock<Weak<Consumer>>,
     slots: Mutex<HashMap<TopicPartition, Arc<Slot>>>,
-    /// Held while the client's assignment changes: a restart must not meet a rebalance.
-    turn: Mutex<()>,
-    /// Partitions were taken in a rebalance that has not given us any yet.
-    half_done: AtomicBool,
-    /// The client closes: what it is still given is not read.
+    /// Held while the client's assignment changes: a restart and a rebalance exclude each other.
+    assignment_lock: Mutex<()>,
+    /// A rebalance has revoked partitions and has not assigned any yet.
+    rebalancing: AtomicBool,
+    /// The client is closing: partitions that are still assigned to it are not read.
     closing: AtomicBool,
-    /// Where the client stands in the group, by its statistics.
+    /// The client's state in the group, from its statistics.
     join_state: Mutex<JoinState>,
 }
 
-/// A state of librdkafka's membership, by its name in STATISTICS.md.
+/// The `join_state` of librdkafka's STATISTICS.md.
 #[derive(Debug, Default)]
 struct JoinState {
     name: String,
-    /// How often it was reported.
+    /// The number of reports so far.
     reports: u64,
 }
 
-/// What is read of librdkafka's statistics.
+/// The part of librdkafka's statistics that is used here.
 #[derive(Deserialize)]
 struct Statistics {
     cgrp: Option<GroupStatistics>,
@@ -79,17 +81,17 @@ struct GroupStatistics {
 impl Rebalancer {
     pub(super) fn new(
         assignments: Arc<dyn Assignments>,
-        reach: Arc<Reach>,
+        connectivity: Arc<Connectivity>,
         memory: Arc<RecordMemory>,
     ) -> Self {
         Self {
             assignments,
-            reach,
+            connectivity,
             memory,
             consumer: OnceLock::new(),
             slots: Mutex::default(),
-            turn: Mutex::default(),
-            half_done: AtomicBool::new(false),
+            assignment_lock: Mutex::default(),
+            rebalancing: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             join_state: Mutex::default(),
         }
@@ -100,51 +102,51 @@ impl Rebalancer {
         self.consumer.get_or_init(|| Arc::downgrade(consumer));
     }
 
-    /// The partition's present assignment to us.
+    /// The partition's current assignment.
     pub(super) fn slot(&self, partition: &TopicPartition) -> Result<Arc<Slot>, Error> {
         let slot = self.slots().get(partition).cloned();
         slot.ok_or_else(|| Error::Revoked { partition: partition.clone() })
     }
 
-    /// Whether the group has given us nothing, or has it back.
+    /// Whether no partition is assigned.
     pub(super) fn is_idle(&self) -> bool {
         self.slots().is_empty()
     }
 
-    /// Whether a rebalance has taken partitions from us and is not over yet.
-    pub(super) fn is_half_done(&self) -> bool {
-        self.half_done.load(Ordering::Acquire)
+    /// Whether a rebalance has revoked partitions and is not over yet.
+    pub(super) fn is_rebalancing(&self) -> bool {
+        self.rebalancing.load(Ordering::Acquire)
     }
 
-    /// From now on partitions only go.
+    /// From now on no partition is read that is assigned later.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
     }
 
-    /// How often the client has reported its place in the group, and whether it was in none the
-    /// last time.
+    /// The number of reports about the membership so far, and whether the last one said that the
+    /// client is in no group.
     pub(super) fn membership(&self) -> (u64, bool) {
         let state = lock(&self.join_state);
         (state.reports, state.name == "init")
     }
 
-    /// The client is of no use any more, and its partitions are for others.
+    /// The client had a fatal error: its partitions count as lost.
     pub(super) fn give_up(&self) {
         let partitions: Vec<_> = self.slots().keys().cloned().collect();
         self.end(partitions, true);
     }
 
-    /// Begins to fetch at `offset` a partition that librdkafka has given up on.
+    /// Restarts, at `offset`, the fetcher of a partition on which librdkafka has given up.
     ///
-    /// Without a committed offset, and after one that the log does not have, its fetcher has
-    /// ended and refuses to seek; only another assignment starts it again.
+    /// Without a committed offset, and after one that the log does not have, the fetcher has
+    /// ended and refuses to seek; only a new assignment starts it again.
     pub(super) fn restart(
         &self,
         consumer: &Consumer,
         partition: &TopicPartition,
         offset: i64,
     ) -> Result<(), Error> {
-        let _turn = lock(&self.turn);
+        let _guard = lock(&self.assignment_lock);
         self.slot(partition)?;
         let list = list_of(&[(partition.clone(), offset)])?;
         match consumer.rebalance_protocol() {
@@ -159,7 +161,8 @@ impl Rebalancer {
         }
     }
 
-    /// Unlike records, the errors that a queue still holds outlive an assignment.
+    /// Discards what the queue still holds: unlike records, errors in it survive a new
+    /// assignment.
     fn forget_queued(&self, partition: &TopicPartition) {
         let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
         let queue = consumer.split_partition_queue(&partition.topic, partition.partition);
@@ -168,21 +171,21 @@ impl Rebalancer {
     }
 
     fn assign(&self, consumer: &Consumer, list: &TopicPartitionList) {
-        let _turn = lock(&self.turn);
+        let _guard = lock(&self.assignment_lock);
         // The queues are split before the partitions are assigned; afterwards librdkafka would
         // already have put records on the main queue, out of order with ours.
         let queues = self.split(&partitions_of(list));
-        if let Err(error) = take_on(consumer, list) {
-            error!("the group's partitions could not be taken on: {error}");
+        if let Err(error) = apply_assignment(consumer, list) {
+            error!("the assigned partitions could not be applied: {error}");
             return;
         }
-        self.half_done.store(false, Ordering::Release);
+        self.rebalancing.store(false, Ordering::Release);
         if self.closing.load(Ordering::Acquire) {
             return;
         }
-        self.reach.served();
+        self.connectivity.served();
         let count = queues.len();
-        info!(partitions = count, "the group gave us {count} partitions");
+        info!(partitions = count, "the group assigned {count} partitions");
         let mut slots = self.slots();
         for (slot, _) in &queues {
             slots.insert(slot.partition.clone(), slot.clone());
@@ -207,16 +210,16 @@ impl Rebalancer {
     }
 
     fn revoke(&self, consumer: &Consumer, list: &TopicPartitionList) {
-        let _turn = lock(&self.turn);
+        let _guard = lock(&self.assignment_lock);
         let lost = consumer.assignment_lost();
         let durable = self.end(partitions_of(list), lost);
-        // What is lost may already be read by somebody who has committed more.
+        // Another member may already read a lost partition and have committed more.
         if !lost {
             commit(consumer, &durable);
         }
-        self.half_done.store(!lost, Ordering::Release);
-        if let Err(error) = let_go(consumer, list) {
-            warn!("partitions could not be let go: {error}");
+        self.rebalancing.store(!lost, Ordering::Release);
+        if let Err(error) = apply_revocation(consumer, list) {
+            warn!("revoked partitions could not be unassigned: {error}");
         }
     }
 
@@ -227,14 +230,14 @@ impl Rebalancer {
                 slot.revoke();
                 true
             }
-            // Given while we were closing, so that nobody reads it.
+            // It was assigned while the client was closing, and has no reader.
             None => false,
         });
         if partitions.is_empty() {
             return Vec::new();
         }
         let count = partitions.len();
-        info!(partitions = count, lost, "the group took {count} partitions from us");
+        info!(partitions = count, lost, "the group revoked {count} partitions");
         self.assignments.revoked(partitions, lost)
     }
 
@@ -245,13 +248,13 @@ impl Rebalancer {
 
 impl ClientContext for Rebalancer {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(&self.reach, level, facility, message);
+        log(&self.connectivity, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(Code::PartitionEOF) => keep_end(reason),
-            Some(code) => self.reach.failed(code, reason),
+            Some(code) => self.connectivity.failed(code, reason),
             None => {}
         }
     }
@@ -267,7 +270,7 @@ impl ClientContext for Rebalancer {
 }
 
 impl ConsumerContext for Rebalancer {
-    /// Takes the place of rdkafka's own, which passes over the failure of an assignment.
+    /// Replaces rdkafka's own implementation, which ignores a failed assignment.
     fn rebalance(&self, consumer: &Consumer, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
@@ -294,7 +297,7 @@ pub(super) fn commit(consumer: &Consumer, offsets: &[(TopicPartition, i64)]) {
     }
 }
 
-/// A list for one call only: one that lives on can keep the client from ever closing.
+/// A list for one call only: keeping it can prevent the client from closing.
 pub(super) fn list_of(offsets: &[(TopicPartition, i64)]) -> Result<TopicPartitionList, Error> {
     let mut list = TopicPartitionList::with_capacity(offsets.len());
     for (partition, offset) in offsets {
@@ -304,14 +307,19 @@ pub(super) fn list_of(offsets: &[(TopicPartition, i64)]) -> Result<TopicPartitio
     Ok(list)
 }
 
-/// librdkafka's log lines, on the targets and levels that suit ours.
+/// Logs a line of librdkafka at a level that suits this program.
 ///
-/// Its errors come to the error callback as well, and `reach` tells them once per change;
-/// here they would come again every few seconds of an outage. So would broken connections
-/// and what they keep from being done, commits among it, which serve lag tools only.
-pub(super) fn log(reach: &Reach, level: RDKafkaLogLevel, facility: &str, message: &str) {
+/// Errors also go to the error callback, and the connectivity state reports them once per change:
+/// here they would be repeated every few seconds of an outage. The same holds for broken
+/// connections and for commits that fail because of them.
+pub(super) fn log(
+    connectivity: &Connectivity,
+    level: RDKafkaLogLevel,
+    facility: &str,
+    message: &str,
+) {
     if facility == "FAIL" {
-        reach.disconnected(message);
+        connectivity.disconnected(message);
     }
     match level {
         _ if matches!(facility, "COMMITFAIL" | "FAIL" | "FATAL" | "GETPID") => {
@@ -326,16 +334,16 @@ pub(super) fn log(reach: &Reach, level: RDKafkaLogLevel, facility: &str, message
 }
 
 // Assigned without offsets: librdkafka then starts where the group last committed, and a seek
-// moves it from there. A logical offset (end, beginning) must not stand here: the answer to
-// its lookup can come after a seek, and librdkafka 2.12 then looks it up again and goes there.
-fn take_on(consumer: &Consumer, list: &TopicPartitionList) -> KafkaResult<()> {
+// changes that. A logical offset (end, beginning) must not be used here: the answer to its lookup
+// can come after a seek, and librdkafka 2.12 then looks it up again and goes there.
+fn apply_assignment(consumer: &Consumer, list: &TopicPartitionList) -> KafkaResult<()> {
     match consumer.rebalance_protocol() {
         RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
         _ => consumer.assign(list),
     }
 }
 
-fn let_go(consumer: &Consumer, list: &TopicPartitionList) -> KafkaResult<()> {
+fn apply_revocation(consumer: &Consumer, list: &TopicPartitionList) -> KafkaResult<()> {
     match consumer.rebalance_protocol() {
         RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
         _ => consumer.unassign(),

@@ -1,4 +1,4 @@
-//! Makes the topics that are missing, and asks how those that exist are kept.
+//! Creates missing topics, and reads the settings of existing ones.
 
 use std::time::{Duration, Instant};
 
@@ -12,27 +12,27 @@ use super::{Error, KafkaIngestConfig, Producer};
 
 /// The longest wait for one answer of the broker.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a topic that was made may take to show on the brokers.
+/// How long a new topic may take to appear in the metadata.
 const APPEAR_PATIENCE: Duration = Duration::from_secs(15);
 /// The broker's own default replication factor.
 const DEFAULT_REPLICATION: i32 = -1;
 
 type Admin = AdminClient<DefaultClientContext>;
 
-/// Makes those of `names` that the cluster does not have, with `partitions` each and the
-/// broker's default replication, and waits until they can be seen. What another instance
-/// makes at the same moment is as good.
+/// Creates those of `names` that do not exist, with `partitions` each and the broker's default
+/// replication, and waits until they appear. A topic that another instance creates at the same
+/// moment counts as created.
 ///
 /// # Errors
-/// [`Error::Denied`] if a topic is missing and we may not make it, [`Error::Config`] if the
+/// [`Error::Denied`] if a topic is missing and may not be created, [`Error::Config`] if the
 /// broker refuses its name or size, [`Error::Unavailable`] if it cannot be reached.
 pub async fn ensure_topics(
     config: &KafkaIngestConfig,
     names: &[&str],
     partitions: i32,
 ) -> Result<(), Error> {
-    // Its error callback knows why a broker that does not answer is silent.
-    let cluster = Producer::inquirer(config)?;
+    // Its error callback learns why a broker does not answer.
+    let cluster = Producer::metadata_only(config)?;
     let missing = missing_of(&cluster, names).await?;
     if missing.is_empty() {
         return Ok(());
@@ -42,13 +42,13 @@ pub async fn ensure_topics(
     await_topics(&cluster, &missing).await
 }
 
-/// How many partitions the ingest topics of `config` have in all. One that does not exist yet
-/// counts as it would be created.
+/// The number of partitions of all ingest topics of `config`. A topic that does not exist yet
+/// counts with the partitions that it would be created with.
 ///
 /// # Errors
-/// [`Error::Unavailable`] or [`Error::Denied`] if the cluster does not say.
+/// [`Error::Unavailable`] or [`Error::Denied`] if the cluster does not answer.
 pub async fn count_partitions(config: &KafkaIngestConfig) -> Result<usize, Error> {
-    let present = Producer::inquirer(config)?.topics(ANSWER_PATIENCE).await?;
+    let present = Producer::metadata_only(config)?.topics(ANSWER_PATIENCE).await?;
     let of = |name: &String| {
         let topic = present.iter().find(|(topic, _)| topic == name);
         topic.map_or(config.topic_partitions.get() as usize, |(_, partitions)| *partitions)
@@ -56,13 +56,13 @@ pub async fn count_partitions(config: &KafkaIngestConfig) -> Result<usize, Error
     Ok(config.topics.iter().map(of).sum())
 }
 
-/// Those of `names` whose records are compacted (`cleanup.policy`): such a topic takes no
-/// record without a key, and of each key only the last record stays. A topic that does not
-/// exist is not among them.
+/// Those of `names` whose records are compacted (`cleanup.policy`): such a topic accepts no
+/// record without a key, and keeps only the last record of each key. A topic that does not exist
+/// is not among them.
 ///
 /// # Errors
-/// [`Error::Denied`] if we may not see a topic's settings (`DESCRIBE_CONFIGS`),
-/// [`Error::Unavailable`] if the cluster does not say.
+/// [`Error::Denied`] if a topic's settings may not be read (`DESCRIBE_CONFIGS`),
+/// [`Error::Unavailable`] if the cluster does not answer.
 pub async fn compacted_topics(
     config: &KafkaIngestConfig,
     names: &[&str],
@@ -77,11 +77,11 @@ pub async fn compacted_topics(
             Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => continue,
             Err(code) if is_denial(code) => {
                 return Err(Error::Denied(format!(
-                    "we may not see the settings of topic {name}: allow DESCRIBE_CONFIGS on it"
+                    "reading the settings of topic {name} is not allowed: allow DESCRIBE_CONFIGS on it"
                 )));
             }
             Err(code) => {
-                let why = format!("the settings of topic {name} are not known: {code}");
+                let why = format!("the settings of topic {name} cannot be read: {code}");
                 return Err(Error::Unavailable(why));
             }
         };
@@ -104,19 +104,19 @@ async fn create(admin: &Admin, names: &[&str], partitions: i32) -> Result<(), Er
     let options = AdminOptions::new().request_timeout(Some(ANSWER_PATIENCE));
     for result in admin.create_topics(&topics, &options).await? {
         match result {
-            Ok(topic) => info!(topic, partitions, "made topic {topic}"),
+            Ok(topic) => info!(topic, partitions, "created topic {topic}"),
             Err((_, Code::TopicAlreadyExists)) => {}
-            Err((topic, code)) => return Err(judge(&topic, code)),
+            Err((topic, code)) => return Err(explain(&topic, code)),
         }
     }
     Ok(())
 }
 
-fn judge(topic: &str, code: Code) -> Error {
+fn explain(topic: &str, code: Code) -> Error {
     match code {
         code if is_denial(code) => Error::Denied(format!(
-            "topic {topic} is not there for us, and we may not make it: allow DESCRIBE on it if it \
-             is there, else make it or allow CREATE"
+            "topic {topic} is not visible, and may not be created: allow DESCRIBE on it if it exists, \
+             else create it or allow CREATE"
         )),
         Code::InvalidTopic
         | Code::InvalidPartitions
@@ -124,9 +124,9 @@ fn judge(topic: &str, code: Code) -> Error {
         | Code::InvalidConfig
         | Code::PolicyViolation
         | Code::UnsupportedFeature => {
-            Error::Config(format!("topic {topic} cannot be made: {code}"))
+            Error::Config(format!("topic {topic} cannot be created: {code}"))
         }
-        code => Error::Unavailable(format!("topic {topic} could not be made: {code}")),
+        code => Error::Unavailable(format!("topic {topic} could not be created: {code}")),
     }
 }
 
@@ -136,16 +136,18 @@ async fn await_topics(cluster: &Producer, names: &[&str]) -> Result<(), Error> {
         let missing = missing_of(cluster, names).await?;
         let Some(topic) = missing.first() else { return Ok(()) };
         if Instant::now() > deadline {
-            return Err(Error::Unavailable(format!("topic {topic} was made, but does not show")));
+            return Err(Error::Unavailable(format!(
+                "topic {topic} was created, but does not appear in the metadata"
+            )));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// Which of `names` the cluster does not show.
+/// Those of `names` that are not in the cluster's metadata.
 ///
-/// All topics are listed, because asking for one by its name would make it, with the
-/// broker's default number of partitions, where brokers make topics by themselves.
+/// All topics are listed, because a query for one by its name would create it, with the broker's
+/// default number of partitions, if `auto.create.topics.enable` is set.
 async fn missing_of<'a>(cluster: &Producer, names: &[&'a str]) -> Result<Vec<&'a str>, Error> {
     let present = cluster.topics(ANSWER_PATIENCE).await?;
     Ok(names

@@ -1,5 +1,5 @@
-//! What lies behind the last stable offset of a log: records that readers may not see before a
-//! transaction ends.
+//! Queries about records behind the last stable offset, which readers of committed records cannot
+//! see before a transaction ends.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -9,9 +9,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 
-use super::reach::Reach;
+use super::connectivity::Connectivity;
+use super::inspector::Listener;
 use super::rebalance::list_of;
-use super::survey::Listener;
 use super::{Error, KafkaIngestConfig, TopicPartition};
 
 /// The longest wait for a record that is known to exist.
@@ -20,11 +20,11 @@ const POLL: Duration = Duration::from_millis(100);
 
 type Client = BaseConsumer<Listener>;
 
-/// A client that sees what is not committed. It joins no group, and its questions block.
+/// A client that reads uncommitted records. It joins no group, and its methods block.
 pub(super) struct Uncommitted {
     client: Client,
     /// It reads one partition at a time.
-    turn: Mutex<()>,
+    assignment_lock: Mutex<()>,
 }
 
 impl Uncommitted {
@@ -32,18 +32,23 @@ impl Uncommitted {
         let mut client = config.to_client_config();
         client
             .set("isolation.level", "read_uncommitted")
-            // One record is enough, and batches come whole.
+            // One record is enough; a batch is always sent whole.
             .set("fetch.message.max.bytes", "1024")
             .set("queued.min.messages", "1");
-        let listener = Listener { reach: Reach::untold() };
-        Ok(Self { client: client.create_with_context(listener)?, turn: Mutex::default() })
+        let listener = Listener { connectivity: Connectivity::unreported() };
+        Ok(Self {
+            client: client.create_with_context(listener)?,
+            assignment_lock: Mutex::default(),
+        })
     }
 
-    /// The offset behind the last record of `partition`, whether or not it is committed.
+    /// The high watermark of `partition`: the offset after its last record, committed or not.
     pub(super) fn end(&self, partition: &TopicPartition, patience: Duration) -> Result<i64, Error> {
         let (topic, number) = (&partition.topic, partition.partition);
         let asked = self.client.fetch_watermarks(topic, number, patience);
-        asked.map(|(_, end)| end).map_err(|error| self.client.context().reach.explain(error.into()))
+        asked
+            .map(|(_, end)| end)
+            .map_err(|error| self.client.context().connectivity.explain(error.into()))
     }
 
     /// The time of the record at `offset`, if there is one with a time.
@@ -52,7 +57,7 @@ impl Uncommitted {
         partition: &TopicPartition,
         offset: i64,
     ) -> Result<Option<i64>, Error> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.assignment_lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.client.assign(&list_of(&[(partition.clone(), offset)])?)?;
         let time = self.first_time();
         self.client.unassign()?;

@@ -54,7 +54,7 @@ async fn letters_wait_for_a_dlq_topic_that_was_deleted(database: Database) {
     .await;
     let missing = format!("topic {} does not exist", world.dlq);
     let said = complaint(&scheduler, &missing).await;
-    assert!(said.contains("make it"), "{said}");
+    assert!(said.contains("create it"), "{said}");
     assert_eq!(world.database.count(WAITING).await, LATER as i64);
     assert_eq!(world.database.count(LETTERS).await, LATER as i64 + 1);
     let metrics = scheduler.ingest_metrics();

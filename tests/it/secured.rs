@@ -225,7 +225,7 @@ async fn a_wrong_password_is_said_once_and_never_shown_and_is_over_when_it_is_ri
     let of_kafka: Vec<_> =
         complaints.iter().filter(|said| said["subject"] == "kafka").map(Value::to_string).collect();
     assert_eq!(of_kafka.len(), 1, "{complaints:?}");
-    for said in ["kafka denies us access", "SASL authentication error", "sasl.password"] {
+    for said in ["kafka refuses access", "SASL authentication error", "sasl.password"] {
         assert!(of_kafka[0].contains(said), "{said} in {of_kafka:?}");
     }
     assert_eq!(get(&instance, "/health/live").await.0, 200);
@@ -278,7 +278,7 @@ async fn what_does_not_suit_the_broker_is_named_with_the_property_to_check() {
     let cases: [(&[Change], &[&str]); 5] = [
         (
             &[("ssl.ca.location", None)],
-            &["denies us access", "certificate verify failed", "ssl.ca.location"],
+            &["refuses access", "certificate verify failed", "ssl.ca.location"],
         ),
         (
             &[("security.protocol", None), ("sasl.username", None), ("sasl.password", None)],
@@ -294,7 +294,7 @@ async fn what_does_not_suit_the_broker_is_named_with_the_property_to_check() {
         ),
         (
             &[("sasl.mechanism", Some("SCRAM-SHA-256"))],
-            &["denies us access", "SCRAM-SHA-512", "sasl.mechanism"],
+            &["refuses access", "SCRAM-SHA-512", "sasl.mechanism"],
         ),
     ];
     let here = &here;
@@ -336,12 +336,12 @@ async fn records_wait_until_the_right_to_read_them_is_given_and_given_again() {
     here.produce(&[&good("r-1")]).await;
     let topic = here.topic.as_str();
     let scheduler = here.start(here.properties()).await;
-    complaint(&scheduler, &["denies us access", topic, "allow DESCRIBE"]).await;
+    complaint(&scheduler, &["refuses access", topic, "allow DESCRIBE"]).await;
     scheduler.shutdown(DRAIN).await;
     // The same when nobody looks at the start whether the topics are there.
     let kafka = KafkaIngestConfig { ensure_topics: false, ..here.kafka(here.properties()) };
     let scheduler = here.builder(kafka).start().await.expect("a start");
-    complaint(&scheduler, &["a right is missing", "allow READ"]).await;
+    complaint(&scheduler, &["a permission is missing", "allow READ"]).await;
     assert_eq!(scheduler.ingest_metrics().messages_received, 0);
 
     here.allow_all(here.broker.user()).await;

@@ -33,7 +33,7 @@ pub(super) async fn look(shared: &Shared) -> Duration {
         let subject = format!("topic {topic}");
         let is_compacted = compacted.contains(topic);
         if let Some(producer) = producer {
-            producer.set_wants_keys(topic, is_compacted);
+            producer.set_requires_keys(topic, is_compacted);
         }
         if is_compacted {
             let why = format!(

@@ -13,7 +13,7 @@ use super::Scene;
 use super::plan::{Move, Place};
 use crate::cli::output::{complain, say, table};
 use crate::cli::{CannotStart, ConfigFile, cannot_start};
-use crate::kafka::{LogRange, Offsets, Survey, TopicPartition};
+use crate::kafka::{ClusterInspector, LogRange, Offsets, TopicPartition};
 use crate::model::ids::ReaderToken;
 use crate::model::time::ScheduledTime;
 use crate::store::{LedgerKey, LedgerRow};
@@ -94,7 +94,7 @@ struct Part {
 }
 
 pub(super) async fn run(scene: &Scene, arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let survey = Survey::start(&scene.kafka).map_err(cannot_start)?;
+    let survey = ClusterInspector::start(&scene.kafka).map_err(cannot_start)?;
     let partitions = chosen(&survey, scene, arguments).await?;
     let mut parts = plan(&survey, scene, partitions, arguments).await?;
     let is_asked = parts.iter().any(|part| !part.planned.is_none());
@@ -123,7 +123,7 @@ pub(super) async fn run(scene: &Scene, arguments: &Arguments) -> anyhow::Result<
 
 /// The partitions that the arguments name.
 async fn chosen(
-    survey: &Survey,
+    survey: &ClusterInspector,
     scene: &Scene,
     arguments: &Arguments,
 ) -> anyhow::Result<Vec<TopicPartition>> {
@@ -162,7 +162,7 @@ async fn chosen(
 
 /// Every part is looked at before any is moved.
 async fn plan(
-    survey: &Survey,
+    survey: &ClusterInspector,
     scene: &Scene,
     partitions: Vec<TopicPartition>,
     arguments: &Arguments,
@@ -203,7 +203,7 @@ async fn plan(
 
 /// Where each partition is to go on.
 async fn places(
-    survey: &Survey,
+    survey: &ClusterInspector,
     scene: &Scene,
     partitions: &[TopicPartition],
     target: &Target,

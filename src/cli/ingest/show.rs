@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Scene;
 use crate::cli::cannot_start;
 use crate::cli::output::{complain, say, table};
-use crate::kafka::{Error as KafkaError, LogRange, Survey, TopicPartition};
+use crate::kafka::{ClusterInspector, Error as KafkaError, LogRange, TopicPartition};
 use crate::store::PartitionRow;
 
 const COLUMNS: [&str; 12] = [
@@ -78,7 +78,7 @@ struct Line {
 }
 
 pub(super) async fn run(scene: &Scene) -> anyhow::Result<ExitCode> {
-    let survey = Survey::start(&scene.kafka).map_err(cannot_start)?;
+    let survey = ClusterInspector::start(&scene.kafka).map_err(cannot_start)?;
     let id = survey.cluster_id().await;
     let group = &scene.kafka.group_id;
     // Without its id, the rows of whichever cluster.
@@ -108,7 +108,7 @@ pub(super) async fn run(scene: &Scene) -> anyhow::Result<ExitCode> {
 
 /// Of the topics that are read, and of those that once were.
 async fn ask(
-    survey: &Survey,
+    survey: &ClusterInspector,
     id: String,
     scene: &Scene,
     rows: &[PartitionRow],

@@ -4,16 +4,16 @@ use std::num::NonZeroU32;
 
 use super::{KafkaConfigError, KafkaIngestConfig, OnOffsetLost};
 
-/// Puts a [`KafkaIngestConfig`] together, from the defaults.
+/// Builds a [`KafkaIngestConfig`], starting from the defaults.
 #[derive(Clone, Debug)]
-#[must_use = "nothing is checked or made before `build`"]
+#[must_use = "nothing is checked or created before `build`"]
 pub struct KafkaIngestConfigBuilder {
     config: KafkaIngestConfig,
-    /// The field, if any, that was given a zero where that is nonsense.
+    /// The field, if any, that was set to zero and must not be.
     zero: Option<&'static str>,
 }
 
-/// One method for each field that is taken as it is.
+/// One method for each field without a check of its own.
 macro_rules! setters {
     ($($name:ident: $type:ty),+ $(,)?) => {$(
         #[doc = concat!("Sets [`", stringify!($name), "`](KafkaIngestConfig::", stringify!($name), ").")]
@@ -25,7 +25,7 @@ macro_rules! setters {
 }
 
 impl KafkaIngestConfigBuilder {
-    /// Begins with the defaults.
+    /// Starts from the defaults.
     pub(super) fn new() -> Self {
         Self { config: KafkaIngestConfig::default(), zero: None }
     }
@@ -42,18 +42,18 @@ impl KafkaIngestConfigBuilder {
         on_offset_lost: OnOffsetLost,
     }
 
-    /// Tells what became of each request on this topic.
+    /// Publishes verdicts to this topic.
     pub fn events_topic(mut self, topic: impl Into<String>) -> Self {
         self.config.events_topic = Some(topic.into());
         self
     }
 
-    /// Takes requests from this one topic.
+    /// Reads requests from this one topic.
     pub fn topic(self, topic: impl Into<String>) -> Self {
         self.topics([topic])
     }
 
-    /// Takes requests from these topics.
+    /// Reads requests from these topics.
     pub fn topics<S: Into<String>>(mut self, topics: impl IntoIterator<Item = S>) -> Self {
         self.config.topics = topics.into_iter().map(Into::into).collect();
         self

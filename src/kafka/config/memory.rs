@@ -1,33 +1,35 @@
-//! How much of the memory for records is fetched ahead, and how that is divided.
+//! How much of the memory for records is for prefetching, and how that is divided among
+//! partitions.
 //!
-//! librdkafka fetches ahead for each partition by itself, and its limits are those of one
-//! partition, fixed when the client is created. So they are chosen by the number of partitions
-//! that the topics have: a member of the group never has more.
+//! librdkafka prefetches for each partition independently, and its limits are per partition and
+//! fixed when the client is created. They are therefore derived from the number of all partitions
+//! of the topics: a member of the group never has more.
 
-/// The part of the memory that may be fetched ahead, and the part for records that were taken,
-/// with their copies. The rest is for what librdkafka adds to each record that it holds.
+/// The shares of the memory for prefetched records, and for records that are being admitted, with
+/// their copies. The rest is for librdkafka's overhead per record.
 const AHEAD: usize = 4;
 pub(super) const BATCHES: usize = 2;
-/// What librdkafka holds beside a record's own bytes, about: its limit does not count that.
+/// librdkafka's approximate overhead per record, which its limits do not count.
 const OVERHEAD: usize = 512;
-/// Bounds of what is fetched ahead of one partition.
+/// Bounds of the prefetch of one partition.
 const QUEUE: (usize, usize) = (16 << 10, 8 << 20);
-/// Bounds of what one answer of the broker has of one partition; compressed it counts as it
-/// is sent. A record that is larger is sent all the same, alone.
+/// Bounds of one fetch response per partition, in bytes on the wire. A larger record is sent
+/// nevertheless, alone.
 const PART: (usize, usize) = (16 << 10, 1 << 20);
-/// With queues that are as short as this, a partition that waits for its turn must not wait
-/// for an answer about others, which have nothing: librdkafka asks for one at a time.
+/// If the prefetch of a partition is as small as this, fetches must not wait long for data:
+/// librdkafka has one fetch per broker under way, and a partition would wait for others that are
+/// empty.
 const SHORT: usize = 1 << 20;
 const SHORT_WAIT_MS: &str = "50";
 
-/// Properties of a consumer that divide the part of `memory` bytes that may be fetched ahead
-/// among so many partitions.
+/// The properties of a consumer that divide the prefetch share of `memory` bytes among this many
+/// partitions.
 pub(super) fn fetched_ahead(memory: usize, partitions: usize) -> Vec<(&'static str, String)> {
     let share = memory / AHEAD / partitions.max(1);
-    // A queue may be full but for a byte when the next part comes.
+    // A queue can be one byte short of full when the next response arrives.
     let part = (share / 2).clamp(PART.0, PART.1);
     let queue = share.saturating_sub(part).clamp(QUEUE.0, QUEUE.1);
-    // librdkafka derives the bound of one answer, fetch.max.bytes, from the first of these.
+    // librdkafka derives fetch.max.bytes, the bound of one response, from the first of these.
     let mut properties = vec![
         ("queued.max.messages.kbytes", (queue / 1000).to_string()),
         ("queued.min.messages", (queue / OVERHEAD).to_string()),

@@ -1,5 +1,5 @@
-//! librdkafka's properties: which are ours, what we set unless told otherwise, and which
-//! of them a producer or a consumer would warn of.
+//! librdkafka's properties: which ones users may not set, which defaults are set here, and which
+//! ones a producer or a consumer would warn about.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,36 +11,36 @@ use serde::{Deserialize, Deserializer};
 use super::KafkaConfigError;
 use crate::model::flaw::{self, Flaw};
 
-/// What both kinds of client are told unless the user says otherwise.
+/// Defaults of both kinds of client, unless the user sets another value.
 pub(super) const COMMON_DEFAULTS: &[(&str, &str)] = &[
     ("client.id", "infinite-scheduler"),
     ("socket.keepalive.enable", "true"),
-    // The longest wait for a broker that is back; librdkafka's own is ten seconds.
+    // The longest wait before reconnecting; librdkafka's default is ten seconds.
     ("reconnect.backoff.max.ms", "1000"),
-    // How soon partitions that were added to a topic are noticed.
+    // How soon new partitions of a topic are noticed.
     ("topic.metadata.refresh.interval.ms", "60000"),
 ];
 
-/// What a consumer is told unless the user says otherwise.
+/// Defaults of a consumer, unless the user sets another value.
 pub(super) const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
-    // With librdkafka's own second, a queue that was full stays empty for that long:
+    // With librdkafka's default of a second, a queue that was full stays empty for that long:
     // measured 5,500 records/s against 240,000.
     ("fetch.queue.backoff.ms", "10"),
 ];
 
-/// What a producer is told unless the user says otherwise.
+/// Defaults of a producer, unless the user sets another value.
 pub(super) const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
     ("linger.ms", "1"),
-    // How large a record may be is for the broker to say: a dead letter has the record that
-    // came in, of whatever size, and headers on top. This is the most that librdkafka takes;
-    // its batches are bounded by batch.size.
+    // The broker limits the size of a record, not the client: a dead letter has the ingested
+    // record, of whatever size, and headers on top. This is librdkafka's maximum; its batches are
+    // bounded by batch.size.
     ("message.max.bytes", "1000000000"),
-    // Half of an attempt's default time: a send that hangs fails before its attempt does,
-    // and is not delivered after the next one has begun.
+    // Half of an attempt's default timeout: a send that hangs fails before its attempt does, and
+    // is not delivered after the next attempt has begun.
     ("message.timeout.ms", "30000"),
 ];
 
-/// Properties of consumers, by librdkafka's CONFIGURATION.md; a producer warns of them.
+/// Properties of consumers, by librdkafka's CONFIGURATION.md; a producer warns about them.
 pub(super) const CONSUMER_ONLY: &[&str] = &[
     "auto.commit.interval.ms",
     "check.crcs",
@@ -61,7 +61,7 @@ pub(super) const CONSUMER_ONLY: &[&str] = &[
     "session.timeout.ms",
 ];
 
-/// Properties of producers, by librdkafka's CONFIGURATION.md; a consumer warns of them.
+/// Properties of producers, by librdkafka's CONFIGURATION.md; a consumer warns about them.
 pub(super) const PRODUCER_ONLY: &[&str] = &[
     "batch.num.messages",
     "batch.size",
@@ -86,14 +86,14 @@ pub(super) const PRODUCER_ONLY: &[&str] = &[
     "transaction.timeout.ms",
 ];
 
-/// Properties that are ours, each with the reason and the way out.
+/// Properties that users may not set, each with the reason and the way out.
 const OWNED: &[(&[&str], &str)] = &[
     (
         &["bootstrap.servers", "metadata.broker.list"],
         "it has a field of its own: set bootstrap_servers",
     ),
     (&["group.id"], "it has a field of its own: set group_id"),
-    (&["auto.offset.reset"], "an offset that is lost must not pass unseen: set on_offset_lost"),
+    (&["auto.offset.reset"], "a lost offset must be noticed: set on_offset_lost"),
     (
         &[
             "enable.auto.commit",
@@ -112,32 +112,32 @@ const OWNED: &[(&[&str], &str)] = &[
     ),
     (
         &["group.protocol", "group.protocol.type", "group.remote.assignor"],
-        "partitions are taken over by the classic protocol: leave it out",
+        "partitions are assigned by the classic protocol: leave it out",
     ),
     (&["isolation.level"], "requests of an aborted transaction must not become jobs: leave it out"),
-    (&["enable.partition.eof"], "by it a reader sees that it has read everything: leave it out"),
+    (&["enable.partition.eof"], "it shows a reader that it has read everything: leave it out"),
     (
         &["enable.idempotence", "acks", "request.required.acks"],
         "a dead letter or a fired job that the broker loses would be lost: leave it out",
     ),
     (
         &["transactional.id"],
-        "what is sent here is fenced by the database instead of by transactions: leave it out",
+        "records are fenced by the database instead of by transactions: leave it out",
     ),
     (
         &["statistics.interval.ms"],
-        "it is by statistics that a member sees that it has left its group: leave it out",
+        "statistics show a member that it has left its group: leave it out",
     ),
     (
         &["delivery.report.only.error"],
-        "a send is finished only when its report comes: leave it out",
+        "a send is complete only with its delivery report: leave it out",
     ),
 ];
 
 /// The shortest session that brokers accept by default (`group.min.session.timeout.ms`).
 const MIN_SESSION_MS: u64 = 6000;
-/// How much of a session passes between two heartbeats. By them a member hears that the
-/// group rebalances, so they are as frequent as those of the instance.
+/// Heartbeats per session timeout. Their answers announce rebalances, so they are as frequent as
+/// the instance's own heartbeats.
 const HEARTBEATS: u64 = 10;
 const MAX_HEARTBEAT_MS: u64 = 1000;
 /// librdkafka's default of `max.poll.interval.ms`.
@@ -152,8 +152,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// As long as the lease, so that a dead instance's partitions move with its shards, unless
-    /// the user's properties say otherwise.
+    /// As long as the lease, so that a dead instance's partitions are reassigned together with
+    /// its shards, unless the user's properties set another value.
     pub(super) fn of(properties: &BTreeMap<String, String>, lease: Duration) -> Self {
         let set = |name| properties.get(name).and_then(|value: &String| value.parse().ok());
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
@@ -165,7 +165,7 @@ impl Session {
         Self { timeout_ms, heartbeat_ms, max_poll_ms }
     }
 
-    /// What somebody who set a long session should know.
+    /// A remark for the log if the session timeout is longer than the lease.
     pub(super) fn remark(self, lease: Duration) -> Option<String> {
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         let timeout_ms = self.timeout_ms;
@@ -231,8 +231,8 @@ pub(crate) fn is_secret(name: &str) -> bool {
     SIGNS.iter().any(|sign| name.contains(sign))
 }
 
-/// What the value of the property `name` has and cannot be meant to have. A certificate or key
-/// in PEM has lines.
+/// What the value of the property `name` contains that cannot be meant. A certificate or key in
+/// PEM may have line feeds.
 pub(crate) fn property_flaw(name: &str, value: &str) -> Option<Flaw> {
     match name {
         _ if name.ends_with(".pem") => None,
@@ -241,7 +241,7 @@ pub(crate) fn property_flaw(name: &str, value: &str) -> Option<Flaw> {
     }
 }
 
-/// Refuses a property that is ours, or that librdkafka does not take.
+/// Refuses a property that users may not set, or that librdkafka refuses.
 pub(super) fn validate(name: &str, value: &str) -> Result<(), KafkaConfigError> {
     let property = name.to_owned();
     if let Some(flaw) = property_flaw(name, value) {

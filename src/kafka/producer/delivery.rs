@@ -1,4 +1,4 @@
-//! One record handed to librdkafka, and what becomes of it.
+//! One record passed to librdkafka, and its delivery report.
 
 use std::ops::Deref;
 use std::sync::{Arc, mpsc};
@@ -13,20 +13,20 @@ use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use tokio::sync::oneshot;
 use tracing::{debug, trace};
 
+use super::super::connectivity::Connectivity;
 use super::super::error::may_be_its_batch;
-use super::super::reach::Reach;
 use super::super::rebalance;
 use super::Outgoing;
 
-/// How often a sender looks whether the full local queue has room again.
+/// How long a sender waits before it retries after the local queue was full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 
-/// What closing a client may take.
+/// How long closing a client may take.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(300);
 
-/// A client of librdkafka's, with a thread that serves its callbacks. It is closed in bounded
-/// time: the destructor joins that thread, which waits by the machine's wall clock, and the clock
-/// may be set back meanwhile.
+/// A client of librdkafka with the thread that serves its callbacks. It is dropped in bounded
+/// time: rdkafka's destructor joins that thread, which waits by the wall clock, and the clock may
+/// be set back meanwhile.
 pub(super) struct Client(Option<ThreadedProducer<Deliveries>>);
 
 impl Client {
@@ -39,7 +39,7 @@ impl Deref for Client {
     type Target = ThreadedProducer<Deliveries>;
 
     fn deref(&self) -> &Self::Target {
-        let Some(client) = &self.0 else { unreachable!("only its destructor takes it away") };
+        let Some(client) = &self.0 else { unreachable!("only its destructor takes it") };
         client
     }
 }
@@ -54,19 +54,19 @@ impl Drop for Client {
                 close.send(()).ok();
             });
         if closing.is_ok() && closed.recv_timeout(CLOSE_PATIENCE).is_err() {
-            debug!("a kafka producer is slow to close: it is left to itself");
+            debug!("a kafka producer is slow to close: it closes in the background");
         }
     }
 }
 
 type Answer = Result<(), KafkaError>;
 
-/// Why a record was not taken, by who did not take it.
+/// Why a record was not accepted, by who refused it.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The client itself: nothing was sent.
+    /// The client: nothing was sent.
     Here(KafkaError),
-    /// The broker, or none could be asked.
+    /// The broker, or no broker could be reached.
     There(KafkaError),
 }
 
@@ -76,13 +76,13 @@ impl Failure {
         error.rdkafka_error_code()
     }
 
-    /// Whether the record may be taken when it is sent alone.
+    /// Whether the record may be accepted in a batch of its own.
     pub(super) fn may_be_its_batch(&self) -> bool {
         matches!(self, Self::There(_)) && self.code().is_some_and(may_be_its_batch)
     }
 }
 
-/// What brings the answer to a record.
+/// A future of a record's delivery report.
 #[derive(Debug)]
 pub(super) struct Receipt(oneshot::Receiver<Answer>);
 
@@ -97,7 +97,7 @@ pub(super) async fn deliver(client: &Client, outgoing: &Outgoing) -> Result<(), 
     enqueue(client, outgoing).await?.answer().await
 }
 
-/// Hands a record to the client, which copies it; waits while its queue is full.
+/// Passes a record to the client, which copies it; waits while its queue is full.
 pub(super) async fn enqueue(client: &Client, outgoing: &Outgoing) -> Result<Receipt, Failure> {
     let (sender, receiver) = oneshot::channel();
     let mut record = BaseRecord {
@@ -131,20 +131,20 @@ fn headers_of(outgoing: &Outgoing) -> Option<OwnedHeaders> {
     }))
 }
 
-/// Gives each record's answer to its sender, on the producer's own thread.
+/// Passes each delivery report to its sender, on the producer's own thread.
 #[derive(Debug)]
 pub(super) struct Deliveries {
-    reach: Arc<Reach>,
+    connectivity: Arc<Connectivity>,
     born: Instant,
 }
 
 impl Deliveries {
-    pub(super) fn new(reach: Arc<Reach>) -> Self {
-        Self { reach, born: Instant::now() }
+    pub(super) fn new(connectivity: Arc<Connectivity>) -> Self {
+        Self { connectivity, born: Instant::now() }
     }
 
-    pub(super) fn reach(&self) -> &Reach {
-        &self.reach
+    pub(super) fn connectivity(&self) -> &Connectivity {
+        &self.connectivity
     }
 
     /// How long the client has existed.
@@ -155,12 +155,12 @@ impl Deliveries {
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        rebalance::log(&self.reach, level, facility, message);
+        rebalance::log(&self.connectivity, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(code) = error.rdkafka_error_code() {
-            self.reach.failed(code, reason);
+            self.connectivity.failed(code, reason);
         }
     }
 }
@@ -171,13 +171,13 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, sender: Self::DeliveryOpaque) {
         let outcome = match result {
             Ok(_) => {
-                self.reach.served();
+                self.connectivity.served();
                 Ok(())
             }
             Err((error, _)) => Err(error.clone()),
         };
         if sender.send(outcome).is_err() {
-            trace!("nobody waits for this delivery any more");
+            trace!("the sender no longer waits for this delivery");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What a cluster says of its topics to somebody who reads nothing: which partitions there
-//! are, where each log begins and ends, and where in it a moment lies.
+//! Inspects a cluster without reading from it: which partitions exist, where each log begins and
+//! ends, and which offset corresponds to a time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,60 +12,61 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::reach::Reach;
+use super::connectivity::Connectivity;
 use super::rebalance::{self, list_of};
 use super::uncommitted::Uncommitted;
 use super::{Error, KafkaIngestConfig, TopicPartition};
 
-/// The longest wait for one answer: somebody sits at a terminal.
+/// The longest wait for one answer; short, because a person waits at a terminal.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// What the client still has to say of a failure comes by polling it, one thing at a time.
+/// After a failure the client is polled for the errors that explain it: how long for each, and
+/// how many at most.
 const EXPLAIN: Duration = Duration::from_millis(100);
 const THINGS: usize = 10;
 
 /// Offsets by partition.
 pub type Offsets = BTreeMap<TopicPartition, i64>;
 
-/// The records that a partition's log has.
+/// The range of offsets of a partition's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRange {
-    /// The first offset that is left.
+    /// The first offset that the log has.
     pub begin: i64,
     /// The one after the last record.
     pub end: i64,
-    /// The one after the last record that readers may see. Less than `end` while a transaction
-    /// is open, and then the offset of its first record.
+    /// The last stable offset. Less than `end` while a transaction is open, and then the offset
+    /// of its first record.
     pub stable: i64,
 }
 
-/// A client that joins no group and takes no partition from anybody.
-pub struct Survey {
+/// A client that joins no group, so that it takes no partition from a member.
+pub struct ClusterInspector {
     client: Arc<Client>,
     uncommitted: Arc<Uncommitted>,
 }
 
 type Client = BaseConsumer<Listener>;
 
-impl Survey {
-    /// A client for the cluster of `config`. A broker that is away is no error.
+impl ClusterInspector {
+    /// A client for the cluster of `config`. An unavailable broker is no error.
     ///
     /// # Errors
     /// [`Error::Config`] for settings that librdkafka refuses.
     pub fn start(config: &KafkaIngestConfig) -> Result<Self, Error> {
-        let listener = Listener { reach: Reach::untold() };
+        let listener = Listener { connectivity: Connectivity::unreported() };
         let client: Client = config.to_client_config().create_with_context(listener)?;
         let uncommitted = Arc::new(Uncommitted::start(config)?);
         Ok(Self { client: Arc::new(client), uncommitted })
     }
 
-    /// The name that the cluster gave itself.
+    /// The cluster's id.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no broker answers.
     pub async fn cluster_id(&self) -> Result<String, Error> {
         self.ask(|client| {
             let id = client.client().fetch_cluster_id(ANSWER_PATIENCE);
-            id.ok_or_else(|| Error::Unavailable("no broker told the cluster's id".to_owned()))
+            id.ok_or_else(|| Error::Unavailable("no broker returned the cluster's id".to_owned()))
         })
         .await
     }
@@ -73,10 +74,10 @@ impl Survey {
     /// The partitions of `topics`, in order; a topic that does not exist has none.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer.
     pub async fn partitions(&self, topics: Vec<String>) -> Result<Vec<TopicPartition>, Error> {
         self.ask(move |client| {
-            // All topics are listed: asking for one by its name could make it.
+            // All topics are listed: a query for one by its name could create it.
             let metadata = client.fetch_metadata(None, ANSWER_PATIENCE)?;
             let wanted = metadata.topics().iter().filter(|topic| {
                 topic.error().is_none() && topics.iter().any(|name| name == topic.name())
@@ -94,10 +95,10 @@ impl Survey {
         .await
     }
 
-    /// Where the log of each partition begins and ends.
+    /// The begin and end of the log of each partition.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say of one.
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer for one of them.
     pub async fn logs(
         &self,
         partitions: Vec<TopicPartition>,
@@ -106,7 +107,7 @@ impl Survey {
         self.ask(move |client| {
             let range = |partition: TopicPartition| {
                 let (topic, number) = (&partition.topic, partition.partition);
-                // Before the end, which may grow meanwhile.
+                // Read before the end, which may grow meanwhile.
                 let (begin, stable) = client.fetch_watermarks(topic, number, ANSWER_PATIENCE)?;
                 let end = uncommitted.end(&partition, ANSWER_PATIENCE)?;
                 Ok((partition, LogRange { begin, end, stable }))
@@ -116,11 +117,10 @@ impl Survey {
         .await
     }
 
-    /// When the record at `offset` of `partition` was written, epoch milliseconds, whether or
-    /// not readers may see it yet.
+    /// The time of the record at `offset` of `partition`, epoch milliseconds, committed or not.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say.
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer.
     pub async fn time_at(
         &self,
         partition: &TopicPartition,
@@ -130,11 +130,11 @@ impl Survey {
         self.ask(move |_| uncommitted.time_at(&partition, offset)).await
     }
 
-    /// The first record of each partition that is not older than `time_ms`; a partition
-    /// without such a record is not in the answer.
+    /// The first record of each partition that is not older than `time_ms`; a partition without
+    /// such a record is not in the result.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say of one.
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer for one of them.
     pub async fn offsets_at(
         &self,
         partitions: Vec<TopicPartition>,
@@ -147,11 +147,11 @@ impl Survey {
         .await
     }
 
-    /// Where the group has committed to Kafka; a partition without a commit is not in the
-    /// answer.
+    /// The offsets that the group has committed to Kafka; a partition without a commit is not in
+    /// the result.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not say of one.
+    /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer for one of them.
     pub async fn committed(&self, partitions: Vec<TopicPartition>) -> Result<Offsets, Error> {
         self.ask(move |client| {
             let places: Vec<_> = partitions.into_iter().map(|one| (one, 0)).collect();
@@ -167,19 +167,19 @@ impl Survey {
         let client = self.client.clone();
         let answer = tokio::task::spawn_blocking(move || {
             question(&client).map_err(|error| {
-                // Nothing is assigned: no record can come by this.
+                // Nothing is assigned, so that no poll returns a record.
                 let more = |_: &usize| client.poll(EXPLAIN).is_some();
                 (0..THINGS).take_while(more).for_each(drop);
-                client.context().reach.explain(error)
+                client.context().connectivity.explain(error)
             })
         });
         answer.await.map_err(|error| Error::Unavailable(error.to_string()))?
     }
 }
 
-impl fmt::Debug for Survey {
+impl fmt::Debug for ClusterInspector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Survey").finish_non_exhaustive()
+        f.debug_struct("ClusterInspector").finish_non_exhaustive()
     }
 }
 
@@ -194,19 +194,19 @@ fn offsets_in(list: &TopicPartitionList) -> Result<Offsets, Error> {
     Ok(offsets)
 }
 
-/// Learns why a broker that does not answer is silent.
+/// Keeps librdkafka's errors, which explain why a broker does not answer.
 pub(super) struct Listener {
-    pub(super) reach: Reach,
+    pub(super) connectivity: Connectivity,
 }
 
 impl ClientContext for Listener {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        rebalance::log(&self.reach, level, facility, message);
+        rebalance::log(&self.connectivity, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(code) = error.rdkafka_error_code() {
-            self.reach.failed(code, reason);
+            self.connectivity.failed(code, reason);
         }
     }
 }
