@@ -1,9 +1,9 @@
-//! What is wrong with this instance just now: one list, to which every component reports.
+//! The current problems of this instance: one list, to which every component reports.
 //!
-//! An instance is *ready* while it can accept calls and fire jobs. Whatever else is wrong, a
-//! broker that does not answer for example, makes it *degraded*. A problem is logged when it
-//! begins, when its kind changes and when it ends; a sentence that only changes its words is
-//! shown and not logged again.
+//! An instance is *ready* while it can accept calls and fire jobs. Any other problem, for example
+//! a broker that does not answer, makes it *degraded*. A problem is logged when it begins, when
+//! its kind changes and when it ends; a changed sentence of the same kind is shown but not logged
+//! again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,52 +20,52 @@ use crate::model::clock::{Clock, SystemClock};
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum ProblemKind {
-    /// The database does not answer, or cannot do what it is asked just now.
+    /// The database does not answer, or cannot execute statements at the moment.
     DatabaseUnavailable,
-    /// The database answers and does not write.
+    /// The database answers, but refuses writes.
     DatabaseReadOnly,
-    /// Tables, rights or settings of the database are not what they must be.
+    /// Tables, permissions or settings of the database are wrong.
     DatabaseUnusable,
     /// The lease is not valid: nothing is fired or written.
     LeaseInvalid,
     /// The instance's clock differs too much from the database's.
     ClockSkew,
-    /// The consumer has not been given its partitions yet.
+    /// The consumer's partitions have not been assigned yet.
     JoiningGroup,
     /// No broker answers.
     BrokerUnreachable,
-    /// The broker does not accept our credentials or certificates.
+    /// The broker does not accept the credentials or certificates.
     BrokerDenied,
     /// The group does not accept this consumer, or has excluded it.
     GroupRefused,
-    /// A topic is missing, or we may not read or write it.
+    /// A topic is missing, or may not be read or written.
     TopicUnavailable,
     /// Records of a partition cannot be fetched.
     FetchFailed,
     /// Records are held back by a transaction that its producer has not ended.
     TransactionOpen,
-    /// A partition is not read for a reason that may pass.
+    /// A partition is not read, for a transient reason.
     PartitionWaiting,
-    /// A partition is not read until somebody acts.
+    /// A partition is not read until an operator acts.
     PartitionStopped,
     /// Dead letters or verdicts are not published.
     NotPublished,
     /// Outcomes of attempts are not written.
     OutcomesNotWritten,
-    /// Parked records cannot be tried again.
+    /// Parked records cannot be retried.
     ParkedNotTried,
-    /// Jobs of an app are due and no instance has the app.
+    /// Jobs of an app are due, and no instance has the app.
     AppWithoutInstance,
-    /// What an app's jobs are sent to cannot accept them.
+    /// An app's dispatch target does not accept jobs.
     TargetUnavailable,
-    /// Other instances read local times by other rules.
+    /// Other instances use another time zone database.
     TimeZonesDiffer,
-    /// A setting does not do what it should.
+    /// A setting does not have its intended effect.
     Setting,
 }
 
 impl ProblemKind {
-    /// Whether calls cannot be accepted, or jobs not be fired, because of it.
+    /// Whether it prevents accepting calls or firing jobs.
     pub fn blocks(self) -> bool {
         matches!(
             self,
@@ -85,7 +85,7 @@ impl ProblemKind {
 pub struct Problem {
     /// What kind of problem it is.
     pub kind: ProblemKind,
-    /// What it is about, for example `database` or `partition jobs/3`.
+    /// The subject, for example `database` or `partition jobs/3`.
     pub subject: String,
     /// What is wrong and the way out, as a sentence.
     pub message: String,
@@ -108,17 +108,17 @@ pub struct HealthReport {
     pub ready: bool,
     /// Why not, as sentences; empty when it is ready.
     pub reasons: Vec<String>,
-    /// What else is wrong.
+    /// All other problems.
     pub degraded: Vec<Problem>,
 }
 
 impl HealthReport {
-    /// One that is not ready for this reason alone.
+    /// A report of an instance that is not ready, for this reason alone.
     pub fn not_ready(reason: impl Into<String>) -> Self {
         Self { ready: false, reasons: vec![reason.into()], degraded: Vec::new() }
     }
 
-    /// Every problem as a sentence, those that block first; none when all is well.
+    /// Every problem as a sentence, blocking ones first; empty if there is none.
     pub fn sentences(&self) -> Vec<String> {
         let degraded = self.degraded.iter().map(Problem::to_string);
         self.reasons.iter().cloned().chain(degraded).collect()
@@ -127,13 +127,13 @@ impl HealthReport {
 
 /// The problems of one instance; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Health {
+pub(crate) struct Health {
     state: Arc<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// By subject: one thing has one problem at a time.
+    /// By subject, which has one problem at a time.
     problems: Mutex<BTreeMap<String, Reported>>,
     started: AtomicBool,
 }
@@ -146,14 +146,14 @@ struct Reported {
 }
 
 impl Health {
-    /// Reports that something is wrong with `subject`; it stays so until it is
-    /// [cleared](Self::clear) or reported otherwise.
-    pub fn report(&self, subject: &str, kind: ProblemKind, message: impl Into<String>) {
+    /// Reports a problem of `subject`; it remains until it is [cleared](Self::clear) or replaced
+    /// by another report.
+    pub(crate) fn report(&self, subject: &str, kind: ProblemKind, message: impl Into<String>) {
         let message = message.into();
         let mut problems = self.problems();
         let before = problems.get(subject);
         match before.is_none_or(|before| before.kind != kind) {
-            // Every start comes through this, and as a rule it is over in a moment.
+            // Every start passes through this state, usually within a moment.
             true if kind == ProblemKind::JoiningGroup => {
                 tracing::info!(subject, ?kind, "{subject}: {message}");
             }
@@ -164,8 +164,8 @@ impl Health {
         problems.insert(subject.to_owned(), Reported { kind, message, since });
     }
 
-    /// Nothing is wrong with `subject` any more.
-    pub fn clear(&self, subject: &str) {
+    /// Clears the problem of `subject`.
+    pub(crate) fn clear(&self, subject: &str) {
         if let Some(ended) = self.problems().remove(subject) {
             let seconds = (SystemClock.now() - ended.since).num_seconds().max(0);
             tracing::info!(
@@ -177,13 +177,13 @@ impl Health {
         }
     }
 
-    /// Everything has been brought up, or is being shut down.
-    pub fn set_started(&self, started: bool) {
+    /// Sets whether startup is complete; false again at shutdown.
+    pub(crate) fn set_started(&self, started: bool) {
         self.state.started.store(started, Ordering::Release);
     }
 
-    /// How it is just now.
-    pub fn read(&self) -> HealthReport {
+    /// The current report.
+    pub(crate) fn read(&self) -> HealthReport {
         let shown = |(subject, reported): (&String, &Reported)| Problem {
             kind: reported.kind,
             subject: subject.clone(),
@@ -200,8 +200,8 @@ impl Health {
         HealthReport { ready: reasons.is_empty(), reasons, degraded }
     }
 
-    /// How many problems of each kind there are, for metrics.
-    pub fn counts(&self) -> BTreeMap<ProblemKind, u64> {
+    /// The number of problems of each kind, for metrics.
+    pub(crate) fn counts(&self) -> BTreeMap<ProblemKind, u64> {
         let mut counts = BTreeMap::new();
         for reported in self.problems().values() {
             *counts.entry(reported.kind).or_default() += 1;

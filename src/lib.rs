@@ -31,7 +31,7 @@
 
 pub mod model;
 
-pub mod health;
+mod health;
 
 pub mod store;
 
@@ -39,7 +39,7 @@ pub mod kafka;
 
 mod actors;
 
-pub mod dispatch;
+mod dispatch;
 
 pub mod config;
 pub mod service;

@@ -1,4 +1,4 @@
-//! Where log events go: standard error, as lines for people or as JSON for programs.
+//! Writes log events to standard error, as lines for people or as JSON for programs.
 
 use std::io::{self, IsTerminal};
 
@@ -7,14 +7,13 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::fmt;
 
-/// Crates that say at `info` what only their own authors need to know. `RUST_LOG` can still
-/// turn each of them up by its name. And what is no log of ours: a job that fires into the log
-/// is there whatever the level, unless somebody names its target. Statements that are slow are
-/// logged with their whole text, thousands of rows of it.
+/// Directives that always apply, unless `RUST_LOG` names the same target. They reduce crates that
+/// log too much at `info`. Jobs fired by `dispatch = "log"` are written whatever the level is.
+/// sqlx would log slow statements with their full text, which may have thousands of rows.
 const ALWAYS: &str = "sqlx=warn,sqlx::query=error,sea_orm=warn,sea_orm_migration=warn,actix_server=warn,rdkafka=warn,\
     infinite_scheduler::fired=info";
 
-/// How a log event is written.
+/// The format of a log event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -25,7 +24,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// `RUST_LOG` is not what it should be.
+/// `RUST_LOG` is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("RUST_LOG = {filter:?} is no filter ({source}): write it like \"info,sqlx=debug\"")]
 pub struct InvalidFilter {
@@ -33,18 +32,19 @@ pub struct InvalidFilter {
     source: ParseError,
 }
 
-/// Begins to write log events of `default_level` and above, or what `RUST_LOG` asks for.
+/// Installs a subscriber that writes log events of `default_level` and above, or those that
+/// `RUST_LOG` selects.
 ///
 /// A program that embeds the scheduler and has its own subscriber keeps it: then, and when
 /// called again, this changes nothing.
 ///
 /// # Errors
-/// [`InvalidFilter`] if `RUST_LOG` cannot be understood.
+/// [`InvalidFilter`] if `RUST_LOG` cannot be parsed.
 pub fn init(format: LogFormat, default_level: LevelFilter) -> Result<(), InvalidFilter> {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     let filter = filter(asked.as_deref(), default_level)?;
     let events = fmt().with_env_filter(filter).with_writer(io::stderr);
-    // The only failure is that somebody else's subscriber is there already.
+    // The only possible error is that a subscriber is installed already.
     let _kept = match format {
         LogFormat::Text => events.with_ansi(wants_colours()).try_init(),
         LogFormat::Json => events.json().flatten_event(true).try_init(),
@@ -56,7 +56,7 @@ fn wants_colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
-/// What was `asked` for, else `default_level`, laid over [`ALWAYS`].
+/// [`ALWAYS`], then the directives of `asked`, else `default_level`.
 fn filter(asked: Option<&str>, default_level: LevelFilter) -> Result<EnvFilter, InvalidFilter> {
     let asked = match asked {
         Some(filter) if !filter.trim().is_empty() => filter.to_owned(),

@@ -1,8 +1,8 @@
-//! One app that was ever registered, with the rules that any instance checks.
+//! One app that was ever registered, with the rules that every instance checks.
 
 use sea_orm::entity::prelude::*;
 
-/// One app that was ever registered, with the rules that any instance checks.
+/// One app that was ever registered, with the rules that every instance checks.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "scheduler_app")]
 pub struct Model {
@@ -11,9 +11,9 @@ pub struct Model {
     pub id: i32,
     /// Its name, unique.
     pub name: String,
-    /// Into how many shards its jobs are divided; never lowered.
+    /// The number of its shards; never lowered.
     pub shards: i32,
-    /// What `jobData` must have, as JSON.
+    /// The required fields and the schema of `jobData`, as JSON.
     #[sea_orm(column_type = "Text")]
     pub rules: String,
     /// When it was first registered.

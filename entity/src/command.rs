@@ -1,27 +1,27 @@
-//! Something that the owner of a shard is to do.
+//! A command to the owner of a shard.
 
 use sea_orm::entity::prelude::*;
 
-/// Something that the owner of a shard is to do.
+/// A command to the owner of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "scheduler_command")]
 pub struct Model {
     /// The command.
     #[sea_orm(primary_key)]
     pub id: i64,
-    /// Whose owner it is for.
+    /// The shard.
     pub shard: i32,
-    /// `look`: these ids were put into your shard by somebody else.
+    /// The kind. `look`: another process inserted jobs with these ids into the shard.
     pub kind: String,
-    /// What it needs, as JSON.
+    /// Its arguments, as JSON.
     #[sea_orm(column_type = "Text")]
     pub args: String,
     /// 0 waiting, 1 done, 2 withdrawn.
     pub state: i16,
-    /// What came of it.
+    /// Its result.
     #[sea_orm(column_type = "Text", nullable)]
     pub answer: Option<String>,
-    /// When it was given.
+    /// When it was created.
     pub created_ms: i64,
     /// When the caller stops waiting.
     pub deadline_ms: Option<i64>,

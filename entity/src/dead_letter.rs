@@ -1,4 +1,4 @@
-//! A record that could not become a job, or not yet, or a job that failed for good.
+//! A record that could not become a job or not yet, or a job that failed for good.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,14 +9,14 @@ pub struct Model {
     /// Derived from the record or the job.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Uuid,
-    /// Why, for programs.
+    /// The error kind.
     pub kind: String,
-    /// Why, in words.
+    /// The error message.
     #[sea_orm(column_type = "Text")]
     pub message: String,
     /// The app, where known.
     pub app: Option<String>,
-    /// The producer's name for the request, where known.
+    /// The request id, where known.
     pub request_id: Option<String>,
     /// The job, if it had become one.
     pub job: Option<Uuid>,
@@ -37,28 +37,28 @@ pub struct Model {
     /// The record's headers, as JSON.
     #[sea_orm(column_type = "Text")]
     pub headers: String,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: i32,
-    /// When it died, or was parked.
+    /// When it became a dead letter, or was parked.
     pub created_ms: i64,
-    /// 0 dead, 1 parked (it may still heal), 2 replayed, 3 discarded.
+    /// 0 dead, 1 parked (to be retried), 2 replayed, 3 discarded.
     pub state: i16,
-    /// When it came into that state, or was corrected.
+    /// When it got that state, or was corrected.
     pub changed_ms: i64,
-    /// When a parked record is tried again.
+    /// When a parked record is retried.
     pub due_ms: Option<i64>,
     /// The ledger row of its record's partition.
     pub ledger: Option<i32>,
-    /// What somebody put in the place of the value, for a replay.
+    /// The corrected value, for a replay.
     #[sea_orm(column_type = "Blob", nullable)]
     pub correction: Option<Vec<u8>>,
-    /// How many replays led to it.
+    /// The number of consecutive replays that led to it.
     pub replays: i32,
-    /// The letter whose replay died as this one.
+    /// The dead letter whose replay failed and became this one.
     pub replay_of: Option<Uuid>,
-    /// Its job's own limit of attempts.
+    /// Its job's `max_attempts`, if the request had one.
     pub max_attempts: Option<i32>,
-    /// Its job's own limit of an attempt's time.
+    /// Its job's `timeout_ms`, if the request had one.
     pub timeout_ms: Option<i64>,
 }
 

@@ -9,13 +9,13 @@ pub struct Model {
     /// Derived from app and key.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Uuid,
-    /// Whose key it is.
+    /// The app.
     pub app: i32,
-    /// The key as it was sent.
+    /// The key as in the request.
     pub name: String,
-    /// The job that it stands for.
+    /// The job.
     pub job: Uuid,
-    /// The request that it came with first.
+    /// The first request with this key.
     pub request_id: String,
     /// A hash of that request's `jobData`, compared as JSON.
     pub fingerprint: Uuid,

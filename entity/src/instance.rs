@@ -9,24 +9,25 @@ pub struct Model {
     /// The instance.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: i64,
-    /// A name for people.
+    /// Its name for logs and status pages.
     pub name: String,
     /// The version of the program.
     pub version: String,
-    /// The version of the IANA database by which it reads local times.
+    /// The version of its IANA time zone database.
     pub time_zones: String,
     /// The ids of the apps that it registers, as a JSON array.
     #[sea_orm(column_type = "Text")]
     pub apps: String,
     /// Its process as a JSON object: boot id, inode of the PID namespace, process id and start
-    /// time; none where the kernel does not tell.
+    /// time; null where the kernel does not provide these.
     #[sea_orm(column_type = "Text", nullable)]
     pub process: Option<String>,
     /// When it started, by its own clock.
     pub started_ms: i64,
     /// Grows with each heartbeat.
     pub beat: i64,
-    /// Until when it may fire and write, epoch microseconds by the database's clock.
+    /// The end of its lease, until which it may fire and write: epoch microseconds by the
+    /// database's clock.
     pub lease_until_us: i64,
     /// Whether it was declared dead; its shards may be taken then.
     pub dead: bool,

@@ -9,42 +9,42 @@ pub struct Model {
     /// Derived from app and request id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Uuid,
-    /// The shard that it belongs to for life.
+    /// Its shard, which never changes.
     pub shard: i32,
     /// 0 high, 1 normal, 2 low.
     pub priority: i16,
     /// When the next attempt is to start.
     pub due_ms: i64,
-    /// The producer's name for the request.
+    /// The request id.
     pub request_id: String,
-    /// When it was asked to fire.
+    /// When it is scheduled to fire.
     pub scheduled_ms: i64,
-    /// After this it is not fired any more.
+    /// The job is not fired after this.
     pub expires_ms: Option<i64>,
     /// When it was admitted.
     pub created_ms: i64,
-    /// Attempts that have ended.
+    /// The number of attempts that have ended.
     pub attempts: i32,
-    /// Its own limit of attempts.
+    /// Overrides the app's limit of attempts.
     pub max_attempts: Option<i32>,
-    /// Its own limit of an attempt's time.
+    /// Overrides the app's time limit of an attempt.
     pub timeout_ms: Option<i64>,
     /// `jobData` as it was sent, a JSON object.
     #[sea_orm(column_type = "Text")]
     pub data: String,
-    /// The trace that the request belongs to.
+    /// The `traceparent` of the request.
     #[sea_orm(column_type = "Text", nullable)]
     pub traceparent: Option<String>,
-    /// The rest of its trace context.
+    /// The `tracestate` of the request.
     #[sea_orm(column_type = "Text", nullable)]
     pub tracestate: Option<String>,
-    /// The row of `ingest_offset` of the partition that it came from.
+    /// The row of `ingest_offset` of its record's partition.
     pub ledger: Option<i32>,
     /// Its record's offset there.
     pub source_offset: Option<i64>,
     /// Its record's own time.
     pub source_time_ms: Option<i64>,
-    /// What the last failed attempt said.
+    /// The error of the last failed attempt.
     #[sea_orm(column_type = "Text", nullable)]
     pub last_error: Option<String>,
     /// The dead letter that it is a replay of.

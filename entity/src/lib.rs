@@ -1,4 +1,4 @@
-//! What a row is: today's schema, one module per table.
+//! The rows of the current schema, one module per table.
 //!
 //! Instants are epoch milliseconds in columns that end in `_ms`. Ids of jobs, keys and
 //! dead letters are UUIDs (binary on MariaDB, MySQL and SQLite).

@@ -1,17 +1,18 @@
-//! What is still to be published, in order within its lane.
+//! Dead letters and verdicts to be published, in order within a lane.
 
 use sea_orm::entity::prelude::*;
 
-/// What is still to be published, in order within its lane.
+/// Dead letters and verdicts to be published, in order within a lane.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "scheduler_outbox")]
 pub struct Model {
-    /// Its place in the lane.
+    /// Its number, which orders the rows of a lane.
     #[sea_orm(primary_key)]
     pub id: i64,
-    /// The partition's ledger row, or 2^32 + the shard, whose holder publishes it.
+    /// The lane: the ledger row of a partition, or 2^32 + a shard. The reader of that partition
+    /// or the owner of that shard publishes its rows.
     pub lane: i64,
-    /// The dead letter to publish; of verdicts the nil UUID.
+    /// The dead letter to publish; the nil UUID for verdicts.
     pub letter: Uuid,
     /// Verdicts to publish, a JSON array of pairs: key and event.
     #[sea_orm(column_type = "Text", nullable)]

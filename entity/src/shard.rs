@@ -9,13 +9,13 @@ pub struct Model {
     /// The shard.
     #[sea_orm(primary_key)]
     pub id: i32,
-    /// Whose jobs it holds.
+    /// The app of its jobs.
     pub app: i32,
     /// Its number among the shards of the app, from 0.
     pub number: i32,
     /// The instance that fires, changes and deletes its jobs; none when released.
     pub owner: Option<i64>,
-    /// How often it changed hands; a write of an older epoch changes nothing.
+    /// Grows each time that its owner changes; a write under an older epoch changes nothing.
     pub epoch: i64,
 }
 

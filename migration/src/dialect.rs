@@ -1,7 +1,7 @@
-//! One table definition for three databases: type names stand as `{placeholders}`.
+//! One table definition for all databases: type names are `{placeholders}`.
 //!
-//! The hot tables need what a portable builder cannot say (clustering without a rowid,
-//! binary collations), so definitions are SQL with only the types filled in.
+//! The frequently used tables need what a portable builder cannot express (clustering without a
+//! rowid, binary collations), so definitions are SQL with only the types filled in.
 
 use sea_orm_migration::prelude::{DbErr, SchemaManager};
 use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseBackend, Statement};
@@ -30,8 +30,8 @@ const MYSQL: [(&str, &str); 9] = [
     ("{tail}", "engine=InnoDB default character set utf8mb4 collate {bytewise}"),
 ];
 
-/// Collations that compare texts byte for byte: MariaDB's, and MySQL's. `utf8mb4_bin`, which
-/// both have, passes over spaces at the end.
+/// Collations that compare texts byte for byte: MariaDB's, and MySQL's. `utf8mb4_bin`, which both
+/// have, ignores spaces at the end.
 const BYTEWISE: [&str; 2] = ["utf8mb4_nopad_bin", "utf8mb4_0900_bin"];
 
 const SQLITE: [(&str, &str); 9] = [

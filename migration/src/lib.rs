@@ -1,8 +1,8 @@
-//! How the tables came to be, one step after another.
+//! The migrations of the schema, in order.
 //!
-//! Steps are additive, so that the previous version keeps running beside the new one
-//! while instances are replaced. A step never imports today's entities: it says what the
-//! schema was then. The migrator takes no lock of its own: whoever runs it guards it.
+//! Steps are additive, so that the previous version keeps working while instances are replaced
+//! one by one. A step never imports the current entities: it contains the schema of its time. The
+//! migrator takes no lock: its caller must ensure that only one runs at a time.
 
 use sea_orm_migration::prelude::{DynIden, IntoIden};
 pub use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait};
@@ -10,7 +10,7 @@ pub use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait};
 mod dialect;
 mod m20261101_000001_core;
 
-/// The record of the steps that were applied.
+/// The table of applied steps.
 pub const MIGRATION_TABLE: &str = "scheduler_migration";
 
 /// Every step, oldest first.
@@ -30,8 +30,8 @@ impl Migrator {
 
 #[sea_orm_migration::async_trait::async_trait]
 impl MigratorTrait for Migrator {
-    /// Not the migrator's default name: the database may be that of a program which has
-    /// migrations of its own.
+    /// Not the migrator's default name: an embedding program may have migrations of its own in
+    /// the same database.
     fn migration_table_name() -> DynIden {
         MIGRATION_TABLE.into_iden()
     }

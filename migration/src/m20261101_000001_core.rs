@@ -47,9 +47,9 @@ const TABLES: [(&str, &str); 9] = [
             dead boolean not null
         ) {tail}",
     ),
-    // Where rows are kept in the order of the primary key, that is the order of firing: what is
-    // written, read and deleted together lies together, also in a table that exceeds the memory.
-    // The guard against a request twice is a unique index there.
+    // On databases that store rows in the order of the primary key, that is the order of firing:
+    // rows that are written, read and deleted together are stored together, also in a table
+    // larger than memory. A unique index guards against duplicate requests there.
     (
         "scheduler_job",
         "create table if not exists scheduler_job (
@@ -173,7 +173,7 @@ const INDEXES: [(&str, &str, &str); 5] = [
     ("scheduler_command", "scheduler_command_by_state", "(state, shard)"),
 ];
 
-/// How a database keeps the rows that are many.
+/// How a database stores the large tables.
 struct Layout {
     job_key: &'static str,
     key_key: &'static str,
@@ -184,9 +184,9 @@ struct Layout {
 const FIRING_ORDER: &str = "(shard, priority, due_ms, id)";
 const JOB_BY_ID: (&str, &str, &str, &str) = (JOB, "unique index", "scheduler_job_by_id", "(id)");
 
-/// PostgreSQL keeps rows in no order. The id stands in the index of firing order as bytes,
-/// which sort as it does: an index that had the id itself could be taken to find rows by id,
-/// and is, all of it read for each statement, when the statistics say that the table is empty.
+/// PostgreSQL stores rows in no order. The index of the firing order contains the id as bytes,
+/// which sort as it does: an index with the id itself would be used to find rows by id, by a full
+/// scan in each statement, when the statistics say that the table is empty.
 const HEAP: Layout = Layout {
     job_key: "(id)",
     key_key: "(id)",
@@ -198,15 +198,15 @@ const HEAP: Layout = Layout {
     )],
 };
 
-/// Keys by the end of their window: new ones go to the end of the table, and those that are
-/// over are at its start.
+/// Keys in the order of the ends of their windows: new ones are added at the end of the table,
+/// and expired ones are at its start.
 const CLUSTERED: Layout = Layout {
     job_key: FIRING_ORDER,
     key_key: "(expires_ms, id)",
     indexes: &[JOB_BY_ID, (KEY, "unique index", "scheduler_idempotency_key_by_id", "(id)")],
 };
 
-/// A file has one writer, for whom a second tree for each key costs more than it saves.
+/// SQLite has one writer, for which an entry in a second tree per key costs more than it saves.
 const FILE: Layout = Layout { job_key: FIRING_ORDER, key_key: "(id)", indexes: &[JOB_BY_ID] };
 
 const KEY: &str = "scheduler_idempotency_key";

@@ -219,8 +219,8 @@ fn verdicts(flight: &Flight, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
         },
     };
     let has_fired = !matches!(end, Verdict::Dead { firing: None, .. });
-    let fired = has_fired.then(|| Verdict::Fired(firing).tell(&subject, &about, *fired_ms));
-    fired.into_iter().chain([end.tell(&subject, &about, now_ms)]).collect()
+    let fired = has_fired.then(|| Verdict::Fired(firing).event(&subject, &about, *fired_ms));
+    fired.into_iter().chain([end.event(&subject, &about, now_ms)]).collect()
 }
 
 /// An answer may be lost with the connection; writing the same again does no harm, and

@@ -1,5 +1,5 @@
-//! From the configuration as written to the one that is meant: whether each value can be,
-//! and whether the values fit each other.
+//! Converts the configuration as written to the one in force: checks each value, and that the
+//! values fit each other.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,13 +24,13 @@ use crate::model::app::{AppConfig, AppName};
 use crate::model::retry::Backoff;
 use crate::model::schema::JobSchema;
 
-/// Heartbeats are a second apart: a shorter lease would be over between two of them.
+/// Heartbeats are a second apart: a shorter lease would end between two of them.
 const MIN_LEASE_MS: u32 = 1000;
 
-/// Half of the default lease. A shorter lease, when that is all that is set, gets half of it too.
+/// Half of the default lease. If only a shorter lease is set, the default is half of that.
 const DEFAULT_MAX_CLOCK_SKEW_MS: u32 = 5000;
 
-/// A thousand years: far enough for anybody, and near enough for every date type.
+/// A thousand years, which every date type can represent.
 const MAX_SCHEDULE_AHEAD_DAYS: u32 = 365_000;
 
 impl TryFrom<RawConfig> for Config {
@@ -112,11 +112,11 @@ impl TryFrom<RawIdempotency> for IdempotencyConfig {
     }
 }
 
-/// Its text is never shown: it may hold a password.
+/// The URL is never shown: it may contain a password.
 pub(crate) fn check_redis_url(url: &SecretString) -> Result<(), ConfigError> {
     let url = url.expose_secret();
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
-    // A password that was not escaped is taken for host, path or query.
+    // A password that is not escaped is parsed as host, path or query.
     let after_host = rest.find(['/', '?', '#']).map_or("", |end| &rest[end..]);
     let problem = match scheme {
         "rediss" => {
@@ -174,7 +174,7 @@ impl TryFrom<RawInstance> for InstanceConfig {
     }
 }
 
-/// The host's name as the kernel, a file or a shell has it, whoever answers first.
+/// The host's name: from the kernel, a file or the shell's environment, whichever has it first.
 fn host_name() -> String {
     ["/proc/sys/kernel/hostname", "/etc/hostname"]
         .iter()
@@ -281,7 +281,7 @@ fn dispatch(
         (RawDispatch::Redis, _) => return Err(unavailable("redis")),
         (RawDispatch::Kafka, Some(topic)) => Dispatch::Kafka { topic: topic.clone() },
         (RawDispatch::Kafka, None) => {
-            let problem = format!("= \"kafka\" needs {topic_key}: say where its jobs go");
+            let problem = format!("= \"kafka\" needs {topic_key}: name the topic for its jobs");
             return Err(ConfigError::invalid(format!("apps.{name}.dispatch"), problem));
         }
         (RawDispatch::Log | RawDispatch::Discard, Some(topic)) => {
@@ -319,7 +319,7 @@ fn backoff(app: &str, raw: RawBackoff) -> Result<Backoff, ConfigError> {
     let RawBackoff { initial_ms, factor, max_ms, delays_ms } = raw;
     if let Some(delays) = delays_ms {
         if initial_ms.is_some() || factor.is_some() || max_ms.is_some() {
-            let problem = "has delays_ms beside initial_ms, factor or max_ms: keep one kind";
+            let problem = "has delays_ms together with initial_ms, factor or max_ms: keep one kind";
             return Err(invalid(problem.into()));
         }
         if delays.is_empty() {

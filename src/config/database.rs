@@ -1,4 +1,4 @@
-//! Where the database is, without ever showing how to get in.
+//! The database's URL, whose password is never shown.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -8,19 +8,19 @@ use secrecy::{ExposeSecret, SecretString};
 use super::ConfigError;
 use crate::store::redact;
 
-/// Where jobs are kept.
+/// The database.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct DatabaseConfig {
-    /// `sqlite://`, `postgres://` (or `postgresql://`) or `mysql://`; `mariadb://` was made
-    /// `mysql://`. Default `sqlite://infinite-scheduler.db?mode=rwc`.
+    /// `sqlite://`, `postgres://` (or `postgresql://`) or `mysql://`; `mariadb://` is converted
+    /// to `mysql://`. Default `sqlite://infinite-scheduler.db?mode=rwc`.
     pub url: SecretString,
-    /// The most connections at a time. Default 10.
+    /// The maximum number of connections. Default 10.
     pub max_connections: NonZeroU32,
 }
 
 impl DatabaseConfig {
-    /// Takes a url whose kind of database is one of the three.
+    /// Accepts a URL of one of the three kinds of database.
     pub(super) fn new(url: &str, max_connections: NonZeroU32) -> Result<Self, ConfigError> {
         const KINDS: &str = "sqlite://, postgres:// or mysql://";
         let key = "database.url";
@@ -29,10 +29,10 @@ impl DatabaseConfig {
         };
         let scheme = match scheme {
             "sqlite" | "postgres" | "postgresql" | "mysql" => scheme,
-            // sea-orm knows MariaDB by MySQL's name only.
+            // sea-orm has one scheme for MariaDB and MySQL.
             "mariadb" => "mysql",
             other => {
-                // What stands before the colon of a mistaken url may be a user or a password.
+                // In a malformed URL the text before the colon may be a user or a password.
                 let shown = if rest.starts_with("//") {
                     format!("begins with {other}://, but ")
                 } else {
@@ -43,14 +43,14 @@ impl DatabaseConfig {
         };
         if scheme != "sqlite" && !rest.starts_with("//") {
             let problem = format!(
-                "must go on with // after {scheme}: as in {scheme}://user:password@host/database"
+                "must continue with // after {scheme}: as in {scheme}://user:password@host/database"
             );
             return Err(ConfigError::invalid(key, problem));
         }
         Ok(Self { url: format!("{scheme}:{rest}").into(), max_connections })
     }
 
-    /// The url for people: passwords are `***`.
+    /// The URL for logs: passwords are `***`.
     pub fn shown_url(&self) -> String {
         redact(self.url.expose_secret())
     }

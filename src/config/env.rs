@@ -1,12 +1,14 @@
-//! Keys by environment: `INFINITE_SCHEDULER__KAFKA__TOPIC` is `kafka.topic`, in any letter case.
+//! Keys from environment variables: `INFINITE_SCHEDULER__KAFKA__TOPIC` is `kafka.topic`, in any
+//! letter case.
 //!
-//! A value is read as TOML where it is a number, a boolean, a list or an inline table, else
-//! as text. Where a key wants text, `group_id = 123` say, the value is taken as it stands.
+//! A value is read as TOML where it is a number, a boolean, a list or an inline table, else as
+//! text. If a key requires text, as in `group_id = 123`, the value is read as text.
 //!
-//! Two kinds of keys are names. An app's is in lower case here (`..__APPS__SMS__TOPIC`), and
-//! one with `__` in it cannot be reached. After `..__KAFKA__PROPERTIES__` the rest is one
-//! property, with a dot for each underscore, single or double: `..__SASL__PASSWORD` and
-//! `..__SASL_PASSWORD` are `sasl.password`; its value is always text.
+//! Two kinds of keys contain names. An app's name is converted to lower case
+//! (`..__APPS__SMS__TOPIC`), and an app with `__` in its name cannot be set. After
+//! `..__KAFKA__PROPERTIES__` the rest is one property, with a dot for each underscore, single or
+//! double: `..__SASL__PASSWORD` and `..__SASL_PASSWORD` are `sasl.password`; its value is always
+//! text.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +16,7 @@ use toml::{Table, Value};
 
 const PREFIX: &str = "INFINITE_SCHEDULER__";
 
-/// Values to lay over a file's, by their path; a table's own before its keys'.
+/// Values that override a file's, by their path; a table's before those of its keys.
 #[derive(Default)]
 pub(super) struct Overlay(BTreeMap<Vec<String>, Variable>);
 
@@ -24,7 +26,7 @@ struct Variable {
 }
 
 impl Overlay {
-    /// Picks our variables out of `env`.
+    /// Selects the variables with this program's prefix.
     pub(super) fn new(env: impl IntoIterator<Item = (String, String)>) -> Self {
         let ours = env.into_iter().filter_map(|(name, text)| {
             let head = name.get(..PREFIX.len())?;
@@ -46,15 +48,14 @@ impl Overlay {
         }
     }
 
-    /// Sets the value at `key` as the text that it is; false if it is none of ours or is
-    /// text already.
+    /// Sets the value at `key` as text; false if it came from no variable or is text already.
     pub(super) fn apply_as_text(&self, table: &mut Table, key: &str) -> bool {
         let Some((path, variable)) = self.find(key) else { return false };
         let text = Value::String(variable.text.clone());
         set(table, path, text.clone()).is_some_and(|before| before != text)
     }
 
-    /// The variable that set `key`, by its name.
+    /// The name of the variable that set `key`.
     pub(super) fn variable(&self, key: &str) -> Option<&str> {
         self.find(key).map(|(_, variable)| variable.name.as_str())
     }
@@ -77,7 +78,7 @@ fn is_property(path: &[String]) -> bool {
     matches!(path, [kafka, properties, _] if kafka == "kafka" && properties == "properties")
 }
 
-/// A date is text here: no key wants one.
+/// A date is read as text, since no key has a date as its value.
 fn read_value(text: &str) -> Value {
     match text.parse::<Value>() {
         Ok(Value::Datetime(_)) | Err(_) => Value::String(text.to_owned()),
@@ -85,7 +86,7 @@ fn read_value(text: &str) -> Value {
     }
 }
 
-/// Sets the value at `path`, making tables on the way, and gives back what was there.
+/// Sets the value at `path`, creates tables on the way, and returns the previous value.
 fn set(table: &mut Table, path: &[String], value: Value) -> Option<Value> {
     match path {
         [] => None,

@@ -1,11 +1,11 @@
-//! What can be wrong with a configuration, each in one sentence.
+//! Errors of a configuration, each in one sentence.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::kafka::KafkaConfigError;
 
-/// Why there is no configuration. No variant ever holds a secret.
+/// Why the configuration is invalid. No variant contains a secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -24,43 +24,43 @@ pub enum ConfigError {
         file: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What the parser says.
+        /// The parser's error.
         problem: String,
     },
-    /// A key that nobody knows.
+    /// An unknown key.
     #[error("{key} is not a known key: did you mean {nearest}?")]
     UnknownKey {
-        /// The whole key, and the variable that it came by.
+        /// The full key, and the variable that set it.
         key: String,
-        /// The known key that is most like it.
+        /// The most similar known key.
         nearest: String,
     },
     /// A key or value that a later version will have.
     #[error("{what} is not available in this version: leave it out")]
     NotAvailable {
-        /// The key, with its value where that is what is missing.
+        /// The key, with its value if only that is not available.
         what: String,
     },
-    /// A value that cannot be, by itself or beside another.
+    /// An illegal value, by itself or in combination with another.
     #[error("{key} {problem}")]
     Invalid {
-        /// The whole key, and the variable that it came by.
+        /// The full key, and the variable that set it.
         key: String,
         /// The value, what is wrong with it, and the way out.
         problem: String,
     },
-    /// A setting of Kafka's.
+    /// An invalid setting of Kafka.
     #[error("kafka.{0}")]
     Kafka(KafkaConfigError),
 }
 
 impl ConfigError {
-    /// The value of `key` cannot be; `problem` goes on with the sentence.
+    /// An illegal value of `key`; `problem` continues the sentence after it.
     pub(super) fn invalid(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { key: key.into(), problem: problem.into() }
     }
 
-    /// Names the file that was read, where the sentence needs it.
+    /// Adds the name of the file, if the sentence needs it.
     pub(super) fn in_file(mut self, path: &Path) -> Self {
         if let Self::Syntax { file, .. } = &mut self {
             path.clone_into(file);

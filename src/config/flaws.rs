@@ -1,8 +1,8 @@
 //! Refuses control characters, and white space around a value, wherever the configuration has
 //! text: none of its names, addresses and URLs is meant to have them.
 //!
-//! They come from files and secrets, and would make another group, topic or host of it, which
-//! nobody sees. What is found is told by key and place, never by the value.
+//! They come from files and secrets, and would silently name another group, topic or host. The
+//! error names the key and the place in the value, but never shows the value.
 
 use toml::{Table, Value};
 
@@ -10,7 +10,7 @@ use super::ConfigError;
 use crate::kafka::property_flaw;
 use crate::model::flaw;
 
-/// Refuses the first text with such a flaw in `table`, by its whole key.
+/// Refuses the first text with such a flaw in `table`, by its full key.
 pub(super) fn refuse(table: &Table) -> Result<(), ConfigError> {
     refuse_in(table, &mut Vec::new())
 }

@@ -1,14 +1,14 @@
 //! The configuration of the service: one TOML file, overridden by the environment.
 //!
-//! It is read in two stages: as written (`raw`, after `env` was laid over the file), then
-//! as meant ([`Config`]), where `check` makes sure that the parts fit each other.
+//! It is read in two stages: as written (`raw`, with the file's values overridden by `env`), then
+//! converted to [`Config`] by `check`, which checks each value and that they fit each other.
 
 mod check;
 mod database;
 mod env;
 mod error;
 mod flaws;
-mod later;
+mod future_keys;
 mod raw;
 mod read;
 mod suggest;
@@ -37,37 +37,37 @@ pub(crate) use zones::TimeZones;
 /// The file that is read when none is named, if it is in the working directory.
 pub const DEFAULT_FILE: &str = "infinite-scheduler.toml";
 
-/// Everything that the service is told, checked.
+/// The configuration of the service, checked.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// In which zone a local date-time is read that names none. Default UTC.
+    /// The time zone of local date-times. Default UTC.
     pub default_time_zone: TimeZone,
-    /// Where jobs are kept.
+    /// The database.
     pub database: DatabaseConfig,
-    /// Where requests come from; `None`: by API only.
+    /// Kafka; `None`: requests come by API only.
     pub kafka: Option<KafkaIngestConfig>,
-    /// What a request may be.
+    /// Limits of requests.
     pub ingest: IngestConfig,
-    /// When two requests are one.
+    /// Idempotency keys.
     pub idempotency: IdempotencyConfig,
-    /// How long dead letters are kept, and how often they may be replayed.
+    /// Dead letters: how long they are kept, and how many times they may be replayed.
     pub dead_letters: DeadLettersConfig,
-    /// This process among its like.
+    /// This process as one instance of several.
     pub instance: InstanceConfig,
-    /// Where people and programs ask.
+    /// The HTTP server.
     pub http: HttpConfig,
-    /// What is written to the log.
+    /// The log.
     pub log: LogConfig,
-    /// The apps whose jobs are fired here.
+    /// The apps whose jobs this instance fires.
     pub apps: BTreeMap<AppName, AppSettings>,
 }
 
-/// The limits of what is taken in.
+/// The limits of requests and batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IngestConfig {
-    /// A request for a time further away than this is rejected. Default 3650 days.
+    /// A request for a time further ahead than this is rejected. Default 3650 days.
     pub max_schedule_ahead: Duration,
     /// A larger record is rejected. Default 1 MiB.
     pub max_record_bytes: usize,
@@ -83,37 +83,37 @@ pub struct IdempotencyConfig {
     pub window: Duration,
     /// Whether the same key with another scheduled time is a conflict. Default false.
     pub conflict_on_time: bool,
-    /// A Redis that all instances share, as a second memory of recent keys; it only saves
-    /// work. Its URL may hold a password. Default none.
+    /// A Redis that all instances share, as a cache of recent keys; jobs are deduplicated without
+    /// it as well. Its URL may contain a password. Default none.
     pub redis_url: Option<SecretString>,
 }
 
-/// What is done with dead letters.
+/// How dead letters are kept and replayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLettersConfig {
-    /// A letter goes this long after it came or was last touched. Default 30 days.
+    /// A dead letter is deleted this long after it was created or last changed. Default 30 days.
     pub keep: Duration,
-    /// A job that is a replay, and whose letter was one, and so on, may be replayed so often.
-    /// Default 5.
+    /// How many times in a row a job may be replayed that fails again each time. Default 5.
     pub max_replays: u32,
 }
 
-/// How this process lives among others on the same database.
+/// This process as one instance of several on the same database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InstanceConfig {
-    /// A name for people. Default: the host's name.
+    /// A name for logs and status pages. Default: the host's name.
     pub id: String,
-    /// After this long without a heartbeat its shards may be taken over. Default 10 s.
+    /// The lease: after this long without a heartbeat other instances may take over its shards.
+    /// Default 10 s.
     pub lease: Duration,
-    /// How long running attempts may take to end at shutdown. Default 30 s.
+    /// How long shutdown waits for running attempts. Default 30 s.
     pub drain_timeout: Duration,
-    /// How far this machine's clock may be from the database's. Default 5 s, or half of the
-    /// lease if that is less.
+    /// The maximum difference between this machine's clock and the database's. Default 5 s, or
+    /// half of the lease if that is less.
     pub max_clock_skew: Duration,
-    /// What jobs may take in memory, in MiB: those in the windows of all apps, and those that
-    /// run or whose outcome is not written yet. Default 128.
+    /// The memory for jobs, in MiB: those in the windows of all apps, and those that run or whose
+    /// outcome is not written yet. Default 128.
     pub memory_mb: NonZeroU32,
 }
 
@@ -129,50 +129,51 @@ pub struct HttpConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogConfig {
-    /// For people or for programs. Default text.
+    /// The format of log events. Default text.
     pub format: LogFormat,
-    /// How often the actors' figures are logged. Default 10 s.
+    /// How often the counters are logged. Default 10 s.
     pub metrics_interval: Duration,
 }
 
-/// One app, and where its jobs go when they fire.
+/// One app, and its dispatch target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AppSettings {
     /// Its policy.
     pub app: AppConfig,
-    /// Where its jobs go.
+    /// Its dispatch target.
     pub dispatch: Dispatch,
 }
 
-/// Where a fired job goes.
+/// The dispatch target of an app: what firing a job does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dispatch {
-    /// To the log, as one structured event.
+    /// Logs the job as one structured event.
     #[default]
     Log,
-    /// To a Kafka topic.
+    /// Publishes the job to a Kafka topic.
     Kafka {
         /// The topic.
         topic: String,
     },
-    /// Nowhere: it counts as done.
+    /// Does nothing: the job counts as succeeded.
     Discard,
 }
 
 impl Default for Config {
-    /// What an empty file means: a `sqlite://` file in the working directory, no Kafka, no apps.
+    /// The configuration of an empty file: a `sqlite://` file in the working directory, no Kafka,
+    /// no apps.
     fn default() -> Self {
         raw::RawConfig::default().try_into().expect("the defaults fit each other")
     }
 }
 
 impl Config {
-    /// Reads the file at `path`, or [`DEFAULT_FILE`] if there is one, and lays the variables
-    /// of `env` over it whose names begin with `INFINITE_SCHEDULER__`.
+    /// Reads the file at `path`, or [`DEFAULT_FILE`] if there is one, and overrides its values by
+    /// the variables of `env` whose names begin with `INFINITE_SCHEDULER__`.
     ///
     /// # Errors
-    /// The first thing that is wrong, in one sentence that shows no secret.
+    /// The first error, in one sentence that shows no secret.
     pub fn load(
         path: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
@@ -190,8 +191,8 @@ impl Config {
         }
     }
 
-    /// Reads the text of a file, and lays `env` over it as [`load`](Self::load) does. Files
-    /// that it names are looked for in the working directory.
+    /// Reads the text of a file, overridden by `env` as in [`load`](Self::load). Relative paths
+    /// in it start from the working directory.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -204,7 +205,7 @@ impl Config {
 }
 
 /// The environment of this process, for [`Config::load`]. Unlike `std::env::vars` it does not
-/// panic at what is not Unicode.
+/// panic if a variable is not Unicode.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     let text = |text: OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(move |(name, value)| (text(name), text(value)))

@@ -24,7 +24,7 @@ pub(super) struct RawConfig {
     pub(super) http: RawHttp,
     pub(super) log: RawLog,
     pub(super) apps: BTreeMap<String, RawApp>,
-    /// Where files that it names are looked for: the folder of the file itself.
+    /// The folder of the file, from which relative paths in it start.
     #[serde(skip)]
     pub(super) folder: PathBuf,
 }
@@ -82,7 +82,7 @@ pub(super) struct RawLog {
     pub(super) metrics_interval_ms: NonZeroU32,
 }
 
-/// One `[apps.<name>]`; what is left out keeps the default of `AppConfig::new`.
+/// One `[apps.<name>]`; absent keys have the defaults of `AppConfig::new`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawApp {
@@ -100,7 +100,7 @@ pub(super) struct RawApp {
     pub(super) window: Option<NonZeroU32>,
 }
 
-/// Either the three of an exponential backoff or a list.
+/// Either the three keys of an exponential backoff, or a list.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawBackoff {

@@ -1,5 +1,5 @@
-//! From text and environment to the configuration, and from serde's complaints to sentences
-//! for people.
+//! Parses text and environment to the configuration, and turns serde's errors into sentences for
+//! people.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,10 @@ use toml::{Table, Value};
 use super::env::Overlay;
 use super::raw::RawConfig;
 use super::suggest::nearest;
-use super::{Config, ConfigError, DEFAULT_FILE, flaws, later};
+use super::{Config, ConfigError, DEFAULT_FILE, flaws, future_keys};
 use crate::kafka::is_secret;
 
-/// Reads the text of a file in `folder` with `env` laid over it.
+/// Reads the text of a file in `folder`, with values overridden by `env`.
 pub(super) fn read(
     text: &str,
     env: impl IntoIterator<Item = (String, String)>,
@@ -20,7 +20,7 @@ pub(super) fn read(
     let mut table = parse(text)?;
     let overlay = Overlay::new(env);
     overlay.apply(&mut table);
-    later::refuse(&table)?;
+    future_keys::refuse(&table)?;
     let by_variable = |error| by_variable(error, &overlay);
     flaws::refuse(&table).map_err(by_variable)?;
     loop {
@@ -33,15 +33,15 @@ pub(super) fn read(
             Err(error) => error,
         };
         let key = error.path().to_string();
-        // Only the key's type tells whether 123 in a variable is a number or a name, and
-        // here it said that it wants something else than what the value looked like.
+        // Only the key's type decides whether 123 in a variable is a number or a name, and here
+        // it expects another type than the one that the value looks like.
         if !overlay.apply_as_text(&mut table, &key) {
             return Err(explain(&key, error.inner().message(), overlay.variable(&key)));
         }
     }
 }
 
-/// The parser's own `Display` would show the line, which may hold a password.
+/// The parser's own `Display` would show the line, which may contain a password.
 fn parse(text: &str) -> Result<Table, ConfigError> {
     text.parse::<Table>().map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
@@ -51,7 +51,7 @@ fn parse(text: &str) -> Result<Table, ConfigError> {
     })
 }
 
-/// `error` with the name of the variable by which the value came that is wrong.
+/// `error` with the name of the variable that set the illegal value.
 fn by_variable(error: ConfigError, overlay: &Overlay) -> ConfigError {
     match error {
         ConfigError::Invalid { key, problem } => {
@@ -61,7 +61,7 @@ fn by_variable(error: ConfigError, overlay: &Overlay) -> ConfigError {
     }
 }
 
-/// A key, with the variable that it came by.
+/// A key, with the variable that set it.
 fn named(key: &str, variable: Option<&str>) -> String {
     match variable {
         Some(variable) => format!("{key} (by {variable})"),
@@ -78,7 +78,8 @@ fn explain(key: &str, message: &str, variable: Option<&str>) -> ConfigError {
     let problem = if let Some(rest) = message.strip_prefix("unknown variant ") {
         unknown_variant(rest)
     } else if message.starts_with("duplicate field") {
-        // TOML has no key twice, so it came under two names, and only these are two for one.
+        // TOML refuses a repeated key, so the field was set by two names, and only this one has
+        // two.
         "names its topics twice, as topic and as topics: leave one out".to_owned()
     } else if let Some((found, wanted)) = mismatch(message) {
         let hide = matches!(key, "database.url" | "idempotency.redis_url") || is_secret(key);
@@ -112,12 +113,12 @@ fn unknown_variant(rest: &str) -> String {
     format!("is {found:?}, but must be one of {}: did you mean {guess:?}?", known.join(", "))
 }
 
-/// The parts of serde's text between backticks.
+/// The parts of serde's message between backticks.
 fn quoted(message: &str) -> Vec<&str> {
     message.split('`').skip(1).step_by(2).collect()
 }
 
-/// What was found and what was expected.
+/// The found and the expected type, from serde's message.
 fn mismatch(message: &str) -> Option<(&str, &str)> {
     let rest = message
         .strip_prefix("invalid type: ")
@@ -147,7 +148,7 @@ fn readable_wanted(wanted: &str) -> &str {
         "a boolean" => "true or false",
         "a sequence" => "a list",
         "a map" => "a table",
-        "string or map" => "one of the names that it knows",
+        "string or map" => "one of its known names",
         other if other.starts_with("struct ") => "a table",
         other => other,
     }

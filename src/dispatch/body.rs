@@ -1,4 +1,4 @@
-//! What a fired job looks like to a receiver, whatever way it goes.
+//! The form of a fired job, the same for every receiver.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use super::JobContext;
 use super::context::attempt_at;
 use crate::model::job::{Fence, Job};
 
-/// A fired job in the form that receivers know.
+/// A fired job in the form that receivers get.
 ///
-/// It is the value and the headers of a Kafka record, the body of a POST, and the value of
-/// the dead letter of a job whose attempts are exhausted.
+/// It is the value and the headers of a Kafka record, and the value of the dead letter of a job
+/// whose attempts are exhausted.
 #[derive(Clone, Copy, Debug)]
-pub struct FiredJob<'a> {
+pub(crate) struct FiredJob<'a> {
     app: &'a str,
     job: &'a Job,
     fence: Fence,
@@ -21,24 +21,24 @@ pub struct FiredJob<'a> {
 }
 
 impl<'a> FiredJob<'a> {
-    /// The attempt at `job` of `app` that started at `fired_ms`, by the epoch; `job` as it
-    /// stood then.
-    pub fn new(app: &'a str, job: &'a Job, fence: Fence, fired_ms: i64) -> Self {
+    /// The attempt at `job` of `app` that started at `fired_ms`, epoch milliseconds; `job` is as
+    /// it was then.
+    pub(crate) fn new(app: &'a str, job: &'a Job, fence: Fence, fired_ms: i64) -> Self {
         Self { app, job, fence, fired_ms }
     }
 
-    /// The attempt that `ctx` tells of.
-    pub fn of(ctx: &'a JobContext) -> Self {
+    /// The attempt of `ctx`.
+    pub(crate) fn of(ctx: &'a JobContext) -> Self {
         Self::new(ctx.app(), ctx.job(), ctx.fence(), ctx.fired_ms())
     }
 
-    /// The JSON body, with the job data byte for byte as it came.
-    pub fn to_json(&self) -> Vec<u8> {
+    /// The JSON body, with the job data byte for byte as in the request.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         self.to_string().into_bytes()
     }
 
-    /// The record headers; those of the trace only where there is one.
-    pub fn headers(&self) -> Vec<(String, Option<Vec<u8>>)> {
+    /// The record headers; those of the trace only if the request had one.
+    pub(crate) fn headers(&self) -> Vec<(String, Option<Vec<u8>>)> {
         let text = |name: &str, value: String| (name.to_owned(), Some(value.into_bytes()));
         let mut headers = vec![
             text("job-id", self.job.id.to_string()),
@@ -57,8 +57,8 @@ impl<'a> FiredJob<'a> {
 
 /// The JSON body as text.
 ///
-/// Written by hand: a serializer would read the job data once more to be sure that it is
-/// JSON, for every job that is fired.
+/// Written by hand: a serializer would parse the job data once more for every fired job, to check
+/// that it is JSON.
 impl fmt::Display for FiredJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Job { id, request_id, priority, data, .. } = self.job;
@@ -80,7 +80,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Always with milliseconds, so that receivers meet one form only.
+/// Always with milliseconds, so that receivers get one form only.
 fn rfc3339(ms: i64) -> String {
     // No request is accepted with a time beyond chrono's calendar.
     let time = DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::UNIX_EPOCH);

@@ -1,4 +1,4 @@
-//! What a handler knows about the attempt that it makes.
+//! The context of an attempt, which a handler gets.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct JobContext {
 }
 
 impl JobContext {
-    /// The attempt at `job` of `app` that starts at `fired_ms`, by the epoch.
+    /// The attempt at `job` of `app` that starts at `fired_ms`, epoch milliseconds.
     pub(crate) fn new(
         app: Arc<str>,
         job: Arc<Job>,
@@ -28,17 +28,17 @@ impl JobContext {
         Self { app, job, fence, fired_ms, cancelled }
     }
 
-    /// The job as it stood when the attempt started.
+    /// The job as it was when the attempt started.
     pub fn job(&self) -> &Job {
         &self.job
     }
 
-    /// Whose job it is.
+    /// The job's app.
     pub fn app(&self) -> &str {
         &self.app
     }
 
-    /// Which attempt this is, 1 for the first.
+    /// The number of this attempt, 1 for the first.
     pub fn attempt(&self) -> u32 {
         attempt_at(&self.job)
     }
@@ -54,13 +54,13 @@ impl JobContext {
         self.fired_ms
     }
 
-    /// Cancelled when the job is no longer ours to do; an attempt may end early then.
+    /// Cancelled when this instance may no longer run the job; the attempt may end early then.
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancelled
     }
 }
 
-/// Which attempt at `job` is the next one.
+/// The number of the next attempt at `job`.
 pub(super) fn attempt_at(job: &Job) -> u32 {
     job.attempts.saturating_add(1)
 }

@@ -1,8 +1,8 @@
-//! The form that does nothing, for trying out and for measuring.
+//! The handler that does nothing, for trials and benchmarks.
 
 use super::{JobContext, JobError, JobHandler};
 
-/// Every job succeeds at once and goes nowhere.
+/// Every job succeeds at once, without any effect.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Discard;
 

@@ -1,4 +1,4 @@
-//! What a handler is, and what it may answer.
+//! The trait of handlers, and the results that they return.
 
 use std::error::Error;
 use std::fmt;
@@ -11,54 +11,56 @@ use futures::future::BoxFuture;
 use super::JobContext;
 use crate::model::job::JobData;
 
-/// Does an app's jobs. Implementors write `async fn execute`.
+/// Runs the jobs of an app. Implementors write `async fn execute`.
 ///
 /// A job may be executed more than once (README, "What is promised"): by its
-/// [`fence`](JobContext::fence) a receiver can tell a late attempt from a newer one.
+/// [`fence`](JobContext::fence) a receiver can distinguish a late attempt from a newer one.
 pub trait JobHandler: Send + Sync + 'static {
-    /// Makes one attempt at the job. A panic is a failed attempt and nothing else.
+    /// Makes one attempt at the job. A panic counts as a failed attempt.
     ///
-    /// The future is dropped when the attempt has taken as long as it may.
+    /// The future is dropped at the attempt's time limit.
     ///
     /// # Errors
-    /// [`JobError`] says what is to become of the job. Any error that `?` meets on the way
-    /// is a [`JobError::Retry`].
+    /// [`JobError`] decides what happens to the job. Any error passed on by `?` becomes a
+    /// [`JobError::Retry`].
     fn execute(&self, ctx: &JobContext) -> impl Future<Output = Result<(), JobError>> + Send;
 
-    /// Judges the data of a job when it is asked for, else before its first attempt.
+    /// Validates the data of a job: at admission on an instance that has the handler, else before
+    /// the first attempt.
     ///
     /// # Errors
-    /// [`Rejection`] says what is wrong with it, in words for who asked for the job.
+    /// [`Rejection`] says what is wrong, in a message for the request's producer.
     fn validate(&self, job_data: &JobData) -> Result<(), Rejection> {
         let _ = job_data;
         Ok(())
     }
 
-    /// What logs call it.
+    /// Its name in logs.
     fn name(&self) -> &str {
         "handler"
     }
 
-    /// Whether each attempt ends by itself, so that it is not dropped when it has taken as long
-    /// as it may. For those who hand a job over: what was handed over may still be delivered
-    /// when nobody waits for it any more, and a receiver that is away is no attempt.
+    /// Whether each attempt ends by itself and must not be dropped at its time limit. For
+    /// handlers that pass the job to a client: what was passed on may still be delivered after
+    /// the future is dropped, and an attempt does not count while the receiver is unavailable.
     fn ends_by_itself(&self) -> bool {
         false
     }
 }
 
-/// A [`JobHandler`] whose type is forgotten; every handler is one, nobody implements it.
-pub trait DynJobHandler: Send + Sync + 'static {
+/// A [`JobHandler`] as a trait object. Implemented for every handler; do not implement it
+/// yourself.
+pub(crate) trait DynJobHandler: Send + Sync + 'static {
     /// See [`JobHandler::execute`].
     ///
     /// # Errors
-    /// What the handler answers.
+    /// The handler's error.
     fn execute<'a>(&'a self, ctx: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>>;
 
     /// See [`JobHandler::validate`].
     ///
     /// # Errors
-    /// What the handler answers.
+    /// The handler's error.
     fn validate(&self, job_data: &JobData) -> Result<(), Rejection>;
 
     /// See [`JobHandler::name`].
@@ -68,8 +70,8 @@ pub trait DynJobHandler: Send + Sync + 'static {
     fn ends_by_itself(&self) -> bool;
 }
 
-/// A handler of any type that several may hold.
-pub type SharedHandler = Arc<dyn DynJobHandler>;
+/// A shared handler of any type.
+pub(crate) type SharedHandler = Arc<dyn DynJobHandler>;
 
 impl<H: JobHandler> DynJobHandler for H {
     fn execute<'a>(&'a self, ctx: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
@@ -89,7 +91,7 @@ impl<H: JobHandler> DynJobHandler for H {
     }
 }
 
-/// One handler for several apps, or one that its owner goes on looking at.
+/// For one handler of several apps, or one that its owner continues to use.
 impl<H: JobHandler> JobHandler for Arc<H> {
     fn execute(&self, ctx: &JobContext) -> impl Future<Output = Result<(), JobError>> + Send {
         JobHandler::execute(self.as_ref(), ctx)
@@ -108,37 +110,38 @@ impl<H: JobHandler> JobHandler for Arc<H> {
     }
 }
 
-/// Why an attempt was not a success, by what is to become of the job.
+/// Why an attempt did not succeed, by what happens to the job.
 ///
-/// It is no [`Error`] itself, so that `?` can turn every error into a [`Retry`](Self::Retry).
-/// What is no error either (a text, an `anyhow::Error`) goes through
-/// `.map_err(JobError::retry)?`, and what can never succeed through `.map_err(JobError::fail)?`.
+/// It does not implement [`Error`], so that `?` can turn every error into a
+/// [`Retry`](Self::Retry). For a value that is not an error either (a string, an `anyhow::Error`)
+/// use `.map_err(JobError::retry)?`, and for a job that can never succeed
+/// `.map_err(JobError::fail)?`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JobError {
-    /// Again after the app's backoff, for this reason.
+    /// Retry after the app's backoff, for this reason.
     Retry(String),
-    /// Again after this wait, whatever the app's backoff says.
+    /// Retry after this wait instead of the app's backoff.
     RetryAfter(Duration, String),
-    /// Never again: the job is a dead letter at once.
+    /// Do not retry: the job becomes a dead letter at once.
     Fail(String),
-    /// Not now, but from this moment on. Does not count as an attempt.
+    /// Postpone the job until this time. Does not count as an attempt.
     Snooze(DateTime<Utc>),
 }
 
 impl JobError {
-    /// Again after the app's backoff.
+    /// A retry after the app's backoff.
     pub fn retry(reason: impl fmt::Display) -> Self {
         Self::Retry(in_full(reason))
     }
 
-    /// Never again.
+    /// A final failure.
     pub fn fail(reason: impl fmt::Display) -> Self {
         Self::Fail(in_full(reason))
     }
 }
 
-/// The reason alone, except that a snooze names its end.
+/// The reason alone; for a snooze its end.
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -153,14 +156,14 @@ impl fmt::Display for JobError {
     }
 }
 
-/// The error and its causes, with `: ` between, to be tried again.
+/// A retry, whose reason is the error and its causes, separated by `: `.
 impl<E: Error> From<E> for JobError {
     fn from(error: E) -> Self {
         let mut reason = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
             let text = error.to_string();
-            // Many errors repeat their cause in their own text.
+            // Many errors contain the text of their cause already.
             if !reason.ends_with(&text) {
                 reason.push_str(": ");
                 reason.push_str(&text);
@@ -171,7 +174,7 @@ impl<E: Error> From<E> for JobError {
     }
 }
 
-/// Invalid data fails the job, what cannot be judged yet is tried again.
+/// Invalid data fails the job; data that cannot be validated yet is retried.
 impl From<Rejection> for JobError {
     fn from(rejection: Rejection) -> Self {
         match rejection {
@@ -181,13 +184,14 @@ impl From<Rejection> for JobError {
     }
 }
 
-/// Why a handler does not take a job's data.
+/// Why a handler does not accept a job's data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// It never will: the request is a dead letter. Names the field and what it should be.
+    /// It never will: the request becomes a dead letter. The message names the field and what it
+    /// should be.
     Invalid(String),
-    /// It cannot be judged just now: to be asked again.
+    /// The data cannot be validated at the moment: validate it again later.
     NotYet(String),
 }
 
@@ -206,7 +210,7 @@ impl From<serde_json::Error> for Rejection {
     }
 }
 
-/// The alternate form, in which an `anyhow::Error` names its causes too.
+/// Uses the alternate form, in which an `anyhow::Error` names its causes too.
 fn in_full(reason: impl fmt::Display) -> String {
     format!("{reason:#}")
 }

@@ -1,4 +1,4 @@
-//! The kafka form: a fired job becomes a record of the app's topic.
+//! The handler of `dispatch = "kafka"`: a fired job becomes a record of the app's topic.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,32 +9,32 @@ use super::{FiredJob, JobContext, JobError, JobHandler};
 use crate::health::{Health, ProblemKind};
 use crate::kafka::{Error, Outgoing, Producer};
 
-/// The shortest wait after a broker did not take a job for a reason of its own.
-const AGAIN_MS: i64 = 1000;
+/// The shortest wait after a broker did not accept a job for a reason of its own.
+const RETRY_AFTER_MS: i64 = 1000;
 
-/// No failure that was met, epoch milliseconds.
+/// No failure so far, in epoch milliseconds.
 const NEVER: i64 = i64::MIN;
 
-/// Sends each job to one topic. The attempt is a success once every in-sync replica has it.
+/// Sends each job to one topic. The attempt succeeds once every in-sync replica has the record.
 #[derive(Clone, Debug)]
-pub struct KafkaDispatch {
+pub(crate) struct KafkaDispatch {
     producer: Producer,
     topic: String,
     health: Health,
-    /// When the last job was fired that the topic did not take, epoch milliseconds.
+    /// When the latest job that the topic did not accept was fired, epoch milliseconds.
     failed_ms: Arc<AtomicI64>,
 }
 
 impl KafkaDispatch {
-    /// Sends to `topic` by `producer`, which others may share.
-    pub fn new(producer: Producer, topic: impl Into<String>) -> Self {
+    /// Sends to `topic` by `producer`, which may be shared.
+    pub(crate) fn new(producer: Producer, topic: impl Into<String>) -> Self {
         let failed_ms = Arc::new(AtomicI64::new(NEVER));
         Self { producer, topic: topic.into(), health: Health::default(), failed_ms }
     }
 
-    /// Reports to `health` that the topic does not take jobs.
+    /// Reports to `health` while the topic does not accept jobs.
     #[must_use]
-    pub fn reporting_to(mut self, health: Health) -> Self {
+    pub(crate) fn reporting_to(mut self, health: Health) -> Self {
         self.health = health;
         self
     }
@@ -43,15 +43,16 @@ impl KafkaDispatch {
         format!("topic {}", self.topic)
     }
 
-    /// Each job waits by itself; that they wait is reported once.
-    fn waits(&self, error: &Error, fired_ms: i64) {
+    /// Each job waits independently; that jobs wait is reported once.
+    fn report_waiting(&self, error: &Error, fired_ms: i64) {
         self.failed_ms.fetch_max(fired_ms, Ordering::Relaxed);
-        let why = format!("does not take fired jobs, which wait: {error}");
+        let why = format!("does not accept fired jobs, which wait: {error}");
         self.health.report(&self.subject(), ProblemKind::TargetUnavailable, why);
     }
 
-    /// A job that was fired before the last failure says nothing of how it is now.
-    fn took(&self, fired_ms: i64) {
+    /// The success of a job that was fired before the last failure does not show the current
+    /// state.
+    fn accepted(&self, fired_ms: i64) {
         let failed_ms = self.failed_ms.load(Ordering::Relaxed);
         let is_over = failed_ms != NEVER && fired_ms > failed_ms;
         let (set, order) = (NEVER, Ordering::Relaxed);
@@ -72,14 +73,14 @@ impl JobHandler for KafkaDispatch {
         let sent = self.producer.send_when_there_is_room(ctx.job().size(), make).await;
         match sent {
             Ok(()) => {
-                self.took(ctx.fired_ms());
+                self.accepted(ctx.fired_ms());
                 Ok(())
             }
             Err(error) => {
                 if !matches!(error, Error::Refused { .. }) {
-                    self.waits(&error, ctx.fired_ms());
+                    self.report_waiting(&error, ctx.fired_ms());
                 }
-                Err(judge(error, size, ctx.fired_ms()))
+                Err(job_error(error, size, ctx.fired_ms()))
             }
         }
     }
@@ -88,13 +89,13 @@ impl JobHandler for KafkaDispatch {
         "kafka"
     }
 
-    /// The producer gives up on a record by itself, and until then may deliver it.
+    /// The producer has a time limit of its own, until which it may deliver the record.
     fn ends_by_itself(&self) -> bool {
         true
     }
 }
 
-/// Keyed by request id, so that all attempts at a job go to one partition.
+/// Keyed by request id, so that all attempts of a job go to one partition.
 fn record(topic: String, ctx: &JobContext) -> Outgoing {
     let fired = FiredJob::of(ctx);
     Outgoing {
@@ -105,11 +106,11 @@ fn record(topic: String, ctx: &JobContext) -> Outgoing {
     }
 }
 
-/// A broker that is away says nothing of the job: the attempt does not count.
-fn judge(error: Error, size: usize, fired_ms: i64) -> JobError {
+/// An unavailable broker is not the job's fault: the attempt does not count.
+fn job_error(error: Error, size: usize, fired_ms: i64) -> JobError {
     match error {
         Error::Refused { .. } => JobError::Fail(format!("{error} (its value has {size} bytes)")),
-        error => match DateTime::from_timestamp_millis(fired_ms + AGAIN_MS) {
+        error => match DateTime::from_timestamp_millis(fired_ms + RETRY_AFTER_MS) {
             Some(again) => JobError::Snooze(again),
             None => JobError::retry(error),
         },
@@ -137,7 +138,7 @@ mod tests {
         let refused =
             Error::Refused { topic: "sms.fired".to_owned(), reason: "too large".to_owned() };
         assert_eq!(
-            judge(refused, 9, 0),
+            job_error(refused, 9, 0),
             JobError::Fail(
                 "topic sms.fired refuses the record: too large (its value has 9 bytes)".to_owned()
             )
@@ -148,7 +149,7 @@ mod tests {
             Error::Config("nonsense".to_owned()),
         ] {
             let again = DateTime::from_timestamp_millis(6000).unwrap();
-            assert_eq!(judge(error, 9, 5000), JobError::Snooze(again));
+            assert_eq!(job_error(error, 9, 5000), JobError::Snooze(again));
         }
     }
 
@@ -178,14 +179,14 @@ mod tests {
         let health = Health::default();
         let dispatch = KafkaDispatch::new(Producer::start(&config).unwrap(), "sms.fired")
             .reporting_to(health.clone());
-        dispatch.took(1);
-        dispatch.waits(&Error::Unavailable("no broker".to_owned()), 5);
-        dispatch.took(5);
+        dispatch.accepted(1);
+        dispatch.report_waiting(&Error::Unavailable("no broker".to_owned()), 5);
+        dispatch.accepted(5);
         let problem = &health.read().degraded[0];
         assert_eq!(problem.kind, ProblemKind::TargetUnavailable);
         assert_eq!(problem.subject, "topic sms.fired");
         assert!(problem.message.contains("no broker"), "{problem}");
-        dispatch.took(6);
+        dispatch.accepted(6);
         assert!(health.read().degraded.is_empty());
     }
 }

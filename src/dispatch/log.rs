@@ -1,12 +1,12 @@
-//! The log form: a fired job becomes one structured log event.
+//! The handler of `dispatch = "log"`: a fired job becomes one structured log event.
 
 use tracing::info;
 
 use super::{JobContext, JobError, JobHandler};
 
-/// Logs each job under the target `infinite_scheduler::fired`, at level info. Where that is
-/// filtered away, the job is gone: the program's own filter must let it through, as
-/// [`telemetry`](crate::telemetry)'s does unless the target is named.
+/// Logs each job under the target `infinite_scheduler::fired`, at level info. If a filter drops
+/// that event, nothing of the job remains: the program's filter must let it through, as that of
+/// [`telemetry`](crate::telemetry) does unless `RUST_LOG` names the target.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogDispatch;
 
@@ -21,7 +21,7 @@ impl JobHandler for LogDispatch {
             request_id = job.request_id,
             attempt,
             scheduled_ms = job.scheduled_ms,
-            // Of this attempt: the wait before a retry is no lateness.
+            // Of this attempt: the backoff before a retry does not count as lateness.
             lateness_ms = ctx.fired_ms() - job.due_ms,
             job_data = job.data.as_str(),
             "fired job {id} of {app}, attempt {attempt}"

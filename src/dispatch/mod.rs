@@ -1,8 +1,8 @@
-//! Where fired jobs go: the handler trait that users implement, and the forms of it that
-//! come with the system.
+//! Dispatch of fired jobs: the handler trait that users implement, and the handlers that come
+//! with the system.
 //!
-//! When an attempt starts, how long it may take and what its answer leads to is the
-//! business of those who call a handler; here nothing is retried, timed or remembered.
+//! The callers of a handler decide when an attempt starts, how long it may take and what follows
+//! from its result; this module retries and stores nothing.
 
 mod handler;
 mod context;
@@ -12,10 +12,11 @@ mod kafka;
 mod log;
 mod discard;
 
-pub use body::FiredJob;
+pub(crate) use body::FiredJob;
 pub use context::JobContext;
 pub use discard::Discard;
-pub use handler::{DynJobHandler, JobError, JobHandler, Rejection, SharedHandler};
-pub use kafka::KafkaDispatch;
+pub(crate) use handler::SharedHandler;
+pub use handler::{JobError, JobHandler, Rejection};
+pub(crate) use kafka::KafkaDispatch;
 pub use log::LogDispatch;
 pub use typed::{Typed, TypedHandler, handler_fn};

@@ -1,4 +1,4 @@
-//! Handlers that take their job data as a type of their own.
+//! Handlers whose job data is deserialized to a type of their own.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,38 +8,37 @@ use serde::de::DeserializeOwned;
 use super::{JobContext, JobError, JobHandler, Rejection};
 use crate::model::job::JobData;
 
-/// A handler that is given the job data as [`Self::Data`]. [`Typed`] makes a
-/// [`JobHandler`] of it.
+/// A handler that gets the job data as [`Self::Data`]. [`Typed`] turns it into a [`JobHandler`].
 pub trait TypedHandler: Send + Sync + 'static {
-    /// What the job data is read as.
+    /// The type of the job data.
     type Data: DeserializeOwned + Send;
 
     /// Makes one attempt at the job; see [`JobHandler::execute`].
     ///
     /// # Errors
-    /// [`JobError`] says what is to become of the job.
+    /// [`JobError`] decides what happens to the job.
     fn execute(
         &self,
         ctx: &JobContext,
         data: Self::Data,
     ) -> impl Future<Output = Result<(), JobError>> + Send;
 
-    /// Judges data that could be read; see [`JobHandler::validate`].
+    /// Validates data that was deserialized; see [`JobHandler::validate`].
     ///
     /// # Errors
-    /// [`Rejection`] says what is wrong with it.
+    /// [`Rejection`] says what is wrong.
     fn validate(&self, data: &Self::Data) -> Result<(), Rejection> {
         let _ = data;
         Ok(())
     }
 
-    /// What logs call it.
+    /// Its name in logs.
     fn name(&self) -> &str {
         "handler"
     }
 }
 
-/// The [`JobHandler`] of a [`TypedHandler`]: data that is not what it takes is rejected.
+/// The [`JobHandler`] of a [`TypedHandler`]: data that does not deserialize is rejected.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Typed<H>(pub H);
 
@@ -58,10 +57,10 @@ impl<H: TypedHandler> JobHandler for Typed<H> {
     }
 }
 
-/// Makes a handler of `|ctx: JobContext, data: T| async move { .. }`.
+/// Turns a closure `|ctx: JobContext, data: T| async move { .. }` into a handler.
 ///
-/// The context is the future's own, because a future on stable Rust cannot both be `Send`
-/// and borrow from what a closure was called with. Data that is not a `T` is rejected.
+/// The closure gets the context by value, because on stable Rust its future cannot both be `Send`
+/// and borrow from the closure's arguments. Data that is not a `T` is rejected.
 pub fn handler_fn<F, T, Fut>(function: F) -> impl JobHandler
 where
     F: Fn(JobContext, T) -> Fut + Send + Sync + 'static,
@@ -93,7 +92,7 @@ where
     }
 }
 
-/// Reads the data, or names the field that cannot be read.
+/// Deserializes the data; the error names the field.
 fn read<T: DeserializeOwned>(data: &JobData) -> Result<T, Rejection> {
     let mut json = serde_json::Deserializer::from_str(data.as_str());
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -102,7 +101,7 @@ fn read<T: DeserializeOwned>(data: &JobData) -> Result<T, Rejection> {
     })
 }
 
-/// Where in the job data something is, as a producer would write it.
+/// The place of an error in the job data, as a producer would write it.
 struct Place<'a>(&'a serde_path_to_error::Path);
 
 impl fmt::Display for Place<'_> {
@@ -112,7 +111,7 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// What `error` says, without a line and column that its place says better.
+/// The text of `error` without line and column, since its place is named already.
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());

@@ -31,7 +31,7 @@ pub enum Error {
         /// The partition, which yields nothing until the next seek.
         partition: TopicPartition,
     },
-    /// The next record cannot be read, for a reason that does not go away by itself.
+    /// The next record cannot be read, for a reason that does not end by itself.
     #[error("partition {partition} cannot be read on: {problem}")]
     Unreadable {
         /// The partition, which yields nothing until the next seek.

@@ -84,7 +84,6 @@ pub struct PartitionQueue {
     reader: u64,
     /// The number of the seek before `held` and `failed` were read.
     seek: u64,
-    floor: i64,
     /// A record that was polled, but did not fit into the batch before.
     held: Option<RawRecord>,
     /// An error that followed records which had to be returned first.
@@ -95,7 +94,7 @@ pub struct PartitionQueue {
     end: Option<LogEnd>,
     memory: Arc<RecordMemory>,
     /// The memory of the batches that are not finished, oldest first.
-    places: VecDeque<Option<BatchMemory>>,
+    batches: VecDeque<Option<BatchMemory>>,
     /// Declared after `queue`, to be dropped after it: a queue must not outlive its client.
     _consumer: Arc<Consumer>,
 }
@@ -110,19 +109,17 @@ impl PartitionQueue {
         let reader = slot.next_reader()?;
         let memory = consumer.context().memory.clone();
         let consumer = consumer.clone();
-        let floor = i64::MIN;
         Ok(Self {
             queue,
             slot,
             reader,
             seek: 0,
-            floor,
             held: None,
             failed: None,
             denied: false,
             end: None,
             memory,
-            places: VecDeque::new(),
+            batches: VecDeque::new(),
             _consumer: consumer,
         })
     }
@@ -130,11 +127,6 @@ impl PartitionQueue {
     /// The partition of this queue.
     pub fn partition(&self) -> &TopicPartition {
         &self.slot.partition
-    }
-
-    /// Skips records below `offset` from now on.
-    pub fn discard_below(&mut self, offset: i64) {
-        self.floor = offset;
     }
 
     /// The end of the log, if everything before it has been read and no seek came since; returned
@@ -158,8 +150,8 @@ impl PartitionQueue {
     /// [`Error::OffsetLost`] when the log lacks the next offset, until the next
     /// [`Intake::seek`](super::Intake::seek); [`Error::Revoked`] when the partition was revoked;
     /// [`Error::NotSought`] before the first seek; [`Error::Denied`] and [`Error::Unavailable`]
-    /// when the broker returns no records for a reason that may go away; [`Error::Unreadable`]
-    /// when an operator has to look at the log.
+    /// when the broker returns no records for a transient reason; [`Error::Unreadable`] when an
+    /// operator has to look at the log.
     pub async fn next_batch(&mut self, limits: BatchLimits) -> Result<Vec<RawRecord>, Error> {
         self.finish_all();
         let wait = if self.denied { limits.wait.max(DENIED_AGAIN) } else { limits.wait };
@@ -174,7 +166,7 @@ impl PartitionQueue {
             if !batch.is_empty() || left.is_zero() {
                 self.denied = false;
                 if !batch.is_empty() {
-                    self.places.push_back(place);
+                    self.batches.push_back(place);
                 }
                 return Ok(batch);
             }
@@ -192,7 +184,7 @@ impl PartitionQueue {
         match self.take(&limits, Some(&mut place)) {
             Ok(batch) => {
                 if !batch.is_empty() {
-                    self.places.push_back(Some(place));
+                    self.batches.push_back(Some(place));
                 }
                 batch
             }
@@ -205,12 +197,12 @@ impl PartitionQueue {
 
     /// Releases the memory of the oldest batch.
     pub fn finish_batch(&mut self) {
-        self.places.pop_front();
+        self.batches.pop_front();
     }
 
     /// Releases the memory of every batch.
     pub fn finish_all(&mut self) {
-        self.places.clear();
+        self.batches.clear();
     }
 
     fn arm(&mut self) {
@@ -282,7 +274,6 @@ impl PartitionQueue {
         loop {
             match self.queue.poll(Duration::ZERO) {
                 None => return Ok(None),
-                Some(Ok(message)) if message.offset() < self.floor => {}
                 Some(Ok(message)) => {
                     self.end = None;
                     return Ok(Some(self.record(&message)));
@@ -346,7 +337,6 @@ impl fmt::Debug for PartitionQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PartitionQueue")
             .field("partition", &self.slot.partition)
-            .field("floor", &self.floor)
             .finish_non_exhaustive()
     }
 }

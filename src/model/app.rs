@@ -1,4 +1,4 @@
-//! An app: whose jobs they are, and by which policy they are fired.
+//! An app: the owner of jobs, and the policy by which they are fired.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -14,7 +14,7 @@ use super::schema::JobSchema;
 #[serde(try_from = "String", into = "String")]
 pub struct AppName(Box<str>);
 
-/// A name that no app can have.
+/// An invalid app name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("app name {0:?} must be 1 to 64 of a-z, 0-9, _ and -")]
 pub struct InvalidAppName(String);
@@ -23,7 +23,7 @@ impl AppName {
     /// Checks `name`.
     ///
     /// # Errors
-    /// [`InvalidAppName`] says what a name may be made of.
+    /// [`InvalidAppName`] says which characters are allowed.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidAppName> {
         let name = name.into();
         let legal = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
@@ -66,36 +66,37 @@ impl fmt::Debug for AppName {
     }
 }
 
-/// How one app's jobs are kept and fired. [`AppConfig::new`] has a default for everything.
+/// The policy of one app. [`AppConfig::new`] has a default for everything.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct AppConfig {
-    /// Whose jobs these are; checked when the app is registered.
+    /// The app's name; checked when the app is registered.
     pub name: String,
-    /// Attempts that run at the same time on one instance. Default 256.
+    /// The maximum number of attempts that run at the same time on one instance. Default 256.
     pub max_in_flight: NonZeroU32,
-    /// Attempts before a job is a dead letter. Default 3.
+    /// The maximum number of attempts, after which a job is a dead letter. Default 3.
     pub max_attempts: NonZeroU32,
     /// How long one attempt may take. Default 60 s.
     pub timeout: Duration,
     /// The waits between attempts. Default: exponential from 1 s, at most 60 s, with jitter.
     pub backoff: Backoff,
-    /// Into how many shards the jobs are divided among instances. May be raised later,
+    /// The number of shards into which the jobs are divided among instances. May be raised later,
     /// never lowered. Default 8.
     pub shards: NonZeroU32,
-    /// Jobs kept in memory on one instance. Default 10,000.
+    /// The maximum number of waiting jobs in memory on one instance. Default 10,000.
     pub window: NonZeroU32,
-    /// A due job rises one priority class for each of these that it waits. Default 60 s.
+    /// A due job rises by one priority class each time that it has waited this long. Default 60
+    /// s.
     pub priority_aging: Duration,
-    /// Fields that `jobData` must have; a request without one is rejected.
+    /// Required fields of `jobData`; a request without one of them is rejected.
     pub required_fields: Vec<String>,
-    /// What `jobData` must look like; a request against it is rejected. Default: anything.
+    /// The JSON Schema of `jobData`; a request that violates it is rejected. Default: none.
     pub schema: Option<JobSchema>,
 }
 
 impl AppConfig {
-    /// The most shards that an app may have: they are rows that can never be taken back, so a
-    /// slip of the finger must not make them.
+    /// The maximum number of shards of an app. Shards are rows that are never deleted, so a
+    /// typing error must not create millions.
     pub const MAX_SHARDS: u32 = 1024;
 
     /// The app `name` with the default policy.
@@ -125,7 +126,7 @@ impl AppConfig {
         self
     }
 
-    /// Requires `jobData` to be as this JSON Schema says.
+    /// Requires `jobData` to match this JSON Schema.
     #[must_use]
     pub fn schema(mut self, schema: JobSchema) -> Self {
         self.schema = Some(schema);

@@ -1,4 +1,4 @@
-//! Where time comes from, so that tests can move it by hand.
+//! The source of time, which tests can replace and set.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
 
-/// Wall time. Firing is judged by the instance's clock, leases by the database's.
+/// Wall-clock time. The instance's clock decides when a job is due, the database's clock when a
+/// lease ends.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// Epoch milliseconds, rounded down: what is not yet due by it is not yet due.
+    /// Epoch milliseconds, rounded down, so that no job is due early.
     fn now_ms(&self) -> i64;
 
     /// The same moment as a date.
@@ -17,7 +18,7 @@ pub trait Clock: Debug + Send + Sync + 'static {
     }
 }
 
-/// A clock that several may hold.
+/// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
 
 /// The machine's own clock.
@@ -25,13 +26,13 @@ pub type SharedClock = Arc<dyn Clock>;
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "the one place that asks the machine")]
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     fn now_ms(&self) -> i64 {
         Utc::now().timestamp_millis()
     }
 }
 
-/// A clock that stands still until it is moved.
+/// A clock that changes only when it is set.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicI64);
 
@@ -41,7 +42,7 @@ impl ManualClock {
         Self(AtomicI64::new(now_ms))
     }
 
-    /// Moves it on by `ms`, or back when negative.
+    /// Advances it by `ms`, or sets it back if negative.
     pub fn advance(&self, ms: i64) {
         self.0.fetch_add(ms, Ordering::Relaxed);
     }

@@ -1,11 +1,12 @@
 //! The fence: a number that only grows for a job and for later jobs under its name, so that a
 //! receiver that remembers the highest can refuse a late firing.
 //!
-//! It must grow though commits are lost in a failover of the database, a job is cancelled and
-//! asked for again, or a successor knows nothing of earlier starts. So it is a reading of the
-//! database's clock, which all instances estimate, and is remembered nowhere. Clocks differ:
-//! a fence is never less than its shard's epoch, a second that was still ahead when the shard
-//! was taken. Until that second is over fences grow more slowly, from the epoch to its end.
+//! It must grow even if a failover of the database loses commits, if a job is cancelled and
+//! requested again, or if a shard's next owner does not know of earlier starts. It is therefore
+//! derived from the database's clock, which all instances estimate, and is not stored. Since the
+//! estimates differ, a fence is never less than its shard's epoch: a time in seconds that was
+//! still in the future when the shard was acquired. Until the end of that second fences grow more
+//! slowly, within it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,20 +15,21 @@ use serde::Serialize;
 
 use super::ids::Epoch;
 
-/// The number that accompanies an attempt; below 2^53, so that every JSON reader has it whole.
+/// The number that accompanies an attempt. Below 2^53, so that every JSON parser reads it
+/// exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Fence(u64);
 
 impl Fence {
-    /// The bits below the second.
+    /// The number of bits for fractions of a second.
     const LOW_BITS: u32 = 20;
     const SECOND: u64 = 1 << Self::LOW_BITS;
-    /// Of seconds these suffice until the year 2242.
+    /// The remaining bits, for seconds; enough until the year 2242.
     const EPOCH_MAX: i64 = (1 << 33) - 1;
     const MAX: u64 = (1 << 53) - 1;
-    /// Readings of one number while the epoch's second is not over: 61 microseconds. So an
-    /// epoch may be a minute ahead.
+    /// While the clock is before the end of the epoch's second, this many steps of the clock (61
+    /// microseconds) give one fence. So an epoch may be a minute ahead of the clock.
     const GRAIN: u64 = 64;
 
     /// The `part`th of 2^20 parts of the second `epoch`.
@@ -36,14 +38,14 @@ impl Fence {
         Self((epoch << Self::LOW_BITS) + part.min(Self::SECOND - 1))
     }
 
-    /// What a clock that shows `now_us`, in microseconds, reads as a fence.
+    /// The time `now_us`, in epoch microseconds, in units of a fence.
     fn reading(now_us: i64) -> u64 {
         let now_us = u128::from(now_us.max(0).unsigned_abs());
         let reading = (now_us << Self::LOW_BITS) / 1_000_000;
         u64::try_from(reading).unwrap_or(Self::MAX).min(Self::MAX)
     }
 
-    /// The fence of a start under `epoch` at this reading.
+    /// The fence of a start under `epoch` at this time.
     fn at(epoch: Epoch, reading: u64) -> Self {
         let floor = Self::new(epoch.0, 0).0;
         match Self::end_of(epoch).checked_sub(reading) {
@@ -52,7 +54,7 @@ impl Fence {
         }
     }
 
-    /// The reading at which the epoch's second is over.
+    /// The time at which the epoch's second ends.
     fn end_of(epoch: Epoch) -> u64 {
         Self::new(epoch.0, 0).0 + Self::SECOND
     }
@@ -69,19 +71,19 @@ impl fmt::Display for Fence {
     }
 }
 
-/// What one process reads its fences from. It goes on when the clock does not, or is set back.
+/// The source of one process's fences. They grow even if the clock stops or is set back.
 #[derive(Debug, Default)]
-pub struct FenceClock {
+pub(crate) struct FenceClock {
     last: AtomicU64,
 }
 
 impl FenceClock {
-    /// The fence of a start of a job whose shard is held at `epoch`; `now_us` is the database's
-    /// clock as it is known here.
-    pub fn next(&self, epoch: Epoch, now_us: i64) -> Fence {
+    /// The fence of a start of a job whose shard is owned at `epoch`; `now_us` is this process's
+    /// estimate of the database's clock.
+    pub(crate) fn next(&self, epoch: Epoch, now_us: i64) -> Fence {
         let now = Fence::reading(now_us);
         let after = |last: u64| {
-            // Readings that have one number must not follow each other.
+            // Two consecutive times must not give the same fence.
             let grows = if last + 1 < Fence::end_of(epoch) { Fence::GRAIN } else { 1 };
             now.max(last + grows).min(Fence::MAX)
         };
@@ -211,8 +213,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever fires it, whatever commits were lost, and however often the name is used,
-        /// if no failover is over within two seconds more than clocks differ.
+        /// Whichever process fires it, whatever commits were lost, and however often the name is
+        /// used, if no failover is over within two seconds more than clocks differ.
         #[test]
         fn the_fence_of_a_name_grows_in_every_case(most in differences(), steps in steps()) {
             let mut now_ms = 1_790_000_000_123_i64;

@@ -1,6 +1,6 @@
-//! A short digest of a JSON value: by it the same job data is known again, however written.
+//! A short digest of a JSON value, by which equal job data is recognized however it is written.
 //!
-//! What is done about different data under one name is decided by whoever compares.
+//! The caller decides what different data under one name means.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use super::json::Node;
 
 /// 128 bits of a SHA-256 over the canonical form of a JSON value.
 ///
-/// Two texts have one fingerprint when they are the same JSON value, whatever the order of
-/// keys, the white space, the escapes in strings and the form of numbers, which are compared
-/// as decimals of any length (`1`, `1.0` and `10e-1` are one, `-0` is `0`).
+/// Two texts have the same fingerprint if they are the same JSON value, whatever the order of
+/// keys, the white space, the escapes in strings and the form of numbers. Numbers are compared as
+/// decimals of any length (`1`, `1.0` and `10e-1` are one, `-0` is `0`).
 ///
-/// What JSON leaves open is taken so that different data is never held to be the same: of a
-/// key given twice both values count, in their order; an escaped half of a surrogate pair
-/// is a character of its own; an exponent beyond 64 bits is compared as written.
+/// Where JSON is ambiguous, different data never counts as equal: of a repeated key both values
+/// count, in their order; an unpaired surrogate is a character of its own; an exponent beyond 64
+/// bits is compared as written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 16]);
 
@@ -53,8 +53,8 @@ impl fmt::Debug for Fingerprint {
 }
 
 impl Node<'_> {
-    /// Feeds the canonical form: each value begins with its own tag and says where it ends,
-    /// so that no two values have one form.
+    /// Hashes the canonical form: each value begins with a tag of its type and has an explicit
+    /// end, so that no two values have the same form.
     fn feed(mut self, hash: &mut Sha256) {
         match &mut self {
             Self::Word(letter) => hash.update([*letter]),
@@ -68,7 +68,7 @@ impl Node<'_> {
                 hash.update(b"]");
             }
             Self::Object(members) => {
-                // A stable sort: the values of a key given twice stay in their order.
+                // A stable sort: the values of a repeated key keep their order.
                 members.sort_by(|(left, _), (right, _)| left.cmp(right));
                 hash.update(b"{");
                 for (key, value) in members.drain(..) {
@@ -87,17 +87,17 @@ fn feed_text(text: &[u8], hash: &mut Sha256) {
     hash.update(text);
 }
 
-/// Feeds a number as its sign, its digits without zeros at either end, and a power of ten.
+/// Hashes a number as its sign, its digits without zeros at either end, and a power of ten.
 fn feed_number(number: &[u8], hash: &mut Sha256) {
     let (number, negative) = without_sign(number);
     let (mantissa, exponent) = split(number, b"eE");
     let (whole, fraction) = split(mantissa, b".");
     let mut whole = trim_start_zeros(whole);
     let mut fraction = trim_end_zeros(fraction);
-    let mut moved = -(fraction.len() as i64);
+    let mut shift = -(fraction.len() as i64);
     if fraction.is_empty() {
         let significant = trim_end_zeros(whole);
-        moved = (whole.len() - significant.len()) as i64;
+        shift = (whole.len() - significant.len()) as i64;
         whole = significant;
     } else if whole.is_empty() {
         fraction = trim_start_zeros(fraction);
@@ -108,23 +108,23 @@ fn feed_number(number: &[u8], hash: &mut Sha256) {
     hash.update(if negative { b"-" } else { b"+" });
     hash.update(whole);
     hash.update(fraction);
-    feed_power(exponent, moved, hash);
+    feed_power(exponent, shift, hash);
 }
 
-/// Feeds the power of ten `exponent + moved`.
-fn feed_power(exponent: &[u8], moved: i64, hash: &mut Sha256) {
+/// Hashes the power of ten `exponent + shift`.
+fn feed_power(exponent: &[u8], shift: i64, hash: &mut Sha256) {
     let (digits, negative) = without_sign(exponent);
     let digits = trim_start_zeros(digits);
     let exponent = digits.iter().try_fold(0_i64, |power, digit| {
         power.checked_mul(10)?.checked_add(i64::from(digit - b'0'))
     });
     let exponent = exponent.map(|power| if negative { -power } else { power });
-    if let Some(power) = exponent.and_then(|power| power.checked_add(moved)) {
+    if let Some(power) = exponent.and_then(|power| power.checked_add(shift)) {
         hash.update(b"e");
         hash.update(power.to_be_bytes());
     } else {
         hash.update(if negative { b"L" } else { b"H" });
-        hash.update(moved.to_be_bytes());
+        hash.update(shift.to_be_bytes());
         feed_text(digits, hash);
     }
 }
@@ -137,7 +137,7 @@ fn without_sign(number: &[u8]) -> (&[u8], bool) {
     }
 }
 
-/// What stands before and after the first of `separators`.
+/// The text before and after the first of `separators`.
 fn split<'a>(text: &'a [u8], separators: &[u8]) -> (&'a [u8], &'a [u8]) {
     match text.iter().position(|byte| separators.contains(byte)) {
         Some(at) => (&text[..at], &text[at + 1..]),

@@ -1,11 +1,12 @@
-//! What no name, address or URL is meant to have: control characters, and white space around it.
+//! Finds what no name, address or URL should contain: control characters, and white space around
+//! it.
 //!
-//! It comes with values from files and secrets, most often as a line feed at their end, and a
-//! consumer group with a line feed is another group.
+//! Values from files and secrets often end with a line feed, and a consumer group with a line
+//! feed is another group.
 
 use std::fmt;
 
-/// The first character of a value that it must not have, told without showing the value.
+/// The first illegal character of a value, described without showing the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Flaw {
     character: char,
@@ -38,7 +39,8 @@ pub(crate) fn of_secret(text: &str) -> Option<Flaw> {
     Some(Flaw { character, place })
 }
 
-/// White space of all kinds, control characters, and the mark that begins some files.
+/// White space of all kinds, control characters, and the byte-order mark at the start of some
+/// files.
 fn is_blank(c: char) -> bool {
     c.is_whitespace() || c.is_control() || c == '\u{feff}'
 }

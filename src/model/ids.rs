@@ -1,4 +1,4 @@
-//! Identifiers, one type each, so that none can be taken for another.
+//! Identifiers, each with a type of its own, so that they cannot be mixed up.
 
 use std::fmt;
 
@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// Names one job: the first 128 bits of a SHA-256 over its app and request id.
+/// Identifies a job: the first 128 bits of a SHA-256 over its app and request id.
 ///
-/// Being derived, it makes the primary key also the guard against the same request
-/// twice, without a second index. It orders as its 16 bytes do, in every database.
+/// Because it is derived, the primary key also guards against the same request twice, without a
+/// second index. Every database orders it by its 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(Uuid);
 
 impl JobId {
-    /// The id of `app`'s job that was asked for under `request_id`.
+    /// The id of `app`'s job with this request id.
     pub fn derive(app: &str, request_id: &str) -> Self {
         Self(Uuid::new_v8(digest(b"job", app, request_id)))
     }
@@ -30,7 +30,7 @@ impl JobId {
         Self(uuid)
     }
 
-    /// The UUID that people and receivers see.
+    /// The id as a UUID, its form for people and receivers.
     pub fn uuid(self) -> Uuid {
         self.0
     }
@@ -58,7 +58,7 @@ impl fmt::Debug for JobId {
     }
 }
 
-/// Names one idempotency key of one app: a SHA-256 cut to 128 bits, like [`JobId`].
+/// Identifies an idempotency key of an app: a SHA-256 cut to 128 bits, like [`JobId`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; 16]);
 
@@ -98,7 +98,7 @@ fn digest(kind: &[u8], app: &str, name: &str) -> [u8; 16] {
     short
 }
 
-/// The request id of a record that brought none: the same record read twice has one name.
+/// The request id of a record without one: the same record always has the same id.
 pub fn derived_request_id(cluster: &str, topic: &str, partition: i32, offset: i64) -> String {
     let name = format!("{cluster}/{topic}/{partition}/{offset}");
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string()
@@ -128,19 +128,20 @@ number! {
     ShardId(i32)
 }
 number! {
-    /// How often a shard has changed hands: a write of an older epoch changes nothing.
+    /// Grows each time that a shard changes its owner; a write under an older epoch changes
+    /// nothing.
     Epoch(i64)
 }
 number! {
-    /// One start of an instance. A process that was declared dead goes on under a new one.
+    /// One start of an instance. A process that was declared dead continues under a new one.
     InstanceId(i64)
 }
 number! {
-    /// The row that holds how far one partition has been read.
+    /// The ledger row of one partition, which holds the next offset to read.
     LedgerId(i32)
 }
 number! {
-    /// What tells a reader of a partition from all that read it before: made anew with each claim.
+    /// Distinguishes a reader of a partition from earlier ones: each claim has a new one.
     ReaderToken(i64)
 }
 

@@ -1,4 +1,4 @@
-//! A job: what was asked for, where it stands, and the legal moves from there.
+//! A job: the request, and the state of its attempts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,9 +17,9 @@ use super::ids::{JobId, LedgerId, ShardId};
 pub struct Job {
     /// Derived from app and request id.
     pub id: JobId,
-    /// The shard that it belongs to for life.
+    /// Its shard, which never changes.
     pub shard: ShardId,
-    /// Its class among jobs that are due.
+    /// Its priority among due jobs.
     pub priority: Priority,
     /// When the next attempt is to start, epoch milliseconds, rounded up.
     pub due_ms: i64,
@@ -27,30 +27,30 @@ pub struct Job {
     pub request_id: String,
     /// When the job was asked to fire, epoch milliseconds, rounded up.
     pub scheduled_ms: i64,
-    /// After this moment it is not fired any more, epoch milliseconds.
+    /// It is not fired after this moment, epoch milliseconds.
     pub expires_ms: Option<i64>,
     /// When it was admitted, epoch milliseconds.
     pub created_ms: i64,
-    /// Attempts that have ended.
+    /// The number of attempts that have ended.
     pub attempts: u32,
-    /// The job's own limit of attempts; without one the app's holds.
+    /// Overrides the app's `max_attempts`.
     pub max_attempts: Option<u32>,
-    /// The job's own limit of an attempt's time; without one the app's holds.
+    /// Overrides the app's `timeout`, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// What the handler is given, untouched.
+    /// The handler's input, unchanged.
     pub data: JobData,
-    /// The trace that the request belongs to.
+    /// The trace context of the request.
     pub trace: Option<TraceContext>,
-    /// The record that it came from; `None` for jobs by API.
+    /// The record that requested it; `None` for jobs by API.
     pub origin: Option<Origin>,
-    /// What the last failed attempt said.
+    /// The error of the last failed attempt.
     pub last_error: Option<String>,
     /// The dead letter that it is a replay of.
     pub letter: Option<Uuid>,
 }
 
 impl Job {
-    /// Where the job stands in its list: by due time, ties by id.
+    /// The order of jobs in a list: by due time, ties by id.
     pub fn key(&self) -> (i64, JobId) {
         (self.due_ms, self.id)
     }
@@ -64,18 +64,18 @@ impl Job {
             + self.last_error.as_ref().map_or(0, String::len)
     }
 
-    /// Whether its time to be of use has passed at `now_ms`.
+    /// Whether the job has expired at `now_ms`.
     pub fn is_expired(&self, now_ms: i64) -> bool {
         self.expires_ms.is_some_and(|expires| now_ms > expires)
     }
 
-    /// How long an attempt may take, given the app's own limit.
+    /// The time limit of an attempt; `app` is the app's own.
     pub fn timeout(&self, of_app: Duration) -> Duration {
         self.timeout_ms.map_or(of_app, Duration::from_millis)
     }
 }
 
-/// Among jobs that are due, the higher class goes first.
+/// Among due jobs, the higher priority is fired first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -91,15 +91,15 @@ pub enum Priority {
 }
 
 impl Priority {
-    /// Every class, highest first.
+    /// Every priority, highest first.
     pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
 
-    /// The number that stands for it in the database: 0 is the highest.
+    /// Its number in the database: 0 is the highest.
     pub fn rank(self) -> i16 {
         self as i16
     }
 
-    /// The class with this number; anything unknown is low, so that it is still fired.
+    /// The priority with this number; an unknown number is low, so that the job is still fired.
     pub fn from_rank(rank: i16) -> Self {
         match rank {
             0 => Self::High,
@@ -136,7 +136,7 @@ impl FromStr for Priority {
     }
 }
 
-/// A JSON object kept as the bytes it was written in: key order and number forms stay.
+/// A JSON object, kept as its original bytes: with its key order and forms of numbers.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JobData(Box<str>);
 
@@ -154,7 +154,7 @@ impl JobData {
     /// Reads it as a `T`.
     ///
     /// # Errors
-    /// Says where the data is not what `T` wants.
+    /// The deserializer's error, with its place in the data.
     pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.0)
     }
@@ -186,7 +186,7 @@ impl Serialize for JobData {
     }
 }
 
-/// The W3C trace context that a record's headers carried.
+/// The W3C trace context from a record's headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     /// The `traceparent` header.
@@ -201,12 +201,12 @@ impl TraceContext {
     }
 }
 
-/// The record that a job came from.
+/// The record that requested a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The ledger row of its topic and partition.
     pub ledger: LedgerId,
-    /// The place in the partition.
+    /// The offset in the partition.
     pub offset: i64,
     /// The record's own time, epoch milliseconds.
     pub timestamp_ms: Option<i64>,

@@ -1,6 +1,5 @@
-//! JSON as its grammar allows it: numbers of any size, and strings in which an escaped half of
-//! a surrogate pair stands alone. `serde_json` takes neither into a value of its own, and job
-//! data may contain both.
+//! JSON as its grammar allows it: numbers of any size, and strings in which unpaired surrogates
+//! are escaped. `serde_json` can represent neither in its `Value`, and job data may contain both.
 
 use std::borrow::Cow;
 
@@ -11,8 +10,8 @@ use serde_json::{Map, Number, Value};
 
 use super::request::{MAX_DEPTH, is_too_deep};
 
-/// A [`Value`] has a character this far above it in the place of an unpaired surrogate: one in
-/// plane 16, which is for private use and assigned to nothing.
+/// Added to an unpaired surrogate to get the character that replaces it in a [`Value`]: one of
+/// the private-use plane 16.
 const STAND_IN: u32 = 0x10_0000;
 
 /// The value of `text`, or the nearest one that a [`Value`] can be: a number beyond an `f64` is
@@ -24,7 +23,7 @@ pub(super) fn nearest_value(text: &str) -> Result<Value, serde_json::Error> {
     serde_json::from_str(text).or_else(|_| Node::read(text).map(Node::into_value))
 }
 
-/// `text`, which speaks of such a value, with unpaired surrogates as the escapes that they were.
+/// A message about such a value, with the replacements shown as the escapes that they were.
 pub(super) fn with_escapes(text: &str) -> Cow<'_, str> {
     let surrogate = |c: char| u32::from(c).checked_sub(STAND_IN).filter(is_surrogate);
     if !text.contains(|c| surrogate(c).is_some()) {
@@ -146,7 +145,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What stands between two brackets, each item read by `item`.
+    /// The items between two brackets, each read by `item`.
     fn items<T>(&mut self, item: impl Fn(&mut Self) -> T) -> Vec<T> {
         let mut items = Vec::new();
         self.bump();
@@ -218,7 +217,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// The next byte that means something: all that stands between two values is skipped.
+    /// The next significant byte, after white space, commas and colons.
     fn peek(&mut self) -> Option<u8> {
         self.skip_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b':'));
         self.0.first().copied()

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::ids::JobId;
 use super::record::RawRecord;
 
-/// Why a record or a job is a dead letter; the `error-kind` header.
+/// Why a record or a job is a dead letter: the `error-kind` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -20,11 +20,11 @@ pub enum ErrorKind {
     InvalidEncoding,
     /// The value is not JSON, is nested too deeply, or is not an object.
     InvalidJson,
-    /// A required field is not there.
+    /// A required field is missing.
     MissingField,
-    /// A field has the wrong type or a value that it cannot have.
+    /// A field has the wrong type or an illegal value.
     InvalidField,
-    /// A known field is there twice.
+    /// A known field occurs twice.
     DuplicateField,
     /// The time to fire is too far ahead.
     ScheduleTooFar,
@@ -32,15 +32,15 @@ pub enum ErrorKind {
     UnknownApp,
     /// The app's rules or its handler's `validate` refused the job data.
     RefusedByApp,
-    /// The operation is not one that this version carries out.
+    /// This version does not support the operation.
     UnsupportedOperation,
-    /// The idempotency key stands for a request with other job data.
+    /// The idempotency key belongs to a request with other job data.
     IdempotencyConflict,
-    /// The request id stands for a live job with other job data.
+    /// The request id belongs to a live job with other job data.
     RequestConflict,
     /// The database refuses the row itself.
     RefusedByDatabase,
-    /// The job failed for good: all its attempts, or one that said so.
+    /// The job failed for good: in all its attempts, or by an error that is final.
     AttemptsExhausted,
     /// The job's `expiresTime` had passed before it could fire.
     Expired,
@@ -76,17 +76,17 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// Why a request cannot become a job, in words for its producer.
+/// Why a request cannot become a job, as a message for its producer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
     /// The kind, for programs.
     pub kind: ErrorKind,
-    /// Names the field, the value and the way out, for people.
+    /// A message that names the field, the value and the way out.
     pub message: String,
-    /// The request's own name, where it could be read.
+    /// The request id, where it could be read.
     pub request_id: Option<String>,
-    /// The app that it was for, where it could be read.
+    /// The request's app, where it could be read.
     pub app: Option<String>,
 }
 
@@ -97,7 +97,7 @@ impl Refusal {
     }
 }
 
-/// The record that a dead letter came from: its `original-*` headers.
+/// The record of a dead letter: the `original-*` headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The topic.
@@ -111,7 +111,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Where `record` was read.
+    /// The source of `record`.
     pub fn of(record: &RawRecord) -> Self {
         Self {
             topic: record.topic.to_string(),
@@ -131,21 +131,21 @@ pub struct DeadLetter {
     pub message: String,
     /// The app, where known.
     pub app: Option<String>,
-    /// The producer's name for the request, where known.
+    /// The request id, where known.
     pub request_id: Option<String>,
     /// The job, if it had become one.
     pub job_id: Option<JobId>,
-    /// The record that it came from, if by Kafka.
+    /// The record, if it came by Kafka.
     pub source: Option<Source>,
     /// The record key, unchanged.
     pub key: Option<Vec<u8>>,
-    /// The record's value, unchanged; of a failed job the body that it was fired with.
+    /// The record's value, unchanged; of a failed job, the body that it was fired with.
     pub value: Option<Vec<u8>>,
     /// The record's headers, unchanged.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When it died, epoch milliseconds.
+    /// When it became a dead letter, epoch milliseconds.
     pub at_ms: i64,
 }
 
@@ -175,7 +175,7 @@ impl DeadLetter {
         }
     }
 
-    /// Why, as it was refused.
+    /// The refusal.
     pub fn refusal(&self) -> Refusal {
         Refusal {
             kind: self.kind,
@@ -185,8 +185,8 @@ impl DeadLetter {
         }
     }
 
-    /// The same letter always has the same id: a record that is read again, or an outcome
-    /// that is written again, makes no second one.
+    /// The same letter always has the same id: a record that is read again, or an outcome that is
+    /// written again, does not create a second one.
     pub fn id(&self) -> Uuid {
         let mut hash = Sha256::new();
         if let Some(source) = &self.source {

@@ -1,22 +1,22 @@
-//! What a job is: the pure rules, with no I/O and none of our other rooms.
+//! The rules of requests and jobs, without I/O and without imports of other modules.
 //!
-//! Everything here can be tested in memory: decoding and validation of requests, the
-//! forms in which time is written, retry policy, the window of jobs in memory, the clock.
+//! Everything here can be tested in memory: decoding and validation of requests, forms of time,
+//! retry policy, the window of jobs in memory, the clock.
 
-pub mod app;
+pub(crate) mod app;
 pub mod clock;
-pub mod fence;
+pub(crate) mod fence;
 pub mod fingerprint;
 pub(crate) mod flaw;
 pub mod ids;
 pub mod job;
 mod json;
 pub mod letter;
-pub mod process;
+pub(crate) mod process;
 pub mod record;
 pub mod request;
 pub mod retry;
-pub mod schema;
+pub(crate) mod schema;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;

@@ -1,33 +1,33 @@
-//! Which process of which machine an instance is: what tells a successor on the same machine
-//! that its predecessor is gone, without waiting for a lease.
+//! The identity of an instance's process. By it a new instance on the same machine sees that its
+//! predecessor has ended, and need not wait for its lease.
 
 use serde::{Deserialize, Serialize};
 
-/// One process, told from every other that any machine ever ran.
+/// One process, distinguished from every other process of any machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessIdentity {
-    /// Made by the kernel at each boot of a machine.
+    /// The kernel's boot id, new at each boot of a machine.
     pub boot_id: String,
-    /// The inode of the PID namespace: each container has a namespace and a process 1 of its own.
+    /// The inode of the PID namespace: each container has its own namespace, with a process 1.
     pub pid_namespace: u64,
     /// The process id within that namespace.
     pub pid: i32,
-    /// When the process started, in clock ticks since the boot: ids are used again.
+    /// When the process started, in clock ticks since the boot: process ids are reused.
     pub start_ticks: u64,
 }
 
 impl ProcessIdentity {
-    /// Whether a process id of the other means the same process here.
+    /// Whether process ids of the other have the same meaning here.
     pub fn shares_processes_with(&self, other: &Self) -> bool {
         self.boot_id == other.boot_id && self.pid_namespace == other.pid_namespace
     }
 }
 
-/// What `/proc/PID/stat` says of a process.
+/// The contents of `/proc/PID/stat` that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProcessStat {
-    /// It has ended, and only its parent has not asked for its exit status yet.
+pub(crate) struct ProcessStat {
+    /// It has ended, and its parent has not collected its exit status yet.
     pub has_ended: bool,
     /// When it started, in clock ticks since the boot.
     pub start_ticks: u64,
@@ -35,14 +35,14 @@ pub struct ProcessStat {
 
 impl ProcessStat {
     /// Reads the text of `/proc/PID/stat`; `None` if it is not of that form.
-    pub fn parse(text: &str) -> Option<Self> {
-        // The second field is the program's name in parentheses, and may hold anything.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        // The second field is the program's name in parentheses, and may contain anything.
         let (_, after_name) = text.rsplit_once(')')?;
         let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3).copied();
         let state = field(3)?;
         let threads: i64 = field(20)?.parse().ok()?;
-        // The first thread may have ended while others go on.
+        // The first thread may have ended while others run.
         let has_ended = matches!(state, "Z" | "X" | "x") && threads <= 1;
         Some(Self { has_ended, start_ticks: field(22)?.parse().ok()? })
     }

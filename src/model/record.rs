@@ -1,15 +1,15 @@
-//! A record of a topic as it was read, before anybody has judged it.
+//! A record of a topic as it was read, before it is decoded.
 
 use std::sync::Arc;
 
-/// One Kafka record, unchanged: what a dead letter gives back.
+/// One Kafka record, unchanged, as a dead letter preserves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawRecord {
     /// The topic that it was read from.
     pub topic: Arc<str>,
     /// The partition that it was read from.
     pub partition: i32,
-    /// Its place in the partition.
+    /// Its offset.
     pub offset: i64,
     /// Epoch milliseconds, by the producer's or the broker's clock.
     pub timestamp_ms: Option<i64>,

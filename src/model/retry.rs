@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt, and when that is.
+//! The wait before the next attempt, and the time when it ends.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub enum Backoff {
         /// No wait is longer.
         max: Duration,
     },
-    /// These waits, the last one again and again.
+    /// These waits; the last one is repeated.
     Delays(Vec<Duration>),
 }
 
@@ -33,20 +33,20 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The share of an exponential wait that jitter may take away.
+    /// The largest fraction of an exponential wait that jitter subtracts.
     const JITTER: f64 = 0.25;
 
-    /// The wait after `failed` attempts (1 for the first), `dice` being a random number
-    /// in `0.0..1.0`. Jitter only shortens, so that `max` holds; a list is taken as it is.
+    /// The wait after `failed` attempts (1 for the first), with a random number `dice` in
+    /// `0.0..1.0`. Jitter only shortens, so that `max` holds; lists have no jitter.
     pub fn delay(&self, failed: u32, dice: f64) -> Duration {
         match self {
             Self::Exponential { initial, factor, max } => {
                 let growth = factor.max(1.0).powf(f64::from(failed.saturating_sub(1)));
-                // Infinitely many times no wait at all would be no number.
+                // Zero times infinity would not be a number.
                 let growth = growth.min(f64::MAX);
                 let capped = (initial.as_secs_f64() * growth).min(max.as_secs_f64());
                 let wait_s = capped * (1.0 - Self::JITTER * dice.clamp(0.0, 1.0));
-                // What is longer than a `Duration` can say is longer than `max` as well.
+                // What exceeds a `Duration` exceeds `max` as well.
                 Duration::try_from_secs_f64(wait_s).map_or(*max, |wait| wait.min(*max))
             }
             Self::Delays(delays) => {
@@ -58,7 +58,7 @@ impl Backoff {
 }
 
 /// The epoch millisecond `wait` after `now_ms`, rounded up so that nothing is early. A wait
-/// beyond the calendar ends with it, so that its end can be written down.
+/// beyond the year 9999 ends with it, so that the time can be written as text.
 pub fn due_after(now_ms: i64, wait: Duration) -> i64 {
     let wait_ms = i64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
     now_ms.saturating_add(wait_ms).min(*EPOCH_MS.end())

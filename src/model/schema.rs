@@ -1,4 +1,4 @@
-//! A JSON Schema that an app's job data is held to.
+//! The JSON Schema of an app's job data.
 
 mod cost;
 
@@ -15,38 +15,38 @@ use super::json;
 use super::letter::{ErrorKind, Refusal};
 use super::time::shortened;
 
-/// Faults that one refusal names; the rest is counted.
+/// The number of faults that a refusal names; the rest is counted.
 const NAMED: usize = 3;
 
-/// The largest compiled pattern. The time that a value takes grows with it.
+/// The maximum size of a compiled pattern. The time to check a value grows with it.
 const PATTERN_BYTES: usize = 1 << 20;
 
-/// What a refused pattern may be lacking.
+/// A hint for a refused pattern.
 const PATTERN_RULE: &str = "; a pattern here has no look-around and no back reference and is \
     not too large, so that no value takes long";
 
-/// A JSON Schema, ready to be used. Cheap to clone.
+/// A compiled JSON Schema. Cheap to clone.
 ///
-/// The draft is the one that `$schema` names, else 2020-12. References lead to places in
-/// the same document; nothing is fetched. Patterns are those that can be matched in linear
-/// time: who sends a value cannot make it take longer than its size allows.
+/// The draft is the one that `$schema` names, else 2020-12. References are resolved within the
+/// document; nothing is fetched. Patterns must be ones that are matched in linear time, so that
+/// no value takes longer than its size allows.
 #[derive(Clone)]
 pub struct JobSchema(Arc<Compiled>);
 
 struct Compiled {
     document: Value,
     validator: Validator,
-    /// Whether finding out all that is wrong with a value is sure to end soon.
+    /// Whether listing all faults of a value is certain to take bounded time.
     tells_faults: bool,
 }
 
-/// A document that is no JSON Schema.
+/// A document that is not a JSON Schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is not a JSON Schema: {0}")]
 pub struct InvalidSchema(String);
 
 impl JobSchema {
-    /// Makes the schema that `document` describes.
+    /// Compiles `document`.
     ///
     /// # Errors
     /// [`InvalidSchema`] says what is wrong and where.
@@ -60,7 +60,7 @@ impl JobSchema {
         Ok(Self(Arc::new(Compiled { document, validator, tells_faults })))
     }
 
-    /// Makes the schema that this JSON text describes.
+    /// Parses and compiles this JSON text.
     ///
     /// # Errors
     /// As [`new`](Self::new), and if the text is not JSON.
@@ -69,12 +69,12 @@ impl JobSchema {
         Self::new(document)
     }
 
-    /// Holds `data` to the schema. Numbers are compared as an `f64` has them, and those beyond
-    /// it as its largest.
+    /// Checks `data` against the schema. Numbers are compared as `f64`, and those beyond its
+    /// range as its largest value.
     ///
     /// # Errors
-    /// [`ErrorKind::RefusedByApp`] names what is wrong and where, the first three of it; of a
-    /// schema that refers to itself it says only that.
+    /// [`ErrorKind::RefusedByApp`] names the first three faults and their places; if the schema
+    /// refers to itself, it names none.
     pub fn check(&self, data: &JobData) -> Result<(), Refusal> {
         let refused = |message| Refusal::new(ErrorKind::RefusedByApp, message);
         let value = json::nearest_value(data.as_str())
@@ -82,7 +82,7 @@ impl JobSchema {
         if self.0.validator.is_valid(&value) {
             return Ok(());
         }
-        Err(refused(format!("jobData is against the app's schema{}", self.faults(&value))))
+        Err(refused(format!("jobData violates the app's schema{}", self.faults(&value))))
     }
 
     fn faults(&self, value: &Value) -> String {
@@ -99,7 +99,7 @@ impl JobSchema {
     }
 }
 
-/// One fault: where, and what of which rule.
+/// One fault: its place, the problem and the rule.
 fn said(fault: &ValidationError<'_>) -> String {
     let place = fault.instance_path().to_string().replace('/', ".");
     let shown = |text: &str| shortened(&json::with_escapes(text));

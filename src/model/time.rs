@@ -1,7 +1,7 @@
-//! The forms in which a request may write a time, and the one moment that each means.
+//! The forms in which a request may write a time, and the instant that each means.
 //!
-//! A form is judged without knowing any time zone; only [`ScheduledTime::resolve_ms`]
-//! needs one. What is too late or too early for a job is not decided here.
+//! Parsing needs no time zone; only [`ScheduledTime::resolve_ms`] does. Whether a time is too far
+//! ahead for a job is not decided here.
 
 mod text;
 mod zone;
@@ -25,28 +25,28 @@ use text::parse;
 const ACCEPTED: &str = "send RFC 3339 (\"2025-11-03T22:00:00+06:00\"), a local date-time \
     (\"2025-11-03T22:00:00\") or an integer of epoch milliseconds (1762185600000)";
 
-/// As much of a producer's value as a message repeats.
+/// The maximum length of a producer's value in a message.
 const SHOWN_CHARS: usize = 80;
 
-/// As much as a message repeats of what a parser says, which may repeat the value in turn.
+/// The maximum length of a parser's error in a message; it may contain the value in turn.
 const REASON_CHARS: usize = 160;
 
 const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
-/// The years that a time may be in: those that RFC 3339 can write.
+/// The legal years of a time: those that RFC 3339 can represent.
 const YEARS: RangeInclusive<i64> = 0..=9999;
 
-/// The epoch milliseconds of those years, in UTC.
+/// The range of epoch milliseconds of those years, in UTC.
 pub(super) const EPOCH_MS: RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
-/// A time as a request wrote it: an instant, or what a clock on some wall shows.
+/// A time as a request wrote it: an instant, or a local date-time.
 ///
-/// A leap second (`:60`) is refused, because the system's time has none.
+/// A leap second (`:60`) is refused, because Unix time has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScheduledTime {
-    /// Written with an offset, or as epoch milliseconds.
+    /// With an offset, or as epoch milliseconds.
     Instant(DateTime<Utc>),
-    /// Written without an offset: read in the configured time zone.
+    /// Without an offset: interpreted in the configured time zone.
     Local(NaiveDateTime),
 }
 
@@ -70,7 +70,7 @@ impl ScheduledTime {
     /// Reads one JSON value in any of the accepted forms.
     ///
     /// # Errors
-    /// [`InvalidTime`] shows the value as it is written in `json`.
+    /// [`InvalidTime`] shows the value as `json` has it.
     pub fn from_json(json: &str) -> Result<Self, InvalidTime> {
         serde_json::from_str::<Written<'_>>(json)
             .map_err(|error| Reason::Owned(without_position(&error)))
@@ -78,10 +78,11 @@ impl ScheduledTime {
             .map_err(|reason| InvalidTime { value: shortened(json), reason })
     }
 
-    /// The epoch millisecond that this means in `zone`, rounded up so that nothing is early.
+    /// The epoch millisecond of this time in `zone`, rounded up so that nothing is early.
     ///
-    /// A local time that is skipped when clocks go forward means the first instant after
-    /// the gap, one that is shown twice the earlier. `None` outside the years 0 to 9999 in UTC.
+    /// A local time that is skipped when clocks go forward means the first instant after the gap,
+    /// and one that occurs twice means the earlier instant. `None` outside the years 0 to 9999 in
+    /// UTC.
     pub fn resolve_ms(&self, zone: &jiff::tz::TimeZone) -> Option<i64> {
         let instant = match self {
             Self::Instant(instant) => *instant,
@@ -152,9 +153,9 @@ impl fmt::Display for ScheduledTime {
 }
 
 impl Serialize for ScheduledTime {
-    /// Writes RFC 3339 with `Z`, or the bare local form. Neither has room for a year outside
-    /// 0 to 9999, which no request may have: such a time is written as epoch milliseconds, or
-    /// as the array of a local time, so that its refusal can show it.
+    /// Writes RFC 3339 with `Z`, or the bare local form. Neither can represent a year outside 0
+    /// to 9999, which no request may have: such a time is written as epoch milliseconds, or as
+    /// the array of a local time, so that its refusal can show it.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.without_leap_second() {
             time if time.is_in_calendar() => serializer.collect_str(&time),
@@ -165,7 +166,7 @@ impl Serialize for ScheduledTime {
 }
 
 impl ScheduledTime {
-    /// The same moment, written in a way that [`parse`] accepts.
+    /// The same time, in a form that [`parse`] accepts.
     fn without_leap_second(self) -> Self {
         let carried = |utc: DateTime<Utc>| {
             let nanos = utc.timestamp_subsec_nanos();
@@ -189,7 +190,7 @@ impl<'de> Deserialize<'de> for ScheduledTime {
     }
 }
 
-/// A value whose form is an accepted one, but which may still be nonsense.
+/// A value of an accepted form, whose parts are not checked yet.
 enum Written<'a> {
     Text(Cow<'a, str>),
     EpochMs(i64),
@@ -256,7 +257,7 @@ impl<'de> Visitor<'de> for WrittenVisitor {
         Err(E::custom("a number must be a whole number of milliseconds"))
     }
 
-    /// What Jackson makes of a `LocalDateTime`: it leaves out seconds and nanoseconds of zero.
+    /// Jackson's form of a `LocalDateTime`, which omits seconds and nanoseconds of zero.
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut parts = Calendar::default();
         let mut count = 0;
@@ -282,8 +283,8 @@ impl<'de> Visitor<'de> for WrittenVisitor {
     }
 }
 
-/// The private fields of a `LocalDateTime`, as Gson writes them by reflection. An unknown
-/// field is refused: an offset beside them must not be overlooked.
+/// The private fields of a `LocalDateTime`, as Gson writes them by reflection. An unknown field
+/// is refused, since it could be an offset.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GsonDateTime {
@@ -334,7 +335,7 @@ fn local(
     let hour = part("hour", hour, 0..=23)?;
     let minute = part("minute", minute, 0..=59)?;
     if second == 60 {
-        return Err("leap seconds are not kept, send the next minute's second 0".into());
+        return Err("leap seconds are not supported, send the next minute's second 0".into());
     }
     let second = part("second", second, 0..=59)?;
     let nano = part("nanosecond", nano, 0..=i64::from(NANOS_PER_SECOND - 1))?;
@@ -353,7 +354,7 @@ fn part(name: &str, value: i64, range: RangeInclusive<i64>) -> Result<u32, Reaso
     }
 }
 
-/// `text` cut to what a message may repeat, on one line.
+/// `text` in one line, shortened for a message.
 pub(super) fn shortened(text: &str) -> String {
     cut(text, SHOWN_CHARS)
 }
@@ -367,7 +368,7 @@ fn cut(text: &str, shown: usize) -> String {
     short
 }
 
-/// What `error` says, without the line and column within a single value.
+/// The text of `error` without its line and column, which refer to a single value.
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());

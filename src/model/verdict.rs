@@ -1,4 +1,4 @@
-//! What became of a request, as it is told to its producer: CloudEvents 1.0 in structured
+//! Verdicts: what became of a request, published to its producer as CloudEvents 1.0 in structured
 //! JSON.
 
 use std::borrow::Cow;
@@ -15,40 +15,40 @@ use super::letter::{ErrorKind, Source};
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Verdict<'a> {
-    /// It is a job now.
+    /// It became a job.
     Accepted,
-    /// It is the same as an earlier request.
+    /// It is a duplicate of an earlier request.
     Duplicate {
-        /// That request's name.
+        /// That request's id.
         of: &'a str,
     },
     /// It cannot become a job.
     Rejected {
-        /// Why, for programs.
+        /// The kind of error, for programs.
         kind: ErrorKind,
-        /// Why, in words.
+        /// The error, for people.
         message: &'a str,
     },
     /// An attempt has started.
     Fired(Firing),
     /// The attempt succeeded, and so did the job.
     Succeeded(Firing),
-    /// The attempt failed, and there will be another.
+    /// The attempt failed, and there will be another one.
     Retrying {
         /// The attempt.
         firing: Firing,
         /// When the next one is due, epoch milliseconds.
         due_ms: i64,
-        /// What this one said.
+        /// The error of this one.
         message: &'a str,
     },
     /// The job failed for good and is a dead letter.
     Dead {
         /// Its last attempt; `None` if it never fired.
         firing: Option<Firing>,
-        /// Why, for programs.
+        /// The kind of error, for programs.
         kind: ErrorKind,
-        /// Why, in words.
+        /// The error, for people.
         message: &'a str,
     },
 }
@@ -58,29 +58,29 @@ pub enum Verdict<'a> {
 pub struct Firing {
     /// 1 for the first.
     pub attempt: u32,
-    /// What the receiver was shown.
+    /// The fence that the receiver got.
     pub fence: Fence,
     /// When it started, epoch milliseconds.
     pub fired_ms: i64,
 }
 
-/// Whom a verdict is about, as far as that is known.
+/// The request of a verdict, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject<'a> {
-    /// The request's name: the key of the record.
+    /// The request id: the key of the published record.
     pub request_id: Option<Cow<'a, str>>,
-    /// The app that it is for.
+    /// The app.
     pub app: Option<&'a str>,
-    /// The job that it became, or is a duplicate of.
+    /// The job that the request became, or of which it is a duplicate.
     pub job_id: Option<JobId>,
-    /// The record that it came by.
+    /// The record of the request.
     pub source: Option<Source>,
 }
 
-/// A verdict on its way to the events topic.
+/// A verdict to be published to the events topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The record key: the request's name, where it has one.
+    /// The record key: the request id, where it is known.
     pub key: Option<String>,
     /// The event.
     pub json: String,
@@ -88,7 +88,7 @@ pub struct Event {
 
 /// The events' `source`; their ids are unique within it.
 const SOURCE: &str = "/infinite-scheduler";
-/// What the events' `type` begins with.
+/// The prefix of the events' `type`.
 const TYPE: &str = "io.infinitescheduler.";
 
 #[derive(Serialize)]
@@ -152,9 +152,9 @@ impl<'a> Verdict<'a> {
 
     /// The verdict on `subject` at `at_ms`, epoch milliseconds.
     ///
-    /// `about` names what was judged: with the verdict it makes the event's id, which is
-    /// the same whenever the same verdict is told again.
-    pub fn tell(&self, subject: &Subject<'_>, about: &str, at_ms: i64) -> Event {
+    /// `about` identifies the job or attempt. Together with the verdict it forms the event's id,
+    /// so that a verdict which is published twice has the same id.
+    pub fn event(&self, subject: &Subject<'_>, about: &str, at_ms: i64) -> Event {
         let verdict = self.as_str();
         let request_id = subject.request_id.as_deref();
         let source = subject.source.as_ref();
@@ -177,12 +177,12 @@ impl<'a> Verdict<'a> {
                 ..self.data()
             },
         };
-        // A structure of texts and numbers cannot fail to be written.
+        // A struct of texts and numbers always serializes.
         let json = serde_json::to_string(&event).unwrap_or_default();
         Event { key: request_id.map(str::to_owned), json }
     }
 
-    /// What only this kind of verdict says.
+    /// The fields of this kind of verdict.
     fn data(&self) -> Data<'a> {
         let of = |firing: Firing| Data {
             attempt: Some(firing.attempt),
@@ -209,18 +209,18 @@ impl<'a> Verdict<'a> {
     }
 }
 
-/// What a verdict on a job is about: the same request may come back as another job under
-/// the same id, so its admission is part of the name.
+/// The `about` of a verdict on a job. The same request may become another job under the same id
+/// later, so the time of admission is part of it.
 pub fn about_job(job: &Job) -> String {
     format!("{}.{}", job.id, job.created_ms)
 }
 
-/// What a verdict on one attempt is about.
+/// The `about` of a verdict on one attempt.
 pub fn about_attempt(job: &Job, fence: Fence) -> String {
     format!("{}.{}.{fence}", job.id, job.created_ms)
 }
 
-/// The events as one text, for one row of the outbox.
+/// Serializes events for one row of the outbox.
 pub fn pack(events: &[Event]) -> String {
     let mut text = String::from("[");
     for Event { key, json } in events {
@@ -237,10 +237,10 @@ pub fn pack(events: &[Event]) -> String {
     text
 }
 
-/// The events of such a text.
+/// Deserializes the events of such a row.
 ///
 /// # Errors
-/// Says where it is not what [`pack`] writes.
+/// The parser's error, if the text is not what [`pack`] writes.
 pub fn unpack(text: &str) -> Result<Vec<Event>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Packed<'a>(Option<String>, #[serde(borrow)] &'a RawValue);
@@ -278,7 +278,7 @@ mod tests {
                 timestamp_ms: None,
             }),
         };
-        let event = verdict.tell(&subject, "what", 5);
+        let event = verdict.event(&subject, "what", 5);
         assert_eq!(event.key.as_deref(), Some("r\"1"));
         let mut data = json!({
             "verdict": name, "requestId": "r\"1", "appName": "sms",
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_is_left_out() {
-        let event = Verdict::Accepted.tell(&Subject::default(), "x", 0);
+        let event = Verdict::Accepted.event(&Subject::default(), "x", 0);
         assert_eq!(event.key, None);
         let json: Value = serde_json::from_str(&event.json).unwrap();
         assert_eq!(json["data"], json!({"verdict": "accepted"}));

@@ -135,7 +135,7 @@ async fn announce(shared: &Shared, refusal: &Refusal) -> StoreResult<()> {
     };
     let about = uuid::Uuid::new_v4().to_string();
     let rejected = Verdict::Rejected { kind: *kind, message };
-    let event = rejected.tell(&subject, &about, shared.clock.now_ms());
+    let event = rejected.event(&subject, &about, shared.clock.now_ms());
     shared.store.announce(Lane::Shard(shard), pack(&[event])).await?;
     hint(shared.directory.retry_dlq(), PublishLane(Lane::Shard(shard)));
     Ok(())

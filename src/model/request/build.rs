@@ -1,4 +1,4 @@
-//! Builds a request in Rust, for those who do not write JSON themselves.
+//! Builds a request in Rust instead of JSON.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
@@ -9,16 +9,16 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::data::{MAX_DEPTH, is_too_deep, job_data};
 use super::{ErrorKind, JobData, Operation, Priority, Refusal, ScheduleJobRequest};
-use super::{ScheduledTime, Unasked, invalid, max_attempts_rule, timeout_rule};
+use super::{ScheduledTime, UnknownFields, invalid, max_attempts_rule, timeout_rule};
 use crate::model::clock::Clock;
 use crate::model::time::InvalidTime;
 
-/// Collects what a request says; [`build`](Self::build) judges all of it.
+/// Collects the fields of a request; [`build`](Self::build) checks them.
 #[derive(Clone, Debug)]
-#[must_use = "nothing is asked for before `build`"]
+#[must_use = "nothing is requested before `build`"]
 pub struct RequestBuilder {
     request: ScheduleJobRequest,
-    /// The first value that could not be taken.
+    /// The refusal of the first invalid value.
     problem: Option<Refusal>,
 }
 
@@ -37,12 +37,12 @@ impl RequestBuilder {
             max_attempts: None,
             timeout_ms: None,
             version: None,
-            unknown_fields: Unasked::default(),
+            unknown_fields: UnknownFields::default(),
         };
         Self { request, problem: None }
     }
 
-    /// Names the request; without a name the scheduler makes one.
+    /// Sets the request id; without one the scheduler creates one.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
         self.request.request_id = Some(id.into());
         self
@@ -58,7 +58,7 @@ impl RequestBuilder {
         self
     }
 
-    /// Fires the job `delay` after what `clock` shows now.
+    /// Fires the job `delay` after the current time of `clock`.
     pub fn after(mut self, delay: Duration, clock: &dyn Clock) -> Self {
         let time = TimeDelta::from_std(delay)
             .ok()
@@ -95,31 +95,31 @@ impl RequestBuilder {
         self
     }
 
-    /// Sets its class among jobs that are due.
+    /// Sets its priority among due jobs.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.request.priority = priority;
         self
     }
 
-    /// Makes one job of all the app's requests with this key.
+    /// Sets the idempotency key: all the app's requests with this key make one job.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.request.idempotency_key = Some(key.into());
         self
     }
 
-    /// Does something else than to schedule.
+    /// Sets another operation than `schedule`.
     pub fn operation(mut self, operation: Operation) -> Self {
         self.request.operation = operation;
         self
     }
 
-    /// Names the job that a cancellation or a reschedule is about.
+    /// Sets the `requestId` of the job to cancel or reschedule.
     pub fn target_request_id(mut self, id: impl Into<String>) -> Self {
         self.request.target_request_id = Some(id.into());
         self
     }
 
-    /// Overrides the app's limit of attempts; at least 1.
+    /// Overrides the app's `max_attempts`; at least 1.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         let attempts = NonZeroU32::new(attempts)
             .ok_or_else(|| invalid("maxAttempts", "0", &max_attempts_rule()));
@@ -127,7 +127,7 @@ impl RequestBuilder {
         self
     }
 
-    /// Overrides the app's limit of an attempt's time, in whole milliseconds, rounded up.
+    /// Overrides the app's `timeout`; rounded up to whole milliseconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         let ms = timeout.as_nanos().div_ceil(1_000_000);
         let ms = u64::try_from(ms)
@@ -138,16 +138,16 @@ impl RequestBuilder {
         self
     }
 
-    /// Sets what decides among operations that race: the highest version wins.
+    /// Sets the version: among concurrent operations the highest version wins.
     pub fn version(mut self, version: i64) -> Self {
         self.request.version = Some(version);
         self
     }
 
-    /// Gives the request, if all of it is sound.
+    /// Returns the request if all fields are valid.
     ///
     /// # Errors
-    /// The same [`Refusal`] that the scheduler would give to the request's JSON.
+    /// The same [`Refusal`] that the scheduler would return for the request's JSON.
     pub fn build(self) -> Result<ScheduleJobRequest, Refusal> {
         let Self { request, problem } = self;
         match problem.map_or_else(|| request.check(), Err) {
@@ -171,7 +171,7 @@ where
 }
 
 fn checked_data(raw: &RawValue) -> Result<JobData, Refusal> {
-    // It must still be readable one level down, inside the request.
+    // Inside the request it is nested one level deeper.
     if is_too_deep(&format!("[{}]", raw.get())) {
         let message = format!("jobData is nested more than {} levels deep", MAX_DEPTH - 1);
         return Err(Refusal::new(ErrorKind::InvalidField, message));

@@ -1,4 +1,4 @@
-//! Job data: what may be handed through, and what an app may require of it.
+//! Job data: which data is accepted, and which fields an app may require.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,15 @@ use serde_json::value::RawValue;
 
 use super::{ErrorKind, JobData, Name, Refusal, invalid};
 
-/// The deepest nesting of arrays and objects, as in `serde_json`, by which most receivers read.
+/// The maximum nesting of arrays and objects; that of `serde_json`, which many receivers use.
 pub(in crate::model) const MAX_DEPTH: usize = 127;
 
 /// Whether `json` is nested more than [`MAX_DEPTH`] levels deep.
 ///
-/// Job data is kept raw and passed over without recursion, so nothing else would notice.
+/// Job data is kept raw and skipped without recursion, so that no other check would find this.
 pub(in crate::model) fn is_too_deep(json: &str) -> bool {
     let opens = |byte: u8| matches!(byte, b'[' | b'{');
-    // Counting is much cheaper than following strings, and nearly always enough.
+    // Counting brackets is much cheaper than parsing strings, and nearly always enough.
     if json.bytes().filter(|&byte| opens(byte)).count() <= MAX_DEPTH {
         return false;
     }
@@ -37,7 +37,7 @@ pub(in crate::model) fn is_too_deep(json: &str) -> bool {
     false
 }
 
-/// Keeps `raw` as job data, if it is an object.
+/// Returns `raw` as job data, if it is an object.
 pub(super) fn job_data(raw: &RawValue) -> Result<JobData, Refusal> {
     if raw.get().starts_with('{') {
         Ok(JobData::from(raw.to_owned()))
@@ -46,7 +46,7 @@ pub(super) fn job_data(raw: &RawValue) -> Result<JobData, Refusal> {
     }
 }
 
-/// Checks that `data` has every one of an app's required `fields`; `null` is no value.
+/// Checks that `data` has every one of an app's required `fields`; `null` counts as missing.
 ///
 /// # Errors
 /// [`ErrorKind::RefusedByApp`] names all the fields that are missing.

@@ -1,8 +1,8 @@
-//! Reads a request from the value of a record, or says precisely why it cannot.
+//! Decodes a request from the value of a record, or returns a precise refusal.
 //!
-//! One pass over the JSON finds where each known field stands; then each is read by itself.
-//! So a message can show the field as it was written, and a refusal can carry the request's
-//! name, whichever field is wrong and wherever it stands.
+//! One pass over the JSON locates each known field; then each is read by itself. So a message can
+//! show the field as it was written, and a refusal contains the request id, whichever field is
+//! wrong and whatever their order.
 
 use std::fmt;
 
@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 
 use super::data::{MAX_DEPTH, is_too_deep, job_data};
 use super::{
-    APP_NAME_RULE, ErrorKind, Name, Priority, Refusal, ScheduleJobRequest, ScheduledTime, Unasked,
+    APP_NAME_RULE, ErrorKind, Name, Priority, Refusal, ScheduleJobRequest, ScheduledTime,
+    UnknownFields,
 };
 use super::{invalid, max_attempts_rule, missing, signed, timeout_rule, version_rule};
 
@@ -45,8 +46,8 @@ fn text_of(value: &[u8]) -> Result<&str, Refusal> {
     Ok(text)
 }
 
-/// The form that a producer's serializer gave to a request, if it is a known one that is not
-/// JSON in UTF-8. A JSON parser reports its first byte only.
+/// Recognizes the formats of common serializers that are not JSON in UTF-8. A JSON parser would
+/// only report the first byte.
 fn other_form(value: &[u8]) -> Option<(ErrorKind, String)> {
     match value {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, b'{', 0, ..] | [b'{', 0, ..] => Some((
@@ -76,7 +77,7 @@ fn invalid_json(message: String) -> Refusal {
     Refusal::new(ErrorKind::InvalidJson, message)
 }
 
-/// The known fields of a request, each as it is written.
+/// The known fields of a request, as raw JSON.
 #[derive(Default)]
 struct Fields<'a> {
     request_id: Option<&'a RawValue>,
@@ -114,7 +115,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Finds the fields of `json`. Those before a mistake in it are kept all the same.
+    /// Locates the fields of `json`. Those before a syntax error are kept.
     fn find(&mut self, json: &'a str) -> Result<(), Refusal> {
         let not_json = |error| {
             invalid_json(format!("the value is not JSON: {error}; send a request as a JSON object"))
@@ -136,7 +137,7 @@ impl<'a> Fields<'a> {
         match &self.repeated {
             None => Ok(()),
             Some(name) => {
-                let message = format!("{name} is there twice: send it once");
+                let message = format!("{name} occurs twice: send it once");
                 Err(Refusal::new(ErrorKind::DuplicateField, message))
             }
         }
@@ -160,7 +161,7 @@ impl<'a> Fields<'a> {
             max_attempts: typed("maxAttempts", self.max_attempts, max_attempts_rule)?,
             timeout_ms: typed("timeoutMs", self.timeout_ms, timeout_rule)?,
             version: typed("version", self.version, version_rule)?,
-            unknown_fields: Unasked(self.unknown),
+            unknown_fields: UnknownFields(self.unknown),
         })
     }
 
@@ -171,7 +172,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What the value begins to be, if not an object.
+/// The type of the value by its first byte, if it is not an object.
 fn what_else(json: &str) -> Option<&'static str> {
     Some(match json.trim_start_matches([' ', '\t', '\r', '\n']).bytes().next()? {
         b'[' => "an array",
@@ -220,7 +221,7 @@ impl<'a> Visitor<'a> for FindFields<'_, 'a> {
     }
 }
 
-/// Many producers write `null` for what they leave out.
+/// Many producers write `null` for an absent field.
 fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }

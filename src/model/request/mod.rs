@@ -1,8 +1,8 @@
-//! A request, the message that a microservice publishes: what it says and what it must say.
+//! A request, the message that a microservice publishes: its fields and their rules.
 //!
-//! Time zones, limits that an operator sets and an app's own rules come after decoding, in
-//! [`ScheduleJobRequest::resolve`] and [`check_required_fields`]. What is already known under
-//! the same name is for whoever admits it.
+//! Time zones, an operator's limits and an app's own rules are applied after decoding, in
+//! [`ScheduleJobRequest::resolve`] and [`check_required_fields`]. Duplicates and conflicts are
+//! found at admission.
 
 mod build;
 mod data;
@@ -31,77 +31,79 @@ const MAX_REQUEST_ID_CHARS: usize = 128;
 /// The longest `idempotencyKey`, in Unicode scalar values.
 const MAX_KEY_CHARS: usize = 255;
 
-/// The most that a database's signed column holds.
+/// The maximum of a signed column.
 const MAX_ATTEMPTS: u32 = i32::MAX as u32;
 const MAX_TIMEOUT_MS: u64 = i64::MAX as u64;
 
-/// Asks for a job to fire at a moment, or for a change to one that was asked for before.
+/// Requests a job at a time, or a change of a job that was requested before.
 ///
-/// [`from_json`](Self::from_json) and [`builder`](Self::builder) give only requests that
-/// are sound in themselves.
+/// [`from_json`](Self::from_json) and [`builder`](Self::builder) return only requests whose
+/// fields are valid.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ScheduleJobRequest {
-    /// The producer's name for this request, 1 to 128 characters; made when absent.
+    /// The producer's id of this request, 1 to 128 characters; the scheduler creates one if
+    /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Whose job it is; see [`AppName`].
+    /// The app of the job; see [`AppName`].
     pub app_name: String,
-    /// When the job is to fire; may be absent in a cancellation only.
+    /// When the job is to fire; may be absent only in a cancellation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduled_time: Option<ScheduledTime>,
-    /// After this moment the job is of no use and is not fired.
+    /// The job is not fired after this moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_time: Option<ScheduledTime>,
-    /// What the job's handler is given, byte for byte.
+    /// The input of the job's handler, byte for byte.
     pub job_data: JobData,
-    /// Its class among jobs that are due.
+    /// The job's priority among due jobs.
     #[serde(skip_serializing_if = "is_default")]
     pub priority: Priority,
     /// Requests of one app with the same key make one job; 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
-    /// What is to be done.
+    /// The operation.
     #[serde(skip_serializing_if = "is_default")]
     pub operation: Operation,
-    /// The `requestId` of the job that a cancellation or a reschedule is about.
+    /// The `requestId` of the job to cancel or reschedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_request_id: Option<String>,
-    /// The job's own limit of attempts; without one the app's holds.
+    /// Overrides the app's `max_attempts`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<NonZeroU32>,
-    /// The job's own limit of an attempt's time; without one the app's holds.
+    /// Overrides the app's `timeout`, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<NonZeroU64>,
-    /// Among operations on one job that race, the highest version wins.
+    /// Among concurrent operations on one job, the highest version wins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
     #[serde(skip)]
-    unknown_fields: Unasked,
+    unknown_fields: UnknownFields,
 }
 
-/// How many fields nobody here knows: no part of what was asked for, so all are equal.
+/// The number of unknown fields. They are not part of the request, so that all values compare
+/// equal.
 #[derive(Clone, Copy, Debug, Default)]
-struct Unasked(u32);
+struct UnknownFields(u32);
 
-impl PartialEq for Unasked {
+impl PartialEq for UnknownFields {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-/// What a request asks to be done.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Operation {
-    /// Make a job.
+    /// Create a job.
     #[default]
     Schedule,
-    /// Do not fire a job that was asked for before.
+    /// Do not fire a job that was requested before.
     Cancel,
-    /// Fire a job that was asked for before at another time.
+    /// Fire a job that was requested before at another time.
     Reschedule,
 }
 
@@ -123,37 +125,37 @@ impl fmt::Display for Operation {
 }
 
 impl ScheduleJobRequest {
-    /// Begins a request for a job of `app`.
+    /// Starts to build a request for `app`.
     pub fn builder(app: impl Into<String>) -> RequestBuilder {
         RequestBuilder::new(app.into())
     }
 
-    /// Reads the value of a record.
+    /// Decodes the value of a record.
     ///
-    /// A byte-order mark before it is passed over, and `null` means that an optional field
-    /// is absent.
+    /// A byte-order mark at the start is skipped, and `null` means that an optional field is
+    /// absent.
     ///
     /// # Errors
-    /// A [`Refusal`] names the field, its value and the way out, and carries the request id
-    /// and the app wherever these could be read.
+    /// A [`Refusal`] names the field, its value and the way out, and contains the request id and
+    /// the app where these could be read.
     pub fn from_json(value: &[u8]) -> Result<Self, Refusal> {
         decode::decode(value)
     }
 
-    /// Writes it as the value of a record; what is absent or the default is left out.
+    /// Encodes it as the value of a record; absent and default values are omitted.
     ///
     /// # Panics
-    /// If `job_data` was made by [`JobData::from_trusted`] of what is not JSON.
+    /// If `job_data` was created by [`JobData::from_trusted`] from text that is not JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("job data is JSON")
     }
 
-    /// How many fields it came with that this version does not know.
+    /// The number of its fields that this version does not know.
     pub fn unknown_fields(&self) -> u32 {
         self.unknown_fields.0
     }
 
-    /// Whether its fields are sound, each in itself and beside the others.
+    /// Checks its fields, and that they fit each other.
     fn check(&self) -> Result<(), Refusal> {
         if AppName::new(&*self.app_name).is_err() {
             return Err(invalid("appName", &quoted(&self.app_name), APP_NAME_RULE));
@@ -199,7 +201,7 @@ impl ScheduleJobRequest {
         missing("scheduledTime", &why)
     }
 
-    /// `refusal` under this request's name, as far as that is sound.
+    /// Adds this request's id and app to `refusal`, if they are valid.
     fn signed(&self, refusal: Refusal) -> Refusal {
         let request_id = self.request_id.as_deref();
         signed(refusal, request_id, Some(&self.app_name))
@@ -225,14 +227,14 @@ fn check_name(field: &str, name: Option<&str>, max_chars: usize) -> Result<(), R
     if name.is_empty() || name.chars().count() > max_chars {
         return Err(invalid(field, &quoted(name), &format!("1 to {max_chars} characters long")));
     }
-    // They cannot be seen, and so not be told apart or typed; PostgreSQL keeps no NUL at all.
+    // Control characters are invisible, and PostgreSQL cannot store a NUL.
     if name.contains(|c: char| c.is_ascii_control()) {
         return Err(invalid(field, &quoted(name), "without control characters"));
     }
     Ok(())
 }
 
-/// A time that was given as a value may be in a year that no form of text has.
+/// A time given as a Rust value may have a year that no textual form has.
 fn check_year(field: &str, time: Option<ScheduledTime>) -> Result<(), Refusal> {
     match time.filter(|time| !time.is_in_calendar()) {
         Some(time) => Err(invalid(field, &time.to_string(), "in one of the years 0 to 9999")),
@@ -240,7 +242,8 @@ fn check_year(field: &str, time: Option<ScheduledTime>) -> Result<(), Refusal> {
     }
 }
 
-/// Fills in the names that a dead letter can keep: an unsound one would not fit its columns.
+/// Adds the request id and the app to a refusal if they are valid: others would not fit the
+/// columns of a dead letter.
 fn signed(mut refusal: Refusal, request_id: Option<&str>, app: Option<&str>) -> Refusal {
     let sound_id = |id: &&str| check_name("requestId", Some(*id), MAX_REQUEST_ID_CHARS).is_ok();
     refusal.request_id = request_id.filter(sound_id).map(str::to_owned);
@@ -258,7 +261,7 @@ fn invalid(field: &str, value: &str, rule: &str) -> Refusal {
 }
 
 fn quoted(text: &str) -> String {
-    // The rest would not be shown, and a value may be as long as a record.
+    // Quoting only what will be shown, since a value may be as long as a record.
     let shown = text.char_indices().nth(100).map_or(text, |(end, _)| &text[..end]);
     format!("{shown:?}")
 }

@@ -1,4 +1,5 @@
-//! What an operator decides about requests: their time zone, and how far ahead they may reach.
+//! An operator's rules for requests: the default time zone, and how far ahead jobs may be
+//! scheduled.
 
 use std::time::Duration;
 
@@ -7,12 +8,12 @@ use jiff::tz::TimeZone;
 
 use super::{ErrorKind, Refusal, ScheduleJobRequest, ScheduledTime};
 
-/// What an operator decides about the times of requests.
+/// An operator's rules for the times of requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Where a local date-time is read. Default UTC.
+    /// The time zone of local date-times. Default UTC.
     pub default_time_zone: TimeZone,
-    /// How far from now a job may be scheduled. Default 3650 days.
+    /// How far ahead of now a job may be scheduled. Default 3650 days.
     pub max_schedule_ahead: Duration,
 }
 
@@ -30,16 +31,16 @@ const DAY_S: u64 = 24 * 60 * 60;
 pub struct Resolved {
     /// When the job was asked to fire.
     pub scheduled_ms: i64,
-    /// When its first attempt is to start: as scheduled, be it in the past.
+    /// When its first attempt is to start: as scheduled, also if that is in the past.
     pub due_ms: i64,
-    /// After this moment it is not fired any more.
+    /// The job is not fired after this moment.
     pub expires_ms: Option<i64>,
 }
 
 impl ScheduleJobRequest {
-    /// Reads its times by `rules`, `now_ms` being the epoch millisecond of now.
+    /// Resolves its times by `rules`; `now_ms` is the current time in epoch milliseconds.
     ///
-    /// A cancellation without a time has nothing to resolve and is refused.
+    /// A cancellation without a time is refused, since there is nothing to resolve.
     ///
     /// # Errors
     /// [`ErrorKind::ScheduleTooFar`] beyond `max_schedule_ahead`, [`ErrorKind::MissingField`]
@@ -80,8 +81,8 @@ fn epoch_ms(field: &str, time: ScheduledTime, zone: &TimeZone) -> Result<i64, Re
     })
 }
 
-/// `time`, and where it is a local one the instant that it became: nothing in a request tells
-/// its producer in which zone it is read.
+/// `time` as text, and for a local one also its instant: a request does not show its producer in
+/// which zone it is interpreted.
 fn shown(time: ScheduledTime, ms: i64, zone: &TimeZone) -> String {
     match (time, DateTime::from_timestamp_millis(ms)) {
         (ScheduledTime::Local(_), Some(instant)) => {

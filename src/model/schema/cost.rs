@@ -1,21 +1,21 @@
-//! How much work a schema may make of one value.
+//! Whether listing all faults of one value by a schema takes bounded time.
 //!
-//! Whether a value is sound is found out in one pass, since its parts are remembered. What all
-//! is wrong with it is not: each reference is followed anew, and where a schema refers to
-//! itself in two places, each level of a value doubles the work.
+//! Whether a value is valid is found in one pass, since results for its parts are cached. A list
+//! of all faults is not: each reference is followed anew, and if a schema refers to itself in two
+//! places, each level of a value doubles the work.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// The most that a schema may follow references to name faults.
+/// The maximum number of references that listing faults may follow.
 const MOST_REFERENCES: usize = 1000;
 
-/// Whether `document` has an end when each of its references is followed, and a near one.
+/// Whether following every reference of `document` ends, and within [`MOST_REFERENCES`].
 ///
-/// References that are not places in the document, as by anchor, are taken to lead anywhere.
+/// References that are not JSON pointers in the document, such as anchors, count as unbounded.
 pub(super) fn is_bounded(document: &Value) -> bool {
-    // What each place refers to, the document itself among them.
+    // The references of each place, including the document itself.
     let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut unread = vec![""];
     while let Some(place) = unread.pop() {
@@ -26,7 +26,7 @@ pub(super) fn is_bounded(document: &Value) -> bool {
         unread.extend(&references);
         places.insert(place, references);
     }
-    // References that are followed from each place, through one more at a time.
+    // The number of references followed from each place, through one more level in each round.
     let mut followed: BTreeMap<&str, usize> = places.keys().map(|place| (*place, 0)).collect();
     loop {
         let through = |to: &Vec<&str>| to.iter().map(|to| 1 + followed[to]).sum::<usize>();
@@ -41,8 +41,8 @@ pub(super) fn is_bounded(document: &Value) -> bool {
     }
 }
 
-/// The places that `schema` refers to, as JSON pointers; `None` if one may be no such place,
-/// such as where a part has a name of its own, from which its references count.
+/// The places that `schema` refers to, as JSON pointers; `None` if one may not be such a place,
+/// for example in a part with its own `$id`, to which its references are relative.
 fn references(schema: &Value) -> Option<Vec<&str>> {
     let mut found = Vec::new();
     let mut unread = vec![schema];

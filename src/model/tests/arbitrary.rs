@@ -190,7 +190,7 @@ fn write_number(negative: bool, digits: &str, power: i64, out: &mut String, rng:
         out.push('-');
     }
     let zeros = "0".repeat(rng.usize(..4));
-    // Where the decimal point stands: before the digits, among them or after them.
+    // The place of the decimal point: before the digits, among them or after them.
     let exponent = match rng.u8(..4) {
         0 => {
             write!(out, "0.{zeros}{}", if digits.is_empty() { "0" } else { digits }).unwrap();

@@ -48,7 +48,7 @@ fn is_integer(text: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// What is left to read of a text.
+/// The rest of a text that is being parsed.
 struct Scanner<'a>(&'a [u8]);
 
 impl Scanner<'_> {

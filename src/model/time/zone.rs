@@ -1,4 +1,4 @@
-//! What a clock on some wall shows, and the one instant that it means by a zone's rules.
+//! Converts a local date-time to the one instant that it means by a zone's rules.
 
 use chrono::{DateTime, FixedOffset, NaiveDateTime, Utc};
 use jiff::Timestamp;

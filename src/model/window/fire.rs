@@ -1,4 +1,4 @@
-//! From memory into flight, and what becomes of a flight.
+//! Takes jobs out of memory to be fired, and applies the outcomes of their attempts.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,22 +6,22 @@ use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
 use super::Window;
-use super::carriers::CarrierId;
 use super::list::{Key, List};
+use super::outstanding::ReadId;
 use super::places::{Flight, Place};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::Job;
 
-/// What a command finds of the job that it is for.
+/// What [`Window::withdraw`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Withdrawn {
-    /// It was in memory and is now in flight, the caller's to settle.
+    /// The job was in memory and is now in flight; the caller must end that.
     Taken(Arc<Job>),
-    /// It is not in memory; the table may have it. It counts as in flight all the same, so
-    /// that nothing fires it meanwhile, and is the caller's to settle.
+    /// The job is not in memory; the table may have it. It counts as in flight nevertheless, so
+    /// that it is not fired meanwhile; the caller must end that.
     Absent,
-    /// It is in flight already, and remains whose it was.
+    /// The job was in flight already; its attempt ends that.
     InFlight,
 }
 
@@ -29,13 +29,13 @@ impl Window {
     /// Takes up to `limit` jobs that are due at `now_ms`, in the order of firing, until they
     /// have `max_bytes` by [`Job::size`] or more; they are in flight until [`Self::finished`], [`Self::put_back`] or [`Self::outcome_unknown`].
     ///
-    /// Within a list they go strictly by due time, ties by id. Between lists the first of
-    /// each are compared: by priority class, one higher for each `aging_ms` since it was due
-    /// and created; then by due time and id. Jobs of shards on hold are not chosen.
+    /// Within a list they go strictly by due time, ties by id. Between lists the first jobs are
+    /// compared: by priority, one class higher for each `aging_ms` since the job was due and
+    /// created; then by due time and id. Jobs of shards on hold are not taken.
     pub fn take_due(&mut self, now_ms: i64, limit: usize, max_bytes: usize) -> Vec<Arc<Job>> {
-        let Self { shards, places, carriers, .. } = self;
+        let Self { shards, places, outstanding, .. } = self;
         let aging_ms = self.limits.aging_ms;
-        let since = carriers.last();
+        let since = outstanding.last();
         let mut turns: BinaryHeap<Turn<'_>> = shards
             .values_mut()
             .filter(|shard| !shard.held)
@@ -60,7 +60,7 @@ impl Window {
         taken
     }
 
-    /// When the next job that may be chosen is due, epoch milliseconds; past if one is due.
+    /// When the next job that may be taken is due, epoch milliseconds; in the past if one is due.
     pub fn next_due(&self) -> Option<i64> {
         let chosen_from = self.shards.values().filter(|shard| !shard.held);
         chosen_from
@@ -70,44 +70,45 @@ impl Window {
             .min()
     }
 
-    /// Takes a job out before it fires, for a command that changes or cancels it.
+    /// Takes a job out of memory before it fires, for an operation that changes or cancels it.
     pub fn withdraw(&mut self, shard: ShardId, id: JobId) -> Withdrawn {
         if let Some(Place::InFlight(_)) = self.places.get(&id) {
             return Withdrawn::InFlight;
         }
         let job = self.unlist(id);
-        let flight = Flight { shard, since: self.carriers.last(), seen_again: false };
+        let flight = Flight { shard, since: self.outstanding.last(), seen_again: false };
         self.places.insert(id, Place::InFlight(flight));
         job.map_or(Withdrawn::Absent, Withdrawn::Taken)
     }
 
-    /// These are in flight already, started under a predecessor. To be called before the
-    /// first page is wanted.
+    /// Marks jobs as in flight whose attempts were started before this window existed. To be
+    /// called before [`Self::wanted_pages`].
     pub fn adopt_in_flight(&mut self, running: impl IntoIterator<Item = (JobId, ShardId)>) {
         for (id, shard) in running {
             self.unlist(id);
-            // Since before all: nobody here knows whether the shard has been away meanwhile.
-            let flight = Flight { shard, since: CarrierId::default(), seen_again: false };
+            // Since before all reads: it is unknown whether another instance owned the shard
+            // meanwhile.
+            let flight = Flight { shard, since: ReadId::default(), seen_again: false };
             self.places.insert(id, Place::InFlight(flight));
         }
     }
 
-    /// The job's row is gone; to be called once that is committed.
+    /// The job's row was deleted; to be called once that is committed.
     pub fn finished(&mut self, id: JobId) {
-        let Some(flight) = self.land(id) else { return self.outcome_unknown(id) };
-        self.carriers.bury(id);
+        let Some(flight) = self.end_flight(id) else { return self.outcome_unknown(id) };
+        self.outstanding.add_tombstone(id);
         if flight.seen_again {
             self.look_up(id);
         }
     }
 
-    /// The job is not in flight any more and its row reads `job` now: a retry at its new due
-    /// time, to be called once that is committed; or an attempt that never ran, unchanged.
+    /// The job is not in flight any more, and its row is `job` now: after a retry, with its new
+    /// due time, to be called once that is committed; after an attempt that never ran, unchanged.
     pub fn put_back(&mut self, job: impl Into<Arc<Job>>) {
         let job = job.into();
-        let Some(flight) = self.land(job.id) else { return self.outcome_unknown(job.id) };
-        self.carriers.bury(job.id);
-        if self.is_of_this_tenure(flight) {
+        let Some(flight) = self.end_flight(job.id) else { return self.outcome_unknown(job.id) };
+        self.outstanding.add_tombstone(job.id);
+        if self.owned_since(flight) {
             self.place(job);
             self.shrink();
         } else {
@@ -115,19 +116,19 @@ impl Window {
         }
     }
 
-    /// The job is not in flight any more, and nobody knows whether its row is still there or
-    /// what it says (an outcome without an answer, or fenced): it is looked up.
+    /// The job is not in flight any more, and its row is unknown, because the write of its
+    /// outcome was fenced or had no answer: it is looked up.
     ///
-    /// Only when the transaction that was to write it has surely ended.
+    /// To be called only when that transaction has certainly ended.
     pub fn outcome_unknown(&mut self, id: JobId) {
-        self.land(id);
+        self.end_flight(id);
         self.unlist(id);
-        self.carriers.bury(id);
+        self.outstanding.add_tombstone(id);
         self.look_up(id);
     }
 }
 
-/// A list that has a due job; the greatest is the one whose turn it is.
+/// A list that has a due job; the greatest is the next to fire.
 struct Turn<'a> {
     at: Reverse<(i64, Key)>,
     list: &'a mut List,

@@ -1,41 +1,41 @@
-//! The bounds of the window, and who has to give way.
+//! The bounds of the window, and which jobs are evicted.
 
 use super::Window;
 use super::list::{List, Size};
 use crate::model::ids::ShardId;
 use crate::model::job::Priority;
 
-/// Evicting a few more than needed saves choosing a list for each one.
+/// How many more jobs than needed are evicted at once, so that a list is not chosen for each one.
 const SLACK: usize = 64;
 
 impl Window {
-    /// Bounds the bytes of jobs in memory from now on; what is too much leaves at once.
+    /// Sets the maximum bytes of jobs in memory, and evicts what exceeds it.
     pub fn set_max_bytes(&mut self, max_bytes: usize) {
         self.limits.max_bytes = max_bytes;
         self.shrink();
     }
 
-    /// What all lists hold, and what the pages that are out are expected to bring.
+    /// The size of all lists, with the expected size of the outstanding pages.
     pub fn expected_bytes(&self) -> usize {
-        let promised = self.lists().filter_map(List::page).map(|page| page.promised.bytes);
-        self.used().bytes + promised.sum::<usize>()
+        let expected = self.lists().filter_map(List::page).map(|page| page.expected.bytes);
+        self.used().bytes + expected.sum::<usize>()
     }
 
-    /// What all lists hold.
+    /// The size of all lists.
     pub(super) fn used(&self) -> Size {
         self.lists().fold(Size::default(), |used, list| used + list.size())
     }
 
-    /// What each list may hold whatever the others do: half of the window, shared evenly,
-    /// and one job at least.
+    /// The guaranteed size of each list: half of the window, divided evenly, and one job at
+    /// least.
     pub(super) fn guaranteed(&self) -> Size {
         let limits = Size { jobs: self.limits.max_jobs, bytes: self.limits.max_bytes };
         let part = limits.divided(2 * self.shards.len() * Priority::ALL.len());
         Size { jobs: part.jobs.max(1), ..part }
     }
 
-    /// Evicts until the bounds are kept: the last to fire of lists above their guaranteed
-    /// part, so that a flood of one class never keeps another out.
+    /// Evicts until the bounds are kept: the last jobs to fire of lists above their guaranteed
+    /// size, so that many jobs of one priority never displace another one.
     pub(super) fn shrink(&mut self) {
         let Self { limits: bounds, .. } = *self;
         while self.used().jobs > bounds.max_jobs {
@@ -52,7 +52,8 @@ impl Window {
         }
     }
 
-    /// Evicts from one list until all have `enough` or it is down to its guaranteed part.
+    /// Evicts from one list until all lists together have `enough` less, or it is down to its
+    /// guaranteed size.
     fn evict(&mut self, measure: fn(Size) -> usize, enough: usize) -> bool {
         let part = measure(self.guaranteed());
         let above = |list: &List| list.size().jobs > 1 && measure(list.size()) > part;
@@ -70,7 +71,7 @@ impl Window {
         true
     }
 
-    /// The list among these whose last job fires last: waiting makes up for rank.
+    /// The list among these whose last job fires last, with aging taken into account.
     fn last_to_fire(&self, among: impl Fn(&List) -> bool) -> Option<(ShardId, Priority)> {
         let aging_ms = self.limits.aging_ms;
         let turn = |list: &List| {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
 
-use super::carriers::CarrierId;
+use super::outstanding::ReadId;
 use crate::model::ids::JobId;
 use crate::model::job::{Job, Priority};
 
-/// Where a row stands in its list: by due time, ties by id.
+/// The order of rows in a list: by due time, ties by id.
 pub(super) type Key = (i64, JobId);
 
 /// Before every row: nothing of the list is known.
@@ -30,7 +30,7 @@ fn just_before((due_ms, id): Key) -> Key {
     }
 }
 
-/// How much is held, or may be.
+/// A number of jobs and of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) jobs: usize,
@@ -59,7 +59,7 @@ impl Add for Size {
     }
 }
 
-/// What is left, never below nothing.
+/// Saturating.
 impl Sub for Size {
     type Output = Self;
 
@@ -71,29 +71,29 @@ impl Sub for Size {
     }
 }
 
-/// A page that was asked for.
+/// An outstanding page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PageOut {
-    pub(super) carrier: CarrierId,
-    /// What it is expected to bring.
-    pub(super) promised: Size,
+pub(super) struct OutstandingPage {
+    pub(super) read: ReadId,
+    /// The expected size of its rows.
+    pub(super) expected: Size,
 }
 
 /// The next jobs of one shard and priority.
 ///
-/// *Invariant*: every live row at or before the mark is here, in flight, or covered by a
-/// ticket or look-up that is out; none after it is in `jobs`.
+/// *Invariant*: every live row at or before the mark is here, in flight, or will be returned by
+/// an outstanding ticket or look-up; none after it is in `jobs`.
 #[derive(Debug)]
 pub(super) struct List {
     pub(super) priority: Priority,
     mark: Key,
     jobs: BTreeMap<Key, Arc<Job>>,
-    /// What arrived beyond the mark while a page was out. The page may have been read before
-    /// those rows were there, and yet move the mark past them.
+    /// Jobs beyond the mark that arrived while a page was outstanding. The page may have been
+    /// read before their rows were inserted, and yet move the mark past them.
     waiting: BTreeMap<Key, Arc<Job>>,
-    /// The first that waited and had to leave: the page must not move the mark past it.
+    /// The first key evicted from `waiting`: the page must not move the mark past it.
     ceiling: Option<Key>,
-    page: Option<PageOut>,
+    page: Option<OutstandingPage>,
     size: Size,
     /// The mean size of a row in the last page that had any.
     row_bytes: Option<usize>,
@@ -117,11 +117,11 @@ impl List {
         self.mark
     }
 
-    pub(super) fn page(&self) -> Option<PageOut> {
+    pub(super) fn page(&self) -> Option<OutstandingPage> {
         self.page
     }
 
-    /// What it holds, with what waits for the page.
+    /// The size of `jobs` and `waiting`.
     pub(super) fn size(&self) -> Size {
         self.size
     }
@@ -130,7 +130,7 @@ impl List {
         self.row_bytes
     }
 
-    /// Whether there are rows that a page could bring, and none is out.
+    /// Whether the table may have further rows, and no page is outstanding.
     pub(super) fn is_open(&self) -> bool {
         self.page.is_none() && self.mark < after_all()
     }
@@ -150,14 +150,14 @@ impl List {
         self.waiting.last_key_value().or_else(|| self.jobs.last_key_value()).map(|(_, job)| job)
     }
 
-    /// Whether a row that is known to be in the table belongs here now; else the table
-    /// keeps it, and a page brings it one day.
-    pub(super) fn takes(&self, key: Key) -> bool {
+    /// Whether a row that is known to be in the table belongs in memory now; else a later page
+    /// returns it.
+    pub(super) fn accepts(&self, key: Key) -> bool {
         let below_ceiling = self.ceiling.is_none_or(|ceiling| key < ceiling);
         key <= self.mark || self.page.is_some() && below_ceiling
     }
 
-    /// Holds a job that it takes.
+    /// Adds a job that it accepts.
     pub(super) fn put(&mut self, job: Arc<Job>) {
         let held = if job.key() <= self.mark { &mut self.jobs } else { &mut self.waiting };
         self.size = self.size + Size::of(&job);
@@ -170,8 +170,8 @@ impl List {
         Some(job)
     }
 
-    /// Leaves the last to fire to the table. The mark goes back with it, or it would never
-    /// be read again.
+    /// Drops the last job to fire from memory. The mark goes back before it, so that its row is
+    /// read again.
     pub(super) fn evict_last(&mut self) -> Option<Arc<Job>> {
         let (key, job) = match self.waiting.pop_last() {
             Some((key, job)) => {
@@ -185,12 +185,12 @@ impl List {
         Some(job)
     }
 
-    pub(super) fn open_page(&mut self, page: PageOut) {
+    pub(super) fn open_page(&mut self, page: OutstandingPage) {
         self.page = Some(page);
     }
 
-    /// Ends the page: it reached to `reached`, or nowhere. Returns what waited for it in
-    /// vain and is left to the table.
+    /// Ends the page, whose rows end at `reached`; `None` if it was not read. Returns the waiting
+    /// jobs that are still beyond the mark, which are dropped from memory.
     pub(super) fn close_page(&mut self, reached: Option<Key>) -> BTreeMap<Key, Arc<Job>> {
         self.page = None;
         let ceiling = self.ceiling.take().map_or(after_all(), just_before);
@@ -206,21 +206,24 @@ impl List {
         left
     }
 
-    /// Learns how large rows are.
+    /// Notes the mean size of these rows.
     pub(super) fn note_rows(&mut self, rows: &[Job]) {
         if !rows.is_empty() {
             self.row_bytes = Some(rows.iter().map(Job::size).sum::<usize>() / rows.len());
         }
     }
 
-    /// Drops all that it holds and knows, and returns the page that nobody waits for now.
-    pub(super) fn forget(&mut self) -> (impl Iterator<Item = Arc<Job>> + use<>, Option<PageOut>) {
+    /// Drops all jobs and moves the mark to the start. Returns the jobs, and the page that was
+    /// outstanding.
+    pub(super) fn forget(
+        &mut self,
+    ) -> (impl Iterator<Item = Arc<Job>> + use<>, Option<OutstandingPage>) {
         let row_bytes = self.row_bytes;
         let old = std::mem::replace(self, Self { row_bytes, ..Self::new(self.priority) });
         (old.jobs.into_values().chain(old.waiting.into_values()), old.page)
     }
 
-    /// Its place in the order of firing at `now_ms`, unless nothing of it is due.
+    /// The list's rank in the order of firing at `now_ms`; `None` if none of its jobs is due.
     pub(super) fn turn(&self, now_ms: i64, aging_ms: i64) -> Option<Reverse<(i64, Key)>> {
         let head = self.head().filter(|head| head.due_ms <= now_ms)?;
         let waited_ms = now_ms.saturating_sub(head.due_ms.max(head.created_ms)).max(0);

@@ -1,21 +1,23 @@
-//! The window: one app's next jobs in memory, of the shards that this instance owns.
+//! The window: the next jobs of one app in memory, of the shards that this instance owns.
 //!
-//! It decides what may fire and what must be read from the `job` table, which is the truth.
-//! It does no I/O and has no clock: its caller reads the pages and look-ups that it wants,
-//! tells it what was admitted and how attempts ended, and gives it the time.
+//! It decides which jobs may fire and which rows must be read from the `job` table, which is
+//! authoritative. It does no I/O and has no clock: its caller reads the pages and look-ups that
+//! it requests, and passes it admitted jobs, outcomes of attempts and the time.
 //!
-//! There is one list per shard and priority, each with a *mark*, a place in the order
-//! (due, id) of its rows.
+//! There is one list per shard and priority. Each has a *mark*: a key (due, id), up to which its
+//! rows have been read.
 //!
-//! *Invariant*: every live row at or before the mark is in memory, in flight, or covered by
-//! a ticket or look-up that is out; none after it is in memory to be fired.
+//! *Invariant*: every live row at or before the mark is in memory, in flight (an attempt runs),
+//! or will be returned by an outstanding ticket or look-up; no row after the mark is in memory to
+//! be fired.
 //!
-//! What brings rows (a ticket, a page, a look-up) is a *carrier*. Carriers are numbered, so
-//! that rows which changed since a carrier was issued are told by their tombstones. Where a
-//! carrier's row could be an old version or a new one, the window does not guess: it wants
-//! the row looked up.
+//! What will return rows is an *outstanding read*: a page, a look-up, an audit, or a *ticket*,
+//! which is issued before an admission and returned with the rows that it inserted. Outstanding
+//! reads are numbered. A *tombstone* records that an id's row changed after the read with a
+//! certain number began. Where a row of a read could be an old version or a new one, the window
+//! does not guess: it requests a look-up of the row.
 
-mod carriers;
+mod outstanding;
 mod fire;
 mod limits;
 mod list;
@@ -30,8 +32,8 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use self::carriers::{CarrierId, Carriers};
 use self::list::List;
+use self::outstanding::{OutstandingReads, ReadId};
 use self::places::{Flight, Place, Places};
 use super::ids::{Epoch, JobId, ShardId};
 use super::job::{Job, Priority};
@@ -41,16 +43,16 @@ pub use self::look_ups::{Audit, LookUp};
 pub use self::pages::PageRequest;
 pub use self::tickets::TicketId;
 
-/// How much a window holds, and how it is filled and emptied.
+/// The bounds of a window, and how it is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowLimits {
-    /// Jobs in memory over all lists; those in flight do not count.
+    /// The maximum number of jobs in memory over all lists, without those in flight.
     pub max_jobs: usize,
-    /// Their bytes by [`Job::size`]. A list may hold one job in any case.
+    /// The maximum of their bytes by [`Job::size`]. A list may hold one job in any case.
     pub max_bytes: usize,
-    /// Rows that one page may have.
+    /// The maximum number of rows of one page.
     pub page_size: usize,
-    /// A due job rises one priority class for each of these that it waits.
+    /// A due job rises by one priority class each time that it has waited this long.
     pub aging_ms: i64,
 }
 
@@ -60,37 +62,37 @@ pub struct Window {
     limits: WindowLimits,
     shards: BTreeMap<ShardId, Shard>,
     places: Places,
-    carriers: Carriers,
-    /// Ids whose rows are to be looked up.
-    doubtful: Vec<JobId>,
+    outstanding: OutstandingReads,
+    /// Ids whose rows have to be looked up.
+    to_look_up: Vec<JobId>,
 }
 
 #[derive(Debug)]
 struct Shard {
     epoch: Epoch,
-    /// What was issued before may speak of a time in which the shard was somebody else's.
-    since: CarrierId,
+    /// Reads that began before may be of a time in which another instance owned the shard.
+    since: ReadId,
     held: bool,
     lists: [List; Priority::ALL.len()],
 }
 
-/// What a window holds, for metrics.
+/// The contents of a window, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WindowFigures {
-    /// Lists: one per shard and priority.
+    /// The number of lists: one per shard and priority.
     pub lists: usize,
-    /// Jobs in memory, without those in flight.
+    /// The number of jobs in memory, without those in flight.
     pub jobs: usize,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: usize,
-    /// Jobs that were taken, withdrawn or adopted and are not settled.
+    /// The number of jobs that were taken, withdrawn or adopted and have no outcome yet.
     pub in_flight: usize,
-    /// Ids that carriers which are out must not bring back.
+    /// The number of ids for which outstanding reads may return an outdated row.
     pub tombstones: usize,
-    /// Tickets, pages, look-ups and audits that are out.
-    pub carriers: usize,
-    /// Ids that wait to be looked up.
-    pub doubtful: usize,
+    /// The number of outstanding tickets, pages, look-ups and audits.
+    pub outstanding: usize,
+    /// The number of ids that have to be looked up.
+    pub to_look_up: usize,
 }
 
 impl Window {
@@ -100,65 +102,59 @@ impl Window {
             limits,
             shards: BTreeMap::new(),
             places: Places::default(),
-            carriers: Carriers::new(),
-            doubtful: Vec::new(),
+            outstanding: OutstandingReads::new(),
+            to_look_up: Vec::new(),
         }
     }
 
-    /// Begins with `shard`, which is ours at `epoch` from now on; nothing of it is known.
+    /// Adds `shard`, which this instance owns at `epoch` from now on; nothing of it is known.
     ///
-    /// At another epoch than before it begins anew: somebody else may have changed its rows
-    /// in between.
+    /// At another epoch than before it starts empty again: another instance may have changed its
+    /// rows in between.
     pub fn add_shard(&mut self, shard: ShardId, epoch: Epoch) {
         if self.epoch(shard) == Some(epoch) {
             return;
         }
         self.remove_shard(shard);
         let lists = Priority::ALL.map(List::new);
-        let since = self.carriers.advance();
+        let since = self.outstanding.advance();
         self.shards.insert(shard, Shard { epoch, since, held: false, lists });
     }
 
-    /// Drops what is in memory of `shard`. What is in flight stays in flight until it is
-    /// settled, also when the shard comes back before that.
+    /// Drops the jobs of `shard` from memory. Those in flight stay so until their attempts end,
+    /// also if the shard is added again before that.
     pub fn remove_shard(&mut self, shard: ShardId) {
         self.drop_lists(shard);
         self.shards.remove(&shard);
     }
 
-    /// Chooses no more jobs of `shard` until [`Self::unhold`].
+    /// Takes no more jobs of `shard` until [`Self::unhold`].
     pub fn hold(&mut self, shard: ShardId) {
         self.set_held(shard, true);
     }
 
-    /// Chooses jobs of `shard` again.
+    /// Takes jobs of `shard` again.
     pub fn unhold(&mut self, shard: ShardId) {
         self.set_held(shard, false);
     }
 
-    /// Reads `shard` again from the start: its jobs in memory are dropped, what is in flight
-    /// stays so.
+    /// Drops the jobs of `shard` from memory, to read it again from the start; those in flight
+    /// stay so.
     pub fn forget(&mut self, shard: ShardId) {
         self.drop_lists(shard);
     }
 
-    /// The shards and the epochs at which they are ours.
+    /// The shards, and the epochs at which this instance owns them.
     pub fn shards(&self) -> impl Iterator<Item = (ShardId, Epoch)> + '_ {
         self.shards.iter().map(|(id, shard)| (*id, shard.epoch))
     }
 
-    /// The epoch at which `shard` is ours.
+    /// The epoch at which this instance owns `shard`.
     pub fn epoch(&self, shard: ShardId) -> Option<Epoch> {
         self.shards.get(&shard).map(|shard| shard.epoch)
     }
 
-    /// How many jobs of `shard` are in flight. It looks at everything: not for hot paths.
-    pub fn in_flight_of(&self, shard: ShardId) -> usize {
-        let of_shard = |place: &&Place| matches!(place, Place::InFlight(f) if f.shard == shard);
-        self.places.values().filter(of_shard).count()
-    }
-
-    /// What it holds.
+    /// Its contents, for metrics.
     pub fn figures(&self) -> WindowFigures {
         let used = self.used();
         WindowFigures {
@@ -166,9 +162,9 @@ impl Window {
             jobs: used.jobs,
             bytes: used.bytes,
             in_flight: self.places.len() - used.jobs,
-            tombstones: self.carriers.tombstones(),
-            carriers: self.carriers.len(),
-            doubtful: self.doubtful.len(),
+            tombstones: self.outstanding.tombstones(),
+            outstanding: self.outstanding.len(),
+            to_look_up: self.to_look_up.len(),
         }
     }
 
@@ -195,17 +191,17 @@ impl Window {
                 self.places.remove(&job.id);
             }
             if let Some(page) = page {
-                self.carriers.close(page.carrier);
+                self.outstanding.close(page.read);
             }
         }
     }
 
-    /// Holds a row, known to be the newest of a job that is not in flight, if it is at or
-    /// before its list's mark or a page of the list is out; else the table keeps it.
+    /// Adds a row that is the newest version of a job not in flight, if it is at or before its
+    /// list's mark or a page of the list is outstanding; else a later page returns it.
     fn place(&mut self, job: impl Borrow<Job> + Into<Arc<Job>>) {
         let &Job { id, shard, priority, due_ms, .. } = job.borrow();
         if let Some(list) = self.list_mut(shard, priority)
-            && list.takes((due_ms, id))
+            && list.accepts((due_ms, id))
         {
             list.put(job.into());
             self.places.insert(id, Place::Listed { shard, priority, due_ms });
@@ -221,16 +217,16 @@ impl Window {
         self.list_mut(shard, priority)?.remove((due_ms, id))
     }
 
-    /// Ends a flight.
-    fn land(&mut self, id: JobId) -> Option<Flight> {
+    /// Notes that a job is not in flight any more; `None` if it was not.
+    fn end_flight(&mut self, id: JobId) -> Option<Flight> {
         let Some(&Place::InFlight(flight)) = self.places.get(&id) else { return None };
         self.places.remove(&id);
         Some(flight)
     }
 
-    /// Whether the shard has not been away since the job was taken: else somebody else may
-    /// have changed its row after us.
-    fn is_of_this_tenure(&self, flight: Flight) -> bool {
+    /// Whether this instance has owned the shard since the job was taken: else another one may
+    /// have changed its row since.
+    fn owned_since(&self, flight: Flight) -> bool {
         self.shards.get(&flight.shard).is_some_and(|shard| flight.since >= shard.since)
     }
 }

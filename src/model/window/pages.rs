@@ -1,77 +1,75 @@
-//! Filling the lists: which pages to read, and what a page that was read brings.
+//! Fills the lists: which pages to read, and what to do with their rows.
 
 use super::Window;
-use super::carriers::{CarrierId, Kind};
-use super::list::{List, PageOut, Size, after_all};
+use super::list::{List, OutstandingPage, Size, after_all};
+use super::outstanding::{ReadId, ReadKind};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, Priority};
 
-/// The rows of a first page, while nobody knows how large rows are: they may be large.
+/// The number of rows of a first page: small, since rows may be large and their size is unknown.
 const FIRST_PAGE: usize = 8;
 
 /// A page to read: the first `limit` rows of this shard and priority whose (due, id) is
 /// greater than `after`, in that order.
 ///
-/// It must come back, by [`Window::apply_page`] or [`Window::page_failed`]: until then its
-/// list asks for no other. A caller that reads fewer rows than it could, such as to bound
-/// their bytes, lowers `limit` to the number that it read: with fewer rows than `limit` the
-/// list is taken to end there.
+/// Must be passed to [`Window::apply_page`] or [`Window::page_failed`]: until then its list
+/// requests no other page. A caller that reads fewer rows, for example to bound their bytes, must
+/// lower `limit` to the number that it read: fewer rows than `limit` mean the end of the list.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct PageRequest {
     /// The shard to read.
     pub shard: ShardId,
-    /// The class to read.
+    /// The priority to read.
     pub priority: Priority,
-    /// The place after which the page begins: due, epoch milliseconds, and id.
+    /// The key after which the page begins: due, epoch milliseconds, and id.
     pub after: (i64, JobId),
-    /// The rows that it may have.
+    /// The maximum number of rows.
     pub limit: usize,
-    carrier: CarrierId,
+    read: ReadId,
 }
 
 impl Window {
-    /// The pages worth reading now, all in one statement if the caller can. They must be
-    /// read after this call, and count as out from now on.
+    /// The pages to read now, in one statement if possible. They must be read after this call,
+    /// and are outstanding from now on.
     ///
-    /// A list is asked for when its page would at least double it, and so an empty one at
-    /// once: after this call every list has jobs, or a page out, or nothing left to read.
+    /// A page is read if it would at least double its list, so for an empty list at once: after
+    /// this call every list has jobs, or an outstanding page, or no further rows.
     pub fn wanted_pages(&mut self) -> Vec<PageRequest> {
         let open = self.lists().filter(|list| list.is_open()).count();
         if open == 0 {
             return Vec::new();
         }
-        let share = self.room().divided(open);
+        let share = self.free().divided(open);
         let guaranteed = self.guaranteed();
-        // Rows of other lists are the best guess for one that was never read.
+        // Rows of other lists are the best estimate for a list that was never read.
         let row_bytes = self.lists().filter_map(List::row_bytes).max();
         let mut pages = Vec::new();
         for (&shard, of_shard) in &mut self.shards {
             for list in of_shard.lists.iter_mut().filter(|list| list.is_open()) {
                 let allowed = share.max(guaranteed - list.size());
-                let Some(promised) =
+                let Some(expected) =
                     worthwhile_page(list, row_bytes, allowed, self.limits.page_size)
                 else {
                     continue;
                 };
-                let carrier = self.carriers.issue(Kind::Page);
-                list.open_page(PageOut { carrier, promised });
+                let read = self.outstanding.issue(ReadKind::Page);
+                list.open_page(OutstandingPage { read, expected });
                 pages.push(PageRequest {
                     shard,
                     priority: list.priority,
                     after: list.mark(),
-                    limit: promised.jobs,
-                    carrier,
+                    limit: expected.jobs,
+                    read,
                 });
             }
         }
         pages
     }
 
-    /// Takes the rows of a page.
+    /// Applies the rows of a page.
     ///
-    /// They are ignored if the page is no longer its list's, or if the mark is no longer
-    /// where the page began.
+    /// They are ignored if the list no longer waits for this page, or if its mark has changed.
     pub fn apply_page(&mut self, page: PageRequest, rows: Vec<Job>) {
         let reached = if rows.len() < page.limit {
             after_all()
@@ -83,31 +81,32 @@ impl Window {
         if list.mark() == page.after {
             self.end_page(&page, Some(reached));
             for row in rows {
-                // What waited for the page and fell out has kept the mark from passing it:
-                // rows beyond that are left out here, too.
-                self.arrive(page.carrier, row);
+                // The mark does not pass jobs that were evicted while they waited for the page;
+                // rows beyond the mark are not added.
+                self.apply_row(page.read, row);
             }
             self.shrink();
         } else {
-            // Evicted meanwhile: rows between the mark and the page would be skipped for good.
+            // Jobs were evicted meanwhile: rows between the mark and the page would be skipped
+            // for ever.
             self.end_page(&page, None);
         }
-        self.carriers.close(page.carrier);
+        self.outstanding.close(page.read);
     }
 
-    /// The page could not be read. Its list asks again at once; how soon to try is up to
-    /// the caller.
+    /// The page could not be read. The list requests it again at once; the caller decides when to
+    /// retry.
     pub fn page_failed(&mut self, page: PageRequest) {
         if self.list_of(&page).is_some() {
             self.end_page(&page, None);
-            self.carriers.close(page.carrier);
+            self.outstanding.close(page.read);
         }
     }
 
-    /// The list that waits for this very page.
+    /// The list, if it still waits for this page.
     fn list_of(&mut self, page: &PageRequest) -> Option<&mut List> {
         let list = self.list_mut(page.shard, page.priority)?;
-        list.page().is_some_and(|out| out.carrier == page.carrier).then_some(list)
+        list.page().is_some_and(|out| out.read == page.read).then_some(list)
     }
 
     fn end_page(&mut self, page: &PageRequest, reached: Option<(i64, JobId)>) {
@@ -117,11 +116,11 @@ impl Window {
         }
     }
 
-    /// What the window could take, with all that was promised to it.
-    fn room(&self) -> Size {
+    /// The free capacity of the window, without the expected size of outstanding pages.
+    fn free(&self) -> Size {
         let limits = Size { jobs: self.limits.max_jobs, bytes: self.limits.max_bytes };
-        let promised = self.lists().filter_map(List::page).map(|page| page.promised);
-        promised.fold(limits - self.used(), |room, promised| room - promised)
+        let expected = self.lists().filter_map(List::page).map(|page| page.expected);
+        expected.fold(limits - self.used(), |free, expected| free - expected)
     }
 }
 

@@ -1,40 +1,40 @@
-//! Where each job that the window knows of is, by id.
+//! The state of each job that the window knows, by id.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::carriers::CarrierId;
+use super::outstanding::ReadId;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::Priority;
 
-/// Every id that is in a list or in flight; never both.
+/// The ids that are in a list or in flight, never both.
 pub(super) type Places = IdMap<Place>;
 
 /// A map by job id.
 pub(super) type IdMap<V> = HashMap<JobId, V, BuildHasherDefault<IdHasher>>;
 
-/// Where one job is.
+/// The state of one job.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
-    /// In the list of this shard and class, at this due time.
+    /// In the list of this shard and priority, at this due time.
     Listed { shard: ShardId, priority: Priority, due_ms: i64 },
-    /// Handed out and not yet settled.
+    /// Taken by the caller, without an outcome yet.
     InFlight(Flight),
 }
 
-/// A job that was handed out.
+/// A job that was taken by the caller.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {
-    /// The shard that it belongs to.
+    /// Its shard.
     pub(super) shard: ShardId,
-    /// The last carrier that was issued before; tells whether the shard has been away since.
-    pub(super) since: CarrierId,
-    /// Its row came up again meanwhile. That may be the old one, or a new one under the same
-    /// id, admitted after a delete that was committed but not yet confirmed to the window.
+    /// The last read that began before: shows whether this instance has owned the shard since.
+    pub(super) since: ReadId,
+    /// A read returned its row meanwhile. That may be the old row, or a new one under the same
+    /// id, admitted after a delete that was committed but not yet passed to the window.
     pub(super) seen_again: bool,
 }
 
-/// Takes an id nearly as it is: ids are digests already.
+/// Uses an id nearly unchanged: ids are digests already.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct IdHasher(u64);
 

@@ -1,35 +1,36 @@
-//! Admissions: what they bring reaches the window whether or not a page has passed its place.
+//! Tickets: through them the rows of an admission reach the window, whether or not a page has
+//! been read past them.
 
 use super::Window;
-use super::carriers::{CarrierId, Kind};
+use super::outstanding::{ReadId, ReadKind};
 use super::places::Place;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::Job;
 
-/// Taken before an admission's BEGIN, given back after its COMMIT.
+/// Issued before an admission's BEGIN, returned after its COMMIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
-pub struct TicketId(CarrierId);
+pub struct TicketId(ReadId);
 
 impl Window {
-    /// A ticket for one admission. It must be given back, by [`Self::return_ticket`] or
-    /// [`Self::drop_ticket`]: tombstones are kept until it is.
+    /// A ticket for one admission. It must be passed to [`Self::return_ticket`] or
+    /// [`Self::drop_ticket`]: tombstones are kept until then.
     pub fn take_ticket(&mut self) -> TicketId {
-        TicketId(self.carriers.issue(Kind::Ticket))
+        TicketId(self.outstanding.issue(ReadKind::Ticket))
     }
 
-    /// The admission was committed and inserted these rows; none, if it was rolled back.
+    /// The admission was committed and inserted these rows; none if it was rolled back.
     ///
-    /// Jobs at or before their list's mark go into memory, later ones stay in the table, and
-    /// those of shards that are not ours are ignored. The ticket of a predecessor says
-    /// nothing here about what has happened since: its rows are looked up.
+    /// Jobs at or before their list's mark go into memory, later ones are read by a page, and
+    /// those of other shards are ignored. Rows of a ticket that an earlier window issued are
+    /// looked up, since they may have changed meanwhile.
     pub fn return_ticket(&mut self, ticket: TicketId, jobs: Vec<Job>) {
-        let TicketId(carrier) = ticket;
-        if self.carriers.is_out(carrier, Kind::Ticket) {
+        let TicketId(read) = ticket;
+        if self.outstanding.is_outstanding(read, ReadKind::Ticket) {
             for job in jobs {
-                self.arrive(carrier, job);
+                self.apply_row(read, job);
             }
-            self.carriers.close(carrier);
+            self.outstanding.close(read);
             self.shrink();
         } else {
             for job in jobs {
@@ -38,42 +39,43 @@ impl Window {
         }
     }
 
-    /// Nobody knows what the admission inserted: these shards are read again from the start.
+    /// It is unknown what the admission inserted: these shards are read again from the start.
     ///
-    /// Only when its transaction has surely ended, or what it inserts later is missed.
+    /// To be called only when its transaction has certainly ended, or rows that it inserts later
+    /// are missed.
     pub fn drop_ticket(&mut self, ticket: TicketId, shards: &[ShardId]) {
         for shard in shards {
             self.forget(*shard);
         }
-        self.carriers.close(ticket.0);
+        self.outstanding.close(ticket.0);
     }
 
-    /// Takes a row that a carrier brings.
-    pub(super) fn arrive(&mut self, carrier: CarrierId, job: Job) {
+    /// Adds a row that a read returned.
+    pub(super) fn apply_row(&mut self, read: ReadId, job: Job) {
         let id = job.id;
         let Some(shard) = self.shards.get(&job.shard) else { return };
-        if carrier < shard.since {
-            // Between the carrier and now the shard was somebody else's, who may have fired it.
+        if read < shard.since {
+            // Since the read began another instance may have owned the shard and fired the job.
             self.look_up(id);
             return;
         }
         match self.places.get_mut(&id) {
             Some(Place::Listed { .. }) => {}
             Some(Place::InFlight(flight)) => flight.seen_again = true,
-            // What was taken and settled since is either this row, or the one before it: a
-            // request may come back under its id as soon as its job's delete is committed.
-            None if self.carriers.is_outdated(id, carrier) => self.look_up(id),
+            // The job whose row changed is either this one, or an earlier one with the same id: a
+            // request may be admitted again as soon as its job's delete is committed.
+            None if self.outstanding.is_outdated(id, read) => self.look_up(id),
             None => self.place(job),
         }
     }
 
     /// Reads the row of `id` unless it is in memory: it may be in the table without a ticket,
-    /// put there by somebody else.
+    /// inserted by another process.
     pub fn look_up(&mut self, id: JobId) {
         match self.places.get_mut(&id) {
             Some(Place::Listed { .. }) => {}
             Some(Place::InFlight(flight)) => flight.seen_again = true,
-            None => self.doubtful.push(id),
+            None => self.to_look_up.push(id),
         }
     }
 }

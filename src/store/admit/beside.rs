@@ -179,7 +179,7 @@ fn verdict(batch: &Batch, entry: &Entry, fate: &Fate) -> Option<(Lane, Event)> {
     let of_shard = candidate.map(|candidate| Lane::Shard(candidate.job.shard));
     let subject = subject(entry);
     let tell = |verdict: Verdict<'_>, subject: &Subject<'_>, about: &str| {
-        verdict.tell(subject, about, batch.now_ms)
+        verdict.event(subject, about, batch.now_ms)
     };
     match fate {
         Fate::Accepted => {

@@ -1,4 +1,4 @@
-//! What an audit takes in, what it leaves out, and what of it counts as rescued; and how
+//! What an audit takes in, what it leaves out, and what of it counts as missing; and how
 //! many rows a look-up asks for.
 
 use super::super::Audit;
@@ -74,14 +74,14 @@ fn an_audit_from_before_the_shard_was_away_is_ignored() {
 fn a_look_up_asks_for_no_more_rows_than_it_may() {
     let mut window = of_empty_table(LIMITS);
     (1..=5).for_each(|id| window.look_up(id_of(id)));
-    assert_eq!(window.figures().doubtful, 5);
+    assert_eq!(window.figures().to_look_up, 5);
     let first = window.wanted_look_up(2).unwrap();
-    assert_eq!((first.ids.len(), window.figures().doubtful), (2, 3));
+    assert_eq!((first.ids.len(), window.figures().to_look_up), (2, 3));
     let second = window.wanted_look_up(3).unwrap();
     assert_eq!(second.ids.len(), 3);
-    assert_eq!(window.figures().carriers, 2);
+    assert_eq!(window.figures().outstanding, 2);
     window.apply_look_up(first, Vec::new());
     window.apply_look_up(second, Vec::new());
     assert_eq!(window.wanted_look_up(3), None);
-    assert_eq!(window.figures().carriers, 0);
+    assert_eq!(window.figures().outstanding, 0);
 }

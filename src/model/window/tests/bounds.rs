@@ -123,7 +123,7 @@ fn pages_share_what_is_free_and_count_as_held_while_they_are_out() {
     let (mut page, _) = pages.remove(0);
     page.limit = 10;
     window.apply_page(page, many(10, Priority::High));
-    // 300, less the 10 that it has, less 200 that are promised.
+    // 300, less the 10 that it has, less 200 that are expected.
     assert_eq!(limits_of_pages(&mut window)[0].1, 90);
 }
 

@@ -103,8 +103,8 @@ fn an_audit_takes_in_what_was_missed_and_counts_it() {
     window.finished(id_of(2));
     admit(&mut window, vec![normal(4, 5)]);
     let audit = window.audit(SHARD, Priority::Normal).unwrap();
-    let rescued = window.apply_audit(audit, vec![normal(1, 5), normal(3, 6), normal(4, 5)]);
-    assert_eq!(rescued, 1);
+    let missing = window.apply_audit(audit, vec![normal(1, 5), normal(3, 6), normal(4, 5)]);
+    assert_eq!(missing, 1);
     assert_eq!(take(&mut window, 9), [4, 3]);
 }
 

@@ -39,7 +39,7 @@ enum Step {
     Detour(i32),
     ForeignInsert(Job),
     ForeignOutcome(u8, Option<i64>),
-    Tell(u8),
+    Report(u8),
     Replace,
     Advance(i64),
 }
@@ -89,7 +89,7 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => shard.prop_map(Step::Detour),
         2 => jobs().prop_map(Step::ForeignInsert),
         2 => (1..=IDS, delay).prop_map(|(id, delay)| Step::ForeignOutcome(id, delay)),
-        2 => nth().prop_map(Step::Tell),
+        2 => nth().prop_map(Step::Report),
         1 => Just(Step::Replace),
         6 => (1..20_i64).prop_map(Step::Advance),
     ]
@@ -135,7 +135,7 @@ fn take(world: &mut World, step: Step) {
         }
         Step::ForeignInsert(job) => world.foreign_insert(at_now(world, job)),
         Step::ForeignOutcome(id, delay_ms) => world.foreign_outcome(id_of(id), delay_ms),
-        Step::Tell(nth) => world.tell(nth),
+        Step::Report(nth) => world.report(nth),
         Step::Replace => world.replace(),
         Step::Advance(ms) => world.now_ms += ms,
     }

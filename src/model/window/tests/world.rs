@@ -55,7 +55,7 @@ struct Admission {
 struct Run {
     job: Job,
     epoch: Option<Epoch>,
-    /// What was committed and is not yet told to the window: the row as it is, or its end.
+    /// What was committed and not yet passed to the window: the row as it is, or its end.
     committed: Option<Option<Job>>,
 }
 
@@ -83,12 +83,13 @@ pub(super) struct World {
     look_ups: Vec<Reading<LookUp>>,
     audits: Vec<Reading<Audit>>,
     running: BTreeMap<JobId, Run>,
-    /// Put into the table by others; the command that tells of it has not yet been read.
+    /// Inserted into the table by another process; the command that announces it has not yet been
+    /// read.
     untold: Vec<JobId>,
     pub(super) taken: usize,
 }
 
-/// The element that a random number stands for, taken out.
+/// Removes the element that a random number selects.
 fn pick<T>(from: &mut Vec<T>, nth: u8) -> Option<T> {
     (!from.is_empty()).then(|| from.remove(usize::from(nth) % from.len()))
 }
@@ -281,10 +282,10 @@ impl World {
 
     pub(super) fn answer_audit(&mut self, nth: u8) {
         if let Some(audit) = pick(&mut self.audits, nth) {
-            let rescued = self.window.apply_audit(audit.what, audit.rows.unwrap_or_default());
+            let missing = self.window.apply_audit(audit.what, audit.rows.unwrap_or_default());
             // A window cannot know what its predecessor's tickets will bring.
             let all_known = self.admissions.iter().all(|of| of.windows == self.windows);
-            assert!(rescued == 0 || !all_known, "a job was missing");
+            assert!(missing == 0 || !all_known, "a job was missing");
         }
     }
 
@@ -314,8 +315,8 @@ impl World {
         self.running.keys().nth(usize::from(nth) % self.running.len().max(1)).copied()
     }
 
-    /// Commits an outcome without telling the window: a retry after `delay_ms`, or the end.
-    /// The fence refuses it if the shard has moved since the job was taken.
+    /// Commits an outcome without passing it to the window: a retry after `delay_ms`, or the end.
+    /// The fence refuses it if the shard has been reassigned since the job was taken.
     pub(super) fn commit_outcome(&mut self, nth: u8, delay_ms: Option<i64>) {
         let Some(id) = self.nth_run(nth) else { return };
         let run = &self.running[&id];
@@ -340,7 +341,7 @@ impl World {
         }
     }
 
-    /// Tells the window of an outcome; one that was not committed never ran.
+    /// Passes an outcome to the window; one that was not committed never ran.
     pub(super) fn confirm_outcome(&mut self, nth: u8) {
         let Some(id) = self.nth_run(nth) else { return };
         let Some(run) = self.running.remove(&id) else { return };

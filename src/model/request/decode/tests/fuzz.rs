@@ -149,13 +149,13 @@ fn sound() -> impl Strategy<Value = Sound> {
             max_attempts,
             timeout_ms,
             version,
-            unknown_fields: Unasked(unknown.len() as u32),
+            unknown_fields: UnknownFields(unknown.len() as u32),
         };
         Sound { request, fields, unknown }
     })
 }
 
-/// Whatever `value` is, it is a request that survives being written and can be judged further,
+/// Whatever `value` is, it is a request that survives being written and can be checked further,
 /// or a refusal that its producer can read and its columns can hold.
 fn judged(value: &[u8]) -> Result<(), TestCaseError> {
     let request = match decode(value) {

@@ -50,7 +50,7 @@ impl World {
         assert_eq!(self.window.next_due(), heads.map(|job| job.due_ms).min());
         let figures = self.window.figures();
         assert_eq!(figures.in_flight, self.running.len());
-        assert!(figures.carriers > 0 || figures.tombstones == 0, "tombstones stay: {figures:?}");
+        assert!(figures.outstanding > 0 || figures.tombstones == 0, "tombstones stay: {figures:?}");
     }
 
     fn check_lists(&self) {
@@ -98,7 +98,7 @@ impl World {
             assert!(before_all() <= list.mark() && list.mark() <= after_all());
             let covered = row.key() > list.mark()
                 || self.window.places.contains_key(&row.id)
-                || self.window.doubtful.contains(&row.id)
+                || self.window.to_look_up.contains(&row.id)
                 || self.look_ups.iter().any(|look_up| look_up.what.ids.contains(&row.id))
                 || self.untold.contains(&row.id)
                 || self
@@ -123,7 +123,7 @@ impl World {
             self.return_ticket(0);
         }
         while !self.untold.is_empty() {
-            self.tell(0);
+            self.report(0);
         }
         while !self.audits.is_empty() {
             self.answer_audit(0);
@@ -143,7 +143,7 @@ impl World {
                 self.confirm_outcome(0);
             }
             let figures = self.window.figures();
-            if self.table.is_empty() && figures.doubtful == 0 && self.all_is_known() {
+            if self.table.is_empty() && figures.to_look_up == 0 && self.all_is_known() {
                 return round;
             }
         }

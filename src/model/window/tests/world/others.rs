@@ -34,7 +34,7 @@ impl World {
         }
     }
 
-    /// Somebody else inserts a row: its owner is told later.
+    /// Another process inserts a row: its owner learns of it later.
     pub(in super::super) fn foreign_insert(&mut self, mut job: Job) {
         job.created_ms = self.now_ms;
         if !self.table.contains_key(&job.id) {
@@ -55,7 +55,7 @@ impl World {
         }
     }
 
-    pub(in super::super) fn tell(&mut self, nth: u8) {
+    pub(in super::super) fn report(&mut self, nth: u8) {
         if let Some(id) = pick(&mut self.untold, nth) {
             self.window.look_up(id);
         }

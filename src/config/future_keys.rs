@@ -1,11 +1,11 @@
-//! Keys that a later version will have: they are refused, so that
-//! nobody believes them to be in force.
+//! Keys that a later version will have. They are refused, since ignoring them would hide that
+//! they have no effect.
 
 use toml::{Table, Value};
 
 use super::ConfigError;
 
-/// Paths of such keys; `*` is any name.
+/// The paths of such keys; `*` matches any name.
 const LATER: &[&[&str]] = &[
     &["http", "tokens"],
     &["http", "tls"],
