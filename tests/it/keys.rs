@@ -6,7 +6,7 @@ use infinite_scheduler::store::{
 };
 use infinite_scheduler::{AppConfig, Discard, ScheduleJobRequest, Scheduler};
 
-use crate::support::ground::Ground;
+use crate::support::fixture::Fixture;
 use crate::support::services::Database;
 use crate::support::world::LEASE;
 
@@ -49,15 +49,15 @@ async fn a_key_is_kept_an_hour_longer_and_stands_for_its_job_as_long_as_that_liv
     const HOUR_MS: i64 = 3_600_000;
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = Ground::new(&database).await;
+        let fixture = Fixture::new(&database).await;
         let admit = async |offset: i64, name: &str| {
-            let Entry::Job(mut candidate) = ground.job() else { panic!("not a job") };
+            let Entry::Job(mut candidate) = fixture.job() else { panic!("not a job") };
             candidate.job.id = JobId::derive("sms", name);
             candidate.job.request_id = name.into();
             // Over by the time of every admission here.
             let (id, name) = (KeyId::derive("sms", "key"), "key".to_owned());
             candidate.key = Some(IdempotencyKey { id, name, expires_ms: 1 });
-            match ground.admit(ground.records(offset), Entry::Job(candidate)).await {
+            match fixture.admit(fixture.records(offset), Entry::Job(candidate)).await {
                 Admitted::Done(mut fates) => fates.pop().expect("a fate"),
                 other => panic!("{backend:?}: {other:?}"),
             }
@@ -70,10 +70,10 @@ async fn a_key_is_kept_an_hour_longer_and_stands_for_its_job_as_long_as_that_liv
 
         database.execute("delete from scheduler_job").await;
         let forget = async |now_ms| {
-            ground.store.forget_keys(KeyCursor::default(), now_ms).await.expect("a step").0
+            fixture.store.forget_keys(KeyCursor::default(), now_ms).await.expect("a step").0
         };
         assert_eq!(forget(HOUR_MS).await, 0, "{backend:?}: the hour is not over");
         assert_eq!(forget(HOUR_MS + 1).await, 1, "{backend:?}");
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }

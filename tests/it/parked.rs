@@ -14,7 +14,7 @@ use infinite_scheduler::{
 };
 use serde_json::json;
 
-use crate::support::ground::{Ground, store};
+use crate::support::fixture::{Fixture, store};
 use crate::support::kafka::{RawRecord, produce, read_all};
 use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
@@ -308,22 +308,22 @@ async fn an_app_without_shards_is_not_there_yet() {
 async fn a_parked_record_is_decided_once() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = Ground::new(&database).await;
-        let waits = ground.admit(ground.records(0), ground.wait(1)).await;
+        let fixture = Fixture::new(&database).await;
+        let waits = fixture.admit(fixture.records(0), fixture.wait(1)).await;
         assert_eq!(waits, Admitted::Done(vec![Fate::Waits]), "{backend:?}");
-        let rows = ground.store.parked(&[ground.ledger.id], 10).await.expect("rows");
+        let rows = fixture.store.parked(&[fixture.ledger.id], 10).await.expect("rows");
         assert_eq!((rows.len(), rows[0].due_ms, rows[0].attempts), (1, 9, 1), "{backend:?}");
-        assert_eq!(rows[0].record, *ground.record, "{backend:?}: it comes back as it was");
+        assert_eq!(rows[0].record, *fixture.record, "{backend:?}: it comes back as it was");
 
-        let again = ground.admit(ground.parked(1), ground.wait(2)).await;
+        let again = fixture.admit(fixture.parked(1), fixture.wait(2)).await;
         assert_eq!(again, Admitted::Done(vec![Fate::Waits]), "{backend:?}");
-        for late in [ground.wait(2), ground.job(), Entry::Letter(Box::new(ground.letter(2)))] {
-            let late = ground.admit(ground.parked(1), late).await;
+        for late in [fixture.wait(2), fixture.job(), Entry::Letter(Box::new(fixture.letter(2)))] {
+            let late = fixture.admit(fixture.parked(1), late).await;
             assert_eq!(late, Admitted::Fenced, "{backend:?}: the row has moved on");
         }
         let both = tokio::join!(
-            ground.admit(ground.parked(2), ground.job()),
-            ground.admit(ground.parked(2), ground.job()),
+            fixture.admit(fixture.parked(2), fixture.job()),
+            fixture.admit(fixture.parked(2), fixture.job()),
         );
         let done = Admitted::Done(vec![Fate::Accepted]);
         assert!(
@@ -333,7 +333,7 @@ async fn a_parked_record_is_decided_once() {
         assert_eq!(database.count("select count(*) from scheduler_job").await, 1, "{backend:?}");
         assert_eq!(parked_rows(&database).await, 0, "{backend:?}");
         totals_add_up(&database).await;
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -342,26 +342,26 @@ async fn a_parked_record_is_decided_once() {
 async fn a_record_that_comes_again_while_it_is_parked_is_a_duplicate() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = Ground::new(&database).await;
-        ground.admit(ground.records(0), ground.wait(1)).await;
-        let again = ground.admit(ground.records(1), ground.wait(1)).await;
+        let fixture = Fixture::new(&database).await;
+        fixture.admit(fixture.records(0), fixture.wait(1)).await;
+        let again = fixture.admit(fixture.records(1), fixture.wait(1)).await;
         let job = JobId::derive("sms", "r");
         let duplicate = Fate::Duplicate { of: "r".into(), job };
         assert_eq!(again, Admitted::Done(vec![duplicate]), "{backend:?}");
         totals_add_up(&database).await;
 
-        let letter = Entry::Letter(Box::new(ground.letter(2)));
-        ground.admit(ground.parked(1), letter).await;
+        let letter = Entry::Letter(Box::new(fixture.letter(2)));
+        fixture.admit(fixture.parked(1), letter).await;
         let outbox = "select count(*) from scheduler_outbox";
         assert_eq!(database.count(outbox).await, 1, "{backend:?}: it died, and is published");
-        let again = ground.admit(ground.records(2), ground.wait(1)).await;
+        let again = fixture.admit(fixture.records(2), fixture.wait(1)).await;
         assert!(matches!(&again, Admitted::Done(fates) if matches!(fates[..], [Fate::Dead(_)])));
         assert_eq!(database.count(outbox).await, 1, "{backend:?}: and not published again");
         totals_add_up(&database).await;
         let totals = "select count(*) from scheduler_ingest_offset where records = 3 and duplicates = 1 \
                       and dead_letters = 2 and parked = 0";
         assert_eq!(database.count(totals).await, 1, "{backend:?}");
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 

@@ -16,7 +16,7 @@ use infinite_scheduler::store::{
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 
-use crate::support::ground::Ground;
+use crate::support::fixture::Fixture;
 use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
 
@@ -36,11 +36,11 @@ async fn store(database: &TestDatabase) -> Store {
     store
 }
 
-async fn ground_on(database: &TestDatabase) -> Ground {
-    let mut ground = Ground::new(database).await;
-    ground.store.close().await;
-    ground.store = store(database).await;
-    ground
+async fn ground_on(database: &TestDatabase) -> Fixture {
+    let mut fixture = Fixture::new(database).await;
+    fixture.store.close().await;
+    fixture.store = store(database).await;
+    fixture
 }
 
 async fn join(store: &Store, lease: Duration) -> InstanceId {
@@ -66,16 +66,16 @@ async fn take(store: &Store, seen: &ShardRow, me: InstanceId) -> Option<ShardFen
     taken.first().copied()
 }
 
-/// Takes the shard of the ground's job for a new instance.
-async fn own(ground: &Ground) -> ShardFence {
-    let me = join(&ground.store, LEASE).await;
-    let seen = shard(&ground.store, ground.app.shards[0]).await;
-    take(&ground.store, &seen, me).await.expect("taken")
+/// Takes the shard of the fixture's job for a new instance.
+async fn own(fixture: &Fixture) -> ShardFence {
+    let me = join(&fixture.store, LEASE).await;
+    let seen = shard(&fixture.store, fixture.app.shards[0]).await;
+    take(&fixture.store, &seen, me).await.expect("taken")
 }
 
-/// The ground's job by a name, for a shard that is ours.
-fn job(ground: &Ground, name: &str) -> Entry {
-    let Entry::Job(mut candidate) = ground.job() else { panic!("not a job") };
+/// The fixture's job by a name, for a shard that is ours.
+fn job(fixture: &Fixture, name: &str) -> Entry {
+    let Entry::Job(mut candidate) = fixture.job() else { panic!("not a job") };
     candidate.job.id = JobId::derive("sms", name);
     candidate.job.request_id = name.into();
     candidate.foreign = false;

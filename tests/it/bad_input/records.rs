@@ -133,13 +133,13 @@ pub(super) fn bad_records() -> Vec<Bad> {
             "appName twice",
             r#""appName":"sms","appName":"sms","scheduledTime":0"#,
             "duplicate-field",
-            &["appName is there twice", "send it once"],
+            &["appName occurs twice", "send it once"],
         ),
         (
             "jobData twice",
             r#""appName":"sms","jobData":{},"scheduledTime":0,"jobData":{}"#,
             "duplicate-field",
-            &["jobData is there twice", "send it once"],
+            &["jobData occurs twice", "send it once"],
         ),
     ] {
         let value = format!(r#"{{"requestId":"r",{fields}}}"#);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 pub(crate) struct Attempts(Arc<Mutex<BTreeMap<String, u32>>>);
 
 impl Attempts {
-    /// Counts one more, and tells which it is: the first is 1.
+    /// Counts one more attempt, and returns its number: the first is 1.
     pub(crate) fn begin(&self, id: &str) -> u32 {
         let mut all = self.0.lock().expect("nobody panics with it");
         let attempts = all.entry(id.to_owned()).or_default();

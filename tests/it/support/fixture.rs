@@ -1,4 +1,4 @@
-//! What tests of the store's own statements stand on.
+//! The fixture of tests of the store's statements.
 
 use std::sync::Arc;
 
@@ -20,15 +20,15 @@ pub(crate) async fn store(database: &TestDatabase) -> Store {
     Store::connect(&options).await.expect("a store")
 }
 
-/// A store with an app, a ledger row that is claimed, and a record that waits.
-pub(crate) struct Ground {
+/// A store with an app, a claimed ledger row, and a record to be admitted.
+pub(crate) struct Fixture {
     pub(crate) store: Store,
     pub(crate) app: AppRow,
     pub(crate) ledger: LedgerRow,
     pub(crate) record: Arc<RawRecord>,
 }
 
-impl Ground {
+impl Fixture {
     pub(crate) async fn new(database: &TestDatabase) -> Self {
         let store = store(database).await;
         store.migrate().await.expect("tables");

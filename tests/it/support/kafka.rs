@@ -1,4 +1,4 @@
-//! Topics of a test's own, records into them, and everything that is in them.
+//! Topics for each test: writing records to them, and reading all their records.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) const COMPACTED: &[(&str, &str)] = &[
     ("delete.retention.ms", "50"),
 ];
 
-/// A topic name that no other test has.
+/// A unique topic name.
 pub(crate) fn unique_topic(prefix: &str) -> String {
     format!("{prefix}-{}", Uuid::new_v4().simple())
 }
@@ -77,7 +77,7 @@ pub(crate) async fn delete_topic(topic: &str) {
 /// Deletes a topic and creates it anew, with one partition and without records.
 pub(crate) async fn make_again(topic: &str) {
     delete_topic(topic).await;
-    // The broker takes its time.
+    // The broker deletes asynchronously.
     wait_until(DEADLINE, "the topic's end", async || !exists(topic).await).await;
     create_topic(topic, 1, &[]).await;
 }
@@ -191,7 +191,7 @@ impl RawRecord {
     }
 }
 
-/// Writes records in their order and waits until all are acknowledged; gives their offsets.
+/// Writes records in their order and waits until all are acknowledged; returns their offsets.
 pub(crate) async fn produce(topic: &str, records: &[RawRecord]) -> Vec<i64> {
     produce_by(&client_config(), topic, records).await
 }
@@ -283,7 +283,7 @@ fn client_config() -> ClientConfig {
     client_of(&services::kafka())
 }
 
-/// A client of this broker, which demands nothing.
+/// A client of this broker, without TLS or SASL.
 pub(crate) fn client_of(broker: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker);
@@ -347,7 +347,7 @@ mod tests {
         let old = RawRecord::new(0, "old").with_key("k");
         produce(&topic, &[old.clone(), RawRecord::new(0, "other").with_key("l")]).await;
         wait_until(DEADLINE, "compaction", async || {
-            // A segment ends with the first record that comes when it is old.
+            // A segment is closed by the first record that is written when it is old.
             produce(&topic, &[RawRecord::new(0, "new").with_key("k")]).await;
             let read = read_all(&topic).await;
             !read.iter().any(|record| record.value == old.value)

@@ -5,7 +5,7 @@
 
 pub(crate) mod attempts;
 pub(crate) mod clock;
-pub(crate) mod ground;
+pub(crate) mod fixture;
 pub(crate) mod kafka;
 pub(crate) mod process;
 pub(crate) mod proxy;
@@ -50,7 +50,7 @@ pub(crate) async fn wait_for<T>(
             if let Some(value) = attempt().await {
                 return value;
             }
-            // The only sleep of the tests: whoever waits, waits for a condition.
+            // The only sleep of the tests: everything else waits for a condition.
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     });

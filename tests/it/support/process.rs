@@ -14,7 +14,7 @@ use super::{wait_for, wait_until};
 /// A debug build on a loaded machine, its migrations and its first group join included.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
-/// One `infinite-scheduler serve`. Dropping it kills it, and prints what it said if the test fails.
+/// One `infinite-scheduler serve`. Dropping it kills it, and prints its output if the test fails.
 #[derive(Debug)]
 pub(crate) struct Instance {
     child: Child,
@@ -41,8 +41,8 @@ impl Instance {
         Self::spawn_by(command, config, variables)
     }
 
-    /// The same for a process that a write beyond its limit of a file's size does not end: such
-    /// a write fails, as on a full disk.
+    /// The same for a process that ignores SIGXFSZ: a write beyond its file size limit fails, as
+    /// on a full disk.
     pub(crate) fn spawn_without_file_size_signal(config: &str) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
@@ -87,10 +87,10 @@ impl Instance {
         .await;
     }
 
-    /// The port that it says to listen on.
+    /// The port that it listens on.
     ///
     /// # Panics
-    /// If it has not said so yet; it has when it is ready.
+    /// If it has not logged it yet; it has when it is ready.
     pub(crate) fn http_port(&self) -> u16 {
         self.stdout()
             .lines()
@@ -117,12 +117,12 @@ impl Instance {
         kib.parse::<u64>().expect("a number") / 1024
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be asked")
     }
 
-    /// Ends it at once, as a crash does (SIGKILL), and waits until it is gone.
+    /// Kills it, as a crash does (SIGKILL), and waits until it has ended.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("SIGKILL");
         self.child.wait().expect("a killed child ends");
@@ -133,7 +133,7 @@ impl Instance {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on after [`Instance::stop`] (SIGCONT).
+    /// Resumes it after [`Instance::stop`] (SIGCONT).
     pub(crate) fn cont(&self) {
         self.signal(Signal::CONT);
     }
@@ -143,7 +143,7 @@ impl Instance {
         self.signal(Signal::TERM);
     }
 
-    /// Asks it to drain (SIGTERM) and gives how it ended.
+    /// Asks it to drain (SIGTERM) and returns its exit status.
     pub(crate) async fn terminate(&mut self, deadline: Duration) -> ExitStatus {
         self.ask_to_end();
         self.exited(deadline).await
@@ -172,7 +172,7 @@ impl Instance {
     }
 }
 
-/// What a failed test shows of what may be very long.
+/// Shortens what a failed test prints.
 fn end_of(text: &str) -> &str {
     const SHOWN: usize = 100_000;
     &text[text.ceil_char_boundary(text.len().saturating_sub(SHOWN))..]

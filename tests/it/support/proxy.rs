@@ -1,5 +1,5 @@
-//! A proxy between an instance and its database server that can lose the answer to a COMMIT, keep a
-//! transaction open, be slow, fall silent, or be away.
+//! A proxy between an instance and its database server that can lose the answer to a COMMIT, keep
+//! a transaction open, be slow, stop responding, or be unavailable.
 
 mod tests;
 mod wire;
@@ -18,10 +18,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use wire::{CommitWatch, Dialect, Fate, Frames};
 
-/// Listens on a port of its own and passes everything on to one server, until told otherwise.
+/// Listens on a port of its own and passes everything on to one server, unless a method changes
+/// that.
 ///
-/// Markers are bytes of the client's requests, best a value that is bound to a parameter: the text of
-/// a statement goes by when it is prepared, too.
+/// Markers are bytes of the client's requests, best a value that is bound to a parameter: the
+/// text of a statement is also sent when it is prepared.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
@@ -68,15 +69,15 @@ impl Proxy {
         self.shared.orders().cut = Some(marker.to_owned());
     }
 
-    /// The same, but the answer is only kept back, until [`Proxy::release`]: it comes late.
+    /// The same, but the answer is only delayed, until [`Proxy::release`].
     pub(crate) fn withhold_after_commit(&self, marker: &[u8]) {
         let mut orders = self.shared.orders();
         (orders.cut, orders.withhold) = (Some(marker.to_owned()), true);
     }
 
-    /// When a statement has carried `marker`: lets the server execute it, but passes nothing on that
-    /// the client sends afterwards on that connection, until [`Proxy::release`]. Its transaction stays
-    /// open meanwhile, whatever becomes of the client. Once.
+    /// When a statement has carried `marker`: lets the server execute it, but passes nothing on
+    /// that the client sends afterwards on that connection, until [`Proxy::release`]. Its
+    /// transaction stays open meanwhile, whatever happens to the client. Once.
     ///
     /// On PostgreSQL that holds for a statement with parameters in autocommit, too; on MariaDB only
     /// for one in an explicit transaction.
@@ -84,18 +85,18 @@ impl Proxy {
         self.shared.orders().hold = Some(marker.to_owned());
     }
 
-    /// Lets go of what is held, and of the order to hold.
+    /// Releases held connections and answers, and clears the markers.
     pub(crate) fn release(&self) {
         self.shared.orders().hold = None;
         self.shared.releases.send_modify(|count| *count += 1);
     }
 
-    /// Closes every connection; new ones are welcome.
+    /// Closes every connection; new ones are accepted.
     pub(crate) fn cut_all(&self) {
         self.shared.closings.send_modify(|count| *count += 1);
     }
 
-    /// While away, every connection is closed, and so is each new one at once.
+    /// While unavailable, every connection is closed, and so is each new one at once.
     pub(crate) fn set_away(&self, away: bool) {
         self.shared.orders().away = away;
         if away {
@@ -103,13 +104,13 @@ impl Proxy {
         }
     }
 
-    /// From now on every answer comes so much later.
+    /// From now on every answer is delayed by this much.
     pub(crate) fn set_delay(&self, delay: Duration) {
         self.shared.orders().delay = delay;
     }
 
-    /// Every connection stays open and carries nothing any more, as when the other end is gone
-    /// without a word; new ones are welcome.
+    /// Every connection stays open but passes nothing on, as when the server's machine has
+    /// failed; new ones are accepted.
     pub(crate) fn silence_all(&self) {
         self.shared.silences.send_modify(|count| *count += 1);
     }
@@ -119,7 +120,7 @@ impl Proxy {
         self.shared.cuts.load(Ordering::SeqCst)
     }
 
-    /// How many connections were closed at once because it was away.
+    /// How many connections were closed at once because it was unavailable.
     pub(crate) fn refusals(&self) -> usize {
         self.shared.refusals.load(Ordering::SeqCst)
     }
@@ -154,7 +155,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Orders {
     cut: Option<Vec<u8>>,
-    /// The answer that would be swallowed is kept back instead.
+    /// The answer that would be swallowed is delayed instead.
     withhold: bool,
     hold: Option<Vec<u8>>,
     away: bool,

@@ -25,14 +25,14 @@ pub(crate) struct Server {
     child: Child,
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-    /// What it said about itself, by the names of variables.
+    /// Its addresses and settings, by the names of variables.
     said: HashMap<String, String>,
     /// Where it has its files.
     folder: TempDir,
     logs: PathBuf,
 }
 
-/// A broker and a database server, started beside each other.
+/// A broker and a database server, started at the same time.
 pub(crate) fn start(database: Database, logs: &Path) -> (Server, Server) {
     let name = match database {
         Database::MariaDb => "mariadb",
@@ -69,7 +69,7 @@ impl Server {
         let said = File::create(logs.join(format!("{name}.services"))).expect("a log file");
         let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run"))
             .args(["services", name])
-            // What others use is not for us to kill.
+            // Shared servers must not be killed.
             .env_remove("INFINITE_SCHEDULER_TEST_KAFKA")
             .env_remove("INFINITE_SCHEDULER_TEST_KAFKA_SECURED")
             .env_remove("INFINITE_SCHEDULER_TEST_MYSQL_URL")
@@ -106,13 +106,13 @@ impl Server {
         self.name
     }
 
-    /// `host:port` or a URL, of a server that says nothing else about itself.
+    /// `host:port` or a URL, of a server with only that one variable.
     pub(crate) fn address(&self) -> &str {
         assert_eq!(self.said.len(), 1, "{}: {:?}", self.name, self.said.keys());
         self.said.values().next().expect("an address")
     }
 
-    /// All that it said about itself, by the names of variables.
+    /// All its addresses and settings, by the names of variables.
     pub(crate) fn said(&self) -> &HashMap<String, String> {
         &self.said
     }
@@ -140,7 +140,7 @@ impl Server {
         line.trim_end().to_owned()
     }
 
-    /// Its files go away with it.
+    /// Its files are deleted with it.
     fn keep_logs(&self) -> std::io::Result<()> {
         for run in fs::read_dir(self.folder.path())? {
             for file in fs::read_dir(run?.path())? {
@@ -161,7 +161,7 @@ impl Drop for Server {
             eprintln!("the logs of {} are not kept: {error}", self.name);
         }
         drop(self.orders.take());
-        // It may be in the middle of an order.
+        // It may be executing a command.
         kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
         let deadline = Instant::now() + END;
         while Instant::now() < deadline {

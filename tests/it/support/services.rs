@@ -1,4 +1,4 @@
-//! Where the services are, and databases of a test's own on each of the backends.
+//! The addresses of the services, and a database for each test on each of the backends.
 
 use std::env;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database as SeaOrm, DatabaseConne
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// How long a dropped database may take before it is left behind; the run's folder goes away anyway.
+/// How long a dropped database may take before it is abandoned; the run's folder is deleted in
+/// any case.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The broker, as `host:port`.
@@ -44,8 +45,8 @@ fn service(variable: &str) -> String {
     })
 }
 
-/// A folder that goes away with the value, beside the test binary: the usual place for temporary
-/// files may be memory, where durability costs nothing.
+/// A folder that is deleted when dropped, next to the test binary: the system's folder for
+/// temporary files may be in memory, where durability costs nothing.
 pub(crate) fn temporary_folder() -> TempDir {
     tempfile::Builder::new()
         .prefix("it.")
@@ -109,7 +110,7 @@ impl Database {
     }
 }
 
-/// A database that goes away with this value, whoever still is connected to it.
+/// A database that is deleted when dropped, even if clients are still connected to it.
 #[derive(Debug)]
 pub(crate) struct TestDatabase {
     backend: Database,
@@ -139,7 +140,7 @@ impl TestDatabase {
         &self.server_url
     }
 
-    /// Runs statements that give no rows, from outside of it.
+    /// Runs statements that return no rows, as the administrator.
     pub(crate) async fn execute_on_server(&self, sql: &str) {
         execute(&self.server_url, sql).await;
     }
@@ -183,12 +184,12 @@ impl TestDatabase {
         .await;
     }
 
-    /// A small pool of the test's own, beside whatever the product opens.
+    /// A small pool of the test's own, separate from the product's.
     pub(crate) async fn connect(&self) -> DatabaseConnection {
         connect(&self.url, 4).await
     }
 
-    /// What a `SELECT COUNT(*) ...` (or any query for one integer) says.
+    /// The result of `SELECT COUNT(*) ...`, or any query for one integer.
     pub(crate) async fn count(&self, sql: &str) -> i64 {
         let connection = connect(&self.url, 1).await;
         let row = connection
@@ -201,20 +202,20 @@ impl TestDatabase {
         count
     }
 
-    /// Runs statements that give no rows.
+    /// Runs statements that return no rows.
     pub(crate) async fn execute(&self, sql: &str) {
         execute(&self.url, sql).await;
     }
 }
 
 impl Drop for TestDatabase {
-    /// Best effort: a database that is left behind harms nobody, a panic while panicking would.
+    /// Best effort: a database that remains does no harm, but a panic while panicking does.
     fn drop(&mut self) {
         let name = &self.name;
         let (database, login) = match self.backend {
             Database::Sqlite => return,
             Database::MariaDb | Database::MySql => (
-                // Else an open transaction somewhere would keep us waiting for a day.
+                // Else an open transaction of another client could delay this for a day.
                 format!("SET lock_wait_timeout = 2; DROP DATABASE IF EXISTS {name}"),
                 format!("DROP USER IF EXISTS {name}@'%'"),
             ),

@@ -1,4 +1,4 @@
-//! One test's surroundings: a database, topics and a group of its own.
+//! The environment of one test: a database, topics and a group of its own.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use super::services::{Database, TestDatabase, kafka};
 /// A lease that is short enough to wait for and long enough for a loaded machine.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
 
-/// What a test has for itself.
+/// The resources of one test.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) database: TestDatabase,
     /// The broker, as `host:port`.
     pub(crate) broker: String,
-    /// Where requests come from.
+    /// The ingest topic.
     pub(crate) topic: String,
-    /// Where dead letters go.
+    /// The DLQ topic.
     pub(crate) dlq: String,
-    /// Where the jobs of the app `sms` go.
+    /// The topic for fired jobs of the app `sms`.
     pub(crate) fired: String,
     pub(crate) group: String,
 }
@@ -33,12 +33,12 @@ impl World {
         Self::on(database.fresh().await, partitions).await
     }
 
-    /// The same with a database that is there already.
+    /// The same with an existing database.
     pub(crate) async fn on(database: TestDatabase, partitions: i32) -> Self {
         Self::at(kafka(), database, partitions).await
     }
 
-    /// The same with a broker of the test's own, too.
+    /// The same with a broker of the test's own as well.
     pub(crate) async fn at(broker: String, database: TestDatabase, partitions: i32) -> Self {
         // Quiet unless RUST_LOG asks.
         telemetry::init(LogFormat::Text, LevelFilter::ERROR).expect("a filter");
@@ -109,7 +109,7 @@ impl World {
         )
     }
 
-    /// What SQL calls a 64-bit integer here.
+    /// The SQL type of a 64-bit integer.
     pub(crate) fn integer(&self) -> &'static str {
         match self.database.backend() {
             Database::MariaDb | Database::MySql => "signed",

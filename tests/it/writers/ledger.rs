@@ -4,40 +4,40 @@ use infinite_scheduler::model::ids::{InstanceId, ReaderToken};
 use infinite_scheduler::store::{Admitted, Advance, Course, Entry, Fate, LedgerKey, LedgerRow};
 
 use super::{DEADLINE, SERVERS, await_held_up, batch, ground_on, hold, hold_up_insert, job, own};
-use crate::support::ground::Ground;
+use crate::support::fixture::Fixture;
 use crate::support::services::Database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let fence = own(&ground).await;
-        let row = || async { ground.store.read_ledger(ground.ledger.id).await.expect("the row") };
+        let fixture = ground_on(&database).await;
+        let fence = own(&fixture).await;
+        let row = || async { fixture.store.read_ledger(fixture.ledger.id).await.expect("the row") };
         let right = Advance {
-            ledger: ground.ledger.id,
-            reader: ground.ledger.reader,
+            ledger: fixture.ledger.id,
+            reader: fixture.ledger.reader,
             expected: 0,
             next: 1,
             last: None,
         };
         let key =
             LedgerKey { cluster: "c".into(), group: "g".into(), topic: "t".into(), partition: 0 };
-        ground.store.open_ledger(&key, 7).await.expect("no news: it was opened before");
-        let letter = || Entry::Letter(Box::new(ground.letter(1)));
+        fixture.store.open_ledger(&key, 7).await.expect("no news: it was opened before");
+        let letter = || Entry::Letter(Box::new(fixture.letter(1)));
         let foreign = ReaderToken(right.reader.0 ^ 1);
         for wrong in
             [Advance { reader: foreign, ..right }, Advance { expected: 1, next: 2, ..right }]
         {
-            for entries in [vec![job(&ground, "r")], vec![job(&ground, "r"), letter()]] {
+            for entries in [vec![job(&fixture, "r")], vec![job(&fixture, "r"), letter()]] {
                 let late = batch(Course::Records(wrong), entries, vec![fence]);
-                let answer = ground.store.admit(&late).await.expect("an answer");
+                let answer = fixture.store.admit(&late).await.expect("an answer");
                 assert_eq!(answer, Admitted::Fenced, "{backend:?}: {wrong:?}");
             }
         }
-        let (id, reader) = (ground.ledger.id, right.reader);
+        let (id, reader) = (fixture.ledger.id, right.reader);
         let fresh = ReaderToken::random();
-        let claimed = ground.store.reclaim_ledger(id, foreign, fresh).await.expect("an answer");
+        let claimed = fixture.store.reclaim_ledger(id, foreign, fresh).await.expect("an answer");
         assert_eq!(claimed, None, "{backend:?}: the row has another token");
         let seen = row().await;
         assert_eq!((seen.reader, seen.next_offset), (reader, 0), "{backend:?}");
@@ -45,14 +45,14 @@ async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
             LedgerRow { reader: foreign, ..seen.clone() },
             LedgerRow { next_offset: 1, ..seen.clone() },
         ] {
-            assert!(!ground.store.move_ledger(&other, 7).await.expect("an answer"), "{backend:?}");
+            assert!(!fixture.store.move_ledger(&other, 7).await.expect("an answer"), "{backend:?}");
             let fresh = ReaderToken::random();
-            let moved = ground.store.seek_ledger(&other, fresh, 7).await.expect("an answer");
+            let moved = fixture.store.seek_ledger(&other, fresh, 7).await.expect("an answer");
             assert!(!moved, "{backend:?}: {other:?}");
         }
         assert_eq!(row().await, seen, "{backend:?}");
         assert_eq!(database.count("select count(*) from scheduler_job").await, 0, "{backend:?}");
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -61,24 +61,24 @@ async fn the_offset_moves_with_the_rows_or_not_at_all() {
     for backend in SERVERS {
         let database = backend.fresh().await;
         // By a lease of a few seconds, after which nobody waits for a lock any more.
-        let ground = Ground::new(&database).await;
-        let fence = own(&ground).await;
-        let seed = batch(ground.records(0), vec![job(&ground, "seed")], vec![fence]);
-        ground.store.admit(&seed).await.expect("an answer");
-        let letter = || Entry::Letter(Box::new(ground.letter(1)));
+        let fixture = Fixture::new(&database).await;
+        let fence = own(&fixture).await;
+        let seed = batch(fixture.records(0), vec![job(&fixture, "seed")], vec![fence]);
+        fixture.store.admit(&seed).await.expect("an answer");
+        let letter = || Entry::Letter(Box::new(fixture.letter(1)));
         for (offset, with) in (1..).zip([vec![], vec![letter()]]) {
             let name = format!("r-{offset}");
-            let entries = [vec![job(&ground, &name)], with].concat();
-            let batch = batch(ground.records(offset), entries, vec![fence]);
+            let entries = [vec![job(&fixture, &name)], with].concat();
+            let batch = batch(fixture.records(offset), entries, vec![fence]);
             let holder = hold_up_insert(&database, &name).await;
-            ground.store.admit(&batch).await.expect_err("no answer in time");
-            let row = ground.store.read_ledger(ground.ledger.id).await.expect("the row");
+            fixture.store.admit(&batch).await.expect_err("no answer in time");
+            let row = fixture.store.read_ledger(fixture.ledger.id).await.expect("the row");
             assert_eq!(row.next_offset, offset, "{backend:?}: {name}");
             holder.rollback().await.expect("a rollback");
-            let answer = ground.store.admit(&batch).await.expect("an answer");
+            let answer = fixture.store.admit(&batch).await.expect("an answer");
             assert!(matches!(answer, Admitted::Done(_)), "{backend:?}: {answer:?}");
         }
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -87,27 +87,27 @@ async fn the_offset_moves_with_the_rows_or_not_at_all() {
 async fn a_claim_waits_for_the_batch_before_it_and_reads_what_that_left() {
     for backend in SERVERS {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let fence = own(&ground).await;
-        let seed = batch(ground.records(0), vec![job(&ground, "seed")], vec![fence]);
-        ground.store.admit(&seed).await.expect("an answer");
-        let mut reader = ground.ledger.reader;
+        let fixture = ground_on(&database).await;
+        let fence = own(&fixture).await;
+        let seed = batch(fixture.records(0), vec![job(&fixture, "seed")], vec![fence]);
+        fixture.store.admit(&seed).await.expect("an answer");
+        let mut reader = fixture.ledger.reader;
         for (offset, again) in [(1, false), (2, true)] {
             let name = format!("r-{offset}");
             let advance = Advance {
-                ledger: ground.ledger.id,
+                ledger: fixture.ledger.id,
                 reader,
                 expected: offset,
                 next: offset + 1,
                 last: None,
             };
-            let batch = batch(Course::Records(advance), vec![job(&ground, &name)], vec![fence]);
+            let batch = batch(Course::Records(advance), vec![job(&fixture, &name)], vec![fence]);
             let holder = hold_up_insert(&database, &name).await;
-            let store = ground.store.clone();
+            let store = fixture.store.clone();
             let admitting = tokio::spawn(async move { store.admit(&batch).await });
             await_held_up(&database, 1).await;
             let (store, id, fresh) =
-                (ground.store.clone(), ground.ledger.id, ReaderToken::random());
+                (fixture.store.clone(), fixture.ledger.id, ReaderToken::random());
             let claiming = tokio::spawn(async move {
                 match again {
                     true => store.reclaim_ledger(id, reader, fresh).await,
@@ -122,7 +122,7 @@ async fn a_claim_waits_for_the_batch_before_it_and_reads_what_that_left() {
             assert_eq!((row.reader, row.next_offset), (fresh, offset + 1), "{backend:?}");
             reader = fresh;
         }
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -131,14 +131,14 @@ async fn nobody_waits_for_a_lock_longer_than_a_lease() {
     for backend in SERVERS {
         let database = backend.fresh().await;
         // By a lease of a few seconds.
-        let ground = Ground::new(&database).await;
+        let fixture = Fixture::new(&database).await;
         let holder = hold(&database, "update scheduler_ingest_offset set records = records").await;
-        let (id, fresh) = (ground.ledger.id, ReaderToken::random());
-        let claim = ground.store.claim_ledger(id, fresh, InstanceId(1));
+        let (id, fresh) = (fixture.ledger.id, ReaderToken::random());
+        let claim = fixture.store.claim_ledger(id, fresh, InstanceId(1));
         let claimed = tokio::time::timeout(DEADLINE, claim).await.expect("an answer in time");
         let error = claimed.expect_err("no claim").to_string();
         assert!(error.to_lowercase().contains("timeout"), "{backend:?}: {error}");
         holder.rollback().await.expect("a rollback");
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }

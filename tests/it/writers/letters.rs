@@ -10,17 +10,17 @@ use crate::support::services::Database;
 async fn a_letter_whose_record_is_read_twice_is_published_once() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
+        let fixture = ground_on(&database).await;
         for offset in 0..2 {
-            let letter = Entry::Letter(Box::new(ground.letter(1)));
-            let answer = ground.admit(ground.records(offset), letter).await;
+            let letter = Entry::Letter(Box::new(fixture.letter(1)));
+            let answer = fixture.admit(fixture.records(offset), letter).await;
             assert!(matches!(answer, Admitted::Done(_)), "{backend:?}: {answer:?}");
         }
         for table in ["scheduler_dead_letter", "scheduler_outbox"] {
             let rows = database.count(&format!("select count(*) from {table}")).await;
             assert_eq!(rows, 1, "{backend:?}: {table}");
         }
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -29,14 +29,14 @@ async fn a_letter_whose_record_is_read_twice_is_published_once() {
 async fn a_record_that_is_not_parked_any_more_is_not_taken() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        ground.admit(ground.records(0), ground.wait(1)).await;
+        let fixture = ground_on(&database).await;
+        fixture.admit(fixture.records(0), fixture.wait(1)).await;
         database.execute("update scheduler_dead_letter set state = 0").await;
-        for entry in [ground.job(), ground.wait(2), Entry::Letter(Box::new(ground.letter(2)))] {
-            let answer = ground.admit(ground.parked(1), entry).await;
+        for entry in [fixture.job(), fixture.wait(2), Entry::Letter(Box::new(fixture.letter(2)))] {
+            let answer = fixture.admit(fixture.parked(1), entry).await;
             assert_eq!(answer, Admitted::Fenced, "{backend:?}");
         }
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -45,19 +45,19 @@ async fn a_record_that_is_not_parked_any_more_is_not_taken() {
 async fn a_letter_is_replayed_as_it_was_read_or_not_at_all() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let letter = ground.letter(1);
-        ground.admit(ground.records(0), Entry::Letter(Box::new(letter.clone()))).await;
+        let fixture = ground_on(&database).await;
+        let letter = fixture.letter(1);
+        fixture.admit(fixture.records(0), Entry::Letter(Box::new(letter.clone()))).await;
         let replay = async |changed_ms| {
             let course = Course::Replay { letter: letter.id(), changed_ms };
-            ground.admit(course, ground.job()).await
+            fixture.admit(course, fixture.job()).await
         };
         assert_eq!(replay(letter.at_ms - 1).await, Admitted::Fenced, "{backend:?}: changed since");
         for (state, outcome) in [(3, Admitted::Fenced), (0, Admitted::Done(vec![Fate::Accepted]))] {
             database.execute(&format!("update scheduler_dead_letter set state = {state}")).await;
             assert_eq!(replay(letter.at_ms).await, outcome, "{backend:?}: state {state}");
         }
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -66,21 +66,21 @@ async fn a_letter_is_replayed_as_it_was_read_or_not_at_all() {
 async fn a_letter_that_is_not_dead_any_more_is_neither_corrected_nor_discarded() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let letter = ground.letter(1);
-        ground.admit(ground.records(0), Entry::Letter(Box::new(letter.clone()))).await;
+        let fixture = ground_on(&database).await;
+        let letter = fixture.letter(1);
+        fixture.admit(fixture.records(0), Entry::Letter(Box::new(letter.clone()))).await;
         let see = async || {
-            let letters = ground.store.letters_by_id([letter.id()]).await.expect("an answer");
+            let letters = fixture.store.letters_by_id([letter.id()]).await.expect("an answer");
             letters.into_iter().next().expect("the letter")
         };
         let seen = see().await;
         database.execute("update scheduler_dead_letter set state = 2").await;
         let refused = Change::Refused(Box::new(see().await));
-        let corrected = ground.store.correct_letter(&seen, Some(b"{}".to_vec()), 9).await;
+        let corrected = fixture.store.correct_letter(&seen, Some(b"{}".to_vec()), 9).await;
         assert_eq!(corrected.expect("an answer"), refused, "{backend:?}");
-        let discarded = ground.store.discard_letters(&[seen], 9).await;
+        let discarded = fixture.store.discard_letters(&[seen], 9).await;
         assert_eq!(discarded.expect("an answer"), [refused], "{backend:?}");
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -89,12 +89,12 @@ async fn a_letter_that_is_not_dead_any_more_is_neither_corrected_nor_discarded()
 async fn what_changes_while_it_is_swept_stays() {
     for backend in SERVERS {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let Entry::Job(mut candidate) = ground.job() else { panic!("not a job") };
+        let fixture = ground_on(&database).await;
+        let Entry::Job(mut candidate) = fixture.job() else { panic!("not a job") };
         let id = KeyId::derive("sms", "key");
         candidate.key = Some(IdempotencyKey { id, name: "key".into(), expires_ms: 1 });
-        ground.admit(ground.records(0), Entry::Job(candidate)).await;
-        ground.admit(ground.records(1), Entry::Letter(Box::new(ground.letter(1)))).await;
+        fixture.admit(fixture.records(0), Entry::Job(candidate)).await;
+        fixture.admit(fixture.records(1), Entry::Letter(Box::new(fixture.letter(1)))).await;
         for done in ["scheduler_job", "scheduler_outbox"] {
             database.execute(&format!("delete from {done}")).await;
         }
@@ -105,7 +105,7 @@ async fn what_changes_while_it_is_swept_stays() {
             ("scheduler_dead_letter", format!("changed_ms = {later}")),
         ] {
             let holder = hold(&database, &format!("update {table} set {change}")).await;
-            let store = ground.store.clone();
+            let store = fixture.store.clone();
             let sweeping = tokio::spawn(async move {
                 match table {
                     "scheduler_dead_letter" => {
@@ -120,6 +120,6 @@ async fn what_changes_while_it_is_swept_stays() {
             assert_eq!(gone, 0, "{backend:?}: {table}, {change}");
             database.execute("update scheduler_dead_letter set state = 0").await;
         }
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }

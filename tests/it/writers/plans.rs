@@ -13,7 +13,7 @@ use infinite_scheduler::store::{
 use infinite_scheduler::{Job, Priority};
 
 use super::{DEADLINE, batch, ground_on, job, own};
-use crate::support::ground::Ground;
+use crate::support::fixture::Fixture;
 use crate::support::servers::Server;
 use crate::support::services::{Database, TestDatabase, temporary_folder};
 use crate::support::wait_until;
@@ -122,11 +122,11 @@ async fn no_statistics_make_the_server_read_a_table_for_each_batch_on_mariadb() 
 async fn no_statistics_make_the_server_read_an_index_for_each_job_on_postgres() {
     for statistics in ALL {
         let database = Database::Postgres.fresh().await;
-        let ground = ground_on(&database).await;
-        let fence = own(&ground).await;
+        let fixture = ground_on(&database).await;
+        let fence = own(&fixture).await;
         statistics.set(&database).await;
-        burst(&ground, fence, 0..LARGE_BATCHES, LARGE).await;
-        ground.store.close().await;
+        burst(&fixture, fence, 0..LARGE_BATCHES, LARGE).await;
+        fixture.store.close().await;
         await_reports(&database).await;
         for table in TABLES {
             let pages = format!(
@@ -143,15 +143,15 @@ async fn no_statistics_make_the_server_read_an_index_for_each_job_on_postgres() 
 }
 
 async fn check(statistics: Statistics, database: &TestDatabase) {
-    let ground = ground_on(database).await;
-    let fence = own(&ground).await;
+    let fixture = ground_on(database).await;
+    let fence = own(&fixture).await;
     statistics.set(database).await;
     let mut before = Vec::new();
     for table in TABLES {
         before.push(walked(database, table).await);
     }
-    burst(&ground, fence, 0..BATCHES, JOBS).await;
-    ground.store.close().await;
+    burst(&fixture, fence, 0..BATCHES, JOBS).await;
+    fixture.store.close().await;
     await_reports(database).await;
     for (table, before) in TABLES.into_iter().zip(before) {
         let walked = walked(database, table).await - before;
@@ -203,11 +203,11 @@ async fn walked(database: &TestDatabase, table: &str) -> i64 {
 }
 
 /// Everything that is asked of these tables on the way of a job.
-async fn burst(ground: &Ground, fence: ShardFence, numbers: Range<i64>, jobs_of_each: i64) {
-    let store = &ground.store;
+async fn burst(fixture: &Fixture, fence: ShardFence, numbers: Range<i64>, jobs_of_each: i64) {
+    let store = &fixture.store;
     let count = numbers.end - numbers.start;
     let batches: Vec<Arc<Batch>> =
-        numbers.map(|number| records(ground, number, jobs_of_each, fence)).collect();
+        numbers.map(|number| records(fixture, number, jobs_of_each, fence)).collect();
     for batch in &batches {
         let admitted = store.admit(batch).await.expect("an answer");
         let accepted = Admitted::Done(vec![Fate::Accepted; jobs_of_each as usize]);
@@ -239,13 +239,13 @@ async fn burst(ground: &Ground, fence: ShardFence, numbers: Range<i64>, jobs_of_
             attempts: 1,
             error: Some("no".into()),
         };
-        write(ground, fence, some, retry).await;
+        write(fixture, fence, some, retry).await;
         for job in some {
             (job.due_ms, job.attempts) = (job.due_ms + 1_000_000, 1);
         }
     }
     for some in jobs.chunks(jobs_of_each as usize) {
-        write(ground, fence, some, |_| Outcome::Succeeded).await;
+        write(fixture, fence, some, |_| Outcome::Succeeded).await;
     }
     let lanes = [Lane::Shard(fence.shard)];
     loop {
@@ -264,7 +264,7 @@ async fn burst(ground: &Ground, fence: ShardFence, numbers: Range<i64>, jobs_of_
 }
 
 async fn write(
-    ground: &Ground,
+    fixture: &Fixture,
     fence: ShardFence,
     jobs: &[Job],
     outcome: impl Fn(&Job) -> Outcome,
@@ -276,22 +276,22 @@ async fn write(
     };
     let outcomes = jobs.iter().map(ended).collect();
     let batch = Arc::new(OutcomeBatch { fences: vec![fence], outcomes });
-    let written = ground.store.write_outcomes(&batch).await.expect("an answer");
+    let written = fixture.store.write_outcomes(&batch).await.expect("an answer");
     assert_eq!((written.lost, written.unmatched), (Vec::new(), 0));
 }
 
 /// The records of one batch: jobs with keys, all of them told.
-fn records(ground: &Ground, number: i64, jobs: i64, fence: ShardFence) -> Arc<Batch> {
+fn records(fixture: &Fixture, number: i64, jobs: i64, fence: ShardFence) -> Arc<Batch> {
     let first = number * jobs;
     let entries = (first..first + jobs).map(|number| {
         let name = format!("r{number}");
-        let Entry::Job(mut candidate) = job(ground, &name) else { panic!("not a job") };
+        let Entry::Job(mut candidate) = job(fixture, &name) else { panic!("not a job") };
         candidate.job.due_ms = number * 7919 % 100_000;
         let id = KeyId::derive("sms", &name);
         candidate.key = Some(IdempotencyKey { id, name, expires_ms: 1000 });
         Entry::Job(candidate)
     });
-    let one = batch(ground.records(number), entries.collect(), vec![fence]);
+    let one = batch(fixture.records(number), entries.collect(), vec![fence]);
     let told = Batch { verdicts: true, ..Arc::unwrap_or_clone(one) };
     Arc::new(told)
 }

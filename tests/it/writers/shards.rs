@@ -14,7 +14,7 @@ use super::{
     DEADLINE, LEASE, NO_LEASE, SERVERS, await_held_up, batch, ground_on, hold, hold_up_insert, job,
     join, own, shard, store,
 };
-use crate::support::ground::Ground;
+use crate::support::fixture::Fixture;
 use crate::support::services::Database;
 use crate::support::{wait_for, wait_until};
 
@@ -122,18 +122,18 @@ async fn a_shard_is_taken_from_nobody_or_the_dead_and_given_up_by_its_owner() {
 async fn an_admission_into_a_shard_of_an_old_epoch_writes_nothing() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let fence = own(&ground).await;
+        let fixture = ground_on(&database).await;
+        let fence = own(&fixture).await;
         let wrong = [
             ShardFence { epoch: Epoch(fence.epoch.0 - 1), ..fence },
             ShardFence { owner: InstanceId(fence.owner.0 ^ 1), ..fence },
         ];
         // Alone a job takes the short way; a letter beside it makes it the long one.
-        let letter = || Entry::Letter(Box::new(ground.letter(1)));
-        for entries in [vec![job(&ground, "r")], vec![job(&ground, "r"), letter()]] {
+        let letter = || Entry::Letter(Box::new(fixture.letter(1)));
+        for entries in [vec![job(&fixture, "r")], vec![job(&fixture, "r"), letter()]] {
             for fence in wrong {
-                let late = batch(ground.records(0), entries.clone(), vec![fence]);
-                let answer = ground.store.admit(&late).await.expect("an answer");
+                let late = batch(fixture.records(0), entries.clone(), vec![fence]);
+                let answer = fixture.store.admit(&late).await.expect("an answer");
                 assert_eq!(answer, Admitted::ShardsMoved, "{backend:?}");
             }
         }
@@ -141,12 +141,12 @@ async fn an_admission_into_a_shard_of_an_old_epoch_writes_nothing() {
             let rows = database.count(&format!("select count(*) from {table}")).await;
             assert_eq!(rows, 0, "{backend:?}: {table}");
         }
-        let row = ground.store.read_ledger(ground.ledger.id).await.expect("the row");
+        let row = fixture.store.read_ledger(fixture.ledger.id).await.expect("the row");
         assert_eq!(row.next_offset, 0, "{backend:?}");
-        let ours = batch(ground.records(0), vec![job(&ground, "r")], vec![fence]);
-        let answer = ground.store.admit(&ours).await.expect("an answer");
+        let ours = batch(fixture.records(0), vec![job(&fixture, "r")], vec![fence]);
+        let answer = fixture.store.admit(&ours).await.expect("an answer");
         assert_eq!(answer, Admitted::Done(vec![Fate::Accepted]), "{backend:?}");
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -223,29 +223,29 @@ async fn an_epoch_is_later_than_those_that_a_failover_lost() {
 async fn a_shard_is_not_taken_while_a_batch_for_it_is_uncommitted() {
     for backend in SERVERS {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let fence = own(&ground).await;
-        let seed = batch(ground.records(0), vec![job(&ground, "seed")], vec![fence]);
-        ground.store.admit(&seed).await.expect("an answer");
+        let fixture = ground_on(&database).await;
+        let fence = own(&fixture).await;
+        let seed = batch(fixture.records(0), vec![job(&fixture, "seed")], vec![fence]);
+        fixture.store.admit(&seed).await.expect("an answer");
         // By owner and epoch it could be taken from here on.
         let dead = format!("update scheduler_instance set dead = true where id = {}", fence.owner);
         database.execute(&dead).await;
-        let me = join(&ground.store, LEASE).await;
-        let seen = shard(&ground.store, fence.shard).await;
+        let me = join(&fixture.store, LEASE).await;
+        let seen = shard(&fixture.store, fence.shard).await;
         let take = async || {
             let taken =
-                tokio::time::timeout(LEASE / 2, super::take(&ground.store, &seen, me)).await;
+                tokio::time::timeout(LEASE / 2, super::take(&fixture.store, &seen, me)).await;
             taken.expect("no wait")
         };
 
         // Alone a job takes the short way; a letter beside it makes it the long one.
-        let letter = Entry::Letter(Box::new(ground.letter(1)));
+        let letter = Entry::Letter(Box::new(fixture.letter(1)));
         let ways = [("short", vec![]), ("long", vec![letter])];
         for (offset, (name, mut entries)) in (1..).zip(ways) {
-            entries.insert(0, job(&ground, name));
-            let batch = batch(ground.records(offset), entries, vec![fence]);
+            entries.insert(0, job(&fixture, name));
+            let batch = batch(fixture.records(offset), entries, vec![fence]);
             let holder = hold_up_insert(&database, name).await;
-            let store = ground.store.clone();
+            let store = fixture.store.clone();
             let admitting = tokio::spawn(async move { store.admit(&batch).await });
             await_held_up(&database, 1).await;
             assert_eq!(take().await, None, "{backend:?}: the {name} way");
@@ -254,16 +254,16 @@ async fn a_shard_is_not_taken_while_a_batch_for_it_is_uncommitted() {
             assert!(matches!(answer, Admitted::Done(_)), "{backend:?}: {answer:?}");
         }
 
-        let outcomes = outcomes_of(vec![(fence, seed_job(&ground).await, Outcome::Succeeded)]);
+        let outcomes = outcomes_of(vec![(fence, seed_job(&fixture).await, Outcome::Succeeded)]);
         let holder = hold(&database, "select id from scheduler_job for update").await;
-        let store = ground.store.clone();
+        let store = fixture.store.clone();
         let writing = tokio::spawn(async move { store.write_outcomes(&outcomes).await });
         await_held_up(&database, 1).await;
         assert_eq!(take().await, None, "{backend:?}: outcomes");
         holder.rollback().await.expect("a rollback");
         assert_eq!(writing.await.expect("an end").expect("an answer").lost, [], "{backend:?}");
         assert!(take().await.is_some(), "{backend:?}: nothing is in the way any more");
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -279,29 +279,29 @@ fn outcomes_of(ended: Vec<(ShardFence, Job, Outcome)>) -> Arc<OutcomeBatch> {
     Arc::new(OutcomeBatch { outcomes: outcomes.collect(), fences })
 }
 
-async fn seed_job(ground: &Ground) -> Job {
+async fn seed_job(fixture: &Fixture) -> Job {
     let id = JobId::derive("sms", "seed");
-    ground.store.jobs_by_id(&[id], 1).await.expect("an answer").0.pop().expect("the job")
+    fixture.store.jobs_by_id(&[id], 1).await.expect("an answer").0.pop().expect("the job")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_shard_that_was_lost_nothing_is_written_or_published() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let ours = own(&ground).await;
-        let seed = batch(ground.records(0), vec![job(&ground, "seed")], vec![ours]);
-        ground.store.admit(&seed).await.expect("an answer");
-        let lost = ShardFence { shard: ground.app.shards[1], ..ours };
+        let fixture = ground_on(&database).await;
+        let ours = own(&fixture).await;
+        let seed = batch(fixture.records(0), vec![job(&fixture, "seed")], vec![ours]);
+        fixture.store.admit(&seed).await.expect("an answer");
+        let lost = ShardFence { shard: fixture.app.shards[1], ..ours };
         let elsewhere = async |outcome: Outcome| {
-            let other = Job { shard: lost.shard, ..seed_job(&ground).await };
+            let other = Job { shard: lost.shard, ..seed_job(&fixture).await };
             (lost, Job { request_id: "lost".into(), ..other }, outcome)
         };
-        let buried = || Outcome::Buried(Arc::new(ground.letter(1)));
+        let buried = || Outcome::Buried(Arc::new(fixture.letter(1)));
         let retry = Outcome::Retry { due_ms: 1, attempts: 1, error: None };
         for outcome in [Outcome::Succeeded, retry, buried()] {
             let batch = outcomes_of(vec![elsewhere(outcome).await]);
-            let written = ground.store.write_outcomes(&batch).await.expect("an answer");
+            let written = fixture.store.write_outcomes(&batch).await.expect("an answer");
             assert_eq!(written.lost, [lost.shard], "{backend:?}");
         }
         for table in ["scheduler_dead_letter", "scheduler_outbox"] {
@@ -309,11 +309,11 @@ async fn of_a_shard_that_was_lost_nothing_is_written_or_published() {
             assert_eq!(rows, 0, "{backend:?}: {table}");
         }
         // Beside one that is ours, and of that one only the version that was fired.
-        let seed = seed_job(&ground).await;
+        let seed = seed_job(&fixture).await;
         let younger = Job { created_ms: seed.created_ms + 1, ..seed.clone() };
         for (fired, left) in [(younger, 1), (seed, 0)] {
             let ended = vec![elsewhere(buried()).await, (ours, fired, Outcome::Succeeded)];
-            let written = ground.store.write_outcomes(&outcomes_of(ended)).await;
+            let written = fixture.store.write_outcomes(&outcomes_of(ended)).await;
             assert_eq!(written.expect("an answer").lost, [lost.shard], "{backend:?}");
             let jobs = database.count("select count(*) from scheduler_job").await;
             assert_eq!(jobs, left, "{backend:?}");
@@ -325,7 +325,7 @@ async fn of_a_shard_that_was_lost_nothing_is_written_or_published() {
             0,
             "{backend:?}"
         );
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -334,21 +334,21 @@ async fn of_a_shard_that_was_lost_nothing_is_written_or_published() {
 async fn the_owner_of_a_shard_is_told_what_others_put_there() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let fence = own(&ground).await;
-        let put = ground.admit(ground.records(0), ground.job()).await;
+        let fixture = ground_on(&database).await;
+        let fence = own(&fixture).await;
+        let put = fixture.admit(fixture.records(0), fixture.job()).await;
         assert_eq!(put, Admitted::Done(vec![Fate::Accepted]), "{backend:?}");
-        let looks = async |id| ground.store.observe(id).await.expect("an observation").looks;
-        let other = join(&ground.store, LEASE).await;
+        let looks = async |id| fixture.store.observe(id).await.expect("an observation").looks;
+        let other = join(&fixture.store, LEASE).await;
         assert_eq!(looks(other).await, [], "{backend:?}: it is not its shard");
         let told = looks(fence.owner).await;
         let [look] = &told[..] else { panic!("{backend:?}: {told:?}") };
         let expected = (fence.shard, vec![JobId::derive("sms", "r")]);
         assert_eq!((look.shard, look.jobs.clone()), expected, "{backend:?}");
         assert_eq!(looks(fence.owner).await, told, "{backend:?}: as often as it looks");
-        ground.store.finish_commands(&[look.command]).await.expect("an answer");
+        fixture.store.finish_commands(&[look.command]).await.expect("an answer");
         assert_eq!(looks(fence.owner).await, [], "{backend:?}");
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 
@@ -356,24 +356,24 @@ async fn the_owner_of_a_shard_is_told_what_others_put_there() {
 async fn a_page_begins_behind_its_mark() {
     for backend in Database::all() {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let fence = own(&ground).await;
+        let fixture = ground_on(&database).await;
+        let fence = own(&fixture).await;
         let mut ids: Vec<JobId> = Vec::new();
         for (offset, name) in (0..).zip(["a", "b", "c"]) {
-            let entry = job(&ground, name);
-            let batch = batch(ground.records(offset), vec![entry], vec![fence]);
-            ground.store.admit(&batch).await.expect("an answer");
+            let entry = job(&fixture, name);
+            let batch = batch(fixture.records(offset), vec![entry], vec![fence]);
+            fixture.store.admit(&batch).await.expect("an answer");
             ids.push(JobId::derive("sms", name));
         }
         ids.sort_unstable();
         // All are due at 0: the mark is at the second of them.
         let after = (0, ids[1]);
         let list = ListRange { shard: fence.shard, priority: Priority::Normal, after, limit: 9 };
-        let pages = ground.store.pages(&[list], usize::MAX).await.expect("an answer").pages;
+        let pages = fixture.store.pages(&[list], usize::MAX).await.expect("an answer").pages;
         let read: Vec<Vec<JobId>> =
             pages.iter().map(|page| page.iter().map(|job| job.id).collect()).collect();
         assert_eq!(read, [vec![ids[2]]], "{backend:?}");
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 

@@ -9,7 +9,7 @@ use infinite_scheduler::store::{Ended, Outcome, OutcomeBatch, ShardFence};
 use infinite_scheduler::{AppConfig, Discard, Job, ScheduleJobRequest, Scheduler};
 
 use super::{DEADLINE, batch, ground_on, job, own};
-use crate::support::ground::Ground;
+use crate::support::fixture::Fixture;
 use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
 
@@ -41,12 +41,12 @@ async fn show(database: &TestDatabase) {
     database.execute(statement).await;
 }
 
-/// The ground's job in the table, and its end.
-async fn ended(ground: &Ground, fence: ShardFence, outcome: Outcome) -> Arc<OutcomeBatch> {
-    let admitted = batch(ground.records(0), vec![job(ground, "r")], vec![fence]);
-    ground.store.admit(&admitted).await.expect("an answer");
+/// The fixture's job in the table, and its end.
+async fn ended(fixture: &Fixture, fence: ShardFence, outcome: Outcome) -> Arc<OutcomeBatch> {
+    let admitted = batch(fixture.records(0), vec![job(fixture, "r")], vec![fence]);
+    fixture.store.admit(&admitted).await.expect("an answer");
     let id = JobId::derive("sms", "r");
-    let job = ground
+    let job = fixture
         .store
         .jobs_by_id(&[id], usize::MAX)
         .await
@@ -69,20 +69,20 @@ async fn an_outcome_without_its_row_is_counted_and_finished() {
         for outcome in [Outcome::Succeeded, Outcome::Retry { due_ms: 7, attempts: 1, error: None }]
         {
             let database = backend.fresh().await;
-            let ground = ground_on(&database).await;
-            let fence = own(&ground).await;
-            let outcomes = ended(&ground, fence, outcome).await;
+            let fixture = ground_on(&database).await;
+            let fence = own(&fixture).await;
+            let outcomes = ended(&fixture, fence, outcome).await;
             let write = async || {
-                let written = ground.store.write_outcomes(&outcomes).await.expect("an answer");
+                let written = fixture.store.write_outcomes(&outcomes).await.expect("an answer");
                 assert_eq!(written.lost, [], "{backend:?}");
-                let left = ground.store.outcomes_left(&outcomes, &[]).await.expect("an answer");
+                let left = fixture.store.outcomes_left(&outcomes, &[]).await.expect("an answer");
                 (written.unmatched, left.map_or(0, |left| left.outcomes.len()))
             };
             assert_eq!(write().await, (0, 0), "{backend:?}");
             assert_eq!(write().await, (1, 0), "{backend:?}: gone, or of another version");
             database.execute("delete from scheduler_job").await;
             assert_eq!(write().await, (1, 0), "{backend:?}: gone");
-            ground.store.close().await;
+            fixture.store.close().await;
         }
     }
 }
@@ -91,21 +91,21 @@ async fn an_outcome_without_its_row_is_counted_and_finished() {
 async fn an_outcome_that_does_not_find_a_row_that_is_there_is_left_to_be_written() {
     for backend in HIDING {
         let database = backend.fresh().await;
-        let ground = ground_on(&database).await;
-        let fence = own(&ground).await;
-        let outcomes = ended(&ground, fence, Outcome::Succeeded).await;
+        let fixture = ground_on(&database).await;
+        let fence = own(&fixture).await;
+        let outcomes = ended(&fixture, fence, Outcome::Succeeded).await;
         hide(&database).await;
-        let written = ground.store.write_outcomes(&outcomes).await.expect("an answer");
+        let written = fixture.store.write_outcomes(&outcomes).await.expect("an answer");
         assert_eq!(written.unmatched, 1, "{backend:?}");
         show(&database).await;
-        let left = ground.store.outcomes_left(&outcomes, &[]).await.expect("an answer");
+        let left = fixture.store.outcomes_left(&outcomes, &[]).await.expect("an answer");
         let left = Arc::new(left.expect("the outcome"));
         assert_eq!(left.outcomes[0].verdicts, [], "{backend:?}: these are told already");
-        let written = ground.store.write_outcomes(&left).await.expect("an answer");
+        let written = fixture.store.write_outcomes(&left).await.expect("an answer");
         assert_eq!(written.unmatched, 0, "{backend:?}");
         let jobs = database.count("select count(*) from scheduler_job").await;
         assert_eq!(jobs, 0, "{backend:?}");
-        ground.store.close().await;
+        fixture.store.close().await;
     }
 }
 

@@ -1,13 +1,13 @@
-//! The packets of PostgreSQL and MariaDB, and what they tell about a marked transaction.
+//! The packets of PostgreSQL and MariaDB, and what they show about a marked transaction.
 
 use std::collections::VecDeque;
 
-/// What became of the marked transaction, as far as a frame tells.
+/// What became of the marked transaction, as far as a frame shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// Nothing; frames so far may go on.
     Open,
-    /// A later frame of this answer will tell: keep it back until then.
+    /// A later frame of this answer will show it: delay this one until then.
     Undecided,
     Committed,
     RolledBack,
@@ -42,7 +42,7 @@ impl CommitWatch {
         }
     }
 
-    /// `RolledBack` if the client gives the marked transaction up.
+    /// `RolledBack` if the client rolls the marked transaction back.
     pub(super) fn request(&mut self, frame: &[u8]) -> Fate {
         let executes = self.dialect.executes(frame);
         self.executed |= executes && self.marker.is_some();
@@ -154,7 +154,7 @@ impl Dialect {
     pub(super) fn executes(self, frame: &[u8]) -> bool {
         match self {
             Self::Postgres => matches!(frame[0], b'Q' | b'E'),
-            // The number 0 tells a command from a step of logging in.
+            // The number 0 distinguishes a command from a step of the login.
             Self::MySql => matches!(frame, [_, _, _, 0, 0x03 | 0x17, ..]),
         }
     }
