@@ -10,8 +10,8 @@ use tracing_subscriber::fmt;
 /// Directives that always apply, unless `RUST_LOG` names the same target. They reduce crates that
 /// log too much at `info`. Jobs fired by `dispatch = "log"` are written whatever the level is.
 /// sqlx would log slow statements with their full text, which may have thousands of rows.
-const ALWAYS: &str = "sqlx=warn,sqlx::query=error,sea_orm=warn,sea_orm_migration=warn,actix_server=warn,rdkafka=warn,\
-    infinite_scheduler::fired=info";
+const ALWAYS: &str = "sqlx=warn,sqlx::query=error,sea_orm=warn,sea_orm_migration=warn,\
+    actix_server=warn,rdkafka=warn,infinite_scheduler::fired=info";
 
 /// The format of a log event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -243,15 +243,16 @@ fn app_settings(
     }
     let dispatch = dispatch(name, &raw, kafka)?;
     let defaults = AppConfig::new(name);
-    let or = |written: Option<NonZeroU32>, default| written.map_or(default, |n| ms(n.get()));
+    let or_default =
+        |written: Option<NonZeroU32>, default| written.map_or(default, |n| ms(n.get()));
     let app = AppConfig {
         max_in_flight: raw.max_in_flight.unwrap_or(defaults.max_in_flight),
         max_attempts: raw.max_attempts.unwrap_or(defaults.max_attempts),
-        timeout: or(raw.timeout_ms, defaults.timeout),
+        timeout: or_default(raw.timeout_ms, defaults.timeout),
         backoff: raw.backoff.map_or(Ok(Backoff::default()), |written| backoff(name, written))?,
         shards: raw.shards.unwrap_or(defaults.shards),
         window: raw.window.unwrap_or(defaults.window),
-        priority_aging: or(raw.priority_aging_ms, defaults.priority_aging),
+        priority_aging: or_default(raw.priority_aging_ms, defaults.priority_aging),
         required_fields: raw.required_fields,
         schema: raw.schema.map(|file| schema(name, &folder.join(file))).transpose()?,
         name: defaults.name,

@@ -170,7 +170,7 @@ fn wrong_types_name_the_key_the_value_and_what_is_expected() {
         ),
         (
             "kafka.topic = 5",
-            "kafka.topic cannot be used: a topic's name or a list of them is expected",
+            "kafka.topic cannot be used: a topic's name or a list of names is expected",
         ),
         (
             "kafka = { topic = 'a', topics = ['b'] }",
@@ -228,7 +228,7 @@ fn relations_name_both_sides() {
         ),
         (
             "apps.x.backoff = { delays_ms = [1], factor = 2 }",
-            "apps.x.backoff has delays_ms beside initial_ms, factor or max_ms: keep one kind",
+            "apps.x.backoff has delays_ms together with initial_ms, factor or max_ms: keep one kind",
         ),
         (
             "apps.x.backoff.delays_ms = []",
@@ -315,7 +315,7 @@ fn a_dispatch_that_leads_nowhere_or_in_circles_is_refused() {
         ),
         (
             "[kafka]\n[apps.x]\ndispatch = 'kafka'",
-            "apps.x.dispatch = \"kafka\" needs apps.x.topic: say where its jobs go",
+            "apps.x.dispatch = \"kafka\" needs apps.x.topic: name the topic for its jobs",
         ),
         (
             "apps.x.topic = 't'",

@@ -114,7 +114,7 @@ impl fmt::Display for TimeZones {
                 write!(f, "from {}", folder.display())
             }
             Some(System { folder, version }) => {
-                let version = version.as_deref().unwrap_or("of an unknown version");
+                let version = version.as_deref().unwrap_or("an unknown version");
                 write!(f, "which the program carries; {} has {version}", folder.display())
             }
             None => f.write_str("which the program carries; the system has none"),
@@ -207,8 +207,8 @@ mod tests {
         for (version, said) in [
             (Some(("tzdata.zi", "# version 2025b\n# This is")), "has 2025b"),
             (Some(("+VERSION", "2025b\n")), "has 2025b"),
-            (Some(("tzdata.zi", "# version unknown\n")), "does not say"),
-            (None, "does not say"),
+            (Some(("tzdata.zi", "# version unknown\n")), "has an unknown version"),
+            (None, "has an unknown version"),
         ] {
             let folder = folder(version, &own);
             let zones = zones(&folder);

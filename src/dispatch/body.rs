@@ -33,7 +33,7 @@ impl<'a> FiredJob<'a> {
     }
 
     /// The JSON body, with the job data byte for byte as in the request.
-    pub(crate) fn to_json(&self) -> Vec<u8> {
+    pub(crate) fn to_json(self) -> Vec<u8> {
         self.to_string().into_bytes()
     }
 

@@ -40,9 +40,12 @@ pub enum TroubleKind {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Status {
+    /// No broker has answered yet.
     #[default]
     Connecting,
+    /// The last request or probe had an answer.
     Up,
+    /// No broker answers.
     Down,
     /// Credentials or certificates are wrong: the broker answers no request.
     Denied,
@@ -52,6 +55,7 @@ enum Status {
     Replaced,
 }
 
+/// What is known about the brokers.
 #[derive(Debug, Default)]
 struct Known {
     status: Status,

@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::Offset;
 use tokio::sync::watch;
 use tracing::error;
 
-use super::member::{Current, Member};
+use super::member::{CurrentConsumer, Member};
 use super::rebalance::{Assignments, Consumer, commit, list_of};
 use super::uncommitted::Uncommitted;
 use super::{BrokerState, Error, KafkaIngestConfig, PartitionQueue, TopicPartition, TroubleKind};
@@ -32,7 +32,7 @@ pub struct Intake {
 }
 
 struct Shared {
-    current: Arc<Current>,
+    current: Arc<CurrentConsumer>,
     /// Sees uncommitted records, unlike the consumer; created when it is first needed.
     uncommitted: OnceLock<Arc<Uncommitted>>,
     config: KafkaIngestConfig,

@@ -31,21 +31,22 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the member waits, before it leaves, for a rebalance to end. A rebalance waits for the
 /// slowest member, which may never answer.
 const REBALANCE_PATIENCE: Duration = Duration::from_secs(3);
-/// The wait before a consumer is replaced: at first, and at most. It doubles each time.
-const REPLACE_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The wait before a consumer is replaced; it doubles each time, up to the maximum.
+const FIRST_REPLACE_WAIT: Duration = Duration::from_secs(1);
+const MAX_REPLACE_WAIT: Duration = Duration::from_secs(30);
 /// A consumer that has run for this long counts as healthy. It is longer than the period in which
 /// two members with one `group.instance.id` fence each other out in turn.
 const HEALTHY_AFTER: Duration = Duration::from_secs(70);
 
 /// The current consumer, shared with the [`Intake`](super::Intake).
-pub(super) struct Current {
+pub(super) struct CurrentConsumer {
     /// Whether the broker can be reached; kept when the consumer is replaced.
     pub(super) connectivity: Arc<Connectivity>,
     /// The poll thread and the queues own the consumer, so that the last of them closes it.
     consumer: Mutex<Weak<Consumer>>,
 }
 
-impl Current {
+impl CurrentConsumer {
     /// The consumer, unless it has ended or is being replaced.
     pub(super) fn consumer(&self) -> Option<Arc<Consumer>> {
         self.lock().upgrade()
@@ -67,7 +68,7 @@ pub(super) struct Member {
     assignments: Arc<dyn Assignments>,
     memory: Arc<RecordMemory>,
     stop: Arc<AtomicBool>,
-    current: Arc<Current>,
+    current: Arc<CurrentConsumer>,
     consumer: Arc<Consumer>,
 }
 
@@ -82,9 +83,9 @@ impl Member {
         partitions: usize,
         assignments: Arc<dyn Assignments>,
         stop: Arc<AtomicBool>,
-    ) -> Result<(Self, Arc<Current>), Error> {
+    ) -> Result<(Self, Arc<CurrentConsumer>), Error> {
         let connectivity = Arc::new(Connectivity::of_group("consumer", config));
-        let current = Arc::new(Current { connectivity, consumer: Mutex::default() });
+        let current = Arc::new(CurrentConsumer { connectivity, consumer: Mutex::default() });
         let topics = config.topics.clone();
         let memory = Arc::new(RecordMemory::new(config.memory_for_batches()));
         let config = config.to_member_config(lease, partitions);
@@ -95,12 +96,12 @@ impl Member {
 
     /// Polls until `stop` is set, then leaves the group.
     pub(super) fn run(mut self) {
-        let mut wait = REPLACE_WAIT.0;
+        let mut wait = FIRST_REPLACE_WAIT;
         loop {
             let joined = Instant::now();
             let Err((code, message)) = self.poll_until_stopped() else { break };
             if joined.elapsed() > HEALTHY_AFTER {
-                wait = REPLACE_WAIT.0;
+                wait = FIRST_REPLACE_WAIT;
             }
             self.current.connectivity.ended(code, &message, wait);
             // After a fatal error librdkafka gives up the partitions without calling back.
@@ -145,7 +146,7 @@ impl Member {
                 }
                 thread::sleep(POLL.min(until.saturating_duration_since(Instant::now())));
             }
-            *wait = (*wait * 2).min(REPLACE_WAIT.1);
+            *wait = (*wait * 2).min(MAX_REPLACE_WAIT);
             let Self { config, topics, assignments, memory, current, .. } = &*self;
             match subscribe(config, topics, assignments, memory, current) {
                 Ok(consumer) => {
@@ -163,7 +164,7 @@ fn subscribe(
     topics: &[String],
     assignments: &Arc<dyn Assignments>,
     memory: &Arc<RecordMemory>,
-    current: &Current,
+    current: &CurrentConsumer,
 ) -> Result<Arc<Consumer>, Error> {
     let rebalancer =
         Rebalancer::new(assignments.clone(), current.connectivity.clone(), memory.clone());
@@ -194,10 +195,10 @@ fn leave(consumer: &Consumer) {
         rebalancer.close();
         consumer.unsubscribe();
         // The first report after this may have been made before the unsubscribe, so wait for two.
-        let (seen, _) = rebalancer.membership();
+        let seen = rebalancer.membership().reports;
         let is_member = || {
-            let (reports, outside) = rebalancer.membership();
-            !outside || reports < seen + 2
+            let membership = rebalancer.membership();
+            !membership.has_left || membership.reports < seen + 2
         };
         while is_member() && Instant::now() < rebalanced {
             poll(consumer);

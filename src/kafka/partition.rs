@@ -403,7 +403,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_is_read_from_the_words_that_come_with_it() {
+    fn the_end_is_read_from_the_text_of_the_error() {
         let message =
             "Fetch from broker 1 reached end of partition at offset 502 (HighwaterMark 503)";
         assert_eq!(end_of(message), Some(LogEnd { stable: 502, high: 503 }));

@@ -25,9 +25,10 @@ use super::error::{is_denial, is_refusal};
 use super::reason::reason;
 use super::{BrokerState, Error, KafkaIngestConfig};
 
-/// The wait before the broker is probed after a failure: at first, and at most; it doubles each
-/// time. Then the longest wait for an answer.
-const PROBE_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// The wait before the broker is probed after a failure; it doubles each time, up to the maximum.
+const FIRST_PROBE_WAIT: Duration = Duration::from_secs(1);
+const MAX_PROBE_WAIT: Duration = Duration::from_secs(15);
+/// The longest wait for an answer to a probe.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// A new client needs this long to learn that it may not send anything.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -376,13 +377,13 @@ impl Shared {
 /// Probes the broker while the last result was an error. Replaces a client that a fatal error has
 /// ended.
 fn watch(shared: &Weak<Shared>) {
-    let mut wait = PROBE_WAIT.0;
+    let mut wait = FIRST_PROBE_WAIT;
     loop {
         thread::sleep(wait);
         let Some(shared) = shared.upgrade() else { return };
         wait = match still_in_trouble(&shared) {
-            true => (wait * 2).min(PROBE_WAIT.1),
-            false => PROBE_WAIT.0,
+            true => (wait * 2).min(MAX_PROBE_WAIT),
+            false => FIRST_PROBE_WAIT,
         };
     }
 }

@@ -67,6 +67,14 @@ struct JoinState {
     reports: u64,
 }
 
+/// What librdkafka's statistics say about the membership in the group.
+pub(super) struct Membership {
+    /// The number of reports so far.
+    pub(super) reports: u64,
+    /// The latest report says that the client is in no group.
+    pub(super) has_left: bool,
+}
+
 /// The part of librdkafka's statistics that is used here.
 #[derive(Deserialize)]
 struct Statistics {
@@ -123,11 +131,10 @@ impl Rebalancer {
         self.closing.store(true, Ordering::Release);
     }
 
-    /// The number of reports about the membership so far, and whether the last one said that the
-    /// client is in no group.
-    pub(super) fn membership(&self) -> (u64, bool) {
+    /// The client's membership in the group, by its latest report.
+    pub(super) fn membership(&self) -> Membership {
         let state = lock(&self.join_state);
-        (state.reports, state.name == "init")
+        Membership { reports: state.reports, has_left: state.name == "init" }
     }
 
     /// The client had a fatal error: its partitions count as lost.

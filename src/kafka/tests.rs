@@ -22,20 +22,20 @@ struct Listener {
     durable: Mutex<BTreeMap<TopicPartition, i64>>,
     left: Mutex<BTreeSet<TopicPartition>>,
     /// The number of calls of `assigned`.
-    told: Mutex<u32>,
+    assigned_calls: Mutex<u32>,
 }
 
 impl Listener {
     fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<PartitionQueue>) {
         let (queues, received) = mpsc::unbounded_channel();
-        let (durable, left, told) = <_>::default();
-        (Arc::new(Self { queues, durable, left, told }), received)
+        let (durable, left, assigned_calls) = <_>::default();
+        (Arc::new(Self { queues, durable, left, assigned_calls }), received)
     }
 }
 
 impl Assignments for Listener {
     fn assigned(&self, queues: Vec<PartitionQueue>) {
-        *self.told.lock().unwrap() += 1;
+        *self.assigned_calls.lock().unwrap() += 1;
         for queue in queues {
             self.queues.send(queue).ok();
         }
@@ -311,9 +311,9 @@ async fn a_member_without_a_partition_is_told_so_and_leaves_at_once() {
     let _held = queue(&mut first_queues).await;
     let (second_desk, mut second_queues) = Listener::new();
     let second = Intake::start(&config, LEASE, 6, second_desk.clone()).unwrap();
-    let told = |listener: &Listener| *listener.told.lock().unwrap();
+    let assigned_calls = |listener: &Listener| *listener.assigned_calls.lock().unwrap();
     eventually("both have heard from the group", || {
-        told(&first_desk) > 0 && told(&second_desk) > 0
+        assigned_calls(&first_desk) > 0 && assigned_calls(&second_desk) > 0
     })
     .await;
     let partition = TopicPartition::new(TOPIC, 0);

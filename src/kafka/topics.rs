@@ -31,7 +31,7 @@ pub async fn ensure_topics(
     names: &[&str],
     partitions: i32,
 ) -> Result<(), Error> {
-    // Its error callback learns why a broker does not answer.
+    // A producer instead of the admin client, which would not report why no broker answers.
     let cluster = Producer::metadata_only(config)?;
     let missing = missing_of(&cluster, names).await?;
     if missing.is_empty() {
@@ -77,7 +77,8 @@ pub async fn compacted_topics(
             Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => continue,
             Err(code) if is_denial(code) => {
                 return Err(Error::Denied(format!(
-                    "reading the settings of topic {name} is not allowed: allow DESCRIBE_CONFIGS on it"
+                    "reading the settings of topic {name} is not allowed: allow DESCRIBE_CONFIGS \
+                     on it"
                 )));
             }
             Err(code) => {
@@ -115,8 +116,8 @@ async fn create(admin: &Admin, names: &[&str], partitions: i32) -> Result<(), Er
 fn explain(topic: &str, code: Code) -> Error {
     match code {
         code if is_denial(code) => Error::Denied(format!(
-            "topic {topic} is not visible, and may not be created: allow DESCRIBE on it if it exists, \
-             else create it or allow CREATE"
+            "topic {topic} is not visible, and may not be created: allow DESCRIBE on it if it \
+             exists, else create it or allow CREATE"
         )),
         Code::InvalidTopic
         | Code::InvalidPartitions

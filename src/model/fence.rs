@@ -38,14 +38,14 @@ impl Fence {
         Self((epoch << Self::LOW_BITS) + part.min(Self::SECOND - 1))
     }
 
-    /// The time `now_us`, in epoch microseconds, in units of a fence.
+    /// The time `now_us`, epoch microseconds, as a *reading*: in units of a fence, 2^-20 s.
     fn reading(now_us: i64) -> u64 {
         let now_us = u128::from(now_us.max(0).unsigned_abs());
         let reading = (now_us << Self::LOW_BITS) / 1_000_000;
         u64::try_from(reading).unwrap_or(Self::MAX).min(Self::MAX)
     }
 
-    /// The fence of a start under `epoch` at this time.
+    /// The fence of a start under `epoch` at the time `reading`.
     fn at(epoch: Epoch, reading: u64) -> Self {
         let floor = Self::new(epoch.0, 0).0;
         match Self::end_of(epoch).checked_sub(reading) {
@@ -54,7 +54,7 @@ impl Fence {
         }
     }
 
-    /// The time at which the epoch's second ends.
+    /// The reading at which the epoch's second ends.
     fn end_of(epoch: Epoch) -> u64 {
         Self::new(epoch.0, 0).0 + Self::SECOND
     }
@@ -83,7 +83,7 @@ impl FenceClock {
     pub(crate) fn next(&self, epoch: Epoch, now_us: i64) -> Fence {
         let now = Fence::reading(now_us);
         let after = |last: u64| {
-            // Two consecutive times must not give the same fence.
+            // Two consecutive readings must not give the same fence.
             let grows = if last + 1 < Fence::end_of(epoch) { Fence::GRAIN } else { 1 };
             now.max(last + grows).min(Fence::MAX)
         };

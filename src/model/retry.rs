@@ -36,16 +36,16 @@ impl Backoff {
     /// The largest fraction of an exponential wait that jitter subtracts.
     const JITTER: f64 = 0.25;
 
-    /// The wait after `failed` attempts (1 for the first), with a random number `dice` in
+    /// The wait after `failed` attempts (1 for the first), with a random number `random` in
     /// `0.0..1.0`. Jitter only shortens, so that `max` holds; lists have no jitter.
-    pub fn delay(&self, failed: u32, dice: f64) -> Duration {
+    pub fn delay(&self, failed: u32, random: f64) -> Duration {
         match self {
             Self::Exponential { initial, factor, max } => {
                 let growth = factor.max(1.0).powf(f64::from(failed.saturating_sub(1)));
                 // Zero times infinity would not be a number.
                 let growth = growth.min(f64::MAX);
                 let capped = (initial.as_secs_f64() * growth).min(max.as_secs_f64());
-                let wait_s = capped * (1.0 - Self::JITTER * dice.clamp(0.0, 1.0));
+                let wait_s = capped * (1.0 - Self::JITTER * random.clamp(0.0, 1.0));
                 // What exceeds a `Duration` exceeds `max` as well.
                 Duration::try_from_secs_f64(wait_s).map_or(*max, |wait| wait.min(*max))
             }
@@ -147,16 +147,16 @@ mod tests {
             factor in prop_oneof![1.0..10.0_f64, prop::num::f64::ANY],
             max in durations(),
             failed in prop_oneof![1..50_u32, any::<u32>()],
-            dice in 0.0..1.0_f64,
+            random in 0.0..1.0_f64,
         ) {
             let backoff = Backoff::Exponential { initial, factor, max };
-            let wait = backoff.delay(failed, dice);
+            let wait = backoff.delay(failed, random);
             prop_assert!(wait <= max, "{:?} after {}: {:?}", backoff, failed, wait);
             // A nanosecond in a thousand million is what an f64 may lose.
             let least = initial.min(max).mul_f64((1.0 - Backoff::JITTER) * (1.0 - 1e-9));
             let lost = Duration::from_nanos(1);
             prop_assert!(wait + lost >= least, "{:?} after {}: {:?}", backoff, failed, wait);
-            prop_assert!(backoff.delay(failed.saturating_add(1), dice) >= wait);
+            prop_assert!(backoff.delay(failed.saturating_add(1), random) >= wait);
             prop_assert!(wait <= backoff.delay(failed, 0.0));
         }
 
@@ -164,10 +164,10 @@ mod tests {
         fn a_listed_wait_is_its_own_whatever_the_dice(
             delays in prop::collection::vec(durations(), 1..5),
             failed: u32,
-            dice: f64,
+            random: f64,
         ) {
             let wait = delays[(failed.max(1) as usize - 1).min(delays.len() - 1)];
-            prop_assert_eq!(Backoff::Delays(delays).delay(failed, dice), wait);
+            prop_assert_eq!(Backoff::Delays(delays).delay(failed, random), wait);
         }
     }
 }

@@ -354,7 +354,7 @@ async fn records_wait_until_the_right_to_read_them_is_given_and_given_again() {
     // Taken away while it reads: what comes meanwhile is read as soon as that is over.
     here.take_back("Read", topic).await;
     here.produce(&[&good("r-2"), "poison", &good("r-3")]).await;
-    complaint(&scheduler, &["may not read", topic, "allow READ"]).await;
+    complaint(&scheduler, &["is not allowed", topic, "allow READ"]).await;
     here.allow("Read", topic).await;
     wait_until(DEADLINE, "all jobs fired and the letter published", async || {
         let metrics = scheduler.ingest_metrics();

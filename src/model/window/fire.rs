@@ -27,7 +27,8 @@ pub enum Withdrawn {
 
 impl Window {
     /// Takes up to `limit` jobs that are due at `now_ms`, in the order of firing, until they
-    /// have `max_bytes` by [`Job::size`] or more; they are in flight until [`Self::finished`], [`Self::put_back`] or [`Self::outcome_unknown`].
+    /// have `max_bytes` by [`Job::size`] or more. They are in flight until [`Self::finished`],
+    /// [`Self::put_back`] or [`Self::outcome_unknown`].
     ///
     /// Within a list they go strictly by due time, ties by id. Between lists the first jobs are
     /// compared: by priority, one class higher for each `aging_ms` since the job was due and

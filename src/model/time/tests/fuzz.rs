@@ -186,7 +186,7 @@ fn survives(time: ScheduledTime) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn judged(json: &str) -> Result<(), TestCaseError> {
+fn checked(json: &str) -> Result<(), TestCaseError> {
     match ScheduledTime::from_json(json) {
         Ok(time) => survives(time),
         Err(error) => {
@@ -279,12 +279,12 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_time_or_a_message(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-        judged(&String::from_utf8_lossy(&bytes))?;
+        checked(&String::from_utf8_lossy(&bytes))?;
     }
 
     #[test]
     fn any_text_is_a_time_or_a_message(text in any::<String>(), mut rng in rngs()) {
-        judged(&Json::text(&text).written(&mut rng))?;
+        checked(&Json::text(&text).written(&mut rng))?;
         if let Err(error) = text.parse::<ScheduledTime>() {
             prop_assert!(error.to_string().contains("RFC 3339"));
         }
@@ -292,21 +292,21 @@ proptest! {
 
     #[test]
     fn any_json_is_a_time_or_a_message(value in values(), mut rng in rngs()) {
-        judged(&value.written(&mut rng))?;
+        checked(&value.written(&mut rng))?;
     }
 
     #[test]
     fn nearly_a_time_is_a_time_or_a_message(parts in parts(), mut rng in rngs()) {
         let text = damaged(&parts.spelled(&mut rng), &mut rng);
-        judged(&json!(String::from_utf8_lossy(&text)).to_string())?;
+        checked(&json!(String::from_utf8_lossy(&text)).to_string())?;
         let [year, month, day] = parts.date;
         let array = damaged(&json!([year, month, day, 23, 59, 59, parts.nano()]).to_string(), &mut rng);
-        judged(&String::from_utf8_lossy(&array))?;
+        checked(&String::from_utf8_lossy(&array))?;
         let object = json!({
             "date": {"year": year, "month": month, "day": day},
             "time": {"hour": 1, "minute": 2},
         });
-        judged(&String::from_utf8_lossy(&damaged(&object.to_string(), &mut rng)))?;
+        checked(&String::from_utf8_lossy(&damaged(&object.to_string(), &mut rng)))?;
     }
 
     #[test]
@@ -326,6 +326,6 @@ proptest! {
     fn an_array_of_any_numbers_is_a_time_or_a_message(
         numbers in prop::collection::vec(prop_oneof![0..61_i64, any::<i64>(), -300_000..300_000_i64], 4..9),
     ) {
-        judged(&json!(numbers).to_string())?;
+        checked(&json!(numbers).to_string())?;
     }
 }

@@ -157,7 +157,7 @@ fn sound() -> impl Strategy<Value = Sound> {
 
 /// Whatever `value` is, it is a request that survives being written and can be checked further,
 /// or a refusal that its producer can read and its columns can hold.
-fn judged(value: &[u8]) -> Result<(), TestCaseError> {
+fn checked(value: &[u8]) -> Result<(), TestCaseError> {
     let request = match decode(value) {
         Ok(request) => request,
         Err(refusal) => return is_told(&refusal),
@@ -195,12 +195,12 @@ fn is_told(refusal: &Refusal) -> Result<(), TestCaseError> {
 proptest! {
     #[test]
     fn any_bytes_are_a_request_or_a_refusal(value in prop::collection::vec(any::<u8>(), 0..80)) {
-        judged(&value)?;
+        checked(&value)?;
     }
 
     #[test]
     fn any_json_is_a_request_or_a_refusal(value in values(), mut rng in rngs()) {
-        judged(value.written(&mut rng).as_bytes())?;
+        checked(value.written(&mut rng).as_bytes())?;
     }
 
     #[test]
@@ -213,7 +213,7 @@ proptest! {
         prop_assert_eq!(request.as_ref(), Ok(&sound.request), "{}", text);
         let request = request.unwrap();
         prop_assert_eq!(request.unknown_fields(), sound.unknown.len() as u32, "{}", text);
-        judged(text.as_bytes())?;
+        checked(text.as_bytes())?;
     }
 
     #[test]
@@ -227,7 +227,7 @@ proptest! {
         sound.fields.retain(|(name, _)| *name != field);
         sound.fields.push((field, value.written(&mut rng)));
         let text = sound.written(&mut rng);
-        judged(text.as_bytes())?;
+        checked(text.as_bytes())?;
         if let Err(refusal) = decode(text.as_bytes()) {
             let named = refusal.message.starts_with(field)
                 || refusal.message.contains("names its job by")
@@ -256,12 +256,12 @@ proptest! {
         let refusal = decode(text.as_bytes()).unwrap_err();
         prop_assert_eq!(refusal.kind, ErrorKind::DuplicateField, "{}", text);
         prop_assert!(refusal.message.starts_with(field), "{}: {}", text, refusal);
-        judged(text.as_bytes())?;
+        checked(text.as_bytes())?;
     }
 
     #[test]
     fn a_damaged_request_is_a_request_or_a_refusal(sound in sound(), mut rng in rngs()) {
         let text = sound.written(&mut rng);
-        judged(&damaged(&text, &mut rng))?;
+        checked(&damaged(&text, &mut rng))?;
     }
 }
