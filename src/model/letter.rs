@@ -104,7 +104,7 @@ pub struct Source {
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// The place in the partition.
+    /// The offset in the partition.
     pub offset: i64,
     /// The record's own time, epoch milliseconds.
     pub timestamp_ms: Option<i64>,
@@ -125,9 +125,9 @@ impl Source {
 /// A dead letter, as it is written to the table and then to the DLQ topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Why.
+    /// The kind of error.
     pub kind: ErrorKind,
-    /// Why, in words.
+    /// The error, as a sentence for people.
     pub message: String,
     /// The app, where known.
     pub app: Option<String>,

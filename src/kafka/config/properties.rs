@@ -107,8 +107,8 @@ const OWNED: &[(&[&str], &str)] = &[
     ),
     (
         &["partition.assignment.strategy"],
-        "all instances must share cooperative-sticky, which moves partitions without reading \
-         twice: leave it out",
+        "all instances must share cooperative-sticky, which reassigns partitions without \
+         interrupting the others: leave it out",
     ),
     (
         &["group.protocol", "group.protocol.type", "group.remote.assignor"],
@@ -172,7 +172,7 @@ impl Session {
         (timeout_ms > lease_ms.max(MIN_SESSION_MS)).then(|| {
             format!(
                 "properties.\"session.timeout.ms\" = {timeout_ms} is longer than the lease \
-                 ({lease_ms} ms): after a crash an instance's partitions wait for so long"
+                 ({lease_ms} ms): after a crash an instance's partitions stay unread for that long"
             )
         })
     }
@@ -205,7 +205,8 @@ impl Session {
     }
 }
 
-/// Older names of properties that have defaults here, so that no client is given both.
+/// The current name of a property that has a default here, so that no client gets a value by both
+/// names.
 pub(super) fn canonical(name: &str) -> &str {
     match name {
         "max.partition.fetch.bytes" => "fetch.message.max.bytes",
@@ -217,7 +218,7 @@ pub(super) fn canonical(name: &str) -> &str {
 
 /// Whether the value of the property `name` must not be shown.
 pub(crate) fn is_secret(name: &str) -> bool {
-    const SIGNS: [&str; 8] = [
+    const MARKERS: [&str; 8] = [
         "password",
         "passphrase",
         "secret",
@@ -228,7 +229,7 @@ pub(crate) fn is_secret(name: &str) -> bool {
         "oauthbearer.config",
     ];
     let name = name.to_ascii_lowercase();
-    SIGNS.iter().any(|sign| name.contains(sign))
+    MARKERS.iter().any(|sign| name.contains(sign))
 }
 
 /// What the value of the property `name` contains that cannot be meant. A certificate or key in
@@ -261,7 +262,7 @@ pub(super) fn validate(name: &str, value: &str) -> Result<(), KafkaConfigError> 
     Err(KafkaConfigError::Property { property, problem })
 }
 
-/// Reads properties whose values are strings, numbers or booleans. Names may be quoted
+/// Deserializes properties whose values are strings, numbers or booleans. Names may be quoted
 /// (`"sasl.password" = ..`) or not (`sasl.password = ..`, which in TOML is a table of tables).
 pub(super) fn flat<'de, D: Deserializer<'de>>(
     deserializer: D,

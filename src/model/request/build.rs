@@ -152,7 +152,7 @@ impl RequestBuilder {
         let Self { request, problem } = self;
         match problem.map_or_else(|| request.check(), Err) {
             Ok(()) => Ok(request),
-            Err(refusal) => Err(request.signed(refusal)),
+            Err(refusal) => Err(request.with_identity(refusal)),
         }
     }
 

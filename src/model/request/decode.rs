@@ -15,7 +15,7 @@ use super::{
     APP_NAME_RULE, ErrorKind, Name, Priority, Refusal, ScheduleJobRequest, ScheduledTime,
     UnknownFields,
 };
-use super::{invalid, max_attempts_rule, missing, signed, timeout_rule, version_rule};
+use super::{invalid, max_attempts_rule, missing, with_identity, timeout_rule, version_rule};
 
 const TEXT_RULE: &str = "a string of Unicode characters";
 
@@ -23,8 +23,8 @@ pub(super) fn decode(value: &[u8]) -> Result<ScheduleJobRequest, Refusal> {
     let text = text_of(value)?;
     let mut fields = Fields::default();
     match fields.find(text).and_then(|()| fields.read()) {
-        Ok(request) => request.check().map_err(|refusal| request.signed(refusal)).map(|()| request),
-        Err(refusal) => Err(fields.signed(refusal)),
+        Ok(request) => request.check().map_err(|refusal| request.with_identity(refusal)).map(|()| request),
+        Err(refusal) => Err(fields.with_identity(refusal)),
     }
 }
 
@@ -97,7 +97,7 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn named(&mut self, name: &str) -> Option<&mut Option<&'a RawValue>> {
+    fn field_mut(&mut self, name: &str) -> Option<&mut Option<&'a RawValue>> {
         Some(match name {
             "requestId" => &mut self.request_id,
             "appName" => &mut self.app_name,
@@ -120,7 +120,7 @@ impl<'a> Fields<'a> {
         let not_json = |error| {
             invalid_json(format!("the value is not JSON: {error}; send a request as a JSON object"))
         };
-        if let Some(other) = what_else(json) {
+        if let Some(other) = type_unless_object(json) {
             serde_json::from_str::<IgnoredAny>(json).map_err(not_json)?;
             return Err(invalid_json(format!("the value is {other}, it must be a JSON object")));
         }
@@ -165,15 +165,15 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn signed(&self, refusal: Refusal) -> Refusal {
+    fn with_identity(&self, refusal: Refusal) -> Refusal {
         let text = |raw: Option<&RawValue>| serde_json::from_str::<String>(raw?.get()).ok();
         let (request_id, app) = (text(self.request_id), text(self.app_name));
-        signed(refusal, request_id.as_deref(), app.as_deref())
+        with_identity(refusal, request_id.as_deref(), app.as_deref())
     }
 }
 
 /// The type of the value by its first byte, if it is not an object.
-fn what_else(json: &str) -> Option<&'static str> {
+fn type_unless_object(json: &str) -> Option<&'static str> {
     Some(match json.trim_start_matches([' ', '\t', '\r', '\n']).bytes().next()? {
         b'[' => "an array",
         b'"' => "a string",
@@ -205,7 +205,7 @@ impl<'a> Visitor<'a> for FindFields<'_, 'a> {
         let fields = self.0;
         while let Some(Name(name)) = map.next_key()? {
             let name = name.unwrap_or_default();
-            match fields.named(&name) {
+            match fields.field_mut(&name) {
                 Some(field @ None) => *field = Some(map.next_value()?),
                 Some(Some(_)) => {
                     map.next_value::<IgnoredAny>()?;

@@ -202,9 +202,9 @@ impl ScheduleJobRequest {
     }
 
     /// Adds this request's id and app to `refusal`, if they are valid.
-    fn signed(&self, refusal: Refusal) -> Refusal {
+    fn with_identity(&self, refusal: Refusal) -> Refusal {
         let request_id = self.request_id.as_deref();
-        signed(refusal, request_id, Some(&self.app_name))
+        with_identity(refusal, request_id, Some(&self.app_name))
     }
 }
 
@@ -244,7 +244,7 @@ fn check_year(field: &str, time: Option<ScheduledTime>) -> Result<(), Refusal> {
 
 /// Adds the request id and the app to a refusal if they are valid: others would not fit the
 /// columns of a dead letter.
-fn signed(mut refusal: Refusal, request_id: Option<&str>, app: Option<&str>) -> Refusal {
+fn with_identity(mut refusal: Refusal, request_id: Option<&str>, app: Option<&str>) -> Refusal {
     let sound_id = |id: &&str| check_name("requestId", Some(*id), MAX_REQUEST_ID_CHARS).is_ok();
     refusal.request_id = request_id.filter(sound_id).map(str::to_owned);
     refusal.app = app.filter(|app| AppName::new(*app).is_ok()).map(str::to_owned);

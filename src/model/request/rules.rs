@@ -46,7 +46,7 @@ impl ScheduleJobRequest {
     /// [`ErrorKind::ScheduleTooFar`] beyond `max_schedule_ahead`, [`ErrorKind::MissingField`]
     /// without `scheduledTime`, [`ErrorKind::InvalidField`] if it expires before it fires.
     pub fn resolve(&self, rules: &Rules, now_ms: i64) -> Result<Resolved, Refusal> {
-        self.times(rules, now_ms).map_err(|refusal| self.signed(refusal))
+        self.times(rules, now_ms).map_err(|refusal| self.with_identity(refusal))
     }
 
     fn times(&self, rules: &Rules, now_ms: i64) -> Result<Resolved, Refusal> {
