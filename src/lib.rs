@@ -42,6 +42,7 @@ mod actors;
 pub mod dispatch;
 
 pub mod config;
+pub mod operations;
 pub mod service;
 pub mod telemetry;
 
@@ -49,7 +50,6 @@ pub mod http;
 
 pub mod cli;
 
-pub use actors::{AppMetrics, IngestMetrics};
 pub use config::Config;
 pub use dispatch::{
     Discard, JobContext, JobError, JobHandler, LogDispatch, Rejection, Typed, TypedHandler,
@@ -63,7 +63,9 @@ pub use model::letter::{ErrorKind, Refusal};
 pub use model::request::{Operation, ScheduleJobRequest};
 pub use model::schema::JobSchema;
 pub use model::time::ScheduledTime;
+pub use operations::{
+    Error as OperationError, Operations, OperationsOptions, Replayed, RequestStatus, Submitted,
+};
 pub use service::{
-    Replayed, RequestFate, Scheduler, SchedulerBuilder, StartError, StartProgress, SubmitError,
-    Submitted,
+    AppMetrics, IngestMetrics, Scheduler, SchedulerBuilder, StartError, StartProgress,
 };

@@ -16,15 +16,15 @@ use actix::Addr;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actors::{
-    Break, Drain, IngestMetrics, Replay, Shared, Supervisor, foresee_replay, replay, submit,
-};
+use crate::actors::{Break, Drain, Shared, Supervisor};
 use crate::health::HealthReport;
 use crate::model::request::ScheduleJobRequest;
-use crate::store::Names;
+use crate::operations::{
+    Apps, DeadLetters, Error as OperationError, Ingest, Jobs, Operations, Replayed, RequestStatus,
+    Submitted,
+};
 
-pub use crate::actors::{Replayed, SubmitError, Submitted};
-pub use crate::store::RequestFate;
+pub use crate::actors::{AppMetrics, IngestMetrics};
 pub use bring_up::StartError;
 pub use builder::SchedulerBuilder;
 
@@ -45,7 +45,7 @@ pub struct Scheduler {
 pub struct StartProgress(Arc<Mutex<Option<String>>>);
 
 impl StartProgress {
-    /// A sentence that says what the start waits for; `None` while it gets on.
+    /// A sentence that says what the start waits for; `None` while it goes on.
     pub fn waits_for(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -58,9 +58,10 @@ impl StartProgress {
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
+    operations: Operations,
     supervisor: Addr<Supervisor>,
     runtime: tokio::runtime::Handle,
-    running: AtomicBool,
+    running: Arc<AtomicBool>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -88,81 +89,86 @@ impl Scheduler {
             .mysql_password(password)
     }
 
-    /// Asks for a job. When this returns, it is in the database.
-    ///
-    /// # Errors
-    /// [`SubmitError::Refused`] with what is wrong with the request;
-    /// [`SubmitError::Unavailable`] when the database is away: send the same request again,
-    /// with the same `requestId` or idempotency key it will not become two jobs;
-    /// [`SubmitError::ShutDown`] after [`shutdown`](Self::shutdown).
-    pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted, SubmitError> {
-        self.on_runtime(move |shared| async move { submit(&shared, request).await }).await
+    /// Requests for jobs, and what became of them.
+    pub fn jobs(&self) -> Jobs<'_> {
+        self.inner.operations.jobs()
     }
 
-    /// Tries a dead letter once more: its request, or `value` in the place of it, goes through
-    /// the same admission as any other.
+    /// What could not become a job, or failed for good.
+    pub fn dead_letters(&self) -> DeadLetters<'_> {
+        self.inner.operations.dead_letters()
+    }
+
+    /// How far the ingest topics have been read, and from where they are read on.
+    pub fn ingest(&self) -> Ingest<'_> {
+        self.inner.operations.ingest()
+    }
+
+    /// The apps that were ever registered on the database, by whichever instance.
+    pub fn apps(&self) -> Apps<'_> {
+        self.inner.operations.apps()
+    }
+
+    /// Asks for a job, as [`Jobs::schedule`]. When this returns, it is in the database.
     ///
     /// # Errors
-    /// [`SubmitError::Unavailable`] when the database is away: asked again, it will not be
-    /// replayed twice; [`SubmitError::ShutDown`] after [`shutdown`](Self::shutdown).
+    /// [`OperationError::Refused`] with what is wrong with the request;
+    /// [`OperationError::Unavailable`] when the database does not answer: send the same request
+    /// again, with the same `requestId` or idempotency key it will not become two jobs;
+    /// [`OperationError::ShutDown`] after [`shutdown`](Self::shutdown).
+    pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted, OperationError> {
+        self.jobs().schedule(request).await
+    }
+
+    /// Asks for several jobs, as [`Jobs::schedule_all`]; the answers are in the order of the
+    /// requests.
+    ///
+    /// # Errors
+    /// For each request by itself, as [`schedule`](Self::schedule).
+    pub async fn schedule_all(
+        &self,
+        requests: impl IntoIterator<Item = ScheduleJobRequest>,
+    ) -> Vec<Result<Submitted, OperationError>> {
+        self.jobs().schedule_all(requests).await
+    }
+
+    /// Tries a dead letter once more, as [`DeadLetters::replay`]: its request, or `value` in its
+    /// place, goes through the same admission as any other.
+    ///
+    /// # Errors
+    /// Those of [`DeadLetters::replay`], and [`OperationError::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
     pub async fn replay(
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
-    ) -> Result<Replayed, SubmitError> {
-        self.on_runtime(
-            move |shared| async move { replay(&shared, &Replay { letter, value }).await },
-        )
-        .await
+    ) -> Result<Replayed, OperationError> {
+        self.dead_letters().replay(letter, value).await
     }
 
     /// What [`replay`](Self::replay) would come to just now. Nothing is written.
     ///
     /// # Errors
-    /// [`SubmitError::Unavailable`] when the database is away; [`SubmitError::ShutDown`] after
-    /// [`shutdown`](Self::shutdown).
+    /// As [`replay`](Self::replay).
     pub async fn foresee_replay(
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
-    ) -> Result<Replayed, SubmitError> {
-        self.on_runtime(move |shared| async move {
-            foresee_replay(&shared, &Replay { letter, value }, &mut Names::default()).await
-        })
-        .await
+    ) -> Result<Replayed, OperationError> {
+        self.dead_letters().foresee_replay(letter, value).await
     }
 
-    /// What became of the request of this app under this name.
+    /// What became of the request of this app under this name, as [`Jobs::request`].
     ///
     /// # Errors
-    /// [`SubmitError::Unavailable`] when the database is away; [`SubmitError::ShutDown`] after
-    /// [`shutdown`](Self::shutdown).
+    /// [`OperationError::Unavailable`] when the database does not answer;
+    /// [`OperationError::ShutDown`] after [`shutdown`](Self::shutdown).
     pub async fn request(
         &self,
         app: impl Into<String>,
         request_id: impl Into<String>,
-    ) -> Result<RequestFate, SubmitError> {
-        let (app, request_id) = (app.into(), request_id.into());
-        self.on_runtime(move |shared| async move {
-            let fate = shared.store.fate_of(&app, &request_id).await;
-            fate.map_err(|error| SubmitError::Unavailable(error.to_string()))
-        })
-        .await
-    }
-
-    async fn on_runtime<T, F>(
-        &self,
-        work: impl FnOnce(Arc<Shared>) -> F + Send + 'static,
-    ) -> Result<T, SubmitError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, SubmitError>> + Send + 'static,
-    {
-        if !self.is_running() {
-            return Err(SubmitError::ShutDown);
-        }
-        let done = self.inner.runtime.spawn(work(self.inner.shared.clone()));
-        done.await.unwrap_or_else(|error| Err(SubmitError::Unavailable(error.to_string())))
+    ) -> Result<RequestStatus, OperationError> {
+        self.jobs().request(app, request_id).await
     }
 
     /// What was counted since the start.
@@ -240,7 +246,7 @@ async fn join(thread: JoinHandle<()>, patience: Duration) {
     match tokio::time::timeout(patience, joined).await {
         Ok(Ok(true)) => {}
         Ok(_) => tracing::error!("the scheduler's thread panicked"),
-        Err(_) => tracing::warn!("the scheduler's thread is slow to end: it is left to itself"),
+        Err(_) => tracing::warn!("the scheduler's thread is slow to end: it is not waited for"),
     }
 }
 
@@ -255,6 +261,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.running.store(false, Ordering::Release);
         self.stop();
     }
 }

@@ -36,8 +36,8 @@ mod janitor;
 
 mod supervisor;
 
-pub(crate) use admission::{Replay, foresee_replay, replay, submit};
-pub use admission::{Replayed, SubmitError, Submitted};
+pub use admission::Submitted;
+pub(crate) use admission::{Replay, Replayed, SubmitError, foresee_replay, replay, submit};
 pub use counters::{AppMetrics, IngestMetrics};
 pub(crate) use messages::Drain;
 pub(crate) use shared::{DeadLetterSettings, KAFKA, Settings, Shared};

@@ -9,6 +9,7 @@ mod lateness;
 mod raw;
 mod report;
 mod scratch;
+mod sql;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -90,7 +91,7 @@ async fn on_each<F: Figures>(
     let mut measured = Vec::new();
     for url in urls {
         let scratch = Scratch::open(url).await?;
-        output::complain(format_args!("{}: measuring", scratch.name()));
+        output::report(format_args!("{}: measuring", scratch.name()));
         let figures = measure(&scratch).await;
         let name = scratch.name().to_owned();
         scratch.close(common.drop).await?;

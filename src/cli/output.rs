@@ -32,7 +32,7 @@ pub(super) fn on_one_line(text: &str) -> String {
 }
 
 /// A line on standard error.
-pub(super) fn complain(line: impl Display) {
+pub(super) fn report(line: impl Display) {
     writeln!(io::stderr(), "{line}").ok();
 }
 

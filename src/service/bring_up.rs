@@ -16,6 +16,7 @@ use crate::dispatch::{KafkaDispatch, SharedHandler};
 use crate::health::{Health, ProblemKind};
 use crate::kafka::{self, Intake, KafkaIngestConfig, Producer, ensure_topics};
 use crate::model::app::{AppConfig, AppName};
+use crate::operations::Operations;
 use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 
 /// The wait before something that is away is tried again, doubling up to the second.
@@ -49,6 +50,9 @@ struct Up {
     shared: Arc<Shared>,
     supervisor: actix::Addr<Supervisor>,
     runtime: tokio::runtime::Handle,
+    /// The database's URL without its password.
+    database: String,
+    kafka: Option<KafkaIngestConfig>,
 }
 
 pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartError> {
@@ -60,12 +64,20 @@ pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartE
         .spawn(move || run(builder, up, stopped))
         .map_err(|error| StartError::Machine(error.to_string()))?;
     let gone = || StartError::Machine("the scheduler's thread ended".into());
-    let Up { shared, supervisor, runtime } = is_up.await.map_err(|_| gone())??;
+    let Up { shared, supervisor, runtime, database, kafka } = is_up.await.map_err(|_| gone())??;
+    let running = Arc::new(AtomicBool::new(true));
     let inner = Inner {
+        operations: Operations::of_scheduler(
+            shared.clone(),
+            database,
+            kafka,
+            runtime.clone(),
+            running.clone(),
+        ),
         shared,
         supervisor,
         runtime,
-        running: AtomicBool::new(true),
+        running,
         stop: Mutex::new(Some(stop)),
         thread: Mutex::new(Some(thread)),
     };
@@ -136,7 +148,9 @@ fn run(
 }
 
 async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
-    let store = connect(&builder).await?;
+    let url = database_url(&builder);
+    let database = redact(url.expose_secret());
+    let store = connect(&builder, url, &database).await?;
     let producer = builder.kafka.as_ref().map(Producer::start).transpose().map_err(settings)?;
     let telling = builder.kafka.as_ref().filter(|kafka| kafka.events_topic.is_some());
     let events = telling.map(Producer::start_patient).transpose().map_err(settings)?;
@@ -159,7 +173,7 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
     if builder.kafka.is_some() {
         drop(tokio::spawn(watch_brokers(Arc::downgrade(&shared))));
     }
-    if let Some(config) = builder.kafka.filter(|config| config.enabled) {
+    if let Some(config) = builder.kafka.clone().filter(|config| config.enabled) {
         start_intake(
             &shared,
             config,
@@ -168,20 +182,26 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
         .await?;
     }
     let runtime = tokio::runtime::Handle::current();
-    Ok(Up { shared, supervisor, runtime })
+    Ok(Up { shared, supervisor, runtime, database, kafka: builder.kafka })
 }
 
 fn settings(error: kafka::Error) -> StartError {
     StartError::Settings(error.to_string())
 }
 
-/// Waits for the database and brings its tables up to this version.
-async fn connect(builder: &SchedulerBuilder) -> Result<Store, StartError> {
-    let url = match &builder.mysql {
+fn database_url(builder: &SchedulerBuilder) -> SecretString {
+    match &builder.mysql {
         Some(parts) => mysql_url(parts),
         None => builder.database_url.clone().unwrap_or_default(),
-    };
-    let shown = redact(url.expose_secret());
+    }
+}
+
+/// Waits for the database at `url` and brings its tables up to this version.
+async fn connect(
+    builder: &SchedulerBuilder,
+    url: SecretString,
+    shown: &str,
+) -> Result<Store, StartError> {
     let options = StoreOptions {
         url,
         max_connections: builder.max_connections,
@@ -193,8 +213,8 @@ async fn connect(builder: &SchedulerBuilder) -> Result<Store, StartError> {
         store.probe_row_locks().await?;
         Ok(store)
     };
-    let store = await_database(&builder.progress, &shown, open).await?;
-    await_file(&builder.progress, &store, &shown).await?;
+    let store = await_database(&builder.progress, shown, open).await?;
+    await_file(&builder.progress, &store, shown).await?;
     let zones = TimeZones::get();
     tracing::info!(time_zones = zones.version(), "{zones}");
     tracing::info!(database = %shown, "jobs are kept in {}, {shown}", store.kind());

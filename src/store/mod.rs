@@ -14,6 +14,7 @@ mod settings;
 mod sqlite;
 
 mod apps;
+mod known_apps;
 mod instances;
 mod shards;
 
@@ -46,6 +47,7 @@ pub use error::{Error, Result};
 pub use fates::RequestFate;
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
 pub use keys::KeyCursor;
+pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};

@@ -25,6 +25,7 @@ mod bad_input;
 mod dlq_topic;
 mod positions;
 mod ingest;
+mod operations;
 mod memory;
 mod lost_answers;
 mod split_batches;

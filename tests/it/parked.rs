@@ -10,7 +10,7 @@ use infinite_scheduler::model::ids::JobId;
 use infinite_scheduler::store::{Admitted, Entry, Fate};
 use infinite_scheduler::{
     AppConfig, JobContext, JobData, JobError, JobHandler, JobSchema, KafkaIngestConfig, Rejection,
-    RequestFate, Scheduler,
+    RequestStatus, Scheduler,
 };
 use serde_json::json;
 
@@ -83,7 +83,7 @@ async fn an_app_that_nobody_registers_is_a_dead_letter_after_its_tries(database:
     assert_eq!((metrics.messages_received, metrics.messages_failed), (21, 1));
     let fate = scheduler.request("nobody", "lost").await.expect("an answer");
     assert!(
-        matches!(&fate, RequestFate::Rejected { kind, .. } if kind == "unknown-app"),
+        matches!(&fate, RequestStatus::Rejected { kind, .. } if kind == "unknown-app"),
         "{fate:?}"
     );
     wait_until(DEADLINE, "every good job fired", async || {
@@ -136,7 +136,7 @@ async fn parked_records_survive_a_restart_and_their_jobs_wait_for_their_app() {
         produce(&world.topic, &records).await;
         wait_until(DEADLINE, "all parked", async || parked_rows(&world.database).await == 30).await;
         let fate = scheduler.request("late", "late-7").await.expect("an answer");
-        assert!(matches!(fate, RequestFate::Parked { .. }), "{database:?}: {fate:?}");
+        assert!(matches!(fate, RequestStatus::Parked { .. }), "{database:?}: {fate:?}");
         totals_add_up(&world.database).await;
         scheduler.shutdown(DRAIN).await;
 
@@ -151,7 +151,7 @@ async fn parked_records_survive_a_restart_and_their_jobs_wait_for_their_app() {
         let jobs = "select count(*) from scheduler_job";
         assert_eq!(world.database.count(jobs).await, 30, "{database:?}: nobody fires them yet");
         let fate = scheduler.request("late", "late-7").await.expect("an answer");
-        assert!(matches!(fate, RequestFate::Accepted { .. }), "{database:?}: {fate:?}");
+        assert!(matches!(fate, RequestStatus::Accepted { .. }), "{database:?}: {fate:?}");
         scheduler.shutdown(DRAIN).await;
 
         let builder = builder().register_app_on_topic(app, &world.fired);
@@ -202,7 +202,7 @@ async fn what_a_handler_does_not_take_yet_waits_and_is_taken_later() {
         assert_eq!(parked_rows(&world.database).await, 2, "{database:?}");
         let fate = scheduler.request("mail", "m-1").await.expect("an answer");
         assert!(
-            matches!(&fate, RequestFate::Parked { message } if message.contains("templates")),
+            matches!(&fate, RequestStatus::Parked { message } if message.contains("templates")),
             "{database:?}: {fate:?}"
         );
         handler.ready.store(true, Ordering::Release);

@@ -23,10 +23,9 @@ use crate::store::{Batch, Course, Entry, Fate, Lane, ShardFence};
 
 pub(super) use judge::{Judged, judge_record};
 pub(super) use parked::try_parked;
-pub use replay::Replayed;
-pub(crate) use replay::{Replay, foresee_replay, replay};
-pub(crate) use submit::submit;
-pub use submit::{SubmitError, Submitted};
+pub(crate) use replay::{Replay, Replayed, foresee_replay, replay};
+pub use submit::Submitted;
+pub(crate) use submit::{SubmitError, submit};
 pub(super) use tickets::Tickets;
 
 /// Its keys are in the database now.

@@ -35,7 +35,7 @@ pub(crate) struct Replay {
 /// What became of a replay, or would.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Replayed {
+pub(crate) enum Replayed {
     /// It is a job now.
     Accepted {
         /// The job.

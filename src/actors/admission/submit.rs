@@ -49,16 +49,13 @@ pub enum Submitted {
 /// Why a request by API is not a job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum SubmitError {
+pub(crate) enum SubmitError {
     /// The request itself is at fault.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// Nothing is known of what became of it: the same can be asked again.
     #[error("no answer: {0}; ask the same again")]
     Unavailable(String),
-    /// The scheduler was shut down before: it does nothing any more.
-    #[error("the scheduler was shut down")]
-    ShutDown,
 }
 
 /// Admits `request`, or says why not.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::super::timing::Spread;
-use crate::actors::IngestMetrics;
+use crate::service::IngestMetrics;
 
 /// The figures at the end.
 #[derive(Debug, Default)]

@@ -1,10 +1,31 @@
-//! What a seek would do to one partition, and what that means for its records.
+//! What a seek does to one partition, and what that means for its records.
 
 use serde::Serialize;
 
 use crate::kafka::LogRange;
 
-/// Where to go on reading, for one partition.
+/// One partition's part of a seek.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct PartitionMove {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset that was to be read next, or at which reading would begin.
+    pub from: i64,
+    /// The offset that is to be read next.
+    pub to: i64,
+    /// Records that are read again, at most: compaction and transactions leave gaps.
+    pub read_again: i64,
+    /// Records that are never read, at most.
+    pub skipped: i64,
+    /// Whether it was moved.
+    pub moved: bool,
+}
+
+/// Where one partition is to be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Offset(i64),
@@ -12,23 +33,6 @@ pub(super) enum Place {
     Moment(Option<i64>),
     Beginning,
     End,
-}
-
-/// One partition's part of a seek.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Move {
-    pub(super) topic: String,
-    pub(super) partition: i32,
-    /// Where reading stands, or would begin.
-    pub(super) from: i64,
-    pub(super) to: i64,
-    /// Records that are read again, at most: compaction and transactions leave gaps.
-    pub(super) read_again: i64,
-    /// Records that are never read, at most.
-    pub(super) skipped: i64,
-    /// It is done.
-    pub(super) moved: bool,
 }
 
 impl Place {
@@ -44,7 +48,7 @@ impl Place {
     }
 }
 
-impl Move {
+impl PartitionMove {
     pub(super) fn of(topic: &str, partition: i32, from: i64, to: i64, log: LogRange) -> Self {
         Self {
             topic: topic.to_owned(),
@@ -58,7 +62,8 @@ impl Move {
         }
     }
 
-    pub(super) fn is_none(&self) -> bool {
+    /// Whether there is nothing to move: it is read on there already.
+    pub fn is_none(&self) -> bool {
         self.from == self.to
     }
 
@@ -103,20 +108,20 @@ mod tests {
             // Retention took what lies before 10.
             (0, 10, 0, 0),
             (0, 30, 0, 20),
-            // The topic was made again.
+            // The topic was recreated.
             (90, 10, 20, 0),
             (90, 30, 0, 0),
         ] {
-            let one = Move::of("t", 0, from, to, LOG);
+            let one = PartitionMove::of("t", 0, from, to, LOG);
             assert_eq!((one.read_again, one.skipped), (read_again, skipped), "{from} to {to}");
         }
     }
 
     #[test]
     fn what_others_did_meanwhile_turns_no_move_round() {
-        let back = Move::of("t", 0, 25, 15, LOG);
+        let back = PartitionMove::of("t", 0, 25, 15, LOG);
         assert_eq!([30, 25, 20, 12].map(|from| back.to_from(from)), [15, 15, 15, 12]);
-        let forward = Move::of("t", 0, 15, 25, LOG);
+        let forward = PartitionMove::of("t", 0, 15, 25, LOG);
         assert_eq!([12, 15, 20, 28].map(|from| forward.to_from(from)), [25, 25, 25, 28]);
     }
 }

@@ -1,4 +1,4 @@
-//! Plain questions to a database beside the store: what a store never asks.
+//! Plain questions to the database that is measured: what a store never asks.
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, Statement};
 
@@ -32,15 +32,6 @@ impl Sql {
         let row = self.connection.query_one_raw(self.statement(sql)).await?;
         let none = || DbErr::RecordNotFound(sql.to_owned());
         row.ok_or_else(none)?.try_get_by_index(0)
-    }
-
-    /// The steps of our schema that were taken in this database, oldest first.
-    ///
-    /// Without the migrator's own way of asking, which makes a table by the way.
-    pub(super) async fn applied_steps(&self) -> Vec<String> {
-        let select = "select version from scheduler_migration order by version";
-        // The table is not there before the first step.
-        self.texts(select).await.unwrap_or_default()
     }
 
     pub(super) async fn close(self) {
