@@ -200,7 +200,7 @@ impl Scheduler {
     /// Stops in order: Kafka first, then the app schedulers, then everything else.
     ///
     /// Attempts that run may go on for `deadline`; those that are still running then are
-    /// told to stop, and their jobs fire again elsewhere. Shards are handed back at once. It
+    /// asked to stop, and their jobs fire again elsewhere. Shards are released at once. It
     /// returns within 3 s after `deadline`, whatever database and broker do. Only
     /// the first call waits for all that; another one returns at once.
     pub async fn shutdown(&self, deadline: Duration) {

@@ -51,13 +51,13 @@ enum What {
     Idle(idle::Arguments),
 }
 
-/// What every measurement is told.
+/// The options of every measurement.
 #[derive(Clone, Debug, Args)]
 struct Common {
     /// An empty database; given several times, one after the other
     #[arg(long, value_name = "URL")]
     database: Vec<String>,
-    /// Take the tables away afterwards
+    /// Remove the tables afterwards
     #[arg(long)]
     drop: bool,
     /// Print JSON instead of a table

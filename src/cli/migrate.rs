@@ -1,4 +1,4 @@
-//! `migrate`: brings the tables up to this version, or takes them all away.
+//! `migrate`: brings the tables up to this version, or removes them all.
 
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ Examples:
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigFile,
-    /// Take all tables away, with every job and dead letter in them
+    /// Remove all tables, with every job and dead letter in them
     #[arg(long)]
     down: bool,
     /// Yes, with every job and dead letter in them

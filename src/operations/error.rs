@@ -21,14 +21,14 @@ pub enum Error {
     /// What it is about is in a state that does not allow it: look at it again.
     #[error("{0}")]
     Conflict(String),
-    /// Something would be lost by it, and nobody said that this is meant: confirm it.
+    /// Something would be lost by it, and that was not confirmed: ask with the confirmation.
     #[error("{0}")]
     Unconfirmed(String),
     /// The database or Kafka did not answer, so that the outcome is not known: ask the same
     /// again, later.
     #[error("{0}")]
     Unavailable(String),
-    /// It cannot work before somebody changes the database: its tables, rights or settings.
+    /// It cannot work before the database is changed: its tables, rights or settings.
     #[error("{0}")]
     Unusable(String),
     /// The scheduler was shut down before: it does nothing any more.

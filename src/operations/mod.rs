@@ -47,7 +47,7 @@ pub use crate::store::{
 /// The operations on one database, in groups.
 ///
 /// A [`Scheduler`](crate::Scheduler) has the same groups. This one needs no scheduler, and works
-/// beside those that run on the database.
+/// alongside those that run on the database.
 #[derive(Debug)]
 pub struct Operations {
     context: Arc<Context>,

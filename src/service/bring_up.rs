@@ -19,7 +19,8 @@ use crate::model::app::{AppConfig, AppName};
 use crate::operations::Operations;
 use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 
-/// The wait before something that is away is tried again, doubling up to the second.
+/// The wait before something that does not answer is tried again, doubling up to the second
+/// one.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// How often it is looked at what the clients of the broker have found out.
 const LOOK_AT_BROKERS: Duration = Duration::from_millis(200);
@@ -114,7 +115,7 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The thread: a System on a runtime of several workers. It ends when it is told to, or
+/// The thread: a System on a runtime of several workers. It ends when it is asked to, or
 /// when nobody holds a handle any more.
 fn run(
     builder: SchedulerBuilder,

@@ -168,7 +168,7 @@ impl SchedulerBuilder {
         self
     }
 
-    /// Connections to the database, beside the heartbeat's own. Default 10.
+    /// Connections to the database, in addition to the heartbeat's own. Default 10.
     pub fn max_connections(mut self, max_connections: u32) -> Self {
         self.max_connections = max_connections.max(1);
         self
@@ -252,7 +252,7 @@ impl SchedulerBuilder {
     }
 
     /// A Redis that all instances share, as a second memory of recent idempotency keys:
-    /// `redis://:password@host:6379/0`. It only saves work, and may be away at any time.
+    /// `redis://:password@host:6379/0`. It only saves work, and may be unavailable at any time.
     /// Default none.
     pub fn idempotency_redis(mut self, url: impl Into<String>) -> Self {
         self.settings.idempotency_redis = Some(SecretString::from(url.into()));
@@ -271,15 +271,15 @@ impl SchedulerBuilder {
         self.database_url(url)
     }
 
-    /// What the start waits for, for whoever watches it from elsewhere.
+    /// What the start waits for, to be shown meanwhile.
     pub fn progress(&self) -> StartProgress {
         self.progress.clone()
     }
 
     /// Brings everything up: database and migrations, app schedulers, clean-up, Kafka.
     ///
-    /// A database that is away is waited for, loudly; a broker that is away does not hold
-    /// this up: [`Scheduler::health`] says so until it is there.
+    /// A database that is unavailable is waited for, with a warning; an unavailable broker does not
+    /// hold this up: [`Scheduler::health`] says so until it answers.
     ///
     /// # Errors
     /// [`StartError`] for what waiting cannot mend: settings that contradict each other, a

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::future::join_all;
+use infinite_scheduler::Scheduler;
 use infinite_scheduler::operations::{LetterFilter, Operations, OperationsOptions};
-use infinite_scheduler::{KafkaIngestConfig, Scheduler};
 use serde_json::{Value, json};
 
 use self::asks::{Ask, Filter};
@@ -159,10 +159,6 @@ impl Surroundings {
         Self { world, letters }
     }
 
-    fn kafka(&self) -> KafkaIngestConfig {
-        self.world.kafka()
-    }
-
     fn id(&self, word: &str) -> &str {
         &self.letters[word]
     }
@@ -215,7 +211,7 @@ async fn every_way_gets_the_same_answers(database: Database) {
     let instance = Instance::start(&beside.world.config()).await;
     let scheduler = handle.world.builder().start().await.expect("a start");
     let options = OperationsOptions::new(operations.world.database.url())
-        .with_kafka_ingest(operations.kafka());
+        .with_kafka_ingest(operations.world.kafka());
     let connected = Operations::connect(options).await.expect("a database");
     let ways = [
         ("the command alone", Way::Command(CommandLine::new(alone), None), alone),

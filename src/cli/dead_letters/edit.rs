@@ -1,4 +1,4 @@
-//! `dead-letters edit`: puts a value beside the record's, for a replay to use.
+//! `dead-letters edit`: gives a letter a value that a replay uses in the place of its record's.
 
 use std::fs;
 use std::io::{self, Read};
@@ -10,10 +10,10 @@ use crate::cli::session::{Session, failed};
 use crate::cli::{CannotStart, ConfigFile, cannot_start};
 use crate::operations::{Edit, Error as OperationError, LetterName};
 
-/// Puts a corrected value beside the letter's own, for a replay to use
+/// Gives a letter a corrected value, for a replay to use
 ///
 /// The record's own value stays as it is. The correction must be a request that the scheduler
-/// could take, as far as that can be told without its app.
+/// could take, as far as that shows without its app.
 #[derive(Debug, clap::Args)]
 #[command(after_help = r#"Examples:
   infinite-scheduler dead-letters edit 0198c0de --value '{"appName":"sms","scheduledTime":0}'
@@ -50,7 +50,7 @@ struct Correction {
     /// A file with the corrected value; - for standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Take the correction away
+    /// Remove the correction
     #[arg(long)]
     clear: bool,
 }
@@ -81,7 +81,7 @@ fn refused(error: OperationError) -> anyhow::Error {
             cannot_start(format!("the correction is refused: {refusal}; {way_out}")).into()
         }
         OperationError::Unconfirmed(why) => {
-            let way_out = "add --yes to put this one in its place, or to take it away";
+            let way_out = "add --yes to replace or remove it";
             anyhow::anyhow!("nothing was changed: {why}: {way_out}")
         }
         other => failed(other),
@@ -89,7 +89,7 @@ fn refused(error: OperationError) -> anyhow::Error {
 }
 
 impl Correction {
-    /// The corrected value; none to take it away.
+    /// The corrected value; none to remove it.
     fn read(&self) -> Result<Option<Vec<u8>>, CannotStart> {
         let Some(path) = self.file.as_deref() else {
             return Ok(self.value.clone().map(String::into_bytes));

@@ -37,7 +37,7 @@ pub(super) fn short_id(id: Uuid) -> String {
     text
 }
 
-/// `most` signs of a text, on one line.
+/// `most` characters of a text, on one line.
 pub(super) fn one_line(text: &str, most: usize) -> String {
     let line = on_one_line(text);
     if line.chars().count() <= most {

@@ -10,7 +10,7 @@ use crate::service::IngestMetrics;
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     pub(super) took: Duration,
-    /// Somebody did not want to see the end.
+    /// A signal stopped it before its end.
     pub(super) stopped: bool,
     sent: u64,
     jobs: u64,

@@ -11,14 +11,14 @@ use crate::operations::{Seek, SeekAnswer, SeekTo};
 
 /// What a person must know before records are read again.
 const READ_AGAIN: &str = "what is read again is a duplicate only while its job lives or its \
-    idempotency key stands: a request without a key whose job has ended becomes a job again";
+    idempotency key is remembered: a request without a key whose job has ended becomes a job again";
 /// And before records are skipped.
 const SKIPPED: &str = "what is skipped becomes nothing: no job, no dead letter, no verdict";
 
-/// Moves where reading goes on, beside running instances or without any
+/// Moves where reading goes on, alongside running instances or without any
 ///
 /// Backward, records are read again. A repeat is recognised, and counted as a duplicate, while
-/// the job of its request lives or its idempotency key stands in its window. A request WITHOUT a
+/// the job of its request lives or its idempotency key is remembered. A request WITHOUT a
 /// key whose job has ended becomes a job again, and fires again. A dead letter keeps its row.
 ///
 /// Forward, records are skipped for good: they become nothing at all.
@@ -89,7 +89,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
         return Err(failed(failure));
     }
     if answer.is_none() {
-        report("every partition stands there already: nothing to move");
+        report("every partition is there already: nothing to move");
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.yes {

@@ -1,4 +1,4 @@
-//! Correcting one letter: a value beside the record's own, for a replay to use.
+//! Correcting one letter: a value that a replay uses in the place of its record's.
 
 use uuid::Uuid;
 
@@ -11,7 +11,7 @@ use crate::store::Change;
 /// How a letter is to be corrected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edit {
-    /// What is to take the place of the record's value; `None` to take the correction away.
+    /// What is to take the place of the record's value; `None` to remove the correction.
     pub correction: Option<Vec<u8>>,
     /// Takes also what is not a sound request.
     pub force: bool,
@@ -34,8 +34,7 @@ pub struct Edited {
 }
 
 impl DeadLetters<'_> {
-    /// Puts a correction beside the value of a dead letter, or takes it away. The record's own
-    /// value stays as it is.
+    /// Gives a dead letter a correction, or removes it. The record's own value stays as it is.
     ///
     /// # Errors
     /// [`Error::Refused`] if the correction is not a request that could be admitted, as far as

@@ -210,7 +210,7 @@ fn why_not(letter: &LetterSummary) -> String {
             format!("it was replayed{job} at {}", rfc3339_s(letter.changed_ms))
         }
         LetterState::Discarded => format!("it was discarded at {}", rfc3339_s(letter.changed_ms)),
-        LetterState::Dead => "somebody else changed it at the same time: look at it again".into(),
+        LetterState::Dead => "it was changed at the same time: look at it again".into(),
     }
 }
 

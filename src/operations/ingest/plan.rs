@@ -67,9 +67,9 @@ impl PartitionMove {
         self.from == self.to
     }
 
-    /// Where to go if reading stands at `from` by now. A reader that has passed the place
-    /// leaves nothing to skip; and where somebody else has moved back further, a move that was
-    /// meant to read again skips nothing.
+    /// Where to go if `from` is to be read next by now. A reader that has passed the place leaves
+    /// nothing to skip; and where another seek has moved back further, a move that was meant to read
+    /// again skips nothing.
     pub(super) fn to_from(&self, from: i64) -> i64 {
         if self.from < self.to { self.to.max(from) } else { self.to.min(from) }
     }

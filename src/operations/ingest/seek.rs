@@ -1,4 +1,4 @@
-//! Moving where partitions are read on, beside running instances or without any.
+//! Moving where partitions are read on, alongside running instances or without any.
 //!
 //! Each partition is moved by one compare-and-set of its ledger row, which takes the row from its
 //! reader as well: a batch in hand writes nothing, and the reader begins again at the row.
@@ -68,7 +68,7 @@ impl SeekAnswer {
 
 impl Ingest<'_> {
     /// Moves where partitions are read on. Backward, records are read again: a repeat is absorbed
-    /// while the job of its request lives or its idempotency key stands. Forward, records are
+    /// while the job of its request lives or its idempotency key is remembered. Forward, records are
     /// skipped for good. All partitions are looked at before any is moved.
     ///
     /// # Errors

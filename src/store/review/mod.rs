@@ -1,7 +1,7 @@
 //! Dead letters as people meet them: listed, counted, found, corrected and discarded.
 //!
-//! The command line goes through here, as will whatever else shows letters to people. How
-//! a letter comes to be and how it is published is in `letters`.
+//! This is what `operations` asks. How a letter comes to be and how it is published is in
+//! `letters`.
 
 mod change;
 mod expire;

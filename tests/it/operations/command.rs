@@ -65,10 +65,7 @@ impl CommandLine {
             // What belongs to the command line alone: which option is the way out.
             for (before, after) in [
                 ("the correction is refused: ", "; --force takes it all the same"),
-                (
-                    "nothing was changed: ",
-                    ": add --yes to put this one in its place, or to take it away",
-                ),
+                ("nothing was changed: ", ": add --yes to replace or remove it"),
             ] {
                 sentence = sentence.trim_start_matches(before).trim_end_matches(after).to_owned();
             }
