@@ -29,7 +29,7 @@ mod review;
 mod outcomes;
 mod packets;
 mod pages;
-mod rows;
+mod columns;
 mod steps;
 
 use std::fmt;

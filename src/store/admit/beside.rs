@@ -106,7 +106,7 @@ impl Plan {
     /// The shards of others that jobs go into, with those jobs.
     fn looks(&self, batch: &Batch) -> Vec<(ShardId, Vec<JobId>)> {
         let mut looks: Vec<(ShardId, Vec<JobId>)> = Vec::new();
-        for candidate in self.jobs(batch).filter(|candidate| candidate.foreign) {
+        for candidate in self.candidates(batch).filter(|candidate| candidate.foreign) {
             let (shard, id) = (candidate.job.shard, candidate.job.id);
             match looks.iter_mut().find(|(known, _)| *known == shard) {
                 Some((_, ids)) => ids.push(id),
