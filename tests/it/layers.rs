@@ -94,7 +94,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "cli/bench",
         ours: &["cli", "model", "store", "kafka", "dispatch", "service", "telemetry"],
-        crates: &["rusqlite", "sea_orm", "sqlx", "tokio"],
+        crates: &["rdkafka", "rusqlite", "sea_orm", "sqlx", "tokio"],
     },
     Room {
         name: "cli/demo",
