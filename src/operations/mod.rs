@@ -48,6 +48,25 @@ pub use crate::store::{
 ///
 /// A [`Scheduler`](crate::Scheduler) has the same groups. This one needs no scheduler, and works
 /// alongside those that run on the database.
+///
+/// ```no_run
+/// use infinite_scheduler::operations::{LetterAction, LetterFilter, LetterSelection};
+/// use infinite_scheduler::{Operations, OperationsOptions};
+///
+/// # async fn example() -> Result<(), infinite_scheduler::OperationError> {
+/// let options = OperationsOptions::new("postgres://user:pass@host/db");
+/// let operations = Operations::connect(options).await?;
+/// let letters = operations.dead_letters();
+/// let failed = LetterFilter { app: Some("sms".into()), ..LetterFilter::default() };
+/// let failed = LetterSelection::Counted(letters.select(failed).await?);
+/// letters
+///     .carry_out(LetterAction::Replay, &failed, false, |letter, outcome| {
+///         println!("{}: {outcome:?}", letter.id);
+///     })
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Operations {
     context: Arc<Context>,
