@@ -39,5 +39,6 @@ mod instances;
 mod group;
 mod reading;
 mod takeovers;
+mod snapshots;
 mod crashes;
 mod chaos;

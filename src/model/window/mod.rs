@@ -23,12 +23,8 @@ mod look_ups;
 mod pages;
 mod places;
 #[cfg(test)]
-mod proptest;
-#[cfg(test)]
 mod tests;
 mod tickets;
-#[cfg(test)]
-mod world;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
