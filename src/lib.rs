@@ -32,10 +32,13 @@
 pub mod model;
 
 pub mod health;
+mod recovery;
 
 pub mod store;
 
 pub mod kafka;
+
+mod admission;
 
 mod actors;
 
@@ -64,6 +67,6 @@ pub use model::request::{Operation, ScheduleJobRequest};
 pub use model::schema::JobSchema;
 pub use model::time::ScheduledTime;
 pub use service::{
-    Replayed, RequestFate, Scheduler, SchedulerBuilder, StartError, StartProgress, SubmitError,
+    Replayed, RequestStatus, Scheduler, SchedulerBuilder, StartError, StartProgress, SubmitError,
     Submitted,
 };

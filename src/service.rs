@@ -16,15 +16,14 @@ use actix::Addr;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actors::{
-    Break, Drain, IngestMetrics, Replay, Shared, Supervisor, foresee_replay, replay, submit,
-};
+use crate::actors::{Break, Drain, IngestMetrics, Instance, Supervisor};
+use crate::admission::Replay;
 use crate::health::HealthReport;
 use crate::model::request::ScheduleJobRequest;
 use crate::store::Names;
 
-pub use crate::actors::{Replayed, SubmitError, Submitted};
-pub use crate::store::RequestFate;
+pub use crate::admission::{Replayed, SubmitError, Submitted};
+pub use crate::store::RequestStatus;
 pub use bring_up::StartError;
 pub use builder::SchedulerBuilder;
 
@@ -57,7 +56,7 @@ impl StartProgress {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     supervisor: Addr<Supervisor>,
     runtime: tokio::runtime::Handle,
     running: AtomicBool,
@@ -96,7 +95,8 @@ impl Scheduler {
     /// with the same `requestId` or idempotency key it will not become two jobs;
     /// [`SubmitError::ShutDown`] after [`shutdown`](Self::shutdown).
     pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted, SubmitError> {
-        self.on_runtime(move |shared| async move { submit(&shared, request).await }).await
+        self.on_runtime(move |instance| async move { instance.admission.submit(request).await })
+            .await
     }
 
     /// Tries a dead letter once more: its request, or `value` in the place of it, goes through
@@ -110,10 +110,9 @@ impl Scheduler {
         letter: Uuid,
         value: Option<Vec<u8>>,
     ) -> Result<Replayed, SubmitError> {
-        self.on_runtime(
-            move |shared| async move { replay(&shared, &Replay { letter, value }).await },
-        )
-        .await
+        let replay = Replay { letter, value };
+        self.on_runtime(move |instance| async move { instance.admission.replay(&replay).await })
+            .await
     }
 
     /// What [`replay`](Self::replay) would come to just now. Nothing is written.
@@ -126,13 +125,14 @@ impl Scheduler {
         letter: Uuid,
         value: Option<Vec<u8>>,
     ) -> Result<Replayed, SubmitError> {
-        self.on_runtime(move |shared| async move {
-            foresee_replay(&shared, &Replay { letter, value }, &mut Names::default()).await
+        self.on_runtime(move |instance| async move {
+            let replay = Replay { letter, value };
+            instance.admission.foresee_replay(&replay, &mut Names::default()).await
         })
         .await
     }
 
-    /// What became of the request of this app under this name.
+    /// The status of the request of this app under this name.
     ///
     /// # Errors
     /// [`SubmitError::Unavailable`] when the database is away; [`SubmitError::ShutDown`] after
@@ -141,18 +141,18 @@ impl Scheduler {
         &self,
         app: impl Into<String>,
         request_id: impl Into<String>,
-    ) -> Result<RequestFate, SubmitError> {
+    ) -> Result<RequestStatus, SubmitError> {
         let (app, request_id) = (app.into(), request_id.into());
-        self.on_runtime(move |shared| async move {
-            let fate = shared.store.fate_of(&app, &request_id).await;
-            fate.map_err(|error| SubmitError::Unavailable(error.to_string()))
+        self.on_runtime(move |instance| async move {
+            let status = instance.store.status_of(&app, &request_id).await;
+            status.map_err(|error| SubmitError::Unavailable(error.to_string()))
         })
         .await
     }
 
     async fn on_runtime<T, F>(
         &self,
-        work: impl FnOnce(Arc<Shared>) -> F + Send + 'static,
+        work: impl FnOnce(Arc<Instance>) -> F + Send + 'static,
     ) -> Result<T, SubmitError>
     where
         T: Send + 'static,
@@ -161,14 +161,14 @@ impl Scheduler {
         if !self.is_running() {
             return Err(SubmitError::ShutDown);
         }
-        let done = self.inner.runtime.spawn(work(self.inner.shared.clone()));
+        let done = self.inner.runtime.spawn(work(self.inner.instance.clone()));
         done.await.unwrap_or_else(|error| Err(SubmitError::Unavailable(error.to_string())))
     }
 
     /// What was counted since the start.
     pub fn ingest_metrics(&self) -> IngestMetrics {
-        let degraded = self.inner.shared.health.counts();
-        IngestMetrics { degraded, ..self.inner.shared.counters.read() }
+        let degraded = self.inner.instance.health.counts();
+        IngestMetrics { degraded, ..self.inner.instance.counters.read() }
     }
 
     /// Whether it was started and not shut down.
@@ -178,13 +178,13 @@ impl Scheduler {
 
     /// The apps that this instance fires, by name.
     pub fn registered_apps(&self) -> Vec<String> {
-        self.inner.shared.app_names()
+        self.inner.instance.admission.app_names()
     }
 
     /// Whether it accepts calls and fires jobs, and what is wrong with it.
     pub fn health(&self) -> HealthReport {
-        let mut report = self.inner.shared.health.read();
-        if self.is_running() && !self.inner.shared.has_lease() {
+        let mut report = self.inner.instance.health.read();
+        if self.is_running() && !self.inner.instance.has_lease() {
             report.ready = false;
             report.reasons.push("lease: not valid, so nothing is fired".into());
         }
@@ -210,7 +210,7 @@ impl Scheduler {
             Ok(Err(_)) => tracing::error!("the supervisor is gone: leaving without draining"),
             Err(_) => tracing::error!("the supervisor does not answer: leaving without draining"),
         }
-        let store = self.inner.shared.store.clone();
+        let store = self.inner.instance.store.clone();
         let patience = left().max(CLOSE_PATIENCE / 2);
         let close = async move { tokio::time::timeout(patience, store.close()).await };
         drop(self.inner.runtime.spawn(close).await);

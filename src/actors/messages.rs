@@ -131,7 +131,7 @@ pub(super) struct LookFor {
     pub(super) jobs: Vec<JobId>,
 }
 
-/// `ShardKeeper` → `AppScheduler`: these shards are ours. A successor finds them in the holdings.
+/// `ShardKeeper` → `AppScheduler`: these shards are ours. A successor finds them in the owned.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct ShardsTaken {

@@ -13,9 +13,8 @@ use actix::prelude::*;
 
 use super::directory::hint;
 use super::in_flight::{Ended, Flight};
+use super::instance::Instance;
 use super::messages::*;
-use super::recovery::Backoff;
-use super::shared::Shared;
 use crate::dispatch::{FiredJob, JobError};
 use crate::health::ProblemKind;
 use crate::model::ids::{AppId, ShardId};
@@ -23,6 +22,7 @@ use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, ErrorKind};
 use crate::model::retry::{due_after, due_at};
 use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt};
+use crate::recovery::Backoff;
 use crate::store::{Ended as StoreEnded, Lane, Outcome, OutcomeBatch, ShardFence, Written};
 
 /// Batches that are written at the same time.
@@ -37,7 +37,7 @@ const LEASE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Judges and writes.
 pub(super) struct Outcomes {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     lanes: [WriteLane; LANES],
     written: u64,
 }
@@ -49,20 +49,20 @@ struct WriteLane {
 }
 
 impl Outcomes {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, lanes: Default::default(), written: 0 }
+    pub(super) fn new(instance: Arc<Instance>) -> Self {
+        Self { instance, lanes: Default::default(), written: 0 }
     }
 
     /// Takes what has ended, tells the schedulers that there is room, and writes.
     fn collect(&mut self, ctx: &mut Context<Self>) {
-        let ended = self.shared.in_flight.collect();
+        let ended = self.instance.in_flight.collect();
         let mut not_started: HashMap<AppId, Vec<Arc<Job>>> = HashMap::new();
         let mut apps: BTreeSet<AppId> = BTreeSet::new();
         let mut judged = Vec::new();
         for mut flight in ended {
             let Some(how) = flight.ended.clone() else { continue };
             apps.insert(flight.app.id);
-            let outcome = flight.judged.take().or_else(|| judge(&self.shared, &flight, &how));
+            let outcome = flight.judged.take().or_else(|| judge(&self.instance, &flight, &how));
             match outcome {
                 Some(outcome) => {
                     if outcome != Outcome::Succeeded {
@@ -75,15 +75,15 @@ impl Outcomes {
             }
         }
         if !judged.is_empty() {
-            self.shared.in_flight.keep(judged);
+            self.instance.in_flight.keep(judged);
         }
         for (app, put_back) in not_started {
-            self.shared.in_flight.settle(put_back.iter().map(|job| job.id));
+            self.instance.in_flight.settle(put_back.iter().map(|job| job.id));
             let settled = Settled { put_back, ..Settled::default() };
-            hint(self.shared.directory.app(app), settled);
+            hint(self.instance.directory.app(app), settled);
         }
         for app in apps {
-            hint(self.shared.directory.app(app), Fire);
+            hint(self.instance.directory.app(app), Fire);
         }
         for lane in 0..LANES {
             self.write(lane, ctx);
@@ -98,9 +98,9 @@ impl Outcomes {
         *writing = true;
         let flights =
             next_batch(waiting, |(flight, _)| flight.fence, |(_, outcome)| outcome.size());
-        let shared = self.shared.clone();
-        let batch = Arc::new(batch_of(&shared, &flights));
-        let done = tokio::spawn(async move { write_until_answered(&shared, &batch).await });
+        let instance = self.instance.clone();
+        let batch = Arc::new(batch_of(&instance, &flights));
+        let done = tokio::spawn(async move { write_until_answered(&instance, &batch).await });
         ctx.spawn(done.into_actor(self).map(move |written, actor, ctx| {
             let written = written.unwrap_or_else(|error| panic!("writing outcomes: {error}"));
             actor.lanes[lane].writing = false;
@@ -122,7 +122,7 @@ impl Outcomes {
                 settled.unknown.push(job.id);
                 continue;
             }
-            if self.shared.tells_verdicts() {
+            if self.instance.tells_verdicts() {
                 lanes.insert(job.shard);
             }
             match outcome {
@@ -144,13 +144,13 @@ impl Outcomes {
             }
         }
         for (app, settled) in by_app {
-            let in_flight = &self.shared.in_flight;
+            let in_flight = &self.instance.in_flight;
             in_flight.settle(settled.finished.iter().chain(&settled.unknown).copied());
             in_flight.settle(settled.put_back.iter().map(|job| job.id));
-            hint(self.shared.directory.app(app), settled);
+            hint(self.instance.directory.app(app), settled);
         }
         for shard in lanes {
-            hint(self.shared.directory.retry_dlq(), PublishLane(Lane::Shard(shard)));
+            hint(self.instance.directory.retry_dlq(), PublishLane(Lane::Shard(shard)));
         }
     }
 }
@@ -179,13 +179,13 @@ fn next_batch<T>(
     now
 }
 
-fn batch_of(shared: &Shared, flights: &[(Flight, Outcome)]) -> OutcomeBatch {
+fn batch_of(instance: &Instance, flights: &[(Flight, Outcome)]) -> OutcomeBatch {
     let fences: BTreeSet<ShardFence> = flights.iter().map(|(flight, _)| flight.fence).collect();
     let ended = |(flight, outcome): &(Flight, Outcome)| StoreEnded {
         job: flight.job.clone(),
         outcome: outcome.clone(),
-        verdicts: match shared.tells_verdicts() {
-            true => verdicts(flight, outcome, shared.clock.now_ms()),
+        verdicts: match instance.tells_verdicts() {
+            true => verdicts(flight, outcome, instance.clock.now_ms()),
             false => Vec::new(),
         },
     };
@@ -225,20 +225,20 @@ fn verdicts(flight: &Flight, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
 
 /// An answer may be lost with the connection; writing the same again does no harm, and
 /// once it is answered the first has surely ended. Without a lease nothing is written.
-async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Written {
+async fn write_until_answered(instance: &Instance, batch: &Arc<OutcomeBatch>) -> Written {
     let mut written = Written::default();
     let mut parts = vec![batch.clone()];
     let (mut backoff, mut failed) = (Backoff::default(), 0);
     while let Some(part) = parts.pop() {
         // Whoever took our shards writes now. If nobody did, the lease comes back; if we
         // were declared dead, the fences say so as soon as we have a new one.
-        while !shared.lease.is_valid() {
+        while !instance.lease.is_valid() {
             tokio::time::sleep(LEASE_AGAIN).await;
         }
-        match shared.bounded(shared.store.write_outcomes(&part)).await {
+        match instance.bounded(instance.store.write_outcomes(&part)).await {
             Ok(done) => {
-                shared.health.clear("outcomes");
-                let left = left_of(shared, &part, &done).await;
+                instance.health.clear("outcomes");
+                let left = left_of(instance, &part, &done).await;
                 written.lost.extend(done.lost);
                 match left {
                     None => {
@@ -246,20 +246,24 @@ async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Wri
                         failed = 0;
                     }
                     Some(left) => {
-                        let wait = backoff.failed(shared.database.recoveries());
-                        shared.database.wait(wait).await;
+                        let wait = backoff.failed(instance.database.recovery().recoveries());
+                        instance.database.recovery().wait(wait).await;
                         parts.push(left);
                     }
                 }
             }
             Err(error) => {
-                let kind = Shared::problem(&error, ProblemKind::OutcomesNotWritten);
-                shared.health.report("outcomes", kind, format!("cannot be written: {error}"));
-                shared.database.wait(backoff.failed(shared.database.recoveries())).await;
+                let kind = Instance::problem(&error, ProblemKind::OutcomesNotWritten);
+                instance.health.report("outcomes", kind, format!("cannot be written: {error}"));
+                instance
+                    .database
+                    .recovery()
+                    .wait(backoff.failed(instance.database.recovery().recoveries()))
+                    .await;
                 failed += 1;
                 // A server that answers and does not take them may have a limit on how much
                 // it takes at once, or dislike one of them.
-                let smaller = failed > 1 && shared.store.ping().await.is_ok();
+                let smaller = failed > 1 && instance.store.ping().await.is_ok();
                 match part.halves().filter(|_| smaller) {
                     Some([first, second]) => parts.extend([Arc::new(second), Arc::new(first)]),
                     None => parts.push(part),
@@ -272,15 +276,15 @@ async fn write_until_answered(shared: &Shared, batch: &Arc<OutcomeBatch>) -> Wri
 
 /// What is to be written once more of a batch whose commit was confirmed, if anything.
 async fn left_of(
-    shared: &Shared,
+    instance: &Instance,
     part: &Arc<OutcomeBatch>,
     done: &Written,
 ) -> Option<Arc<OutcomeBatch>> {
     if done.unmatched == 0 {
         return None;
     }
-    shared.counters.add(&shared.counters.outcomes_unmatched, done.unmatched);
-    let left = match shared.bounded(shared.store.outcomes_left(part, &done.lost)).await {
+    instance.counters.add(&instance.counters.outcomes_unmatched, done.unmatched);
+    let left = match instance.bounded(instance.store.outcomes_left(part, &done.lost)).await {
         Ok(left) => left.map(Arc::new),
         // Writing all of it again does no harm.
         Err(_) => Some(part.clone()),
@@ -297,13 +301,13 @@ async fn left_of(
 }
 
 /// What an attempt's end means for its job; `None` if it never started.
-fn judge(shared: &Shared, flight: &Flight, how: &Ended) -> Option<Outcome> {
+fn judge(instance: &Instance, flight: &Flight, how: &Ended) -> Option<Outcome> {
     let error = match how {
         Ended::NotStarted | Ended::Cancelled => return None,
         Ended::Answered(Ok(())) => return Some(Outcome::Succeeded),
         Ended::Expired => {
             let why = "expiresTime had passed before the job could be fired".to_owned();
-            return Some(bury(shared, flight, ErrorKind::Expired, why));
+            return Some(bury(instance, flight, ErrorKind::Expired, why));
         }
         Ended::Answered(Err(error)) => error.clone(),
         Ended::TimedOut(limit) => {
@@ -311,12 +315,12 @@ fn judge(shared: &Shared, flight: &Flight, how: &Ended) -> Option<Outcome> {
         }
         Ended::Broke => JobError::Retry("the handler panicked".into()),
     };
-    Some(judge_failure(shared, flight, error))
+    Some(judge_failure(instance, flight, error))
 }
 
-fn judge_failure(shared: &Shared, flight: &Flight, error: JobError) -> Outcome {
+fn judge_failure(instance: &Instance, flight: &Flight, error: JobError) -> Outcome {
     let Flight { job, app, .. } = flight;
-    let now_ms = shared.clock.now_ms();
+    let now_ms = instance.clock.now_ms();
     let failed = job.attempts + 1;
     if let JobError::Snooze(until) = error {
         return Outcome::Retry { due_ms: due_at(until), attempts: job.attempts, error: None };
@@ -325,7 +329,7 @@ fn judge_failure(shared: &Shared, flight: &Flight, error: JobError) -> Outcome {
     let why = kept(&error.to_string());
     let most = job.max_attempts.unwrap_or(app.config.max_attempts.get());
     if matches!(error, JobError::Fail(_)) || failed >= most {
-        return bury(shared, flight, ErrorKind::AttemptsExhausted, why);
+        return bury(instance, flight, ErrorKind::AttemptsExhausted, why);
     }
     let wait = match error {
         JobError::RetryAfter(wait, _) => wait,
@@ -340,7 +344,7 @@ fn kept(why: &str) -> String {
     why.chars().take(LONGEST_ERROR).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
 }
 
-fn bury(shared: &Shared, flight: &Flight, kind: ErrorKind, message: String) -> Outcome {
+fn bury(instance: &Instance, flight: &Flight, kind: ErrorKind, message: String) -> Outcome {
     let Flight { job, app, shown, fired_ms, .. } = flight;
     let attempts = job.attempts + u32::from(kind != ErrorKind::Expired);
     let trace = |name: &str, value: &String| (name.to_owned(), Some(value.clone().into_bytes()));
@@ -359,7 +363,7 @@ fn bury(shared: &Shared, flight: &Flight, kind: ErrorKind, message: String) -> O
         value: Some(FiredJob::new(&app.name, job, *shown, *fired_ms).to_json()),
         headers: headers.flatten().collect(),
         attempts,
-        at_ms: shared.clock.now_ms(),
+        at_ms: instance.clock.now_ms(),
     }))
 }
 
@@ -368,7 +372,7 @@ impl Actor for Outcomes {
 
     /// Begins with what a predecessor left unwritten.
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.shared.in_flight.collect_all();
+        self.instance.in_flight.collect_all();
         self.collect(ctx);
     }
 }
@@ -388,8 +392,8 @@ impl Handler<Report> for Outcomes {
         let waiting: usize = self.lanes.iter().map(|lane| lane.waiting.len()).sum();
         tracing::info!(
             actor = "outcomes",
-            running = self.shared.in_flight.running(),
-            in_flight = self.shared.in_flight.len(),
+            running = self.instance.in_flight.running(),
+            in_flight = self.instance.in_flight.len(),
             waiting,
             written = self.written,
             "{} outcomes written, {waiting} waiting",

@@ -1,7 +1,7 @@
 //! Starts, replaces and stops the actors; nobody else does.
 //!
 //! A child that ends without being asked is replaced by a fresh one from its factory,
-//! after a wait that doubles. What it knew is in the database and in [`Shared`].
+//! after a wait that doubles. What it knew is in the database and in [`Instance`].
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -15,13 +15,13 @@ use super::app_scheduler::AppScheduler;
 use super::counters::AppMetrics;
 use super::dedup::Dedup;
 use super::directory::{Address, Role, hint};
+use super::instance::Instance;
 use super::janitor::Janitor;
 use super::messages::*;
 use super::outcomes::Outcomes;
 use super::reader::PartitionReader;
 use super::retry_dlq::RetryDlq;
 use super::shard_keeper::ShardKeeper;
-use super::shared::Shared;
 use super::watch::{exit_of, launch};
 use crate::kafka::{Assignments, PartitionQueue, TopicPartition};
 use crate::model::ids::AppId;
@@ -44,7 +44,7 @@ const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 /// The parent of all actors.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     children: HashMap<Role, Child>,
     generations: u64,
     restarts: u64,
@@ -71,10 +71,10 @@ struct ChildEnded {
 }
 
 impl Supervisor {
-    /// A supervisor of the actors that `shared` calls for.
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    /// A supervisor of the actors that `instance` calls for.
+    pub(crate) fn new(instance: Arc<Instance>) -> Self {
         Self {
-            shared,
+            instance,
             children: HashMap::new(),
             generations: 0,
             restarts: 0,
@@ -83,24 +83,24 @@ impl Supervisor {
     }
 
     fn start(&mut self, role: Role, queue: Option<PartitionQueue>, ctx: &mut Context<Self>) {
-        let shared = self.shared.clone();
+        let instance = self.instance.clone();
         let (address, handle) = match &role {
-            Role::Dedup => wrap(launch(Dedup::new(shared)), Address::Dedup),
-            Role::RetryDlq => wrap(launch(RetryDlq::new(shared)), Address::RetryDlq),
-            Role::Outcomes => wrap(launch(Outcomes::new(shared)), Address::Outcomes),
-            Role::ShardKeeper => wrap(launch(ShardKeeper::new(shared)), Address::ShardKeeper),
-            Role::Janitor => wrap(launch(Janitor::new(shared)), Address::Janitor),
+            Role::Dedup => wrap(launch(Dedup::new(instance)), Address::Dedup),
+            Role::RetryDlq => wrap(launch(RetryDlq::new(instance)), Address::RetryDlq),
+            Role::Outcomes => wrap(launch(Outcomes::new(instance)), Address::Outcomes),
+            Role::ShardKeeper => wrap(launch(ShardKeeper::new(instance)), Address::ShardKeeper),
+            Role::Janitor => wrap(launch(Janitor::new(instance)), Address::Janitor),
             Role::App(id) => {
-                let Some(app) = shared.apps.get(id).cloned() else { return };
-                wrap(launch(AppScheduler::new(shared, app)), Address::App)
+                let Some(app) = instance.apps.get(id).cloned() else { return };
+                wrap(launch(AppScheduler::new(instance, app)), Address::App)
             }
             Role::Reader(partition) => {
-                let reader = PartitionReader::new(shared, partition.clone(), queue);
+                let reader = PartitionReader::new(instance, partition.clone(), queue);
                 wrap(launch(reader), Address::Reader)
             }
         };
         // Published before the actor does anything: nothing it causes can miss it.
-        self.shared.directory.publish(role.clone(), address);
+        self.instance.directory.publish(role.clone(), address);
         self.generations += 1;
         let generation = self.generations;
         let backoff = self.children.get(&role).map_or(BACKOFF.0, |before| before.backoff);
@@ -114,22 +114,22 @@ impl Supervisor {
 
     fn roles(&self) -> Vec<Role> {
         let fixed = [Role::Dedup, Role::RetryDlq, Role::Outcomes];
-        let apps = self.shared.apps.keys().map(|app| Role::App(*app));
+        let apps = self.instance.apps.keys().map(|app| Role::App(*app));
         fixed.into_iter().chain(apps).chain([Role::ShardKeeper, Role::Janitor]).collect()
     }
 
     fn report(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(self.shared.settings.metrics_interval, Self::report);
+        ctx.run_later(self.instance.settings.metrics_interval, Self::report);
         let active = self.active_apps();
-        for (role, address) in self.shared.directory.all() {
+        for (role, address) in self.instance.directory.all() {
             if !matches!(role, Role::App(app) if !active.contains(&app)) {
                 address.report();
             }
         }
-        let (apps, quiet) = (self.shared.apps.len(), self.shared.apps.len() - active.len());
+        let (apps, quiet) = (self.instance.apps.len(), self.instance.apps.len() - active.len());
         if quiet > 0 {
             let shards: usize =
-                self.shared.apps.keys().map(|app| self.shared.holdings.of(*app).len()).sum();
+                self.instance.apps.keys().map(|app| self.instance.owned.of(*app).len()).sum();
             tracing::info!(
                 actor = "app-schedulers",
                 apps,
@@ -138,7 +138,7 @@ impl Supervisor {
                 "{quiet} of {apps} apps without activity since the last line"
             );
         }
-        let metrics = self.shared.counters.read();
+        let metrics = self.instance.counters.read();
         tracing::info!(
             actor = "supervisor",
             children = self.children.len(),
@@ -162,7 +162,7 @@ impl Supervisor {
     /// the same as the one before.
     fn active_apps(&mut self) -> HashSet<AppId> {
         let mut active = HashSet::new();
-        for (id, app) in &self.shared.apps {
+        for (id, app) in &self.instance.apps {
             let figures = app.figures.read();
             let is_at_work = app.unsettled.load(Ordering::Relaxed) > 0;
             let before = self.reported.insert(*id, figures.clone()).unwrap_or_default();
@@ -175,9 +175,9 @@ impl Supervisor {
 
     fn forget(&mut self, role: &Role) {
         self.children.remove(role);
-        self.shared.directory.remove(role);
+        self.instance.directory.remove(role);
         if let Role::Reader(partition) = role {
-            self.shared.partitions.remove(partition);
+            self.instance.partitions.remove(partition);
         }
     }
 }
@@ -222,7 +222,7 @@ impl Actor for Supervisor {
         for role in self.roles() {
             self.start(role, None, ctx);
         }
-        ctx.run_later(self.shared.settings.metrics_interval, Self::report);
+        ctx.run_later(self.instance.settings.metrics_interval, Self::report);
     }
 }
 
@@ -275,7 +275,7 @@ impl Handler<PartitionsRevoked> for Supervisor {
         let mut farewells = Vec::new();
         for partition in revoked.partitions {
             tracing::info!(%partition, "{partition} is not ours any more");
-            let address = self.shared.directory.reader(partition.clone());
+            let address = self.instance.directory.reader(partition.clone());
             let role = Role::Reader(partition.clone());
             if let Some(child) = self.children.get_mut(&role) {
                 child.leaving = true;
@@ -304,46 +304,46 @@ impl Handler<Drain> for Supervisor {
     /// Kafka first, so that nothing comes in; then the attempts; then what they leave
     /// behind is written; then the shards are released.
     fn handle(&mut self, drain: Drain, _: &mut Context<Self>) -> Self::Result {
-        self.shared.draining.store(true, Ordering::Release);
-        self.shared.health.set_started(false);
-        Box::pin(drain_all(self.shared.clone(), drain.deadline))
+        self.instance.draining.store(true, Ordering::Release);
+        self.instance.health.set_started(false);
+        Box::pin(drain_all(self.instance.clone(), drain.deadline))
     }
 }
 
 /// Each step ends in time for the next, whatever group, broker or database do: what is not
 /// done by then is done again by whoever has our shards and partitions next.
-async fn drain_all(shared: Arc<Shared>, deadline: Instant) {
+async fn drain_all(instance: Arc<Instance>, deadline: Instant) {
     let left = |until: Instant| until.saturating_duration_since(Instant::now());
     let patience = left(deadline);
-    if let Some(intake) = shared.intake() {
+    if let Some(intake) = instance.intake() {
         // The attempts need the rest of the time, and a group may take longer than all of it.
         let patience = (patience / 2).clamp(INTAKE_PATIENCE.0, INTAKE_PATIENCE.1);
         if let Err(error) = intake.shutdown(patience).await {
             tracing::warn!(%error, "the intake did not stop in time: it is left to itself");
         }
     }
-    stop_starting(&shared, left(deadline)).await;
-    if !until(deadline, || shared.in_flight.running() == 0).await {
-        let running = shared.in_flight.running();
+    stop_starting(&instance, left(deadline)).await;
+    if !until(deadline, || instance.in_flight.running() == 0).await {
+        let running = instance.in_flight.running();
         tracing::warn!(running, "{running} attempts did not end in time: they are cancelled");
-        shared.in_flight.cancel_all();
+        instance.in_flight.cancel_all();
     }
     let written = (Instant::now() + WRITE_PATIENCE).min(deadline + Drain::REST / 2);
-    if !until(written, || shared.in_flight.len() == 0).await {
-        let left = shared.in_flight.len();
+    if !until(written, || instance.in_flight.len() == 0).await {
+        let left = instance.in_flight.len();
         tracing::warn!(left, "{left} outcomes were not written: those jobs will fire again");
     }
     let gone = (Instant::now() + WRITE_PATIENCE).min(deadline + Drain::REST);
-    let goodbye = tokio::time::timeout(left(gone), say_goodbye(&shared));
-    if tokio::join!(goodbye, flush(&shared)).0.is_err() {
+    let goodbye = tokio::time::timeout(left(gone), say_goodbye(&instance));
+    if tokio::join!(goodbye, flush(&instance)).0.is_err() {
         tracing::warn!("no time left to say goodbye: others wait for the lease");
     }
 }
 
 /// What jobs sent has been acknowledged, and letters and verdicts stay in the outbox until they
 /// are: nothing is lost without this, and less is published twice.
-async fn flush(shared: &Shared) {
-    let Some(kafka) = &shared.kafka else { return };
+async fn flush(instance: &Instance) {
+    let Some(kafka) = &instance.kafka else { return };
     // A clock that is set back makes the client's own wait longer.
     let flushed = tokio::time::timeout(FLUSH_PATIENCE * 2, kafka.producer.flush(FLUSH_PATIENCE));
     match flushed.await {
@@ -353,15 +353,15 @@ async fn flush(shared: &Shared) {
     }
 }
 
-async fn stop_starting(shared: &Shared, patience: Duration) {
-    let schedulers = shared.apps.keys().filter_map(|app| shared.directory.app(*app));
+async fn stop_starting(instance: &Instance, patience: Duration) {
+    let schedulers = instance.apps.keys().filter_map(|app| instance.directory.app(*app));
     let asked = schedulers.map(|scheduler| scheduler.send(StopStarting));
     drop(tokio::time::timeout(patience, futures::future::join_all(asked)).await);
 }
 
 /// To a successor, if the keeper has just panicked: without it others wait for our lease.
-async fn say_goodbye(shared: &Shared) {
-    while let Some(keeper) = shared.directory.shard_keeper() {
+async fn say_goodbye(instance: &Instance) {
+    while let Some(keeper) = instance.directory.shard_keeper() {
         if keeper.send(GoodBye).await.is_ok() {
             return;
         }
@@ -388,7 +388,7 @@ impl Handler<Break> for Supervisor {
     type Result = usize;
 
     fn handle(&mut self, which: Break, _: &mut Context<Self>) -> usize {
-        let all = self.shared.directory.all().into_iter();
+        let all = self.instance.directory.all().into_iter();
         let chosen: Vec<Address> = all
             .filter(|(role, _)| role.to_string().starts_with(&which.0))
             .map(|(_, address)| address)
@@ -405,15 +405,15 @@ pub(crate) struct Gate {
     /// Whom to tell.
     pub(crate) supervisor: Addr<Supervisor>,
     /// Whose health says that the group has answered. Weak: the intake that holds us is
-    /// among what is shared, and must end with it.
-    pub(crate) shared: Weak<Shared>,
+    /// among what is instance, and must end with it.
+    pub(crate) instance: Weak<Instance>,
 }
 
 impl Assignments for Gate {
     fn assigned(&self, queues: Vec<PartitionQueue>) {
         // Also of none: there may be more members than partitions.
-        if let Some(shared) = self.shared.upgrade() {
-            shared.has_joined();
+        if let Some(instance) = self.instance.upgrade() {
+            instance.has_joined();
         }
         if !queues.is_empty() {
             tell(&self.supervisor, PartitionsAssigned { queues });

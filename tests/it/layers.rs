@@ -52,9 +52,11 @@ const ROOMS: &[Room] = &[
         ],
     },
     Room { name: "kafka", ours: &["model", "health"], crates: &["rdkafka", "tokio"] },
+    Room { name: "recovery", ours: &[], crates: &["tokio"] },
+    Room { name: "admission", ours: &["model", "recovery", "store"], crates: &["tokio"] },
     Room {
         name: "actors",
-        ours: &["model", "health", "store", "kafka", "dispatch"],
+        ours: &["model", "health", "recovery", "store", "kafka", "dispatch", "admission"],
         crates: &["actix", "actix_rt", "tokio"],
     },
     Room { name: "dispatch", ours: &["model", "health", "kafka"], crates: &["tokio"] },

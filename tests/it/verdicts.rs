@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use infinite_scheduler::model::retry::Backoff;
 use infinite_scheduler::{
-    AppConfig, JobContext, JobError, JobHandler, KafkaIngestConfig, RequestFate,
+    AppConfig, JobContext, JobError, JobHandler, KafkaIngestConfig, RequestStatus,
     ScheduleJobRequest, Scheduler, SchedulerBuilder, SubmitError, Submitted,
 };
 use serde_json::Value;
@@ -152,8 +152,8 @@ async fn every_request_is_told_its_fate_in_order(database: Database) {
     })
     .await;
     let fate = scheduler.request("sms", "dies-3").await.expect("an answer");
-    assert!(matches!(&fate, RequestFate::Dead { message, .. } if message == "dies-3 fails"));
-    assert_eq!(scheduler.request("sms", "no such").await, Ok(RequestFate::Unknown));
+    assert!(matches!(&fate, RequestStatus::Dead { message, .. } if message == "dies-3 fails"));
+    assert_eq!(scheduler.request("sms", "no such").await, Ok(RequestStatus::Unknown));
     telling.all_told().await;
     let sent = scheduler.ingest_metrics().verdicts_sent;
     scheduler.shutdown(DRAIN).await;

@@ -10,9 +10,9 @@ use super::scratch::{OURS, Scratch};
 use crate::model::app::AppConfig;
 use crate::model::clock::{Clock, SystemClock};
 use crate::model::fingerprint::Fingerprint;
-use crate::model::ids::{JobId, ShardId};
+use crate::model::ids::JobId;
 use crate::model::job::{Job, JobData, Priority};
-use crate::store::{Admitted, AppRow, Batch, Candidate, Course, Entry};
+use crate::store::{Admitted, AppRow, Batch, BatchSource, Entry, PlacedCandidate};
 
 /// Jobs written in one transaction when a measurement prepares its tables.
 const BATCH: usize = 2000;
@@ -46,12 +46,13 @@ pub(super) async fn load(
     count: usize,
     due_ms: impl Fn(usize) -> i64,
 ) -> anyhow::Result<()> {
+    let app = &Arc::new(app.clone());
     let batches = (0..count).step_by(BATCH).map(|first| {
         let numbers = first..count.min(first + BATCH);
-        let entries = numbers.map(|number| entry(app, number, due_ms(number))).collect();
+        let entries = numbers.filter_map(|number| entry(app, number, due_ms(number))).collect();
         let now_ms = SystemClock.now_ms();
         let batch = Batch {
-            course: Course::Call { again: false },
+            source: BatchSource::Call { again: false },
             verdicts: false,
             entries,
             fences: Vec::new(),
@@ -69,12 +70,14 @@ pub(super) async fn load(
     Ok(())
 }
 
-fn entry(app: &AppRow, number: usize, due_ms: i64) -> Entry {
+/// `None` if the app has no shards.
+fn entry(app: &Arc<AppRow>, number: usize, due_ms: i64) -> Option<Entry> {
+    let shard = *app.shards.get(number.checked_rem(app.shards.len())?)?;
     let request_id = format!("bench-{number}");
     let text = data(number);
     let job = Job {
         id: JobId::derive(&app.name, &request_id),
-        shard: app.shards.get(number % app.shards.len()).copied().unwrap_or(ShardId(0)),
+        shard,
         priority: priority(number / app.shards.len()),
         due_ms,
         request_id,
@@ -90,14 +93,13 @@ fn entry(app: &AppRow, number: usize, due_ms: i64) -> Entry {
         last_error: None,
         letter: None,
     };
-    Entry::Job(Box::new(Candidate {
-        app: app.id,
-        app_name: app.name.as_str().into(),
+    Some(Entry::Job(Box::new(PlacedCandidate {
+        app: app.clone(),
         job,
         // Nothing is compared with it: no job here has a name that another has.
         fingerprint: Fingerprint::from_bytes([0; 16]),
         key: None,
         foreign: false,
         record: None,
-    }))
+    })))
 }

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use super::deed::{Answer, Deed, carry_out};
 use super::selection::Selection;
 use super::{Desk, why_not};
-use crate::actors::{Replay, Replayed, Settings, Shared, foresee_replay, replay};
+use crate::admission::{Admission, AdmissionRules, Replay, Replayed};
 use crate::cli::ConfigFile;
 use crate::model::clock::SystemClock;
 use crate::service::SubmitError;
@@ -39,13 +39,14 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<ExitCode> {
     // Somebody who is no instance: the owners of the shards are told to look at the new jobs.
-    let (store, settings) = (desk.store.clone(), Settings::from(&desk.config));
-    let shared = Arc::new(Shared::new(store, Arc::new(SystemClock), settings, Vec::new(), None));
-    carry_out(desk, &arguments.selection, &ReplayThem { shared, names: Mutex::default() }).await
+    let (store, rules) = (desk.store.clone(), AdmissionRules::from(&desk.config));
+    let lease = desk.config.instance.lease;
+    let admission = Admission::stand_alone(store, Arc::new(SystemClock), rules, lease);
+    carry_out(desk, &arguments.selection, &ReplayThem { admission, names: Mutex::default() }).await
 }
 
 struct ReplayThem {
-    shared: Arc<Shared>,
+    admission: Admission,
     /// What the letters before would have taken, in a dry run.
     names: Mutex<Names>,
 }
@@ -64,7 +65,7 @@ impl Deed for ReplayThem {
         for letter in letters {
             answers.push(match self.objection(letter) {
                 Some(why) => Err(why),
-                None => answer(foresee_replay(&self.shared, &of(letter), &mut names).await),
+                None => answer(self.admission.foresee_replay(&of(letter), &mut names).await),
             });
         }
         Ok(answers)
@@ -78,7 +79,7 @@ impl Deed for ReplayThem {
                 Some(why) => Err(why),
                 None if away => Err("not tried, as the one before had no answer".into()),
                 None => {
-                    let replayed = replay(&self.shared, &of(letter)).await;
+                    let replayed = self.admission.replay(&of(letter)).await;
                     away = replayed.is_err();
                     answer(replayed)
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::actors::{Settings, Shared, submit};
+use crate::admission::{Admission, AdmissionRules};
 use crate::cli::migrate;
 use crate::config::Config;
 use crate::model::clock::SystemClock;
@@ -13,7 +13,7 @@ use crate::service::{SubmitError, Submitted};
 /// nothing. Each job comes with a command to the shard's owner to look at it, so that it may
 /// be a heartbeat late, no more.
 pub(super) struct Door {
-    shared: Arc<Shared>,
+    admission: Admission,
 }
 
 impl Door {
@@ -21,18 +21,18 @@ impl Door {
         let store = migrate::open(config).await?;
         store.migrate().await.map_err(|error| migrate::told(config, error))?;
         let clock = Arc::new(SystemClock);
-        let shared = Shared::new(store, clock, Settings::from(config), Vec::new(), None);
-        Ok(Self { shared: Arc::new(shared) })
+        let rules = AdmissionRules::from(config);
+        Ok(Self { admission: Admission::stand_alone(store, clock, rules, config.instance.lease) })
     }
 
     pub(super) async fn submit(
         &self,
         request: ScheduleJobRequest,
     ) -> Result<Submitted, SubmitError> {
-        submit(&self.shared, request).await
+        self.admission.submit(request).await
     }
 
     pub(super) async fn close(&self) {
-        self.shared.store.close().await;
+        self.admission.database().store().close().await;
     }
 }

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Either, MySqlTransaction, Row};
 use uuid::Uuid;
 
 use super::plan::{Plan, Totals};
-use super::{Admitted, Batch, Candidate};
+use super::{Admitted, Batch, PlacedCandidate};
 use crate::store::rows::{COLUMNS, WIDTH, encode};
 use crate::store::steps::run_mysql;
 use crate::store::{Error, Result, ShardFence};
@@ -27,14 +27,14 @@ pub(super) async fn write(pool: &MySqlPool, batch: &Batch, plan: Plan) -> Result
     if locked.len() != batch.fences.len() {
         return Ok(Admitted::ShardsMoved);
     }
-    if batch.course.advance().is_some() && !moved {
+    if batch.source.advance().is_some() && !moved {
         return Ok(Admitted::Fenced);
     }
     run_mysql(&mut transaction, plan.settles(batch)).await?;
     insert(&mut transaction, batch, &plan).await?;
     run_mysql(&mut transaction, plan.rest(batch)).await?;
     transaction.commit().await?;
-    Ok(Admitted::Done(plan.fates))
+    Ok(Admitted::Done(plan.decisions))
 }
 
 /// Inserts jobs and keys, and takes them back.
@@ -79,7 +79,7 @@ async fn lock_and_move(
     plan: &Plan,
 ) -> Result<(Vec<i32>, bool)> {
     let mut sql = fence_reads(&batch.fences);
-    if let Some(advance) = batch.course.advance() {
+    if let Some(advance) = batch.source.advance() {
         let Totals { records, jobs, duplicates, dead, parked } = plan.totals(batch);
         let null = |value: Option<i64>| value.map_or("null".to_owned(), |value| value.to_string());
         sql += &format!(
@@ -116,7 +116,7 @@ async fn insert(transaction: &mut MySqlTransaction<'_>, batch: &Batch, plan: &Pl
                 (id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms) values ";
     insert_rows(transaction, into, 8, &keyed, bind_key).await?;
     let mut jobs: Vec<_> = plan.jobs(batch).collect();
-    jobs.sort_by_key(|Candidate { job, .. }| (job.shard, job.priority.rank(), job.key()));
+    jobs.sort_by_key(|PlacedCandidate { job, .. }| (job.shard, job.priority.rank(), job.key()));
     let into = format!("insert into scheduler_job ({COLUMNS}) values ");
     insert_rows(transaction, &into, WIDTH, &jobs, bind_job).await
 }
@@ -125,8 +125,8 @@ async fn insert_rows<'b>(
     transaction: &mut MySqlTransaction<'_>,
     into: &str,
     width: usize,
-    rows: &[&'b Candidate],
-    bind: fn(Statement<'b>, &'b Candidate) -> Statement<'b>,
+    rows: &[&'b PlacedCandidate],
+    bind: fn(Statement<'b>, &'b PlacedCandidate) -> Statement<'b>,
 ) -> Result<()> {
     let mut rest = rows;
     for size in SIZES {
@@ -148,11 +148,11 @@ fn values(rows: usize, width: usize) -> String {
     vec![row; rows].join(",")
 }
 
-fn bind_key<'q>(query: Statement<'q>, candidate: &'q Candidate) -> Statement<'q> {
+fn bind_key<'q>(query: Statement<'q>, candidate: &'q PlacedCandidate) -> Statement<'q> {
     let Some(key) = &candidate.key else { return query };
     query
         .bind(Uuid::from_bytes(key.id.into_bytes()))
-        .bind(candidate.app.0)
+        .bind(candidate.app.id.0)
         .bind(&key.name)
         .bind(candidate.job.id.uuid())
         .bind(&candidate.job.request_id)
@@ -161,7 +161,7 @@ fn bind_key<'q>(query: Statement<'q>, candidate: &'q Candidate) -> Statement<'q>
         .bind(key.expires_ms)
 }
 
-fn bind_job<'q>(query: Statement<'q>, candidate: &'q Candidate) -> Statement<'q> {
+fn bind_job<'q>(query: Statement<'q>, candidate: &'q PlacedCandidate) -> Statement<'q> {
     let job = &candidate.job;
     let row = encode(job);
     query

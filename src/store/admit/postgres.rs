@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, PgTransaction, Row};
 use uuid::Uuid;
 
 use super::plan::{Plan, Totals};
-use super::{Admitted, Advance, Batch, Candidate};
+use super::{Admitted, Advance, Batch, PlacedCandidate};
 use crate::store::rows::{COLUMNS, encode};
 use crate::store::steps::run_postgres;
 use crate::store::{Error, Result, ShardFence};
@@ -16,7 +16,7 @@ type Statement<'q> = Query<'q, Postgres, PgArguments>;
 /// Everything in one statement: lock the shards, move the offset if it is where we think,
 /// insert keys, jobs and verdicts if it moved. One trip, one commit, and nothing to roll back.
 pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Admitted> {
-    let Some(advance) = batch.course.advance() else { return write(pool, batch, plan).await };
+    let Some(advance) = batch.source.advance() else { return write(pool, batch, plan).await };
     if plan.jobs(batch).any(|candidate| candidate.foreign) {
         return write(pool, batch, plan).await;
     }
@@ -52,7 +52,7 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
     let (fenced, moved): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     Ok(match (fenced == count(batch.fences.len()), moved) {
         (false, _) => Admitted::ShardsMoved,
-        (true, 1) => Admitted::Done(plan.fates),
+        (true, 1) => Admitted::Done(plan.decisions),
         (true, _) => Admitted::Fenced,
     })
 }
@@ -66,7 +66,7 @@ pub(super) async fn write(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Ad
     if !lock_fences(&mut transaction, &batch.fences).await? {
         return Ok(Admitted::ShardsMoved);
     }
-    if let Some(advance) = batch.course.advance() {
+    if let Some(advance) = batch.source.advance() {
         let moved = sqlx::query(AssertSqlSafe(advance_from(1)));
         let moved = bind_advance(moved, advance, plan.totals(batch));
         if moved.execute(&mut *transaction).await?.rows_affected() != 1 {
@@ -77,7 +77,7 @@ pub(super) async fn write(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Ad
     insert(&mut transaction, batch, &plan).await?;
     run_postgres(&mut transaction, plan.rest(batch)).await?;
     transaction.commit().await?;
-    Ok(Admitted::Done(plan.fates))
+    Ok(Admitted::Done(plan.decisions))
 }
 
 /// Inserts jobs and keys, and takes them back.
@@ -206,13 +206,13 @@ fn bind_verdicts(query: Statement<'_>, verdicts: Vec<(i64, String)>) -> Statemen
 
 fn bind_keys<'q, 'b>(
     query: Statement<'q>,
-    keyed: impl Iterator<Item = &'b Candidate>,
+    keyed: impl Iterator<Item = &'b PlacedCandidate>,
 ) -> Statement<'q> {
     let keyed: Vec<_> = keyed.filter_map(|c| Some((c, c.key.as_ref()?))).collect();
     let uuid = Uuid::from_bytes;
     query
         .bind(keyed.iter().map(|(_, key)| uuid(key.id.into_bytes())).collect::<Vec<_>>())
-        .bind(keyed.iter().map(|(c, _)| c.app.0).collect::<Vec<_>>())
+        .bind(keyed.iter().map(|(c, _)| c.app.id.0).collect::<Vec<_>>())
         .bind(keyed.iter().map(|(_, key)| key.name.clone()).collect::<Vec<_>>())
         .bind(keyed.iter().map(|(c, _)| c.job.id.uuid()).collect::<Vec<_>>())
         .bind(keyed.iter().map(|(c, _)| c.job.request_id.clone()).collect::<Vec<_>>())
@@ -223,7 +223,7 @@ fn bind_keys<'q, 'b>(
 
 fn bind_jobs<'q, 'b>(
     query: Statement<'q>,
-    candidates: impl Iterator<Item = &'b Candidate>,
+    candidates: impl Iterator<Item = &'b PlacedCandidate>,
 ) -> Statement<'q> {
     let jobs: Vec<_> = candidates.map(|c| (&c.job, encode(&c.job))).collect();
     macro_rules! column {
