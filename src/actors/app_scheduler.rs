@@ -18,9 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::app::RegisteredApp;
 use super::attempt;
+use super::child::Child;
 use super::in_flight::Flight;
 use super::instance::Instance;
 use super::messages::*;
+use super::registry::{Answers, Scope};
 use crate::model::fence::Fence;
 use crate::model::ids::ShardId;
 use crate::model::job::Job;
@@ -205,6 +207,28 @@ impl Actor for AppScheduler {
         }
         ctx.run_later(AUDIT, Self::audit_next);
         self.go_on(ctx);
+    }
+}
+
+impl Child for AppScheduler {
+    const KIND: &'static str = "app-scheduler";
+
+    fn scope(&self) -> Scope {
+        self.app.id.into()
+    }
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers
+            .to::<TakeTicket>()
+            .to::<JobsAdmitted>()
+            .to::<TicketDropped>()
+            .to::<LookFor>()
+            .to::<ShardsTaken>()
+            .to::<ShardsLost>()
+            .to::<ReleaseShard>()
+            .to::<Fire>()
+            .to::<Settled>()
+            .to::<StopStarting>()
     }
 }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::directory::hint;
 use super::in_flight::{Ended, Flight};
 use super::instance::Instance;
 use super::messages::Collect;
@@ -30,7 +29,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let how = self.how.take().unwrap_or(Ended::Broke);
         if self.instance.in_flight.end(self.flight.job.id, how) {
-            hint(self.instance.directory.outcomes(), Collect);
+            self.instance.registry.hint(Collect);
         }
     }
 }

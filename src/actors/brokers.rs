@@ -1,38 +1,15 @@
-//! The Kafka side of an instance: its clients, and what they report of the brokers.
+//! What the clients of an instance report of the brokers.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::instance::Instance;
+use super::kafka_side::KafkaSide;
 use crate::health::ProblemKind;
-use crate::kafka::{BrokerState, Intake, KafkaIngestConfig, OnOffsetLost, Producer, TroubleKind};
+use crate::kafka::{BrokerState, Intake, OnOffsetLost, TroubleKind};
 
 /// What problems of the consumer with its group and its brokers are reported about.
 pub(crate) const KAFKA: &str = "kafka";
-
-/// The Kafka side, if there is one.
-#[derive(Debug)]
-pub(super) struct KafkaSide {
-    pub(super) config: KafkaIngestConfig,
-    pub(super) producer: Producer,
-    /// Sends verdicts, if they are told.
-    pub(super) events: Option<Producer>,
-    pub(super) intake: OnceLock<Intake>,
-    /// The group has told the consumer which partitions are its own.
-    pub(super) joined: AtomicBool,
-}
-
-impl KafkaSide {
-    pub(super) fn new(
-        config: KafkaIngestConfig,
-        producer: Producer,
-        events: Option<Producer>,
-    ) -> Self {
-        let (intake, joined) = (OnceLock::new(), AtomicBool::new(false));
-        Self { config, producer, events, intake, joined }
-    }
-}
 
 impl Instance {
     /// Gives the actors the intake, once.

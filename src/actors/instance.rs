@@ -8,15 +8,15 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use super::app::RegisteredApp;
-use super::brokers::KafkaSide;
 use super::counters::Counters;
 use super::database_clock::{DatabaseClock, Moments};
-use super::directory::Directory;
 use super::in_flight::InFlight;
 use super::job_memory::JobMemory;
+use super::kafka_side::KafkaSide;
 use super::lease::Lease;
 use super::owned_shards::OwnedShards;
 use super::processes;
+use super::registry::Registry;
 use super::settings::Settings;
 use super::shard_access::InstanceShards;
 use crate::admission::{Admission, Database, InstanceParts};
@@ -54,7 +54,7 @@ pub(crate) struct Instance {
     pub(super) database: Arc<Database>,
     /// Ends what waits for the broker.
     pub(super) broker: Recovery,
-    pub(super) directory: Arc<Directory>,
+    pub(super) registry: Arc<Registry>,
     pub(super) owned: Arc<OwnedShards>,
     pub(super) in_flight: InFlight,
     pub(super) job_memory: Arc<JobMemory>,
@@ -101,12 +101,12 @@ impl Instance {
             shards: Arc::new(shards.clone()),
         };
         let admission = Arc::new(Admission::of_instance(parts, settings.admission.clone()));
-        let InstanceShards { lease, owned, directory } = shards;
+        let InstanceShards { lease, owned, registry } = shards;
         Self {
             admission,
             lease,
             owned,
-            directory,
+            registry,
             database,
             database_clock,
             moments,

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
+use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
+use super::registry::Answers;
 use crate::store::LetterCursor;
 
 /// From the start to the first round, which has others to wait for.
@@ -62,6 +64,14 @@ impl Actor for Janitor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(FIRST_PAUSE, |actor, ctx| actor.sweep(None, ctx));
+    }
+}
+
+impl Child for Janitor {
+    const KIND: &'static str = "janitor";
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers
     }
 }
 

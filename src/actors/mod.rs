@@ -8,12 +8,13 @@
 mod messages;
 mod instance;
 mod settings;
-mod watch;
+mod child;
 
 mod app;
+mod kafka_side;
 mod brokers;
 mod counters;
-mod directory;
+mod registry;
 mod shard_access;
 mod owned_shards;
 mod in_flight;
@@ -37,10 +38,12 @@ mod shares;
 mod janitor;
 
 mod supervisor;
+mod rebalance_listener;
 
 pub(crate) use brokers::KAFKA;
 pub use counters::{AppMetrics, IngestMetrics};
 pub(crate) use instance::Instance;
 pub(crate) use messages::Drain;
+pub(crate) use rebalance_listener::RebalanceListener;
 pub(crate) use settings::Settings;
-pub(crate) use supervisor::{Break, Gate, Supervisor};
+pub(crate) use supervisor::{Break, Supervisor};

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::directory::{Directory, hint};
 use super::lease::Lease;
 use super::messages::*;
 use super::owned_shards::OwnedShards;
+use super::registry::{Registry, Scope};
 use crate::admission::{Committed, ShardAccess};
 use crate::model::ids::{AppId, JobId, KeyId, ShardId};
 use crate::model::job::Job;
@@ -19,13 +19,13 @@ use crate::store::ShardFence;
 pub(super) struct InstanceShards {
     pub(super) lease: Arc<Lease>,
     pub(super) owned: Arc<OwnedShards>,
-    pub(super) directory: Arc<Directory>,
+    pub(super) registry: Arc<Registry>,
 }
 
 impl InstanceShards {
     /// None, and no actors yet.
     pub(super) fn new(lease: Lease) -> Self {
-        Self { lease: Arc::new(lease), owned: Arc::default(), directory: Arc::default() }
+        Self { lease: Arc::new(lease), owned: Arc::default(), registry: Arc::default() }
     }
 }
 
@@ -39,39 +39,32 @@ impl ShardAccess for InstanceShards {
     }
 
     fn take_ticket(&self, app: AppId) -> BoxFuture<'_, Option<TicketId>> {
-        let scheduler = self.directory.app(app);
-        async move { scheduler?.send(TakeTicket).await.ok() }.boxed()
+        self.registry.ask(app, TakeTicket).boxed()
     }
 
     fn return_ticket(&self, app: AppId, ticket: TicketId, jobs: Vec<Job>) {
-        hint(self.directory.app(app), JobsAdmitted { ticket, jobs });
+        self.registry.hint_to(app, JobsAdmitted { ticket, jobs });
     }
 
     fn read_again(&self, app: AppId, ticket: TicketId, shards: Vec<ShardId>) {
-        hint(self.directory.app(app), TicketDropped { ticket, shards });
+        self.registry.hint_to(app, TicketDropped { ticket, shards });
     }
 
     fn knows_any(&self, keys: Vec<KeyId>) -> BoxFuture<'_, bool> {
-        let dedup = self.directory.dedup();
-        async move {
-            match dedup {
-                Some(dedup) => dedup.send(Recall { keys }).await.unwrap_or(false),
-                None => false,
-            }
-        }
-        .boxed()
+        let asked = self.registry.ask(Scope::Instance, Recall { keys });
+        async move { asked.await.unwrap_or(false) }.boxed()
     }
 
     fn committed(&self, committed: Committed) {
         let Committed { keys, lanes, parked_due_ms } = committed;
         if !keys.is_empty() {
-            hint(self.directory.dedup(), Remember { keys });
+            self.registry.hint(Remember { keys });
         }
         for lane in lanes {
-            hint(self.directory.retry_dlq(), PublishLane(lane));
+            self.registry.hint(PublishLane(lane));
         }
         if let Some(due_ms) = parked_due_ms {
-            hint(self.directory.retry_dlq(), RecordsParked { due_ms });
+            self.registry.hint(RecordsParked { due_ms });
         }
     }
 }

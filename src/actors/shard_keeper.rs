@@ -5,6 +5,8 @@
 //! compared with it each time, so a fresh keeper goes on where its predecessor was.
 
 mod balance;
+mod commands;
+mod heartbeat;
 mod orphans;
 mod zones;
 
@@ -15,16 +17,17 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use super::database_clock::skew_of;
-use super::directory::{Address, hint};
+use super::child::Child;
 use super::instance::Instance;
 use super::lease::boot_ms;
 use super::messages::*;
-use super::processes;
+use super::registry::Answers;
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
-use crate::model::ids::{AppId, InstanceId, JobId, ShardId};
+use crate::model::ids::{InstanceId, ShardId};
 use crate::store::{Error as StoreError, Observation, Result as StoreResult, ShardFence};
+
+use heartbeat::Beat;
 
 /// What the report of a wrong clock is about.
 const CLOCK: &str = "clock";
@@ -32,8 +35,6 @@ const CLOCK: &str = "clock";
 const SET_BACK_MS: i64 = 500;
 /// Between the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often the patience with a heartbeat doubles.
-const MOST_PATIENCE: u32 = 3;
 /// A lease has room for some heartbeats that fail.
 const BEATS_PER_LEASE: u32 = 5;
 
@@ -67,16 +68,6 @@ pub(super) struct ShardKeeper {
     leaving: bool,
 }
 
-/// What one heartbeat brought.
-enum Beat {
-    /// With the database's clock less ours.
-    Alive(Observation, i64),
-    /// We were declared dead, or never joined.
-    Unknown,
-    /// There was no answer in time; perhaps a reason for it, if the database says one.
-    Unanswered { error: StoreError, says_why: bool },
-}
-
 impl ShardKeeper {
     pub(super) fn new(instance: Arc<Instance>) -> Self {
         Self {
@@ -100,9 +91,9 @@ impl ShardKeeper {
 
     fn beat(&mut self, ctx: &mut Context<Self>) {
         let (instance, changes) = (self.instance.clone(), self.changes);
-        let patience = patience(instance.lease.length(), self.unanswered);
+        let patience = heartbeat::patience(instance.lease.length(), self.unanswered);
         let knocks = self.knocks;
-        let beat = tokio::spawn(async move { beat(&instance, patience, knocks).await });
+        let beat = tokio::spawn(async move { heartbeat::beat(&instance, patience, knocks).await });
         ctx.spawn(beat.into_actor(self).map(move |beat, actor, ctx| {
             let beat = beat.unwrap_or_else(|error| panic!("heartbeat: {error}"));
             actor.after_beat(beat, changes, ctx);
@@ -211,7 +202,7 @@ impl ShardKeeper {
             let seen = self.observed.shards.iter().filter(|row| row.app == *app);
             let shards = held.iter().map(|fence| fence.shard).chain(seen.map(|row| row.id));
             let lost = ShardsLost { shards: shards.collect() };
-            hint(self.instance.directory.app(*app), lost);
+            self.instance.registry.hint_to(*app, lost);
         }
         self.instance.owned.clear();
         self.moved.clear();
@@ -246,53 +237,17 @@ impl ShardKeeper {
         }
     }
 
-    /// Hands over jobs that others put into our shards, one round at a time.
-    fn look_after_commands(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
-        if observed.looks.is_empty() || std::mem::replace(&mut self.looking, true) {
-            return;
-        }
-        let apps: HashMap<ShardId, AppId> =
-            observed.shards.iter().map(|row| (row.id, row.app)).collect();
-        let mut by_app: HashMap<AppId, (Vec<JobId>, Vec<i64>)> = HashMap::new();
-        for look in &observed.looks {
-            if let Some(app) = apps.get(&look.shard) {
-                let (jobs, commands) = by_app.entry(*app).or_default();
-                jobs.extend(&look.jobs);
-                commands.push(look.command);
-            }
-        }
-        let instance = self.instance.clone();
-        let round = tokio::spawn(async move {
-            for (app, (jobs, commands)) in by_app {
-                let Some(address) = instance.directory.app(app) else { continue };
-                // Whoever put them there may have left verdicts, too.
-                hint(instance.directory.retry_dlq(), LookAround);
-                if address.send(LookFor { jobs }).await.is_ok()
-                    && let Err(error) =
-                        instance.bounded(instance.store.finish_commands(&commands)).await
-                {
-                    tracing::debug!(%error, "commands will be seen again");
-                }
-            }
-        });
-        ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.looking = false));
-    }
-
     /// A reader that has nothing to read would not notice that its row was moved.
     fn tell_readers(&self, observed: &Observation) {
         for held in &observed.partitions {
             let partition = TopicPartition::new(held.topic.as_str(), held.partition);
             let seen = LedgerSeen { ledger: held.ledger, reader: held.reader };
-            hint(self.instance.directory.reader(partition), seen);
+            self.instance.registry.hint_to(partition, seen);
         }
     }
 
     fn tell_of_new_name(&self) {
-        for (_, address) in self.instance.directory.all() {
-            if let Address::Reader(reader) = address {
-                hint(Some(reader), JoinedAnew);
-            }
-        }
+        self.instance.registry.hint_all(&JoinedAnew);
     }
 
     /// What the table says of our shards is true; what we believe may be old.
@@ -313,7 +268,7 @@ impl ShardKeeper {
             if !lost.is_empty() {
                 tracing::warn!(app = %app.name, ?lost, "shards were taken from us");
                 lost.iter().for_each(|shard| self.instance.owned.remove(app.id, *shard));
-                hint(self.instance.directory.app(app.id), ShardsLost { shards: lost });
+                self.instance.registry.hint_to(app.id, ShardsLost { shards: lost });
             }
             let ours = rows.iter().filter(|row| row.owner == Some(me));
             let missing = ours.filter(|row| {
@@ -330,81 +285,6 @@ impl ShardKeeper {
     }
 }
 
-/// What a heartbeat may take, after so many without an answer. There must be time for another
-/// connection before the lease is over. Once it is over, giving up as soon would not mend
-/// anything: a server that is too slow for a new connection would never be heard again.
-fn patience(lease: Duration, unanswered: u32) -> Duration {
-    (lease / 3) * (1 << unanswered.min(MOST_PATIENCE))
-}
-
-/// One heartbeat: renew, then look around.
-async fn beat(instance: &Instance, patience: Duration, knocks: bool) -> StoreResult<Beat> {
-    let me = instance.me();
-    if me.0 == 0 {
-        return Ok(Beat::Unknown);
-    }
-    let answered = async {
-        if knocks {
-            instance.store.knock().await?;
-        }
-        let sent = instance.lease.sending();
-        if !instance.store.beat(me, instance.lease.length()).await? {
-            return Ok(Beat::Unknown);
-        }
-        instance.lease.renewed(sent);
-        let (mut observed, mut skew_ms) = look_around(instance).await?;
-        if declare_ended(instance, &observed).await? {
-            // What was theirs is free, and need not wait for the next heartbeat.
-            (observed, skew_ms) = look_around(instance).await?;
-        }
-        Ok(Beat::Alive(observed, skew_ms))
-    };
-    match tokio::time::timeout(patience, answered).await {
-        Ok(answer) => instance.database.replace_sessions(answer),
-        Err(_) => {
-            instance.store.reconnect_heartbeat();
-            let ms = patience.as_millis();
-            let silence = format!("no answer to the heartbeat within {ms} ms");
-            // A pool that waits for a connection does not say what for.
-            let why = instance.store.trouble(patience / 4).await;
-            let says_why = why.is_some();
-            let error = match why {
-                Some(StoreError::Unavailable(why)) => {
-                    StoreError::Unavailable(format!("{silence}: {why}"))
-                }
-                Some(error) => error,
-                None => StoreError::Unavailable(silence),
-            };
-            Ok(Beat::Unanswered { error, says_why })
-        }
-    }
-}
-
-/// What there is to be seen, and the database's clock less ours.
-async fn look_around(instance: &Instance) -> StoreResult<(Observation, i64)> {
-    let asked_ms = instance.clock.now_ms();
-    let observed = instance.store.observe(instance.me()).await?;
-    instance.database_clock.seen(observed.now_us);
-    let skew_ms = skew_of(observed.now_us / 1000, asked_ms, instance.clock.now_ms());
-    Ok((observed, skew_ms))
-}
-
-/// Declares the instances dead whose processes ran beside ours and have ended, which nobody
-/// needs to wait a lease for. True if there were any.
-async fn declare_ended(instance: &Instance, observed: &Observation) -> StoreResult<bool> {
-    let Some(own) = &instance.process else { return Ok(false) };
-    let mut any = false;
-    for other in &observed.instances {
-        let is_gone = other.process.as_ref().is_some_and(|of| processes::is_gone(of, own));
-        if is_gone && instance.store.declare_ended(other).await? {
-            let id = other.id;
-            tracing::warn!(instance = %id, "instance {id} is dead: its process has ended");
-            any = true;
-        }
-    }
-    Ok(any)
-}
-
 /// Gives up every shard of ours with the instance's row.
 async fn leave(instance: &Instance) -> StoreResult<()> {
     let me = instance.me();
@@ -417,6 +297,14 @@ impl Actor for ShardKeeper {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.beat(ctx);
+    }
+}
+
+impl Child for ShardKeeper {
+    const KIND: &'static str = "shard-keeper";
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers.to::<GoodBye>()
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::builder::{MySqlParts, SchedulerBuilder, Target};
 use super::{Inner, Scheduler, StartProgress};
-use crate::actors::{Gate, Instance, KAFKA, Supervisor};
+use crate::actors::{Instance, KAFKA, RebalanceListener, Supervisor};
 use crate::config::TimeZones;
 use crate::dispatch::{KafkaDispatch, SharedHandler};
 use crate::health::{Health, ProblemKind};
@@ -163,7 +163,10 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
         start_intake(
             &instance,
             config,
-            Gate { supervisor: supervisor.clone(), instance: Arc::downgrade(&instance) },
+            RebalanceListener {
+                supervisor: supervisor.clone(),
+                instance: Arc::downgrade(&instance),
+            },
         )
         .await?;
     }
@@ -343,14 +346,14 @@ async fn watch_brokers(instance: Weak<Instance>) {
 async fn start_intake(
     instance: &Arc<Instance>,
     config: KafkaIngestConfig,
-    gate: Gate,
+    listener: RebalanceListener,
 ) -> Result<(), StartError> {
-    let gate = Arc::new(gate);
+    let listener = Arc::new(listener);
     if let Some(remark) = config.session_remark(instance.settings.lease) {
         tracing::warn!("kafka.{remark}");
     }
     instance.report_joining();
-    match try_intake(instance, &config, gate.clone()).await {
+    match try_intake(instance, &config, listener.clone()).await {
         Ok(()) => return Ok(()),
         Err(error @ kafka::Error::Config(_)) => return Err(settings(error)),
         Err(error) => broker_failed(instance, &error),
@@ -361,7 +364,7 @@ async fn start_intake(
         loop {
             instance.wait_for_broker(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
             wait = (wait * 2).min(longest);
-            match try_intake(&instance, &config, gate.clone()).await {
+            match try_intake(&instance, &config, listener.clone()).await {
                 Ok(()) => return,
                 Err(error) => broker_failed(&instance, &error),
             }
@@ -381,7 +384,7 @@ fn broker_failed(instance: &Instance, error: &kafka::Error) {
 async fn try_intake(
     instance: &Arc<Instance>,
     config: &KafkaIngestConfig,
-    gate: Arc<Gate>,
+    listener: Arc<RebalanceListener>,
 ) -> Result<(), kafka::Error> {
     if config.ensure_topics {
         let mut names: Vec<&str> = config.topics.iter().map(String::as_str).collect();
@@ -391,6 +394,6 @@ async fn try_intake(
         ensure_topics(config, &names, partitions).await?;
     }
     let partitions = kafka::count_partitions(config).await?;
-    instance.set_intake(Intake::start(config, instance.settings.lease, partitions, gate)?);
+    instance.set_intake(Intake::start(config, instance.settings.lease, partitions, listener)?);
     Ok(())
 }

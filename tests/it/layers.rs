@@ -2,6 +2,7 @@
 //!
 //! Comments, strings and doc text do not count. Test code may use tokio anywhere, for `#[tokio::test]`.
 
+mod circles;
 mod paths;
 
 use std::fs;
@@ -76,6 +77,12 @@ fn no_file_is_two_rooms() {
     let long: Vec<String> =
         sources().iter().filter_map(|(file, text)| too_long(file, text)).collect();
     assert!(long.is_empty(), "\n{}", long.join("\n"));
+}
+
+#[test]
+fn no_modules_import_each_other_in_a_circle() {
+    let circles = circles::Tree::of(&sources()).circles();
+    assert!(circles.is_empty(), "\n{}", circles.join("\n"));
 }
 
 /// Every `.rs` below `src/`, as its path from there and its text.

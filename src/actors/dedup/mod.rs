@@ -19,8 +19,10 @@ use actix::prelude::*;
 
 use self::fleet::Fleet;
 use self::memory::Memory;
+use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
+use super::registry::Answers;
 use crate::store::KeyCursor;
 
 /// Between two steps of the clean-up, so that it stays out of the way.
@@ -90,6 +92,14 @@ impl Actor for Dedup {
         self.instance.counters.idempotency_cache.store(0, Ordering::Relaxed);
         self.join_fleet();
         ctx.run_later(BETWEEN_ROUNDS, |actor, ctx| actor.clean_up(KeyCursor::default(), ctx));
+    }
+}
+
+impl Child for Dedup {
+    const KIND: &'static str = "dedup";
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers.to::<Recall>().to::<Remember>()
     }
 }
 

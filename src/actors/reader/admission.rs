@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::directory::hint;
 use super::super::instance::Instance;
 use super::super::messages::LookAround;
 use super::Step;
@@ -183,7 +182,7 @@ impl RecordsAdmission {
     /// Our row stands at `stands`, written by a transaction of ours without an answer.
     fn stands_at(&mut self, stands: i64, next: i64, count: usize) -> PartEnd {
         // It may have brought letters, verdicts and parked records, and nobody else says so.
-        hint(self.instance.directory.retry_dlq(), LookAround);
+        self.instance.registry.hint(LookAround);
         self.position.next = stands;
         if stands == next {
             let counters = &self.instance.counters.admission;

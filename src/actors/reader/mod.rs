@@ -14,8 +14,10 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
+use super::registry::{Answers, Scope};
 use crate::health::ProblemKind;
 use crate::kafka::{PartitionQueue, TopicPartition};
 use crate::recovery::Backoff;
@@ -196,6 +198,18 @@ impl Actor for PartitionReader {
         self.instance.health.clear(&self.about_transaction());
         self.instance.counters.forget_lag(&self.partition);
         self.instance.counters.set_held(&self.partition, None);
+    }
+}
+
+impl Child for PartitionReader {
+    const KIND: &'static str = "partition-reader";
+
+    fn scope(&self) -> Scope {
+        self.partition.clone().into()
+    }
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers.to::<Leave>().to::<LedgerSeen>().to::<JoinedAnew>()
     }
 }
 

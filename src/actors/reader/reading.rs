@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::directory::hint;
 use super::super::instance::Instance;
 use super::super::messages::LookAround;
 use super::admission::{Progress, RecordsAdmission};
@@ -140,7 +139,7 @@ impl Reading {
         let position = position::open(&self.instance, &self.partition, &self.claim).await?;
         self.seek(position.first_wanted()).await?;
         self.instance.partitions.insert(self.partition.clone(), position.ledger);
-        hint(self.instance.directory.retry_dlq(), LookAround);
+        self.instance.registry.hint(LookAround);
         self.known = Some(position.next);
         self.position = Some(position);
         Ok(())

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
+use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
+use super::registry::Answers;
 use crate::health::ProblemKind;
 use crate::recovery::Backoff;
 use crate::store::{Error as StoreError, Lane};
@@ -232,6 +234,14 @@ impl Actor for RetryDlq {
         if self.instance.kafka.is_some() {
             self.look_at_topics(ctx);
         }
+    }
+}
+
+impl Child for RetryDlq {
+    const KIND: &'static str = "retry-dlq";
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers.to::<LookAround>().to::<PublishLane>().to::<RecordsParked>()
     }
 }
 

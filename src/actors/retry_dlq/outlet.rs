@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use super::super::brokers::KafkaSide;
 use super::super::instance::Instance;
+use super::super::kafka_side::KafkaSide;
 use super::Kind;
 use super::refused::Refused;
 use crate::kafka::{self, Outgoing as Record};

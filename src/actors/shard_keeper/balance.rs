@@ -8,7 +8,6 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-use super::super::directory::hint;
 use super::super::instance::Instance;
 use super::super::lease::boot_ms;
 use super::super::messages::{LookAround, ReleaseShard, ShardsTaken};
@@ -138,14 +137,15 @@ impl ShardKeeper {
         let asked = FuturesUnordered::new();
         let mut shards = Vec::new();
         for (app, fence) in releases {
-            let Some(scheduler) = self.instance.directory.app(app) else { continue };
+            if !self.instance.registry.is_published::<ReleaseShard>(app) {
+                continue;
+            }
             shards.push(fence.shard);
             self.releasing.insert(fence.shard);
             self.instance.owned.remove(app, fence.shard);
             let request = ReleaseShard { shard: fence.shard, patience: PATIENCE };
-            asked.push(async move {
-                scheduler.send(request).await.unwrap_or(false).then_some((app, fence))
-            });
+            let released = self.instance.registry.ask(app, request);
+            asked.push(async move { released.await.unwrap_or(false).then_some((app, fence)) });
         }
         let instance = self.instance.clone();
         let release = async move {
@@ -191,13 +191,13 @@ impl ShardKeeper {
                 taken.entry(*app).or_default().push(*fence);
             }
         }
-        let directory = &self.instance.directory;
+        let registry = &self.instance.registry;
         let names = self.instance.names_of(taken.keys().copied());
         for (app, fences) in taken {
-            hint(directory.app(app), ShardsTaken { fences: fences.clone() });
+            registry.hint_to(app, ShardsTaken { fences: fences.clone() });
             self.instance.owned.add(app, &fences);
         }
-        hint(directory.retry_dlq(), LookAround);
+        registry.hint(LookAround);
         let shards = fences.len();
         let epoch = fences.iter().map(|fence| fence.epoch).max().unwrap_or(Epoch(0));
         tracing::info!(shards, %epoch, "{shards} shards of {names} are ours");
