@@ -4,8 +4,9 @@
 //! `#[tokio::main]` or `#[actix_web::main]`; what callers hold is a handle that is cheap to
 //! clone, `Send` and `Sync`.
 
-mod bring_up;
 mod builder;
+mod bring_up;
+mod start;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

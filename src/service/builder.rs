@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::bring_up::{self, StartError};
-use super::{Scheduler, StartProgress};
+use super::StartProgress;
 use crate::actors::Settings;
 use crate::admission::AdmissionRules;
 use crate::config::{Config, Dispatch, TimeZones, check_redis_url};
@@ -36,7 +35,7 @@ impl fmt::Debug for Target {
     }
 }
 
-/// Says what a [`Scheduler`] shall be; [`start`](Self::start) makes it so.
+/// Says what a [`Scheduler`](super::Scheduler) shall be; [`start`](Self::start) makes it so.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SchedulerBuilder {
@@ -123,7 +122,7 @@ impl SchedulerBuilder {
         let target = |dispatch: &Dispatch| match dispatch {
             Dispatch::Kafka { topic } => Target::Topic(topic.clone()),
             Dispatch::Discard => Target::Handler(Arc::new(Discard)),
-            _ => Target::Handler(Arc::new(LogDispatch)),
+            Dispatch::Log => Target::Handler(Arc::new(LogDispatch)),
         };
         let apps = config.apps.values();
         Self {
@@ -286,28 +285,20 @@ impl SchedulerBuilder {
         self.progress.clone()
     }
 
-    /// Brings everything up: database and migrations, app schedulers, clean-up, Kafka.
-    ///
-    /// A database that is away is waited for, loudly; a broker that is away does not hold
-    /// this up: [`Scheduler::health`] says so until it is there.
-    ///
-    /// # Errors
-    /// [`StartError`] for what waiting cannot mend: settings that contradict each other, a
-    /// database of a newer version.
-    pub async fn start(mut self) -> Result<Scheduler, StartError> {
-        let invalid = |problem: String| StartError::Settings(problem);
+    /// Looks up what is named, and refuses what cannot be meant.
+    pub(super) fn resolve(&mut self) -> Result<(), String> {
         if let Some((setting, flaw)) = self.flaw() {
-            return Err(invalid(format!("{setting} {flaw}")));
+            return Err(format!("{setting} {flaw}"));
         }
         if let Some(url) = &self.settings.idempotency_redis {
-            check_redis_url(url).map_err(|error| invalid(error.to_string()))?;
+            check_redis_url(url).map_err(|error| error.to_string())?;
         }
         if let Some(name) = &self.time_zone {
             let zone = TimeZones::get().named(name);
             self.settings.admission.requests.default_time_zone =
-                zone.map_err(|error| invalid(format!("default_time_zone {error}")))?;
+                zone.map_err(|error| format!("default_time_zone {error}"))?;
         }
-        bring_up::start(self).await
+        Ok(())
     }
 
     /// The first name or URL with what it is not meant to have, by the method that set it.

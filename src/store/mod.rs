@@ -22,6 +22,7 @@ mod commands;
 mod ledger;
 mod partitions;
 mod keys;
+mod letter_state;
 mod letters;
 mod requests;
 mod review;
@@ -47,6 +48,7 @@ pub use error::{Error, Result};
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
 pub use keys::KeyCursor;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
+pub use letter_state::LetterState;
 pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
 pub use pages::{ListRange, Page, Pages};
@@ -54,7 +56,7 @@ pub use partitions::{PartitionRow, Totals};
 pub use requests::RequestStatus;
 pub use review::{
     Change, InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
-    LetterRow, LetterState, LetterSummary, LetterToReplay, Lookup, ReplayChain,
+    LetterRow, LetterSummary, LetterToReplay, Lookup, ReplayChain,
 };
 pub use shards::{ShardFence, ShardRow};
 

@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 
 use super::*;
 use crate::model::arbitrary::{damaged, rngs, values};
-use crate::model::request::MAX_DEPTH;
+use crate::model::json::MAX_DEPTH;
 
 fn fingerprint(text: &str) -> Fingerprint {
     Fingerprint::of_json(text).unwrap_or_else(|error| panic!("{text}: {error}"))
