@@ -25,6 +25,7 @@ pub(crate) struct Counters {
     pub(super) rescued: AtomicU64,
     pub(super) without_instance: AtomicU64,
     pub(super) outcomes_unmatched: AtomicU64,
+    pub(super) commands_unknown: AtomicU64,
     pub(super) clock_skew_ms: AtomicI64,
     pub(super) idempotency_cache: AtomicU64,
     pub(super) idempotency_hits: AtomicU64,
@@ -108,6 +109,8 @@ pub struct IngestMetrics {
     /// Outcomes whose statement did not find the row of their job: an answer was lost before,
     /// or the database's servers do not have the same rows.
     pub outcomes_unmatched: u64,
+    /// Commands that wait in shards of this instance and are of a kind that it does not know.
+    pub commands_unknown: u64,
     /// The database's clock less ours, in milliseconds.
     pub clock_skew_ms: i64,
     /// Records not read yet, by partition.
@@ -211,6 +214,7 @@ impl Counters {
             jobs_rescued: get(&self.rescued),
             jobs_without_instance: get(&self.without_instance),
             outcomes_unmatched: get(&self.outcomes_unmatched),
+            commands_unknown: get(&self.commands_unknown),
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),

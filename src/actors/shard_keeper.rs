@@ -115,6 +115,7 @@ impl ShardKeeper {
                 self.instance.database.recovery().answers();
                 self.check_time_zones(&observed);
                 self.look_after_commands(&observed, ctx);
+                self.report_unknown_commands(&observed);
                 self.tell_readers(&observed);
                 self.observed = observed;
                 if changes == self.changes {

@@ -42,7 +42,7 @@ pub use admit::{
     Taken, Wait,
 };
 pub use apps::{AppRow, AppRules, DueJobs};
-pub use commands::Look;
+pub use commands::{Look, UnknownCommands};
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};

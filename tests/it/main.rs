@@ -38,5 +38,6 @@ mod instances;
 mod group;
 mod reading;
 mod takeovers;
+mod unknown;
 mod crashes;
 mod chaos;
