@@ -9,8 +9,9 @@ use tracing_subscriber::fmt;
 
 /// Crates that say at `info` what only their own authors need to know. `RUST_LOG` can still
 /// turn each of them up by its name. And what is no log of ours: a job that fires into the log
-/// is there whatever the level, unless somebody names its target.
-const ALWAYS: &str = "sqlx=warn,sea_orm=warn,sea_orm_migration=warn,actix_server=warn,rdkafka=warn,\
+/// is there whatever the level, unless somebody names its target. Statements that are slow are
+/// logged with their whole text, thousands of rows of it.
+const ALWAYS: &str = "sqlx=warn,sqlx::query=error,sea_orm=warn,sea_orm_migration=warn,actix_server=warn,rdkafka=warn,\
     infinite_scheduler::fired=info";
 
 /// How a log event is written.

@@ -159,7 +159,8 @@ fn actors_of(instance: &Instance) -> Vec<Factory> {
         one(super::retry_dlq::RetryDlq::new),
         one(super::outcomes::Outcomes::new),
     ];
-    for app in instance.apps.values().cloned() {
+    for app in instance.apps.values() {
+        let app = app.clone();
         all.push(Box::new(move |instance| {
             launch(instance, AppScheduler::new(instance.clone(), app.clone()))
         }));

@@ -56,6 +56,10 @@ struct Common {
     /// An empty database; given several times, one after the other
     #[arg(long, value_name = "URL")]
     database: Vec<String>,
+    /// Jobs that are in the table before, due in some years, each with an idempotency key; those
+    /// of an earlier measurement are used again
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pending: usize,
     /// Take the tables away afterwards
     #[arg(long)]
     drop: bool,
@@ -91,13 +95,32 @@ async fn on_each<F: Figures>(
     for url in urls {
         let scratch = Scratch::open(url).await?;
         output::complain(format_args!("{}: measuring", scratch.name()));
-        let figures = measure(&scratch).await;
+        let figures = measure_beside(common.pending, &scratch, &measure).await;
         let name = scratch.name().to_owned();
         scratch.close(common.drop).await?;
         measured.push((name, figures?));
     }
     output::say(if common.json { report::json(&measured)? } else { report::text(&measured) });
     Ok(ExitCode::SUCCESS)
+}
+
+async fn measure_beside<F>(
+    pending: usize,
+    scratch: &Scratch,
+    measure: &impl AsyncFn(&Scratch) -> anyhow::Result<F>,
+) -> anyhow::Result<F> {
+    match usize::try_from(scratch.jobs().await?)? {
+        there if there == pending => {}
+        0 => {
+            output::complain(format_args!("putting {pending} pending jobs into the table"));
+            jobs::load_pending(scratch, pending).await?;
+        }
+        there => anyhow::bail!(
+            "an earlier measurement left {there} pending jobs: give --pending {there}, or an empty \
+             database"
+        ),
+    }
+    measure(scratch).await
 }
 
 /// Waits until the scheduler takes and fires jobs.

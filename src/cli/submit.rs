@@ -60,7 +60,7 @@ pub(super) struct Arguments {
 /// Where requests go.
 enum Way {
     Kafka { producer: Producer, topic: String },
-    Direct(direct::Door),
+    Direct(Box<direct::Door>),
 }
 
 /// What became of a line.
@@ -160,7 +160,7 @@ fn unreadable(error: io::Error) -> anyhow::Error {
 
 async fn open_way(config: &Config, direct: bool) -> anyhow::Result<Way> {
     if direct {
-        return Ok(Way::Direct(direct::Door::open(config).await?));
+        return Ok(Way::Direct(Box::new(direct::Door::open(config).await?)));
     }
     let Some(kafka) = &config.kafka else {
         bail!(CannotStart("the configuration has no [kafka]: add it, or give --direct".into()));

@@ -4,8 +4,6 @@
 //! forms in which time is written, retry policy, the window of jobs in memory, the clock.
 
 pub mod app;
-#[cfg(test)]
-mod arbitrary;
 pub mod clock;
 pub mod fence;
 pub mod fingerprint;
@@ -19,8 +17,8 @@ pub mod record;
 pub mod request;
 pub mod retry;
 pub mod schema;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod time;
 pub mod verdict;
 pub mod window;
-#[cfg(test)]
-pub(crate) mod zones;

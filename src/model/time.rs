@@ -375,6 +375,4 @@ fn without_position(error: &serde_json::Error) -> String {
 }
 
 #[cfg(test)]
-mod fuzz;
-#[cfg(test)]
 mod tests;

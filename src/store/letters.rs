@@ -10,10 +10,11 @@ use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use serde::{Deserialize, Serialize};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::steps::{Step, Value};
-use super::{LetterState, Result, Store};
+use super::{Hot, LetterState, Result, Store};
 use crate::model::ids::{LedgerId, ShardId};
 use crate::model::letter::DeadLetter;
 use crate::model::record::RawRecord;
@@ -52,6 +53,13 @@ pub struct OutgoingVerdicts {
     pub id: i64,
     /// The events, as [`pack`](crate::model::verdict::pack) writes them.
     pub packed: String,
+}
+
+/// What outbox rows bring.
+#[derive(Clone, Copy)]
+enum Content {
+    Letters,
+    Verdicts,
 }
 
 /// A record whose failure may heal.
@@ -94,17 +102,7 @@ impl Store {
         passed: &[i64],
         limit: u64,
     ) -> Result<Vec<Outgoing>> {
-        if lanes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let rows = outbox::Entity::find()
-            .filter(outbox::Column::Lane.is_in(lanes.iter().map(|lane| lane.number())))
-            .filter(outbox::Column::Id.is_not_in(passed.iter().copied()))
-            .filter(outbox::Column::Verdicts.is_null())
-            .order_by_asc(outbox::Column::Id)
-            .limit(limit)
-            .all(&self.inner.pool)
-            .await?;
+        let rows = self.oldest_in_outbox(Content::Letters, lanes, passed, limit).await?;
         let ids = rows.iter().map(|row| row.letter);
         let letters = dead_letter::Entity::find()
             .filter(dead_letter::Column::Id.is_in(ids))
@@ -135,24 +133,59 @@ impl Store {
         passed: &[i64],
         limit: u64,
     ) -> Result<Vec<OutgoingVerdicts>> {
+        let rows = self.oldest_in_outbox(Content::Verdicts, lanes, passed, limit).await?;
+        let outgoing =
+            |row: outbox::Model| Some(OutgoingVerdicts { id: row.id, packed: row.verdicts? });
+        Ok(rows.into_iter().filter_map(outgoing).collect())
+    }
+
+    /// The oldest rows of these lanes, without those `passed`.
+    ///
+    /// On PostgreSQL each lane is read by its own part of the index and no further than needed. From
+    /// a list of lanes with a limit, the planner may walk the primary key instead, past all
+    /// that was published and is not cleaned up yet.
+    async fn oldest_in_outbox(
+        &self,
+        content: Content,
+        lanes: &[Lane],
+        passed: &[i64],
+        limit: u64,
+    ) -> Result<Vec<outbox::Model>> {
         if lanes.is_empty() {
             return Ok(Vec::new());
         }
-        let rows: Vec<(i64, Option<String>)> = outbox::Entity::find()
-            .select_only()
-            .column(outbox::Column::Id)
-            .column(outbox::Column::Verdicts)
-            .filter(outbox::Column::Lane.is_in(lanes.iter().map(|lane| lane.number())))
-            .filter(outbox::Column::Id.is_not_in(passed.iter().copied()))
-            .filter(outbox::Column::Verdicts.is_not_null())
-            .order_by_asc(outbox::Column::Id)
-            .limit(limit)
-            .into_tuple()
-            .all(&self.inner.pool)
+        let numbers = lanes.iter().map(|lane| lane.number());
+        let Hot::Postgres(pool) = &self.inner.hot else {
+            let is_content = match content {
+                Content::Letters => outbox::Column::Verdicts.is_null(),
+                Content::Verdicts => outbox::Column::Verdicts.is_not_null(),
+            };
+            let rows = outbox::Entity::find()
+                .filter(outbox::Column::Lane.is_in(numbers))
+                .filter(outbox::Column::Id.is_not_in(passed.iter().copied()))
+                .filter(is_content)
+                .order_by_asc(outbox::Column::Id)
+                .limit(limit);
+            return Ok(rows.all(&self.inner.pool).await?);
+        };
+        let is_content = match content {
+            Content::Letters => "is null",
+            Content::Verdicts => "is not null",
+        };
+        let sql = format!(
+            "select o.id, o.lane, o.letter, o.verdicts from unnest($1::bigint[]) as l(lane) \
+             cross join lateral (select id, lane, letter, verdicts from scheduler_outbox \
+             where lane = l.lane and verdicts {is_content} and (id = any($2::bigint[])) is not true \
+             order by id limit $3) as o order by o.id limit $3"
+        );
+        let rows: Vec<(i64, i64, Uuid, Option<String>)> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(numbers.collect::<Vec<_>>())
+            .bind(passed)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(pool)
             .await?;
-        let outgoing =
-            |(id, packed): (i64, Option<String>)| Some(OutgoingVerdicts { id, packed: packed? });
-        Ok(rows.into_iter().filter_map(outgoing).collect())
+        let model = |(id, lane, letter, verdicts)| outbox::Model { id, lane, letter, verdicts };
+        Ok(rows.into_iter().map(model).collect())
     }
 
     /// Leaves of an outbox row of verdicts only those that were not published yet.

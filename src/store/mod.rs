@@ -29,7 +29,7 @@ mod review;
 mod outcomes;
 mod packets;
 mod pages;
-mod rows;
+mod columns;
 mod steps;
 
 use std::fmt;
@@ -38,15 +38,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sea_orm::DatabaseConnection;
 
 pub use admit::{
-    Admitted, Advance, Batch, BatchSource, Decision, Entry, IdempotencyKey, Names, PlacedCandidate,
-    Taken, Wait,
+    Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Wait,
 };
 pub use apps::{AppRow, AppRules, DueJobs};
 pub use commands::{Look, UnknownCommands};
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
-pub use keys::KeyCursor;
+pub use keys::{IdempotencyKey, KeyCursor};
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};

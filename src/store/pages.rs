@@ -8,7 +8,8 @@ use rusqlite::params;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use sqlx::{AssertSqlSafe, Row};
 
-use super::rows::{COLUMNS, decode_job, job_of};
+use super::columns::job_of;
+use super::columns::jobs::{COLUMNS, read_mysql, read_postgres, read_sqlite};
 use super::{Hot, Result, Store};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, Priority};
@@ -130,14 +131,9 @@ async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange], max_bytes: usize
         .fetch(&mut *connection);
     let (mut pages, mut bytes) = (Pages::new(ranges), 0);
     while let Some(row) = rows.try_next().await? {
-        macro_rules! get {
-            ($index:expr) => {
-                row.try_get($index)?
-            };
-        }
         let place: i64 = row.try_get(0)?;
         let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
-        if !pages.take(place, decode_job!(get, 1), &mut bytes, max_bytes) {
+        if !pages.take(place, read_postgres(&row, 1)?, &mut bytes, max_bytes) {
             drop(rows);
             // The rest would have to be read from a connection that is kept.
             drop(connection.detach());
@@ -178,14 +174,9 @@ async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange], max_bytes: usize
     let (mut pages, mut bytes) = (Pages::new(ranges), 0);
     let mut has_more = false;
     while let Some(row) = rows.try_next().await? {
-        macro_rules! get {
-            ($index:expr) => {
-                row.try_get($index)?
-            };
-        }
         let place: i64 = row.try_get(0)?;
         let place = usize::try_from(place).unwrap_or(usize::MAX);
-        has_more = !pages.take(place, decode_job!(get, 1), &mut bytes, max_bytes);
+        has_more = !pages.take(place, read_mysql(&row, 1)?, &mut bytes, max_bytes);
         if has_more {
             break;
         }
@@ -218,34 +209,10 @@ fn of_sqlite(
             params![range.shard.0, range.priority.rank(), due, id.into_bytes(), range.limit];
         let mut rows = statement.query(found)?;
         while let Some(row) = rows.next()? {
-            if !pages.take(place, sqlite_job(row)?, &mut bytes, max_bytes) {
+            if !pages.take(place, read_sqlite(row)?, &mut bytes, max_bytes) {
                 return Ok(pages);
             }
         }
     }
     Ok(pages)
-}
-
-fn sqlite_job(row: &rusqlite::Row<'_>) -> Result<Job> {
-    Ok(job_of(job::Model {
-        id: uuid::Uuid::from_bytes(row.get(0)?),
-        shard: row.get(1)?,
-        priority: row.get(2)?,
-        due_ms: row.get(3)?,
-        request_id: row.get(4)?,
-        scheduled_ms: row.get(5)?,
-        expires_ms: row.get(6)?,
-        created_ms: row.get(7)?,
-        attempts: row.get(8)?,
-        max_attempts: row.get(9)?,
-        timeout_ms: row.get(10)?,
-        data: row.get(11)?,
-        traceparent: row.get(12)?,
-        tracestate: row.get(13)?,
-        ledger: row.get(14)?,
-        source_offset: row.get(15)?,
-        source_time_ms: row.get(16)?,
-        last_error: row.get(17)?,
-        letter: row.get::<_, Option<[u8; 16]>>(18)?.map(uuid::Uuid::from_bytes),
-    }))
 }

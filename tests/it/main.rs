@@ -39,5 +39,6 @@ mod group;
 mod reading;
 mod takeovers;
 mod unknown;
+mod snapshots;
 mod crashes;
 mod chaos;

@@ -6,13 +6,13 @@ use anyhow::bail;
 use futures::{StreamExt, stream};
 use serde_json::json;
 
-use super::scratch::{OURS, Scratch};
+use super::scratch::{OURS, PENDING, Scratch};
 use crate::model::app::AppConfig;
 use crate::model::clock::{Clock, SystemClock};
 use crate::model::fingerprint::Fingerprint;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, KeyId};
 use crate::model::job::{Job, JobData, Priority};
-use crate::store::{Admitted, AppRow, Batch, BatchSource, Entry, PlacedCandidate};
+use crate::store::{Admitted, AppRow, Batch, BatchSource, Entry, IdempotencyKey, PlacedCandidate};
 
 /// Jobs written in one transaction when a measurement prepares its tables.
 const BATCH: usize = 2000;
@@ -46,10 +46,37 @@ pub(super) async fn load(
     count: usize,
     due_ms: impl Fn(usize) -> i64,
 ) -> anyhow::Result<()> {
-    let app = &Arc::new(app.clone());
+    let app = Arc::new(app.clone());
+    let request = |number| format!("{OURS}-{number}");
+    admit_all(scratch, count, |number| entry(&app, number, request(number), due_ms(number), None))
+        .await
+}
+
+/// Puts `count` jobs into the table that are not due for years, each with an idempotency key.
+pub(super) async fn load_pending(scratch: &Scratch, count: usize) -> anyhow::Result<()> {
+    const YEAR_MS: i64 = 365 * 86_400_000;
+    let app = Arc::new(register(scratch).await?);
+    let now_ms = SystemClock.now_ms();
+    let pending = |number| {
+        let name = format!("{PENDING}{number}");
+        let due_ms = now_ms + fastrand::i64(3 * YEAR_MS..9 * YEAR_MS);
+        let id = KeyId::derive(&app.name, &name);
+        let expires_ms = now_ms + fastrand::i64(YEAR_MS / 365..YEAR_MS / 182);
+        let key = IdempotencyKey { id, name: name.clone(), expires_ms };
+        entry(&app, number, name, due_ms, Some(key))
+    };
+    admit_all(scratch, count, pending).await
+}
+
+/// Admits the entries of the numbers below `count`.
+async fn admit_all(
+    scratch: &Scratch,
+    count: usize,
+    entry: impl Fn(usize) -> Option<Entry>,
+) -> anyhow::Result<()> {
     let batches = (0..count).step_by(BATCH).map(|first| {
         let numbers = first..count.min(first + BATCH);
-        let entries = numbers.filter_map(|number| entry(app, number, due_ms(number))).collect();
+        let entries = numbers.filter_map(&entry).collect();
         let now_ms = SystemClock.now_ms();
         let batch = Batch {
             source: BatchSource::Call { again: false },
@@ -71,9 +98,14 @@ pub(super) async fn load(
 }
 
 /// `None` if the app has no shards.
-fn entry(app: &Arc<AppRow>, number: usize, due_ms: i64) -> Option<Entry> {
+fn entry(
+    app: &Arc<AppRow>,
+    number: usize,
+    request_id: String,
+    due_ms: i64,
+    key: Option<IdempotencyKey>,
+) -> Option<Entry> {
     let shard = *app.shards.get(number.checked_rem(app.shards.len())?)?;
-    let request_id = format!("bench-{number}");
     let text = data(number);
     let job = Job {
         id: JobId::derive(&app.name, &request_id),
@@ -98,7 +130,7 @@ fn entry(app: &Arc<AppRow>, number: usize, due_ms: i64) -> Option<Entry> {
         job,
         // Nothing is compared with it: no job here has a name that another has.
         fingerprint: Fingerprint::from_bytes([0; 16]),
-        key: None,
+        key,
         foreign: false,
         record: None,
     })))

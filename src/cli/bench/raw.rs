@@ -138,11 +138,13 @@ impl<'a> Raw<'a> {
         took
     }
 
-    /// Copies the jobs there are, then reads them by pages and deletes them; how long the
+    /// Copies the jobs that are due, then reads them by pages and deletes them; how long the
     /// latter took.
     pub(super) async fn drain(self, page: usize) -> anyhow::Result<Duration> {
         let sql = &self.scratch.sql;
-        sql.execute(&format!("insert into {TABLE} select * from scheduler_job")).await?;
+        let now_ms = SystemClock.now_ms();
+        let copy = format!("insert into {TABLE} select * from {JOB} where due_ms <= {now_ms}");
+        sql.execute(&copy).await?;
         let url = self.scratch.url().to_owned();
         let list = match self.scratch.store.is_embedded() {
             true => "shard || ' ' || priority",

@@ -13,6 +13,8 @@ use crate::store::{Store, StoreOptions, redact};
 
 /// Every app and topic of a measurement begins so.
 pub(super) const OURS: &str = "bench";
+/// The requests of jobs that are pending before a measurement begin so.
+pub(super) const PENDING: &str = "bench-pending-";
 /// As the scheduler's own default.
 const CONNECTIONS: u32 = 10;
 
@@ -90,7 +92,10 @@ fn folder() -> std::io::Result<TempDir> {
 /// Anything but what an earlier measurement left is somebody's own.
 async fn refuse_foreign(sql: &Sql, shown: &str) -> Result<(), CannotStart> {
     for (what, count) in [
-        ("jobs", "select count(*) from scheduler_job".to_owned()),
+        (
+            "jobs",
+            format!("select count(*) from scheduler_job where request_id not like '{PENDING}%'"),
+        ),
         ("dead letters", "select count(*) from scheduler_dead_letter".to_owned()),
         ("apps", format!("select count(*) from scheduler_app where name not like '{OURS}%'")),
         (

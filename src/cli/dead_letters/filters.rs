@@ -84,7 +84,7 @@ fn moment_at(text: &str, now_ms: i64, zone: &TimeZone) -> Result<i64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::zones;
+    use crate::model::tests::zones;
 
     #[test]
     fn a_moment_is_a_time_or_how_long_ago() {

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use serde::de::IgnoredAny;
 
 use super::*;
-use crate::model::arbitrary::{damaged, rngs, values};
 use crate::model::json::MAX_DEPTH;
+use crate::model::tests::arbitrary::{damaged, rngs, values};
 
 fn fingerprint(text: &str) -> Fingerprint {
     Fingerprint::of_json(text).unwrap_or_else(|error| panic!("{text}: {error}"))

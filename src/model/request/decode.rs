@@ -255,6 +255,4 @@ fn priority(raw: Option<&RawValue>) -> Result<Priority, Refusal> {
 }
 
 #[cfg(test)]
-mod fuzz;
-#[cfg(test)]
 mod tests;

@@ -108,7 +108,7 @@ fn too_far(scheduled: &str, rules: &Rules) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::zones;
+    use crate::model::tests::zones;
 
     const NOW_MS: i64 = 1_762_185_600_000;
     const DAY_MS: i64 = DAY_S as i64 * 1000;

@@ -1,7 +1,9 @@
 //! Every form, every gap and overlap, and what is refused.
 
+mod fuzz;
+
 use super::*;
-use crate::model::zones;
+use crate::model::tests::zones;
 
 /// What `json` means, written out; a refusal must show the value and the way out.
 fn check(json: &str, expected: Result<&str, &str>) {

@@ -24,12 +24,8 @@ mod pages;
 mod id_map;
 mod places;
 #[cfg(test)]
-mod proptest;
-#[cfg(test)]
 mod tests;
 mod tickets;
-#[cfg(test)]
-mod world;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;

@@ -3,8 +3,10 @@
 mod audits;
 mod bounds;
 mod firing;
+mod proptest;
+mod world;
 
-use super::world::{id_of, job};
+use self::world::{id_of, job};
 use super::{PageRequest, Window, WindowLimits, Withdrawn};
 use crate::model::ids::{Epoch, ShardId};
 use crate::model::job::{Job, JobData, Priority};

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::model::fingerprint::Fingerprint;
-use crate::model::ids::{JobId, KeyId, LedgerId, ReaderToken};
+use crate::model::ids::{JobId, LedgerId, ReaderToken};
 use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
 use crate::model::record::RawRecord;
-use crate::store::{AppRow, LastRecord, ShardFence};
+use crate::store::{AppRow, IdempotencyKey, LastRecord, ShardFence};
 
 /// What is to be admitted together.
 #[derive(Clone, Debug)]
@@ -135,17 +135,6 @@ pub struct PlacedCandidate {
     pub foreign: bool,
     /// The record that it came by, should it turn out to be a conflict.
     pub record: Option<Arc<RawRecord>>,
-}
-
-/// An idempotency key and its window.
-#[derive(Clone, Debug)]
-pub struct IdempotencyKey {
-    /// Derived from app and key.
-    pub id: KeyId,
-    /// The key as it was sent.
-    pub name: String,
-    /// The end of its window, epoch milliseconds.
-    pub expires_ms: i64,
 }
 
 /// What became of a batch.

@@ -20,7 +20,7 @@ impl Plan {
             BatchSource::Records(_) | BatchSource::Call { .. } => Vec::new(),
             BatchSource::Replay { letter, changed_ms } => {
                 let job = match self.decisions.first() {
-                    Some(Decision::Accepted) => self.jobs(batch).next().map(|one| one.job.id),
+                    Some(Decision::Accepted) => self.candidates(batch).next().map(|one| one.job.id),
                     Some(Decision::Duplicate { job, .. }) => Some(*job),
                     Some(Decision::Dead(_) | Decision::Waits) | None => None,
                 };
@@ -116,7 +116,7 @@ impl Plan {
     /// The shards of others that jobs go into, with those jobs.
     fn looks(&self, batch: &Batch) -> Vec<(ShardId, Vec<JobId>)> {
         let mut looks: Vec<(ShardId, Vec<JobId>)> = Vec::new();
-        for candidate in self.jobs(batch).filter(|candidate| candidate.foreign) {
+        for candidate in self.candidates(batch).filter(|candidate| candidate.foreign) {
             let (shard, id) = (candidate.job.shard, candidate.job.id);
             match looks.iter_mut().find(|(known, _)| *known == shard) {
                 Some((_, ids)) => ids.push(id),

@@ -3,13 +3,11 @@
 
 use std::sync::Arc;
 
-use super::batch::{
-    Admitted, Advance, Batch, BatchSource, Decision, Entry, IdempotencyKey, PlacedCandidate,
-};
+use super::batch::{Admitted, Advance, Batch, BatchSource, Decision, Entry, PlacedCandidate};
 use crate::model::ids::{JobId, KeyId};
 use crate::model::job::{Job, JobData};
 use crate::model::letter::ErrorKind;
-use crate::store::{Error, Result, Store};
+use crate::store::{Error, IdempotencyKey, Result, Store};
 
 impl Store {
     /// Admits the first half, then the second, each by [`Store::admit`]; a single entry that

@@ -24,6 +24,13 @@ pub(super) struct Known {
     pub(super) letters: HashMap<Uuid, i16>,
 }
 
+impl Known {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { keys, jobs, expired, letters } = self;
+        keys.is_empty() && jobs.is_empty() && expired.is_empty() && letters.is_empty()
+    }
+}
+
 /// The request that took a name first.
 #[derive(Clone, Debug)]
 pub(super) struct Earlier {

@@ -19,8 +19,7 @@ use std::sync::Arc;
 use super::{Error, Hot, Result, Store};
 
 pub use batch::{
-    Admitted, Advance, Batch, BatchSource, Decision, Entry, IdempotencyKey, PlacedCandidate, Taken,
-    Wait,
+    Admitted, Advance, Batch, BatchSource, Decision, Entry, PlacedCandidate, Taken, Wait,
 };
 pub use plan::Names;
 

@@ -8,8 +8,8 @@ use sqlx::{AssertSqlSafe, Either, MySqlTransaction, Row};
 use uuid::Uuid;
 
 use super::plan::{Plan, Totals};
-use super::{Admitted, Batch, PlacedCandidate};
-use crate::store::rows::{COLUMNS, WIDTH, encode};
+use super::{Admitted, Batch};
+use crate::store::columns::{jobs, keys};
 use crate::store::steps::run_mysql;
 use crate::store::{Error, Result, ShardFence};
 
@@ -110,23 +110,22 @@ async fn insert(transaction: &mut MySqlTransaction<'_>, batch: &Batch, plan: &Pl
         }
     }
     // In the order in which the tables keep them.
-    let mut keyed: Vec<_> = plan.keys(batch).collect();
-    keyed.sort_by_key(|candidate| candidate.key.as_ref().map(|key| key.expires_ms));
-    let into = "insert into scheduler_idempotency_key \
-                (id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms) values ";
-    insert_rows(transaction, into, 8, &keyed, bind_key).await?;
-    let mut jobs: Vec<_> = plan.jobs(batch).collect();
-    jobs.sort_by_key(|PlacedCandidate { job, .. }| (job.shard, job.priority.rank(), job.key()));
-    let into = format!("insert into scheduler_job ({COLUMNS}) values ");
-    insert_rows(transaction, &into, WIDTH, &jobs, bind_job).await
+    let mut keyed = plan.keys(batch);
+    keyed.sort_by_key(|row| row.key.expires_ms);
+    let into = format!("insert into scheduler_idempotency_key ({}) values ", keys::COLUMNS);
+    insert_rows(transaction, &into, keys::WIDTH, &keyed, keys::bind_mysql).await?;
+    let mut admitted = plan.jobs(batch);
+    admitted.sort_by_key(|job| (job.shard, job.priority.rank(), job.key()));
+    let into = format!("insert into scheduler_job ({}) values ", jobs::COLUMNS);
+    insert_rows(transaction, &into, jobs::WIDTH, &admitted, jobs::bind_mysql).await
 }
 
-async fn insert_rows<'b>(
+async fn insert_rows<'b, R: Copy>(
     transaction: &mut MySqlTransaction<'_>,
     into: &str,
     width: usize,
-    rows: &[&'b PlacedCandidate],
-    bind: fn(Statement<'b>, &'b PlacedCandidate) -> Statement<'b>,
+    rows: &[R],
+    bind: fn(Statement<'b>, R) -> Statement<'b>,
 ) -> Result<()> {
     let mut rest = rows;
     for size in SIZES {
@@ -135,7 +134,7 @@ async fn insert_rows<'b>(
             let (some, others) = rest.split_at(size);
             rest = others;
             let query = sqlx::query(AssertSqlSafe(sql.clone()));
-            let query = some.iter().fold(query, |query, row| bind(query, row));
+            let query = some.iter().copied().fold(query, bind);
             query.execute(&mut **transaction).await?;
         }
     }
@@ -146,42 +145,4 @@ async fn insert_rows<'b>(
 fn values(rows: usize, width: usize) -> String {
     let row = format!("({})", vec!["?"; width].join(","));
     vec![row; rows].join(",")
-}
-
-fn bind_key<'q>(query: Statement<'q>, candidate: &'q PlacedCandidate) -> Statement<'q> {
-    let Some(key) = &candidate.key else { return query };
-    query
-        .bind(Uuid::from_bytes(key.id.into_bytes()))
-        .bind(candidate.app.id.0)
-        .bind(&key.name)
-        .bind(candidate.job.id.uuid())
-        .bind(&candidate.job.request_id)
-        .bind(Uuid::from_bytes(candidate.fingerprint.into_bytes()))
-        .bind(candidate.job.scheduled_ms)
-        .bind(key.expires_ms)
-}
-
-fn bind_job<'q>(query: Statement<'q>, candidate: &'q PlacedCandidate) -> Statement<'q> {
-    let job = &candidate.job;
-    let row = encode(job);
-    query
-        .bind(row.id)
-        .bind(job.shard.0)
-        .bind(job.priority.rank())
-        .bind(job.due_ms)
-        .bind(&job.request_id)
-        .bind(job.scheduled_ms)
-        .bind(job.expires_ms)
-        .bind(job.created_ms)
-        .bind(row.attempts)
-        .bind(row.max_attempts)
-        .bind(row.timeout_ms)
-        .bind(job.data.as_str())
-        .bind(row.traceparent)
-        .bind(row.tracestate)
-        .bind(row.ledger)
-        .bind(row.source_offset)
-        .bind(row.source_time_ms)
-        .bind(&job.last_error)
-        .bind(job.letter)
 }

@@ -5,16 +5,18 @@ use std::collections::HashMap;
 use super::batch::{Batch, BatchSource, Decision, Entry, PlacedCandidate};
 use super::known::{Earlier, Known};
 use crate::model::ids::{JobId, KeyId};
+use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, ErrorKind};
+use crate::store::columns::keys::KeyRow;
 use crate::store::letters;
 
 /// The rows that a batch makes. Places are indexes into its entries.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// Candidates that become jobs, by id, so that two batches lock rows in one order.
-    jobs: Vec<usize>,
+    jobs: Vec<(JobId, usize)>,
     /// Those of them that bring a key, by key.
-    keys: Vec<usize>,
+    keys: Vec<(KeyId, usize)>,
     /// Keys to replace, with the end of their window as it was read.
     pub(super) expired: Vec<(KeyId, i64)>,
     pub(super) decisions: Vec<Decision>,
@@ -41,7 +43,30 @@ pub struct Names {
 
 impl Plan {
     pub(super) fn of(batch: &Batch, known: &Known) -> Self {
-        Self::after(&mut Names::default(), batch, known)
+        let fresh = if known.is_empty() { Self::of_fresh(batch) } else { None };
+        fresh.unwrap_or_else(|| Self::after(&mut Names::default(), batch, known))
+    }
+
+    /// The plan of a batch of which nothing is known, if it brings no name twice. Nearly every
+    /// batch is one, so its names are compared where they are, without tables of them.
+    fn of_fresh(batch: &Batch) -> Option<Self> {
+        let mut plan = Self::default();
+        plan.decisions.reserve(batch.entries.len());
+        for (place, entry) in batch.entries.iter().enumerate() {
+            plan.decisions.push(match entry {
+                Entry::Job(candidate) => {
+                    plan.jobs.push((candidate.job.id, place));
+                    plan.keys.extend(candidate.key.as_ref().map(|key| (key.id, place)));
+                    Decision::Accepted
+                }
+                Entry::Letter(letter) => Decision::Dead(letter.refusal()),
+                Entry::Wait(_) => Decision::Waits,
+            });
+        }
+        plan.sort();
+        let is_repeated = plan.jobs.windows(2).any(|pair| pair[0].0 == pair[1].0)
+            || plan.keys.windows(2).any(|pair| pair[0].0 == pair[1].0);
+        (!is_repeated).then_some(plan)
     }
 
     /// The same after `names` were taken, to which it adds those of its jobs.
@@ -55,7 +80,7 @@ impl Plan {
             };
             plan.decisions.push(decision);
         }
-        plan.sort(batch);
+        plan.sort();
         plan
     }
 
@@ -77,18 +102,23 @@ impl Plan {
         silent && matches!(self.decisions[..], [Decision::Dead(_)])
     }
 
-    pub(super) fn jobs<'a>(
+    pub(super) fn candidates<'a>(
         &'a self,
         batch: &'a Batch,
     ) -> impl Iterator<Item = &'a PlacedCandidate> + Clone {
-        self.jobs.iter().filter_map(|place| candidate(batch, *place))
+        self.jobs.iter().filter_map(|(_, place)| candidate(batch, *place))
     }
 
-    pub(super) fn keys<'a>(
-        &'a self,
-        batch: &'a Batch,
-    ) -> impl Iterator<Item = &'a PlacedCandidate> + Clone {
-        self.keys.iter().filter_map(|place| candidate(batch, *place))
+    pub(super) fn jobs<'a>(&'a self, batch: &'a Batch) -> Vec<&'a Job> {
+        self.candidates(batch).map(|candidate| &candidate.job).collect()
+    }
+
+    pub(super) fn keys<'a>(&'a self, batch: &'a Batch) -> Vec<KeyRow<'a>> {
+        let row = |(_, place): &(KeyId, usize)| {
+            let PlacedCandidate { app, job, fingerprint, key, .. } = candidate(batch, *place)?;
+            Some(KeyRow { key: key.as_ref()?, app: app.id, job, fingerprint: *fingerprint })
+        };
+        self.keys.iter().filter_map(row).collect()
     }
 
     /// What goes into the ledger.
@@ -136,19 +166,17 @@ impl Plan {
         };
         if let Some(key) = key {
             self.expired.extend(known.expired.iter().find(|(expired, _)| *expired == key));
-            self.keys.push(place);
+            self.keys.push((key, place));
             names.keys.insert(key, me.clone());
         }
-        self.jobs.push(place);
+        self.jobs.push((id, place));
         names.jobs.insert(id, me);
         Decision::Accepted
     }
 
-    fn sort(&mut self, batch: &Batch) {
-        self.jobs.sort_unstable_by_key(|place| candidate(batch, *place).map(|c| c.job.id));
-        self.keys.sort_unstable_by_key(|place| {
-            candidate(batch, *place).and_then(|c| c.key.as_ref()).map(|key| key.id)
-        });
+    fn sort(&mut self) {
+        self.jobs.sort_unstable();
+        self.keys.sort_unstable();
         self.expired.sort_unstable();
     }
 }

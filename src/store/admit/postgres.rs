@@ -6,18 +6,26 @@ use sqlx::{AssertSqlSafe, PgTransaction, Row};
 use uuid::Uuid;
 
 use super::plan::{Plan, Totals};
-use super::{Admitted, Advance, Batch, PlacedCandidate};
-use crate::store::rows::{COLUMNS, encode};
+use super::{Admitted, Advance, Batch};
+use crate::store::columns::{jobs, keys};
 use crate::store::steps::run_postgres;
 use crate::store::{Error, Result, ShardFence};
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
+/// Where the placeholders of the one statement begin: after the three arrays of the fences those of
+/// the offset, how many fences there must be, keys, jobs, verdicts.
+const ADVANCE: usize = 4;
+const FENCES: usize = ADVANCE + ADVANCE_WIDTH;
+const KEYS: usize = FENCES + 1;
+const JOBS: usize = KEYS + keys::WIDTH;
+const VERDICTS: usize = JOBS + jobs::WIDTH;
+
 /// Everything in one statement: lock the shards, move the offset if it is where we think,
 /// insert keys, jobs and verdicts if it moved. One trip, one commit, and nothing to roll back.
 pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Admitted> {
     let Some(advance) = batch.source.advance() else { return write(pool, batch, plan).await };
-    if plan.jobs(batch).any(|candidate| candidate.foreign) {
+    if plan.candidates(batch).any(|candidate| candidate.foreign) {
         return write(pool, batch, plan).await;
     }
     let verdicts = plan.verdicts(batch);
@@ -27,26 +35,28 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
             ", told as (insert into scheduler_outbox (lane, letter, verdicts) select lane, '{}', packed \
              from {} as v(lane, packed) where exists (select 1 from moved))",
             Uuid::nil(),
-            unnest(16 + KEY_TYPES.len() + JOB_TYPES.len(), &["bigint", "text"]),
+            unnest(VERDICTS, &["bigint", "text"]),
         ),
     };
     let sql = format!(
         "with fence as ({}), \
-         moved as ({} and (select count(*) from fence) = $15 returning id), \
-         keyed as (insert into scheduler_idempotency_key ({KEY_COLUMNS}) \
+         moved as ({} and (select count(*) from fence) = ${FENCES} returning id), \
+         keyed as (insert into scheduler_idempotency_key ({}) \
             select * from {} as k where exists (select 1 from moved)), \
-         jobs as (insert into scheduler_job ({COLUMNS}) \
+         jobs as (insert into scheduler_job ({}) \
             select * from {} as j where exists (select 1 from moved)){told} \
          select (select count(*) from fence), (select count(*) from moved)",
         fences_from(1),
-        advance_from(4),
-        unnest(16, &KEY_TYPES),
-        unnest(16 + KEY_TYPES.len(), &JOB_TYPES),
+        advance_from(ADVANCE),
+        keys::COLUMNS,
+        unnest(KEYS, keys::POSTGRES_TYPES),
+        jobs::COLUMNS,
+        unnest(JOBS, jobs::POSTGRES_TYPES),
     );
     let query = bind_fences(sqlx::query(AssertSqlSafe(sql)), &batch.fences);
     let query = bind_advance(query, advance, plan.totals(batch)).bind(count(batch.fences.len()));
-    let query = bind_keys(query, plan.keys(batch));
-    let query = bind_jobs(query, plan.jobs(batch));
+    let query = keys::bind_postgres(query, &plan.keys(batch));
+    let query = jobs::bind_postgres(query, &plan.jobs(batch));
     let query = if verdicts.is_empty() { query } else { bind_verdicts(query, verdicts) };
     let row = query.fetch_one(pool).await?;
     let (fenced, moved): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
@@ -117,27 +127,32 @@ async fn insert(transaction: &mut PgTransaction<'_>, batch: &Batch, plan: &Plan)
             return Err(Error::Raced("an expired key was replaced".into()));
         }
     }
-    if plan.keys(batch).next().is_some() {
-        let unnested = unnest(1, &KEY_TYPES);
-        let sql = format!(
-            "insert into scheduler_idempotency_key ({KEY_COLUMNS}) select * from {unnested} as k"
-        );
-        let query = bind_keys(sqlx::query(AssertSqlSafe(sql)), plan.keys(batch));
+    let keyed = plan.keys(batch);
+    if !keyed.is_empty() {
+        let insert = insert_into("scheduler_idempotency_key", keys::COLUMNS, keys::POSTGRES_TYPES);
+        let query = keys::bind_postgres(sqlx::query(AssertSqlSafe(insert)), &keyed);
         query.execute(&mut **transaction).await?;
     }
-    if plan.jobs(batch).next().is_some() {
-        let unnested = unnest(1, &JOB_TYPES);
-        let sql = format!("insert into scheduler_job ({COLUMNS}) select * from {unnested} as j");
-        let query = bind_jobs(sqlx::query(AssertSqlSafe(sql)), plan.jobs(batch));
+    let admitted = plan.jobs(batch);
+    if !admitted.is_empty() {
+        let insert = insert_into("scheduler_job", jobs::COLUMNS, jobs::POSTGRES_TYPES);
+        let query = jobs::bind_postgres(sqlx::query(AssertSqlSafe(insert)), &admitted);
         query.execute(&mut **transaction).await?;
     }
     Ok(())
 }
 
+fn insert_into(table: &str, columns: &str, types: &[&str]) -> String {
+    format!("insert into {table} ({columns}) select * from {} as r", unnest(1, types))
+}
+
+/// The values of the move of the offset.
+const ADVANCE_WIDTH: usize = 11;
+
 /// The move of the offset, its values numbered from `first`.
 fn advance_from(first: usize) -> String {
-    let [next, records, jobs, duplicates, dead, parked, time, hash, id, reader, expected] =
-        std::array::from_fn(|place| first + place);
+    let [next, records, jobs, duplicates, dead, parked, time, hash, id, reader, expected]: [usize;
+        ADVANCE_WIDTH] = std::array::from_fn(|place| first + place);
     format!(
         "update scheduler_ingest_offset set next_offset = ${next}, records = records + ${records}, \
          jobs = jobs + ${jobs}, duplicates = duplicates + ${duplicates}, \
@@ -146,14 +161,6 @@ fn advance_from(first: usize) -> String {
          where id = ${id} and reader = ${reader} and next_offset = ${expected}"
     )
 }
-
-const KEY_COLUMNS: &str = "id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms";
-const KEY_TYPES: [&str; 8] =
-    ["uuid", "integer", "text", "uuid", "text", "uuid", "bigint", "bigint"];
-const JOB_TYPES: [&str; crate::store::rows::WIDTH] = [
-    "uuid", "integer", "smallint", "bigint", "text", "bigint", "bigint", "bigint", "integer",
-    "integer", "bigint", "text", "text", "text", "integer", "bigint", "bigint", "text", "uuid",
-];
 
 /// `unnest($first::type[], ...)`.
 fn unnest(first: usize, types: &[&str]) -> String {
@@ -202,55 +209,6 @@ fn bind_advance<'q>(query: Statement<'q>, advance: &Advance, totals: Totals) -> 
 fn bind_verdicts(query: Statement<'_>, verdicts: Vec<(i64, String)>) -> Statement<'_> {
     let (lanes, packed): (Vec<i64>, Vec<String>) = verdicts.into_iter().unzip();
     query.bind(lanes).bind(packed)
-}
-
-fn bind_keys<'q, 'b>(
-    query: Statement<'q>,
-    keyed: impl Iterator<Item = &'b PlacedCandidate>,
-) -> Statement<'q> {
-    let keyed: Vec<_> = keyed.filter_map(|c| Some((c, c.key.as_ref()?))).collect();
-    let uuid = Uuid::from_bytes;
-    query
-        .bind(keyed.iter().map(|(_, key)| uuid(key.id.into_bytes())).collect::<Vec<_>>())
-        .bind(keyed.iter().map(|(c, _)| c.app.id.0).collect::<Vec<_>>())
-        .bind(keyed.iter().map(|(_, key)| key.name.clone()).collect::<Vec<_>>())
-        .bind(keyed.iter().map(|(c, _)| c.job.id.uuid()).collect::<Vec<_>>())
-        .bind(keyed.iter().map(|(c, _)| c.job.request_id.clone()).collect::<Vec<_>>())
-        .bind(keyed.iter().map(|(c, _)| uuid(c.fingerprint.into_bytes())).collect::<Vec<_>>())
-        .bind(keyed.iter().map(|(c, _)| c.job.scheduled_ms).collect::<Vec<_>>())
-        .bind(keyed.iter().map(|(_, key)| key.expires_ms).collect::<Vec<_>>())
-}
-
-fn bind_jobs<'q, 'b>(
-    query: Statement<'q>,
-    candidates: impl Iterator<Item = &'b PlacedCandidate>,
-) -> Statement<'q> {
-    let jobs: Vec<_> = candidates.map(|c| (&c.job, encode(&c.job))).collect();
-    macro_rules! column {
-        (|$job:ident, $row:ident| $value:expr) => {
-            jobs.iter().map(|($job, $row)| $value).collect::<Vec<_>>()
-        };
-    }
-    query
-        .bind(column!(|_job, row| row.id))
-        .bind(column!(|job, _row| job.shard.0))
-        .bind(column!(|job, _row| job.priority.rank()))
-        .bind(column!(|job, _row| job.due_ms))
-        .bind(column!(|job, _row| job.request_id.clone()))
-        .bind(column!(|job, _row| job.scheduled_ms))
-        .bind(column!(|job, _row| job.expires_ms))
-        .bind(column!(|job, _row| job.created_ms))
-        .bind(column!(|_job, row| row.attempts))
-        .bind(column!(|_job, row| row.max_attempts))
-        .bind(column!(|_job, row| row.timeout_ms))
-        .bind(column!(|job, _row| job.data.as_str().to_owned()))
-        .bind(column!(|_job, row| row.traceparent.map(str::to_owned)))
-        .bind(column!(|_job, row| row.tracestate.map(str::to_owned)))
-        .bind(column!(|_job, row| row.ledger))
-        .bind(column!(|_job, row| row.source_offset))
-        .bind(column!(|_job, row| row.source_time_ms))
-        .bind(column!(|job, _row| job.last_error.clone()))
-        .bind(column!(|job, _row| job.letter))
 }
 
 fn count(n: usize) -> i64 {

@@ -1,11 +1,11 @@
 //! Admission on SQLite: prepared single rows on the writer's thread, which is as quick
 //! there as anything larger.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::plan::{Plan, Totals};
 use super::{Admitted, Batch};
-use crate::store::rows::{COLUMNS, encode};
+use crate::store::columns::{jobs, keys};
 use crate::store::steps::run_sqlite;
 use crate::store::{Error, Result, ShardFence};
 
@@ -70,56 +70,28 @@ fn insert_keys(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()
             return Err(Error::Raced("an expired key was replaced".into()));
         }
     }
-    let mut insert = connection.prepare_cached(
-        "insert into scheduler_idempotency_key \
-         (id, app, name, job, request_id, fingerprint, scheduled_ms, expires_ms) \
-         values (?, ?, ?, ?, ?, ?, ?, ?)",
-    )?;
-    for candidate in plan.keys(batch) {
-        let Some(key) = &candidate.key else { continue };
-        insert.execute(params![
-            key.id.into_bytes(),
-            candidate.app.id.0,
-            key.name,
-            candidate.job.id.into_bytes(),
-            candidate.job.request_id,
-            candidate.fingerprint.into_bytes(),
-            candidate.job.scheduled_ms,
-            key.expires_ms,
-        ])?;
+    let mut insert =
+        prepare_insert(connection, "scheduler_idempotency_key", keys::COLUMNS, keys::WIDTH)?;
+    for row in plan.keys(batch) {
+        keys::execute_sqlite(&mut insert, row)?;
     }
     Ok(())
 }
 
 fn insert_jobs(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()> {
-    let mut insert = connection.prepare_cached(&format!(
-        "insert into scheduler_job ({COLUMNS}) \
-         values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    ))?;
-    for candidate in plan.jobs(batch) {
-        let job = &candidate.job;
-        let row = encode(job);
-        insert.execute(params![
-            row.id.into_bytes(),
-            job.shard.0,
-            job.priority.rank(),
-            job.due_ms,
-            job.request_id,
-            job.scheduled_ms,
-            job.expires_ms,
-            job.created_ms,
-            row.attempts,
-            row.max_attempts,
-            row.timeout_ms,
-            job.data.as_str(),
-            row.traceparent,
-            row.tracestate,
-            row.ledger,
-            row.source_offset,
-            row.source_time_ms,
-            job.last_error,
-            job.letter.map(|letter| letter.into_bytes()),
-        ])?;
+    let mut insert = prepare_insert(connection, "scheduler_job", jobs::COLUMNS, jobs::WIDTH)?;
+    for job in plan.jobs(batch) {
+        jobs::execute_sqlite(&mut insert, job)?;
     }
     Ok(())
+}
+
+fn prepare_insert<'c>(
+    connection: &'c Connection,
+    table: &str,
+    columns: &str,
+    width: usize,
+) -> Result<CachedStatement<'c>> {
+    let values = vec!["?"; width].join(", ");
+    Ok(connection.prepare_cached(&format!("insert into {table} ({columns}) values ({values})"))?)
 }

@@ -1,3 +1,7 @@
+//! What is read from a record, and what is refused in which words.
+
+mod fuzz;
+
 use super::*;
 
 const SOUND: &str = r#"{"requestId":"r1","appName":"sms","scheduledTime":1762185600000}"#;

@@ -7,9 +7,9 @@ mod others;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Audit, LookUp, PageRequest, TicketId, Window, WindowLimits, Withdrawn};
 use crate::model::ids::{Epoch, JobId, ShardId};
 use crate::model::job::{Job, JobData, Priority};
+use crate::model::window::{Audit, LookUp, PageRequest, TicketId, Window, WindowLimits, Withdrawn};
 
 /// A job without anything special.
 pub(super) fn job(id: u8, shard: i32, priority: Priority, due_ms: i64) -> Job {

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use serde_json::{Map, json};
 
-use super::*;
-use crate::model::arbitrary::{objects, rngs, values};
+use super::super::*;
+use crate::model::tests::arbitrary::{objects, rngs, values};
 
 /// Keywords of all drafts that do something.
 const KEYWORDS: [&str; 46] = [

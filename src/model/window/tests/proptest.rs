@@ -3,9 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::WindowLimits;
 use super::world::{SHARDS, World, id_of, job};
 use crate::model::job::{Job, JobData, Priority};
+use crate::model::window::WindowLimits;
 
 /// One step of the world; numbers choose among what there is.
 #[derive(Clone, Debug)]

@@ -1,0 +1,188 @@
+//! The columns of the tables on the path of a job, each named once: what statements list, what is
+//! bound to them, and how a row is read are made from one table.
+
+use infinite_scheduler_entity::job;
+use rusqlite::{CachedStatement, params};
+use sqlx::Row as _;
+use sqlx::mysql::{MySql, MySqlArguments, MySqlRow};
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::query::Query;
+
+use crate::model::ids::{JobId, LedgerId, ShardId};
+use crate::model::job::{Job, JobData, Origin, Priority, TraceContext};
+
+/// The columns of a job: name, PostgreSQL's type, value of a [`Job`]. The way back is [`job_of`].
+macro_rules! job_columns {
+    ($make:ident) => {
+        $make! {
+            id: "uuid" = |job| job.id.uuid();
+            shard: "integer" = |job| job.shard.0;
+            priority: "smallint" = |job| job.priority.rank();
+            due_ms: "bigint" = |job| job.due_ms;
+            request_id: "text" = |job| job.request_id.as_str();
+            scheduled_ms: "bigint" = |job| job.scheduled_ms;
+            expires_ms: "bigint" = |job| job.expires_ms;
+            created_ms: "bigint" = |job| job.created_ms;
+            attempts: "integer" = |job| signed(job.attempts);
+            max_attempts: "integer" = |job| job.max_attempts.map(signed);
+            timeout_ms: "bigint" = |job| job.timeout_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+            data: "text" = |job| job.data.as_str();
+            traceparent: "text" = |job| job.trace.as_ref().map(|trace| trace.parent.as_str());
+            tracestate: "text" = |job| job.trace.as_ref().and_then(|trace| trace.state.as_deref());
+            ledger: "integer" = |job| job.origin.as_ref().map(|origin| origin.ledger.0);
+            source_offset: "bigint" = |job| job.origin.as_ref().map(|origin| origin.offset);
+            source_time_ms: "bigint" = |job| job.origin.as_ref().and_then(|origin| origin.timestamp_ms);
+            last_error: "text" = |job| job.last_error.as_deref();
+            letter: "uuid" = |job| job.letter;
+        }
+    };
+}
+
+/// The columns of an idempotency key: name, PostgreSQL's type, value of a [`KeyRow`].
+macro_rules! key_columns {
+    ($make:ident) => {
+        $make! {
+            id: "uuid" = |row| Uuid::from_bytes(row.key.id.into_bytes());
+            app: "integer" = |row| row.app.0;
+            name: "text" = |row| row.key.name.as_str();
+            job: "uuid" = |row| row.job.id.uuid();
+            request_id: "text" = |row| row.job.request_id.as_str();
+            fingerprint: "uuid" = |row| Uuid::from_bytes(row.fingerprint.into_bytes());
+            scheduled_ms: "bigint" = |row| row.job.scheduled_ms;
+            expires_ms: "bigint" = |row| row.key.expires_ms;
+        }
+    };
+}
+
+/// Makes what writes rows of `Row`.
+macro_rules! writing {
+    (
+        $first:ident: $first_type:literal = |$first_row:ident| $first_value:expr;
+        $($name:ident: $type:literal = |$row:ident| $value:expr;)*
+    ) => {
+        /// The columns, in the order of everything here.
+        pub(in crate::store) const COLUMNS: &str =
+            concat!(stringify!($first) $(, ", ", stringify!($name))*);
+        /// The types of the columns on PostgreSQL.
+        pub(in crate::store) const POSTGRES_TYPES: &[&str] = &[$first_type $(, $type)*];
+        /// How many columns there are.
+        pub(in crate::store) const WIDTH: usize = POSTGRES_TYPES.len();
+
+        /// Binds an array for each column.
+        pub(in crate::store) fn bind_postgres<'q>(
+            query: Query<'q, Postgres, PgArguments>,
+            rows: &[Row<'q>],
+        ) -> Query<'q, Postgres, PgArguments> {
+            query
+                .bind(rows.iter().copied().map(|$first_row| $first_value).collect::<Vec<_>>())
+                $(.bind(rows.iter().copied().map(|$row| $value).collect::<Vec<_>>()))*
+        }
+
+        /// Binds the values of a row.
+        pub(in crate::store) fn bind_mysql<'q>(
+            query: Query<'q, MySql, MySqlArguments>,
+            row: Row<'q>,
+        ) -> Query<'q, MySql, MySqlArguments> {
+            let $first_row = row;
+            query.bind($first_value)$(.bind({ let $row = row; $value }))*
+        }
+
+        /// Runs a statement with the values of a row.
+        pub(in crate::store) fn execute_sqlite(
+            statement: &mut CachedStatement<'_>,
+            row: Row<'_>,
+        ) -> rusqlite::Result<usize> {
+            let $first_row = row;
+            statement.execute(params![$first_value $(, { let $row = row; $value })*])
+        }
+    };
+}
+
+/// Makes what reads jobs: `first` is the place of the first column in the row.
+macro_rules! reading {
+    ($($name:ident: $type:literal = |$row:ident| $value:expr;)+) => {
+        /// The place of each column.
+        #[allow(non_camel_case_types, reason = "they are the columns' own names")]
+        #[derive(Clone, Copy)]
+        enum Place {
+            $($name),+
+        }
+
+        pub(in crate::store) fn read_postgres(row: &PgRow, first: usize) -> sqlx::Result<Job> {
+            Ok(job_of(job::Model { $($name: row.try_get(first + Place::$name as usize)?),+ }))
+        }
+
+        pub(in crate::store) fn read_mysql(row: &MySqlRow, first: usize) -> sqlx::Result<Job> {
+            Ok(job_of(job::Model { $($name: row.try_get(first + Place::$name as usize)?),+ }))
+        }
+
+        pub(in crate::store) fn read_sqlite(row: &rusqlite::Row<'_>) -> rusqlite::Result<Job> {
+            Ok(job_of(job::Model { $($name: row.get(Place::$name as usize)?),+ }))
+        }
+    };
+}
+
+/// Rows of `scheduler_job`.
+pub(super) mod jobs {
+    use super::*;
+
+    type Row<'q> = &'q Job;
+
+    job_columns!(writing);
+    job_columns!(reading);
+}
+
+/// Rows of `scheduler_idempotency_key`.
+pub(super) mod keys {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::fingerprint::Fingerprint;
+    use crate::model::ids::AppId;
+    use crate::store::IdempotencyKey;
+
+    /// What a row is made from.
+    #[derive(Clone, Copy)]
+    pub(in crate::store) struct KeyRow<'a> {
+        pub(in crate::store) key: &'a IdempotencyKey,
+        pub(in crate::store) app: AppId,
+        pub(in crate::store) job: &'a Job,
+        pub(in crate::store) fingerprint: Fingerprint,
+    }
+
+    type Row<'q> = KeyRow<'q>;
+
+    key_columns!(writing);
+}
+
+/// The job in a row.
+pub(super) fn job_of(row: job::Model) -> Job {
+    let origin = row.ledger.zip(row.source_offset).map(|(ledger, offset)| Origin {
+        ledger: LedgerId(ledger),
+        offset,
+        timestamp_ms: row.source_time_ms,
+    });
+    let state = row.tracestate;
+    Job {
+        id: JobId::from_uuid(row.id),
+        shard: ShardId(row.shard),
+        priority: Priority::from_rank(row.priority),
+        due_ms: row.due_ms,
+        request_id: row.request_id,
+        scheduled_ms: row.scheduled_ms,
+        expires_ms: row.expires_ms,
+        created_ms: row.created_ms,
+        attempts: row.attempts.try_into().unwrap_or(0),
+        max_attempts: row.max_attempts.and_then(|n| n.try_into().ok()),
+        timeout_ms: row.timeout_ms.and_then(|n| n.try_into().ok()),
+        data: JobData::from_trusted(row.data),
+        trace: row.traceparent.map(|parent| TraceContext { parent, state }),
+        origin,
+        last_error: row.last_error,
+        letter: row.letter,
+    }
+}
+
+fn signed(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
