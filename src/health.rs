@@ -60,6 +60,8 @@ pub enum ProblemKind {
     TargetUnavailable,
     /// Other instances read local times by other rules.
     TimeZonesDiffer,
+    /// Commands to shards of this instance are of a kind that its version does not know.
+    UnknownCommands,
     /// A setting does not do what it should.
     Setting,
 }

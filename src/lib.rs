@@ -32,10 +32,13 @@
 pub mod model;
 
 pub mod health;
+mod recovery;
 
 pub mod store;
 
 pub mod kafka;
+
+mod admission;
 
 mod actors;
 

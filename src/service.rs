@@ -4,8 +4,9 @@
 //! `#[tokio::main]` or `#[actix_web::main]`; what callers hold is a handle that is cheap to
 //! clone, `Send` and `Sync`.
 
-mod bring_up;
 mod builder;
+mod bring_up;
+mod start;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,7 @@ use actix::Addr;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actors::{Break, Drain, Shared, Supervisor};
+use crate::actors::{Break, Drain, Instance, Supervisor};
 use crate::health::HealthReport;
 use crate::model::request::ScheduleJobRequest;
 use crate::operations::{
@@ -57,7 +58,7 @@ impl StartProgress {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     operations: Operations,
     supervisor: Addr<Supervisor>,
     runtime: tokio::runtime::Handle,
@@ -173,8 +174,8 @@ impl Scheduler {
 
     /// What was counted since the start.
     pub fn ingest_metrics(&self) -> IngestMetrics {
-        let degraded = self.inner.shared.health.counts();
-        IngestMetrics { degraded, ..self.inner.shared.counters.read() }
+        let degraded = self.inner.instance.health.counts();
+        IngestMetrics { degraded, ..self.inner.instance.counters.read() }
     }
 
     /// Whether it was started and not shut down.
@@ -184,13 +185,13 @@ impl Scheduler {
 
     /// The apps that this instance fires, by name.
     pub fn registered_apps(&self) -> Vec<String> {
-        self.inner.shared.app_names()
+        self.inner.instance.admission.app_names()
     }
 
     /// Whether it accepts calls and fires jobs, and what is wrong with it.
     pub fn health(&self) -> HealthReport {
-        let mut report = self.inner.shared.health.read();
-        if self.is_running() && !self.inner.shared.has_lease() {
+        let mut report = self.inner.instance.health.read();
+        if self.is_running() && !self.inner.instance.has_lease() {
             report.ready = false;
             report.reasons.push("lease: not valid, so nothing is fired".into());
         }
@@ -216,7 +217,7 @@ impl Scheduler {
             Ok(Err(_)) => tracing::error!("the supervisor is gone: leaving without draining"),
             Err(_) => tracing::error!("the supervisor does not answer: leaving without draining"),
         }
-        let store = self.inner.shared.store.clone();
+        let store = self.inner.instance.store.clone();
         let patience = left().max(CLOSE_PATIENCE / 2);
         let close = async move { tokio::time::timeout(patience, store.close()).await };
         drop(self.inner.runtime.spawn(close).await);

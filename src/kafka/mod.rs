@@ -14,6 +14,7 @@ mod partition;
 mod producer;
 mod reach;
 mod reason;
+mod listener;
 mod survey;
 mod uncommitted;
 mod topics;

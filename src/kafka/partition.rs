@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer as _;
 use rdkafka::consumer::base_consumer::PartitionQueue as NativeQueue;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -18,7 +18,6 @@ use tracing::{debug, warn};
 
 use super::error::{is_denial, is_passing};
 use super::memory::{Place, RecordMemory};
-use super::rebalance::{Consumer, Rebalancer};
 use super::{Error, TopicPartition};
 use crate::model::record::RawRecord;
 
@@ -75,7 +74,7 @@ fn end_of(words: &str) -> Option<LogEnd> {
 /// Back-pressure is not to call [`next_batch`](Self::next_batch): librdkafka then fetches no
 /// more than its own small queue holds.
 pub struct PartitionQueue {
-    queue: NativeQueue<Rebalancer>,
+    queue: Box<dyn Queue>,
     slot: Arc<Slot>,
     /// Which of the queues that were split off this slot we are.
     reader: u64,
@@ -94,22 +93,42 @@ pub struct PartitionQueue {
     /// The room of the batches that were given out, oldest first.
     places: VecDeque<Option<Place>>,
     /// Dropped after `queue`: destroying the client under a live queue is asking for trouble.
-    _consumer: Arc<Consumer>,
+    _consumer: Arc<dyn Send + Sync>,
+}
+
+/// A queue of librdkafka's, whatever its client's callbacks are.
+trait Queue: Send {
+    fn poll(&self) -> Option<KafkaResult<BorrowedMessage<'_>>>;
+
+    fn set_nonempty_callback(&mut self, wake: Box<dyn Fn() + Send + Sync>);
+}
+
+impl<C: ConsumerContext + 'static> Queue for NativeQueue<C> {
+    fn poll(&self) -> Option<KafkaResult<BorrowedMessage<'_>>> {
+        Self::poll(self, Duration::ZERO)
+    }
+
+    fn set_nonempty_callback(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
+        Self::set_nonempty_callback(self, wake);
+    }
 }
 
 impl PartitionQueue {
     /// Splits the partition of `slot` off `consumer`; queues split off it before end here.
-    pub(super) fn split(consumer: &Arc<Consumer>, slot: Arc<Slot>) -> Result<Self, Error> {
+    pub(super) fn split<C: ConsumerContext + 'static>(
+        consumer: &Arc<BaseConsumer<C>>,
+        slot: Arc<Slot>,
+        memory: Arc<RecordMemory>,
+    ) -> Result<Self, Error> {
         let partition = &slot.partition;
         let queue = consumer
             .split_partition_queue(&partition.topic, partition.partition)
             .ok_or_else(|| Error::Config(format!("{partition} is not a partition")))?;
         let reader = slot.admit_reader()?;
-        let memory = consumer.context().memory.clone();
         let consumer = consumer.clone();
         let floor = i64::MIN;
         Ok(Self {
-            queue,
+            queue: Box::new(queue),
             slot,
             reader,
             seek: 0,
@@ -212,7 +231,7 @@ impl PartitionQueue {
 
     fn arm(&mut self) {
         let slot = self.slot.clone();
-        self.queue.set_nonempty_callback(move || slot.wake.notify_one());
+        self.queue.set_nonempty_callback(Box::new(move || slot.wake.notify_one()));
     }
 
     fn take(
@@ -277,7 +296,7 @@ impl PartitionQueue {
             return Ok(Some(record));
         }
         loop {
-            match self.queue.poll(Duration::ZERO) {
+            match self.queue.poll() {
                 None => return Ok(None),
                 Some(Ok(message)) if message.offset() < self.floor => {}
                 Some(Ok(message)) => {

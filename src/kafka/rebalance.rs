@@ -198,7 +198,7 @@ impl Rebalancer {
         let mut queues = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let slot = Arc::new(Slot::new(partition.clone()));
-            match PartitionQueue::split(&consumer, slot.clone()) {
+            match PartitionQueue::split(&consumer, slot.clone(), self.memory.clone()) {
                 Ok(queue) => queues.push((slot, queue)),
                 Err(error) => error!(partition = %partition, "{partition} is not read: {error}"),
             }

@@ -6,14 +6,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::listener::Listener;
 use super::reach::Reach;
-use super::rebalance::{self, list_of};
+use super::rebalance::list_of;
 use super::uncommitted::Uncommitted;
 use super::{Error, KafkaIngestConfig, TopicPartition};
 
@@ -193,22 +191,3 @@ fn offsets_in(list: &TopicPartitionList) -> Result<Offsets, Error> {
     }
     Ok(offsets)
 }
-
-/// Learns why a broker that does not answer is silent.
-pub(super) struct Listener {
-    pub(super) reach: Reach,
-}
-
-impl ClientContext for Listener {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        rebalance::log(&self.reach, level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(code) = error.rdkafka_error_code() {
-            self.reach.failed(code, reason);
-        }
-    }
-}
-
-impl ConsumerContext for Listener {}

@@ -9,9 +9,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 
+use super::listener::Listener;
 use super::reach::Reach;
 use super::rebalance::list_of;
-use super::survey::Listener;
 use super::{Error, KafkaIngestConfig, TopicPartition};
 
 /// The longest wait for a record that is known to exist.

@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-use super::request::{MAX_DEPTH, is_too_deep};
+/// The deepest nesting of arrays and objects, as in `serde_json`, by which most receivers read.
+pub(super) const MAX_DEPTH: usize = 127;
 
 /// A [`Value`] has a character this far above it in the place of an unpaired surrogate: one in
 /// plane 16, which is for private use and assigned to nothing.
@@ -22,6 +23,33 @@ const STAND_IN: u32 = 0x10_0000;
 /// If `text` is not one JSON value, or is nested more deeply than a request may be.
 pub(super) fn nearest_value(text: &str) -> Result<Value, serde_json::Error> {
     serde_json::from_str(text).or_else(|_| Node::read(text).map(Node::into_value))
+}
+
+/// Whether `json` is nested more than [`MAX_DEPTH`] levels deep.
+///
+/// Job data is kept raw and passed over without recursion, so nothing else would notice.
+pub(super) fn is_too_deep(json: &str) -> bool {
+    let opens = |byte: u8| matches!(byte, b'[' | b'{');
+    // Counting is much cheaper than following strings, and nearly always enough.
+    if json.bytes().filter(|&byte| opens(byte)).count() <= MAX_DEPTH {
+        return false;
+    }
+    let (mut depth, mut in_string) = (0_usize, false);
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if in_string => _ = bytes.next(),
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            _ if opens(byte) => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return true;
+        }
+    }
+    false
 }
 
 /// `text`, which speaks of such a value, with unpaired surrogates as the escapes that they were.
@@ -296,5 +324,15 @@ mod tests {
             assert!(nearest_value(text).is_err(), "{text:?}");
         }
         assert!(nearest_value(&("[".repeat(200) + &"]".repeat(200))).is_err());
+    }
+
+    #[test]
+    fn brackets_in_strings_are_no_nesting() {
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(!is_too_deep(&nested(MAX_DEPTH)));
+        assert!(is_too_deep(&nested(MAX_DEPTH + 1)));
+        assert!(!is_too_deep(&format!("[{},[]]", nested(MAX_DEPTH - 1))));
+        assert!(!is_too_deep(&format!("[\"\\\"{}\"]", "[".repeat(500))));
+        assert!(!is_too_deep(&format!("[{}]", ["{}"; 500].join(","))));
     }
 }

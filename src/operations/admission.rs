@@ -5,19 +5,20 @@
 //! look, so that it may be noticed one heartbeat later.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::{Error, Result};
-use crate::actors::{
-    Replay, Replayed as Answer, Settings, Shared, SubmitError, foresee_replay, replay, submit,
+use crate::admission::{
+    Admission as Path, AdmissionRules, Replay, Replayed as Answer, SubmitError,
 };
 use crate::model::clock::{SharedClock, SystemClock};
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
 use crate::store::{Names, Store};
 
-pub use crate::actors::Submitted;
+pub use crate::admission::Submitted;
 
 /// What a replay of a dead letter came to, or would come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,34 +49,34 @@ pub(super) enum NotReplayed {
 
 /// The way in for requests and replays.
 #[derive(Debug)]
-pub(super) struct Admission(Arc<Shared>);
+pub(super) struct Admission(Arc<Path>);
 
 impl Admission {
     /// That of a running scheduler.
-    pub(super) fn of_scheduler(shared: Arc<Shared>) -> Self {
-        Self(shared)
+    pub(super) fn of_scheduler(path: Arc<Path>) -> Self {
+        Self(path)
     }
 
-    /// One that owns no shard.
-    pub(super) fn on_database(store: Store, settings: Settings) -> Self {
-        Self(Arc::new(Shared::new(store, Arc::new(SystemClock), settings, Vec::new(), None)))
+    /// One that owns no shard. `lease` is that of the instances.
+    pub(super) fn on_database(store: Store, rules: AdmissionRules, lease: Duration) -> Self {
+        Self(Arc::new(Path::stand_alone(store, Arc::new(SystemClock), rules, lease)))
     }
 
     pub(super) fn store(&self) -> &Store {
-        &self.0.store
+        self.0.database().store()
     }
 
     pub(super) fn clock(&self) -> &SharedClock {
-        &self.0.clock
+        self.0.clock()
     }
 
     /// The largest value that is read as a request, in bytes.
     pub(super) fn max_record_bytes(&self) -> usize {
-        self.0.settings.max_record_bytes
+        self.0.rules().max_record_bytes
     }
 
     pub(super) async fn submit(&self, request: ScheduleJobRequest) -> Result<Submitted> {
-        Ok(submit(&self.0, request).await?)
+        Ok(self.0.submit(request).await?)
     }
 
     pub(super) async fn replay(
@@ -83,7 +84,7 @@ impl Admission {
         letter: Uuid,
         value: Option<Vec<u8>>,
     ) -> Result<Replayed, NotReplayed> {
-        answered(replay(&self.0, &Replay { letter, value }).await)
+        answered(self.0.replay(&Replay { letter, value }).await)
     }
 
     /// What a replay would come to after those that were foreseen with the same `names`.
@@ -93,7 +94,7 @@ impl Admission {
         value: Option<Vec<u8>>,
         names: &mut Names,
     ) -> Result<Replayed, NotReplayed> {
-        answered(foresee_replay(&self.0, &Replay { letter, value }, names).await)
+        answered(self.0.foresee_replay(&Replay { letter, value }, names).await)
     }
 }
 

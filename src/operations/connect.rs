@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use super::admission::Admission;
 use super::context::{Context, database_error};
 use super::{Error, Operations, Result};
-use crate::actors::{Settings, Shared};
+use crate::admission::{Admission as Path, AdmissionRules};
 use crate::config::{Config, TimeZones};
 use crate::kafka::KafkaIngestConfig;
 use crate::store::{Store, StoreOptions, redact};
@@ -25,8 +25,9 @@ pub struct OperationsOptions {
     url: SecretString,
     max_connections: u32,
     kafka: Option<KafkaIngestConfig>,
-    settings: Settings,
-    /// The name of another default time zone than that of `settings`, to be looked up.
+    rules: AdmissionRules,
+    lease: Duration,
+    /// The name of another default time zone than that of `rules`, to be looked up.
     time_zone: Option<String>,
     migrates: bool,
 }
@@ -42,7 +43,7 @@ impl OperationsOptions {
     /// The Kafka that the instances read requests from: needed by the operations of
     /// [`ingest`](Operations::ingest). Default none.
     pub fn with_kafka_ingest(mut self, config: KafkaIngestConfig) -> Self {
-        self.settings.tells_verdicts = config.events_topic.is_some();
+        self.rules.tells_verdicts = config.events_topic.is_some();
         self.kafka = Some(config);
         self
     }
@@ -56,13 +57,13 @@ impl OperationsOptions {
     /// The lease of the instances: twice as long is waited for the answer to an admission.
     /// Default 10 s.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.settings.lease = lease;
+        self.lease = lease;
         self
     }
 
     /// How many replays one after the other may die again. Default 5.
     pub fn max_replays(mut self, max_replays: u32) -> Self {
-        self.settings.dead_letters.max_replays = max_replays;
+        self.rules.max_replays = max_replays;
         self
     }
 
@@ -84,7 +85,7 @@ impl OperationsOptions {
             true => self.url.clone(),
             false => self.url.expose_secret().replacen("mode=rwc", "mode=rw", 1).into(),
         };
-        let (max_connections, lease) = (self.max_connections, self.settings.lease);
+        let (max_connections, lease) = (self.max_connections, self.lease);
         let store = Store::connect(&StoreOptions { url, max_connections, lease }).await;
         store.map_err(|error| database_error(&self.shown(), error))
     }
@@ -93,7 +94,7 @@ impl OperationsOptions {
         let Some(name) = &self.time_zone else { return Ok(()) };
         let zone = TimeZones::get().named(name);
         let invalid = |error| Error::Invalid(format!("default_time_zone {error}"));
-        self.settings.rules.default_time_zone = zone.map_err(invalid)?;
+        self.rules.requests.default_time_zone = zone.map_err(invalid)?;
         Ok(())
     }
 }
@@ -104,7 +105,8 @@ impl From<&Config> for OperationsOptions {
             url: config.database.url.clone(),
             max_connections: config.database.max_connections.get(),
             kafka: config.kafka.clone(),
-            settings: Settings::from(config),
+            rules: AdmissionRules::from(config),
+            lease: config.instance.lease,
             time_zone: None,
             migrates: false,
         }
@@ -133,7 +135,7 @@ impl Operations {
             return Err(database_error(&database, error));
         }
         let context = Context {
-            admission: Admission::on_database(store, options.settings),
+            admission: Admission::on_database(store, options.rules, options.lease),
             database,
             kafka: options.kafka,
             runtime: Handle::current(),
@@ -144,13 +146,13 @@ impl Operations {
 
     /// The operations of a scheduler that runs, until `running` is false.
     pub(crate) fn of_scheduler(
-        shared: Arc<Shared>,
+        path: Arc<Path>,
         database: String,
         kafka: Option<KafkaIngestConfig>,
         runtime: Handle,
         running: Arc<AtomicBool>,
     ) -> Self {
-        let admission = Admission::of_scheduler(shared);
+        let admission = Admission::of_scheduler(path);
         let running = Some(running);
         Self { context: Arc::new(Context { admission, database, kafka, runtime, running }) }
     }

@@ -12,7 +12,7 @@ use super::{Result, Submitted, rfc3339_ms};
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
 
-pub use crate::store::RequestFate as RequestStatus;
+pub use crate::store::RequestStatus;
 
 /// Requests of one call that are admitted at the same time.
 const AT_ONCE: usize = 64;
@@ -76,7 +76,7 @@ impl<'a> Jobs<'a> {
         let (app, request_id) = (app.into(), request_id.into());
         self.context
             .run(|context| async move {
-                let status = context.store().fate_of(&app, &request_id).await;
+                let status = context.store().status_of(&app, &request_id).await;
                 status.map_err(|error| context.database_error(error))
             })
             .await

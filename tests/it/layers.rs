@@ -2,6 +2,7 @@
 //!
 //! Comments, strings and doc text do not count. Test code may use tokio anywhere, for `#[tokio::test]`.
 
+mod circles;
 mod paths;
 
 use std::fs;
@@ -53,9 +54,11 @@ const ROOMS: &[Room] = &[
         ],
     },
     Room { name: "kafka", ours: &["model", "health"], crates: &["rdkafka", "tokio"] },
+    Room { name: "recovery", ours: &[], crates: &["tokio"] },
+    Room { name: "admission", ours: &["model", "recovery", "store"], crates: &["tokio"] },
     Room {
         name: "actors",
-        ours: &["model", "health", "store", "kafka", "dispatch"],
+        ours: &["model", "health", "recovery", "store", "kafka", "dispatch", "admission"],
         crates: &["actix", "actix_rt", "tokio"],
     },
     Room { name: "dispatch", ours: &["model", "health", "kafka"], crates: &["tokio"] },
@@ -65,7 +68,7 @@ const ROOMS: &[Room] = &[
     Room { name: "telemetry", ours: &[], crates: &[] },
     Room {
         name: "operations",
-        ours: &["model", "store", "kafka", "actors", "config"],
+        ours: &["model", "store", "kafka", "admission", "config"],
         crates: &["tokio"],
     },
     Room {
@@ -120,6 +123,36 @@ fn no_file_is_two_rooms() {
     let long: Vec<String> =
         sources().iter().filter_map(|(file, text)| too_long(file, text)).collect();
     assert!(long.is_empty(), "\n{}", long.join("\n"));
+}
+
+#[test]
+fn no_modules_import_each_other_in_a_circle() {
+    let circles = circles::Tree::of(&sources()).circles();
+    assert!(circles.is_empty(), "\n{}", circles.join("\n"));
+}
+
+/// A message that an actor handles and does not list is lost without a word.
+#[test]
+fn every_message_that_an_actor_handles_is_in_its_answers() {
+    let actors: Vec<_> =
+        sources().into_iter().filter(|(file, _)| file.starts_with("actors")).collect();
+    let is_child = |text: &str| text.contains("impl Child for ");
+    let missing: Vec<String> = actors
+        .iter()
+        .filter(|(_, text)| is_child(text))
+        .flat_map(|(file, text)| {
+            let handled = text.split("impl Handler<").skip(1);
+            let handled = handled.filter_map(|rest| rest.split_once('>').map(|(name, _)| name));
+            // These two go to all actors, by the Supervisor.
+            let listed = |name: &&str| {
+                ["Report", "Fault"].contains(name) || text.contains(&format!(".to::<{name}>()"))
+            };
+            let missing = handled.filter(move |name| !listed(name));
+            missing.map(move |name| format!("src/{}: {name}", file.display()))
+        })
+        .collect();
+    assert!(missing.is_empty(), "not among the answers:\n{}", missing.join("\n"));
+    assert!(actors.iter().filter(|(_, text)| is_child(text)).count() >= 7);
 }
 
 /// Every `.rs` below `src/`, as its path from there and its text.

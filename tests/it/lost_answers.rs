@@ -2,6 +2,7 @@
 //! nothing is stranded.
 
 mod late;
+mod taken;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

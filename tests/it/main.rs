@@ -39,6 +39,7 @@ mod instances;
 mod group;
 mod reading;
 mod takeovers;
+mod unknown;
 mod snapshots;
 mod crashes;
 mod chaos;

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::directory::hint;
+use super::super::instance::Instance;
 use super::super::messages::LookAround;
-use super::super::shared::Shared;
-use super::admission::{Admission, Progress};
+use super::admission::{Progress, RecordsAdmission};
 use super::position::{self, Claim, Position};
 use super::{Step, away};
 use crate::kafka::{BatchLimits, Error as KafkaError, PartitionQueue, TopicPartition};
@@ -20,7 +19,7 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
 /// What a step works with.
 pub(super) struct Reading {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     partition: TopicPartition,
     /// Given with the assignment; a reader that takes another's place splits its own.
     queue: Option<PartitionQueue>,
@@ -38,7 +37,7 @@ pub(super) struct Reading {
 
 impl Reading {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        instance: Arc<Instance>,
         partition: TopicPartition,
         queue: Option<PartitionQueue>,
         leaving: CancellationToken,
@@ -46,7 +45,7 @@ impl Reading {
     ) -> Self {
         let committed = Instant::now();
         Self {
-            shared,
+            instance,
             partition,
             queue,
             position: None,
@@ -121,15 +120,15 @@ impl Reading {
         if let (Some(end), Some(position)) = (end, &mut self.position) {
             if end.stable > position.next {
                 let row = position.row();
-                let passed = self.shared.store.pass_ledger(&row, end.stable);
-                match self.shared.bounded(passed).await {
+                let passed = self.instance.store.pass_ledger(&row, end.stable);
+                match self.instance.bounded(passed).await {
                     Ok(true) => position.next = end.stable,
                     Ok(false) => return Err(Step::Away("the ledger row was moved".into())),
                     Err(error) => return Err(away(&error)),
                 }
             }
             let lag = (end.high - position.next).max(0);
-            self.shared.counters.set_lag(&self.partition, lag);
+            self.instance.counters.set_lag(&self.partition, lag);
         }
         self.commit();
         Ok(())
@@ -137,17 +136,17 @@ impl Reading {
 
     /// Finds out where to read and seeks there.
     async fn begin(&mut self) -> Result<(), Step> {
-        let position = position::open(&self.shared, &self.partition, &self.claim).await?;
+        let position = position::open(&self.instance, &self.partition, &self.claim).await?;
         self.seek(position.first_wanted()).await?;
-        self.shared.partitions.insert(self.partition.clone(), position.ledger);
-        hint(self.shared.directory.retry_dlq(), LookAround);
+        self.instance.partitions.insert(self.partition.clone(), position.ledger);
+        self.instance.registry.hint(LookAround);
         self.known = Some(position.next);
         self.position = Some(position);
         Ok(())
     }
 
     async fn seek(&mut self, offset: i64) -> Result<(), Step> {
-        let Some(intake) = self.shared.intake() else {
+        let Some(intake) = self.instance.intake() else {
             return Err(Step::Away("the intake is not there yet".into()));
         };
         intake.seek(&self.partition, offset).await.map_err(step_of)?;
@@ -158,11 +157,11 @@ impl Reading {
     }
 
     async fn take(&mut self) -> Result<Vec<RawRecord>, Step> {
-        let Some(kafka) = &self.shared.kafka else { return Ok(Vec::new()) };
+        let Some(kafka) = &self.instance.kafka else { return Ok(Vec::new()) };
         let Some(queue) = &mut self.queue else { return Ok(Vec::new()) };
         let limits = BatchLimits {
             max_records: kafka.config.max_poll_records.get() as usize,
-            max_bytes: self.shared.settings.max_batch_bytes,
+            max_bytes: self.instance.settings.max_batch_bytes,
             wait: Duration::from_millis(kafka.config.poll_timeout_ms.max(1)),
         };
         let batch = tokio::select! {
@@ -176,7 +175,7 @@ impl Reading {
         };
         batch.map_err(|error| {
             let KafkaError::Unreadable { problem, .. } = error else { return step_of(error) };
-            self.shared.counters.add(&self.shared.counters.fetch_errors, 1);
+            self.instance.counters.add(&self.instance.counters.fetch_errors, 1);
             let at = self
                 .known_offset()
                 .map_or_else(String::new, |known| format!(" from offset {known}"));
@@ -196,7 +195,7 @@ impl Reading {
             && first.offset == position.next - 1
             && LastRecord::of(first) != known
         {
-            let lost = position::remade(&self.shared, &self.partition, position).await;
+            let lost = position::remade(&self.instance, &self.partition, position).await;
             self.position = None;
             return lost.map(|()| Vec::new());
         }
@@ -217,8 +216,8 @@ impl Reading {
         last: LastRecord,
     ) -> Result<(), Step> {
         let Some(position) = self.position.clone() else { return Ok(()) };
-        let admission = Admission {
-            shared: self.shared.clone(),
+        let admission = RecordsAdmission {
+            instance: self.instance.clone(),
             partition: self.partition.clone(),
             position,
             leaving: self.leaving.clone(),
@@ -246,7 +245,9 @@ impl Reading {
     /// Tells Kafka how far we are, unless it knows.
     fn commit(&mut self) {
         self.committed = Instant::now();
-        let (Some(position), Some(intake)) = (&self.position, self.shared.intake()) else { return };
+        let (Some(position), Some(intake)) = (&self.position, self.instance.intake()) else {
+            return;
+        };
         if self.told != Some(position.next) {
             self.told = Some(position.next);
             intake.commit(&[(self.partition.clone(), position.next)]);

@@ -10,11 +10,12 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::data::{MAX_DEPTH, is_too_deep, job_data};
+use super::data::job_data;
 use super::{
     APP_NAME_RULE, ErrorKind, Name, Priority, Refusal, ScheduleJobRequest, ScheduledTime, Unasked,
 };
 use super::{invalid, max_attempts_rule, missing, signed, timeout_rule, version_rule};
+use crate::model::json::{MAX_DEPTH, is_too_deep};
 
 const TEXT_RULE: &str = "a string of Unicode characters";
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::places::IdMap;
+use super::id_map::IdMap;
 use crate::model::ids::JobId;
 
 /// Unique in the process, so that what a predecessor issued never passes for ours.

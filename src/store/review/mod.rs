@@ -14,6 +14,6 @@ pub use change::Change;
 pub use filter::{LetterCount, LetterCursor, LetterFilter, LetterPage};
 pub use find::{InvalidLetterName, LetterName, Lookup, ReplayChain};
 pub use replay::LetterToReplay;
-pub use summary::{LetterState, LetterSummary};
+pub use summary::LetterSummary;
 
 pub use infinite_scheduler_entity::dead_letter::Model as LetterRow;

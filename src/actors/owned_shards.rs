@@ -8,9 +8,9 @@ use crate::store::ShardFence;
 
 /// The shards that this instance may put jobs into and fire from, by app.
 #[derive(Debug, Default)]
-pub(super) struct Holdings(RwLock<HashMap<AppId, Arc<[ShardFence]>>>);
+pub(super) struct OwnedShards(RwLock<HashMap<AppId, Arc<[ShardFence]>>>);
 
-impl Holdings {
+impl OwnedShards {
     /// The shards of `app` that are ours, ascending.
     pub(super) fn of(&self, app: AppId) -> Arc<[ShardFence]> {
         let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -24,7 +24,7 @@ impl Holdings {
 
     /// Where a new job of `app` goes: one of our shards, evenly.
     pub(super) fn choose(&self, app: AppId, job: JobId) -> Option<ShardFence> {
-        choose(&self.of(app), job).copied()
+        job.one_of(&self.of(app)).copied()
     }
 
     pub(super) fn add(&self, app: AppId, fences: &[ShardFence]) {
@@ -52,12 +52,6 @@ impl Holdings {
     }
 }
 
-/// One of `places`, evenly by the id, which is a hash already.
-pub(super) fn choose<T>(places: &[T], job: JobId) -> Option<&T> {
-    let count = u128::try_from(places.len()).ok().filter(|count| *count > 0)?;
-    places.get(usize::try_from(job.as_u128() % count).ok()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,18 +63,18 @@ mod tests {
 
     #[test]
     fn a_shard_that_is_taken_again_has_its_new_epoch() {
-        let holdings = Holdings::default();
+        let owned = OwnedShards::default();
         let app = AppId(1);
         for held in [fence(2, 1), fence(1, 1), fence(2, 3)] {
-            holdings.add(app, &[held]);
+            owned.add(app, &[held]);
         }
-        assert_eq!(*holdings.of(app), [fence(1, 1), fence(2, 3)]);
-        holdings.remove(app, ShardId(1));
-        assert_eq!(*holdings.of(app), [fence(2, 3)]);
+        assert_eq!(*owned.of(app), [fence(1, 1), fence(2, 3)]);
+        owned.remove(app, ShardId(1));
+        assert_eq!(*owned.of(app), [fence(2, 3)]);
     }
 
     #[test]
     fn without_shards_there_is_no_place() {
-        assert_eq!(Holdings::default().choose(AppId(1), JobId::derive("a", "b")), None);
+        assert_eq!(OwnedShards::default().choose(AppId(1), JobId::derive("a", "b")), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What became of a request, by its name: as much as the tables still tell.
+//! The status of a request, by its name: as much as the tables still tell.
 
 use infinite_scheduler_entity::{dead_letter, job};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
@@ -7,10 +7,10 @@ use super::letters::{DEAD, PARKED};
 use super::{Result, Store};
 use crate::model::ids::JobId;
 
-/// What became of a request.
+/// The status of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum RequestFate {
+pub enum RequestStatus {
     /// Its job waits for its moment.
     Accepted {
         /// The job.
@@ -60,11 +60,11 @@ pub enum RequestFate {
 }
 
 impl Store {
-    /// What became of `app`'s request `request_id`. A job that lives counts before a letter.
+    /// The status of `app`'s request `request_id`. A job that lives counts before a letter.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if the database is away.
-    pub async fn fate_of(&self, app: &str, request_id: &str) -> Result<RequestFate> {
+    pub async fn status_of(&self, app: &str, request_id: &str) -> Result<RequestStatus> {
         let job_id = JobId::derive(app, request_id);
         let job = job::Entity::find().filter(job::Column::Id.eq(job_id.uuid()));
         if let Some(row) = job.one(&self.inner.pool).await? {
@@ -77,29 +77,29 @@ impl Store {
             .order_by_desc(dead_letter::Column::CreatedMs)
             .one(&self.inner.pool)
             .await?;
-        Ok(letter.map_or(RequestFate::Unknown, of_letter))
+        Ok(letter.map_or(RequestStatus::Unknown, of_letter))
     }
 }
 
-fn of_job(job_id: JobId, row: job::Model) -> RequestFate {
+fn of_job(job_id: JobId, row: job::Model) -> RequestStatus {
     let due_ms = row.due_ms;
     match row.last_error {
-        None => RequestFate::Accepted { job_id, due_ms },
+        None => RequestStatus::Accepted { job_id, due_ms },
         Some(error) => {
             let attempts = row.attempts.try_into().unwrap_or(0);
-            RequestFate::Retrying { job_id, due_ms, attempts, error }
+            RequestStatus::Retrying { job_id, due_ms, attempts, error }
         }
     }
 }
 
-fn of_letter(row: dead_letter::Model) -> RequestFate {
+fn of_letter(row: dead_letter::Model) -> RequestStatus {
     let dead_letter::Model { id: letter, kind, message, state, job, .. } = row;
     match job {
-        _ if state == PARKED => RequestFate::Parked { message },
+        _ if state == PARKED => RequestStatus::Parked { message },
         Some(job) => {
             let job_id = JobId::from_uuid(job);
-            RequestFate::Dead { letter, job_id, kind, message }
+            RequestStatus::Dead { letter, job_id, kind, message }
         }
-        None => RequestFate::Rejected { letter, kind, message },
+        None => RequestStatus::Rejected { letter, kind, message },
     }
 }

@@ -13,7 +13,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), LONGEST);
 
 /// The waits of something that is tried again: longer each time, and short after a recovery.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     /// How many recoveries there had been when it last failed.
     recoveries: u64,
@@ -27,13 +27,13 @@ impl Default for Backoff {
 
 impl Backoff {
     /// It succeeded.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = RETRY.0;
     }
 
     /// It failed, after so many recoveries of what it needs: how long to wait. A failure that
     /// began before a recovery and ended after it says nothing about what is to come.
-    pub(super) fn failed(&mut self, recoveries: u64) -> Duration {
+    pub(crate) fn failed(&mut self, recoveries: u64) -> Duration {
         if std::mem::replace(&mut self.recoveries, recoveries) != recoveries {
             self.reset();
         }
@@ -45,7 +45,7 @@ impl Backoff {
 
 /// Whether something that we depend on answers, as whoever asks it regularly reports.
 #[derive(Debug, Default)]
-pub(super) struct Recovery {
+pub(crate) struct Recovery {
     state: watch::Sender<State>,
 }
 
@@ -59,12 +59,12 @@ struct State {
 
 impl Recovery {
     /// It does not answer.
-    pub(super) fn unavailable(&self) {
+    pub(crate) fn unavailable(&self) {
         self.state.send_if_modified(|state| !std::mem::replace(&mut state.unavailable, true));
     }
 
     /// It answers.
-    pub(super) fn answers(&self) {
+    pub(crate) fn answers(&self) {
         self.state.send_if_modified(|state| {
             let recovers = std::mem::take(&mut state.unavailable);
             state.recoveries += u64::from(recovers);
@@ -74,7 +74,7 @@ impl Recovery {
 
     /// Waits for `backoff`, or until it answers again if that comes earlier: for a caller who
     /// wants an answer within a certain time.
-    pub(super) async fn wait_no_longer(&self, backoff: Duration) {
+    pub(crate) async fn wait_no_longer(&self, backoff: Duration) {
         let mut state = self.state.subscribe();
         let before = state.borrow().recoveries;
         let recovers = state.wait_for(|state| state.recoveries != before);
@@ -82,7 +82,7 @@ impl Recovery {
     }
 
     /// How often it has answered again.
-    pub(super) fn recoveries(&self) -> u64 {
+    pub(crate) fn recoveries(&self) -> u64 {
         self.state.borrow().recoveries
     }
 
@@ -92,13 +92,13 @@ impl Recovery {
 
     /// Waits for `backoff`, or until it answers again if that comes earlier. While it is known
     /// not to answer, asking it again would be in vain: so long the wait goes on.
-    pub(super) async fn wait(&self, backoff: Duration) {
+    pub(crate) async fn wait(&self, backoff: Duration) {
         wait(&[self], backoff).await;
     }
 }
 
 /// As [`Recovery::wait`], for something that needs all of them: each that answers again ends it.
-pub(super) async fn wait(of: &[&Recovery], backoff: Duration) {
+pub(crate) async fn wait(of: &[&Recovery], backoff: Duration) {
     wait_at_most(of, backoff, LONGEST).await;
 }
 
