@@ -13,6 +13,7 @@ use super::{Error, Operations, Result};
 use crate::admission::{Admission as Path, AdmissionRules};
 use crate::config::{Config, TimeZones};
 use crate::kafka::KafkaIngestConfig;
+use crate::model::request::Rules;
 use crate::store::{Store, StoreOptions, redact};
 
 /// Which database operations are for, and what holds on it.
@@ -109,6 +110,24 @@ impl From<&Config> for OperationsOptions {
             lease: config.instance.lease,
             time_zone: None,
             migrates: false,
+        }
+    }
+}
+
+impl From<&Config> for AdmissionRules {
+    fn from(config: &Config) -> Self {
+        let kafka = config.kafka.as_ref();
+        Self {
+            requests: Rules {
+                default_time_zone: config.default_time_zone.clone(),
+                max_schedule_ahead: config.ingest.max_schedule_ahead,
+            },
+            idempotency_window: config.idempotency.window,
+            conflict_on_time: config.idempotency.conflict_on_time,
+            max_record_bytes: config.ingest.max_record_bytes,
+            max_retries: kafka.map_or(0, |kafka| kafka.max_retries),
+            max_replays: config.dead_letters.max_replays,
+            tells_verdicts: kafka.is_some_and(|kafka| kafka.events_topic.is_some()),
         }
     }
 }

@@ -17,7 +17,6 @@ use crate::kafka::KafkaIngestConfig;
 use crate::model::app::AppConfig;
 use crate::model::clock::{SharedClock, SystemClock};
 use crate::model::flaw::{self, Flaw};
-use crate::model::request::Rules;
 
 /// Where an app's jobs go.
 #[derive(Clone)]
@@ -86,24 +85,6 @@ impl From<&Config> for Settings {
             job_memory: (config.instance.memory_mb.get() as usize).saturating_mul(1 << 20),
             keep_dead_letters: config.dead_letters.keep,
             metrics_interval: config.log.metrics_interval,
-        }
-    }
-}
-
-impl From<&Config> for AdmissionRules {
-    fn from(config: &Config) -> Self {
-        let kafka = config.kafka.as_ref();
-        Self {
-            requests: Rules {
-                default_time_zone: config.default_time_zone.clone(),
-                max_schedule_ahead: config.ingest.max_schedule_ahead,
-            },
-            idempotency_window: config.idempotency.window,
-            conflict_on_time: config.idempotency.conflict_on_time,
-            max_record_bytes: config.ingest.max_record_bytes,
-            max_retries: kafka.map_or(0, |kafka| kafka.max_retries),
-            max_replays: config.dead_letters.max_replays,
-            tells_verdicts: kafka.is_some_and(|kafka| kafka.events_topic.is_some()),
         }
     }
 }

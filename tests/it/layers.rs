@@ -79,6 +79,7 @@ const ROOMS: &[Room] = &[
             "store",
             "kafka",
             "dispatch",
+            "admission",
             "actors",
             "config",
             "operations",
