@@ -14,8 +14,7 @@ use super::position::Position;
 use crate::admission::{Admission, Known, Lost, Pending, Policy, Tries, Written};
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
-use crate::model::ids::{ReaderToken, derived_request_id};
-use crate::model::record::RawRecord;
+use crate::model::ids::ReaderToken;
 use crate::recovery::Backoff;
 use crate::store::{Advance, BatchSource, Error as StoreError, LastRecord, LedgerRow};
 
@@ -75,11 +74,10 @@ enum PartEnd {
 impl RecordsAdmission {
     pub(super) async fn run(
         mut self,
-        records: Vec<RawRecord>,
+        mut pending: Pending,
         next: i64,
         last: LastRecord,
     ) -> Result<Progress, Step> {
-        let mut pending = self.judge(records).await?;
         let backoff = Backoff::default();
         let mut failures = Failures { size: pending.len(), failed: 0, backoff };
         while !pending.is_empty() {
@@ -94,17 +92,6 @@ impl RecordsAdmission {
             }
         }
         Ok(Progress::At(self.position))
-    }
-
-    async fn judge(&self, records: Vec<RawRecord>) -> Result<Pending, Step> {
-        let (cluster, ledger) = (&self.position.cluster, self.position.ledger);
-        let name = |record: &RawRecord| {
-            let RawRecord { topic, partition, offset, .. } = record;
-            derived_request_id(cluster, topic, *partition, *offset)
-        };
-        let judged = self.instance.admission.judge_records(records, ledger, name).await;
-        // The records are read again: nothing was counted or written.
-        judged.map_err(|error| Step::Away(error.to_string()))
     }
 
     /// Admits records that follow each other, until it is known what became of them.
