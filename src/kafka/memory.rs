@@ -39,10 +39,18 @@ impl RecordMemory {
 
     /// Waits for room for a first record; `None` cannot come, since this is never closed.
     pub(super) async fn enter(&self) -> Option<Place> {
-        let units = units_of(FIRST * COPIES).min(self.all);
-        let permit =
-            self.units.clone().acquire_many_owned(u32::try_from(units).ok()?).await.ok()?;
+        let permit = self.units.clone().acquire_many_owned(self.first()).await.ok()?;
         Some(Place { units: self.units.clone(), permit, bytes: 0 })
+    }
+
+    /// The same, if there is room now.
+    pub(super) fn try_enter(&self) -> Option<Place> {
+        let permit = self.units.clone().try_acquire_many_owned(self.first()).ok()?;
+        Some(Place { units: self.units.clone(), permit, bytes: 0 })
+    }
+
+    fn first(&self) -> u32 {
+        u32::try_from(units_of(FIRST * COPIES).min(self.all)).unwrap_or(u32::MAX)
     }
 }
 

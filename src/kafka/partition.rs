@@ -1,6 +1,7 @@
 //! One partition's records, taken in batches by whoever reads it.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -89,8 +90,8 @@ pub struct PartitionQueue {
     /// The last that was heard is that there is nothing more.
     end: Option<LogEnd>,
     memory: Arc<RecordMemory>,
-    /// The room of the batch that was given out last.
-    place: Option<Place>,
+    /// The room of the batches that were given out, oldest first.
+    places: VecDeque<Option<Place>>,
     /// Dropped after `queue`: destroying the client under a live queue is asking for trouble.
     _consumer: Arc<dyn Send + Sync>,
 }
@@ -137,7 +138,7 @@ impl PartitionQueue {
             denied: false,
             end: None,
             memory,
-            place: None,
+            places: VecDeque::new(),
             _consumer: consumer,
         })
     }
@@ -163,7 +164,7 @@ impl PartitionQueue {
     ///
     /// A batch waits for room in the memory that all partitions share, and is smaller where
     /// that is short; a record alone always fits. It keeps its room until
-    /// [`finish_batch`](Self::finish_batch), or until the next one is asked for.
+    /// [`finish_batch`](Self::finish_batch), or until this is called again.
     ///
     /// The batch is empty if nothing came in `limits.wait`, or for a while longer after a
     /// denial, which would otherwise seem to be over. Dropping the future loses no
@@ -176,7 +177,7 @@ impl PartitionQueue {
     /// [`Error::Unavailable`] when the broker gives no records for a reason that may pass;
     /// [`Error::Unreadable`] when somebody has to look at the log.
     pub async fn next_batch(&mut self, limits: BatchLimits) -> Result<Vec<RawRecord>, Error> {
-        self.finish_batch();
+        self.finish_all();
         let wait = if self.denied { limits.wait.max(DENIED_AGAIN) } else { limits.wait };
         let deadline = Instant::now() + wait;
         loop {
@@ -188,7 +189,9 @@ impl PartitionQueue {
             let left = deadline.saturating_duration_since(Instant::now());
             if !batch.is_empty() || left.is_zero() {
                 self.denied = false;
-                self.place = place.filter(|_| !batch.is_empty());
+                if !batch.is_empty() {
+                    self.places.push_back(place);
+                }
                 return Ok(batch);
             }
             drop(place);
@@ -197,9 +200,33 @@ impl PartitionQueue {
         }
     }
 
-    /// The records of the last batch are gone: their memory is free for other partitions.
+    /// Takes what is there now, within `limits`, behind the batch that was given out before and
+    /// is not finished. Gives nothing where there is no room for a second batch, and keeps an
+    /// error for the next time.
+    pub fn next_batch_ahead(&mut self, limits: BatchLimits) -> Vec<RawRecord> {
+        let Some(mut place) = self.memory.try_enter() else { return Vec::new() };
+        match self.take(&limits, Some(&mut place)) {
+            Ok(batch) => {
+                if !batch.is_empty() {
+                    self.places.push_back(Some(place));
+                }
+                batch
+            }
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                Vec::new()
+            }
+        }
+    }
+
+    /// The records of the oldest batch are gone: their memory is free for other partitions.
     pub fn finish_batch(&mut self) {
-        self.place = None;
+        self.places.pop_front();
+    }
+
+    /// The records of every batch are gone.
+    pub fn finish_all(&mut self) {
+        self.places.clear();
     }
 
     fn arm(&mut self) {

@@ -199,10 +199,20 @@ async fn a_member_of_the_same_name_is_named_and_reading_goes_on_after_it() {
     assert_eq!(said.matches("takes our place").count(), 1, "said once: {said}");
 }
 
+/// Ends a loop on a thread that the runtime waits for, also when the test fails.
+#[derive(Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_another_kind_are_named_with_the_group() {
     let flow = Flow::new(1).await;
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = Stop::default();
     let member: BaseConsumer = client_of(&flow.world.broker)
         .set("group.id", &flow.world.group)
         .set("partition.assignment.strategy", "range")
@@ -210,7 +220,7 @@ async fn members_of_another_kind_are_named_with_the_group() {
         .expect("a consumer");
     member.subscribe(&[&flow.world.topic]).expect("a subscription");
     let has = Arc::new(AtomicBool::new(false));
-    let (told, holds) = (stop.clone(), has.clone());
+    let (told, holds) = (stop.0.clone(), has.clone());
     let polling = tokio::task::spawn_blocking(move || {
         while !told.load(Ordering::Acquire) {
             drop(member.poll(Duration::from_millis(50)));
@@ -225,7 +235,7 @@ async fn members_of_another_kind_are_named_with_the_group() {
     for said in [flow.world.group.as_str(), "another kind", "kafka.group_id"] {
         assert!(sentence.contains(said), "{said} in {sentence}");
     }
-    stop.store(true, Ordering::Release);
+    drop(stop);
     polling.await.expect("no panic");
     instance.ready(DEADLINE).await;
 }

@@ -142,6 +142,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_too_much_at_once_says_the_way_out() {
+        let kind = by_number(1153).expect("it is listed");
+        let said = kind("Got a packet bigger than 'max_allowed_packet' bytes".into()).to_string();
+        for way_out in ["raise max_allowed_packet", "lower ingest.max_record_bytes"] {
+            assert!(said.contains(way_out), "{said}");
+        }
+    }
+
+    #[test]
     fn a_number_means_one_thing() {
         let mut all: Vec<u16> = KINDS.iter().flat_map(|(_, numbers)| *numbers).copied().collect();
         all.sort_unstable();

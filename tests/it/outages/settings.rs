@@ -1,6 +1,10 @@
 //! The server, the database or the login has settings that would break a promise: sessions of ours
 //! have their own, and where one cannot be had, a sentence says which and the way out.
 
+use std::num::NonZeroU32;
+
+use infinite_scheduler::AppConfig;
+
 use super::{DEADLINE, Flow, PARTITIONS};
 use crate::support::kafka::{RawRecord, client_of, produce_by};
 use crate::support::proxy::Proxy;
@@ -259,6 +263,28 @@ async fn what_a_login_may_not_set_is_refused_on_postgres() {
         since triggers and rules of the tables would not run; this user may not set it (permission \
         denied to set parameter \"session_replication_role\"): have an administrator set it";
     assert!(why.contains(sentence), "{why}");
+}
+
+/// A table that is altered makes the statements useless that a session has prepared, for as long
+/// as that session lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_with_statements_of_a_table_that_was_altered_are_replaced_on_postgres() {
+    let world = World::new(Database::Postgres, PARTITIONS).await;
+    // Few jobs fit in memory, so that pages of the others are read all the time.
+    let mut app = AppConfig::new("sms");
+    app.window = NonZeroU32::MIN.saturating_add(3);
+    app.max_in_flight = app.window;
+    let builder = world.builder_without_apps().register_app_on_topic(app, &world.fired);
+    let builder = builder.max_connections(2);
+    let mut flow = Flow::start(world, builder).await;
+    for most in [129, 130, 131] {
+        let alter =
+            format!("alter table scheduler_job alter column request_id type varchar({most})");
+        flow.database().execute(&alter).await;
+        flow.wave().await;
+        flow.waves.settle().await;
+    }
+    flow.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
