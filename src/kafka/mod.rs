@@ -10,6 +10,7 @@ mod intake;
 mod member;
 mod memory;
 mod rebalance;
+mod slot;
 mod partition;
 mod producer;
 mod reach;

@@ -5,19 +5,20 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::base_consumer::PartitionQueue as NativeQueue;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use tokio::sync::Notify;
+
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::error::{is_denial, is_passing};
 use super::memory::{Place, RecordMemory};
+use super::slot::Slot;
 use super::{Error, TopicPartition};
 use crate::model::record::RawRecord;
 
@@ -383,44 +384,6 @@ fn headers_of(message: &BorrowedMessage<'_>) -> Vec<(String, Option<Vec<u8>>)> {
             })
         })
         .collect()
-}
-
-/// One assignment of one partition, shared by the rebalance callbacks and its readers.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) partition: TopicPartition,
-    /// The number of the queue that may read; older ones end, and all do once it is `REVOKED`.
-    reader: AtomicU64,
-    /// How often somebody said where to read. Zero: the place is not a meaningful one yet.
-    seeks: AtomicU64,
-    wake: Notify,
-}
-
-const REVOKED: u64 = u64::MAX;
-
-impl Slot {
-    pub(super) fn new(partition: TopicPartition) -> Self {
-        Self { partition, reader: AtomicU64::new(0), seeks: AtomicU64::new(0), wake: Notify::new() }
-    }
-
-    /// Ends every queue of this assignment and wakes who waits on one.
-    pub(super) fn revoke(&self) {
-        self.reader.store(REVOKED, Ordering::Release);
-        self.wake.notify_one();
-    }
-
-    /// Notes that the next record is the one that somebody asked for.
-    pub(super) fn sought(&self) {
-        self.seeks.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn admit_reader(&self) -> Result<u64, Error> {
-        let next = |reader| (reader != REVOKED).then_some(reader + 1);
-        match self.reader.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
-            Ok(before) => Ok(before + 1),
-            Err(_) => Err(Error::Revoked { partition: self.partition.clone() }),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,9 @@ use serde::Deserialize;
 use tracing::{debug, error, info, warn};
 
 use super::memory::RecordMemory;
-use super::partition::{Slot, keep_end};
+use super::partition::keep_end;
 use super::reach::Reach;
+use super::slot::Slot;
 use super::{Error, PartitionQueue, TopicPartition};
 
 /// Who reads the partitions that the group gives to this process.
