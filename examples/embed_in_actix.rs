@@ -26,8 +26,8 @@ use infinite_scheduler::kafka::{Outgoing, Producer};
 use infinite_scheduler::model::clock::SystemClock;
 use infinite_scheduler::telemetry::{self, LogFormat};
 use infinite_scheduler::{
-    AppConfig, EmbeddedBroker, ErrorKind, JobContext, JobError, KafkaIngestConfig, Refusal,
-    Rejection, ScheduleJobRequest, Scheduler, SubmitError, Submitted, Typed, TypedHandler,
+    AppConfig, EmbeddedBroker, ErrorKind, JobContext, JobError, KafkaIngestConfig, OperationError,
+    Refusal, Rejection, ScheduleJobRequest, Scheduler, Submitted, Typed, TypedHandler,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -162,7 +162,7 @@ async fn remind(
         Ok(Submitted::Duplicate { job_id, of }) => {
             HttpResponse::Ok().json(json!({ "jobId": job_id, "requestId": of, "duplicate": true }))
         }
-        Err(SubmitError::Refused(refusal)) => refused(&refusal),
+        Err(OperationError::Refused(refusal)) => refused(&refusal),
         Err(error) => HttpResponse::ServiceUnavailable()
             .insert_header((header::RETRY_AFTER, "1"))
             .json(json!({ "error": error.to_string() })),

@@ -1,7 +1,8 @@
 //! The command line: what each command is asked, and how the process ends.
 //!
-//! 0: done. 1: it failed. 2: it cannot succeed as it was asked (a mistake in the command
-//! line or the configuration, a database of a newer version). 128 + n: ended by signal n.
+//! A command parses, calls an operation and renders its answer. Exit codes: 0, done. 1, it failed.
+//! 2, it cannot succeed as it was asked (a mistake in the command line or the configuration, a
+//! database of a newer version). 3, the answer is no. 128 + n, ended by signal n.
 
 mod serve;
 
@@ -10,16 +11,19 @@ mod demo;
 mod migrate;
 
 mod submit;
+mod requests;
 
 mod ingest;
 
 mod dead_letters;
 
+mod apps;
+
 mod bench;
 
+mod session;
 mod output;
 mod signals;
-mod sql;
 mod timing;
 
 use std::fmt::Display;
@@ -45,8 +49,10 @@ enum Command {
     Demo(demo::Arguments),
     Migrate(migrate::Arguments),
     Submit(Box<submit::Arguments>),
+    Requests(requests::Arguments),
     Ingest(ingest::Arguments),
     DeadLetters(dead_letters::Arguments),
+    Apps(apps::Arguments),
     Bench(bench::Arguments),
 }
 
@@ -73,13 +79,13 @@ pub fn main() -> ExitCode {
         done
     });
     if let Some(why) = output::unwritten() {
-        output::complain(format_args!(
+        output::report(format_args!(
             "infinite-scheduler: standard output cannot be written: {why}"
         ));
         return ExitCode::FAILURE;
     }
     done.unwrap_or_else(|error| {
-        output::complain(format_args!("infinite-scheduler: {error:#}"));
+        output::report(format_args!("infinite-scheduler: {error:#}"));
         let cannot_start = error.downcast_ref::<CannotStart>().is_some();
         ExitCode::from(if cannot_start { 2 } else { 1 })
     })
@@ -91,8 +97,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Submit(arguments) => submit::run(*arguments).await,
+        Command::Requests(arguments) => requests::run(arguments).await,
         Command::Ingest(arguments) => ingest::run(arguments).await,
         Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
+        Command::Apps(arguments) => apps::run(arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
     }
 }

@@ -60,6 +60,8 @@ pub enum ProblemKind {
     TargetUnavailable,
     /// Other instances use another time zone database.
     TimeZonesDiffer,
+    /// Commands to shards of this instance are of a kind that its version does not know.
+    UnknownCommands,
     /// A setting does not have its intended effect.
     Setting,
 }

@@ -128,7 +128,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .default_service(web::to(problem::not_found));
 }
 
-/// GET and HEAD go to `handler`; every other method is told what is allowed.
+/// GET and HEAD go to `handler`; the answer to every other method names those two.
 fn read_only<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args>,

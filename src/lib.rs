@@ -32,16 +32,20 @@
 pub mod model;
 
 mod health;
+mod recovery;
 
 pub mod store;
 
 pub mod kafka;
+
+mod admission;
 
 mod actors;
 
 mod dispatch;
 
 pub mod config;
+pub mod operations;
 pub mod service;
 pub mod telemetry;
 
@@ -49,7 +53,6 @@ pub mod http;
 
 pub mod cli;
 
-pub use actors::{AppMetrics, IngestMetrics};
 pub use config::Config;
 pub use dispatch::{
     Discard, JobContext, JobError, JobHandler, LogDispatch, Rejection, Typed, TypedHandler,
@@ -63,7 +66,9 @@ pub use model::letter::{ErrorKind, Refusal};
 pub use model::request::{Operation, ScheduleJobRequest};
 pub use model::schema::JobSchema;
 pub use model::time::ScheduledTime;
+pub use operations::{
+    Error as OperationError, Operations, OperationsOptions, Replayed, RequestStatus, Submitted,
+};
 pub use service::{
-    Replayed, RequestFate, Scheduler, SchedulerBuilder, StartError, StartProgress, SubmitError,
-    Submitted,
+    AppMetrics, IngestMetrics, Scheduler, SchedulerBuilder, StartError, StartProgress,
 };

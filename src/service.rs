@@ -4,8 +4,9 @@
 //! `#[tokio::main]` or `#[actix_web::main]`; what callers hold is a handle that is cheap to
 //! clone, `Send` and `Sync`.
 
-mod bring_up;
 mod builder;
+mod bring_up;
+mod start;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,15 +17,15 @@ use actix::Addr;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actors::{
-    Break, Drain, IngestMetrics, Replay, Shared, Supervisor, foresee_replay, replay, submit,
-};
+use crate::actors::{Break, Drain, Instance, Supervisor};
 use crate::health::HealthReport;
 use crate::model::request::ScheduleJobRequest;
-use crate::store::Names;
+use crate::operations::{
+    Apps, DeadLetters, Error as OperationError, Ingest, Jobs, Operations, Replayed, RequestStatus,
+    Submitted,
+};
 
-pub use crate::actors::{Replayed, SubmitError, Submitted};
-pub use crate::store::RequestFate;
+pub use crate::actors::{AppMetrics, IngestMetrics};
 pub use bring_up::StartError;
 pub use builder::SchedulerBuilder;
 
@@ -45,7 +46,7 @@ pub struct Scheduler {
 pub struct StartProgress(Arc<Mutex<Option<String>>>);
 
 impl StartProgress {
-    /// A sentence that says what the start waits for; `None` while it gets on.
+    /// A sentence that says what the start waits for; `None` while it goes on.
     pub fn waits_for(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -57,10 +58,11 @@ impl StartProgress {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
+    operations: Operations,
     supervisor: Addr<Supervisor>,
     runtime: tokio::runtime::Handle,
-    running: AtomicBool,
+    running: Arc<AtomicBool>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -88,87 +90,92 @@ impl Scheduler {
             .mysql_password(password)
     }
 
-    /// Asks for a job. When this returns, it is in the database.
-    ///
-    /// # Errors
-    /// [`SubmitError::Refused`] with what is wrong with the request;
-    /// [`SubmitError::Unavailable`] when the database is away: send the same request again,
-    /// with the same `requestId` or idempotency key it will not become two jobs;
-    /// [`SubmitError::ShutDown`] after [`shutdown`](Self::shutdown).
-    pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted, SubmitError> {
-        self.on_runtime(move |shared| async move { submit(&shared, request).await }).await
+    /// Requests for jobs, and what became of them.
+    pub fn jobs(&self) -> Jobs<'_> {
+        self.inner.operations.jobs()
     }
 
-    /// Tries a dead letter once more: its request, or `value` in the place of it, goes through
-    /// the same admission as any other.
+    /// What could not become a job, or failed for good.
+    pub fn dead_letters(&self) -> DeadLetters<'_> {
+        self.inner.operations.dead_letters()
+    }
+
+    /// How far the ingest topics have been read, and from where they are read on.
+    pub fn ingest(&self) -> Ingest<'_> {
+        self.inner.operations.ingest()
+    }
+
+    /// The apps that were ever registered on the database, by whichever instance.
+    pub fn apps(&self) -> Apps<'_> {
+        self.inner.operations.apps()
+    }
+
+    /// Asks for a job, as [`Jobs::schedule`]. When this returns, it is in the database.
     ///
     /// # Errors
-    /// [`SubmitError::Unavailable`] when the database is away: asked again, it will not be
-    /// replayed twice; [`SubmitError::ShutDown`] after [`shutdown`](Self::shutdown).
+    /// [`OperationError::Refused`] with what is wrong with the request;
+    /// [`OperationError::Unavailable`] when the database does not answer: send the same request
+    /// again, with the same `requestId` or idempotency key it will not become two jobs;
+    /// [`OperationError::ShutDown`] after [`shutdown`](Self::shutdown).
+    pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted, OperationError> {
+        self.jobs().schedule(request).await
+    }
+
+    /// Asks for several jobs, as [`Jobs::schedule_all`]; the answers are in the order of the
+    /// requests.
+    ///
+    /// # Errors
+    /// For each request by itself, as [`schedule`](Self::schedule).
+    pub async fn schedule_all(
+        &self,
+        requests: impl IntoIterator<Item = ScheduleJobRequest>,
+    ) -> Vec<Result<Submitted, OperationError>> {
+        self.jobs().schedule_all(requests).await
+    }
+
+    /// Tries a dead letter once more, as [`DeadLetters::replay`]: its request, or `value` in its
+    /// place, goes through the same admission as any other.
+    ///
+    /// # Errors
+    /// Those of [`DeadLetters::replay`], and [`OperationError::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
     pub async fn replay(
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
-    ) -> Result<Replayed, SubmitError> {
-        self.on_runtime(
-            move |shared| async move { replay(&shared, &Replay { letter, value }).await },
-        )
-        .await
+    ) -> Result<Replayed, OperationError> {
+        self.dead_letters().replay(letter, value).await
     }
 
     /// What [`replay`](Self::replay) would come to just now. Nothing is written.
     ///
     /// # Errors
-    /// [`SubmitError::Unavailable`] when the database is away; [`SubmitError::ShutDown`] after
-    /// [`shutdown`](Self::shutdown).
+    /// As [`replay`](Self::replay).
     pub async fn foresee_replay(
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
-    ) -> Result<Replayed, SubmitError> {
-        self.on_runtime(move |shared| async move {
-            foresee_replay(&shared, &Replay { letter, value }, &mut Names::default()).await
-        })
-        .await
+    ) -> Result<Replayed, OperationError> {
+        self.dead_letters().foresee_replay(letter, value).await
     }
 
-    /// What became of the request of this app under this name.
+    /// What became of the request of this app under this name, as [`Jobs::request`].
     ///
     /// # Errors
-    /// [`SubmitError::Unavailable`] when the database is away; [`SubmitError::ShutDown`] after
-    /// [`shutdown`](Self::shutdown).
+    /// [`OperationError::Unavailable`] when the database does not answer;
+    /// [`OperationError::ShutDown`] after [`shutdown`](Self::shutdown).
     pub async fn request(
         &self,
         app: impl Into<String>,
         request_id: impl Into<String>,
-    ) -> Result<RequestFate, SubmitError> {
-        let (app, request_id) = (app.into(), request_id.into());
-        self.on_runtime(move |shared| async move {
-            let fate = shared.store.fate_of(&app, &request_id).await;
-            fate.map_err(|error| SubmitError::Unavailable(error.to_string()))
-        })
-        .await
-    }
-
-    async fn on_runtime<T, F>(
-        &self,
-        work: impl FnOnce(Arc<Shared>) -> F + Send + 'static,
-    ) -> Result<T, SubmitError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, SubmitError>> + Send + 'static,
-    {
-        if !self.is_running() {
-            return Err(SubmitError::ShutDown);
-        }
-        let done = self.inner.runtime.spawn(work(self.inner.shared.clone()));
-        done.await.unwrap_or_else(|error| Err(SubmitError::Unavailable(error.to_string())))
+    ) -> Result<RequestStatus, OperationError> {
+        self.jobs().request(app, request_id).await
     }
 
     /// What was counted since the start.
     pub fn ingest_metrics(&self) -> IngestMetrics {
-        let degraded = self.inner.shared.health.counts();
-        IngestMetrics { degraded, ..self.inner.shared.counters.read() }
+        let degraded = self.inner.instance.health.counts();
+        IngestMetrics { degraded, ..self.inner.instance.counters.read() }
     }
 
     /// Whether it was started and not shut down.
@@ -178,13 +185,13 @@ impl Scheduler {
 
     /// The apps that this instance fires, by name.
     pub fn registered_apps(&self) -> Vec<String> {
-        self.inner.shared.app_names()
+        self.inner.instance.admission.app_names()
     }
 
     /// Whether it accepts calls and fires jobs, and what is wrong with it.
     pub fn health(&self) -> HealthReport {
-        let mut report = self.inner.shared.health.read();
-        if self.is_running() && !self.inner.shared.has_lease() {
+        let mut report = self.inner.instance.health.read();
+        if self.is_running() && !self.inner.instance.has_lease() {
             report.ready = false;
             report.reasons.push("lease: not valid, so nothing is fired".into());
         }
@@ -194,7 +201,7 @@ impl Scheduler {
     /// Stops in order: Kafka first, then the app schedulers, then everything else.
     ///
     /// Attempts that run may go on for `deadline`; those that are still running then are
-    /// told to stop, and their jobs fire again elsewhere. Shards are handed back at once. It
+    /// asked to stop, and their jobs fire again elsewhere. Shards are released at once. It
     /// returns within 3 s after `deadline`, whatever database and broker do. Only
     /// the first call waits for all that; another one returns at once.
     pub async fn shutdown(&self, deadline: Duration) {
@@ -210,7 +217,7 @@ impl Scheduler {
             Ok(Err(_)) => tracing::error!("the supervisor is gone: leaving without draining"),
             Err(_) => tracing::error!("the supervisor does not answer: leaving without draining"),
         }
-        let store = self.inner.shared.store.clone();
+        let store = self.inner.instance.store.clone();
         let patience = left().max(CLOSE_PATIENCE / 2);
         let close = async move { tokio::time::timeout(patience, store.close()).await };
         drop(self.inner.runtime.spawn(close).await);
@@ -240,7 +247,7 @@ async fn join(thread: JoinHandle<()>, patience: Duration) {
     match tokio::time::timeout(patience, joined).await {
         Ok(Ok(true)) => {}
         Ok(_) => tracing::error!("the scheduler's thread panicked"),
-        Err(_) => tracing::warn!("the scheduler's thread is slow to end: it is left to itself"),
+        Err(_) => tracing::warn!("the scheduler's thread is slow to end: it is not waited for"),
     }
 }
 
@@ -255,6 +262,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.running.store(false, Ordering::Release);
         self.stop();
     }
 }

@@ -2,7 +2,7 @@
 //! number of attempts that is bounded, as are the bytes of its jobs.
 //!
 //! It fires nothing without a lease that is valid here, and nothing early. It owns no
-//! truth: a successor finds the shards in the holdings, what runs in the in-flight table,
+//! truth: a successor finds the shards in the owned, what runs in the in-flight table,
 //! and the jobs in the database.
 
 mod reading;
@@ -16,10 +16,13 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::app::RegisteredApp;
 use super::attempt;
+use super::child::Child;
 use super::in_flight::Flight;
+use super::instance::Instance;
 use super::messages::*;
-use super::shared::{RegisteredApp, Shared};
+use super::registry::{Answers, Scope};
 use crate::model::fence::Fence;
 use crate::model::ids::ShardId;
 use crate::model::job::Job;
@@ -39,7 +42,7 @@ const BURST: usize = 1000;
 
 /// The scheduler of one app.
 pub(super) struct AppScheduler {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     app: Arc<RegisteredApp>,
     window: Window,
     fences: HashMap<ShardId, ShardFence>,
@@ -55,7 +58,7 @@ pub(super) struct AppScheduler {
 }
 
 impl AppScheduler {
-    pub(super) fn new(shared: Arc<Shared>, app: Arc<RegisteredApp>) -> Self {
+    pub(super) fn new(instance: Arc<Instance>, app: Arc<RegisteredApp>) -> Self {
         let jobs = app.config.window.get() as usize;
         let limits = WindowLimits {
             max_jobs: jobs,
@@ -64,9 +67,9 @@ impl AppScheduler {
             aging_ms: i64::try_from(app.config.priority_aging.as_millis()).unwrap_or(i64::MAX),
         };
         // The place of one that panicked while draining is not that of one that may start.
-        let stopping = shared.draining.load(Ordering::Acquire);
+        let stopping = instance.draining.load(Ordering::Acquire);
         Self {
-            shared,
+            instance,
             app,
             window: Window::new(limits),
             fences: HashMap::new(),
@@ -90,10 +93,10 @@ impl AppScheduler {
     }
 
     fn fire(&mut self) {
-        if self.stopping || !self.shared.lease.is_valid() {
+        if self.stopping || !self.instance.lease.is_valid() {
             return;
         }
-        let now_ms = self.shared.now_ms();
+        let now_ms = self.instance.now_ms();
         let due =
             self.window.take_due(now_ms, self.room().min(BURST), self.app.memory.for_starts());
         let flights: Vec<Flight> =
@@ -103,8 +106,8 @@ impl AppScheduler {
         }
         // They are not in the window any more, and are counted as in flight from here on.
         self.app.memory.set_window(self.window.expected_bytes());
-        for flight in self.shared.in_flight.start(flights, self.shared.database_us()) {
-            attempt::spawn(&self.shared, flight);
+        for flight in self.instance.in_flight.start(flights, self.instance.database_us()) {
+            attempt::spawn(&self.instance, flight);
         }
     }
 
@@ -113,17 +116,16 @@ impl AppScheduler {
         if self.app.memory.for_starts() == 0 {
             return 0;
         }
-        let config = &self.app.config;
         let running = self.app.running.load(Ordering::Relaxed);
         let unsettled = self.app.unsettled.load(Ordering::Relaxed);
-        let most = Shared::unsettled_limit(config.window, config.max_in_flight);
-        let handlers = (config.max_in_flight.get() as usize).saturating_sub(running);
+        let most = self.app.most_unsettled();
+        let handlers = (self.app.config.max_in_flight.get() as usize).saturating_sub(running);
         handlers.min(most.saturating_sub(unsettled))
     }
 
     fn flight(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Flight> {
         // A lease allows nothing with the shards of who we were before we were declared dead.
-        let me = self.shared.me();
+        let me = self.instance.me();
         let fence = self.fences.get(&job.shard).filter(|fence| fence.owner == me);
         let Some(fence) = fence.copied() else {
             self.window.outcome_unknown(job.id);
@@ -148,11 +150,11 @@ impl AppScheduler {
             ctx.cancel_future(timer);
         }
         let Some(due_ms) = self.window.next_due() else { return };
-        let wait_ms = u64::try_from(due_ms - self.shared.now_ms()).unwrap_or(0);
+        let wait_ms = u64::try_from(due_ms - self.instance.now_ms()).unwrap_or(0);
         // What is due already waits for room: an attempt that ends will say so.
         let wait = if wait_ms > 0 {
             Duration::from_millis(wait_ms).min(LONGEST_SLEEP)
-        } else if !self.stopping && self.shared.lease.is_valid() && self.room() > 0 {
+        } else if !self.stopping && self.instance.lease.is_valid() && self.room() > 0 {
             Duration::ZERO
         } else {
             READ_AGAIN
@@ -168,7 +170,7 @@ impl AppScheduler {
         let idle: Vec<ShardId> = self
             .releasing
             .keys()
-            .filter(|shard| !self.shared.in_flight.has(**shard))
+            .filter(|shard| !self.instance.in_flight.has(**shard))
             .copied()
             .collect();
         for shard in idle {
@@ -199,12 +201,34 @@ impl Actor for AppScheduler {
 
     /// Takes over what a predecessor left.
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.window.adopt_in_flight(self.shared.in_flight.of(self.app.id));
-        for fence in self.shared.holdings.of(self.app.id).iter() {
+        self.window.adopt_in_flight(self.instance.in_flight.of(self.app.id));
+        for fence in self.instance.owned.of(self.app.id).iter() {
             self.own(*fence);
         }
         ctx.run_later(AUDIT, Self::audit_next);
         self.go_on(ctx);
+    }
+}
+
+impl Child for AppScheduler {
+    const KIND: &'static str = "app-scheduler";
+
+    fn scope(&self) -> Scope {
+        self.app.id.into()
+    }
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers
+            .to::<TakeTicket>()
+            .to::<JobsAdmitted>()
+            .to::<TicketDropped>()
+            .to::<LookFor>()
+            .to::<ShardsTaken>()
+            .to::<ShardsLost>()
+            .to::<ReleaseShard>()
+            .to::<Fire>()
+            .to::<Settled>()
+            .to::<StopStarting>()
     }
 }
 
@@ -268,7 +292,7 @@ impl Handler<ShardsLost> for AppScheduler {
                 reply.send(true).ok();
             }
         }
-        self.shared.in_flight.cancel(&lost.shards.into_iter().collect());
+        self.instance.in_flight.cancel(&lost.shards.into_iter().collect());
     }
 }
 
@@ -332,7 +356,7 @@ impl Handler<Report> for AppScheduler {
             shards = self.fences.len(),
             in_memory = window.jobs,
             in_memory_bytes = window.bytes,
-            memory_of_all_apps_bytes = self.shared.job_memory.held(),
+            memory_of_all_apps_bytes = self.instance.job_memory.held(),
             running = self.app.running.load(Ordering::Relaxed),
             unsettled = self.app.unsettled.load(Ordering::Relaxed),
             scheduled = app.scheduled,

@@ -3,25 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::directory::hint;
 use super::in_flight::{Ended, Flight};
+use super::instance::Instance;
 use super::messages::Collect;
-use super::shared::Shared;
 use crate::dispatch::JobContext;
 
 /// How long an attempt that was told to stop may still take, before it is dropped.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Starts an attempt on the runtime's workers.
-pub(super) fn spawn(shared: &Arc<Shared>, flight: Flight) {
-    let ending = Ending { shared: shared.clone(), flight, how: None };
+pub(super) fn spawn(instance: &Arc<Instance>, flight: Flight) {
+    let ending = Ending { instance: instance.clone(), flight, how: None };
     // The handle is not kept: the drop guard reports the end whatever happens.
     drop(tokio::spawn(run(ending)));
 }
 
 /// Reports the end when it is dropped, also by a panic of the handler.
 struct Ending {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     flight: Flight,
     how: Option<Ended>,
 }
@@ -29,21 +28,21 @@ struct Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         let how = self.how.take().unwrap_or(Ended::Broke);
-        if self.shared.in_flight.end(self.flight.job.id, how) {
-            hint(self.shared.directory.outcomes(), Collect);
+        if self.instance.in_flight.end(self.flight.job.id, how) {
+            self.instance.registry.hint(Collect);
         }
     }
 }
 
 async fn run(mut ending: Ending) {
-    let how = attempt(&ending.shared, &ending.flight).await;
+    let how = attempt(&ending.instance, &ending.flight).await;
     ending.how = Some(how);
 }
 
-async fn attempt(shared: &Shared, flight: &Flight) -> Ended {
+async fn attempt(instance: &Instance, flight: &Flight) -> Ended {
     let Flight { job, app, fence, fired_ms, cancelled, .. } = flight;
     // The process may have been suspended since the job was chosen.
-    let ours = shared.lease.is_valid() && fence.owner == shared.me();
+    let ours = instance.lease.is_valid() && fence.owner == instance.me();
     if !ours || cancelled.is_cancelled() {
         return Ended::NotStarted;
     }

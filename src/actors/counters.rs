@@ -2,27 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use crate::admission::AdmissionCounters;
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 
 /// Every counter of this instance.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(super) received: AtomicU64,
-    pub(super) processed: AtomicU64,
-    pub(super) failed: AtomicU64,
+    pub(super) admission: Arc<AdmissionCounters>,
     pub(super) sent_to_dlq: AtomicU64,
-    pub(super) duplicate: AtomicU64,
-    pub(super) retried: AtomicU64,
-    pub(super) parked: AtomicU64,
     pub(super) verdicts_sent: AtomicU64,
     pub(super) letters_not_published: AtomicU64,
     pub(super) verdicts_not_published: AtomicU64,
-    pub(super) unknown_fields: AtomicU64,
     pub(super) fenced: AtomicU64,
     pub(super) fetch_errors: AtomicU64,
     pub(super) offsets_lost: AtomicU64,
@@ -30,19 +25,20 @@ pub(crate) struct Counters {
     pub(super) rescued: AtomicU64,
     pub(super) without_instance: AtomicU64,
     pub(super) outcomes_unmatched: AtomicU64,
+    pub(super) commands_unknown: AtomicU64,
     pub(super) clock_skew_ms: AtomicI64,
     pub(super) idempotency_cache: AtomicU64,
     pub(super) idempotency_hits: AtomicU64,
     pub(super) lag: Mutex<BTreeMap<String, i64>>,
     /// Since when a transaction holds partitions back.
     pub(super) held: Mutex<BTreeMap<String, i64>>,
-    pub(super) apps: Mutex<BTreeMap<String, std::sync::Arc<AppFigures>>>,
+    pub(super) apps: Mutex<BTreeMap<String, Arc<AppFigures>>>,
 }
 
 /// What happened to one app's jobs on this instance.
 #[derive(Debug, Default)]
 pub(crate) struct AppFigures {
-    pub(super) scheduled: AtomicU64,
+    scheduled: Arc<AtomicU64>,
     pub(super) fired: AtomicU64,
     pub(super) succeeded: AtomicU64,
     pub(super) failed: AtomicU64,
@@ -113,6 +109,8 @@ pub struct IngestMetrics {
     /// Outcomes whose statement did not find the row of their job: an answer was lost before,
     /// or the database's servers do not have the same rows.
     pub outcomes_unmatched: u64,
+    /// Commands that wait in shards of this instance and are of a kind that it does not know.
+    pub commands_unknown: u64,
     /// The database's clock less ours, in milliseconds.
     pub clock_skew_ms: i64,
     /// Records not read yet, by partition.
@@ -177,29 +175,38 @@ impl Counters {
         all.remove(&partition.to_string());
     }
 
-    pub(super) fn app(&self, name: &str) -> std::sync::Arc<AppFigures> {
+    pub(super) fn app(&self, name: &str) -> Arc<AppFigures> {
         let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
-        apps.entry(name.to_owned()).or_default().clone()
+        let new = || {
+            let scheduled = self.admission.scheduled(name);
+            Arc::new(AppFigures { scheduled, ..AppFigures::default() })
+        };
+        apps.entry(name.to_owned()).or_insert_with(new).clone()
     }
 
     /// All of them, as they stand.
     pub(crate) fn read(&self) -> IngestMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // Jobs are admitted for apps that are not registered here, too.
+        for app in self.admission.apps() {
+            self.app(&app);
+        }
+        let admission = &self.admission;
         let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
         IngestMetrics {
-            messages_received: get(&self.received),
-            messages_processed: get(&self.processed),
-            messages_failed: get(&self.failed),
+            messages_received: get(&admission.received),
+            messages_processed: get(&admission.processed),
+            messages_failed: get(&admission.failed),
             messages_sent_to_dlq: get(&self.sent_to_dlq),
             idempotency_cache_size: get(&self.idempotency_cache),
             idempotency_cache_hits: get(&self.idempotency_hits),
-            messages_duplicate: get(&self.duplicate),
-            messages_retried: get(&self.retried),
-            messages_parked: get(&self.parked),
+            messages_duplicate: get(&admission.duplicate),
+            messages_retried: get(&admission.retried),
+            messages_parked: get(&admission.parked),
             verdicts_sent: get(&self.verdicts_sent),
             letters_not_published: get(&self.letters_not_published),
             verdicts_not_published: get(&self.verdicts_not_published),
-            unknown_fields: get(&self.unknown_fields),
+            unknown_fields: get(&admission.unknown_fields),
             batches_fenced: get(&self.fenced),
             fetch_errors: get(&self.fetch_errors),
             offsets_lost: get(&self.offsets_lost),
@@ -207,6 +214,7 @@ impl Counters {
             jobs_rescued: get(&self.rescued),
             jobs_without_instance: get(&self.without_instance),
             outcomes_unmatched: get(&self.outcomes_unmatched),
+            commands_unknown: get(&self.commands_unknown),
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),

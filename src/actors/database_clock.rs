@@ -1,8 +1,11 @@
 //! The database's clock as it was last seen, and what follows from a difference to ours.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use super::lease::boot_ms;
+use crate::model::clock::{Clock, SharedClock};
 
 /// The database's clock, read with each heartbeat and carried on by a clock that nobody sets.
 #[derive(Debug)]
@@ -32,9 +35,31 @@ impl DatabaseClock {
     }
 }
 
+/// The moments to admit and fire by: those of our clock, or of the database's where that is
+/// earlier by more than the two may differ.
+#[derive(Debug)]
+pub(super) struct Moments {
+    own: SharedClock,
+    database: Arc<DatabaseClock>,
+    most_ms: u64,
+}
+
+impl Moments {
+    pub(super) fn new(own: SharedClock, database: Arc<DatabaseClock>, most: Duration) -> Self {
+        let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+        Self { own, database, most_ms }
+    }
+}
+
+impl Clock for Moments {
+    fn now_ms(&self) -> i64 {
+        moment_of(self.own.now_ms(), self.database.now_ms(), self.most_ms)
+    }
+}
+
 /// The moment to admit and fire by: ours, or the earlier one where the clocks differ by more
 /// than they may.
-pub(super) fn moment_of(own_ms: i64, database_ms: Option<i64>, most_ms: u64) -> i64 {
+fn moment_of(own_ms: i64, database_ms: Option<i64>, most_ms: u64) -> i64 {
     match database_ms {
         Some(database_ms) if own_ms.abs_diff(database_ms) > most_ms => own_ms.min(database_ms),
         _ => own_ms,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::shared::RegisteredApp;
+use super::app::RegisteredApp;
 use crate::dispatch::JobError;
 use crate::model::fence::{Fence, FenceClock};
 use crate::model::ids::{AppId, JobId, ShardId};

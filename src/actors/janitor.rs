@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
+use super::child::Child;
+use super::instance::Instance;
 use super::messages::*;
-use super::shared::Shared;
+use super::registry::Answers;
 use crate::store::LetterCursor;
 
 /// From the start to the first round, which has others to wait for.
@@ -20,22 +22,22 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 
 /// Sweeps up.
 pub(super) struct Janitor {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     expired: u64,
 }
 
 impl Janitor {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, expired: 0 }
+    pub(super) fn new(instance: Arc<Instance>) -> Self {
+        Self { instance, expired: 0 }
     }
 
     /// One step, then the next one after a pause.
     fn sweep(&mut self, after: Option<LetterCursor>, ctx: &mut Context<Self>) {
-        let keep_ms = self.shared.settings.dead_letters.keep.as_millis();
+        let keep_ms = self.instance.settings.keep_dead_letters.as_millis();
         let keep_ms = i64::try_from(keep_ms).unwrap_or(i64::MAX);
-        let until_ms = self.shared.clock.now_ms().saturating_sub(keep_ms);
-        let no_kafka = self.shared.kafka.is_none();
-        let store = self.shared.store.clone();
+        let until_ms = self.instance.clock.now_ms().saturating_sub(keep_ms);
+        let no_kafka = self.instance.kafka.is_none();
+        let store = self.instance.store.clone();
         let expire = async move { store.expire_letters(after, until_ms, no_kafka).await };
         let step = tokio::spawn(expire);
         ctx.spawn(step.into_actor(self).map(move |step, actor, ctx| {
@@ -50,8 +52,8 @@ impl Janitor {
                     (BETWEEN_ROUNDS, after)
                 }
             };
-            let shared = actor.shared.clone();
-            let waited = async move { shared.database.wait(pause).await };
+            let instance = actor.instance.clone();
+            let waited = async move { instance.database.recovery().wait(pause).await };
             ctx.spawn(waited.into_actor(actor).map(move |(), actor, ctx| actor.sweep(next, ctx)));
         }));
     }
@@ -62,6 +64,14 @@ impl Actor for Janitor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(FIRST_PAUSE, |actor, ctx| actor.sweep(None, ctx));
+    }
+}
+
+impl Child for Janitor {
+    const KIND: &'static str = "janitor";
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers
     }
 }
 

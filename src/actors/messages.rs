@@ -1,5 +1,8 @@
 //! What actors say to each other. Each message says who sends it, what the reply means,
 //! and what happens if it is lost.
+//!
+//! All of them are in one file that imports no actor: a message is what two actors agree on,
+//! and beside the one that answers it, its senders would have to import that one.
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -12,17 +15,6 @@ use crate::model::ids::{JobId, KeyId, LedgerId, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
 use crate::store::{Lane, ShardFence};
-
-/// How a child of the Supervisor ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// It was asked to leave and did.
-    Drained,
-    /// It stopped by itself.
-    Failed(String),
-    /// It panicked.
-    Panicked(String),
-}
 
 /// Poll thread → Supervisor: these partitions are ours. Never lost: the Supervisor
 /// outlives the intake.
@@ -61,7 +53,7 @@ pub(super) struct LedgerSeen {
 /// `ShardKeeper` → `PartitionReader`: this instance goes by another id now. Claim the row
 /// again, so that it names the instance that looks at it. If lost, a row that somebody
 /// moves is noticed only with the next record.
-#[derive(Debug, Message)]
+#[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct JoinedAnew;
 
@@ -131,7 +123,7 @@ pub(super) struct LookFor {
     pub(super) jobs: Vec<JobId>,
 }
 
-/// `ShardKeeper` → `AppScheduler`: these shards are ours. A successor finds them in the holdings.
+/// `ShardKeeper` → `AppScheduler`: these shards are ours. A successor finds them in the owned.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct ShardsTaken {

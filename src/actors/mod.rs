@@ -2,24 +2,27 @@
 //!
 //! A record goes reader → (dedup) → store → app scheduler → attempt → outcomes; the shard
 //! keeper stands beside the flow and the supervisor above it. Every actor can be rebuilt
-//! from the database and from what is in [`Shared`]; messages are hints, or questions
+//! from the database and from what is in [`Instance`]; messages are hints, or questions
 //! whose answer is awaited.
 
 mod messages;
-mod shared;
-mod watch;
+mod instance;
+mod settings;
+mod child;
 
+mod app;
+mod kafka_side;
+mod brokers;
 mod counters;
-mod directory;
-mod holdings;
+mod registry;
+mod shard_access;
+mod owned_shards;
 mod in_flight;
 mod database_clock;
 mod job_memory;
 mod lease;
 mod processes;
-mod recovery;
 
-mod admission;
 mod reader;
 
 mod dedup;
@@ -35,10 +38,12 @@ mod shares;
 mod janitor;
 
 mod supervisor;
+mod rebalance_listener;
 
-pub(crate) use admission::{Replay, foresee_replay, replay, submit};
-pub use admission::{Replayed, SubmitError, Submitted};
+pub(crate) use brokers::KAFKA;
 pub use counters::{AppMetrics, IngestMetrics};
+pub(crate) use instance::Instance;
 pub(crate) use messages::Drain;
-pub(crate) use shared::{DeadLetterSettings, KAFKA, Settings, Shared};
-pub(crate) use supervisor::{Break, Gate, Supervisor};
+pub(crate) use rebalance_listener::RebalanceListener;
+pub(crate) use settings::Settings;
+pub(crate) use supervisor::{Break, Supervisor};

@@ -5,6 +5,8 @@
 //! compared with it each time, so a fresh keeper goes on where its predecessor was.
 
 mod balance;
+mod commands;
+mod heartbeat;
 mod orphans;
 mod zones;
 
@@ -15,16 +17,17 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use super::database_clock::skew_of;
-use super::directory::{Address, hint};
+use super::child::Child;
+use super::instance::Instance;
 use super::lease::boot_ms;
 use super::messages::*;
-use super::processes;
-use super::shared::Shared;
+use super::registry::Answers;
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
-use crate::model::ids::{AppId, InstanceId, JobId, ShardId};
+use crate::model::ids::{InstanceId, ShardId};
 use crate::store::{Error as StoreError, Observation, Result as StoreResult, ShardFence};
+
+use heartbeat::Beat;
 
 /// What the report of a wrong clock is about.
 const CLOCK: &str = "clock";
@@ -32,14 +35,12 @@ const CLOCK: &str = "clock";
 const SET_BACK_MS: i64 = 500;
 /// Between the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often the patience with a heartbeat doubles.
-const MOST_PATIENCE: u32 = 3;
 /// A lease has room for some heartbeats that fail.
 const BEATS_PER_LEASE: u32 = 5;
 
 /// Keeps the lease and the shards.
 pub(super) struct ShardKeeper {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     /// When another instance's beat was last seen to move, by our own clock.
     moved: HashMap<InstanceId, (i64, i64)>,
     /// When we last saw the others, by our own clock.
@@ -67,20 +68,10 @@ pub(super) struct ShardKeeper {
     leaving: bool,
 }
 
-/// What one heartbeat brought.
-enum Beat {
-    /// With the database's clock less ours.
-    Alive(Observation, i64),
-    /// We were declared dead, or never joined.
-    Unknown,
-    /// There was no answer in time; perhaps a reason for it, if the database says one.
-    Unanswered { error: StoreError, says_why: bool },
-}
-
 impl ShardKeeper {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(instance: Arc<Instance>) -> Self {
         Self {
-            shared,
+            instance,
             moved: HashMap::new(),
             looked_ms: 0,
             releasing: HashSet::new(),
@@ -99,10 +90,10 @@ impl ShardKeeper {
     }
 
     fn beat(&mut self, ctx: &mut Context<Self>) {
-        let (shared, changes) = (self.shared.clone(), self.changes);
-        let patience = patience(shared.lease.length(), self.unanswered);
+        let (instance, changes) = (self.instance.clone(), self.changes);
+        let patience = heartbeat::patience(instance.lease.length(), self.unanswered);
         let knocks = self.knocks;
-        let beat = tokio::spawn(async move { beat(&shared, patience, knocks).await });
+        let beat = tokio::spawn(async move { heartbeat::beat(&instance, patience, knocks).await });
         ctx.spawn(beat.into_actor(self).map(move |beat, actor, ctx| {
             let beat = beat.unwrap_or_else(|error| panic!("heartbeat: {error}"));
             actor.after_beat(beat, changes, ctx);
@@ -119,15 +110,16 @@ impl ShardKeeper {
             Ok(Beat::Alive(observed, skew_ms)) => {
                 self.unanswered = 0;
                 self.knocks = false;
-                self.shared.health.clear("database");
+                self.instance.health.clear("database");
                 self.check_clock(skew_ms);
-                self.shared.database.answers();
+                self.instance.database.recovery().answers();
                 self.check_time_zones(&observed);
                 self.look_after_commands(&observed, ctx);
+                self.report_unknown_commands(&observed);
                 self.tell_readers(&observed);
                 self.observed = observed;
                 if changes == self.changes {
-                    self.compare_holdings();
+                    self.compare_owned();
                 }
                 self.take_and_release(ctx);
                 self.look_for_orphans(ctx);
@@ -138,7 +130,7 @@ impl ShardKeeper {
                 self.database_failed(&error);
             }
             Ok(Beat::Unknown) => {
-                if self.shared.me().0 != 0 {
+                if self.instance.me().0 != 0 {
                     tracing::warn!("declared dead by others: dropping every shard, joining anew");
                 }
                 self.drop_everything();
@@ -151,12 +143,12 @@ impl ShardKeeper {
                 self.database_failed(&error);
             }
         }
-        let every = HEARTBEAT.min(self.shared.lease.length() / BEATS_PER_LEASE);
+        let every = HEARTBEAT.min(self.instance.lease.length() / BEATS_PER_LEASE);
         ctx.run_later(every, |actor, ctx| actor.beat(ctx));
     }
 
     fn database_failed(&self, error: &StoreError) {
-        self.shared.database.unavailable();
+        self.instance.database.recovery().unavailable();
         let kind = match error {
             StoreError::ReadOnly(_) => ProblemKind::DatabaseReadOnly,
             StoreError::Unusable(_) | StoreError::Setting(_) => ProblemKind::DatabaseUnusable,
@@ -165,22 +157,22 @@ impl ShardKeeper {
             | StoreError::Refused(_)
             | StoreError::Raced(_) => ProblemKind::DatabaseUnavailable,
         };
-        self.shared.health.report("database", kind, error.to_string());
+        self.instance.health.report("database", kind, error.to_string());
     }
 
     /// Becomes a new instance.
     fn join(&mut self, ctx: &mut Context<Self>) {
-        let shared = self.shared.clone();
+        let instance = self.instance.clone();
         let knocks = self.knocks;
         let join = async move {
             if knocks {
-                shared.store.knock().await?;
+                instance.store.knock().await?;
             }
-            let sent = shared.lease.sending();
-            let now_ms = shared.clock.now_ms();
-            let me = shared.store.join(&shared.membership(), now_ms).await?;
-            shared.set_me(me);
-            shared.lease.renewed(sent);
+            let sent = instance.lease.sending();
+            let now_ms = instance.clock.now_ms();
+            let me = instance.store.join(&instance.membership(), now_ms).await?;
+            instance.set_me(me);
+            instance.lease.renewed(sent);
             Ok(me)
         };
         ctx.spawn(tokio::spawn(join).into_actor(self).map(|joined, actor, ctx| {
@@ -203,79 +195,47 @@ impl ShardKeeper {
     }
 
     fn drop_everything(&mut self) {
-        self.shared.lease.lost();
-        for app in self.shared.apps.keys() {
+        self.instance.lease.lost();
+        for app in self.instance.apps.keys() {
             // All that it may have: a shard whose release is under way, or was just given
-            // up, is with the scheduler and not among the holdings.
-            let held = self.shared.holdings.of(*app);
+            // up, is with the scheduler and not among the owned.
+            let held = self.instance.owned.of(*app);
             let seen = self.observed.shards.iter().filter(|row| row.app == *app);
             let shards = held.iter().map(|fence| fence.shard).chain(seen.map(|row| row.id));
             let lost = ShardsLost { shards: shards.collect() };
-            hint(self.shared.directory.app(*app), lost);
+            self.instance.registry.hint_to(*app, lost);
         }
-        self.shared.holdings.clear();
+        self.instance.owned.clear();
         self.moved.clear();
         self.releasing.clear();
     }
 
     /// Kafka's client waits by the wall clock.
     fn notice_clock_set_back(&mut self) {
-        let now_ms = self.shared.clock.now_ms() - boot_ms();
+        let now_ms = self.instance.clock.now_ms() - boot_ms();
         let before = self.wall_since_boot_ms.replace(now_ms);
         if before.is_some_and(|before| now_ms < before - SET_BACK_MS) {
             tracing::warn!("the machine's clock was set back");
-            if let Some(intake) = self.shared.intake() {
+            if let Some(intake) = self.instance.intake() {
                 intake.wake();
             }
         }
     }
 
     fn check_clock(&self, skew_ms: i64) {
-        self.shared.counters.clock_skew_ms.store(skew_ms, Ordering::Relaxed);
+        self.instance.counters.clock_skew_ms.store(skew_ms, Ordering::Relaxed);
         let skew_ms = u128::from(skew_ms.unsigned_abs());
-        let most_ms = self.shared.settings.max_clock_skew.as_millis();
+        let most_ms = self.instance.settings.max_clock_skew.as_millis();
         if skew_ms > most_ms {
             let why = format!(
                 "differs from the database's by {skew_ms} ms (at most {most_ms}), so only what is \
                  due by both is fired: set the machine's clock, or the database's"
             );
-            self.shared.health.report(CLOCK, ProblemKind::ClockSkew, why);
+            self.instance.health.report(CLOCK, ProblemKind::ClockSkew, why);
         } else if skew_ms < most_ms - most_ms / 5 || most_ms == 0 {
             // A difference about the limit would begin and end each second.
-            self.shared.health.clear(CLOCK);
+            self.instance.health.clear(CLOCK);
         }
-    }
-
-    /// Hands over jobs that others put into our shards, one round at a time.
-    fn look_after_commands(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
-        if observed.looks.is_empty() || std::mem::replace(&mut self.looking, true) {
-            return;
-        }
-        let apps: HashMap<ShardId, AppId> =
-            observed.shards.iter().map(|row| (row.id, row.app)).collect();
-        let mut by_app: HashMap<AppId, (Vec<JobId>, Vec<i64>)> = HashMap::new();
-        for look in &observed.looks {
-            if let Some(app) = apps.get(&look.shard) {
-                let (jobs, commands) = by_app.entry(*app).or_default();
-                jobs.extend(&look.jobs);
-                commands.push(look.command);
-            }
-        }
-        let shared = self.shared.clone();
-        let round = tokio::spawn(async move {
-            for (app, (jobs, commands)) in by_app {
-                let Some(address) = shared.directory.app(app) else { continue };
-                // Whoever put them there may have left verdicts, too.
-                hint(shared.directory.retry_dlq(), LookAround);
-                if address.send(LookFor { jobs }).await.is_ok()
-                    && let Err(error) =
-                        shared.bounded(shared.store.finish_commands(&commands)).await
-                {
-                    tracing::debug!(%error, "commands will be seen again");
-                }
-            }
-        });
-        ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.looking = false));
     }
 
     /// A reader that has nothing to read would not notice that its row was moved.
@@ -283,25 +243,21 @@ impl ShardKeeper {
         for held in &observed.partitions {
             let partition = TopicPartition::new(held.topic.as_str(), held.partition);
             let seen = LedgerSeen { ledger: held.ledger, reader: held.reader };
-            hint(self.shared.directory.reader(partition), seen);
+            self.instance.registry.hint_to(partition, seen);
         }
     }
 
     fn tell_of_new_name(&self) {
-        for (_, address) in self.shared.directory.all() {
-            if let Address::Reader(reader) = address {
-                hint(Some(reader), JoinedAnew);
-            }
-        }
+        self.instance.registry.hint_all(&JoinedAnew);
     }
 
     /// What the table says of our shards is true; what we believe may be old.
-    fn compare_holdings(&self) {
-        let me = self.shared.me();
+    fn compare_owned(&self) {
+        let me = self.instance.me();
         let by_app = balance::by_app(&self.observed.shards);
         let mut unknown = Vec::new();
-        for app in self.shared.apps.values() {
-            let held = self.shared.holdings.of(app.id);
+        for app in self.instance.apps.values() {
+            let held = self.instance.owned.of(app.id);
             let rows = by_app.get(&app.id).map_or(&[][..], Vec::as_slice);
             let is_ours = |fence: &&ShardFence| {
                 rows.iter().any(|row| {
@@ -312,8 +268,8 @@ impl ShardKeeper {
                 held.iter().filter(|fence| !is_ours(fence)).map(|fence| fence.shard).collect();
             if !lost.is_empty() {
                 tracing::warn!(app = %app.name, ?lost, "shards were taken from us");
-                lost.iter().for_each(|shard| self.shared.holdings.remove(app.id, *shard));
-                hint(self.shared.directory.app(app.id), ShardsLost { shards: lost });
+                lost.iter().for_each(|shard| self.instance.owned.remove(app.id, *shard));
+                self.instance.registry.hint_to(app.id, ShardsLost { shards: lost });
             }
             let ours = rows.iter().filter(|row| row.owner == Some(me));
             let missing = ours.filter(|row| {
@@ -330,86 +286,11 @@ impl ShardKeeper {
     }
 }
 
-/// What a heartbeat may take, after so many without an answer. There must be time for another
-/// connection before the lease is over. Once it is over, giving up as soon would not mend
-/// anything: a server that is too slow for a new connection would never be heard again.
-fn patience(lease: Duration, unanswered: u32) -> Duration {
-    (lease / 3) * (1 << unanswered.min(MOST_PATIENCE))
-}
-
-/// One heartbeat: renew, then look around.
-async fn beat(shared: &Shared, patience: Duration, knocks: bool) -> StoreResult<Beat> {
-    let me = shared.me();
-    if me.0 == 0 {
-        return Ok(Beat::Unknown);
-    }
-    let answered = async {
-        if knocks {
-            shared.store.knock().await?;
-        }
-        let sent = shared.lease.sending();
-        if !shared.store.beat(me, shared.lease.length()).await? {
-            return Ok(Beat::Unknown);
-        }
-        shared.lease.renewed(sent);
-        let (mut observed, mut skew_ms) = look_around(shared).await?;
-        if declare_ended(shared, &observed).await? {
-            // What was theirs is free, and need not wait for the next heartbeat.
-            (observed, skew_ms) = look_around(shared).await?;
-        }
-        Ok(Beat::Alive(observed, skew_ms))
-    };
-    match tokio::time::timeout(patience, answered).await {
-        Ok(answer) => shared.replace_sessions(answer),
-        Err(_) => {
-            shared.store.reconnect_heartbeat();
-            let ms = patience.as_millis();
-            let silence = format!("no answer to the heartbeat within {ms} ms");
-            // A pool that waits for a connection does not say what for.
-            let why = shared.store.trouble(patience / 4).await;
-            let says_why = why.is_some();
-            let error = match why {
-                Some(StoreError::Unavailable(why)) => {
-                    StoreError::Unavailable(format!("{silence}: {why}"))
-                }
-                Some(error) => error,
-                None => StoreError::Unavailable(silence),
-            };
-            Ok(Beat::Unanswered { error, says_why })
-        }
-    }
-}
-
-/// What there is to be seen, and the database's clock less ours.
-async fn look_around(shared: &Shared) -> StoreResult<(Observation, i64)> {
-    let asked_ms = shared.clock.now_ms();
-    let observed = shared.store.observe(shared.me()).await?;
-    shared.database_clock.seen(observed.now_us);
-    let skew_ms = skew_of(observed.now_us / 1000, asked_ms, shared.clock.now_ms());
-    Ok((observed, skew_ms))
-}
-
-/// Declares the instances dead whose processes ran beside ours and have ended, which nobody
-/// needs to wait a lease for. True if there were any.
-async fn declare_ended(shared: &Shared, observed: &Observation) -> StoreResult<bool> {
-    let Some(own) = &shared.process else { return Ok(false) };
-    let mut any = false;
-    for other in &observed.instances {
-        let is_gone = other.process.as_ref().is_some_and(|of| processes::is_gone(of, own));
-        if is_gone && shared.store.declare_ended(other).await? {
-            let id = other.id;
-            tracing::warn!(instance = %id, "instance {id} is dead: its process has ended");
-            any = true;
-        }
-    }
-    Ok(any)
-}
-
 /// Gives up every shard of ours with the instance's row.
-async fn leave(shared: &Shared) -> StoreResult<()> {
-    let me = shared.me();
-    shared.holdings.clear();
-    shared.store.leave(me).await
+async fn leave(instance: &Instance) -> StoreResult<()> {
+    let me = instance.me();
+    instance.owned.clear();
+    instance.store.leave(me).await
 }
 
 impl Actor for ShardKeeper {
@@ -420,16 +301,24 @@ impl Actor for ShardKeeper {
     }
 }
 
+impl Child for ShardKeeper {
+    const KIND: &'static str = "shard-keeper";
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers.to::<GoodBye>()
+    }
+}
+
 impl Handler<GoodBye> for ShardKeeper {
     type Result = ResponseFuture<bool>;
 
     fn handle(&mut self, _: GoodBye, _: &mut Context<Self>) -> Self::Result {
         self.leaving = true;
-        let shared = self.shared.clone();
+        let instance = self.instance.clone();
         Box::pin(async move {
             let left = tokio::spawn(async move {
-                let left = leave(&shared).await;
-                shared.lease.lost();
+                let left = leave(&instance).await;
+                instance.lease.lost();
                 left
             });
             match left.await {
@@ -449,14 +338,14 @@ impl Handler<Report> for ShardKeeper {
 
     fn handle(&mut self, _: Report, _: &mut Context<Self>) {
         let held: usize =
-            self.shared.apps.keys().map(|app| self.shared.holdings.of(*app).len()).sum();
+            self.instance.apps.keys().map(|app| self.instance.owned.of(*app).len()).sum();
         tracing::info!(
             actor = "shard-keeper",
-            instance = %self.shared.me(),
+            instance = %self.instance.me(),
             beats = self.beats,
             instances = self.observed.instances.len(),
             shards_held = held,
-            lease_valid = self.shared.lease.is_valid(),
+            lease_valid = self.instance.lease.is_valid(),
             "{held} shards held among {} instances",
             self.observed.instances.len(),
         );

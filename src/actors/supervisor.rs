@@ -1,59 +1,47 @@
 //! Starts, replaces and stops the actors; nobody else does.
 //!
 //! A child that ends without being asked is replaced by a fresh one from its factory,
-//! after a wait that doubles. What it knew is in the database and in [`Shared`].
+//! after a wait that doubles. What it knew is in the database and in [`Instance`].
+
+mod drain;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
 use super::app_scheduler::AppScheduler;
+use super::child::{Child as _, Exit, Factory, Launched, Role, exit_of, launch, one};
 use super::counters::AppMetrics;
-use super::dedup::Dedup;
-use super::directory::{Address, Role, hint};
-use super::janitor::Janitor;
+use super::instance::Instance;
 use super::messages::*;
-use super::outcomes::Outcomes;
 use super::reader::PartitionReader;
-use super::retry_dlq::RetryDlq;
-use super::shard_keeper::ShardKeeper;
-use super::shared::Shared;
-use super::watch::{exit_of, launch};
-use crate::kafka::{Assignments, PartitionQueue, TopicPartition};
+use super::registry::{Key, Scope, tell};
+use crate::kafka::PartitionQueue;
 use crate::model::ids::AppId;
 
 /// The wait before a child is replaced, doubling up to the second; a child that lived
 /// longer than that begins at the first again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
-/// How long the poll thread waits for readers to stop. Longer, and the broker would throw
-/// us out of the group; the ledger fences a reader that is slower.
-const REVOKE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often a wait for the end looks.
-const LOOK: Duration = Duration::from_millis(10);
-/// What leaving the group may take: at least, and at most.
-const INTAKE_PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-/// What writing the last outcomes may take after the handlers have ended.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// What the last records of the outbox may take to a broker.
-const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
-
 /// The parent of all actors.
-#[derive(Debug)]
 pub(crate) struct Supervisor {
-    shared: Arc<Shared>,
-    children: HashMap<Role, Child>,
+    instance: Arc<Instance>,
+    children: HashMap<Role, Running>,
     generations: u64,
     restarts: u64,
     /// What the last lines of the apps said.
     reported: HashMap<AppId, AppMetrics>,
 }
 
-#[derive(Debug)]
-struct Child {
+/// One of its children, alive or to be replaced in a moment.
+struct Running {
+    factory: Factory,
+    /// Its entries in the registry.
+    keys: Vec<Key>,
+    report: Recipient<Report>,
+    fault: Recipient<Fault>,
     /// Tells an end from that of a predecessor.
     generation: u64,
     born: Instant,
@@ -71,10 +59,10 @@ struct ChildEnded {
 }
 
 impl Supervisor {
-    /// A supervisor of the actors that `shared` calls for.
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    /// A supervisor of the actors that `instance` calls for.
+    pub(crate) fn new(instance: Arc<Instance>) -> Self {
         Self {
-            shared,
+            instance,
             children: HashMap::new(),
             generations: 0,
             restarts: 0,
@@ -82,29 +70,15 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, role: Role, queue: Option<PartitionQueue>, ctx: &mut Context<Self>) {
-        let shared = self.shared.clone();
-        let (address, handle) = match &role {
-            Role::Dedup => wrap(launch(Dedup::new(shared)), Address::Dedup),
-            Role::RetryDlq => wrap(launch(RetryDlq::new(shared)), Address::RetryDlq),
-            Role::Outcomes => wrap(launch(Outcomes::new(shared)), Address::Outcomes),
-            Role::ShardKeeper => wrap(launch(ShardKeeper::new(shared)), Address::ShardKeeper),
-            Role::Janitor => wrap(launch(Janitor::new(shared)), Address::Janitor),
-            Role::App(id) => {
-                let Some(app) = shared.apps.get(id).cloned() else { return };
-                wrap(launch(AppScheduler::new(shared, app)), Address::App)
-            }
-            Role::Reader(partition) => {
-                let reader = PartitionReader::new(shared, partition.clone(), queue);
-                wrap(launch(reader), Address::Reader)
-            }
-        };
-        // Published before the actor does anything: nothing it causes can miss it.
-        self.shared.directory.publish(role.clone(), address);
+    /// Starts a child that, should it end by itself, is replaced after `backoff`.
+    fn start(&mut self, mut factory: Factory, backoff: Duration, ctx: &mut Context<Self>) {
+        let launched = factory(&self.instance);
+        let Launched { role, keys, report, fault, handle } = launched;
         self.generations += 1;
         let generation = self.generations;
-        let backoff = self.children.get(&role).map_or(BACKOFF.0, |before| before.backoff);
-        let child = Child { generation, born: Instant::now(), backoff, leaving: false };
+        let born = Instant::now();
+        let child =
+            Running { factory, keys, report, fault, generation, born, backoff, leaving: false };
         self.children.insert(role.clone(), child);
         let watch = exit_of(handle).into_actor(self).map(move |exit, _, ctx| {
             ctx.notify(ChildEnded { role, generation, exit });
@@ -112,24 +86,18 @@ impl Supervisor {
         ctx.spawn(watch);
     }
 
-    fn roles(&self) -> Vec<Role> {
-        let fixed = [Role::Dedup, Role::RetryDlq, Role::Outcomes];
-        let apps = self.shared.apps.keys().map(|app| Role::App(*app));
-        fixed.into_iter().chain(apps).chain([Role::ShardKeeper, Role::Janitor]).collect()
-    }
-
     fn report(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(self.shared.settings.metrics_interval, Self::report);
+        ctx.run_later(self.instance.settings.metrics_interval, Self::report);
         let active = self.active_apps();
-        for (role, address) in self.shared.directory.all() {
-            if !matches!(role, Role::App(app) if !active.contains(&app)) {
-                address.report();
+        for (role, child) in &self.children {
+            if !matches!(role.scope, Scope::App(app) if !active.contains(&app)) {
+                tell(&child.report, Report);
             }
         }
-        let (apps, quiet) = (self.shared.apps.len(), self.shared.apps.len() - active.len());
+        let (apps, quiet) = (self.instance.apps.len(), self.instance.apps.len() - active.len());
         if quiet > 0 {
             let shards: usize =
-                self.shared.apps.keys().map(|app| self.shared.holdings.of(*app).len()).sum();
+                self.instance.apps.keys().map(|app| self.instance.owned.of(*app).len()).sum();
             tracing::info!(
                 actor = "app-schedulers",
                 apps,
@@ -138,7 +106,7 @@ impl Supervisor {
                 "{quiet} of {apps} apps without activity since the last line"
             );
         }
-        let metrics = self.shared.counters.read();
+        let metrics = self.instance.counters.read();
         tracing::info!(
             actor = "supervisor",
             children = self.children.len(),
@@ -162,7 +130,7 @@ impl Supervisor {
     /// the same as the one before.
     fn active_apps(&mut self) -> HashSet<AppId> {
         let mut active = HashSet::new();
-        for (id, app) in &self.shared.apps {
+        for (id, app) in &self.instance.apps {
             let figures = app.figures.read();
             let is_at_work = app.unsettled.load(Ordering::Relaxed) > 0;
             let before = self.reported.insert(*id, figures.clone()).unwrap_or_default();
@@ -174,55 +142,52 @@ impl Supervisor {
     }
 
     fn forget(&mut self, role: &Role) {
-        self.children.remove(role);
-        self.shared.directory.remove(role);
-        if let Role::Reader(partition) = role {
-            self.shared.partitions.remove(partition);
+        if let Some(child) = self.children.remove(role) {
+            self.instance.registry.remove(&child.keys);
+        }
+        if let Scope::Partition(partition) = &role.scope {
+            self.instance.partitions.remove(partition);
         }
     }
 }
 
-fn wrap<A: Actor>(
-    (address, handle): (Addr<A>, actix_rt::task::JoinHandle<()>),
-    kind: fn(Addr<A>) -> Address,
-) -> (Address, actix_rt::task::JoinHandle<()>) {
-    (kind(address), handle)
+/// Every actor that an instance has from its start, in that order; readers come with their
+/// partitions.
+fn actors_of(instance: &Instance) -> Vec<Factory> {
+    let mut all = vec![
+        one(super::dedup::Dedup::new),
+        one(super::retry_dlq::RetryDlq::new),
+        one(super::outcomes::Outcomes::new),
+    ];
+    for app in instance.apps.values() {
+        let app = app.clone();
+        all.push(Box::new(move |instance| {
+            launch(instance, AppScheduler::new(instance.clone(), app.clone()))
+        }));
+    }
+    all.push(one(super::shard_keeper::ShardKeeper::new));
+    all.push(one(super::janitor::Janitor::new));
+    all
 }
 
-impl Address {
-    fn report(self) {
-        match self {
-            Self::Dedup(address) => hint(Some(address), Report),
-            Self::RetryDlq(address) => hint(Some(address), Report),
-            Self::Outcomes(address) => hint(Some(address), Report),
-            Self::ShardKeeper(address) => hint(Some(address), Report),
-            Self::Janitor(address) => hint(Some(address), Report),
-            Self::App(address) => hint(Some(address), Report),
-            Self::Reader(address) => hint(Some(address), Report),
-        }
-    }
-
-    fn fault(self) {
-        match self {
-            Self::Dedup(address) => hint(Some(address), Fault),
-            Self::RetryDlq(address) => hint(Some(address), Fault),
-            Self::Outcomes(address) => hint(Some(address), Fault),
-            Self::ShardKeeper(address) => hint(Some(address), Fault),
-            Self::Janitor(address) => hint(Some(address), Fault),
-            Self::App(address) => hint(Some(address), Fault),
-            Self::Reader(address) => hint(Some(address), Fault),
-        }
-    }
+/// A reader of the queue's partition; one that takes its place splits a queue of its own.
+fn reader_of(queue: PartitionQueue) -> Factory {
+    let partition = queue.partition().clone();
+    let mut queue = Some(queue);
+    Box::new(move |instance| {
+        let reader = PartitionReader::new(instance.clone(), partition.clone(), queue.take());
+        launch(instance, reader)
+    })
 }
 
 impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        for role in self.roles() {
-            self.start(role, None, ctx);
+        for factory in actors_of(&self.instance) {
+            self.start(factory, BACKOFF.0, ctx);
         }
-        ctx.run_later(self.shared.settings.metrics_interval, Self::report);
+        ctx.run_later(self.instance.settings.metrics_interval, Self::report);
     }
 }
 
@@ -249,8 +214,10 @@ impl Handler<ChildEnded> for Supervisor {
         self.restarts += 1;
         ctx.run_later(wait, move |supervisor, ctx| {
             let still = supervisor.children.get(&role);
-            if still.is_some_and(|child| child.generation == generation && !child.leaving) {
-                supervisor.start(role, None, ctx);
+            if still.is_some_and(|child| child.generation == generation && !child.leaving)
+                && let Some(ended) = supervisor.children.remove(&role)
+            {
+                supervisor.start(ended.factory, ended.backoff, ctx);
             }
         });
     }
@@ -263,7 +230,7 @@ impl Handler<PartitionsAssigned> for Supervisor {
         for queue in assigned.queues {
             let partition = queue.partition().clone();
             tracing::info!(%partition, "{partition} is ours to read");
-            self.start(Role::Reader(partition), Some(queue), ctx);
+            self.start(reader_of(queue), BACKOFF.0, ctx);
         }
     }
 }
@@ -275,19 +242,18 @@ impl Handler<PartitionsRevoked> for Supervisor {
         let mut farewells = Vec::new();
         for partition in revoked.partitions {
             tracing::info!(%partition, "{partition} is not ours any more");
-            let address = self.shared.directory.reader(partition.clone());
-            let role = Role::Reader(partition.clone());
+            let registry = &self.instance.registry;
+            let is_alive = registry.is_alive::<Leave>(partition.clone());
+            let farewell = registry.ask(partition.clone(), Leave);
+            let role = Role { kind: PartitionReader::KIND, scope: partition.clone().into() };
             if let Some(child) = self.children.get_mut(&role) {
                 child.leaving = true;
                 // One that panicked, and would be started again in a moment, ends only here.
-                if address.as_ref().is_none_or(|reader| !reader.connected()) {
+                if !is_alive {
                     self.forget(&role);
                 }
             }
-            farewells.push(async move {
-                let next = address?.send(Leave).await.ok().flatten()?;
-                Some((partition, next))
-            });
+            farewells.push(async move { Some((partition, farewell.await.flatten()?)) });
         }
         let reply = revoked.reply;
         let gone = futures::future::join_all(farewells).into_actor(self).map(move |ends, _, _| {
@@ -304,79 +270,10 @@ impl Handler<Drain> for Supervisor {
     /// Kafka first, so that nothing comes in; then the attempts; then what they leave
     /// behind is written; then the shards are released.
     fn handle(&mut self, drain: Drain, _: &mut Context<Self>) -> Self::Result {
-        self.shared.draining.store(true, Ordering::Release);
-        self.shared.health.set_started(false);
-        Box::pin(drain_all(self.shared.clone(), drain.deadline))
+        self.instance.draining.store(true, Ordering::Release);
+        self.instance.health.set_started(false);
+        Box::pin(drain::drain_all(self.instance.clone(), drain.deadline))
     }
-}
-
-/// Each step ends in time for the next, whatever group, broker or database do: what is not
-/// done by then is done again by whoever has our shards and partitions next.
-async fn drain_all(shared: Arc<Shared>, deadline: Instant) {
-    let left = |until: Instant| until.saturating_duration_since(Instant::now());
-    let patience = left(deadline);
-    if let Some(intake) = shared.intake() {
-        // The attempts need the rest of the time, and a group may take longer than all of it.
-        let patience = (patience / 2).clamp(INTAKE_PATIENCE.0, INTAKE_PATIENCE.1);
-        if let Err(error) = intake.shutdown(patience).await {
-            tracing::warn!(%error, "the intake did not stop in time: it is left to itself");
-        }
-    }
-    stop_starting(&shared, left(deadline)).await;
-    if !until(deadline, || shared.in_flight.running() == 0).await {
-        let running = shared.in_flight.running();
-        tracing::warn!(running, "{running} attempts did not end in time: they are cancelled");
-        shared.in_flight.cancel_all();
-    }
-    let written = (Instant::now() + WRITE_PATIENCE).min(deadline + Drain::REST / 2);
-    if !until(written, || shared.in_flight.len() == 0).await {
-        let left = shared.in_flight.len();
-        tracing::warn!(left, "{left} outcomes were not written: those jobs will fire again");
-    }
-    let gone = (Instant::now() + WRITE_PATIENCE).min(deadline + Drain::REST);
-    let goodbye = tokio::time::timeout(left(gone), say_goodbye(&shared));
-    if tokio::join!(goodbye, flush(&shared)).0.is_err() {
-        tracing::warn!("no time left to say goodbye: others wait for the lease");
-    }
-}
-
-/// What jobs sent has been acknowledged, and letters and verdicts stay in the outbox until they
-/// are: nothing is lost without this, and less is published twice.
-async fn flush(shared: &Shared) {
-    let Some(kafka) = &shared.kafka else { return };
-    // A clock that is set back makes the client's own wait longer.
-    let flushed = tokio::time::timeout(FLUSH_PATIENCE * 2, kafka.producer.flush(FLUSH_PATIENCE));
-    match flushed.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "not everything was sent"),
-        Err(_) => tracing::warn!("the producer does not answer: not everything may be sent"),
-    }
-}
-
-async fn stop_starting(shared: &Shared, patience: Duration) {
-    let schedulers = shared.apps.keys().filter_map(|app| shared.directory.app(*app));
-    let asked = schedulers.map(|scheduler| scheduler.send(StopStarting));
-    drop(tokio::time::timeout(patience, futures::future::join_all(asked)).await);
-}
-
-/// To a successor, if the keeper has just panicked: without it others wait for our lease.
-async fn say_goodbye(shared: &Shared) {
-    while let Some(keeper) = shared.directory.shard_keeper() {
-        if keeper.send(GoodBye).await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-async fn until(deadline: Instant, done: impl Fn() -> bool) -> bool {
-    while !done() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    true
 }
 
 /// For tests of supervision: every actor whose role begins with this panics.
@@ -388,56 +285,8 @@ impl Handler<Break> for Supervisor {
     type Result = usize;
 
     fn handle(&mut self, which: Break, _: &mut Context<Self>) -> usize {
-        let all = self.shared.directory.all().into_iter();
-        let chosen: Vec<Address> = all
-            .filter(|(role, _)| role.to_string().starts_with(&which.0))
-            .map(|(_, address)| address)
-            .collect();
-        let count = chosen.len();
-        chosen.into_iter().for_each(Address::fault);
-        count
+        let all = self.children.iter();
+        let chosen = all.filter(|(role, _)| role.to_string().starts_with(&which.0));
+        chosen.map(|(_, child)| tell(&child.fault, Fault)).count()
     }
-}
-
-/// Takes what the poll thread says to the Supervisor.
-#[derive(Debug)]
-pub(crate) struct Gate {
-    /// Whom to tell.
-    pub(crate) supervisor: Addr<Supervisor>,
-    /// Whose health says that the group has answered. Weak: the intake that holds us is
-    /// among what is shared, and must end with it.
-    pub(crate) shared: Weak<Shared>,
-}
-
-impl Assignments for Gate {
-    fn assigned(&self, queues: Vec<PartitionQueue>) {
-        // Also of none: there may be more members than partitions.
-        if let Some(shared) = self.shared.upgrade() {
-            shared.has_joined();
-        }
-        if !queues.is_empty() {
-            tell(&self.supervisor, PartitionsAssigned { queues });
-        }
-    }
-
-    fn revoked(&self, partitions: Vec<TopicPartition>, lost: bool) -> Vec<(TopicPartition, i64)> {
-        if partitions.is_empty() {
-            return Vec::new();
-        }
-        if lost {
-            tracing::warn!(?partitions, "partitions were lost: the group gave them away");
-        }
-        let (reply, answer) = sync_channel(1);
-        tell(&self.supervisor, PartitionsRevoked { partitions, reply });
-        answer.recv_timeout(REVOKE_PATIENCE).unwrap_or_default()
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "the poll thread cannot await")]
-fn tell<M>(supervisor: &Addr<Supervisor>, message: M)
-where
-    Supervisor: Handler<M>,
-    M: Message<Result = ()> + Send + 'static,
-{
-    supervisor.do_send(message);
 }

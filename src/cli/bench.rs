@@ -9,6 +9,7 @@ mod lateness;
 mod raw;
 mod report;
 mod scratch;
+mod sql;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -50,7 +51,7 @@ enum What {
     Idle(idle::Arguments),
 }
 
-/// What every measurement is told.
+/// The options of every measurement.
 #[derive(Clone, Debug, Args)]
 struct Common {
     /// An empty database; given several times, one after the other
@@ -60,7 +61,7 @@ struct Common {
     /// of an earlier measurement are used again
     #[arg(long, value_name = "N", default_value_t = 0)]
     pending: usize,
-    /// Take the tables away afterwards
+    /// Remove the tables afterwards
     #[arg(long)]
     drop: bool,
     /// Print JSON instead of a table
@@ -94,7 +95,7 @@ async fn on_each<F: Figures>(
     let mut measured = Vec::new();
     for url in urls {
         let scratch = Scratch::open(url).await?;
-        output::complain(format_args!("{}: measuring", scratch.name()));
+        output::report(format_args!("{}: measuring", scratch.name()));
         let figures = measure_beside(common.pending, &scratch, &measure).await;
         let name = scratch.name().to_owned();
         scratch.close(common.drop).await?;
@@ -112,7 +113,7 @@ async fn measure_beside<F>(
     match usize::try_from(scratch.jobs().await?)? {
         there if there == pending => {}
         0 => {
-            output::complain(format_args!("putting {pending} pending jobs into the table"));
+            output::report(format_args!("putting {pending} pending jobs into the table"));
             jobs::load_pending(scratch, pending).await?;
         }
         there => anyhow::bail!(

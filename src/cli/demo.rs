@@ -130,7 +130,7 @@ async fn await_group(scheduler: &Scheduler, services: &Microservices) -> anyhow:
     Ok(())
 }
 
-/// Tells of jobs that fire until all are done, the time is long past, or somebody stops it.
+/// Reports jobs that fire until all are done, the time is long past, or a signal stops it.
 async fn watch(
     scheduler: &Scheduler,
     mut services: Microservices,

@@ -1,26 +1,18 @@
 //! `ingest`: how far each partition has been read, by whom, and what became of its records.
-//!
-//! The database is the truth and is asked itself, so that it does not matter whether an
-//! instance runs; Kafka is asked by a client that joins no group.
 
-mod plan;
 mod seek;
 mod show;
 
 use std::process::ExitCode;
 
-use anyhow::bail;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{CannotStart, ConfigFile, cannot_start, load, migrate};
-use crate::config::Config;
-use crate::kafka::KafkaIngestConfig;
-use crate::store::Store;
-use crate::telemetry;
+use super::ConfigFile;
+use super::session::Session;
 
 /// Shows how far each partition has been read, by whom, and what became of its records
 ///
-/// NEXT is the first record without a fate, END the one after the log's last, LAG what lies
+/// NEXT is the first record of which nothing has become yet, END the one after the log's last, LAG what lies
 /// between. RECORDS have been read: so many became JOBS, were DUPLICATES of an earlier request,
 /// were applied as OPERATIONS, are DEAD LETTERS, or are PARKED until they are tried again. A
 /// record that was read again after a `seek` counts again.
@@ -48,48 +40,24 @@ enum Command {
     Seek(seek::Arguments),
 }
 
-/// What the commands look at.
-struct Scene {
-    config: Config,
-    kafka: KafkaIngestConfig,
-    store: Store,
-    json: bool,
-}
-
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { command, config, json } = arguments;
+    // What is wrong with Kafka is part of the answer.
+    const LOG_LEVEL: LevelFilter = LevelFilter::ERROR;
     match command {
         None => {
-            let scene = Scene::open(config, json).await?;
-            let done = show::run(&scene).await;
-            scene.store.close().await;
+            let session = Session::open(&config, LOG_LEVEL).await?;
+            let done = show::run(&session, json).await;
+            session.close().await;
             done
         }
         Some(Command::Seek(mut seek)) => {
             let file = seek.config.config.take().or(config.config);
-            let scene = Scene::open(ConfigFile { config: file }, json || seek.json).await?;
-            let done = seek::run(&scene, &seek).await;
-            scene.store.close().await;
+            let session = Session::open(&ConfigFile { config: file }, LOG_LEVEL).await?;
+            seek.json |= json;
+            let done = seek::run(&session, seek).await;
+            session.close().await;
             done
         }
-    }
-}
-
-impl Scene {
-    async fn open(file: ConfigFile, json: bool) -> anyhow::Result<Self> {
-        let config = load(file.config.as_deref())?;
-        // What goes wrong with Kafka is said here, once.
-        telemetry::init(config.log.format, LevelFilter::ERROR).map_err(cannot_start)?;
-        let Some(kafka) = config.kafka.clone() else {
-            bail!(CannotStart("the configuration has no [kafka]: nothing is read by it".into()));
-        };
-        let store = migrate::open_existing(&config).await?;
-        store.check_schema().await.map_err(|error| migrate::told(&config, error))?;
-        Ok(Self { config, kafka, store, json })
-    }
-
-    /// An error of the store, with the database that it is about.
-    fn told(&self, error: crate::store::Error) -> anyhow::Error {
-        migrate::told(&self.config, error)
     }
 }

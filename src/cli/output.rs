@@ -1,10 +1,10 @@
-//! Printing. A reader that has gone away (`| head`) is no failure of ours; a disk that is full is.
+//! Printing. A closed pipe (`| head`) is no failure of ours; a full disk is.
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
-/// Why something that was to be read by somebody is not.
+/// Why something that was printed could not be written.
 static UNWRITTEN: OnceLock<String> = OnceLock::new();
 
 /// A line on standard output.
@@ -32,7 +32,7 @@ pub(super) fn on_one_line(text: &str) -> String {
 }
 
 /// A line on standard error.
-pub(super) fn complain(line: impl Display) {
+pub(super) fn report(line: impl Display) {
     writeln!(io::stderr(), "{line}").ok();
 }
 

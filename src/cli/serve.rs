@@ -1,4 +1,4 @@
-//! `serve`: one instance of the service, until it is told to end.
+//! `serve`: one instance of the service, until a signal ends it.
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -65,7 +65,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     info!("{ask}: running jobs may take {seconds} s to end; another signal ends this at once");
     scheduler.shutdown(patience).await;
     if tokio::time::timeout(PAGE_PATIENCE, page.stop()).await.is_err() {
-        warn!("the http server is slow to stop: it is left to itself");
+        warn!("the http server is slow to stop: it is not waited for");
     }
     info!("drained");
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,5 @@
 //! `submit`: sends requests through Kafka, or with `--direct` into the database.
 
-mod direct;
 mod flags;
 mod input;
 
@@ -8,7 +7,6 @@ use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -18,15 +16,16 @@ use tracing_subscriber::filter::LevelFilter;
 use self::flags::Flags;
 pub(super) use self::flags::delay;
 use self::input::{Input, Line};
-use super::output::{complain, on_one_line, say};
+use super::output::{on_one_line, report, say};
+use super::session::failed;
 use super::{CannotStart, ConfigFile, cannot_start, load};
 use crate::config::Config;
-use crate::kafka::{Outgoing, Producer};
-use crate::model::request::ScheduleJobRequest;
-use crate::service::{SubmitError, Submitted};
+use crate::operations::{
+    Error as OperationError, Operations, OperationsOptions, Publisher, Submitted,
+};
 use crate::telemetry;
 
-/// How often people hear of a long input.
+/// How often a long input is reported on.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 /// Sends requests for jobs, through Kafka or straight into the database
@@ -59,8 +58,8 @@ pub(super) struct Arguments {
 
 /// Where requests go.
 enum Way {
-    Kafka { producer: Producer, topic: String },
-    Direct(direct::Door),
+    Kafka(Publisher),
+    Direct(Operations),
 }
 
 /// What became of a line.
@@ -94,9 +93,9 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = load(arguments.config.config.as_deref())?;
     telemetry::init(config.log.format, LevelFilter::WARN).map_err(cannot_start)?;
     let mut input = open_input(&arguments)?;
-    let way = Arc::new(open_way(&config, arguments.direct).await?);
+    let way = Way::open(&config, arguments.direct).await?;
     let began = Instant::now();
-    let mut spoken = began;
+    let mut reported = began;
     let mut tally = Tally::default();
     loop {
         let wave = input.next_wave(way.at_once()).map_err(unreadable)?;
@@ -114,15 +113,15 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         if tally.failed > 0 {
             // They went together: some behind the first that failed were taken.
-            complain(format_args!(
+            report(format_args!(
                 "stopped after line {last}: send those that failed, and all after line {last}, \
                  again; one without a requestId or idempotencyKey may become a second job",
             ));
             break;
         }
-        if spoken.elapsed() > PROGRESS {
-            spoken = Instant::now();
-            complain(format_args!("{} so far", tally.lines()));
+        if reported.elapsed() > PROGRESS {
+            reported = Instant::now();
+            report(format_args!("{} so far", tally.lines()));
         }
     }
     way.close().await;
@@ -158,22 +157,22 @@ fn unreadable(error: io::Error) -> anyhow::Error {
     }
 }
 
-async fn open_way(config: &Config, direct: bool) -> anyhow::Result<Way> {
-    if direct {
-        return Ok(Way::Direct(direct::Door::open(config).await?));
-    }
-    let Some(kafka) = &config.kafka else {
-        bail!(CannotStart("the configuration has no [kafka]: add it, or give --direct".into()));
-    };
-    let topic = kafka.topics.first().cloned().unwrap_or_default();
-    Ok(Way::Kafka { producer: Producer::start(kafka).map_err(cannot_start)?, topic })
-}
-
 impl Way {
+    async fn open(config: &Config, direct: bool) -> anyhow::Result<Self> {
+        if direct {
+            let options = OperationsOptions::from(config).migrate_first();
+            return Ok(Self::Direct(Operations::connect(options).await.map_err(failed)?));
+        }
+        let Some(kafka) = &config.kafka else {
+            bail!(CannotStart("the configuration has no [kafka]: add it, or give --direct".into()));
+        };
+        Ok(Self::Kafka(Publisher::start(kafka).map_err(failed)?))
+    }
+
     /// Requests that are on their way together.
     fn at_once(&self) -> usize {
         match self {
-            Self::Kafka { .. } => 2000,
+            Self::Kafka(_) => 2000,
             Self::Direct(_) => 64,
         }
     }
@@ -184,30 +183,24 @@ impl Way {
             Err(refusal) => return Verdict::Refused(refusal.to_string()),
         };
         match self {
-            Self::Direct(door) => door.submit(request).await.into(),
-            Self::Kafka { producer, topic } => {
-                let key = name_of(&request).map(|name| name.as_bytes().to_vec());
-                let (topic, value) = (topic.clone(), Some(line.value));
-                let outgoing = Outgoing { topic, key, value, headers: Vec::new() };
-                match producer.send(outgoing).await {
-                    Ok(()) => Verdict::Sent,
-                    Err(error) if error.is_transient() => Verdict::Failed(error.to_string()),
-                    Err(error) => Verdict::Refused(error.to_string()),
-                }
-            }
+            Self::Direct(operations) => match operations.jobs().schedule(request).await {
+                Ok(submitted) => submitted.into(),
+                Err(OperationError::Refused(refusal)) => Verdict::Refused(refusal.to_string()),
+                Err(error) => Verdict::Failed(error.to_string()),
+            },
+            Self::Kafka(publisher) => match publisher.publish(&request, line.value).await {
+                Ok(()) => Verdict::Sent,
+                Err(error @ OperationError::Unavailable(_)) => Verdict::Failed(error.to_string()),
+                Err(error) => Verdict::Refused(error.to_string()),
+            },
         }
     }
 
-    async fn close(&self) {
-        if let Self::Direct(door) = self {
-            door.close().await;
+    async fn close(self) {
+        if let Self::Direct(operations) = self {
+            operations.close().await;
         }
     }
-}
-
-/// What keeps the records of one request, sent again, in one partition and so in order.
-fn name_of(request: &ScheduleJobRequest) -> Option<&str> {
-    request.request_id.as_deref().or(request.idempotency_key.as_deref())
 }
 
 impl Verdict {
@@ -216,17 +209,13 @@ impl Verdict {
     }
 }
 
-impl From<Result<Submitted, SubmitError>> for Verdict {
-    fn from(answer: Result<Submitted, SubmitError>) -> Self {
+impl From<Submitted> for Verdict {
+    fn from(answer: Submitted) -> Self {
         match answer {
-            Ok(Submitted::Accepted { job_id, request_id }) => {
+            Submitted::Accepted { job_id, request_id } => {
                 Self::Accepted { job: job_id.to_string(), request_id }
             }
-            Ok(Submitted::Duplicate { job_id, of }) => {
-                Self::Duplicate { job: job_id.to_string(), of }
-            }
-            Err(SubmitError::Refused(refusal)) => Self::Refused(refusal.to_string()),
-            Err(error) => Self::Failed(error.to_string()),
+            Submitted::Duplicate { job_id, of } => Self::Duplicate { job: job_id.to_string(), of },
         }
     }
 }
@@ -273,8 +262,9 @@ impl std::fmt::Display for Tally {
             ("refused", refused),
             ("failed", failed),
         ];
-        let told = parts.into_iter().filter(|&(name, count)| count > 0 || name == "refused");
-        let told: Vec<String> = told.map(|(name, count)| format!(" {count} {name}")).collect();
-        f.write_str(&told.join(","))
+        let counted = parts.into_iter().filter(|&(name, count)| count > 0 || name == "refused");
+        let counted: Vec<String> =
+            counted.map(|(name, count)| format!(" {count} {name}")).collect();
+        f.write_str(&counted.join(","))
     }
 }

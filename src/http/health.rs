@@ -1,4 +1,4 @@
-//! Health, for whoever restarts the process (`live`) and whoever sends it work (`ready`).
+//! Health, for what restarts the process (`live`) and for what sends it work (`ready`).
 
 use actix_web::{HttpResponse, Responder, web};
 use serde_json::json;

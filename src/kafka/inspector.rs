@@ -6,14 +6,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::connectivity::Connectivity;
-use super::rebalance::{self, list_of};
+use super::listener::Listener;
+use super::rebalance::list_of;
 use super::uncommitted::Uncommitted;
 use super::{Error, KafkaIngestConfig, TopicPartition};
 
@@ -193,22 +191,3 @@ fn offsets_in(list: &TopicPartitionList) -> Result<Offsets, Error> {
     }
     Ok(offsets)
 }
-
-/// Keeps librdkafka's errors, which explain why a broker does not answer.
-pub(super) struct Listener {
-    pub(super) connectivity: Connectivity,
-}
-
-impl ClientContext for Listener {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        rebalance::log(&self.connectivity, level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(code) = error.rdkafka_error_code() {
-            self.connectivity.failed(code, reason);
-        }
-    }
-}
-
-impl ConsumerContext for Listener {}

@@ -106,7 +106,7 @@ impl Intake {
     pub fn split(&self, partition: &TopicPartition) -> Result<PartitionQueue, Error> {
         let consumer = self.consumer()?;
         let slot = consumer.context().slot(partition)?;
-        PartitionQueue::split(&consumer, slot)
+        PartitionQueue::split(&consumer, slot, consumer.context().memory.clone())
     }
 
     /// The offset that the group has committed to Kafka for `partition`, if any.

@@ -5,20 +5,20 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer as _;
 use rdkafka::consumer::base_consumer::PartitionQueue as NativeQueue;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use tokio::sync::Notify;
+
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::error::{is_denial, is_passing};
 use super::memory::{BatchMemory, RecordMemory};
-use super::rebalance::{Consumer, Rebalancer};
+use super::slot::Slot;
 use super::{Error, TopicPartition};
 use crate::model::record::RawRecord;
 
@@ -78,7 +78,7 @@ fn end_of(message: &str) -> Option<LogEnd> {
 /// For back-pressure, do not call [`next_batch`](Self::next_batch): librdkafka then stops
 /// fetching when its own small queue is full.
 pub struct PartitionQueue {
-    queue: NativeQueue<Rebalancer>,
+    queue: Box<dyn Queue>,
     slot: Arc<Slot>,
     /// The number of this queue among those that were split off the slot.
     reader: u64,
@@ -96,21 +96,41 @@ pub struct PartitionQueue {
     /// The memory of the batches that are not finished, oldest first.
     batches: VecDeque<Option<BatchMemory>>,
     /// Declared after `queue`, to be dropped after it: a queue must not outlive its client.
-    _consumer: Arc<Consumer>,
+    _consumer: Arc<dyn Send + Sync>,
+}
+
+/// A queue of librdkafka, independent of the type of its client's callbacks.
+trait Queue: Send {
+    fn poll(&self) -> Option<KafkaResult<BorrowedMessage<'_>>>;
+
+    fn set_nonempty_callback(&mut self, wake: Box<dyn Fn() + Send + Sync>);
+}
+
+impl<C: ConsumerContext + 'static> Queue for NativeQueue<C> {
+    fn poll(&self) -> Option<KafkaResult<BorrowedMessage<'_>>> {
+        Self::poll(self, Duration::ZERO)
+    }
+
+    fn set_nonempty_callback(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
+        Self::set_nonempty_callback(self, wake);
+    }
 }
 
 impl PartitionQueue {
     /// Splits the partition of `slot` off `consumer`; queues split off it before end here.
-    pub(super) fn split(consumer: &Arc<Consumer>, slot: Arc<Slot>) -> Result<Self, Error> {
+    pub(super) fn split<C: ConsumerContext + 'static>(
+        consumer: &Arc<BaseConsumer<C>>,
+        slot: Arc<Slot>,
+        memory: Arc<RecordMemory>,
+    ) -> Result<Self, Error> {
         let partition = &slot.partition;
         let queue = consumer
             .split_partition_queue(&partition.topic, partition.partition)
             .ok_or_else(|| Error::Config(format!("{partition} is not a partition")))?;
         let reader = slot.next_reader()?;
-        let memory = consumer.context().memory.clone();
         let consumer = consumer.clone();
         Ok(Self {
-            queue,
+            queue: Box::new(queue),
             slot,
             reader,
             seek: 0,
@@ -207,7 +227,7 @@ impl PartitionQueue {
 
     fn arm(&mut self) {
         let slot = self.slot.clone();
-        self.queue.set_nonempty_callback(move || slot.wake.notify_one());
+        self.queue.set_nonempty_callback(Box::new(move || slot.wake.notify_one()));
     }
 
     fn take(
@@ -272,7 +292,7 @@ impl PartitionQueue {
             return Ok(Some(record));
         }
         loop {
-            match self.queue.poll(Duration::ZERO) {
+            match self.queue.poll() {
                 None => return Ok(None),
                 Some(Ok(message)) => {
                     self.end = None;
@@ -358,44 +378,6 @@ fn headers_of(message: &BorrowedMessage<'_>) -> Vec<(String, Option<Vec<u8>>)> {
             })
         })
         .collect()
-}
-
-/// One assignment of one partition, shared by the rebalance callbacks and the queues.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) partition: TopicPartition,
-    /// The number of the queue that may be read; older ones end. `REVOKED` ends all.
-    reader: AtomicU64,
-    /// The number of seeks. Zero: the position has not been set yet.
-    seeks: AtomicU64,
-    wake: Notify,
-}
-
-const REVOKED: u64 = u64::MAX;
-
-impl Slot {
-    pub(super) fn new(partition: TopicPartition) -> Self {
-        Self { partition, reader: AtomicU64::new(0), seeks: AtomicU64::new(0), wake: Notify::new() }
-    }
-
-    /// Ends every queue of this assignment and wakes its reader.
-    pub(super) fn revoke(&self) {
-        self.reader.store(REVOKED, Ordering::Release);
-        self.wake.notify_one();
-    }
-
-    /// Notes that a seek succeeded.
-    pub(super) fn note_seek(&self) {
-        self.seeks.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn next_reader(&self) -> Result<u64, Error> {
-        let next = |reader| (reader != REVOKED).then_some(reader + 1);
-        match self.reader.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
-            Ok(before) => Ok(before + 1),
-            Err(_) => Err(Error::Revoked { partition: self.partition.clone() }),
-        }
-    }
 }
 
 #[cfg(test)]

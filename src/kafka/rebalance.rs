@@ -18,7 +18,8 @@ use tracing::{debug, error, info, warn};
 
 use super::connectivity::Connectivity;
 use super::memory::RecordMemory;
-use super::partition::{Slot, keep_end};
+use super::partition::keep_end;
+use super::slot::Slot;
 use super::{Error, PartitionQueue, TopicPartition};
 
 /// The rebalance listener: it starts and stops the readers of the partitions that the group
@@ -208,7 +209,7 @@ impl Rebalancer {
         let mut queues = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let slot = Arc::new(Slot::new(partition.clone()));
-            match PartitionQueue::split(&consumer, slot.clone()) {
+            match PartitionQueue::split(&consumer, slot.clone(), self.memory.clone()) {
                 Ok(queue) => queues.push((slot, queue)),
                 Err(error) => error!(partition = %partition, "{partition} is not read: {error}"),
             }

@@ -10,7 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 
 use super::connectivity::Connectivity;
-use super::inspector::Listener;
+use super::listener::Listener;
 use super::rebalance::list_of;
 use super::{Error, KafkaIngestConfig, TopicPartition};
 

@@ -44,6 +44,12 @@ impl JobId {
     pub fn as_u128(self) -> u128 {
         self.0.as_u128()
     }
+
+    /// One of `places`, evenly by the id, which is a hash already.
+    pub fn one_of<T>(self, places: &[T]) -> Option<&T> {
+        let count = u128::try_from(places.len()).ok().filter(|count| *count > 0)?;
+        places.get(usize::try_from(self.as_u128() % count).ok()?)
+    }
 }
 
 impl fmt::Display for JobId {

@@ -12,13 +12,13 @@ use uuid::Uuid;
 pub use super::fence::Fence;
 use super::ids::{JobId, LedgerId, ShardId};
 
-/// One live job, as the `job` table holds it.
+/// One live job, as the `job` table holds it; before it has a shard, a `Job<Unassigned>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Job {
+pub struct Job<Shard = ShardId> {
     /// Derived from app and request id.
     pub id: JobId,
     /// Its shard, which never changes.
-    pub shard: ShardId,
+    pub shard: Shard,
     /// Its priority among due jobs.
     pub priority: Priority,
     /// When the next attempt is to start, epoch milliseconds, rounded up.
@@ -47,6 +47,52 @@ pub struct Job {
     pub last_error: Option<String>,
     /// The dead letter that it is a replay of.
     pub letter: Option<Uuid>,
+}
+
+/// Stands in the place of the shard of a job that has none yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unassigned;
+
+impl Job<Unassigned> {
+    /// The job as it is in `shard`.
+    pub fn in_shard(self, shard: ShardId) -> Job {
+        let Self {
+            id,
+            shard: Unassigned,
+            priority,
+            due_ms,
+            request_id,
+            scheduled_ms,
+            expires_ms,
+            created_ms,
+            attempts,
+            max_attempts,
+            timeout_ms,
+            data,
+            trace,
+            origin,
+            last_error,
+            letter,
+        } = self;
+        Job {
+            id,
+            shard,
+            priority,
+            due_ms,
+            request_id,
+            scheduled_ms,
+            expires_ms,
+            created_ms,
+            attempts,
+            max_attempts,
+            timeout_ms,
+            data,
+            trace,
+            origin,
+            last_error,
+            letter,
+        }
+    }
 }
 
 impl Job {

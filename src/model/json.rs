@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-use super::request::{MAX_DEPTH, is_too_deep};
+/// The maximum nesting of arrays and objects; that of `serde_json`, which many receivers use.
+pub(super) const MAX_DEPTH: usize = 127;
 
 /// Added to an unpaired surrogate to get the character that replaces it in a [`Value`]: one of
 /// the private-use plane 16.
@@ -21,6 +22,33 @@ const STAND_IN: u32 = 0x10_0000;
 /// If `text` is not one JSON value, or is nested more deeply than a request may be.
 pub(super) fn nearest_value(text: &str) -> Result<Value, serde_json::Error> {
     serde_json::from_str(text).or_else(|_| Node::read(text).map(Node::into_value))
+}
+
+/// Whether `json` is nested more than [`MAX_DEPTH`] levels deep.
+///
+/// Job data is kept raw and skipped without recursion, so that no other check would find this.
+pub(super) fn is_too_deep(json: &str) -> bool {
+    let opens = |byte: u8| matches!(byte, b'[' | b'{');
+    // Counting brackets is much cheaper than parsing strings, and nearly always enough.
+    if json.bytes().filter(|&byte| opens(byte)).count() <= MAX_DEPTH {
+        return false;
+    }
+    let (mut depth, mut in_string) = (0_usize, false);
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if in_string => _ = bytes.next(),
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            _ if opens(byte) => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return true;
+        }
+    }
+    false
 }
 
 /// A message about such a value, with the replacements shown as the escapes that they were.
@@ -295,5 +323,15 @@ mod tests {
             assert!(nearest_value(text).is_err(), "{text:?}");
         }
         assert!(nearest_value(&("[".repeat(200) + &"]".repeat(200))).is_err());
+    }
+
+    #[test]
+    fn brackets_in_strings_are_no_nesting() {
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(!is_too_deep(&nested(MAX_DEPTH)));
+        assert!(is_too_deep(&nested(MAX_DEPTH + 1)));
+        assert!(!is_too_deep(&format!("[{},[]]", nested(MAX_DEPTH - 1))));
+        assert!(!is_too_deep(&format!("[\"\\\"{}\"]", "[".repeat(500))));
+        assert!(!is_too_deep(&format!("[{}]", ["{}"; 500].join(","))));
     }
 }

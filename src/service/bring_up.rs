@@ -10,15 +10,17 @@ use tokio::sync::oneshot;
 
 use super::builder::{MySqlParts, SchedulerBuilder, Target};
 use super::{Inner, Scheduler, StartProgress};
-use crate::actors::{Gate, KAFKA, Shared, Supervisor};
+use crate::actors::{Instance, KAFKA, RebalanceListener, Supervisor};
 use crate::config::TimeZones;
 use crate::dispatch::{KafkaDispatch, SharedHandler};
 use crate::health::{Health, ProblemKind};
 use crate::kafka::{self, Intake, KafkaIngestConfig, Producer, ensure_topics};
 use crate::model::app::{AppConfig, AppName};
+use crate::operations::Operations;
 use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 
-/// The wait before something that is away is tried again, doubling up to the second.
+/// The wait before something that does not answer is tried again, doubling up to the second
+/// one.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// How often it is looked at what the clients of the broker have found out.
 const LOOK_AT_BROKERS: Duration = Duration::from_millis(200);
@@ -46,9 +48,12 @@ pub enum StartError {
 
 /// What the thread hands back when everything is up.
 struct Up {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     supervisor: actix::Addr<Supervisor>,
     runtime: tokio::runtime::Handle,
+    /// The database's URL without its password.
+    database: String,
+    kafka: Option<KafkaIngestConfig>,
 }
 
 pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartError> {
@@ -60,12 +65,21 @@ pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartE
         .spawn(move || run(builder, up, stopped))
         .map_err(|error| StartError::Machine(error.to_string()))?;
     let gone = || StartError::Machine("the scheduler's thread ended".into());
-    let Up { shared, supervisor, runtime } = is_up.await.map_err(|_| gone())??;
+    let Up { instance, supervisor, runtime, database, kafka } =
+        is_up.await.map_err(|_| gone())??;
+    let running = Arc::new(AtomicBool::new(true));
     let inner = Inner {
-        shared,
+        operations: Operations::of_scheduler(
+            instance.admission.clone(),
+            database,
+            kafka,
+            runtime.clone(),
+            running.clone(),
+        ),
+        instance,
         supervisor,
         runtime,
-        running: AtomicBool::new(true),
+        running,
         stop: Mutex::new(Some(stop)),
         thread: Mutex::new(Some(thread)),
     };
@@ -102,7 +116,7 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The thread: a System on a runtime of several workers. It ends when it is told to, or
+/// The thread: a System on a runtime of several workers. It ends when it is asked to, or
 /// when nobody holds a handle any more.
 fn run(
     builder: SchedulerBuilder,
@@ -136,7 +150,9 @@ fn run(
 }
 
 async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
-    let store = connect(&builder).await?;
+    let url = database_url(&builder);
+    let database = redact(url.expose_secret());
+    let store = connect(&builder, url, &database).await?;
     let producer = builder.kafka.as_ref().map(Producer::start).transpose().map_err(settings)?;
     let telling = builder.kafka.as_ref().filter(|kafka| kafka.events_topic.is_some());
     let events = telling.map(Producer::start_patient).transpose().map_err(settings)?;
@@ -144,44 +160,53 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
     let apps = register_apps(&store, &builder, producer.as_ref(), &health).await?;
     let kafka = builder.kafka.clone().zip(producer);
     let kafka = kafka.map(|(config, producer)| (config, producer, events));
-    let mut shared = Shared::new(store, builder.clock, builder.settings, apps, kafka);
-    check_packets(&shared.store, shared.settings.max_record_bytes, &health).await;
-    shared.health = health;
-    let shared = Arc::new(shared);
-    let supervisor = Supervisor::new(shared.clone()).start();
-    while !(shared.has_lease() && shared.is_settled()) {
-        let mut reasons = shared.health.read().reasons.into_iter();
+    let mut instance = Instance::new(store, builder.clock, builder.settings, apps, kafka);
+    check_packets(&instance.store, instance.settings.admission.max_record_bytes, &health).await;
+    instance.health = health;
+    let instance = Arc::new(instance);
+    let supervisor = Supervisor::new(instance.clone()).start();
+    while !(instance.has_lease() && instance.has_asked_for_shards()) {
+        let mut reasons = instance.health.read().reasons.into_iter();
         builder.progress.set(reasons.find(|reason| reason.starts_with("database")));
         tokio::time::sleep(LOOK).await;
     }
     builder.progress.set(None);
-    shared.health.set_started(true);
+    instance.health.set_started(true);
     if builder.kafka.is_some() {
-        drop(tokio::spawn(watch_brokers(Arc::downgrade(&shared))));
+        drop(tokio::spawn(watch_brokers(Arc::downgrade(&instance))));
     }
-    if let Some(config) = builder.kafka.filter(|config| config.enabled) {
+    if let Some(config) = builder.kafka.clone().filter(|config| config.enabled) {
         start_intake(
-            &shared,
+            &instance,
             config,
-            Gate { supervisor: supervisor.clone(), shared: Arc::downgrade(&shared) },
+            RebalanceListener {
+                supervisor: supervisor.clone(),
+                instance: Arc::downgrade(&instance),
+            },
         )
         .await?;
     }
     let runtime = tokio::runtime::Handle::current();
-    Ok(Up { shared, supervisor, runtime })
+    Ok(Up { instance, supervisor, runtime, database, kafka: builder.kafka })
 }
 
 fn settings(error: kafka::Error) -> StartError {
     StartError::Settings(error.to_string())
 }
 
-/// Waits for the database and brings its tables up to this version.
-async fn connect(builder: &SchedulerBuilder) -> Result<Store, StartError> {
-    let url = match &builder.mysql {
+fn database_url(builder: &SchedulerBuilder) -> SecretString {
+    match &builder.mysql {
         Some(parts) => mysql_url(parts),
         None => builder.database_url.clone().unwrap_or_default(),
-    };
-    let shown = redact(url.expose_secret());
+    }
+}
+
+/// Waits for the database at `url` and brings its tables up to this version.
+async fn connect(
+    builder: &SchedulerBuilder,
+    url: SecretString,
+    shown: &str,
+) -> Result<Store, StartError> {
     let options = StoreOptions {
         url,
         max_connections: builder.max_connections,
@@ -193,8 +218,8 @@ async fn connect(builder: &SchedulerBuilder) -> Result<Store, StartError> {
         store.probe_row_locks().await?;
         Ok(store)
     };
-    let store = await_database(&builder.progress, &shown, open).await?;
-    await_file(&builder.progress, &store, &shown).await?;
+    let store = await_database(&builder.progress, shown, open).await?;
+    await_file(&builder.progress, &store, shown).await?;
     let zones = TimeZones::get();
     tracing::info!(time_zones = zones.version(), "{zones}");
     tracing::info!(database = %shown, "jobs are kept in {}, {shown}", store.kind());
@@ -330,10 +355,10 @@ async fn register_apps(
 }
 
 /// Reports what is wrong between us and the brokers, for as long as anybody has the scheduler.
-async fn watch_brokers(shared: Weak<Shared>) {
-    while let Some(shared) = shared.upgrade() {
-        shared.report_brokers();
-        drop(shared);
+async fn watch_brokers(instance: Weak<Instance>) {
+    while let Some(instance) = instance.upgrade() {
+        instance.report_brokers();
+        drop(instance);
         tokio::time::sleep(LOOK_AT_BROKERS).await;
     }
 }
@@ -341,47 +366,47 @@ async fn watch_brokers(shared: Weak<Shared>) {
 /// Settings that can never work are an error at once; a broker that is away is waited for
 /// in the background.
 async fn start_intake(
-    shared: &Arc<Shared>,
+    instance: &Arc<Instance>,
     config: KafkaIngestConfig,
-    gate: Gate,
+    listener: RebalanceListener,
 ) -> Result<(), StartError> {
-    let gate = Arc::new(gate);
-    if let Some(remark) = config.session_remark(shared.settings.lease) {
+    let listener = Arc::new(listener);
+    if let Some(remark) = config.session_remark(instance.settings.lease) {
         tracing::warn!("kafka.{remark}");
     }
-    shared.report_joining();
-    match try_intake(shared, &config, gate.clone()).await {
+    instance.report_joining();
+    match try_intake(instance, &config, listener.clone()).await {
         Ok(()) => return Ok(()),
         Err(error @ kafka::Error::Config(_)) => return Err(settings(error)),
-        Err(error) => broker_failed(shared, &error),
+        Err(error) => broker_failed(instance, &error),
     }
-    let shared = shared.clone();
+    let instance = instance.clone();
     drop(tokio::spawn(async move {
         let (mut wait, longest) = RETRY;
         loop {
-            shared.wait_for_broker(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
+            instance.wait_for_broker(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
             wait = (wait * 2).min(longest);
-            match try_intake(&shared, &config, gate.clone()).await {
+            match try_intake(&instance, &config, listener.clone()).await {
                 Ok(()) => return,
-                Err(error) => broker_failed(&shared, &error),
+                Err(error) => broker_failed(&instance, &error),
             }
         }
     }));
     Ok(())
 }
 
-fn broker_failed(shared: &Shared, error: &kafka::Error) {
+fn broker_failed(instance: &Instance, error: &kafka::Error) {
     let kind = match error {
         kafka::Error::Denied(_) => ProblemKind::BrokerDenied,
         _ => ProblemKind::BrokerUnreachable,
     };
-    shared.health.report(KAFKA, kind, error.to_string());
+    instance.health.report(KAFKA, kind, error.to_string());
 }
 
 async fn try_intake(
-    shared: &Arc<Shared>,
+    instance: &Arc<Instance>,
     config: &KafkaIngestConfig,
-    gate: Arc<Gate>,
+    listener: Arc<RebalanceListener>,
 ) -> Result<(), kafka::Error> {
     if config.ensure_topics {
         let mut names: Vec<&str> = config.topics.iter().map(String::as_str).collect();
@@ -391,6 +416,6 @@ async fn try_intake(
         ensure_topics(config, &names, partitions).await?;
     }
     let partitions = kafka::count_partitions(config).await?;
-    shared.set_intake(Intake::start(config, shared.settings.lease, partitions, gate)?);
+    instance.set_intake(Intake::start(config, instance.settings.lease, partitions, listener)?);
     Ok(())
 }

@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::bring_up::{self, StartError};
-use super::{Scheduler, StartProgress};
-use crate::actors::{DeadLetterSettings, Settings};
+use super::StartProgress;
+use crate::actors::Settings;
+use crate::admission::AdmissionRules;
 use crate::config::{Config, Dispatch, TimeZones, check_redis_url};
 use crate::dispatch::{Discard, JobHandler, LogDispatch, SharedHandler};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::AppConfig;
 use crate::model::clock::{SharedClock, SystemClock};
 use crate::model::flaw::{self, Flaw};
-use crate::model::request::Rules;
 
 /// Where an app's jobs go.
 #[derive(Clone)]
@@ -35,7 +34,7 @@ impl fmt::Debug for Target {
     }
 }
 
-/// Says what a [`Scheduler`] shall be; [`start`](Self::start) makes it so.
+/// Says what a [`Scheduler`](super::Scheduler) shall be; [`start`](Self::start) makes it so.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SchedulerBuilder {
@@ -79,23 +78,13 @@ impl From<&Config> for Settings {
             instance: config.instance.id.clone(),
             lease: config.instance.lease,
             max_clock_skew: config.instance.max_clock_skew,
-            rules: Rules {
-                default_time_zone: config.default_time_zone.clone(),
-                max_schedule_ahead: config.ingest.max_schedule_ahead,
-            },
+            admission: AdmissionRules::from(config),
             time_zones: TimeZones::get().version().to_owned(),
-            idempotency_window: config.idempotency.window,
-            conflict_on_time: config.idempotency.conflict_on_time,
             idempotency_redis: config.idempotency.redis_url.clone(),
-            max_record_bytes: config.ingest.max_record_bytes,
             max_batch_bytes: config.ingest.max_batch_bytes,
             job_memory: (config.instance.memory_mb.get() as usize).saturating_mul(1 << 20),
-            dead_letters: DeadLetterSettings {
-                keep: config.dead_letters.keep,
-                max_replays: config.dead_letters.max_replays,
-            },
+            keep_dead_letters: config.dead_letters.keep,
             metrics_interval: config.log.metrics_interval,
-            tells_verdicts: config.kafka.as_ref().is_some_and(|kafka| kafka.events_topic.is_some()),
         }
     }
 }
@@ -114,7 +103,7 @@ impl SchedulerBuilder {
         let target = |dispatch: &Dispatch| match dispatch {
             Dispatch::Kafka { topic } => Target::Topic(topic.clone()),
             Dispatch::Discard => Target::Handler(Arc::new(Discard)),
-            _ => Target::Handler(Arc::new(LogDispatch)),
+            Dispatch::Log => Target::Handler(Arc::new(LogDispatch)),
         };
         let apps = config.apps.values();
         Self {
@@ -168,7 +157,7 @@ impl SchedulerBuilder {
         self
     }
 
-    /// Connections to the database, beside the heartbeat's own. Default 10.
+    /// Connections to the database, in addition to the heartbeat's own. Default 10.
     pub fn max_connections(mut self, max_connections: u32) -> Self {
         self.max_connections = max_connections.max(1);
         self
@@ -183,7 +172,8 @@ impl SchedulerBuilder {
 
     /// Reads requests from Kafka as `config` says.
     pub fn with_kafka_ingest(mut self, config: KafkaIngestConfig) -> Self {
-        self.settings.tells_verdicts = config.events_topic.is_some();
+        self.settings.admission.tells_verdicts = config.events_topic.is_some();
+        self.settings.admission.max_retries = config.max_retries;
         self.kafka = Some(config);
         self
     }
@@ -241,18 +231,18 @@ impl SchedulerBuilder {
     /// A dead letter goes this long after it came or was last touched, unless it is parked
     /// or not published yet. Default 30 days.
     pub fn keep_dead_letters(mut self, keep: Duration) -> Self {
-        self.settings.dead_letters.keep = keep;
+        self.settings.keep_dead_letters = keep;
         self
     }
 
     /// How many replays one after the other may die again. Default 5.
     pub fn max_replays(mut self, max_replays: u32) -> Self {
-        self.settings.dead_letters.max_replays = max_replays;
+        self.settings.admission.max_replays = max_replays;
         self
     }
 
     /// A Redis that all instances share, as a second memory of recent idempotency keys:
-    /// `redis://:password@host:6379/0`. It only saves work, and may be away at any time.
+    /// `redis://:password@host:6379/0`. It only saves work, and may be unavailable at any time.
     /// Default none.
     pub fn idempotency_redis(mut self, url: impl Into<String>) -> Self {
         self.settings.idempotency_redis = Some(SecretString::from(url.into()));
@@ -271,33 +261,25 @@ impl SchedulerBuilder {
         self.database_url(url)
     }
 
-    /// What the start waits for, for whoever watches it from elsewhere.
+    /// What the start waits for, to be shown meanwhile.
     pub fn progress(&self) -> StartProgress {
         self.progress.clone()
     }
 
-    /// Brings everything up: database and migrations, app schedulers, clean-up, Kafka.
-    ///
-    /// A database that is away is waited for, loudly; a broker that is away does not hold
-    /// this up: [`Scheduler::health`] says so until it is there.
-    ///
-    /// # Errors
-    /// [`StartError`] for what waiting cannot mend: settings that contradict each other, a
-    /// database of a newer version.
-    pub async fn start(mut self) -> Result<Scheduler, StartError> {
-        let invalid = |problem: String| StartError::Settings(problem);
+    /// Looks up what is named, and refuses what cannot be meant.
+    pub(super) fn resolve(&mut self) -> Result<(), String> {
         if let Some((setting, flaw)) = self.flaw() {
-            return Err(invalid(format!("{setting} {flaw}")));
+            return Err(format!("{setting} {flaw}"));
         }
         if let Some(url) = &self.settings.idempotency_redis {
-            check_redis_url(url).map_err(|error| invalid(error.to_string()))?;
+            check_redis_url(url).map_err(|error| error.to_string())?;
         }
         if let Some(name) = &self.time_zone {
             let zone = TimeZones::get().named(name);
-            self.settings.rules.default_time_zone =
-                zone.map_err(|error| invalid(format!("default_time_zone {error}")))?;
+            self.settings.admission.requests.default_time_zone =
+                zone.map_err(|error| format!("default_time_zone {error}"))?;
         }
-        bring_up::start(self).await
+        Ok(())
     }
 
     /// The first name or URL with what it is not meant to have, by the method that set it.

@@ -233,6 +233,10 @@ impl Store {
     }
 
     /// The configuration decides the rules, and may add shards.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] if a newer version has given an app a target that this one does not
+    /// know, and would fire onto another one instead.
     async fn bring_up_to_date(
         &self,
         configs: &[&AppConfig],
@@ -241,6 +245,7 @@ impl Store {
         let mut changed = Vec::new();
         for config in configs {
             let Some(row) = found.get_mut(&config.name) else { continue };
+            check_target(row)?;
             let shards = shards_of(config).max(row.shards);
             let rules = encode(&AppRules::of(config));
             if shards != row.shards || rules != row.rules {
@@ -314,6 +319,34 @@ impl Store {
 
 fn shards_of(config: &AppConfig) -> i32 {
     i32::try_from(config.shards.get()).unwrap_or(i32::MAX)
+}
+
+/// The targets that this version can fire onto, as an app's row names them.
+const TARGETS: [&str; 3] = ["log", "discard", "kafka"];
+
+/// The part of an app's rules that says where its jobs go. Without one the configuration of
+/// the instance that fires them says so.
+#[derive(Deserialize)]
+struct StoredTarget {
+    dispatch: Option<serde_json::Value>,
+}
+
+fn check_target(row: &app::Model) -> Result<()> {
+    // Rules in an unknown form have no target that could be told from others.
+    let stored: Option<StoredTarget> = serde_json::from_str(&row.rules).ok();
+    let Some(target) = stored.and_then(|stored| stored.dispatch) else { return Ok(()) };
+    let name = target.as_str().map_or_else(|| target.to_string(), str::to_owned);
+    if TARGETS.contains(&name.as_str()) {
+        return Ok(());
+    }
+    Err(Error::Unusable(format!(
+        "the row of app {} names the dispatch target {name:?}, which version {} does not know \
+         (it knows {}): update this instance, or set another target with the version that set \
+         this one",
+        row.name,
+        env!("CARGO_PKG_VERSION"),
+        TARGETS.join(", "),
+    )))
 }
 
 fn not_there(app: &str) -> Error {

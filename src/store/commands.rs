@@ -19,8 +19,21 @@ pub struct Look {
     pub jobs: Vec<JobId>,
 }
 
+/// Commands that wait in shards of ours and that this version cannot carry out. They stay for
+/// an instance that can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownCommands {
+    /// What they ask for.
+    pub kind: String,
+    /// How many they are.
+    pub count: u64,
+}
+
 /// The `kind` of a [`Look`].
 pub(super) const LOOK: &str = "look";
+
+/// The kinds that this version can carry out.
+pub(super) const KINDS: [&str; 1] = [LOOK];
 
 impl Store {
     /// Removes commands that were carried out. One that is carried out twice does no harm.
@@ -41,6 +54,7 @@ pub(super) fn encode_ids(jobs: &[JobId]) -> String {
     serde_json::to_string(jobs).unwrap_or_default()
 }
 
-pub(super) fn decode_ids(args: &str) -> Vec<JobId> {
-    serde_json::from_str(args).unwrap_or_default()
+/// `None` if another version wrote them in another form.
+pub(super) fn decode_ids(args: &str) -> Option<Vec<JobId>> {
+    serde_json::from_str(args).ok()
 }

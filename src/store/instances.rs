@@ -7,7 +7,7 @@ use infinite_scheduler_entity::instance;
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryResult, Statement};
 
-use super::commands::{Look, decode_ids};
+use super::commands::{KINDS, LOOK, Look, UnknownCommands, decode_ids};
 use super::{Result, ShardRow, Store};
 use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, ReaderToken, ShardId};
 use crate::model::process::ProcessIdentity;
@@ -68,6 +68,8 @@ pub struct Observation {
     pub shards: Vec<ShardRow>,
     /// Jobs that others put into shards of ours.
     pub looks: Vec<Look>,
+    /// Commands to shards of ours that this version cannot carry out.
+    pub unknown_commands: Vec<UnknownCommands>,
     /// The partitions that our readers have claimed.
     pub partitions: Vec<HeldPartition>,
 }
@@ -129,6 +131,11 @@ impl Store {
     /// [`super::Error::Unavailable`] if the database is away.
     pub async fn observe(&self, me: InstanceId) -> Result<Observation> {
         let now = self.now_us();
+        let kinds = KINDS.map(|kind| format!("'{kind}'")).join(", ");
+        let waiting = format!(
+            "from scheduler_command where state = 0 \
+             and shard in (select id from scheduler_shard where owner = {me})"
+        );
         let select = format!(
             "select 'i' as kind, id, beat as a, lease_until_us as b, {now} as c, apps as t, \
              process as p \
@@ -138,11 +145,10 @@ impl Store {
              union all select 's', id, app, owner, epoch, null, null from scheduler_shard \
              union all select 'p', id, reader, number, 0, topic, null from scheduler_ingest_offset \
              where instance = {me} \
+             union all select 'u', count(*), 0, 0, 0, kind, null {waiting} \
+             and kind not in ({kinds}) group by kind \
              union all select * from (select 'c' as kind, id, shard, 0 as b, 0 as c, args, \
-             null as p \
-             from scheduler_command where state = 0 \
-             and shard in (select id from scheduler_shard where owner = {me}) \
-             order by id limit {COMMANDS}) as looks"
+             kind as p {waiting} and kind in ({kinds}) order by id limit {COMMANDS}) as known"
         );
         let backend = self.heartbeat().get_database_backend();
         let statement = Statement::from_string(backend, select);
@@ -262,17 +268,32 @@ impl Observation {
                     reader: ReaderToken(row.try_get_by_index(2)?),
                 });
             }
+            "u" => {
+                let count = u64::try_from(id).unwrap_or_default();
+                self.unknown_commands
+                    .push(UnknownCommands { kind: row.try_get_by_index(5)?, count });
+            }
+            // Every other kind is one of our own statement's.
             _ => {
                 let shard: i64 = row.try_get_by_index(2)?;
-                let args: String = row.try_get_by_index(5)?;
-                self.looks.push(Look {
-                    command: id,
-                    shard: shard_id(shard),
-                    jobs: decode_ids(&args),
-                });
+                let (args, kind): (String, String) =
+                    (row.try_get_by_index(5)?, row.try_get_by_index(6)?);
+                self.add_command(id, shard_id(shard), kind, &args);
             }
         }
         Ok(())
+    }
+
+    /// What cannot be read is not carried out, and so must not be deleted as if it were.
+    fn add_command(&mut self, command: i64, shard: ShardId, kind: String, args: &str) {
+        let jobs = if kind == LOOK { decode_ids(args) } else { None };
+        match jobs {
+            Some(jobs) => self.looks.push(Look { command, shard, jobs }),
+            None => match self.unknown_commands.iter_mut().find(|known| known.kind == kind) {
+                Some(known) => known.count += 1,
+                None => self.unknown_commands.push(UnknownCommands { kind, count: 1 }),
+            },
+        }
     }
 }
 

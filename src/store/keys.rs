@@ -1,4 +1,4 @@
-//! Forgetting idempotency keys whose window is over, in steps that nobody notices.
+//! Idempotency keys, and forgetting those whose window is over, in steps that nobody notices.
 
 use std::collections::HashSet;
 
@@ -7,11 +7,23 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, Quer
 use uuid::Uuid;
 
 use super::{Hot, Result, Store};
+use crate::model::ids::KeyId;
 
 /// Keys that one step looks at.
 const STEP: u64 = 500;
 /// How long after its window a key is kept: clocks differ, and batches take their time.
 const GRACE_MS: i64 = 3_600_000;
+
+/// An idempotency key and its window.
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey {
+    /// Derived from app and key.
+    pub id: KeyId,
+    /// The key as it was sent.
+    pub name: String,
+    /// The end of its window, epoch milliseconds.
+    pub expires_ms: i64,
+}
 
 /// Where the next step begins; the default is the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

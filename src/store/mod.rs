@@ -14,6 +14,7 @@ mod settings;
 mod sqlite;
 
 mod apps;
+mod known_apps;
 mod instances;
 mod shards;
 
@@ -22,8 +23,9 @@ mod commands;
 mod ledger;
 mod partitions;
 mod keys;
+mod letter_state;
 mod letters;
-mod fates;
+mod requests;
 mod review;
 mod outcomes;
 mod packets;
@@ -37,23 +39,25 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sea_orm::DatabaseConnection;
 
 pub use admit::{
-    Admitted, Advance, Batch, Candidate, Course, Entry, Fate, IdempotencyKey, Names, Taken, Wait,
+    Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Wait,
 };
 pub use apps::{AppRow, AppRules, DueJobs};
-pub use commands::Look;
+pub use commands::{Look, UnknownCommands};
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};
-pub use fates::RequestFate;
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
-pub use keys::KeyCursor;
+pub use keys::{IdempotencyKey, KeyCursor};
+pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
+pub use letter_state::LetterState;
 pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
 pub use pages::{ListRange, Page, Pages};
 pub use partitions::{PartitionRow, Totals};
+pub use requests::RequestStatus;
 pub use review::{
     Change, InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
-    LetterRow, LetterState, LetterSummary, LetterToReplay, Lookup, ReplayChain,
+    LetterRow, LetterSummary, LetterToReplay, Lookup, ReplayChain,
 };
 pub use shards::{ShardFence, ShardRow};
 
@@ -152,7 +156,7 @@ impl Store {
         }
     }
 
-    /// Leaves the heartbeat's connection to its fate and takes a new one.
+    /// Abandons the heartbeat's connection and takes a new one.
     pub fn reconnect_heartbeat(&self) {
         let fresh = (self.inner.connect_heartbeat)();
         *self.inner.heartbeat.write().unwrap_or_else(PoisonError::into_inner) = fresh;

@@ -60,18 +60,19 @@ impl Store {
             query = query.filter(ingest_offset::Column::Cluster.eq(cluster));
         }
         let rows = query.all(&self.inner.pool).await?;
-        let names = self.names_of_the_living().await?;
+        let living = self.living_instances().await?;
+        let names: HashMap<i64, String> =
+            living.into_iter().map(|row| (row.id, row.name)).collect();
         Ok(rows.into_iter().map(|row| partition_of(row, &names)).collect())
     }
 
-    /// An instance whose lease is over may not write, declared dead or not.
-    async fn names_of_the_living(&self) -> Result<HashMap<i64, String>> {
+    /// The rows of the instances that are alive. One whose lease is over may not write, declared
+    /// dead or not.
+    pub(super) async fn living_instances(&self) -> Result<Vec<instance::Model>> {
         let living = instance::Entity::find()
             .filter(instance::Column::Dead.eq(false))
-            .filter(Expr::cust(format!("lease_until_us > {}", self.now_us())))
-            .all(&self.inner.pool)
-            .await?;
-        Ok(living.into_iter().map(|row| (row.id, row.name)).collect())
+            .filter(Expr::cust(format!("lease_until_us > {}", self.now_us())));
+        Ok(living.all(&self.inner.pool).await?)
     }
 }
 

@@ -53,9 +53,10 @@ pub(super) async fn check_session(connect: &PgConnectOptions, rules: &Rules) -> 
 async fn share(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool> {
     for _ in 0..COMPARED {
         let before = backend_of(one).await?;
-        // Where each statement is alone, this is an error of the pooler's.
-        if other.execute(sqlx::raw_sql("begin")).await.is_err() {
-            return Ok(true);
+        match other.execute(sqlx::raw_sql("begin")).await {
+            Ok(_) => {}
+            Err(error) if gives_each_statement_a_session(&error) => return Ok(true),
+            Err(error) => return Err(error.into()),
         }
         if backend_of(other).await? == before || backend_of(one).await? != before {
             return Ok(true);
@@ -63,6 +64,13 @@ async fn share(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool>
         other.execute(sqlx::raw_sql("rollback")).await?;
     }
     Ok(false)
+}
+
+/// Whether a pooler refuses every transaction (`pool_mode = statement`). Any other error of a
+/// `begin` is an outage: a server that ends just then must not be taken for a pooler.
+fn gives_each_statement_a_session(error: &sqlx::Error) -> bool {
+    let refusal = error.as_database_error();
+    refusal.is_some_and(|refusal| refusal.message().contains("transaction blocks not allowed"))
 }
 
 /// The server's process, without a prepared statement, which a pooler may not know.

@@ -84,6 +84,16 @@ impl Store {
         Ok(())
     }
 
+    /// The steps that were taken in this database; none where there are no tables.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] if one of the tables is not ours; [`Error::Unavailable`] if the database
+    /// cannot be reached.
+    pub async fn steps_taken(&self) -> Result<BTreeSet<String>> {
+        self.refuse_foreign_tables().await?;
+        self.applied_steps().await
+    }
+
     /// The migrator runs a step and then records it. What was begun is recorded before.
     async fn run_steps(&self) -> Result<()> {
         let _turn = self.turn().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use infinite_scheduler::store::{Store, StoreOptions};
 use infinite_scheduler::{
-    ErrorKind, KafkaIngestConfig, ScheduleJobRequest, Scheduler, SubmitError,
+    ErrorKind, KafkaIngestConfig, OperationError, ScheduleJobRequest, Scheduler,
 };
 
 use crate::support::kafka::{RawRecord, produce, read_all};
@@ -180,7 +180,7 @@ async fn a_row_that_the_database_refuses_does_not_sink_its_batch(database: Datab
     let by_api =
         ScheduleJobRequest::builder("sms").request_id("refused-by-api").at("2020-01-01T00:00Z");
     match scheduler.schedule(by_api.build().expect("a request")).await {
-        Err(SubmitError::Refused(refusal)) => {
+        Err(OperationError::Refused(refusal)) => {
             assert_eq!(refusal.kind, ErrorKind::RefusedByDatabase, "{refusal}");
             assert_eq!(refusal.request_id.as_deref(), Some("refused-by-api"));
         }

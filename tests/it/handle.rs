@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use infinite_scheduler::{
-    AppConfig, ErrorKind, IngestMetrics, JobContext, JobError, JobHandler, Refusal,
-    ScheduleJobRequest, Scheduler, SchedulerBuilder, SubmitError, Submitted,
+    AppConfig, ErrorKind, IngestMetrics, JobContext, JobError, JobHandler, OperationError, Refusal,
+    ScheduleJobRequest, Scheduler, SchedulerBuilder, Submitted,
 };
 use serde_json::json;
 
@@ -49,7 +49,7 @@ async fn accept(scheduler: &Scheduler, request: ScheduleJobRequest) {
 
 async fn refusal(scheduler: &Scheduler, request: ScheduleJobRequest) -> Refusal {
     match scheduler.schedule(request).await {
-        Err(SubmitError::Refused(refusal)) => refusal,
+        Err(OperationError::Refused(refusal)) => refusal,
         other => panic!("{other:?}"),
     }
 }
@@ -210,5 +210,5 @@ async fn without_kafka_jobs_come_by_api_alone() {
     assert!(!clone.is_running() && !clone.health().sentences().is_empty());
     clone.shutdown(DRAIN).await;
     let late = clone.schedule(request("sms", "late")).await;
-    assert!(matches!(late, Err(SubmitError::ShutDown)), "{late:?}");
+    assert!(matches!(late, Err(OperationError::ShutDown)), "{late:?}");
 }

@@ -2,7 +2,7 @@
 
 use infinite_scheduler::model::ids::{JobId, KeyId};
 use infinite_scheduler::store::{
-    Admitted, Entry, Fate, IdempotencyKey, KeyCursor, Store, StoreOptions,
+    Admitted, Decision, Entry, IdempotencyKey, KeyCursor, Store, StoreOptions,
 };
 use infinite_scheduler::{AppConfig, Discard, ScheduleJobRequest, Scheduler};
 
@@ -58,15 +58,16 @@ async fn a_key_is_kept_an_hour_longer_and_stands_for_its_job_as_long_as_that_liv
             let (id, name) = (KeyId::derive("sms", "key"), "key".to_owned());
             candidate.key = Some(IdempotencyKey { id, name, expires_ms: 1 });
             match fixture.admit(fixture.records(offset), Entry::Job(candidate)).await {
-                Admitted::Done(mut fates) => fates.pop().expect("a fate"),
+                Admitted::Done(mut decisions) => decisions.pop().expect("a decision"),
                 other => panic!("{backend:?}: {other:?}"),
             }
         };
-        assert_eq!(admit(0, "first").await, Fate::Accepted, "{backend:?}");
-        let of_first = Fate::Duplicate { of: "first".into(), job: JobId::derive("sms", "first") };
+        assert_eq!(admit(0, "first").await, Decision::Accepted, "{backend:?}");
+        let of_first =
+            Decision::Duplicate { of: "first".into(), job: JobId::derive("sms", "first") };
         assert_eq!(admit(1, "second").await, of_first, "{backend:?}: its job lives");
         database.execute("delete from scheduler_job").await;
-        assert_eq!(admit(2, "third").await, Fate::Accepted, "{backend:?}: it is free");
+        assert_eq!(admit(2, "third").await, Decision::Accepted, "{backend:?}: it is free");
 
         database.execute("delete from scheduler_job").await;
         let forget = async |now_ms| {

@@ -2,6 +2,7 @@
 //! nothing is stranded.
 
 mod late;
+mod taken;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use infinite_scheduler::model::request::RequestBuilder;
 use infinite_scheduler::model::retry::Backoff;
 use infinite_scheduler::{
-    AppConfig, JobContext, JobError, JobHandler, ScheduleJobRequest, Scheduler, SubmitError,
+    AppConfig, JobContext, JobError, JobHandler, OperationError, ScheduleJobRequest, Scheduler,
     Submitted,
 };
 
@@ -364,7 +365,7 @@ fn api_request(order: &str) -> RequestBuilder {
 }
 
 /// The name of a request that was accepted.
-fn accepted(answer: Result<Submitted, SubmitError>) -> String {
+fn accepted(answer: Result<Submitted, OperationError>) -> String {
     match answer.expect("an answer") {
         Submitted::Accepted { request_id, .. } => request_id,
         other => panic!("our own try is no duplicate: {other:?}"),

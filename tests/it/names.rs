@@ -3,7 +3,7 @@
 
 use infinite_scheduler::model::letter::DeadLetter;
 use infinite_scheduler::model::record::RawRecord;
-use infinite_scheduler::store::{Admitted, Entry, LedgerKey, LetterFilter, RequestFate, Store};
+use infinite_scheduler::store::{Admitted, Entry, LedgerKey, LetterFilter, RequestStatus, Store};
 use infinite_scheduler::{AppConfig, JobData};
 
 use crate::support::fixture::Fixture;
@@ -22,8 +22,8 @@ fn letter(fixture: &Fixture, request_id: &str, offset: i64) -> Entry {
 }
 
 async fn message_of(store: &Store, request_id: &str) -> String {
-    match store.fate_of("sms", request_id).await.expect("an answer") {
-        RequestFate::Rejected { message, .. } => message,
+    match store.status_of("sms", request_id).await.expect("an answer") {
+        RequestStatus::Rejected { message, .. } => message,
         other => panic!("{request_id:?}: {other:?}"),
     }
 }
@@ -45,8 +45,8 @@ async fn dead_letters_of_names_that_are_nearly_alike_do_not_hide_one_another() {
             let meant = format!("that of {name:?}");
             assert_eq!(message_of(&fixture.store, name).await, meant, "{backend:?}");
         }
-        let unknown = fixture.store.fate_of("sms ", "x").await.expect("an answer");
-        assert_eq!(unknown, RequestFate::Unknown, "{backend:?}");
+        let unknown = fixture.store.status_of("sms ", "x").await.expect("an answer");
+        assert_eq!(unknown, RequestStatus::Unknown, "{backend:?}");
         let of_app = |app: &str| LetterFilter { app: Some(app.into()), ..LetterFilter::default() };
         for (app, any) in [("sms", true), ("sms ", false), ("SMS", false)] {
             let page = fixture.store.letters(&of_app(app), None, 1).await.expect("a page");
@@ -96,8 +96,8 @@ async fn jobs_whose_names_are_nearly_alike_are_different_jobs() {
             let admitted = fixture.admit(fixture.records(offset as i64), entry).await;
             let accepted = format!("{admitted:?}");
             assert!(accepted.contains("Accepted"), "{backend:?}: {name:?}: {accepted}");
-            let fate = fixture.store.fate_of("sms", name).await.expect("an answer");
-            assert!(matches!(fate, RequestFate::Accepted { .. }), "{backend:?}: {fate:?}");
+            let status = fixture.store.status_of("sms", name).await.expect("an answer");
+            assert!(matches!(status, RequestStatus::Accepted { .. }), "{backend:?}: {status:?}");
         }
         fixture.store.close().await;
     }

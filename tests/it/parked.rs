@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::model::ids::JobId;
-use infinite_scheduler::store::{Admitted, Entry, Fate};
+use infinite_scheduler::store::{Admitted, Decision, Entry};
 use infinite_scheduler::{
     AppConfig, JobContext, JobData, JobError, JobHandler, JobSchema, KafkaIngestConfig, Rejection,
-    RequestFate, Scheduler,
+    RequestStatus, Scheduler,
 };
 use serde_json::json;
 
@@ -81,10 +81,10 @@ async fn an_app_that_nobody_registers_is_a_dead_letter_after_its_tries(database:
     let metrics = scheduler.ingest_metrics();
     assert_eq!((metrics.messages_parked, metrics.messages_retried), (1, 3));
     assert_eq!((metrics.messages_received, metrics.messages_failed), (21, 1));
-    let fate = scheduler.request("nobody", "lost").await.expect("an answer");
+    let status = scheduler.request("nobody", "lost").await.expect("an answer");
     assert!(
-        matches!(&fate, RequestFate::Rejected { kind, .. } if kind == "unknown-app"),
-        "{fate:?}"
+        matches!(&status, RequestStatus::Rejected { kind, .. } if kind == "unknown-app"),
+        "{status:?}"
     );
     wait_until(DEADLINE, "every good job fired", async || {
         scheduler.ingest_metrics().apps["sms"].succeeded == 20
@@ -135,8 +135,8 @@ async fn parked_records_survive_a_restart_and_their_jobs_wait_for_their_app() {
         let records: Vec<_> = (0..30).map(|n| record("late", &format!("late-{n}"))).collect();
         produce(&world.topic, &records).await;
         wait_until(DEADLINE, "all parked", async || parked_rows(&world.database).await == 30).await;
-        let fate = scheduler.request("late", "late-7").await.expect("an answer");
-        assert!(matches!(fate, RequestFate::Parked { .. }), "{database:?}: {fate:?}");
+        let status = scheduler.request("late", "late-7").await.expect("an answer");
+        assert!(matches!(status, RequestStatus::Parked { .. }), "{database:?}: {status:?}");
         totals_add_up(&world.database).await;
         scheduler.shutdown(DRAIN).await;
 
@@ -150,8 +150,8 @@ async fn parked_records_survive_a_restart_and_their_jobs_wait_for_their_app() {
             .await;
         let jobs = "select count(*) from scheduler_job";
         assert_eq!(world.database.count(jobs).await, 30, "{database:?}: nobody fires them yet");
-        let fate = scheduler.request("late", "late-7").await.expect("an answer");
-        assert!(matches!(fate, RequestFate::Accepted { .. }), "{database:?}: {fate:?}");
+        let status = scheduler.request("late", "late-7").await.expect("an answer");
+        assert!(matches!(status, RequestStatus::Accepted { .. }), "{database:?}: {status:?}");
         scheduler.shutdown(DRAIN).await;
 
         let builder = builder().register_app_on_topic(app, &world.fired);
@@ -200,10 +200,10 @@ async fn what_a_handler_does_not_take_yet_waits_and_is_taken_later() {
         wait_until(DEADLINE, "a retry", async || scheduler.ingest_metrics().messages_retried > 2)
             .await;
         assert_eq!(parked_rows(&world.database).await, 2, "{database:?}");
-        let fate = scheduler.request("mail", "m-1").await.expect("an answer");
+        let status = scheduler.request("mail", "m-1").await.expect("an answer");
         assert!(
-            matches!(&fate, RequestFate::Parked { message } if message.contains("templates")),
-            "{database:?}: {fate:?}"
+            matches!(&status, RequestStatus::Parked { message } if message.contains("templates")),
+            "{database:?}: {status:?}"
         );
         handler.ready.store(true, Ordering::Release);
         wait_until(DEADLINE, "both fired", async || {
@@ -310,13 +310,13 @@ async fn a_parked_record_is_decided_once() {
         let database = backend.fresh().await;
         let fixture = Fixture::new(&database).await;
         let waits = fixture.admit(fixture.records(0), fixture.wait(1)).await;
-        assert_eq!(waits, Admitted::Done(vec![Fate::Waits]), "{backend:?}");
+        assert_eq!(waits, Admitted::Done(vec![Decision::Waits]), "{backend:?}");
         let rows = fixture.store.parked(&[fixture.ledger.id], 10).await.expect("rows");
         assert_eq!((rows.len(), rows[0].due_ms, rows[0].attempts), (1, 9, 1), "{backend:?}");
         assert_eq!(rows[0].record, *fixture.record, "{backend:?}: it comes back as it was");
 
         let again = fixture.admit(fixture.parked(1), fixture.wait(2)).await;
-        assert_eq!(again, Admitted::Done(vec![Fate::Waits]), "{backend:?}");
+        assert_eq!(again, Admitted::Done(vec![Decision::Waits]), "{backend:?}");
         for late in [fixture.wait(2), fixture.job(), Entry::Letter(Box::new(fixture.letter(2)))] {
             let late = fixture.admit(fixture.parked(1), late).await;
             assert_eq!(late, Admitted::Fenced, "{backend:?}: the row has moved on");
@@ -325,7 +325,7 @@ async fn a_parked_record_is_decided_once() {
             fixture.admit(fixture.parked(2), fixture.job()),
             fixture.admit(fixture.parked(2), fixture.job()),
         );
-        let done = Admitted::Done(vec![Fate::Accepted]);
+        let done = Admitted::Done(vec![Decision::Accepted]);
         assert!(
             matches!(&both, (a, Admitted::Fenced) | (Admitted::Fenced, a) if *a == done),
             "{backend:?}: {both:?}"
@@ -346,7 +346,7 @@ async fn a_record_that_comes_again_while_it_is_parked_is_a_duplicate() {
         fixture.admit(fixture.records(0), fixture.wait(1)).await;
         let again = fixture.admit(fixture.records(1), fixture.wait(1)).await;
         let job = JobId::derive("sms", "r");
-        let duplicate = Fate::Duplicate { of: "r".into(), job };
+        let duplicate = Decision::Duplicate { of: "r".into(), job };
         assert_eq!(again, Admitted::Done(vec![duplicate]), "{backend:?}");
         totals_add_up(&database).await;
 
@@ -355,7 +355,9 @@ async fn a_record_that_comes_again_while_it_is_parked_is_a_duplicate() {
         let outbox = "select count(*) from scheduler_outbox";
         assert_eq!(database.count(outbox).await, 1, "{backend:?}: it died, and is published");
         let again = fixture.admit(fixture.records(2), fixture.wait(1)).await;
-        assert!(matches!(&again, Admitted::Done(fates) if matches!(fates[..], [Fate::Dead(_)])));
+        assert!(
+            matches!(&again, Admitted::Done(decisions) if matches!(decisions[..], [Decision::Dead(_)]))
+        );
         assert_eq!(database.count(outbox).await, 1, "{backend:?}: and not published again");
         totals_add_up(&database).await;
         let totals = "select count(*) from scheduler_ingest_offset where records = 3 and duplicates = 1 \

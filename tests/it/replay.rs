@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use infinite_scheduler::model::ids::JobId;
 use infinite_scheduler::{
-    AppConfig, ErrorKind, JobContext, JobError, JobHandler, Replayed, ScheduleJobRequest, Scheduler,
+    AppConfig, ErrorKind, JobContext, JobError, JobHandler, OperationError, Replayed,
+    ScheduleJobRequest, Scheduler,
 };
 use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
@@ -65,11 +66,15 @@ impl Post {
         newest_letter(database).await
     }
 
-    async fn replay(&self, letter: Uuid, value: Option<String>) -> Replayed {
+    async fn replay(
+        &self,
+        letter: Uuid,
+        value: Option<String>,
+    ) -> Result<Replayed, OperationError> {
         let value = value.map(String::into_bytes);
         let foreseen = self.scheduler.foresee_replay(letter, value.clone()).await;
-        let replayed = self.scheduler.replay(letter, value).await.expect("an answer");
-        assert_eq!(foreseen.as_ref(), Ok(&replayed), "the dry run said so");
+        let replayed = self.scheduler.replay(letter, value).await;
+        assert_eq!(foreseen, replayed, "the dry run said so");
         replayed
     }
 
@@ -110,27 +115,30 @@ async fn a_corrected_record_becomes_its_job_once() {
         let letter = post.letter(1).await;
         let refused = post.replay(letter, None).await;
         assert!(
-            matches!(&refused, Replayed::Refused(refusal) if refusal.kind == ErrorKind::RefusedByApp),
+            matches!(&refused, Err(OperationError::Refused(refusal)) if refusal.kind == ErrorKind::RefusedByApp),
             "{database:?}: nothing was mended: {refused:?}"
         );
         let no_json = post.replay(letter, Some("{".into())).await;
         assert!(
-            matches!(&no_json, Replayed::Refused(refusal) if refusal.kind == ErrorKind::InvalidJson)
+            matches!(&no_json, Err(OperationError::Refused(refusal)) if refusal.kind == ErrorKind::InvalidJson)
         );
         let dead = "select count(*) from scheduler_dead_letter where state = 0";
         assert_eq!(post.world.database.count(dead).await, 1, "{database:?}: it stays");
 
         let corrected = request("one", r#"{"to":"+49"}"#);
         let accepted = post.replay(letter, Some(corrected.clone())).await;
-        assert_eq!(accepted, Replayed::Accepted { job_id: job("one") }, "{database:?}");
+        assert_eq!(accepted, Ok(Replayed::Accepted { job_id: job("one") }), "{database:?}");
         post.succeeded(1).await;
         let again = post.replay(letter, Some(corrected)).await;
         assert!(
-            matches!(&again, Replayed::NotPossible(why) if why.contains("replayed already")),
+            matches!(&again, Err(OperationError::Conflict(why))
+                if why.contains(&format!("was replayed as job {}", job("one")))),
             "{database:?}: {again:?}"
         );
         let unknown = post.replay(Uuid::nil(), None).await;
-        assert!(matches!(&unknown, Replayed::NotPossible(why) if why.contains("no dead letter")));
+        assert!(
+            matches!(&unknown, Err(OperationError::NotFound(why)) if why.contains("no dead letter"))
+        );
         assert_eq!(post.world.database.count(dead).await, 0, "{database:?}");
         post.scheduler.shutdown(DRAIN).await;
     }
@@ -144,7 +152,7 @@ async fn a_job_that_failed_is_replayed_with_its_data_and_limits_and_not_for_ever
         let mut letters = vec![post.letter(1).await];
         for round in 1..=5 {
             let accepted = post.replay(letters[round - 1], None).await;
-            assert_eq!(accepted, Replayed::Accepted { job_id: job("one") }, "{database:?}");
+            assert_eq!(accepted, Ok(Replayed::Accepted { job_id: job("one") }), "{database:?}");
             letters.push(post.letter(round as i64 + 1).await);
         }
         let linked = "select count(*) from scheduler_dead_letter l where replays = (select replays + 1 \
@@ -157,7 +165,7 @@ async fn a_job_that_failed_is_replayed_with_its_data_and_limits_and_not_for_ever
         post.handler.0.store(true, Ordering::Release);
         let sixth = post.replay(letters[5], None).await;
         assert!(
-            matches!(&sixth, Replayed::NotPossible(why) if why.contains("max_replays")),
+            matches!(&sixth, Err(OperationError::Conflict(why)) if why.contains("max_replays")),
             "{database:?}: {sixth:?}"
         );
         post.scheduler.shutdown(DRAIN).await;
@@ -184,7 +192,7 @@ async fn a_replay_of_what_was_sent_again_is_a_duplicate() {
     post.scheduler.schedule(sent).await.expect("accepted");
     let replayed = post.replay(letter, Some(with_key("one"))).await;
     let duplicate = Replayed::Duplicate { job_id: job("two"), of: "two".into() };
-    assert_eq!(replayed, duplicate);
+    assert_eq!(replayed, Ok(duplicate));
     let state = "select count(*) from scheduler_dead_letter where state = 2";
     assert_eq!(post.world.database.count(state).await, 1, "it has what it wanted");
     post.succeeded(1).await;

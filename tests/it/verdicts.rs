@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use infinite_scheduler::model::retry::Backoff;
 use infinite_scheduler::{
-    AppConfig, JobContext, JobError, JobHandler, KafkaIngestConfig, RequestFate,
-    ScheduleJobRequest, Scheduler, SchedulerBuilder, SubmitError, Submitted,
+    AppConfig, JobContext, JobError, JobHandler, KafkaIngestConfig, OperationError, RequestStatus,
+    ScheduleJobRequest, Scheduler, SchedulerBuilder, Submitted,
 };
 use serde_json::Value;
 
@@ -152,8 +152,8 @@ async fn every_request_is_told_its_fate_in_order(database: Database) {
     })
     .await;
     let fate = scheduler.request("sms", "dies-3").await.expect("an answer");
-    assert!(matches!(&fate, RequestFate::Dead { message, .. } if message == "dies-3 fails"));
-    assert_eq!(scheduler.request("sms", "no such").await, Ok(RequestFate::Unknown));
+    assert!(matches!(&fate, RequestStatus::Dead { message, .. } if message == "dies-3 fails"));
+    assert_eq!(scheduler.request("sms", "no such").await, Ok(RequestStatus::Unknown));
     telling.all_told().await;
     let sent = scheduler.ingest_metrics().verdicts_sent;
     scheduler.shutdown(DRAIN).await;
@@ -224,17 +224,17 @@ async fn calls_are_told_their_fate_too() {
         let duplicate = scheduler.schedule(request("two", "k", "{}")).await;
         assert!(matches!(duplicate, Ok(Submitted::Duplicate { .. })), "{duplicate:?}");
         let conflict = scheduler.schedule(request("three", "k", r#"{"a":1}"#)).await;
-        assert!(matches!(conflict, Err(SubmitError::Refused(_))), "{conflict:?}");
+        assert!(matches!(conflict, Err(OperationError::Refused(_))), "{conflict:?}");
         let far = ScheduleJobRequest::builder("sms").request_id("four").at("9999-01-01T00:00");
         let far = scheduler.schedule(far.build().expect("a request")).await;
-        assert!(matches!(far, Err(SubmitError::Refused(_))), "{far:?}");
+        assert!(matches!(far, Err(OperationError::Refused(_))), "{far:?}");
         if database == Database::Postgres {
             for sql in REFUSE {
                 telling.world.database.execute(sql).await;
             }
             let refused =
                 scheduler.schedule(request("refused", "other", r#"{"a":"refuse"}"#)).await;
-            assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}");
+            assert!(matches!(refused, Err(OperationError::Refused(_))), "{refused:?}");
         }
         wait_until(DEADLINE, "the job's end", async || {
             scheduler.ingest_metrics().apps["sms"].succeeded == 1

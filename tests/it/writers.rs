@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use infinite_scheduler::model::ids::{InstanceId, JobId, ShardId};
 use infinite_scheduler::store::{
-    Batch, Course, Entry, Membership, ShardFence, ShardRow, Store, StoreOptions,
+    Batch, BatchSource, Entry, Membership, ShardFence, ShardRow, Store, StoreOptions,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 
@@ -82,9 +82,9 @@ fn job(fixture: &Fixture, name: &str) -> Entry {
     Entry::Job(candidate)
 }
 
-fn batch(course: Course, entries: Vec<Entry>, fences: Vec<ShardFence>) -> Arc<Batch> {
+fn batch(source: BatchSource, entries: Vec<Entry>, fences: Vec<ShardFence>) -> Arc<Batch> {
     Arc::new(Batch {
-        course,
+        source,
         entries,
         fences,
         read_first: false,

@@ -3,7 +3,7 @@
 
 use actix::prelude::*;
 
-use super::super::shared::Shared;
+use super::super::instance::Instance;
 use super::{AUDIT, AppScheduler, READ_AGAIN};
 use crate::health::ProblemKind;
 use crate::model::ids::{JobId, ShardId};
@@ -28,9 +28,9 @@ impl AppScheduler {
         let pages = self.window.wanted_pages();
         if !pages.is_empty() {
             let ranges: Vec<ListRange> = pages.iter().map(range_of).collect();
-            let shared = self.shared.clone();
+            let instance = self.instance.clone();
             let read = tokio::spawn(async move {
-                shared.bounded(shared.store.pages(&ranges, READ_BYTES)).await
+                instance.bounded(instance.store.pages(&ranges, READ_BYTES)).await
             });
             let done = read.into_actor(self).map(move |rows, actor, ctx| {
                 let rows = rows.unwrap_or_else(|error| panic!("reading pages: {error}"));
@@ -42,9 +42,9 @@ impl AppScheduler {
             && let Some(look_up) = self.window.wanted_look_up(LOOK_UP)
         {
             self.look_ups_out += 1;
-            let (shared, ids) = (self.shared.clone(), look_up.ids.clone());
+            let (instance, ids) = (self.instance.clone(), look_up.ids.clone());
             let read = tokio::spawn(async move {
-                shared.bounded(shared.store.jobs_by_id(&ids, READ_BYTES)).await
+                instance.bounded(instance.store.jobs_by_id(&ids, READ_BYTES)).await
             });
             let done = read.into_actor(self).map(move |rows, actor, ctx| {
                 let rows = rows.unwrap_or_else(|error| panic!("looking jobs up: {error}"));
@@ -114,16 +114,16 @@ impl AppScheduler {
     /// An outage is for the heartbeat to report; what somebody has to change may concern this
     /// table alone.
     fn report_unreadable(&mut self, error: &StoreError) {
-        let kind = Shared::problem(error, ProblemKind::DatabaseUnavailable);
+        let kind = Instance::problem(error, ProblemKind::DatabaseUnavailable);
         if kind != ProblemKind::DatabaseUnavailable {
             self.unreadable = true;
-            self.shared.health.report(&self.about(), kind, format!("cannot be read: {error}"));
+            self.instance.health.report(&self.about(), kind, format!("cannot be read: {error}"));
         }
     }
 
     fn is_readable(&mut self) {
         if std::mem::take(&mut self.unreadable) {
-            self.shared.health.clear(&self.about());
+            self.instance.health.clear(&self.about());
         }
     }
 
@@ -135,8 +135,8 @@ impl AppScheduler {
         if std::mem::replace(&mut self.reads_wait, true) {
             return;
         }
-        let shared = self.shared.clone();
-        let waited = async move { shared.database.wait(READ_AGAIN).await };
+        let instance = self.instance.clone();
+        let waited = async move { instance.database.recovery().wait(READ_AGAIN).await };
         ctx.spawn(waited.into_actor(self).map(|(), actor, ctx| {
             actor.reads_wait = false;
             actor.go_on(ctx);
@@ -156,7 +156,7 @@ impl AppScheduler {
         let Some(audit) = self.window.audit(*shard, *priority) else { return };
         let after = (i64::MIN, JobId::from_bytes([0; 16]));
         let range = ListRange { shard: *shard, priority: *priority, after, limit: AUDIT_ROWS };
-        let store = self.shared.store.clone();
+        let store = self.instance.store.clone();
         let read = tokio::spawn(async move { store.pages(&[range], READ_BYTES).await });
         let done = read.into_actor(self).map(move |rows, actor, ctx| {
             actor.audited(
@@ -171,7 +171,7 @@ impl AppScheduler {
     fn audited(&mut self, audit: Audit, rows: Option<Vec<Job>>, ctx: &mut Context<Self>) {
         let rescued = self.window.apply_audit(audit, rows.unwrap_or_default());
         if rescued > 0 {
-            self.shared.counters.add(&self.shared.counters.rescued, rescued);
+            self.instance.counters.add(&self.instance.counters.rescued, rescued);
             tracing::error!(
                 app = %self.app.name,
                 rescued,

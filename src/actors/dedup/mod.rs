@@ -19,8 +19,10 @@ use actix::prelude::*;
 
 use self::fleet::Fleet;
 use self::memory::Memory;
+use super::child::Child;
+use super::instance::Instance;
 use super::messages::*;
-use super::shared::Shared;
+use super::registry::Answers;
 use crate::store::KeyCursor;
 
 /// Between two steps of the clean-up, so that it stays out of the way.
@@ -30,7 +32,7 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 
 /// Remembers recent keys, the older half forgotten at a time.
 pub(super) struct Dedup {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     memory: Memory,
     /// What the fleet remembers, if it has a Redis.
     fleet: Option<Fleet>,
@@ -40,15 +42,15 @@ pub(super) struct Dedup {
 }
 
 impl Dedup {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(instance: Arc<Instance>) -> Self {
         let memory = Memory::default();
-        Self { shared, memory, fleet: None, asked: 0, recognised: 0, forgotten: 0 }
+        Self { instance, memory, fleet: None, asked: 0, recognised: 0, forgotten: 0 }
     }
 
     fn join_fleet(&mut self) {
-        let settings = &self.shared.settings;
+        let settings = &self.instance.settings;
         let Some(url) = &settings.idempotency_redis else { return };
-        match Fleet::start(url, settings.idempotency_window) {
+        match Fleet::start(url, settings.admission.idempotency_window) {
             Ok(fleet) => self.fleet = Some(fleet),
             // It was read once before the start.
             Err(error) => tracing::error!(%error, "no redis is used: {error}"),
@@ -57,7 +59,7 @@ impl Dedup {
 
     /// One step of the clean-up, then the next one after a pause.
     fn clean_up(&mut self, from: KeyCursor, ctx: &mut Context<Self>) {
-        let (store, now_ms) = (self.shared.store.clone(), self.shared.clock.now_ms());
+        let (store, now_ms) = (self.instance.store.clone(), self.instance.clock.now_ms());
         let step = tokio::spawn(async move { store.forget_keys(from, now_ms).await });
         ctx.spawn(step.into_actor(self).map(move |step, actor, ctx| {
             let step = step.unwrap_or_else(|error| panic!("forgetting keys: {error}"));
@@ -73,8 +75,8 @@ impl Dedup {
                     (BETWEEN_ROUNDS, from)
                 }
             };
-            let shared = actor.shared.clone();
-            let waited = async move { shared.database.wait(pause).await };
+            let instance = actor.instance.clone();
+            let waited = async move { instance.database.recovery().wait(pause).await };
             ctx.spawn(
                 waited.into_actor(actor).map(move |(), actor, ctx| actor.clean_up(next, ctx)),
             );
@@ -87,9 +89,17 @@ impl Actor for Dedup {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         // A predecessor knew more.
-        self.shared.counters.idempotency_cache.store(0, Ordering::Relaxed);
+        self.instance.counters.idempotency_cache.store(0, Ordering::Relaxed);
         self.join_fleet();
         ctx.run_later(BETWEEN_ROUNDS, |actor, ctx| actor.clean_up(KeyCursor::default(), ctx));
+    }
+}
+
+impl Child for Dedup {
+    const KIND: &'static str = "dedup";
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers.to::<Recall>().to::<Remember>()
     }
 }
 
@@ -101,16 +111,16 @@ impl Handler<Recall> for Dedup {
         let known = recall.keys.iter().filter(|key| self.memory.knows(key)).count();
         self.asked += recall.keys.len() as u64;
         self.recognised += known as u64;
-        let counters = &self.shared.counters;
+        let counters = &self.instance.counters;
         counters.add(&counters.idempotency_hits, known);
         let fleet = match &self.fleet {
             Some(fleet) if known == 0 && !recall.keys.is_empty() => fleet,
             _ => return Response::reply(known > 0),
         };
-        let (shared, asking) = (self.shared.clone(), fleet.count_known(recall.keys));
+        let (instance, asking) = (self.instance.clone(), fleet.count_known(recall.keys));
         Response::fut(async move {
             let known = asking.await;
-            shared.counters.idempotency_hits.fetch_add(known, Ordering::Relaxed);
+            instance.counters.idempotency_hits.fetch_add(known, Ordering::Relaxed);
             known > 0
         })
     }
@@ -127,7 +137,7 @@ impl Handler<Remember> for Dedup {
             self.memory.remember(key);
         }
         let size = self.memory.len() as u64;
-        self.shared.counters.idempotency_cache.store(size, Ordering::Relaxed);
+        self.instance.counters.idempotency_cache.store(size, Ordering::Relaxed);
     }
 }
 

@@ -14,11 +14,13 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::child::Child;
+use super::instance::Instance;
 use super::messages::*;
-use super::recovery::Backoff;
-use super::shared::Shared;
+use super::registry::{Answers, Scope};
 use crate::health::ProblemKind;
 use crate::kafka::{PartitionQueue, TopicPartition};
+use crate::recovery::Backoff;
 
 use lag::{Left, OpenTransaction};
 use position::Claim;
@@ -26,7 +28,7 @@ use reading::Reading;
 
 /// The reader of one partition.
 pub(super) struct PartitionReader {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     partition: TopicPartition,
     /// Away while a step is under way.
     reading: Option<Reading>,
@@ -71,16 +73,21 @@ enum Step {
 
 impl PartitionReader {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        instance: Arc<Instance>,
         partition: TopicPartition,
         queue: Option<PartitionQueue>,
     ) -> Self {
         let leaving = CancellationToken::new();
         let claim = Arc::new(Claim::default());
-        let reading =
-            Reading::new(shared.clone(), partition.clone(), queue, leaving.clone(), claim.clone());
+        let reading = Reading::new(
+            instance.clone(),
+            partition.clone(),
+            queue,
+            leaving.clone(),
+            claim.clone(),
+        );
         Self {
-            shared,
+            instance,
             partition,
             reading: Some(reading),
             leaving,
@@ -129,7 +136,7 @@ impl PartitionReader {
                 if records > 0 || is_at_end || !self.unreadable {
                     self.unreadable = false;
                     self.backoff.reset();
-                    self.shared.health.clear(&self.about());
+                    self.instance.health.clear(&self.about());
                 }
                 self.step(ctx);
             }
@@ -140,7 +147,7 @@ impl PartitionReader {
             }
             Step::Stop(why) => {
                 self.stopped = true;
-                self.shared.health.report(&self.about(), ProblemKind::PartitionStopped, why);
+                self.instance.health.report(&self.about(), ProblemKind::PartitionStopped, why);
             }
             Step::Revoked => {}
         }
@@ -148,10 +155,10 @@ impl PartitionReader {
 
     /// Reports why nothing is read, and reads on after a while.
     fn again(&mut self, kind: ProblemKind, why: String, ctx: &mut Context<Self>) {
-        self.shared.health.report(&self.about(), kind, why);
-        let wait = self.backoff.failed(self.shared.recoveries());
-        let shared = self.shared.clone();
-        let waited = async move { shared.wait_or_recovery(wait).await };
+        self.instance.health.report(&self.about(), kind, why);
+        let wait = self.backoff.failed(self.instance.recoveries());
+        let instance = self.instance.clone();
+        let waited = async move { instance.wait_or_recovery(wait).await };
         ctx.spawn(waited.into_actor(self).map(
             |(), actor, ctx| match actor.leaving.is_cancelled() {
                 true => actor.leave(ctx),
@@ -187,10 +194,22 @@ impl Actor for PartitionReader {
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {
-        self.shared.health.clear(&self.about());
-        self.shared.health.clear(&self.about_transaction());
-        self.shared.counters.forget_lag(&self.partition);
-        self.shared.counters.set_held(&self.partition, None);
+        self.instance.health.clear(&self.about());
+        self.instance.health.clear(&self.about_transaction());
+        self.instance.counters.forget_lag(&self.partition);
+        self.instance.counters.set_held(&self.partition, None);
+    }
+}
+
+impl Child for PartitionReader {
+    const KIND: &'static str = "partition-reader";
+
+    fn scope(&self) -> Scope {
+        self.partition.clone().into()
+    }
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers.to::<Leave>().to::<LedgerSeen>().to::<JoinedAnew>()
     }
 }
 
@@ -231,10 +250,10 @@ impl Handler<Report> for PartitionReader {
     type Result = ();
 
     fn handle(&mut self, _: Report, ctx: &mut Context<Self>) {
-        let Some(intake) = self.shared.intake().cloned() else { return };
+        let Some(intake) = self.instance.intake().cloned() else { return };
         let Some(next) = self.figures.known_offset else { return };
         let (partition, held) = (self.partition.clone(), self.held);
-        let now_ms = self.shared.clock.now_ms();
+        let now_ms = self.instance.clock.now_ms();
         let look = async move { Left::behind(&intake, &partition, next, held, now_ms).await.ok() };
         ctx.spawn(look.into_actor(self).map(move |left, actor, _| actor.report(next, left)));
     }
@@ -243,14 +262,14 @@ impl Handler<Report> for PartitionReader {
 impl PartitionReader {
     /// Says how far reading is, and what is left behind `next_offset`, if that is known.
     fn report(&mut self, next_offset: i64, left: Option<Left>) {
-        let Self { partition, figures, shared, .. } = &*self;
+        let Self { partition, figures, instance, .. } = &*self;
         let lag = left.map_or(-1, |left| left.lag);
         let held = left.and_then(|left| left.held);
         let held_back = held
             .map(|held| format!(", held back by a transaction open since {}", held.since()))
             .unwrap_or_default();
-        shared.counters.set_lag(partition, lag);
-        shared.counters.set_held(partition, held.map(|held| held.since_ms));
+        instance.counters.set_lag(partition, lag);
+        instance.counters.set_held(partition, held.map(|held| held.since_ms));
         tracing::info!(
             actor = "partition-reader",
             %partition,
@@ -261,7 +280,7 @@ impl PartitionReader {
             "{partition}: {} records read, lag {lag}{held_back}",
             figures.records,
         );
-        let now_ms = shared.clock.now_ms();
+        let now_ms = instance.clock.now_ms();
         match held.filter(|held| held.is_long(now_ms)) {
             Some(held) => {
                 let why = format!(
@@ -271,9 +290,9 @@ impl PartitionReader {
                     held.since()
                 );
                 let kind = ProblemKind::TransactionOpen;
-                shared.health.report(&self.about_transaction(), kind, why);
+                instance.health.report(&self.about_transaction(), kind, why);
             }
-            None => shared.health.clear(&self.about_transaction()),
+            None => instance.health.clear(&self.about_transaction()),
         }
         self.held = held;
     }

@@ -6,8 +6,8 @@ use futures::FutureExt;
 use tokio::sync::Notify;
 
 use super::super::counters::Counters;
+use super::super::instance::Instance;
 use super::super::messages::LedgerSeen;
-use super::super::shared::Shared;
 use super::{Step, away};
 use crate::kafka::{Intake, OnOffsetLost, TopicPartition};
 use crate::model::ids::{LedgerId, ReaderToken};
@@ -104,12 +104,12 @@ impl Loss {
 
 /// Claims the partition's row, making it first if it was never read.
 pub(super) async fn open(
-    shared: &Shared,
+    instance: &Instance,
     partition: &TopicPartition,
     claim: &Claim,
 ) -> Result<Position, Step> {
     claim.settle();
-    let (Some(intake), Some(kafka)) = (shared.intake(), &shared.kafka) else {
+    let (Some(intake), Some(kafka)) = (instance.intake(), &instance.kafka) else {
         return Err(Step::Away("the intake is not there yet".into()));
     };
     if !intake.is_assigned(partition) {
@@ -122,11 +122,11 @@ pub(super) async fn open(
         topic: partition.topic.to_string(),
         partition: partition.partition,
     };
-    let row = find_or_open(shared, intake, partition, &key).await?;
+    let row = find_or_open(instance, intake, partition, &key).await?;
     let token = ReaderToken::random();
     claim.hold(row.id, token);
-    let claimed = shared.store.claim_ledger(row.id, token, shared.me());
-    let claimed = shared.bounded(claimed).await.map_err(|error| away(&error))?;
+    let claimed = instance.store.claim_ledger(row.id, token, instance.me());
+    let claimed = instance.bounded(claimed).await.map_err(|error| away(&error))?;
     // After the claim: a predecessor that read and committed meanwhile would otherwise stand
     // beyond the end that we saw.
     let (low, _) = intake.watermarks(partition).await.map_err(kafka_away)?;
@@ -141,40 +141,40 @@ pub(super) async fn open(
     };
     if position.next > high {
         let why = format!("ends at {high}, and we stood at {}: it was made again", position.next);
-        go_on_at(shared, partition, &mut position, low, Loss::Remade, &why).await?;
+        go_on_at(instance, partition, &mut position, low, Loss::Remade, &why).await?;
     } else if position.next < low {
         let lost = usize::try_from(low - position.next).unwrap_or(0);
         let why = format!("begins at {low}: records {} to {} are gone", position.next, low - 1);
-        go_on_at(shared, partition, &mut position, low, Loss::Gone(lost), &why).await?;
+        go_on_at(instance, partition, &mut position, low, Loss::Gone(lost), &why).await?;
     }
     Ok(position)
 }
 
 /// The record before ours is not the one that we noted: the topic was made again.
 pub(super) async fn remade(
-    shared: &Shared,
+    instance: &Instance,
     partition: &TopicPartition,
     position: &mut Position,
 ) -> Result<(), Step> {
-    let Some(intake) = shared.intake() else { return Ok(()) };
+    let Some(intake) = instance.intake() else { return Ok(()) };
     let (low, _) =
         intake.watermarks(partition).await.map_err(|error| Step::Away(error.to_string()))?;
     let why = format!(
         "has another record at {} than the one that was read: it was made again",
         position.next - 1
     );
-    go_on_at(shared, partition, position, low, Loss::Remade, &why).await
+    go_on_at(instance, partition, position, low, Loss::Remade, &why).await
 }
 
 /// A first start begins at the group's committed offset, else at the earliest; that is
 /// written down before anything is read.
 async fn find_or_open(
-    shared: &Shared,
+    instance: &Instance,
     intake: &Intake,
     partition: &TopicPartition,
     key: &LedgerKey,
 ) -> Result<LedgerRow, Step> {
-    let find = || async { shared.store.find_ledger(key).await.map_err(|error| away(&error)) };
+    let find = || async { instance.store.find_ledger(key).await.map_err(|error| away(&error)) };
     if let Some(row) = find().await? {
         return Ok(row);
     }
@@ -183,14 +183,14 @@ async fn find_or_open(
         Some(committed) => committed,
         None => intake.watermarks(partition).await.map_err(kafka_away)?.0,
     };
-    shared.store.open_ledger(key, start).await.map_err(|error| away(&error))?;
+    instance.store.open_ledger(key, start).await.map_err(|error| away(&error))?;
     tracing::info!(%partition, start, "{partition} is read for the first time, from {start}");
     find().await?.ok_or_else(|| Step::Away("the ledger row is not there yet".into()))
 }
 
 /// Counted either way, and once: a reader that stops does not look again.
 async fn go_on_at(
-    shared: &Shared,
+    instance: &Instance,
     partition: &TopicPartition,
     position: &mut Position,
     low: i64,
@@ -198,18 +198,18 @@ async fn go_on_at(
     why: &str,
 ) -> Result<(), Step> {
     let from = position.next;
-    if shared.on_offset_lost() == OnOffsetLost::Stop {
+    if instance.on_offset_lost() == OnOffsetLost::Stop {
         tracing::error!(%partition, from, to = low, "{partition} {why}; not read, as on_offset_lost = \"stop\"");
-        loss.count(&shared.counters);
+        loss.count(&instance.counters);
         return Err(Step::Stop(format!(
             "the log {why}; move it by `infinite-scheduler ingest seek`, or set \
              kafka.on_offset_lost = \"earliest\" to go on at {low}"
         )));
     }
     tracing::error!(%partition, from, to = low, "{partition} {why}; going on at {low}");
-    match shared.store.move_ledger(&position.row(), low).await {
+    match instance.store.move_ledger(&position.row(), low).await {
         Ok(true) => {
-            loss.count(&shared.counters);
+            loss.count(&instance.counters);
             position.next = low;
             position.unverified = None;
             position.gap_confirmed = false;

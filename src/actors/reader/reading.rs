@@ -1,30 +1,36 @@
-//! One step: take a batch, check that the log goes on where we left off, have it admitted.
+//! One step: take a batch, check that the log goes on where we left off, have it judged and
+//! admitted. Where there is more than a batch, the next one is judged meanwhile.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::super::directory::hint;
+use super::super::instance::Instance;
 use super::super::messages::LookAround;
-use super::super::shared::Shared;
-use super::admission::{Admission, Progress};
+use super::admission::{Progress, RecordsAdmission};
 use super::position::{self, Claim, Position};
 use super::{Step, away};
+use crate::admission::Pending;
 use crate::kafka::{BatchLimits, Error as KafkaError, PartitionQueue, TopicPartition};
+use crate::model::ids::derived_request_id;
 use crate::model::record::RawRecord;
-use crate::store::LastRecord;
+use crate::store::{LastRecord, Result as StoreResult};
 
 /// How often Kafka is told of our progress; only lag tools care.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
 /// What a step works with.
 pub(super) struct Reading {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     partition: TopicPartition,
     /// Given with the assignment; a reader that takes another's place splits its own.
     queue: Option<PartitionQueue>,
     position: Option<Position>,
+    /// The batch behind the one that was admitted last, if it was taken by then.
+    ahead: Option<Taken>,
     /// Where the row stood when that was last known.
     known: Option<i64>,
     /// The last step came to the end of the log.
@@ -38,7 +44,7 @@ pub(super) struct Reading {
 
 impl Reading {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        instance: Arc<Instance>,
         partition: TopicPartition,
         queue: Option<PartitionQueue>,
         leaving: CancellationToken,
@@ -46,10 +52,11 @@ impl Reading {
     ) -> Self {
         let committed = Instant::now();
         Self {
-            shared,
+            instance,
             partition,
             queue,
             position: None,
+            ahead: None,
             known: None,
             at_end: false,
             leaving,
@@ -76,41 +83,87 @@ impl Reading {
 
     pub(super) async fn step(&mut self) -> Step {
         self.at_end = false;
-        let done = self.try_step().await;
-        // Whatever became of the batch, its records are not here any more.
-        if let Some(queue) = &mut self.queue {
-            queue.finish_batch();
-        }
-        match done {
-            Ok(records) => Step::Read(records),
+        match self.try_step().await {
+            Ok(records) => {
+                // Whatever became of the batch, its records are not here any more.
+                if let Some(queue) = &mut self.queue {
+                    queue.finish_batch();
+                }
+                Step::Read(records)
+            }
             Err(step) => {
                 self.known = self.known_offset();
-                // Records may have been taken from the queue and not admitted: the next step
-                // begins again where the row stands.
-                self.position = None;
+                self.forget_position();
                 step
             }
         }
     }
 
     async fn try_step(&mut self) -> Result<usize, Step> {
+        // With a batch in hand nobody waits for the queue, where this is noticed otherwise.
+        if self.ahead.is_some() && self.claim.given_up().now_or_never().is_some() {
+            self.forget_position();
+        }
         if self.position.is_none() {
             self.begin().await?;
         }
-        let records = self.take().await?;
-        let records = self.check_first(records).await?;
-        let Some(last) = records.last() else {
-            self.pause().await?;
-            return Ok(0);
+        let taken = match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => {
+                let records = self.take().await?;
+                let records = self.check_first(records).await?;
+                match self.judge(records) {
+                    Some(taken) => taken,
+                    None => {
+                        self.pause().await?;
+                        return Ok(0);
+                    }
+                }
+            }
         };
-        let next = last.offset + 1;
-        let fingerprint = LastRecord::of(last);
-        let count = records.len();
-        self.admit(records, next, fingerprint).await?;
+        let count = taken.count;
+        self.admit(taken).await?;
         if self.committed.elapsed() >= COMMIT_EVERY {
             self.commit();
         }
         Ok(count)
+    }
+
+    /// Records may have been taken from the queue and not admitted: the next step begins again
+    /// where the row stands.
+    fn forget_position(&mut self) {
+        self.position = None;
+        self.ahead = None;
+        if let Some(queue) = &mut self.queue {
+            queue.finish_all();
+        }
+    }
+
+    /// Begins to judge records, on a task of the runtime; `None` if there are none.
+    fn judge(&self, records: Vec<RawRecord>) -> Option<Taken> {
+        let (position, last) = (self.position.as_ref()?, records.last()?);
+        let (next, last, count) = (last.offset + 1, LastRecord::of(last), records.len());
+        let (cluster, ledger) = (position.cluster.clone(), position.ledger);
+        let admission = self.instance.admission.clone();
+        let judged = tokio::spawn(async move {
+            let name = |record: &RawRecord| {
+                let RawRecord { topic, partition, offset, .. } = record;
+                derived_request_id(&cluster, topic, *partition, *offset)
+            };
+            admission.judge_records(records, ledger, name).await
+        });
+        Some(Taken { judged, next, last, count })
+    }
+
+    /// Takes what is there behind a batch that was full, and begins to judge it. A smaller batch
+    /// was all that there was: what comes meanwhile is better taken together afterwards.
+    fn look_ahead(&mut self, count: usize) {
+        let Some(limits) = self.limits().filter(|limits| count >= limits.max_records) else {
+            return;
+        };
+        let Some(queue) = &mut self.queue else { return };
+        let records = queue.next_batch_ahead(limits);
+        self.ahead = self.judge(records);
     }
 
     /// Nothing came for a while. At the end of the log, the row is moved past what nobody is
@@ -121,15 +174,15 @@ impl Reading {
         if let (Some(end), Some(position)) = (end, &mut self.position) {
             if end.stable > position.next {
                 let row = position.row();
-                let passed = self.shared.store.pass_ledger(&row, end.stable);
-                match self.shared.bounded(passed).await {
+                let passed = self.instance.store.pass_ledger(&row, end.stable);
+                match self.instance.bounded(passed).await {
                     Ok(true) => position.next = end.stable,
                     Ok(false) => return Err(Step::Away("the ledger row was moved".into())),
                     Err(error) => return Err(away(&error)),
                 }
             }
             let lag = (end.high - position.next).max(0);
-            self.shared.counters.set_lag(&self.partition, lag);
+            self.instance.counters.set_lag(&self.partition, lag);
         }
         self.commit();
         Ok(())
@@ -137,17 +190,17 @@ impl Reading {
 
     /// Finds out where to read and seeks there.
     async fn begin(&mut self) -> Result<(), Step> {
-        let position = position::open(&self.shared, &self.partition, &self.claim).await?;
+        let position = position::open(&self.instance, &self.partition, &self.claim).await?;
         self.seek(position.first_wanted()).await?;
-        self.shared.partitions.insert(self.partition.clone(), position.ledger);
-        hint(self.shared.directory.retry_dlq(), LookAround);
+        self.instance.partitions.insert(self.partition.clone(), position.ledger);
+        self.instance.registry.hint(LookAround);
         self.known = Some(position.next);
         self.position = Some(position);
         Ok(())
     }
 
     async fn seek(&mut self, offset: i64) -> Result<(), Step> {
-        let Some(intake) = self.shared.intake() else {
+        let Some(intake) = self.instance.intake() else {
             return Err(Step::Away("the intake is not there yet".into()));
         };
         intake.seek(&self.partition, offset).await.map_err(step_of)?;
@@ -157,14 +210,19 @@ impl Reading {
         Ok(())
     }
 
-    async fn take(&mut self) -> Result<Vec<RawRecord>, Step> {
-        let Some(kafka) = &self.shared.kafka else { return Ok(Vec::new()) };
-        let Some(queue) = &mut self.queue else { return Ok(Vec::new()) };
-        let limits = BatchLimits {
+    /// How much is taken at once; `None` without Kafka.
+    fn limits(&self) -> Option<BatchLimits> {
+        let kafka = self.instance.kafka.as_ref()?;
+        Some(BatchLimits {
             max_records: kafka.config.max_poll_records.get() as usize,
-            max_bytes: self.shared.settings.max_batch_bytes,
+            max_bytes: self.instance.settings.max_batch_bytes,
             wait: Duration::from_millis(kafka.config.poll_timeout_ms.max(1)),
-        };
+        })
+    }
+
+    async fn take(&mut self) -> Result<Vec<RawRecord>, Step> {
+        let Some(limits) = self.limits() else { return Ok(Vec::new()) };
+        let Some(queue) = &mut self.queue else { return Ok(Vec::new()) };
         let batch = tokio::select! {
             batch = queue.next_batch(limits) => batch,
             () = self.leaving.cancelled() => return Ok(Vec::new()),
@@ -176,7 +234,7 @@ impl Reading {
         };
         batch.map_err(|error| {
             let KafkaError::Unreadable { problem, .. } = error else { return step_of(error) };
-            self.shared.counters.add(&self.shared.counters.fetch_errors, 1);
+            self.instance.counters.add(&self.instance.counters.fetch_errors, 1);
             let at = self
                 .known_offset()
                 .map_or_else(String::new, |known| format!(" from offset {known}"));
@@ -196,7 +254,7 @@ impl Reading {
             && first.offset == position.next - 1
             && LastRecord::of(first) != known
         {
-            let lost = position::remade(&self.shared, &self.partition, position).await;
+            let lost = position::remade(&self.instance, &self.partition, position).await;
             self.position = None;
             return lost.map(|()| Vec::new());
         }
@@ -210,20 +268,20 @@ impl Reading {
     }
 
     /// On a task of the runtime: it goes on to its end even if this actor does not.
-    async fn admit(
-        &mut self,
-        records: Vec<RawRecord>,
-        next: i64,
-        last: LastRecord,
-    ) -> Result<(), Step> {
+    async fn admit(&mut self, taken: Taken) -> Result<(), Step> {
+        let Taken { judged, next, last, count } = taken;
         let Some(position) = self.position.clone() else { return Ok(()) };
-        let admission = Admission {
-            shared: self.shared.clone(),
+        let judged = judged.await.unwrap_or_else(|error| panic!("judging a batch: {error}"));
+        // The records are read again: nothing was counted or written.
+        let pending = judged.map_err(|error| away(&error))?;
+        let admission = RecordsAdmission {
+            instance: self.instance.clone(),
             partition: self.partition.clone(),
             position,
             leaving: self.leaving.clone(),
         };
-        let task = tokio::spawn(admission.run(records, next, last));
+        let task = tokio::spawn(admission.run(pending, next, last));
+        self.look_ahead(count);
         let progress = task.await.unwrap_or_else(|error| panic!("admitting a batch: {error}"));
         match progress? {
             Progress::At(position) => {
@@ -233,6 +291,7 @@ impl Reading {
             Progress::Elsewhere(position) => {
                 self.claim.hold(position.ledger, position.reader);
                 let next = position.next;
+                self.forget_position();
                 self.position = Some(position);
                 self.seek(next).await?;
             }
@@ -246,12 +305,23 @@ impl Reading {
     /// Tells Kafka how far we are, unless it knows.
     fn commit(&mut self) {
         self.committed = Instant::now();
-        let (Some(position), Some(intake)) = (&self.position, self.shared.intake()) else { return };
+        let (Some(position), Some(intake)) = (&self.position, self.instance.intake()) else {
+            return;
+        };
         if self.told != Some(position.next) {
             self.told = Some(position.next);
             intake.commit(&[(self.partition.clone(), position.next)]);
         }
     }
+}
+
+/// Records that were taken from the queue, and what the rules make of them.
+struct Taken {
+    judged: JoinHandle<StoreResult<Pending>>,
+    /// The offset behind them.
+    next: i64,
+    last: LastRecord,
+    count: usize,
 }
 
 fn step_of(error: KafkaError) -> Step {

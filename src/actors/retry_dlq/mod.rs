@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use super::admission::try_parked;
+use super::child::Child;
+use super::instance::Instance;
 use super::messages::*;
-use super::recovery::Backoff;
-use super::shared::Shared;
+use super::registry::Answers;
 use crate::health::ProblemKind;
-use crate::store::Lane;
+use crate::recovery::Backoff;
+use crate::store::{Error as StoreError, Lane};
 
 use outlet::{Outlet, Round, publish};
 
@@ -30,7 +31,7 @@ const LOOK_AROUND: Duration = Duration::from_secs(30);
 
 /// Tries again and publishes.
 pub(super) struct RetryDlq {
-    shared: Arc<Shared>,
+    instance: Arc<Instance>,
     letters: Outlet,
     verdicts: Outlet,
     parked: Parked,
@@ -53,20 +54,20 @@ enum Kind {
 }
 
 impl RetryDlq {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(instance: Arc<Instance>) -> Self {
         let parked =
             Parked { due_ms: None, trying: false, timer: None, backoff: Backoff::default() };
         let (letters, verdicts) = (Outlet::default(), Outlet::default());
-        Self { shared, letters, verdicts, parked }
+        Self { instance, letters, verdicts, parked }
     }
 
     fn look_around(&mut self, ctx: &mut Context<Self>) {
         let mut lanes: Vec<Lane> = Vec::new();
-        for app in self.shared.apps.keys() {
-            let fences = self.shared.holdings.of(*app);
+        for app in self.instance.apps.keys() {
+            let fences = self.instance.owned.of(*app);
             lanes.extend(fences.iter().map(|fence| Lane::Shard(fence.shard)));
         }
-        lanes.extend(self.shared.ledgers().into_iter().map(Lane::Partition));
+        lanes.extend(self.instance.ledgers().into_iter().map(Lane::Partition));
         self.publish_all(&lanes, ctx);
         self.parked_at(0, ctx);
     }
@@ -80,8 +81,8 @@ impl RetryDlq {
 
     /// Looks now and then whether the topics can take what is published.
     fn look_at_topics(&mut self, ctx: &mut Context<Self>) {
-        let shared = self.shared.clone();
-        let look = tokio::spawn(async move { policy::look(&shared).await });
+        let instance = self.instance.clone();
+        let look = tokio::spawn(async move { policy::look(&instance).await });
         ctx.spawn(look.into_actor(self).map(|again, _, ctx| {
             let again = again.unwrap_or_else(|error| panic!("looking at topics: {error}"));
             ctx.run_later(again, Self::look_at_topics);
@@ -91,7 +92,7 @@ impl RetryDlq {
     fn publish_all(&mut self, lanes: &[Lane], ctx: &mut Context<Self>) {
         self.letters.add(lanes);
         self.publish(Kind::Letters, ctx);
-        if self.shared.tells_verdicts() {
+        if self.instance.tells_verdicts() {
             self.verdicts.add(lanes);
             self.publish(Kind::Verdicts, ctx);
         }
@@ -105,12 +106,12 @@ impl RetryDlq {
     }
 
     fn publish(&mut self, kind: Kind, ctx: &mut Context<Self>) {
-        if self.shared.kafka.is_none() {
+        if self.instance.kafka.is_none() {
             return;
         }
-        let shared = self.shared.clone();
-        let Some(round) = self.outlet(kind).begin(|lane| shared.owns(lane)) else { return };
-        let round = tokio::spawn(async move { publish(&shared, kind, round).await });
+        let instance = self.instance.clone();
+        let Some(round) = self.outlet(kind).begin(|lane| instance.owns(lane)) else { return };
+        let round = tokio::spawn(async move { publish(&instance, kind, round).await });
         ctx.spawn(round.into_actor(self).map(move |round, actor, ctx| {
             let round = round.unwrap_or_else(|error| panic!("publishing: {error}"));
             actor.after(kind, round, ctx);
@@ -121,19 +122,19 @@ impl RetryDlq {
         let counted = self.outlet(kind).count(&round);
         self.count(kind, counted);
         let failure = round.failure.clone();
-        let recoveries = self.shared.recoveries();
+        let recoveries = self.instance.recoveries();
         let wait = self.outlet(kind).end(round, recoveries);
         let about = kind.about();
         // What waits for good is shown when what may pass has passed.
         match failure.or_else(|| self.outlet(kind).refusal(about)) {
-            None => self.shared.health.clear(about),
-            Some(why) => self.shared.health.report(about, ProblemKind::NotPublished, why),
+            None => self.instance.health.clear(about),
+            Some(why) => self.instance.health.report(about, ProblemKind::NotPublished, why),
         }
         match wait {
             // What comes meanwhile waits, too: the topic is away for all of it.
             Some(wait) => {
-                let shared = self.shared.clone();
-                let waited = async move { shared.wait_or_recovery(wait).await };
+                let instance = self.instance.clone();
+                let waited = async move { instance.wait_or_recovery(wait).await };
                 ctx.spawn(waited.into_actor(self).map(move |(), actor, ctx| {
                     actor.outlet(kind).waited();
                     actor.publish(kind, ctx);
@@ -144,7 +145,7 @@ impl RetryDlq {
     }
 
     fn count(&self, kind: Kind, (sent, not_taken): (usize, usize)) {
-        let counters = &self.shared.counters;
+        let counters = &self.instance.counters;
         let (sent_before, not_taken_before) = match kind {
             Kind::Letters => (&counters.sent_to_dlq, &counters.letters_not_published),
             Kind::Verdicts => (&counters.verdicts_sent, &counters.verdicts_not_published),
@@ -165,7 +166,7 @@ impl RetryDlq {
             ctx.cancel_future(timer);
         }
         let Some(due_ms) = self.parked.due_ms.filter(|_| !self.parked.trying) else { return };
-        let wait_ms = u64::try_from(due_ms - self.shared.clock.now_ms()).unwrap_or(0);
+        let wait_ms = u64::try_from(due_ms - self.instance.clock.now_ms()).unwrap_or(0);
         // A stepped clock is noticed at the next look around.
         let wait = Duration::from_millis(wait_ms).min(LOOK_AROUND);
         self.parked.timer = Some(ctx.run_later(wait, |actor, ctx| {
@@ -177,25 +178,28 @@ impl RetryDlq {
     fn try_parked(&mut self, ctx: &mut Context<Self>) {
         self.parked.due_ms = None;
         self.parked.trying = true;
-        let shared = self.shared.clone();
-        let round = tokio::spawn(async move { try_parked(&shared).await });
+        let instance = self.instance.clone();
+        let round = tokio::spawn(async move {
+            let trouble = |error: &StoreError| report_trouble(&instance, error);
+            let tried = instance.admission.try_parked(|| instance.ledgers(), &trouble).await;
+            tried.inspect_err(trouble)
+        });
         ctx.spawn(round.into_actor(self).map(|round, actor, ctx| {
             let round = round.unwrap_or_else(|error| panic!("trying parked records: {error}"));
             actor.parked.trying = false;
             match round {
                 Ok(next) => {
-                    actor.shared.health.clear(PARKED);
+                    actor.instance.health.clear(PARKED);
                     actor.parked.backoff.reset();
                     next.into_iter().for_each(|due_ms| actor.parked_at(due_ms, ctx));
                     actor.set_timer(ctx);
                 }
-                Err(error) => {
-                    let kind = Shared::problem(&error, ProblemKind::ParkedNotTried);
-                    actor.shared.health.report(PARKED, kind, format!("cannot be tried: {error}"));
-                    let shared = actor.shared.clone();
-                    let wait = actor.parked.backoff.failed(shared.database.recoveries());
+                Err(_) => {
+                    let instance = actor.instance.clone();
+                    let wait =
+                        actor.parked.backoff.failed(instance.database.recovery().recoveries());
                     actor.parked.due_ms = None;
-                    let waited = async move { shared.database.wait(wait).await };
+                    let waited = async move { instance.database.recovery().wait(wait).await };
                     ctx.spawn(waited.into_actor(actor).map(|(), actor, ctx| {
                         actor.parked_at(0, ctx);
                     }));
@@ -203,6 +207,11 @@ impl RetryDlq {
             }
         }));
     }
+}
+
+fn report_trouble(instance: &Instance, error: &StoreError) {
+    let kind = Instance::problem(error, ProblemKind::ParkedNotTried);
+    instance.health.report(PARKED, kind, format!("cannot be tried: {error}"));
 }
 
 impl Kind {
@@ -222,9 +231,17 @@ impl Actor for RetryDlq {
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.look_around(ctx);
         ctx.run_later(LOOK_AROUND, Self::look_around_again);
-        if self.shared.kafka.is_some() {
+        if self.instance.kafka.is_some() {
             self.look_at_topics(ctx);
         }
+    }
+}
+
+impl Child for RetryDlq {
+    const KIND: &'static str = "retry-dlq";
+
+    fn answers(answers: Answers<Self>) -> Answers<Self> {
+        answers.to::<LookAround>().to::<PublishLane>().to::<RecordsParked>()
     }
 }
 

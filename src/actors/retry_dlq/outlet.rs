@@ -5,12 +5,13 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use super::super::recovery::Backoff;
-use super::super::shared::{KafkaSide, Shared};
+use super::super::instance::Instance;
+use super::super::kafka_side::KafkaSide;
 use super::Kind;
 use super::refused::Refused;
 use crate::kafka::{self, Outgoing as Record};
 use crate::model::verdict::{Event, pack, unpack};
+use crate::recovery::Backoff;
 use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
 
 /// Letters that are read and published together at most, at first, and about their bytes.
@@ -124,10 +125,10 @@ impl Outlet {
 }
 
 /// Publishes what the round's lanes have of one kind.
-pub(super) async fn publish(shared: &Shared, kind: Kind, mut round: Round) -> Round {
+pub(super) async fn publish(instance: &Instance, kind: Kind, mut round: Round) -> Round {
     let published = match kind {
-        Kind::Letters => publish_letters(shared, &mut round).await,
-        Kind::Verdicts => publish_verdicts(shared, &mut round).await,
+        Kind::Letters => publish_letters(instance, &mut round).await,
+        Kind::Verdicts => publish_verdicts(instance, &mut round).await,
     };
     if let Err(error) = published {
         round.failure = Some(format!("the outbox cannot be read: {error}"));
@@ -135,11 +136,11 @@ pub(super) async fn publish(shared: &Shared, kind: Kind, mut round: Round) -> Ro
     round
 }
 
-async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> {
-    let Some(kafka) = &shared.kafka else { return Ok(()) };
+async fn publish_letters(instance: &Instance, round: &mut Round) -> StoreResult<()> {
+    let Some(kafka) = &instance.kafka else { return Ok(()) };
     let mut limit = LETTERS.1;
     loop {
-        let letters = shared.store.unpublished(&round.lanes, &round.passed(), limit).await?;
+        let letters = instance.store.unpublished(&round.lanes, &round.passed(), limit).await?;
         let (count, bytes) = (letters.len(), letters.iter().map(size_of_letter).sum::<usize>());
         let records = letters.iter().map(|letter| letter_record(kafka, letter)).collect();
         let answers = kafka.producer.send_all(records).await;
@@ -153,7 +154,7 @@ async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> 
         drop(letters);
         if !acknowledged.is_empty() {
             round.taken.extend(acknowledged.iter().map(number_of));
-            shared.store.published(&acknowledged).await?;
+            instance.store.published(&acknowledged).await?;
         }
         if count as u64 != limit || round.is_over() {
             return Ok(());
@@ -163,14 +164,14 @@ async fn publish_letters(shared: &Shared, round: &mut Round) -> StoreResult<()> 
     }
 }
 
-async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()> {
-    let Some(kafka) = &shared.kafka else { return Ok(()) };
+async fn publish_verdicts(instance: &Instance, round: &mut Round) -> StoreResult<()> {
+    let Some(kafka) = &instance.kafka else { return Ok(()) };
     let (Some(producer), Some(topic)) = (&kafka.events, &kafka.config.events_topic) else {
         return Ok(());
     };
     loop {
         let passed = round.passed();
-        let rows = shared.store.unpublished_verdicts(&round.lanes, &passed, BATCHES).await?;
+        let rows = instance.store.unpublished_verdicts(&round.lanes, &passed, BATCHES).await?;
         let batches: Vec<Vec<Event>> = rows.iter().map(events_of).collect();
         let records = batches.iter().flatten().map(|event| event_record(topic, event)).collect();
         let mut answers = producer.send_all(records).await.into_iter();
@@ -194,11 +195,11 @@ async fn publish_verdicts(shared: &Shared, round: &mut Round) -> StoreResult<()>
             }
             // In an outage all of it is told again, in order: the events have the same ids.
             if left.len() < all && round.failure.is_none() {
-                shared.store.keep_verdicts(row.id, pack(&left)).await?;
+                instance.store.keep_verdicts(row.id, pack(&left)).await?;
             }
         }
         if !acknowledged.is_empty() {
-            shared.store.published(&acknowledged).await?;
+            instance.store.published(&acknowledged).await?;
         }
         if rows.len() as u64 != BATCHES || round.is_over() {
             return Ok(());

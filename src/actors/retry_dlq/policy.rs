@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::shared::Shared;
+use super::super::instance::Instance;
 use crate::health::ProblemKind;
 use crate::kafka::compacted_topics;
 
@@ -14,8 +14,8 @@ const NOT_WELL: Duration = Duration::from_secs(60);
 ///
 /// Such a topic refuses what has no key, with everything that is sent beside it, and keeps of
 /// each key the last record only.
-pub(super) async fn look(shared: &Shared) -> Duration {
-    let Some(kafka) = &shared.kafka else { return WELL };
+pub(super) async fn look(instance: &Instance) -> Duration {
+    let Some(kafka) = &instance.kafka else { return WELL };
     let dlq = (&kafka.config.dlq_topic, "dead letters", Some(&kafka.producer));
     let events = kafka.config.events_topic.as_ref();
     let events = events.map(|topic| (topic, "verdicts", kafka.events.as_ref()));
@@ -40,9 +40,9 @@ pub(super) async fn look(shared: &Shared) -> Duration {
                 "has cleanup.policy = compact, so that it refuses {what} without a key and keeps \
                  only the last of each key: set its cleanup.policy to delete"
             );
-            shared.health.report(&subject, ProblemKind::Setting, why);
+            instance.health.report(&subject, ProblemKind::Setting, why);
         } else {
-            shared.health.clear(&subject);
+            instance.health.clear(&subject);
         }
     }
     if compacted.is_empty() { WELL } else { NOT_WELL }

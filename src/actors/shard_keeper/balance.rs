@@ -8,10 +8,9 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-use super::super::directory::hint;
+use super::super::instance::Instance;
 use super::super::lease::boot_ms;
 use super::super::messages::{LookAround, ReleaseShard, ShardsTaken};
-use super::super::shared::Shared;
 use super::super::shares::{idle_first, share_of};
 use super::{HEARTBEAT, ShardKeeper};
 use crate::model::ids::{AppId, Epoch, InstanceId, ShardId};
@@ -27,11 +26,11 @@ const RELEASE_AGAIN_MS: i64 = 10_000;
 impl ShardKeeper {
     pub(super) fn take_and_release(&mut self, ctx: &mut Context<Self>) {
         self.watch_others();
-        let me = self.shared.me();
+        let me = self.instance.me();
         let by_app = by_app(&self.observed.shards);
         let mut takes: Vec<ShardRow> = Vec::new();
         let mut releases: Vec<(AppId, ShardFence)> = Vec::new();
-        for app in self.shared.apps.keys() {
+        for app in self.instance.apps.keys() {
             let rows = by_app.get(app).map_or(&[][..], Vec::as_slice);
             let instances = self.observed.instances.iter();
             let live: Vec<InstanceId> = instances
@@ -51,7 +50,7 @@ impl ShardKeeper {
             }
         }
         if takes.is_empty() {
-            self.shared.settled.store(true, Ordering::Release);
+            self.instance.asked_for_shards.store(true, Ordering::Release);
         } else {
             self.take(takes, ctx);
         }
@@ -65,7 +64,7 @@ impl ShardKeeper {
     /// could not look proves nothing: whatever kept us from it may have kept others, too.
     fn watch_others(&mut self) {
         let now = boot_ms();
-        let lease_ms = i64::try_from(self.shared.lease.length().as_millis()).unwrap_or(i64::MAX);
+        let lease_ms = i64::try_from(self.instance.lease.length().as_millis()).unwrap_or(i64::MAX);
         let could_look = now - std::mem::replace(&mut self.looked_ms, now) <= lease_ms / 2;
         let mut moved = HashMap::new();
         for other in &self.observed.instances {
@@ -75,11 +74,11 @@ impl ShardKeeper {
             };
             moved.insert(other.id, (other.beat, since));
             let silent = now - since >= lease_ms && other.lease_until_us < self.observed.now_us;
-            if silent && other.id != self.shared.me() {
-                let (shared, other) = (self.shared.clone(), other.clone());
+            if silent && other.id != self.instance.me() {
+                let (instance, other) = (self.instance.clone(), other.clone());
                 drop(tokio::spawn(async move {
                     let id = other.id;
-                    match shared.bounded(shared.store.declare_dead(&other)).await {
+                    match instance.bounded(instance.store.declare_dead(&other)).await {
                         Ok(true) => tracing::warn!(instance = %id, "instance {id} is dead"),
                         Ok(false) => {}
                         Err(error) => tracing::debug!(%error, "could not declare {id} dead"),
@@ -100,11 +99,11 @@ impl ShardKeeper {
         let may_go = |fence: &ShardFence| {
             self.release_after_ms.get(&fence.shard).is_none_or(|after| now >= *after)
         };
-        let held = self.shared.holdings.of(app);
+        let held = self.instance.owned.of(app);
         let may = held.iter().filter(|fence| may_go(fence)).copied().collect();
         let under_way = rows.iter().filter(|row| self.releasing.contains(&row.id)).count();
         let count = count.saturating_sub(under_way);
-        idle_first(may, count, |shard| self.shared.in_flight.has(shard))
+        idle_first(may, count, |shard| self.instance.in_flight.has(shard))
     }
 
     /// Takes these shards in few statements, one round at a time.
@@ -112,19 +111,19 @@ impl ShardKeeper {
         if std::mem::replace(&mut self.taking, true) {
             return;
         }
-        let (shared, me) = (self.shared.clone(), self.shared.me());
+        let (instance, me) = (self.instance.clone(), self.instance.me());
         let take = tokio::spawn(async move {
-            let now_ms = shared.clock.now_ms();
-            shared.bounded(shared.store.take_shards(&shards, me, now_ms)).await
+            let now_ms = instance.clock.now_ms();
+            instance.bounded(instance.store.take_shards(&shards, me, now_ms)).await
         });
         ctx.spawn(take.into_actor(self).map(move |taken, actor, _| {
             let taken = taken.unwrap_or_else(|error| panic!("taking shards: {error}"));
             actor.taking = false;
-            if actor.shared.me() != me {
+            if actor.instance.me() != me {
                 return;
             }
             actor.changes += 1;
-            actor.shared.settled.store(true, Ordering::Release);
+            actor.instance.asked_for_shards.store(true, Ordering::Release);
             match taken {
                 Ok(taken) => actor.own(taken),
                 // Which of them are ours is seen at the next heartbeat.
@@ -138,22 +137,23 @@ impl ShardKeeper {
         let asked = FuturesUnordered::new();
         let mut shards = Vec::new();
         for (app, fence) in releases {
-            let Some(scheduler) = self.shared.directory.app(app) else { continue };
+            if !self.instance.registry.is_published::<ReleaseShard>(app) {
+                continue;
+            }
             shards.push(fence.shard);
             self.releasing.insert(fence.shard);
-            self.shared.holdings.remove(app, fence.shard);
+            self.instance.owned.remove(app, fence.shard);
             let request = ReleaseShard { shard: fence.shard, patience: PATIENCE };
-            asked.push(async move {
-                scheduler.send(request).await.unwrap_or(false).then_some((app, fence))
-            });
+            let released = self.instance.registry.ask(app, request);
+            asked.push(async move { released.await.unwrap_or(false).then_some((app, fence)) });
         }
-        let shared = self.shared.clone();
+        let instance = self.instance.clone();
         let release = async move {
             let mut released = Vec::new();
             let mut answers = asked.ready_chunks(BATCH);
             while let Some(given_up) = answers.next().await {
                 let given_up: Vec<(AppId, ShardFence)> = given_up.into_iter().flatten().collect();
-                release_until_answered(&shared, &given_up).await;
+                release_until_answered(&instance, &given_up).await;
                 released.extend(given_up);
             }
             released
@@ -171,7 +171,7 @@ impl ShardKeeper {
                 }
             }
             if !released.is_empty() {
-                let apps = actor.shared.names_of(released.iter().map(|(app, _)| *app));
+                let apps = actor.instance.names_of(released.iter().map(|(app, _)| *app));
                 let shards = released.len();
                 tracing::info!(shards, "{shards} shards of {apps} released");
             }
@@ -191,13 +191,13 @@ impl ShardKeeper {
                 taken.entry(*app).or_default().push(*fence);
             }
         }
-        let directory = &self.shared.directory;
-        let names = self.shared.names_of(taken.keys().copied());
+        let registry = &self.instance.registry;
+        let names = self.instance.names_of(taken.keys().copied());
         for (app, fences) in taken {
-            hint(directory.app(app), ShardsTaken { fences: fences.clone() });
-            self.shared.holdings.add(app, &fences);
+            registry.hint_to(app, ShardsTaken { fences: fences.clone() });
+            self.instance.owned.add(app, &fences);
         }
-        hint(directory.retry_dlq(), LookAround);
+        registry.hint(LookAround);
         let shards = fences.len();
         let epoch = fences.iter().map(|fence| fence.epoch).max().unwrap_or(Epoch(0));
         tracing::info!(shards, %epoch, "{shards} shards of {names} are ours");
@@ -215,11 +215,11 @@ pub(super) fn by_app(rows: &[ShardRow]) -> HashMap<AppId, Vec<&ShardRow>> {
 
 /// Until it is answered: a release without an answer may still happen, and then another
 /// instance has the shards.
-async fn release_until_answered(shared: &Shared, given_up: &[(AppId, ShardFence)]) {
+async fn release_until_answered(instance: &Instance, given_up: &[(AppId, ShardFence)]) {
     let fences: Vec<ShardFence> = given_up.iter().map(|(_, fence)| *fence).collect();
     let Some(owner) = fences.first().map(|fence| fence.owner) else { return };
-    while shared.me() == owner
-        && shared.bounded(shared.store.release_shards(&fences)).await.is_err()
+    while instance.me() == owner
+        && instance.bounded(instance.store.release_shards(&fences)).await.is_err()
     {
         tokio::time::sleep(HEARTBEAT / 5).await;
     }

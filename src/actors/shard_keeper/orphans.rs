@@ -54,9 +54,9 @@ impl ShardKeeper {
             return;
         }
         known.counted_ms = Some(now_ms);
-        let (shared, until_ms) = (self.shared.clone(), self.observed.now_us / 1000);
+        let (instance, until_ms) = (self.instance.clone(), self.observed.now_us / 1000);
         let count = tokio::spawn(async move {
-            shared.bounded(shared.store.count_due(&lasting, until_ms)).await
+            instance.bounded(instance.store.count_due(&lasting, until_ms)).await
         });
         ctx.spawn(count.into_actor(self).map(|counted, actor, _| match counted {
             Ok(Ok(counted)) => actor.report_orphans(&counted),
@@ -74,20 +74,20 @@ impl ShardKeeper {
         }
         for due in counted {
             let subject = format!("app {}", due.name);
-            self.shared.health.report(&subject, ProblemKind::AppWithoutInstance, sentence(due));
+            self.instance.health.report(&subject, ProblemKind::AppWithoutInstance, sentence(due));
             self.orphans.reported.insert(due.app, subject);
         }
         let jobs = counted.iter().map(|due| due.jobs).sum();
-        self.shared.counters.set_without_instance(jobs);
+        self.instance.counters.set_without_instance(jobs);
     }
 
     /// An instance has the app again, or its jobs are gone.
     fn withdraw(&mut self, app: AppId) {
         if let Some(subject) = self.orphans.reported.remove(&app) {
-            self.shared.health.clear(&subject);
+            self.instance.health.clear(&subject);
         }
         if self.orphans.reported.is_empty() {
-            self.shared.counters.set_without_instance(0);
+            self.instance.counters.set_without_instance(0);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::store::Observation;
 impl ShardKeeper {
     /// Where instances go by different rules, one local time may become two instants.
     pub(super) fn check_time_zones(&self, observed: &Observation) {
-        let own = &self.shared.settings.time_zones;
+        let own = &self.instance.settings.time_zones;
         let others: BTreeSet<&str> = observed
             .time_zones
             .values()
@@ -17,13 +17,13 @@ impl ShardKeeper {
             .map(String::as_str)
             .collect();
         if others.is_empty() {
-            return self.shared.health.clear("time zones");
+            return self.instance.health.clear("time zones");
         }
         let others = others.into_iter().collect::<Vec<_>>().join(" and ");
         let why = format!(
             "this instance reads local times by version {own} of the IANA database, others by \
              {others}: bring the program or its system's tzdata to one version everywhere"
         );
-        self.shared.health.report("time zones", ProblemKind::TimeZonesDiffer, why);
+        self.instance.health.report("time zones", ProblemKind::TimeZonesDiffer, why);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use serde::Serialize;
 
-use super::super::output::{complain, grouped};
+use super::super::output::{grouped, report};
 use super::report::{Figures, per_second};
 use super::scratch::{OURS, Scratch};
 use super::{Common, LOOK, STALL, jobs, raw};
@@ -46,7 +46,7 @@ pub(super) struct Fire {
 pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow::Result<Fire> {
     let count = arguments.jobs.max(1);
     let row = jobs::register(scratch).await?;
-    complain(format_args!("putting {count} overdue jobs into the table"));
+    report(format_args!("putting {count} overdue jobs into the table"));
     let long_ago_ms = SystemClock.now_ms() - 86_400_000;
     jobs::load(scratch, &row, count, |_| long_ago_ms + fastrand::i64(0..80_000_000)).await?;
     let raw_time = raw::Raw::on(scratch).await?.drain(RAW_PAGE).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::super::output::complain;
+use super::super::output::report;
 use super::report::Figures;
 use super::scratch::Scratch;
 use super::{Common, await_ready, jobs};
@@ -54,7 +54,7 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     await_ready(&scheduler).await?;
     tokio::time::sleep(SETTLE).await;
     let time = Duration::from_secs(arguments.seconds);
-    complain(format_args!("watching for {} s", arguments.seconds));
+    report(format_args!("watching for {} s", arguments.seconds));
     let before = questions(scratch).await?;
     tokio::time::sleep(time).await;
     let after = questions(scratch).await?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use serde::Serialize;
 
-use super::super::output::{complain, grouped};
+use super::super::output::{grouped, report};
 use super::kafka::{PARTITIONS, Topics};
 use super::report::{Figures, per_second};
 use super::scratch::{OURS, Scratch};
@@ -64,7 +64,7 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
 
     let mut topics = Topics::make(arguments.kafka.as_deref(), records).await?;
     topics.config.max_poll_records = arguments.batch;
-    complain(format_args!("sending {records} records to {PARTITIONS} partitions"));
+    report(format_args!("sending {records} records to {PARTITIONS} partitions"));
     topics.fill(records, request).await?;
     let builder = scratch.builder().register_app(jobs::app(), Discard);
     let scheduler = builder.with_kafka_ingest(topics.config.clone()).start().await?;

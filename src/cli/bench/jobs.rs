@@ -10,9 +10,9 @@ use super::scratch::{OURS, PENDING, Scratch};
 use crate::model::app::AppConfig;
 use crate::model::clock::{Clock, SystemClock};
 use crate::model::fingerprint::Fingerprint;
-use crate::model::ids::{JobId, KeyId, ShardId};
+use crate::model::ids::{JobId, KeyId};
 use crate::model::job::{Job, JobData, Priority};
-use crate::store::{Admitted, AppRow, Batch, Candidate, Course, Entry, IdempotencyKey};
+use crate::store::{Admitted, AppRow, Batch, BatchSource, Entry, IdempotencyKey, PlacedCandidate};
 
 /// Jobs written in one transaction when a measurement prepares its tables.
 const BATCH: usize = 2000;
@@ -46,15 +46,16 @@ pub(super) async fn load(
     count: usize,
     due_ms: impl Fn(usize) -> i64,
 ) -> anyhow::Result<()> {
+    let app = Arc::new(app.clone());
     let request = |number| format!("{OURS}-{number}");
-    admit_all(scratch, count, |number| entry(app, number, request(number), due_ms(number), None))
+    admit_all(scratch, count, |number| entry(&app, number, request(number), due_ms(number), None))
         .await
 }
 
 /// Puts `count` jobs into the table that are not due for years, each with an idempotency key.
 pub(super) async fn load_pending(scratch: &Scratch, count: usize) -> anyhow::Result<()> {
     const YEAR_MS: i64 = 365 * 86_400_000;
-    let app = register(scratch).await?;
+    let app = Arc::new(register(scratch).await?);
     let now_ms = SystemClock.now_ms();
     let pending = |number| {
         let name = format!("{PENDING}{number}");
@@ -71,14 +72,14 @@ pub(super) async fn load_pending(scratch: &Scratch, count: usize) -> anyhow::Res
 async fn admit_all(
     scratch: &Scratch,
     count: usize,
-    entry: impl Fn(usize) -> Entry,
+    entry: impl Fn(usize) -> Option<Entry>,
 ) -> anyhow::Result<()> {
     let batches = (0..count).step_by(BATCH).map(|first| {
         let numbers = first..count.min(first + BATCH);
-        let entries = numbers.map(&entry).collect();
+        let entries = numbers.filter_map(&entry).collect();
         let now_ms = SystemClock.now_ms();
         let batch = Batch {
-            course: Course::Call { again: false },
+            source: BatchSource::Call { again: false },
             verdicts: false,
             entries,
             fences: Vec::new(),
@@ -96,17 +97,19 @@ async fn admit_all(
     Ok(())
 }
 
+/// `None` if the app has no shards.
 fn entry(
-    app: &AppRow,
+    app: &Arc<AppRow>,
     number: usize,
     request_id: String,
     due_ms: i64,
     key: Option<IdempotencyKey>,
-) -> Entry {
+) -> Option<Entry> {
+    let shard = *app.shards.get(number.checked_rem(app.shards.len())?)?;
     let text = data(number);
     let job = Job {
         id: JobId::derive(&app.name, &request_id),
-        shard: app.shards.get(number % app.shards.len()).copied().unwrap_or(ShardId(0)),
+        shard,
         priority: priority(number / app.shards.len()),
         due_ms,
         request_id,
@@ -122,14 +125,13 @@ fn entry(
         last_error: None,
         letter: None,
     };
-    Entry::Job(Box::new(Candidate {
-        app: app.id,
-        app_name: app.name.as_str().into(),
+    Some(Entry::Job(Box::new(PlacedCandidate {
+        app: app.clone(),
         job,
         // Nothing is compared with it: no job here has a name that another has.
         fingerprint: Fingerprint::from_bytes([0; 16]),
         key,
         foreign: false,
         record: None,
-    }))
+    })))
 }

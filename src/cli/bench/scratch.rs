@@ -6,8 +6,8 @@ use anyhow::Context;
 use secrecy::SecretString;
 use tempfile::TempDir;
 
-use super::super::sql::Sql;
 use super::super::{CannotStart, cannot_start};
+use super::sql::Sql;
 use crate::service::{Scheduler, SchedulerBuilder};
 use crate::store::{Store, StoreOptions, redact};
 

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use super::deed::{Answer, Deed, carry_out};
+use super::bulk;
 use super::selection::Selection;
-use super::{Desk, GONE, why_not};
 use crate::cli::ConfigFile;
-use crate::store::{Change, LetterState, LetterSummary};
+use crate::cli::session::Session;
+use crate::operations::LetterAction;
 
-/// Marks dead letters as seen to: nothing is to be done about them
+/// Marks dead letters: nothing is to be done about them
 ///
 /// They stay in the database, and can be shown, until `dead_letters.keep_days` are over. Letters
 /// by filter are counted first; nothing is done to them without --yes.
@@ -28,31 +28,6 @@ pub(super) struct Arguments {
     selection: Selection,
 }
 
-pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    carry_out(desk, &arguments.selection, &Discard { desk }).await
-}
-
-struct Discard<'a> {
-    desk: &'a Desk,
-}
-
-impl Deed for Discard<'_> {
-    const VERB: &'static str = "discard";
-    const DONE: &'static str = "discarded";
-
-    fn objection(&self, letter: &LetterSummary) -> Option<String> {
-        let is_fine = matches!(letter.state(), LetterState::Dead | LetterState::Discarded);
-        (!is_fine).then(|| why_not(letter))
-    }
-
-    async fn apply(&self, letters: &[LetterSummary]) -> anyhow::Result<Vec<Answer>> {
-        let store = &self.desk.store;
-        let changes = store.discard_letters(letters, self.desk.now_ms()).await;
-        let said = |change| match change {
-            Change::Made => Ok(String::new()),
-            Change::Refused(now) => Err(why_not(&now)),
-            Change::Gone => Err(GONE.into()),
-        };
-        Ok(changes.map_err(|error| self.desk.told(error))?.into_iter().map(said).collect())
-    }
+pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    bulk::run(session, &arguments.selection, LetterAction::Discard).await
 }

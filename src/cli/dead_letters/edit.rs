@@ -1,22 +1,19 @@
-//! `dead-letters edit`: puts a value beside the record's, for a replay to use.
+//! `dead-letters edit`: gives a letter a value that a replay uses in the place of its record's.
 
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::bail;
-
-use super::{Desk, GONE, view, why_not};
 use crate::cli::output::say;
+use crate::cli::session::{Session, failed};
 use crate::cli::{CannotStart, ConfigFile, cannot_start};
-use crate::model::request::ScheduleJobRequest;
-use crate::store::{Change, LetterName, LetterState, LetterSummary};
+use crate::operations::{Edit, Error as OperationError, LetterName};
 
-/// Puts a corrected value beside the letter's own, for a replay to use
+/// Gives a letter a corrected value, for a replay to use
 ///
 /// The record's own value stays as it is. The correction must be a request that the scheduler
-/// could take, as far as that can be told without its app.
+/// could take, as far as that shows without its app.
 #[derive(Debug, clap::Args)]
 #[command(after_help = r#"Examples:
   infinite-scheduler dead-letters edit 0198c0de --value '{"appName":"sms","scheduledTime":0}'
@@ -53,48 +50,46 @@ struct Correction {
     /// A file with the corrected value; - for standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Take the correction away
+    /// Remove the correction
     #[arg(long)]
     clear: bool,
 }
 
-pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let correction = arguments.correction.read()?;
-    if let Some(correction) = &correction
-        && !arguments.force
-    {
-        check(correction, desk.config.ingest.max_record_bytes)?;
-    }
-    let letter = LetterSummary::from(&desk.letter(&arguments.letter).await?);
-    let id = view::short_id(letter.id);
-    if letter.state() != LetterState::Dead {
-        bail!("dead letter {id} cannot be edited: {}", why_not(&letter));
-    }
-    if letter.corrected && !arguments.yes {
-        let way_out = "add --yes to put this one in its place, or to take it away";
-        bail!("nothing was changed: dead letter {id} has a correction already: {way_out}");
-    }
-    let what = match (&correction, letter.corrected) {
-        (Some(_), false) => "has a correction",
-        (Some(_), true) => "has another correction",
-        (None, true) => "has no correction any more",
-        (None, false) => "has no correction, as before",
+pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { letter, force, yes, dry_run, correction, .. } = arguments;
+    let edit = Edit { correction: correction.read()?, force, replace: yes, dry_run };
+    let edited = session.operations.dead_letters().edit(&letter, edit).await.map_err(refused)?;
+    let id = edited.letter;
+    let what = match (edited.has_correction, edited.had_correction) {
+        (true, false) => "has a correction",
+        (true, true) => "has another correction",
+        (false, true) => "has no correction any more",
+        (false, false) => "has no correction, as before",
     };
-    if arguments.dry_run {
-        say(format_args!("nothing was changed (--dry-run); else: dead letter {id} {what}"));
-        return Ok(ExitCode::SUCCESS);
-    }
-    let change = desk.store.correct_letter(&letter, correction, desk.now_ms()).await;
-    match change.map_err(|error| desk.told(error))? {
-        Change::Made => say(format_args!("dead letter {id} {what}")),
-        Change::Refused(now) => bail!("dead letter {id} was not edited: {}", why_not(&now)),
-        Change::Gone => bail!("dead letter {id} was not edited: {GONE}"),
+    match dry_run {
+        true => say(format_args!("nothing was changed (--dry-run); else: dead letter {id} {what}")),
+        false => say(format_args!("dead letter {id} {what}")),
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// Names the options that are the way out.
+fn refused(error: OperationError) -> anyhow::Error {
+    match error {
+        OperationError::Refused(refusal) => {
+            let way_out = "--force takes it all the same";
+            cannot_start(format!("the correction is refused: {refusal}; {way_out}")).into()
+        }
+        OperationError::Unconfirmed(why) => {
+            let way_out = "add --yes to replace or remove it";
+            anyhow::anyhow!("nothing was changed: {why}: {way_out}")
+        }
+        other => failed(other),
+    }
+}
+
 impl Correction {
-    /// The corrected value; none to take it away.
+    /// The corrected value; none to remove it.
     fn read(&self) -> Result<Option<Vec<u8>>, CannotStart> {
         let Some(path) = self.file.as_deref() else {
             return Ok(self.value.clone().map(String::into_bytes));
@@ -107,19 +102,5 @@ impl Correction {
         read.map_err(|error| cannot_start(format!("cannot read {}: {error}", path.display())))?;
         // An editor ends a file with a newline, which is no part of a value.
         Ok(Some(value.trim_ascii_end().to_vec()))
-    }
-}
-
-fn check(correction: &[u8], max_bytes: usize) -> Result<(), CannotStart> {
-    let refused = |why: String| {
-        cannot_start(format!("the correction is refused: {why}; --force takes it all the same"))
-    };
-    if correction.len() > max_bytes {
-        let size = correction.len();
-        return Err(refused(format!("{size} bytes, and max_record_bytes is {max_bytes}")));
-    }
-    match ScheduleJobRequest::from_json(correction) {
-        Ok(_) => Ok(()),
-        Err(refusal) => Err(refused(refusal.to_string())),
     }
 }

@@ -3,11 +3,12 @@
 use clap::builder::NonEmptyStringValueParser;
 use jiff::tz::TimeZone;
 
-use super::Desk;
 use crate::cli::submit::delay;
 use crate::cli::{CannotStart, cannot_start};
+use crate::config::Config;
+use crate::model::clock::{Clock, SystemClock};
 use crate::model::time::ScheduledTime;
-use crate::store::{LetterFilter, LetterState};
+use crate::operations::{LetterFilter, LetterState};
 
 /// What letters must have in common.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -40,36 +41,26 @@ impl Filters {
     /// The filter, for letters in one of `states`.
     pub(super) fn read(
         &self,
-        desk: &Desk,
+        config: &Config,
         states: Vec<LetterState>,
     ) -> Result<LetterFilter, CannotStart> {
+        let (now_ms, zone) = (SystemClock.now_ms(), &config.default_time_zone);
         let moment = |name: &str, text: &Option<String>| {
-            let read = text.as_deref().map(|text| moment(text, desk));
+            let read = text.as_deref().map(|text| moment_at(text, now_ms, zone));
             read.transpose().map_err(|why| cannot_start(format!("--{name}: {why}")))
         };
-        let (from_ms, to_ms) = (moment("from", &self.from)?, moment("to", &self.to)?);
-        if let (Some(from), Some(to)) = (from_ms, to_ms)
-            && from >= to
-        {
-            let (from, to) = (super::instant(from), super::instant(to));
-            return Err(cannot_start(format!("--from ({from}) must be before --to ({to})")));
-        }
         Ok(LetterFilter {
             states,
             app: self.app.clone(),
             kind: self.kind.clone(),
-            from_ms,
-            to_ms,
+            from_ms: moment("from", &self.from)?,
+            to_ms: moment("to", &self.to)?,
             contains: self.contains.clone(),
         })
     }
 }
 
 /// A time in any form that a request may have, or how long ago it was.
-fn moment(text: &str, desk: &Desk) -> Result<i64, String> {
-    moment_at(text, desk.now_ms(), &desk.config.default_time_zone)
-}
-
 fn moment_at(text: &str, now_ms: i64, zone: &TimeZone) -> Result<i64, String> {
     if let Ok(ago) = delay(text) {
         let ago_ms = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);

@@ -4,16 +4,17 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
+use super::counted;
 use super::filters::Filters;
-use super::view::{self, SummaryView};
-use super::{Desk, counted, instant};
+use super::view;
 use crate::cli::ConfigFile;
-use crate::cli::output::{complain, grouped, lined_up, say};
-use crate::store::{LetterFilter, LetterState, LetterSummary};
+use crate::cli::output::{grouped, lined_up, report, say};
+use crate::cli::session::{Session, failed};
+use crate::operations::{LetterFilter, LetterState, LetterSummary, rfc3339_s};
 
 /// Letters that are read at once.
 const PAGE: u64 = 500;
-/// As many signs of a message fit beside the rest.
+/// Characters of a message that fit beside the rest.
 const MESSAGE: usize = 72;
 /// And of a name.
 const NAME: usize = 24;
@@ -68,27 +69,21 @@ impl States {
     }
 }
 
-pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let states = arguments.state.iter().flat_map(|states| states.meant()).collect();
-    let filter = arguments.filters.read(desk, states)?;
+    let filter = arguments.filters.read(&session.config, states)?;
+    let dead_letters = session.operations.dead_letters();
     let mut shown = 0;
     let mut rows = Vec::new();
     let mut after = None;
-    if arguments.json {
-        say("[");
-    }
     loop {
         let limit = PAGE.min(arguments.limit - shown);
-        let page = desk.store.letters(&filter, after, limit).await;
-        let page = page.map_err(|error| desk.told(error))?;
+        let page = dead_letters.list(&filter, after, limit).await.map_err(failed)?;
         for letter in &page.letters {
             match arguments.json {
                 true => {
-                    let comma = if shown > 0 { "," } else { "" };
-                    say(format_args!(
-                        "{comma}{}",
-                        serde_json::to_string(&SummaryView::of(letter))?
-                    ));
+                    let before = if shown == 0 { "[" } else { "," };
+                    say(format_args!("{before}{}", serde_json::to_string(letter)?));
                 }
                 false => rows.push(row(letter)),
             }
@@ -100,30 +95,30 @@ pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<Exi
         }
     }
     if arguments.json {
-        say("]");
+        say(if shown == 0 { "[]" } else { "]" });
     } else if !rows.is_empty() {
         let names = ["id", "since", "state", "kind", "app", "request", "attempts", "message"];
         say(lined_up(&names, &rows).trim_end());
     }
-    say_how_many(desk, &filter, shown, after.is_some(), arguments.json).await?;
+    say_how_many(session, &filter, shown, after.is_some(), arguments.json).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn say_how_many(
-    desk: &Desk,
+    session: &Session,
     filter: &LetterFilter,
     shown: u64,
     more: bool,
     json: bool,
 ) -> anyhow::Result<()> {
     if more {
-        let counts = desk.store.count_letters(filter).await.map_err(|error| desk.told(error))?;
+        let counts = session.operations.dead_letters().count(filter).await.map_err(failed)?;
         let all: u64 = counts.iter().map(|count| count.count).sum();
         let (shown, all) = (grouped(shown as f64), counted(all));
-        complain(format_args!("{shown} of {all}: more by --limit, fewer by filters"));
+        report(format_args!("{shown} of {all}: more by --limit, fewer by filters"));
     } else if !json {
         let none = if shown == 0 { "no dead letter is like that" } else { &counted(shown) };
-        complain(none);
+        report(none);
     }
     Ok(())
 }
@@ -135,7 +130,7 @@ fn row(letter: &LetterSummary) -> Vec<String> {
     let corrected = if letter.corrected { ", corrected" } else { "" };
     vec![
         view::short_id(letter.id),
-        instant(letter.created_ms),
+        rfc3339_s(letter.created_ms),
         format!("{}{corrected}", letter.state()),
         letter.kind.clone(),
         named(&letter.app),

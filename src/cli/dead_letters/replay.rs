@@ -1,18 +1,12 @@
 //! `dead-letters replay`: these letters' requests are admitted again.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use tokio::sync::Mutex;
-
-use super::deed::{Answer, Deed, carry_out};
+use super::bulk;
 use super::selection::Selection;
-use super::{Desk, why_not};
-use crate::actors::{Replay, Replayed, Settings, Shared, foresee_replay, replay};
 use crate::cli::ConfigFile;
-use crate::model::clock::SystemClock;
-use crate::service::SubmitError;
-use crate::store::{LetterState, LetterSummary, Names};
+use crate::cli::session::Session;
+use crate::operations::LetterAction;
 
 /// Admits the requests of dead letters again, their corrections where they have one
 ///
@@ -37,70 +31,6 @@ pub(super) struct Arguments {
     selection: Selection,
 }
 
-pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    // Somebody who is no instance: the owners of the shards are told to look at the new jobs.
-    let (store, settings) = (desk.store.clone(), Settings::from(&desk.config));
-    let shared = Arc::new(Shared::new(store, Arc::new(SystemClock), settings, Vec::new(), None));
-    carry_out(desk, &arguments.selection, &ReplayThem { shared, names: Mutex::default() }).await
-}
-
-struct ReplayThem {
-    shared: Arc<Shared>,
-    /// What the letters before would have taken, in a dry run.
-    names: Mutex<Names>,
-}
-
-impl Deed for ReplayThem {
-    const VERB: &'static str = "replay";
-    const DONE: &'static str = "replayed";
-
-    fn objection(&self, letter: &LetterSummary) -> Option<String> {
-        (letter.state() != LetterState::Dead).then(|| why_not(letter))
-    }
-
-    async fn foresee(&self, letters: &[LetterSummary]) -> anyhow::Result<Vec<Answer>> {
-        let mut names = self.names.lock().await;
-        let mut answers = Vec::with_capacity(letters.len());
-        for letter in letters {
-            answers.push(match self.objection(letter) {
-                Some(why) => Err(why),
-                None => answer(foresee_replay(&self.shared, &of(letter), &mut names).await),
-            });
-        }
-        Ok(answers)
-    }
-
-    async fn apply(&self, letters: &[LetterSummary]) -> anyhow::Result<Vec<Answer>> {
-        let mut answers = Vec::with_capacity(letters.len());
-        let mut away = false;
-        for letter in letters {
-            answers.push(match self.objection(letter) {
-                Some(why) => Err(why),
-                None if away => Err("not tried, as the one before had no answer".into()),
-                None => {
-                    let replayed = replay(&self.shared, &of(letter)).await;
-                    away = replayed.is_err();
-                    answer(replayed)
-                }
-            });
-        }
-        Ok(answers)
-    }
-}
-
-fn of(letter: &LetterSummary) -> Replay {
-    Replay { letter: letter.id, value: None }
-}
-
-fn answer(replayed: Result<Replayed, SubmitError>) -> Answer {
-    match replayed {
-        Err(SubmitError::Unavailable(why)) => Err(format!("no answer: {why}")),
-        Err(error) => Err(error.to_string()),
-        Ok(Replayed::Accepted { job_id }) => Ok(format!("as job {job_id}")),
-        Ok(Replayed::Duplicate { job_id, of }) => {
-            Ok(format!("as a duplicate of request {of:?}, job {job_id}"))
-        }
-        Ok(Replayed::Refused(refusal)) => Err(format!("{} ({})", refusal.message, refusal.kind)),
-        Ok(Replayed::NotPossible(why)) => Err(why),
-    }
+pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    bulk::run(session, &arguments.selection, LetterAction::Replay).await
 }

@@ -1,9 +1,9 @@
 //! Which letters something is done to, and whether it is meant.
 
-use super::Desk;
 use super::filters::Filters;
 use crate::cli::{CannotStart, cannot_start};
-use crate::store::{LetterFilter, LetterName, LetterState};
+use crate::config::Config;
+use crate::operations::{LetterFilter, LetterName, LetterState};
 
 /// Letters by name, or all dead ones that flags describe.
 #[derive(Debug, clap::Args)]
@@ -28,12 +28,11 @@ pub(super) struct Selection {
 #[derive(Debug)]
 pub(super) enum Selected {
     These(Vec<LetterName>),
-    /// Dead ones only: nothing can be done to others.
     Like(LetterFilter),
 }
 
 impl Selection {
-    pub(super) fn read(&self, desk: &Desk) -> Result<Selected, CannotStart> {
+    pub(super) fn read(&self, config: &Config) -> Result<Selected, CannotStart> {
         let by_filter = self.all || !self.filters.is_empty();
         match (self.ids.is_empty(), by_filter) {
             (false, true) => Err(cannot_start("give ids or filters, not both")),
@@ -41,13 +40,7 @@ impl Selection {
                 "say which letters: their ids, or filters such as --app or --kind; or --all",
             )),
             (false, false) => Ok(Selected::These(self.ids.clone())),
-            (true, true) => {
-                let mut filter = self.filters.read(desk, vec![LetterState::Dead])?;
-                // What is counted first is what is then done: none that comes meanwhile.
-                let end = desk.now_ms().saturating_add(1);
-                filter.to_ms = Some(filter.to_ms.map_or(end, |to| to.min(end)));
-                Ok(Selected::Like(filter))
-            }
+            (true, true) => Ok(Selected::Like(self.filters.read(config, vec![LetterState::Dead])?)),
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::view::{self, LetterView};
-use super::{Desk, instant};
+use super::view;
 use crate::cli::ConfigFile;
 use crate::cli::output::{grouped, say};
-use crate::store::{LetterName, LetterRow, LetterState, LetterSummary, ReplayChain};
+use crate::cli::session::{Session, failed};
+use crate::operations::{LetterName, LetterState, LetterSummary, ShownLetter, rfc3339_s};
 
 /// As much of a value is shown, unless all is asked for.
 const SHOWN_BYTES: usize = 4096;
@@ -31,37 +31,28 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(desk: &Desk, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let row = desk.letter(&arguments.letter).await?;
-    let summary = LetterSummary::from(&row);
-    let waits = desk.store.awaits_publishing(row.id).await.map_err(|error| desk.told(error))?;
-    // A parked record is no letter for others yet.
-    let published = !waits && summary.state() != LetterState::Parked;
-    let chain = desk.store.replay_chain(&summary).await.map_err(|error| desk.told(error))?;
+pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let letter = session.operations.dead_letters().show(&arguments.letter).await.map_err(failed)?;
     if arguments.json {
-        let view = LetterView::of(&row, &summary, published, &chain)?;
-        say(serde_json::to_string_pretty(&view)?);
+        say(serde_json::to_string_pretty(&letter)?);
         return Ok(ExitCode::SUCCESS);
     }
     let most = if arguments.full { usize::MAX } else { SHOWN_BYTES };
-    say(format_args!("dead letter {}", row.id));
-    for (name, fact) in facts(&summary, published, &chain) {
+    say(format_args!("dead letter {}", letter.summary.id));
+    for (name, fact) in facts(&letter) {
         say(format_args!("  {name:<11} {fact}"));
     }
-    say_contents(&row, most);
+    say_contents(&letter, most);
     Ok(ExitCode::SUCCESS)
 }
 
-fn facts(
-    letter: &LetterSummary,
-    published: bool,
-    chain: &ReplayChain,
-) -> Vec<(&'static str, String)> {
+fn facts(shown: &ShownLetter) -> Vec<(&'static str, String)> {
+    let letter = &shown.summary;
     let line = |text: &str| view::one_line(text, usize::MAX);
     let came = if letter.state() == LetterState::Parked { "parked" } else { "died" };
     let mut facts = vec![
         ("state", state(letter)),
-        (came, instant(letter.created_ms)),
+        (came, rfc3339_s(letter.created_ms)),
         ("kind", letter.kind.clone()),
         ("message", line(&letter.message)),
         ("attempts", letter.attempts.to_string()),
@@ -70,7 +61,7 @@ fn facts(
     facts.extend(letter.request_id.as_deref().map(|id| ("request", line(id))));
     facts.extend(letter.job.map(|job| ("job", job.to_string())));
     facts.extend(origin(letter).map(|origin| ("record", origin)));
-    let published = match (published, letter.state()) {
+    let published = match (shown.published, letter.state()) {
         (true, _) => "published",
         (false, LetterState::Parked) => "not published: it is not dead yet",
         (false, _) => "waits to be published",
@@ -80,18 +71,18 @@ fn facts(
         facts.push(("replays", format!("{} led to it", letter.replays)));
     }
     let link = |letter: &LetterSummary| format!("{} ({})", letter.id, letter.state());
-    facts.extend(chain.before.iter().map(|before| ("replay of", link(before))));
-    facts.extend(chain.after.iter().map(|after| ("died again", link(after))));
+    facts.extend(shown.chain.before.iter().map(|before| ("replay of", link(before))));
+    facts.extend(shown.chain.after.iter().map(|after| ("died again", link(after))));
     facts
 }
 
 fn state(letter: &LetterSummary) -> String {
-    let since = instant(letter.changed_ms);
+    let since = rfc3339_s(letter.changed_ms);
     match letter.state() {
         LetterState::Dead if letter.corrected => format!("dead, corrected at {since}"),
         LetterState::Dead => "dead".into(),
         LetterState::Parked => match letter.due_ms {
-            Some(due) => format!("parked: tried again at {}", instant(due)),
+            Some(due) => format!("parked: tried again at {}", rfc3339_s(due)),
             None => "parked: tried again".into(),
         },
         LetterState::Replayed => format!("replayed at {since}"),
@@ -102,16 +93,16 @@ fn state(letter: &LetterSummary) -> String {
 fn origin(letter: &LetterSummary) -> Option<String> {
     let (topic, number) = (letter.topic.as_ref()?, letter.number?);
     let offset = letter.source_offset?;
-    let written = letter.source_time_ms.map(|ms| format!(", written {}", instant(ms)));
+    let written = letter.source_time_ms.map(|ms| format!(", written {}", rfc3339_s(ms)));
     Some(format!("{topic}, partition {number}, offset {offset}{}", written.unwrap_or_default()))
 }
 
-fn say_contents(row: &LetterRow, most: usize) {
-    for (name, value) in view::headers(&row.headers) {
+fn say_contents(letter: &ShownLetter, most: usize) {
+    for (name, value) in view::headers(&letter.headers) {
         say(format_args!("  {:<11} {name}: {value}", "header"));
     }
     let contents =
-        [("key", &row.record_key), ("value", &row.record_value), ("correction", &row.correction)];
+        [("key", &letter.key), ("value", &letter.value), ("correction", &letter.correction)];
     for (name, contents) in contents {
         let Some(contents) = contents else {
             if name == "value" {

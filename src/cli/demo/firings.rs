@@ -4,9 +4,9 @@ use tokio::sync::mpsc;
 
 use super::super::output::say;
 use super::super::timing::{Spread, Stopwatch, late_us};
-use crate::actors::IngestMetrics;
 use crate::dispatch::{JobContext, JobError, JobHandler};
 use crate::model::clock::{Clock, SystemClock};
+use crate::service::IngestMetrics;
 
 /// Jobs that have a line of their own.
 const LINES: u64 = 20;

@@ -4,13 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use super::super::timing::Spread;
-use crate::actors::IngestMetrics;
+use crate::service::IngestMetrics;
 
 /// The figures at the end.
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     pub(super) took: Duration,
-    /// Somebody did not want to see the end.
+    /// A signal stopped it before its end.
     pub(super) stopped: bool,
     sent: u64,
     jobs: u64,

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde::de::IgnoredAny;
 
 use super::*;
-use crate::model::request::MAX_DEPTH;
+use crate::model::json::MAX_DEPTH;
 use crate::model::tests::arbitrary::{damaged, rngs, values};
 
 fn fingerprint(text: &str) -> Fingerprint {

@@ -7,10 +7,11 @@ use chrono::TimeDelta;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::data::{MAX_DEPTH, is_too_deep, job_data};
+use super::data::job_data;
 use super::{ErrorKind, JobData, Operation, Priority, Refusal, ScheduleJobRequest};
 use super::{ScheduledTime, UnknownFields, invalid, max_attempts_rule, timeout_rule};
 use crate::model::clock::Clock;
+use crate::model::json::{MAX_DEPTH, is_too_deep};
 use crate::model::time::InvalidTime;
 
 /// Collects the fields of a request; [`build`](Self::build) checks them.

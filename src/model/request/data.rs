@@ -7,36 +7,6 @@ use serde_json::value::RawValue;
 
 use super::{ErrorKind, JobData, Name, Refusal, invalid};
 
-/// The maximum nesting of arrays and objects; that of `serde_json`, which many receivers use.
-pub(in crate::model) const MAX_DEPTH: usize = 127;
-
-/// Whether `json` is nested more than [`MAX_DEPTH`] levels deep.
-///
-/// Job data is kept raw and skipped without recursion, so that no other check would find this.
-pub(in crate::model) fn is_too_deep(json: &str) -> bool {
-    let opens = |byte: u8| matches!(byte, b'[' | b'{');
-    // Counting brackets is much cheaper than parsing strings, and nearly always enough.
-    if json.bytes().filter(|&byte| opens(byte)).count() <= MAX_DEPTH {
-        return false;
-    }
-    let (mut depth, mut in_string) = (0_usize, false);
-    let mut bytes = json.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' if in_string => _ = bytes.next(),
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            _ if opens(byte) => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            return true;
-        }
-    }
-    false
-}
-
 /// Returns `raw` as job data, if it is an object.
 pub(super) fn job_data(raw: &RawValue) -> Result<JobData, Refusal> {
     if raw.get().starts_with('{') {
@@ -109,15 +79,5 @@ mod tests {
     #[test]
     fn an_app_that_requires_nothing_takes_anything() {
         assert_eq!(check_required_fields(&JobData::default(), &[]), Ok(()));
-    }
-
-    #[test]
-    fn brackets_in_strings_are_no_nesting() {
-        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(!is_too_deep(&nested(MAX_DEPTH)));
-        assert!(is_too_deep(&nested(MAX_DEPTH + 1)));
-        assert!(!is_too_deep(&format!("[{},[]]", nested(MAX_DEPTH - 1))));
-        assert!(!is_too_deep(&format!("[\"\\\"{}\"]", "[".repeat(500))));
-        assert!(!is_too_deep(&format!("[{}]", ["{}"; 500].join(","))));
     }
 }

@@ -10,12 +10,13 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::data::{MAX_DEPTH, is_too_deep, job_data};
+use super::data::job_data;
 use super::{
     APP_NAME_RULE, ErrorKind, Name, Priority, Refusal, ScheduleJobRequest, ScheduledTime,
     UnknownFields,
 };
-use super::{invalid, max_attempts_rule, missing, with_identity, timeout_rule, version_rule};
+use super::{invalid, max_attempts_rule, missing, timeout_rule, version_rule, with_identity};
+use crate::model::json::{MAX_DEPTH, is_too_deep};
 
 const TEXT_RULE: &str = "a string of Unicode characters";
 
@@ -23,7 +24,9 @@ pub(super) fn decode(value: &[u8]) -> Result<ScheduleJobRequest, Refusal> {
     let text = text_of(value)?;
     let mut fields = Fields::default();
     match fields.find(text).and_then(|()| fields.read()) {
-        Ok(request) => request.check().map_err(|refusal| request.with_identity(refusal)).map(|()| request),
+        Ok(request) => {
+            request.check().map_err(|refusal| request.with_identity(refusal)).map(|()| request)
+        }
         Err(refusal) => Err(fields.with_identity(refusal)),
     }
 }

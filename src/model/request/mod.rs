@@ -22,7 +22,6 @@ use super::time::{ScheduledTime, shortened};
 
 pub use build::RequestBuilder;
 pub use data::check_required_fields;
-pub(super) use data::{MAX_DEPTH, is_too_deep};
 pub use rules::{Resolved, Rules};
 
 /// The longest `requestId` and `targetRequestId`, in Unicode scalar values.

@@ -23,6 +23,7 @@ mod limits;
 mod list;
 mod look_ups;
 mod pages;
+mod id_map;
 mod places;
 #[cfg(test)]
 mod tests;

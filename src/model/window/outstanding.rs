@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::places::IdMap;
+use super::id_map::IdMap;
 use crate::model::ids::JobId;
 
 /// Ids are unique in the process, so that a ticket of an earlier window is never taken for one of

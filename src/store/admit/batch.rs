@@ -5,17 +5,17 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::model::fingerprint::Fingerprint;
-use crate::model::ids::{AppId, JobId, KeyId, LedgerId, ReaderToken};
+use crate::model::ids::{JobId, LedgerId, ReaderToken};
 use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
 use crate::model::record::RawRecord;
-use crate::store::{LastRecord, ShardFence};
+use crate::store::{AppRow, IdempotencyKey, LastRecord, ShardFence};
 
 /// What is to be admitted together.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Where the entries come from, and so what else the transaction changes.
-    pub course: Course,
+    pub source: BatchSource,
     /// Requests and dead letters; of records in order of their offsets.
     pub entries: Vec<Entry>,
     /// Our belief of each shard of ours that a job goes into, ascending.
@@ -32,7 +32,7 @@ pub struct Batch {
 
 /// Where a batch comes from.
 #[derive(Clone, Debug)]
-pub enum Course {
+pub enum BatchSource {
     /// Records of a partition: its offset moves.
     Records(Advance),
     /// Records of a partition that were parked: their rows are taken, one for each entry.
@@ -66,7 +66,7 @@ pub struct Taken {
     pub attempts: u32,
 }
 
-impl Course {
+impl BatchSource {
     /// The ledger row of the records' partition.
     pub fn ledger(&self) -> Option<LedgerId> {
         match self {
@@ -80,7 +80,7 @@ impl Course {
     pub(super) fn advance(&self) -> Option<&Advance> {
         match self {
             Self::Records(advance) => Some(advance),
-            _ => None,
+            Self::Parked { .. } | Self::Replay { .. } | Self::Call { .. } => None,
         }
     }
 }
@@ -104,7 +104,7 @@ pub struct Advance {
 #[derive(Clone, Debug)]
 pub enum Entry {
     /// A request that passed every pure rule.
-    Job(Box<Candidate>),
+    Job(Box<PlacedCandidate>),
     /// One that did not.
     Letter(Box<DeadLetter>),
     /// One whose failure may heal: it is tried again later.
@@ -120,13 +120,11 @@ pub struct Wait {
     pub due_ms: i64,
 }
 
-/// A request that may become a job.
+/// A request that may become a job, with the shard that it would go into.
 #[derive(Clone, Debug)]
-pub struct Candidate {
+pub struct PlacedCandidate {
     /// The app.
-    pub app: AppId,
-    /// Its name.
-    pub app_name: Arc<str>,
+    pub app: Arc<AppRow>,
     /// The job as it will be.
     pub job: Job,
     /// Of its `jobData`.
@@ -139,22 +137,11 @@ pub struct Candidate {
     pub record: Option<Arc<RawRecord>>,
 }
 
-/// An idempotency key and its window.
-#[derive(Clone, Debug)]
-pub struct IdempotencyKey {
-    /// Derived from app and key.
-    pub id: KeyId,
-    /// The key as it was sent.
-    pub name: String,
-    /// The end of its window, epoch milliseconds.
-    pub expires_ms: i64,
-}
-
 /// What became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admitted {
-    /// It is committed; a fate for each entry.
-    Done(Vec<Fate>),
+    /// It is committed; what was decided of each entry.
+    Done(Vec<Decision>),
     /// The row that it came from (the ledger's, a parked record's, a letter's) is not as
     /// expected: nothing was written. Read it and see.
     Fenced,
@@ -162,9 +149,9 @@ pub enum Admitted {
     ShardsMoved,
 }
 
-/// What became of one entry.
+/// What was decided of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Decision {
     /// It is a job now.
     Accepted,
     /// It is the same as an earlier request.
@@ -192,11 +179,11 @@ impl Entry {
     }
 }
 
-impl Candidate {
+impl PlacedCandidate {
     pub(super) fn refusal(&self, kind: ErrorKind, message: String) -> Refusal {
         Refusal {
             request_id: Some(self.job.request_id.clone()),
-            app: Some(self.app_name.to_string()),
+            app: Some(self.app.name.clone()),
             ..Refusal::new(kind, message)
         }
     }

@@ -3,7 +3,7 @@
 
 use infinite_scheduler_entity::dead_letter;
 
-use super::batch::{Batch, Course, Entry, Fate, Taken};
+use super::batch::{Batch, BatchSource, Decision, Entry, Taken};
 use super::plan::Plan;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::letter::{DeadLetter, Refusal, Source};
@@ -16,32 +16,37 @@ impl Plan {
     /// Before everything else: the rows that the batch came from must be as they were read,
     /// and are nobody else's from here on.
     pub(super) fn takes(&self, batch: &Batch) -> Vec<Step> {
-        match &batch.course {
-            Course::Records(_) | Course::Call { .. } => Vec::new(),
-            Course::Replay { letter, changed_ms } => {
-                let job = match (&batch.entries[..], &self.fates[..]) {
-                    ([Entry::Job(candidate)], [Fate::Accepted]) => Some(candidate.job.id.uuid()),
-                    (_, [Fate::Duplicate { job, .. }]) => Some(job.uuid()),
-                    _ => None,
+        match &batch.source {
+            BatchSource::Records(_) | BatchSource::Call { .. } => Vec::new(),
+            BatchSource::Replay { letter, changed_ms } => {
+                let job = match self.decisions.first() {
+                    Some(Decision::Accepted) => self.candidates(batch).next().map(|one| one.job.id),
+                    Some(Decision::Duplicate { job, .. }) => Some(*job),
+                    Some(Decision::Dead(_) | Decision::Waits) | None => None,
                 };
                 let take = format!(
                     "update scheduler_dead_letter set state = {REPLAYED}, changed_ms = ?, job = ? \
                      where id = ? and state = {DEAD} and changed_ms = ?"
                 );
-                let values =
-                    vec![batch.now_ms.into(), job.into(), (*letter).into(), (*changed_ms).into()];
+                let values = vec![
+                    batch.now_ms.into(),
+                    job.map(JobId::uuid).into(),
+                    (*letter).into(),
+                    (*changed_ms).into(),
+                ];
                 vec![Step::one(take, values)]
             }
-            Course::Parked { rows, .. } => {
-                let all = batch.entries.iter().zip(&self.fates).zip(rows);
-                all.map(|((entry, fate), row)| take_parked(batch, entry, fate, row)).collect()
+            BatchSource::Parked { rows, .. } => {
+                let all = batch.entries.iter().zip(&self.decisions).zip(rows);
+                all.map(|((entry, decision), row)| take_parked(batch, entry, decision, row))
+                    .collect()
             }
         }
     }
 
     /// After the shards are locked: the totals of a partition whose offset does not move.
     pub(super) fn settles(&self, batch: &Batch) -> Vec<Step> {
-        let Course::Parked { ledger, .. } = batch.course else { return Vec::new() };
+        let BatchSource::Parked { ledger, .. } = batch.source else { return Vec::new() };
         let totals = self.totals(batch);
         let update = "update scheduler_ingest_offset set jobs = jobs + ?, duplicates = duplicates + ?, \
                       dead_letters = dead_letters + ?, parked = parked + ? where id = ?";
@@ -68,36 +73,41 @@ impl Plan {
 
     /// Letters of records that are new, and outbox rows for those that died now.
     fn letters(&self, batch: &Batch) -> Vec<Step> {
-        let Some(ledger) = batch.course.ledger() else { return Vec::new() };
+        let Some(ledger) = batch.source.ledger() else { return Vec::new() };
         let lane = Lane::Partition(ledger).number();
         let row = |letter: &DeadLetter| dead_letter::Model {
             ledger: Some(ledger.0),
             ..letters::encode(letter)
         };
         let mut steps = Vec::new();
-        for (place, (entry, fate)) in batch.entries.iter().zip(&self.fates).enumerate() {
-            let taken = match &batch.course {
-                Course::Parked { rows, .. } => rows.get(place),
-                _ => None,
+        for (place, (entry, decision)) in batch.entries.iter().zip(&self.decisions).enumerate() {
+            let taken = match &batch.source {
+                BatchSource::Parked { rows, .. } => rows.get(place),
+                BatchSource::Records(_) | BatchSource::Replay { .. } | BatchSource::Call { .. } => {
+                    None
+                }
             };
-            match (entry, fate, taken) {
-                (_, Fate::Dead(_), Some(taken)) => {
+            match (entry, decision, taken) {
+                (_, Decision::Dead(_), Some(taken)) => {
                     let publish = "insert into scheduler_outbox (lane, letter) values (?, ?)";
                     steps.push(Step::any(publish, vec![lane.into(), taken.id.into()]));
                 }
-                (Entry::Wait(wait), Fate::Waits, None) => {
+                (Entry::Wait(wait), Decision::Waits, None) => {
                     let due_ms = Some(wait.due_ms);
                     let row = dead_letter::Model { state: PARKED, due_ms, ..row(&wait.letter) };
                     steps.push(letters::park(row));
                 }
-                (Entry::Letter(letter), Fate::Dead(_), None) => {
+                (Entry::Letter(letter), Decision::Dead(_), None) => {
                     steps.push(letters::insert(row(letter), lane));
                 }
-                (Entry::Job(candidate), Fate::Dead(refusal), None) => {
+                (Entry::Job(candidate), Decision::Dead(refusal), None) => {
                     let letter = candidate.letter(refusal.clone(), batch.now_ms);
                     steps.extend(letter.map(|letter| letters::insert(row(&letter), lane)));
                 }
-                _ => {}
+                // A parked row is changed where it is taken; jobs and duplicates leave no letter.
+                (Entry::Job(_) | Entry::Letter(_) | Entry::Wait(_), Decision::Waits, _)
+                | (_, Decision::Accepted | Decision::Duplicate { .. }, _)
+                | (Entry::Wait(_), Decision::Dead(_), None) => {}
             }
         }
         steps
@@ -123,8 +133,8 @@ impl Plan {
             return Vec::new();
         }
         let mut lanes: Vec<(Lane, Vec<Event>)> = Vec::new();
-        for (entry, fate) in batch.entries.iter().zip(&self.fates) {
-            let Some((lane, event)) = verdict(batch, entry, fate) else { continue };
+        for (entry, decision) in batch.entries.iter().zip(&self.decisions) {
+            let Some((lane, event)) = verdict(batch, entry, decision) else { continue };
             match lanes.iter_mut().find(|(known, _)| *known == lane) {
                 Some((_, events)) => events.push(event),
                 None => lanes.push((lane, vec![event])),
@@ -134,15 +144,15 @@ impl Plan {
     }
 }
 
-fn take_parked(batch: &Batch, entry: &Entry, fate: &Fate, row: &Taken) -> Step {
+fn take_parked(batch: &Batch, entry: &Entry, decision: &Decision, row: &Taken) -> Step {
     let mine = format!("where id = ? and state = {PARKED} and attempts = ?");
     let attempts = |n: u32| Value::from(i64::from(n));
     let mut values = Vec::new();
-    let sql = match fate {
-        Fate::Accepted | Fate::Duplicate { .. } => {
+    let sql = match decision {
+        Decision::Accepted | Decision::Duplicate { .. } => {
             format!("delete from scheduler_dead_letter {mine}")
         }
-        Fate::Waits => {
+        Decision::Waits => {
             // Only such an entry can wait.
             let due_ms = match entry {
                 Entry::Wait(wait) => wait.due_ms,
@@ -151,7 +161,7 @@ fn take_parked(batch: &Batch, entry: &Entry, fate: &Fate, row: &Taken) -> Step {
             values = vec![attempts(row.attempts.saturating_add(1)), due_ms.into()];
             format!("update scheduler_dead_letter set attempts = ?, due_ms = ? {mine}")
         }
-        Fate::Dead(refusal) => {
+        Decision::Dead(refusal) => {
             let Refusal { kind, message, .. } = refusal;
             values = vec![
                 kind.as_str().into(),
@@ -170,38 +180,38 @@ fn take_parked(batch: &Batch, entry: &Entry, fate: &Fate, row: &Taken) -> Step {
     Step::one(sql, values)
 }
 
-fn verdict(batch: &Batch, entry: &Entry, fate: &Fate) -> Option<(Lane, Event)> {
-    let of_records = batch.course.ledger().map(Lane::Partition);
+fn verdict(batch: &Batch, entry: &Entry, decision: &Decision) -> Option<(Lane, Event)> {
+    let of_records = batch.source.ledger().map(Lane::Partition);
     let candidate = match entry {
         Entry::Job(candidate) => Some(&**candidate),
-        _ => None,
+        Entry::Letter(_) | Entry::Wait(_) => None,
     };
     let of_shard = candidate.map(|candidate| Lane::Shard(candidate.job.shard));
     let subject = subject(entry);
     let tell = |verdict: Verdict<'_>, subject: &Subject<'_>, about: &str| {
         verdict.event(subject, about, batch.now_ms)
     };
-    match fate {
-        Fate::Accepted => {
+    match decision {
+        Decision::Accepted => {
             let candidate = candidate?;
             let subject = Subject { job_id: Some(candidate.job.id), ..subject };
             Some((of_shard?, tell(Verdict::Accepted, &subject, &about_job(&candidate.job))))
         }
-        Fate::Duplicate { of, job } => {
+        Decision::Duplicate { of, job } => {
             let mine = candidate.map(|candidate| &candidate.job.request_id);
-            if matches!(batch.course, Course::Call { again: true }) && mine == Some(of) {
+            if matches!(batch.source, BatchSource::Call { again: true }) && mine == Some(of) {
                 return None;
             }
             let subject = Subject { job_id: Some(*job), ..subject };
             let about = about_request(batch, &subject);
             Some((of_records.or(of_shard)?, tell(Verdict::Duplicate { of }, &subject, &about)))
         }
-        Fate::Dead(Refusal { kind, message, .. }) => {
+        Decision::Dead(Refusal { kind, message, .. }) => {
             let about = about_request(batch, &subject);
             let rejected = Verdict::Rejected { kind: *kind, message };
             Some((of_records.or(of_shard)?, tell(rejected, &subject, &about)))
         }
-        Fate::Waits => None,
+        Decision::Waits => None,
     }
 }
 
@@ -209,7 +219,7 @@ fn subject(entry: &Entry) -> Subject<'_> {
     match entry {
         Entry::Job(candidate) => Subject {
             request_id: Some(candidate.job.request_id.as_str().into()),
-            app: Some(&candidate.app_name),
+            app: Some(&candidate.app.name),
             job_id: None,
             source: candidate.record.as_ref().map(|record| Source::of(record)),
         },
@@ -230,7 +240,7 @@ fn of_letter(letter: &DeadLetter) -> Subject<'_> {
 /// A record is named by its place, within its ledger; a call has no place, and each is
 /// another one.
 fn about_request(batch: &Batch, subject: &Subject<'_>) -> String {
-    match (batch.course.ledger(), &subject.source) {
+    match (batch.source.ledger(), &subject.source) {
         (Some(ledger), Some(source)) => {
             // A topic that is made again has the same offsets again.
             let Source { offset, timestamp_ms, .. } = source;

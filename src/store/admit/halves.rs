@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use super::batch::{Admitted, Advance, Batch, Candidate, Course, Entry, Fate, IdempotencyKey};
+use super::batch::{Admitted, Advance, Batch, BatchSource, Decision, Entry, PlacedCandidate};
 use crate::model::ids::{JobId, KeyId};
 use crate::model::job::{Job, JobData};
 use crate::model::letter::ErrorKind;
-use crate::store::{Error, Result, Store};
+use crate::store::{Error, IdempotencyKey, Result, Store};
 
 impl Store {
     /// Admits the first half, then the second, each by [`Store::admit`]; a single entry that
@@ -17,16 +17,16 @@ impl Store {
             return self.bury_refused(batch, cause).await;
         }
         let Some([first, second]) = batch.halves() else { return Err(Error::Refused(cause)) };
-        let mut fates = match self.admit(&Arc::new(first)).await? {
-            Admitted::Done(fates) => fates,
+        let mut decisions = match self.admit(&Arc::new(first)).await? {
+            Admitted::Done(decisions) => decisions,
             other => return Ok(other),
         };
         match self.admit(&Arc::new(second)).await? {
-            Admitted::Done(rest) => fates.extend(rest),
+            Admitted::Done(rest) => decisions.extend(rest),
             // The first half stands; the row tells the reader where to go on.
             _ => return Ok(Admitted::Fenced),
         }
-        Ok(Admitted::Done(fates))
+        Ok(Admitted::Done(decisions))
     }
 
     /// The error does not tell whether a row is at fault or the database. A row is, if the
@@ -50,7 +50,7 @@ impl Store {
                 result => return result,
             }
         }
-        match batch.course.ledger() {
+        match batch.source.ledger() {
             Some(_) => self.admit_halves(batch, cause).await,
             None => Err(Error::Refused(cause)),
         }
@@ -74,7 +74,7 @@ impl Store {
         let entries = vec![Entry::Letter(Box::new(letter))];
         let buried = Arc::new(Batch { entries, fences: Vec::new(), ..batch.clone() });
         match self.admit_whole(&buried).await? {
-            Admitted::Done(_) => Ok(Admitted::Done(vec![Fate::Dead(refusal)])),
+            Admitted::Done(_) => Ok(Admitted::Done(vec![Decision::Dead(refusal)])),
             other => Ok(other),
         }
     }
@@ -104,9 +104,9 @@ impl Batch {
             letter: None,
             ..first.job.clone()
         };
-        let candidate = Candidate { job, key, ..(**first).clone() };
-        let course = Course::Call { again: false };
-        Some(Self { course, entries: vec![Entry::Job(Box::new(candidate))], ..self.clone() })
+        let candidate = PlacedCandidate { job, key, ..(**first).clone() };
+        let source = BatchSource::Call { again: false };
+        Some(Self { source, entries: vec![Entry::Job(Box::new(candidate))], ..self.clone() })
     }
 
     /// The same in two parts that can be admitted one after the other; `None` if it has no
@@ -114,22 +114,23 @@ impl Batch {
     fn halves(&self) -> Option<[Self; 2]> {
         let middle = self.entries.len() / 2;
         let (first, second) = self.entries.split_at(middle);
-        let courses = match &self.course {
-            Course::Records(advance) => {
+        let sources = match &self.source {
+            BatchSource::Records(advance) => {
                 let next = second.first()?.offset().unwrap_or(advance.expected);
                 let before = Advance { next, last: None, ..*advance };
                 let after = Advance { expected: next, ..*advance };
-                [Course::Records(before), Course::Records(after)]
+                [BatchSource::Records(before), BatchSource::Records(after)]
             }
-            Course::Parked { ledger, rows } => {
+            BatchSource::Parked { ledger, rows } => {
                 let (before, after) = rows.split_at_checked(middle)?;
-                [before, after].map(|rows| Course::Parked { ledger: *ledger, rows: rows.to_vec() })
+                [before, after]
+                    .map(|rows| BatchSource::Parked { ledger: *ledger, rows: rows.to_vec() })
             }
-            Course::Replay { .. } | Course::Call { .. } => return None,
+            BatchSource::Replay { .. } | BatchSource::Call { .. } => return None,
         };
-        let [before, after] = courses;
+        let [before, after] = sources;
         let half =
-            |entries: &[Entry], course| Self { course, entries: entries.to_vec(), ..self.clone() };
+            |entries: &[Entry], source| Self { source, entries: entries.to_vec(), ..self.clone() };
         Some([half(first, before), half(second, after)])
     }
 }

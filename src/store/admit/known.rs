@@ -7,7 +7,7 @@ use infinite_scheduler_entity::{dead_letter, idempotency_key, job};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use uuid::Uuid;
 
-use super::batch::{Batch, Course, Entry};
+use super::batch::{Batch, BatchSource, Entry};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId};
 use crate::store::{Result, Store};
@@ -64,7 +64,7 @@ impl Store {
             }
         }
         // A record that is parked already finds its own row, which is no news.
-        if let Course::Records(_) = batch.course {
+        if let BatchSource::Records(_) = batch.source {
             self.read_letters(batch, &mut known).await?;
         }
         Ok(known)
@@ -98,7 +98,7 @@ impl Store {
     async fn read_letters(&self, batch: &Batch, known: &mut Known) -> Result<()> {
         let waiting = batch.entries.iter().filter_map(|entry| match entry {
             Entry::Wait(wait) => Some(wait.letter.id()),
-            _ => None,
+            Entry::Job(_) | Entry::Letter(_) => None,
         });
         let ids: Vec<Uuid> = waiting.collect();
         for some in ids.chunks(AT_ONCE) {

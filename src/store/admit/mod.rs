@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::{Error, Hot, Result, Store};
 
 pub use batch::{
-    Admitted, Advance, Batch, Candidate, Course, Entry, Fate, IdempotencyKey, Taken, Wait,
+    Admitted, Advance, Batch, BatchSource, Decision, Entry, PlacedCandidate, Taken, Wait,
 };
 pub use plan::Names;
 
@@ -38,7 +38,7 @@ impl Store {
     /// lost; the ledger row tells. [`Error::Refused`] only for a batch without records.
     pub async fn admit(&self, batch: &Arc<Batch>) -> Result<Admitted> {
         match self.admit_whole(batch).await {
-            Err(Error::Refused(cause)) if batch.course.ledger().is_some() => {
+            Err(Error::Refused(cause)) if batch.source.ledger().is_some() => {
                 Box::pin(self.admit_halves(batch, cause)).await
             }
             Err(Error::Unclear(cause)) => Box::pin(self.admit_unclear(batch, cause)).await,
@@ -51,8 +51,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
-    pub async fn foresee(&self, batch: &Batch, names: &mut Names) -> Result<Vec<Fate>> {
-        Ok(Plan::after(names, batch, &self.known(batch).await?).fates)
+    pub async fn foresee(&self, batch: &Batch, names: &mut Names) -> Result<Vec<Decision>> {
+        Ok(Plan::after(names, batch, &self.known(batch).await?).decisions)
     }
 
     async fn admit_whole(&self, batch: &Arc<Batch>) -> Result<Admitted> {
@@ -86,7 +86,7 @@ impl Store {
 
     async fn write(&self, batch: &Arc<Batch>, plan: Plan) -> Result<Admitted> {
         if plan.is_a_refusal(batch) {
-            return Ok(Admitted::Done(plan.fates));
+            return Ok(Admitted::Done(plan.decisions));
         }
         match &self.inner.hot {
             Hot::Postgres(pool) if plan.is_plain() => {

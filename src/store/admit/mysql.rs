@@ -27,14 +27,14 @@ pub(super) async fn write(pool: &MySqlPool, batch: &Batch, plan: Plan) -> Result
     if locked.len() != batch.fences.len() {
         return Ok(Admitted::ShardsMoved);
     }
-    if batch.course.advance().is_some() && !moved {
+    if batch.source.advance().is_some() && !moved {
         return Ok(Admitted::Fenced);
     }
     run_mysql(&mut transaction, plan.settles(batch)).await?;
     insert(&mut transaction, batch, &plan).await?;
     run_mysql(&mut transaction, plan.rest(batch)).await?;
     transaction.commit().await?;
-    Ok(Admitted::Done(plan.fates))
+    Ok(Admitted::Done(plan.decisions))
 }
 
 /// Inserts jobs and keys, and takes them back.
@@ -79,7 +79,7 @@ async fn lock_and_move(
     plan: &Plan,
 ) -> Result<(Vec<i32>, bool)> {
     let mut sql = fence_reads(&batch.fences);
-    if let Some(advance) = batch.course.advance() {
+    if let Some(advance) = batch.source.advance() {
         let Totals { records, jobs, duplicates, dead, parked } = plan.totals(batch);
         let null = |value: Option<i64>| value.map_or("null".to_owned(), |value| value.to_string());
         sql += &format!(

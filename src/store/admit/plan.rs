@@ -1,8 +1,8 @@
-//! Judging a batch by what is known: the fate of each entry, and which of them become jobs.
+//! Judging a batch by what is known: the decision on each entry, and which of them become jobs.
 
 use std::collections::HashMap;
 
-use super::batch::{Batch, Candidate, Course, Entry, Fate};
+use super::batch::{Batch, BatchSource, Decision, Entry, PlacedCandidate};
 use super::known::{Earlier, Known};
 use crate::model::ids::{JobId, KeyId};
 use crate::model::job::Job;
@@ -19,7 +19,7 @@ pub(super) struct Plan {
     keys: Vec<(KeyId, usize)>,
     /// Keys to replace, with the end of their window as it was read.
     pub(super) expired: Vec<(KeyId, i64)>,
-    pub(super) fates: Vec<Fate>,
+    pub(super) decisions: Vec<Decision>,
 }
 
 /// What is added to the totals of a partition.
@@ -51,16 +51,16 @@ impl Plan {
     /// batch is one, so its names are compared where they are, without tables of them.
     fn of_fresh(batch: &Batch) -> Option<Self> {
         let mut plan = Self::default();
-        plan.fates.reserve(batch.entries.len());
+        plan.decisions.reserve(batch.entries.len());
         for (place, entry) in batch.entries.iter().enumerate() {
-            plan.fates.push(match entry {
+            plan.decisions.push(match entry {
                 Entry::Job(candidate) => {
                     plan.jobs.push((candidate.job.id, place));
                     plan.keys.extend(candidate.key.as_ref().map(|key| (key.id, place)));
-                    Fate::Accepted
+                    Decision::Accepted
                 }
-                Entry::Letter(letter) => Fate::Dead(letter.refusal()),
-                Entry::Wait(_) => Fate::Waits,
+                Entry::Letter(letter) => Decision::Dead(letter.refusal()),
+                Entry::Wait(_) => Decision::Waits,
             });
         }
         plan.sort();
@@ -73,12 +73,12 @@ impl Plan {
     pub(super) fn after(names: &mut Names, batch: &Batch, known: &Known) -> Self {
         let mut plan = Self::default();
         for (place, entry) in batch.entries.iter().enumerate() {
-            let fate = match entry {
+            let decision = match entry {
                 Entry::Job(candidate) => plan.judge(batch, known, names, place, candidate),
-                Entry::Letter(letter) => Fate::Dead(letter.refusal()),
+                Entry::Letter(letter) => Decision::Dead(letter.refusal()),
                 Entry::Wait(wait) => wait_or_not(&wait.letter, known),
             };
-            plan.fates.push(fate);
+            plan.decisions.push(decision);
         }
         plan.sort();
         plan
@@ -86,24 +86,26 @@ impl Plan {
 
     /// Only new jobs and keys and duplicates, from a partition.
     pub(super) fn is_plain(&self) -> bool {
-        let plain = |fate: &Fate| matches!(fate, Fate::Accepted | Fate::Duplicate { .. });
-        self.expired.is_empty() && !self.jobs.is_empty() && self.fates.iter().all(plain)
+        let plain = |decision: &Decision| {
+            matches!(decision, Decision::Accepted | Decision::Duplicate { .. })
+        };
+        self.expired.is_empty() && !self.jobs.is_empty() && self.decisions.iter().all(plain)
     }
 
     /// A call or a replay that is refused changes nothing: the answer is all.
     pub(super) fn is_a_refusal(&self, batch: &Batch) -> bool {
-        let silent = match batch.course {
-            Course::Replay { .. } => true,
-            Course::Call { .. } => !batch.verdicts,
-            Course::Records(_) | Course::Parked { .. } => false,
+        let silent = match batch.source {
+            BatchSource::Replay { .. } => true,
+            BatchSource::Call { .. } => !batch.verdicts,
+            BatchSource::Records(_) | BatchSource::Parked { .. } => false,
         };
-        silent && matches!(self.fates[..], [Fate::Dead(_)])
+        silent && matches!(self.decisions[..], [Decision::Dead(_)])
     }
 
     pub(super) fn candidates<'a>(
         &'a self,
         batch: &'a Batch,
-    ) -> impl Iterator<Item = &'a Candidate> + Clone {
+    ) -> impl Iterator<Item = &'a PlacedCandidate> + Clone {
         self.jobs.iter().filter_map(|(_, place)| candidate(batch, *place))
     }
 
@@ -113,8 +115,8 @@ impl Plan {
 
     pub(super) fn keys<'a>(&'a self, batch: &'a Batch) -> Vec<KeyRow<'a>> {
         let row = |(_, place): &(KeyId, usize)| {
-            let Candidate { app, job, fingerprint, key, .. } = candidate(batch, *place)?;
-            Some(KeyRow { key: key.as_ref()?, app: *app, job, fingerprint: *fingerprint })
+            let PlacedCandidate { app, job, fingerprint, key, .. } = candidate(batch, *place)?;
+            Some(KeyRow { key: key.as_ref()?, app: app.id, job, fingerprint: *fingerprint })
         };
         self.keys.iter().filter_map(row).collect()
     }
@@ -122,18 +124,20 @@ impl Plan {
     /// What goes into the ledger.
     pub(super) fn totals(&self, batch: &Batch) -> Totals {
         let mut totals = Totals::default();
-        for fate in &self.fates {
-            match fate {
-                Fate::Accepted => totals.jobs += 1,
-                Fate::Duplicate { .. } => totals.duplicates += 1,
-                Fate::Dead(_) => totals.dead += 1,
-                Fate::Waits => totals.parked += 1,
+        for decision in &self.decisions {
+            match decision {
+                Decision::Accepted => totals.jobs += 1,
+                Decision::Duplicate { .. } => totals.duplicates += 1,
+                Decision::Dead(_) => totals.dead += 1,
+                Decision::Waits => totals.parked += 1,
             }
         }
-        let all = i64::try_from(self.fates.len()).unwrap_or(i64::MAX);
-        match batch.course {
-            Course::Parked { .. } => Totals { parked: totals.parked - all, ..totals },
-            _ => Totals { records: all, ..totals },
+        let all = i64::try_from(self.decisions.len()).unwrap_or(i64::MAX);
+        match batch.source {
+            BatchSource::Parked { .. } => Totals { parked: totals.parked - all, ..totals },
+            BatchSource::Records(_) | BatchSource::Replay { .. } | BatchSource::Call { .. } => {
+                Totals { records: all, ..totals }
+            }
         }
     }
 
@@ -143,8 +147,8 @@ impl Plan {
         known: &Known,
         names: &mut Names,
         place: usize,
-        candidate: &Candidate,
-    ) -> Fate {
+        candidate: &PlacedCandidate,
+    ) -> Decision {
         let id = candidate.job.id;
         let key = candidate.key.as_ref().map(|key| key.id);
         let earlier = key.and_then(|key| known.keys.get(&key).or_else(|| names.keys.get(&key)));
@@ -167,7 +171,7 @@ impl Plan {
         }
         self.jobs.push((id, place));
         names.jobs.insert(id, me);
-        Fate::Accepted
+        Decision::Accepted
     }
 
     fn sort(&mut self) {
@@ -178,38 +182,43 @@ impl Plan {
 }
 
 /// A record that came again while, or after, it was parked: its row stands for it.
-fn wait_or_not(letter: &DeadLetter, known: &Known) -> Fate {
+fn wait_or_not(letter: &DeadLetter, known: &Known) -> Decision {
     let (app, request) = (letter.app.as_deref(), letter.request_id.as_deref());
     match known.letters.get(&letter.id()) {
-        None => Fate::Waits,
+        None => Decision::Waits,
         Some(&letters::PARKED) => {
             let (app, request) = (app.unwrap_or_default(), request.unwrap_or_default());
-            Fate::Duplicate { of: request.to_owned(), job: JobId::derive(app, request) }
+            Decision::Duplicate { of: request.to_owned(), job: JobId::derive(app, request) }
         }
-        Some(_) => Fate::Dead(letter.refusal()),
+        Some(_) => Decision::Dead(letter.refusal()),
     }
 }
 
-fn repeated(batch: &Batch, candidate: &Candidate, earlier: &Earlier, conflict: ErrorKind) -> Fate {
+fn repeated(
+    batch: &Batch,
+    candidate: &PlacedCandidate,
+    earlier: &Earlier,
+    conflict: ErrorKind,
+) -> Decision {
     let other_time = earlier.scheduled_ms != candidate.job.scheduled_ms;
     let same = earlier.fingerprint == candidate.fingerprint
         && !(batch.conflict_on_time && other_time)
         && (conflict != ErrorKind::RequestConflict
             || earlier.request_id == candidate.job.request_id);
     if same {
-        return Fate::Duplicate { of: earlier.request_id.clone(), job: earlier.job };
+        return Decision::Duplicate { of: earlier.request_id.clone(), job: earlier.job };
     }
-    Fate::Dead(candidate.refusal(conflict, conflict_message(candidate, earlier, conflict)))
+    Decision::Dead(candidate.refusal(conflict, conflict_message(candidate, earlier, conflict)))
 }
 
-fn candidate(batch: &Batch, place: usize) -> Option<&Candidate> {
+fn candidate(batch: &Batch, place: usize) -> Option<&PlacedCandidate> {
     match batch.entries.get(place) {
         Some(Entry::Job(candidate)) => Some(candidate),
-        _ => None,
+        Some(Entry::Letter(_) | Entry::Wait(_)) | None => None,
     }
 }
 
-fn conflict_message(candidate: &Candidate, earlier: &Earlier, kind: ErrorKind) -> String {
+fn conflict_message(candidate: &PlacedCandidate, earlier: &Earlier, kind: ErrorKind) -> String {
     let first = &earlier.request_id;
     let difference = if earlier.fingerprint == candidate.fingerprint {
         "another scheduledTime"

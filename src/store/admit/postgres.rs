@@ -24,7 +24,7 @@ const VERDICTS: usize = JOBS + jobs::WIDTH;
 /// Everything in one statement: lock the shards, move the offset if it is where we think,
 /// insert keys, jobs and verdicts if it moved. One trip, one commit, and nothing to roll back.
 pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Admitted> {
-    let Some(advance) = batch.course.advance() else { return write(pool, batch, plan).await };
+    let Some(advance) = batch.source.advance() else { return write(pool, batch, plan).await };
     if plan.candidates(batch).any(|candidate| candidate.foreign) {
         return write(pool, batch, plan).await;
     }
@@ -62,7 +62,7 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
     let (fenced, moved): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     Ok(match (fenced == count(batch.fences.len()), moved) {
         (false, _) => Admitted::ShardsMoved,
-        (true, 1) => Admitted::Done(plan.fates),
+        (true, 1) => Admitted::Done(plan.decisions),
         (true, _) => Admitted::Fenced,
     })
 }
@@ -76,7 +76,7 @@ pub(super) async fn write(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Ad
     if !lock_fences(&mut transaction, &batch.fences).await? {
         return Ok(Admitted::ShardsMoved);
     }
-    if let Some(advance) = batch.course.advance() {
+    if let Some(advance) = batch.source.advance() {
         let moved = sqlx::query(AssertSqlSafe(advance_from(1)));
         let moved = bind_advance(moved, advance, plan.totals(batch));
         if moved.execute(&mut *transaction).await?.rows_affected() != 1 {
@@ -87,7 +87,7 @@ pub(super) async fn write(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Ad
     insert(&mut transaction, batch, &plan).await?;
     run_postgres(&mut transaction, plan.rest(batch)).await?;
     transaction.commit().await?;
-    Ok(Admitted::Done(plan.fates))
+    Ok(Admitted::Done(plan.decisions))
 }
 
 /// Inserts jobs and keys, and takes them back.

@@ -25,7 +25,7 @@ pub(super) fn write(connection: &Connection, batch: &Batch, plan: Plan) -> Resul
     insert_keys(connection, batch, &plan)?;
     insert_jobs(connection, batch, &plan)?;
     run_sqlite(connection, plan.rest(batch))?;
-    Ok(Admitted::Done(plan.fates))
+    Ok(Admitted::Done(plan.decisions))
 }
 
 /// Whether the shard still is ours at that epoch; nobody can change it before we commit.
@@ -37,7 +37,7 @@ pub(in crate::store) fn holds(connection: &Connection, fence: &ShardFence) -> Re
 }
 
 fn advance(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<bool> {
-    let Some(advance) = batch.course.advance() else { return Ok(true) };
+    let Some(advance) = batch.source.advance() else { return Ok(true) };
     let Totals { records, jobs, duplicates, dead, parked } = plan.totals(batch);
     let mut update = connection.prepare_cached(
         "update scheduler_ingest_offset set next_offset = ?, records = records + ?, jobs = jobs + ?, \

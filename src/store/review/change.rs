@@ -7,8 +7,8 @@ use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use uuid::Uuid;
 
-use super::{LetterState, LetterSummary};
-use crate::store::{Result, Store};
+use super::LetterSummary;
+use crate::store::{LetterState, Result, Store};
 
 /// Letters that one statement changes.
 const STEP: usize = 200;

@@ -7,8 +7,8 @@ use infinite_scheduler_entity::{job, outbox};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
-use super::{LetterCursor, LetterState};
-use crate::store::{Result, Store};
+use super::LetterCursor;
+use crate::store::{LetterState, Result, Store};
 
 /// Letters that one step looks at.
 const STEP: u64 = 500;

@@ -5,8 +5,8 @@ use sea_orm::sea_query::{BinOper, Expr, ExprTrait, Func};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
-use super::{LetterState, LetterSummary};
-use crate::store::{Result, Store};
+use super::LetterSummary;
+use crate::store::{LetterState, Result, Store};
 
 /// What letters must have in common; the default is every letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use infinite_scheduler_entity::outbox;
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
-use super::{LetterRow, LetterState, LetterSummary};
-use crate::store::{Result, Store};
+use super::{LetterRow, LetterSummary};
+use crate::store::{LetterState, Result, Store};
 
 /// Fewer digits of an id than this name nothing.
 const FEWEST_DIGITS: usize = 8;

@@ -1,7 +1,7 @@
 //! Dead letters as people meet them: listed, counted, found, corrected and discarded.
 //!
-//! The command line goes through here, as will whatever else shows letters to people. How
-//! a letter comes to be and how it is published is in `letters`.
+//! This is what `operations` asks. How a letter comes to be and how it is published is in
+//! `letters`.
 
 mod change;
 mod expire;
@@ -14,6 +14,6 @@ pub use change::Change;
 pub use filter::{LetterCount, LetterCursor, LetterFilter, LetterPage};
 pub use find::{InvalidLetterName, LetterName, Lookup, ReplayChain};
 pub use replay::LetterToReplay;
-pub use summary::{LetterState, LetterSummary};
+pub use summary::LetterSummary;
 
 pub use infinite_scheduler_entity::dead_letter::Model as LetterRow;

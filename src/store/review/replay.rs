@@ -6,10 +6,9 @@ use infinite_scheduler_entity::dead_letter;
 use sea_orm::EntityTrait;
 use uuid::Uuid;
 
-use super::LetterState;
 use crate::model::ids::JobId;
 use crate::store::letters::decode_headers;
-use crate::store::{Result, Store};
+use crate::store::{LetterState, Result, Store};
 
 /// A dead letter that somebody wants to replay.
 #[derive(Clone, Debug, PartialEq, Eq)]

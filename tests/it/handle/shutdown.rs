@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use infinite_scheduler::{AppConfig, JobError, SubmitError};
+use infinite_scheduler::{AppConfig, JobError, OperationError};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -38,7 +38,7 @@ async fn shutdown_waits_for_what_runs() {
     let shutdown = tokio::spawn(async move { leaving.shutdown(DEADLINE).await });
     wait_until(DEADLINE, "the shutdown to begin", async || !scheduler.is_running()).await;
     let refused = scheduler.schedule(request("mail", "late")).await;
-    assert!(matches!(refused, Err(SubmitError::ShutDown)), "{refused:?}");
+    assert!(matches!(refused, Err(OperationError::ShutDown)), "{refused:?}");
     assert!(!shutdown.is_finished() && !ended.load(Ordering::SeqCst));
     gate.add_permits(1);
     shutdown.await.expect("a shutdown");

@@ -67,8 +67,17 @@ async fn sessions_are_as_they_must_be_behind_a_pooler_of_sessions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_of_transactions_is_refused() {
+    check_refused("transaction").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_of_statements_is_refused() {
+    check_refused("statement").await;
+}
+
+async fn check_refused(mode: &str) {
     let logs = temporary_folder();
-    let pooler = start_pooler("transaction", logs.path());
+    let pooler = start_pooler(mode, logs.path());
     let world = World::new(Database::Postgres, PARTITIONS).await;
     world.database.execute("create schema mine").await;
     let refused = tokio::time::timeout(DEADLINE, builder(&world, &pooler).start()).await;

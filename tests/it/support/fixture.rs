@@ -7,8 +7,8 @@ use infinite_scheduler::model::ids::{InstanceId, JobId, ReaderToken, ShardId};
 use infinite_scheduler::model::letter::{DeadLetter, ErrorKind, Refusal};
 use infinite_scheduler::model::record::RawRecord;
 use infinite_scheduler::store::{
-    Admitted, Advance, AppRow, Batch, Candidate, Course, Entry, LedgerKey, LedgerRow, Store,
-    StoreOptions, Taken, Wait,
+    Admitted, Advance, AppRow, Batch, BatchSource, Entry, LedgerKey, LedgerRow, PlacedCandidate,
+    Store, StoreOptions, Taken, Wait,
 };
 use infinite_scheduler::{AppConfig, Job, JobData, Priority};
 
@@ -67,9 +67,8 @@ impl Fixture {
     pub(crate) fn job(&self) -> Entry {
         let data = JobData::default();
         let fingerprint = Fingerprint::of_json("{}");
-        Entry::Job(Box::new(Candidate {
-            app: self.app.id,
-            app_name: "sms".into(),
+        Entry::Job(Box::new(PlacedCandidate {
+            app: Arc::new(self.app.clone()),
             job: Job {
                 id: JobId::derive("sms", "r"),
                 shard: ShardId(self.app.shards[0].0),
@@ -95,9 +94,9 @@ impl Fixture {
         }))
     }
 
-    pub(crate) async fn admit(&self, course: Course, entry: Entry) -> Admitted {
+    pub(crate) async fn admit(&self, source: BatchSource, entry: Entry) -> Admitted {
         let batch = Batch {
-            course,
+            source,
             entries: vec![entry],
             fences: Vec::new(),
             read_first: false,
@@ -108,8 +107,8 @@ impl Fixture {
         self.store.admit(&Arc::new(batch)).await.expect("an answer")
     }
 
-    pub(crate) fn records(&self, expected: i64) -> Course {
-        Course::Records(Advance {
+    pub(crate) fn records(&self, expected: i64) -> BatchSource {
+        BatchSource::Records(Advance {
             ledger: self.ledger.id,
             reader: self.ledger.reader,
             expected,
@@ -118,8 +117,8 @@ impl Fixture {
         })
     }
 
-    pub(crate) fn parked(&self, attempts: u32) -> Course {
+    pub(crate) fn parked(&self, attempts: u32) -> BatchSource {
         let rows = vec![Taken { id: self.letter(1).id(), attempts }];
-        Course::Parked { ledger: self.ledger.id, rows }
+        BatchSource::Parked { ledger: self.ledger.id, rows }
     }
 }

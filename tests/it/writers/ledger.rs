@@ -1,7 +1,9 @@
 //! Who reads a partition, and from where.
 
 use infinite_scheduler::model::ids::{InstanceId, ReaderToken};
-use infinite_scheduler::store::{Admitted, Advance, Course, Entry, Fate, LedgerKey, LedgerRow};
+use infinite_scheduler::store::{
+    Admitted, Advance, BatchSource, Decision, Entry, LedgerKey, LedgerRow,
+};
 
 use super::{DEADLINE, SERVERS, await_held_up, batch, ground_on, hold, hold_up_insert, job, own};
 use crate::support::fixture::Fixture;
@@ -30,7 +32,7 @@ async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
             [Advance { reader: foreign, ..right }, Advance { expected: 1, next: 2, ..right }]
         {
             for entries in [vec![job(&fixture, "r")], vec![job(&fixture, "r"), letter()]] {
-                let late = batch(Course::Records(wrong), entries, vec![fence]);
+                let late = batch(BatchSource::Records(wrong), entries, vec![fence]);
                 let answer = fixture.store.admit(&late).await.expect("an answer");
                 assert_eq!(answer, Admitted::Fenced, "{backend:?}: {wrong:?}");
             }
@@ -101,7 +103,8 @@ async fn a_claim_waits_for_the_batch_before_it_and_reads_what_that_left() {
                 next: offset + 1,
                 last: None,
             };
-            let batch = batch(Course::Records(advance), vec![job(&fixture, &name)], vec![fence]);
+            let batch =
+                batch(BatchSource::Records(advance), vec![job(&fixture, &name)], vec![fence]);
             let holder = hold_up_insert(&database, &name).await;
             let store = fixture.store.clone();
             let admitting = tokio::spawn(async move { store.admit(&batch).await });
@@ -117,7 +120,7 @@ async fn a_claim_waits_for_the_batch_before_it_and_reads_what_that_left() {
             await_held_up(&database, 2).await;
             holder.rollback().await.expect("a rollback");
             let answer = admitting.await.expect("an end").expect("an answer");
-            assert_eq!(answer, Admitted::Done(vec![Fate::Accepted]), "{backend:?}");
+            assert_eq!(answer, Admitted::Done(vec![Decision::Accepted]), "{backend:?}");
             let row = claiming.await.expect("an end").expect("an answer").expect("the row");
             assert_eq!((row.reader, row.next_offset), (fresh, offset + 1), "{backend:?}");
             reader = fresh;

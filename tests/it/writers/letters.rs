@@ -1,7 +1,9 @@
 //! Rows that people and instances take from each other, and those that are swept.
 
 use infinite_scheduler::model::ids::KeyId;
-use infinite_scheduler::store::{Admitted, Change, Course, Entry, Fate, IdempotencyKey, KeyCursor};
+use infinite_scheduler::store::{
+    Admitted, BatchSource, Change, Decision, Entry, IdempotencyKey, KeyCursor,
+};
 
 use super::{SERVERS, await_held_up, ground_on, hold};
 use crate::support::services::Database;
@@ -49,11 +51,13 @@ async fn a_letter_is_replayed_as_it_was_read_or_not_at_all() {
         let letter = fixture.letter(1);
         fixture.admit(fixture.records(0), Entry::Letter(Box::new(letter.clone()))).await;
         let replay = async |changed_ms| {
-            let course = Course::Replay { letter: letter.id(), changed_ms };
-            fixture.admit(course, fixture.job()).await
+            let source = BatchSource::Replay { letter: letter.id(), changed_ms };
+            fixture.admit(source, fixture.job()).await
         };
         assert_eq!(replay(letter.at_ms - 1).await, Admitted::Fenced, "{backend:?}: changed since");
-        for (state, outcome) in [(3, Admitted::Fenced), (0, Admitted::Done(vec![Fate::Accepted]))] {
+        for (state, outcome) in
+            [(3, Admitted::Fenced), (0, Admitted::Done(vec![Decision::Accepted]))]
+        {
             database.execute(&format!("update scheduler_dead_letter set state = {state}")).await;
             assert_eq!(replay(letter.at_ms).await, outcome, "{backend:?}: state {state}");
         }

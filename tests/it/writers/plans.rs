@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use infinite_scheduler::model::ids::{JobId, KeyId};
 use infinite_scheduler::store::{
-    Admitted, Batch, Ended, Entry, Fate, IdempotencyKey, KeyCursor, Lane, ListRange, Names,
+    Admitted, Batch, Decision, Ended, Entry, IdempotencyKey, KeyCursor, Lane, ListRange, Names,
     Outcome, OutcomeBatch, ShardFence,
 };
 use infinite_scheduler::{Job, Priority};
@@ -210,13 +210,16 @@ async fn burst(fixture: &Fixture, fence: ShardFence, numbers: Range<i64>, jobs_o
         numbers.map(|number| records(fixture, number, jobs_of_each, fence)).collect();
     for batch in &batches {
         let admitted = store.admit(batch).await.expect("an answer");
-        let accepted = Admitted::Done(vec![Fate::Accepted; jobs_of_each as usize]);
+        let accepted = Admitted::Done(vec![Decision::Accepted; jobs_of_each as usize]);
         assert_eq!(admitted, accepted);
     }
     // What is known of names that come again.
     for batch in &batches {
-        let fates = store.foresee(batch, &mut Names::default()).await.expect("an answer");
-        assert!(fates.iter().all(|fate| matches!(fate, Fate::Duplicate { .. })), "{fates:?}");
+        let decisions = store.foresee(batch, &mut Names::default()).await.expect("an answer");
+        assert!(
+            decisions.iter().all(|decision| matches!(decision, Decision::Duplicate { .. })),
+            "{decisions:?}"
+        );
     }
     let mut after = (i64::MIN, JobId::from_bytes([0; 16]));
     let mut jobs: Vec<Job> = Vec::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use infinite_scheduler::model::ids::{Epoch, InstanceId, JobId};
 use infinite_scheduler::model::verdict::Event;
 use infinite_scheduler::store::{
-    Admitted, Ended, Entry, Fate, InstanceRow, ListRange, Outcome, OutcomeBatch, ShardFence,
+    Admitted, Decision, Ended, Entry, InstanceRow, ListRange, Outcome, OutcomeBatch, ShardFence,
     ShardRow, Store,
 };
 use infinite_scheduler::{AppConfig, Job, Priority, Scheduler};
@@ -145,7 +145,7 @@ async fn an_admission_into_a_shard_of_an_old_epoch_writes_nothing() {
         assert_eq!(row.next_offset, 0, "{backend:?}");
         let ours = batch(fixture.records(0), vec![job(&fixture, "r")], vec![fence]);
         let answer = fixture.store.admit(&ours).await.expect("an answer");
-        assert_eq!(answer, Admitted::Done(vec![Fate::Accepted]), "{backend:?}");
+        assert_eq!(answer, Admitted::Done(vec![Decision::Accepted]), "{backend:?}");
         fixture.store.close().await;
     }
 }
@@ -337,7 +337,7 @@ async fn the_owner_of_a_shard_is_told_what_others_put_there() {
         let fixture = ground_on(&database).await;
         let fence = own(&fixture).await;
         let put = fixture.admit(fixture.records(0), fixture.job()).await;
-        assert_eq!(put, Admitted::Done(vec![Fate::Accepted]), "{backend:?}");
+        assert_eq!(put, Admitted::Done(vec![Decision::Accepted]), "{backend:?}");
         let looks = async |id| fixture.store.observe(id).await.expect("an observation").looks;
         let other = join(&fixture.store, LEASE).await;
         assert_eq!(looks(other).await, [], "{backend:?}: it is not its shard");

@@ -1,0 +1,224 @@
+//! What all actors of one instance share.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+
+use super::app::RegisteredApp;
+use super::counters::Counters;
+use super::database_clock::{DatabaseClock, Moments};
+use super::in_flight::InFlight;
+use super::job_memory::JobMemory;
+use super::kafka_side::KafkaSide;
+use super::lease::Lease;
+use super::owned_shards::OwnedShards;
+use super::processes;
+use super::registry::Registry;
+use super::settings::Settings;
+use super::shard_access::InstanceShards;
+use crate::admission::{Admission, Database, InstanceParts};
+use crate::dispatch::SharedHandler;
+use crate::health::{Health, ProblemKind};
+use crate::kafka::{KafkaIngestConfig, Producer, TopicPartition};
+use crate::model::app::AppConfig;
+use crate::model::clock::SharedClock;
+use crate::model::ids::{AppId, InstanceId, LedgerId};
+use crate::model::process::ProcessIdentity;
+use crate::recovery::{self, Recovery};
+use crate::store::{AppRow, Error as StoreError, Lane, Membership, Result as StoreResult, Store};
+
+/// What all actors of one instance share. It outlives each of them.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    /// The database.
+    pub store: Store,
+    /// The instance's clock.
+    pub clock: SharedClock,
+    /// What to go by.
+    pub settings: Settings,
+    /// What was counted.
+    pub counters: Counters,
+    /// What is wrong with it.
+    pub health: Health,
+    pub(super) apps: HashMap<AppId, Arc<RegisteredApp>>,
+    /// How requests get in.
+    pub admission: Arc<Admission>,
+    pub(super) lease: Arc<Lease>,
+    pub(super) database_clock: Arc<DatabaseClock>,
+    /// The moments to admit and fire by.
+    moments: SharedClock,
+    /// The same database, with waits that end when it answers again.
+    pub(super) database: Arc<Database>,
+    /// Ends what waits for the broker.
+    pub(super) broker: Recovery,
+    pub(super) registry: Arc<Registry>,
+    pub(super) owned: Arc<OwnedShards>,
+    pub(super) in_flight: InFlight,
+    pub(super) job_memory: Arc<JobMemory>,
+    pub(super) kafka: Option<KafkaSide>,
+    /// The ledger rows of the partitions that are read here.
+    pub(super) partitions: DashMap<TopicPartition, LedgerId>,
+    me: AtomicI64,
+    /// The process that we are, where the kernel tells.
+    pub(super) process: Option<ProcessIdentity>,
+    pub(super) draining: AtomicBool,
+    /// The shards that are due to us were asked for at least once.
+    pub(super) asked_for_shards: AtomicBool,
+}
+
+impl Instance {
+    /// Puts the parts together. The instance has joined nobody yet.
+    pub(crate) fn new(
+        store: Store,
+        clock: SharedClock,
+        settings: Settings,
+        apps: Vec<(AppConfig, SharedHandler, AppRow)>,
+        kafka: Option<(KafkaIngestConfig, Producer, Option<Producer>)>,
+    ) -> Self {
+        let counters = Counters::default();
+        let memory = JobMemory::new(settings.job_memory, apps.len());
+        let registered = |(config, handler, row): (AppConfig, SharedHandler, AppRow)| {
+            let app = RegisteredApp::new(config, handler, row, &counters, &memory);
+            (app.id, Arc::new(app))
+        };
+        let apps: HashMap<AppId, Arc<RegisteredApp>> = apps.into_iter().map(registered).collect();
+        let kafka =
+            kafka.map(|(config, producer, events)| KafkaSide::new(config, producer, events));
+        let database = Arc::new(Database::new(store.clone(), settings.lease));
+        let database_clock = Arc::new(DatabaseClock::default());
+        let moments: SharedClock =
+            Arc::new(Moments::new(clock.clone(), database_clock.clone(), settings.max_clock_skew));
+        let shards = InstanceShards::new(Lease::new(settings.lease, clock.clone()));
+        let parts = InstanceParts {
+            database: database.clone(),
+            clock: clock.clone(),
+            moments: moments.clone(),
+            apps: apps.values().map(|app| app.for_admission()).collect(),
+            counters: counters.admission.clone(),
+            shards: Arc::new(shards.clone()),
+        };
+        let admission = Arc::new(Admission::of_instance(parts, settings.admission.clone()));
+        let InstanceShards { lease, owned, registry } = shards;
+        Self {
+            admission,
+            lease,
+            owned,
+            registry,
+            database,
+            database_clock,
+            moments,
+            broker: Recovery::default(),
+            store,
+            clock,
+            settings,
+            counters,
+            health: Health::default(),
+            apps,
+            in_flight: InFlight::default(),
+            job_memory: memory,
+            kafka,
+            partitions: DashMap::new(),
+            me: AtomicI64::new(0),
+            process: processes::own(),
+            draining: AtomicBool::new(false),
+            asked_for_shards: AtomicBool::new(false),
+        }
+    }
+
+    /// What to call these apps in a sentence: by name, or by their number if they are several.
+    pub(super) fn names_of(&self, apps: impl IntoIterator<Item = AppId>) -> String {
+        let apps: BTreeSet<AppId> = apps.into_iter().collect();
+        match apps.first().and_then(|app| self.apps.get(app)) {
+            Some(app) if apps.len() == 1 => app.name.to_string(),
+            _ => format!("{} apps", apps.len()),
+        }
+    }
+
+    /// Whether this instance has asked for its share of the shards.
+    pub(crate) fn has_asked_for_shards(&self) -> bool {
+        self.asked_for_shards.load(Ordering::Acquire)
+    }
+
+    /// How often the database or the broker has answered again.
+    pub(super) fn recoveries(&self) -> u64 {
+        self.database.recovery().recoveries() + self.broker.recoveries()
+    }
+
+    /// Waits for `backoff`, or until the database or the broker answers again.
+    pub(super) async fn wait_or_recovery(&self, backoff: Duration) {
+        recovery::wait(&[self.database.recovery(), &self.broker], backoff).await;
+    }
+
+    /// What kind of problem an error is for something that needs the database: `otherwise` if
+    /// that may pass by itself.
+    pub(super) fn problem(error: &StoreError, otherwise: ProblemKind) -> ProblemKind {
+        match error {
+            StoreError::Unusable(_) | StoreError::Setting(_) => ProblemKind::DatabaseUnusable,
+            _ => otherwise,
+        }
+    }
+
+    /// Whether this instance may fire and write just now.
+    pub(crate) fn has_lease(&self) -> bool {
+        self.lease.is_valid()
+    }
+
+    /// As [`Database::bounded`].
+    pub(super) async fn bounded<T>(
+        &self,
+        asked: impl Future<Output = StoreResult<T>>,
+    ) -> StoreResult<T> {
+        self.database.bounded(asked).await
+    }
+
+    /// Whether producers get verdicts on their requests.
+    pub(super) fn tells_verdicts(&self) -> bool {
+        self.settings.admission.tells_verdicts
+    }
+
+    pub(super) fn ledgers(&self) -> Vec<LedgerId> {
+        self.partitions.iter().map(|entry| *entry.value()).collect()
+    }
+
+    /// Whether what lies in this lane of the outbox is ours to publish.
+    pub(super) fn owns(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Partition(ledger) => self.partitions.iter().any(|held| *held.value() == ledger),
+            Lane::Shard(shard) => self.apps.keys().any(|app| self.owned.has(*app, shard)),
+        }
+    }
+
+    /// The moment to admit and fire by: our clock's, or the earlier one where the database's
+    /// differs from it by more than it may.
+    pub(super) fn now_ms(&self) -> i64 {
+        self.moments.now_ms()
+    }
+
+    /// What is known here of the database's clock, in microseconds; ours before it was seen.
+    pub(super) fn database_us(&self) -> i64 {
+        self.database_clock.now_ms().unwrap_or_else(|| self.clock.now_ms()).saturating_mul(1000)
+    }
+
+    pub(super) fn me(&self) -> InstanceId {
+        InstanceId(self.me.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_me(&self, me: InstanceId) {
+        self.me.store(me.0, Ordering::Release);
+    }
+
+    pub(super) fn membership(&self) -> Membership {
+        let mut apps: Vec<AppId> = self.apps.keys().copied().collect();
+        apps.sort_unstable();
+        Membership {
+            name: self.settings.instance.clone(),
+            apps,
+            time_zones: self.settings.time_zones.clone(),
+            lease: self.settings.lease,
+            process: self.process.clone(),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What the end of an attempt means for its job, and what its producer hears of it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::super::in_flight::{Ended, Flight};
+use super::super::instance::Instance;
+use crate::dispatch::{FiredJob, JobError};
+use crate::model::letter::{DeadLetter, ErrorKind};
+use crate::model::retry::{due_after, due_at};
+use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt};
+use crate::store::Outcome;
+
+/// Characters of an error that its job's row keeps.
+const LONGEST_ERROR: usize = 4096;
+
+/// What an attempt's end means for its job; `None` if it never started.
+pub(super) fn outcome_of(instance: &Instance, flight: &Flight, how: &Ended) -> Option<Outcome> {
+    let error = match how {
+        Ended::NotStarted | Ended::Cancelled => return None,
+        Ended::Answered(Ok(())) => return Some(Outcome::Succeeded),
+        Ended::Expired => {
+            let why = "expiresTime had passed before the job could be fired".to_owned();
+            return Some(bury(instance, flight, ErrorKind::Expired, why));
+        }
+        Ended::Answered(Err(error)) => error.clone(),
+        Ended::TimedOut(limit) => {
+            JobError::Retry(format!("the attempt took longer than {} ms", limit.as_millis()))
+        }
+        Ended::Broke => JobError::Retry("the handler panicked".into()),
+    };
+    Some(after_failure(instance, flight, error))
+}
+
+fn after_failure(instance: &Instance, flight: &Flight, error: JobError) -> Outcome {
+    let Flight { job, app, .. } = flight;
+    let now_ms = instance.clock.now_ms();
+    let failed = job.attempts + 1;
+    if let JobError::Snooze(until) = error {
+        return Outcome::Retry { due_ms: due_at(until), attempts: job.attempts, error: None };
+    }
+    app.figures.failed.fetch_add(1, Ordering::Relaxed);
+    let why = kept(&error.to_string());
+    let most = job.max_attempts.unwrap_or(app.config.max_attempts.get());
+    if matches!(error, JobError::Fail(_)) || failed >= most {
+        return bury(instance, flight, ErrorKind::AttemptsExhausted, why);
+    }
+    let wait = match error {
+        JobError::RetryAfter(wait, _) => wait,
+        _ => app.config.backoff.delay(failed, fastrand::f64()),
+    };
+    Outcome::Retry { due_ms: due_after(now_ms, wait), attempts: failed, error: Some(why) }
+}
+
+/// A handler may say anything; the row keeps the start of it, without the NUL that
+/// PostgreSQL cannot keep.
+fn kept(why: &str) -> String {
+    why.chars().take(LONGEST_ERROR).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
+}
+
+fn bury(instance: &Instance, flight: &Flight, kind: ErrorKind, message: String) -> Outcome {
+    let Flight { job, app, shown, fired_ms, .. } = flight;
+    let attempts = job.attempts + u32::from(kind != ErrorKind::Expired);
+    let trace = |name: &str, value: &String| (name.to_owned(), Some(value.clone().into_bytes()));
+    let headers = job.trace.iter().flat_map(|context| {
+        let parent = trace("traceparent", &context.parent);
+        [Some(parent), context.state.as_ref().map(|state| trace("tracestate", state))]
+    });
+    Outcome::Buried(Arc::new(DeadLetter {
+        kind,
+        message,
+        app: Some(app.name.to_string()),
+        request_id: Some(job.request_id.clone()),
+        job_id: Some(job.id),
+        source: None,
+        key: Some(job.request_id.clone().into_bytes()),
+        value: Some(FiredJob::new(&app.name, job, *shown, *fired_ms).to_json()),
+        headers: headers.flatten().collect(),
+        attempts,
+        at_ms: instance.clock.now_ms(),
+    }))
+}
+
+/// What a producer is told of an attempt, in order. An attempt that does not count, a
+/// snooze, is not told: a broker that is away would be told of each second.
+pub(super) fn verdicts(flight: &Flight, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
+    let Flight { job, app, fired_ms, .. } = flight;
+    let subject = Subject {
+        request_id: Some(job.request_id.as_str().into()),
+        app: Some(&app.name),
+        job_id: Some(job.id),
+        source: None,
+    };
+    let attempt = job.attempts.saturating_add(1);
+    let firing = Firing { attempt, fence: flight.shown, fired_ms: *fired_ms };
+    let about = about_attempt(job, firing.fence);
+    let end = match outcome {
+        Outcome::Succeeded => Verdict::Succeeded(firing),
+        Outcome::Retry { due_ms, error: Some(message), .. } => {
+            Verdict::Retrying { firing, due_ms: *due_ms, message }
+        }
+        Outcome::Retry { error: None, .. } => return Vec::new(),
+        Outcome::Buried(letter) => Verdict::Dead {
+            firing: (letter.kind != ErrorKind::Expired).then_some(firing),
+            kind: letter.kind,
+            message: &letter.message,
+        },
+    };
+    let has_fired = !matches!(end, Verdict::Dead { firing: None, .. });
+    let fired = has_fired.then(|| Verdict::Fired(firing).event(&subject, &about, *fired_ms));
+    fired.into_iter().chain([end.event(&subject, &about, now_ms)]).collect()
+}

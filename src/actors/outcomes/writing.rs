@@ -1,0 +1,173 @@
+//! Writing outcomes: in batches, until each of them is known to be written.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::in_flight::Flight;
+use super::super::instance::Instance;
+use super::ends::verdicts;
+use crate::health::ProblemKind;
+use crate::model::ids::ShardId;
+use crate::recovery::Backoff;
+use crate::store::{Ended, Outcome, OutcomeBatch, ShardFence, Written};
+
+/// Outcomes of one batch at most, and about the bytes of their dead letters.
+const BATCH: usize = 2000;
+const BATCH_BYTES: usize = 8 << 20;
+/// The wait for a lease.
+const LEASE_AGAIN: Duration = Duration::from_millis(200);
+
+/// Takes the next outcomes to write: of each shard those of one epoch, since a batch finds
+/// by shard what is not ours any more.
+pub(super) fn next_batch<T>(
+    waiting: &mut Vec<T>,
+    fence_of: impl Fn(&T) -> ShardFence,
+    size_of: impl Fn(&T) -> usize,
+) -> Vec<T> {
+    let mut bytes = 0;
+    let fits = |one: &&T| {
+        bytes += size_of(one);
+        bytes <= BATCH_BYTES
+    };
+    let count = waiting.iter().take(BATCH).take_while(fits).count().max(1);
+    let rest = waiting.split_off(waiting.len().min(count));
+    let taken = std::mem::replace(waiting, rest);
+    let mut fences: HashMap<ShardId, ShardFence> = HashMap::new();
+    let (now, later): (Vec<_>, Vec<_>) = taken.into_iter().partition(|one| {
+        let fence = fence_of(one);
+        *fences.entry(fence.shard).or_insert(fence) == fence
+    });
+    waiting.extend(later);
+    now
+}
+
+pub(super) fn batch_of(instance: &Instance, flights: &[(Flight, Outcome)]) -> OutcomeBatch {
+    let fences: BTreeSet<ShardFence> = flights.iter().map(|(flight, _)| flight.fence).collect();
+    let ended = |(flight, outcome): &(Flight, Outcome)| Ended {
+        job: flight.job.clone(),
+        outcome: outcome.clone(),
+        verdicts: match instance.tells_verdicts() {
+            true => verdicts(flight, outcome, instance.clock.now_ms()),
+            false => Vec::new(),
+        },
+    };
+    let outcomes = flights.iter().map(ended);
+    OutcomeBatch { fences: fences.into_iter().collect(), outcomes: outcomes.collect() }
+}
+
+/// An answer may be lost with the connection; writing the same again does no harm, and
+/// once it is answered the first has surely ended. Without a lease nothing is written.
+pub(super) async fn write_until_answered(
+    instance: &Instance,
+    batch: &Arc<OutcomeBatch>,
+) -> Written {
+    let mut written = Written::default();
+    let mut parts = vec![batch.clone()];
+    let (mut backoff, mut failed) = (Backoff::default(), 0);
+    while let Some(part) = parts.pop() {
+        // Whoever took our shards writes now. If nobody did, the lease comes back; if we
+        // were declared dead, the fences say so as soon as we have a new one.
+        while !instance.lease.is_valid() {
+            tokio::time::sleep(LEASE_AGAIN).await;
+        }
+        match instance.bounded(instance.store.write_outcomes(&part)).await {
+            Ok(done) => {
+                instance.health.clear("outcomes");
+                let left = left_of(instance, &part, &done).await;
+                written.lost.extend(done.lost);
+                match left {
+                    None => {
+                        backoff.reset();
+                        failed = 0;
+                    }
+                    Some(left) => {
+                        let wait = backoff.failed(instance.database.recovery().recoveries());
+                        instance.database.recovery().wait(wait).await;
+                        parts.push(left);
+                    }
+                }
+            }
+            Err(error) => {
+                let kind = Instance::problem(&error, ProblemKind::OutcomesNotWritten);
+                instance.health.report("outcomes", kind, format!("cannot be written: {error}"));
+                instance
+                    .database
+                    .recovery()
+                    .wait(backoff.failed(instance.database.recovery().recoveries()))
+                    .await;
+                failed += 1;
+                // A server that answers and does not take them may have a limit on how much
+                // it takes at once, or dislike one of them.
+                let smaller = failed > 1 && instance.store.ping().await.is_ok();
+                match part.halves().filter(|_| smaller) {
+                    Some([first, second]) => parts.extend([Arc::new(second), Arc::new(first)]),
+                    None => parts.push(part),
+                }
+            }
+        }
+    }
+    written
+}
+
+/// What is to be written once more of a batch whose commit was confirmed, if anything.
+async fn left_of(
+    instance: &Instance,
+    part: &Arc<OutcomeBatch>,
+    done: &Written,
+) -> Option<Arc<OutcomeBatch>> {
+    if done.unmatched == 0 {
+        return None;
+    }
+    instance.counters.add(&instance.counters.outcomes_unmatched, done.unmatched);
+    let left = match instance.bounded(instance.store.outcomes_left(part, &done.lost)).await {
+        Ok(left) => left.map(Arc::new),
+        // Writing all of it again does no harm.
+        Err(_) => Some(part.clone()),
+    };
+    let again = left.as_ref().map_or(0, |left| left.outcomes.len());
+    tracing::warn!(
+        unmatched = done.unmatched,
+        again,
+        "{} outcomes did not find the rows of their jobs; {again} are written again, the others \
+         are finished",
+        done.unmatched,
+    );
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{Epoch, InstanceId};
+
+    fn fence(shard: i32, epoch: i64) -> ShardFence {
+        ShardFence { shard: ShardId(shard), owner: InstanceId(1), epoch: Epoch(epoch) }
+    }
+
+    #[test]
+    fn a_batch_has_one_epoch_of_each_shard() {
+        let [old, new, other] = [fence(1, 1), fence(1, 2), fence(3, 7)];
+        let mut waiting = vec![old, other, new, old, new];
+        assert_eq!(next_batch(&mut waiting, |fence| *fence, |_| 0), [old, other, old]);
+        assert_eq!(next_batch(&mut waiting, |fence| *fence, |_| 0), [new, new]);
+        assert_eq!(waiting, []);
+    }
+
+    #[test]
+    fn a_batch_is_no_larger_than_it_may_be() {
+        let mut waiting: Vec<_> = (0..).take(BATCH + 1).collect();
+        assert_eq!(next_batch(&mut waiting, |_| fence(1, 1), |_| 0).len(), BATCH);
+        assert_eq!(waiting, [BATCH]);
+    }
+
+    #[test]
+    fn the_letters_of_a_batch_are_bounded_and_one_alone_may_be_larger() {
+        let mut waiting = vec![BATCH_BYTES / 2, BATCH_BYTES / 2, 1, BATCH_BYTES + 1, 1];
+        let mut next = || next_batch(&mut waiting, |_| fence(1, 1), |size| *size);
+        assert_eq!(next(), [BATCH_BYTES / 2, BATCH_BYTES / 2]);
+        assert_eq!(next(), [1]);
+        assert_eq!(next(), [BATCH_BYTES + 1]);
+        assert_eq!(next(), [1]);
+    }
+}

@@ -1,0 +1,70 @@
+//! The shards of this instance as its admissions see them.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt};
+
+use super::lease::Lease;
+use super::messages::*;
+use super::owned_shards::OwnedShards;
+use super::registry::{Registry, Scope};
+use crate::admission::{Committed, ShardAccess};
+use crate::model::ids::{AppId, JobId, KeyId, ShardId};
+use crate::model::job::Job;
+use crate::model::window::TicketId;
+use crate::store::ShardFence;
+
+/// The lease and the shards that this instance has, and where its actors are reached.
+#[derive(Clone, Debug)]
+pub(super) struct InstanceShards {
+    pub(super) lease: Arc<Lease>,
+    pub(super) owned: Arc<OwnedShards>,
+    pub(super) registry: Arc<Registry>,
+}
+
+impl InstanceShards {
+    /// None, and no actors yet.
+    pub(super) fn new(lease: Lease) -> Self {
+        Self { lease: Arc::new(lease), owned: Arc::default(), registry: Arc::default() }
+    }
+}
+
+impl ShardAccess for InstanceShards {
+    fn has_lease(&self) -> bool {
+        self.lease.is_valid()
+    }
+
+    fn choose(&self, app: AppId, job: JobId) -> Option<ShardFence> {
+        self.owned.choose(app, job)
+    }
+
+    fn take_ticket(&self, app: AppId) -> BoxFuture<'_, Option<TicketId>> {
+        self.registry.ask(app, TakeTicket).boxed()
+    }
+
+    fn return_ticket(&self, app: AppId, ticket: TicketId, jobs: Vec<Job>) {
+        self.registry.hint_to(app, JobsAdmitted { ticket, jobs });
+    }
+
+    fn read_again(&self, app: AppId, ticket: TicketId, shards: Vec<ShardId>) {
+        self.registry.hint_to(app, TicketDropped { ticket, shards });
+    }
+
+    fn knows_any(&self, keys: Vec<KeyId>) -> BoxFuture<'_, bool> {
+        let asked = self.registry.ask(Scope::Instance, Recall { keys });
+        async move { asked.await.unwrap_or(false) }.boxed()
+    }
+
+    fn committed(&self, committed: Committed) {
+        let Committed { keys, lanes, parked_due_ms } = committed;
+        if !keys.is_empty() {
+            self.registry.hint(Remember { keys });
+        }
+        for lane in lanes {
+            self.registry.hint(PublishLane(lane));
+        }
+        if let Some(due_ms) = parked_due_ms {
+            self.registry.hint(RecordsParked { due_ms });
+        }
+    }
+}

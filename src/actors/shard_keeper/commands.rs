@@ -1,0 +1,90 @@
+//! Commands: what others ask of the owner of a shard.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use actix::prelude::*;
+
+use super::super::messages::{LookAround, LookFor};
+use super::ShardKeeper;
+use crate::health::ProblemKind;
+use crate::model::ids::{AppId, JobId, ShardId};
+use crate::store::{Observation, UnknownCommands};
+
+/// What the report of commands is about.
+const COMMANDS: &str = "commands";
+
+impl ShardKeeper {
+    /// Hands over jobs that others put into our shards, one round at a time.
+    pub(super) fn look_after_commands(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
+        if observed.looks.is_empty() || std::mem::replace(&mut self.looking, true) {
+            return;
+        }
+        let apps: HashMap<ShardId, AppId> =
+            observed.shards.iter().map(|row| (row.id, row.app)).collect();
+        let mut by_app: HashMap<AppId, (Vec<JobId>, Vec<i64>)> = HashMap::new();
+        for look in &observed.looks {
+            if let Some(app) = apps.get(&look.shard) {
+                let (jobs, commands) = by_app.entry(*app).or_default();
+                jobs.extend(&look.jobs);
+                commands.push(look.command);
+            }
+        }
+        let instance = self.instance.clone();
+        let round = tokio::spawn(async move {
+            for (app, (jobs, commands)) in by_app {
+                if !instance.registry.is_published::<LookFor>(app) {
+                    continue;
+                }
+                // Whoever put them there may have left verdicts, too.
+                instance.registry.hint(LookAround);
+                if instance.registry.ask(app, LookFor { jobs }).await.is_some()
+                    && let Err(error) =
+                        instance.bounded(instance.store.finish_commands(&commands)).await
+                {
+                    tracing::debug!(%error, "commands will be seen again");
+                }
+            }
+        });
+        ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.looking = false));
+    }
+
+    /// Commands of a kind that this version does not know stay where they are.
+    pub(super) fn report_unknown_commands(&self, observed: &Observation) {
+        let unknown = &observed.unknown_commands;
+        let count = unknown.iter().map(|commands| commands.count).sum();
+        let counters = &self.instance.counters;
+        counters.commands_unknown.store(count, Ordering::Relaxed);
+        if unknown.is_empty() {
+            return self.instance.health.clear(COMMANDS);
+        }
+        let why = sentence(unknown);
+        self.instance.health.report(COMMANDS, ProblemKind::UnknownCommands, why);
+    }
+}
+
+fn sentence(unknown: &[UnknownCommands]) -> String {
+    let kinds = unknown.iter().map(|UnknownCommands { kind, count }| match count {
+        1 => format!("1 of kind {kind:?}"),
+        count => format!("{count} of kind {kind:?}"),
+    });
+    format!(
+        "{} in shards of this instance cannot be carried out by its version, {}: they wait for an \
+         instance of a newer version; update this one",
+        kinds.collect::<Vec<_>>().join(", "),
+        env!("CARGO_PKG_VERSION"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentence_names_each_kind_and_the_way_out() {
+        let unknown = |kind: &str, count| UnknownCommands { kind: kind.into(), count };
+        let said = sentence(&[unknown("cancel", 1), unknown("edit", 3)]);
+        assert!(said.starts_with("1 of kind \"cancel\", 3 of kind \"edit\" in shards"), "{said}");
+        assert!(said.ends_with("update this one"), "{said}");
+    }
+}

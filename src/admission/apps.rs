@@ -1,0 +1,105 @@
+//! The apps that requests may be for: those that are registered here, with what their handlers
+//! say of a request, and those that others registered, as their rows say.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::Admission;
+use crate::model::job::JobData;
+use crate::store::{AppRow, Result as StoreResult};
+
+/// How long an app's row that others registered is believed, in milliseconds.
+const BELIEVED_MS: i64 = 1000;
+
+/// What a handler says of a request before it is a job.
+pub(crate) trait Validate: Send + Sync {
+    /// # Errors
+    /// Why `data` cannot be what a job of this app is given.
+    fn validate(&self, data: &JobData) -> Result<(), Objection>;
+}
+
+/// Why a handler does not take a request.
+#[derive(Debug)]
+pub(crate) enum Objection {
+    /// It never will.
+    Invalid(String),
+    /// It may, a little later.
+    NotYet(String),
+}
+
+/// An app that is registered here.
+pub(crate) struct OwnApp {
+    pub(crate) row: Arc<AppRow>,
+    pub(crate) handler: Box<dyn Validate>,
+}
+
+impl Debug for OwnApp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OwnApp").field(&self.row.name).finish()
+    }
+}
+
+/// The apps that are known just now.
+#[derive(Debug)]
+pub(super) struct KnownApps {
+    own: HashMap<String, OwnApp>,
+    /// Apps that others registered, as they were last read.
+    others: RwLock<HashMap<String, Believed>>,
+}
+
+/// When it was read, and what was there.
+type Believed = (i64, Option<Arc<AppRow>>);
+
+impl KnownApps {
+    pub(super) fn new(own: Vec<OwnApp>) -> Self {
+        let own = own.into_iter().map(|app| (app.row.name.clone(), app)).collect();
+        Self { own, others: RwLock::default() }
+    }
+
+    /// The app, if it is registered here.
+    pub(super) fn own(&self, name: &str) -> Option<&OwnApp> {
+        self.own.get(name)
+    }
+
+    pub(super) fn own_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.own.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// Believes no more that these were never registered: one may just have been.
+    pub(super) fn forget_unknown(&self) {
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        others.retain(|_, (_, row)| row.is_some());
+    }
+
+    fn believed(&self, name: &str, now_ms: i64) -> Option<Option<Arc<AppRow>>> {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        others.get(name).filter(|(at, _)| now_ms - at < BELIEVED_MS).map(|(_, row)| row.clone())
+    }
+
+    fn believe(&self, name: &str, now_ms: i64, row: Option<Arc<AppRow>>) {
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        // Names come from outside: a flood of made-up ones must not fill the memory.
+        others.retain(|_, (at, _)| now_ms - *at < BELIEVED_MS);
+        others.insert(name.to_owned(), (now_ms, row));
+    }
+}
+
+impl Admission {
+    /// The row of an app, registered here or by others; read from the database at most once a
+    /// second.
+    pub(super) async fn app_row(&self, name: &str) -> StoreResult<Option<Arc<AppRow>>> {
+        if let Some(app) = self.apps.own(name) {
+            return Ok(Some(app.row.clone()));
+        }
+        let now_ms = self.clock.now_ms();
+        if let Some(row) = self.apps.believed(name, now_ms) {
+            return Ok(row);
+        }
+        let row = self.database.store().find_app(name).await?.map(Arc::new);
+        self.apps.believe(name, now_ms, row.clone());
+        Ok(row)
+    }
+}

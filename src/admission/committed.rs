@@ -1,0 +1,76 @@
+//! After COMMIT: what is counted, and who hears of what is in the database now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+
+use super::pending::key_of;
+use super::{Admission, Committed};
+use crate::store::{Batch, BatchSource, Decision, Entry, Lane};
+
+impl Admission {
+    /// Counts what became of a batch.
+    pub(super) fn count(&self, batch: &Batch, decisions: &[Decision]) {
+        let counters = &*self.counters;
+        let mut accepted: BTreeMap<&str, u64> = BTreeMap::new();
+        // What was parked or died was received before.
+        let (received, is_first) = match batch.source {
+            BatchSource::Records(_) => (decisions.len(), true),
+            BatchSource::Call { .. } => (decisions.len(), false),
+            BatchSource::Parked { .. } | BatchSource::Replay { .. } => (0, false),
+        };
+        counters.add(&counters.received, received);
+        for (entry, decision) in batch.entries.iter().zip(decisions) {
+            match decision {
+                Decision::Accepted => {
+                    if let Entry::Job(candidate) = entry {
+                        counters.add(&counters.processed, 1);
+                        *accepted.entry(&candidate.app.name).or_default() += 1;
+                    }
+                }
+                Decision::Duplicate { .. } => counters.add(&counters.duplicate, 1),
+                Decision::Waits => counters.add(&counters.parked, usize::from(is_first)),
+                Decision::Dead(refusal) => {
+                    counters.add(&counters.failed, 1);
+                    let kind = refusal.kind;
+                    tracing::debug!(%kind, request_id = refusal.request_id, "refused: {refusal}");
+                }
+            }
+        }
+        for (app, count) in accepted {
+            counters.scheduled(app).fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells those who have work by it what is in the database now.
+    pub(super) fn announce_committed(&self, batch: &Batch, decisions: &[Decision]) {
+        let due = batch.entries.iter().filter_map(|entry| match entry {
+            Entry::Wait(wait) => Some(wait.due_ms),
+            Entry::Job(_) | Entry::Letter(_) => None,
+        });
+        self.shards.committed(Committed {
+            keys: batch.entries.iter().filter_map(key_of).collect(),
+            lanes: lanes_of(batch, decisions),
+            parked_due_ms: due.min(),
+        });
+    }
+}
+
+/// Where letters and verdicts of this batch lie in the outbox that are ours to publish.
+fn lanes_of(batch: &Batch, decisions: &[Decision]) -> BTreeSet<Lane> {
+    let of_records = batch.source.ledger().map(Lane::Partition);
+    let lane = |(entry, decision): (&Entry, &Decision)| {
+        let shard = match entry {
+            // Its owner is told to look, and publishes.
+            Entry::Job(candidate) if candidate.foreign => None,
+            Entry::Job(candidate) => Some(Lane::Shard(candidate.job.shard)),
+            Entry::Letter(_) | Entry::Wait(_) => None,
+        };
+        match decision {
+            Decision::Dead(_) => of_records.or(shard),
+            Decision::Accepted => shard.filter(|_| batch.verdicts),
+            Decision::Duplicate { .. } => of_records.or(shard).filter(|_| batch.verdicts),
+            Decision::Waits => None,
+        }
+    };
+    batch.entries.iter().zip(decisions).filter_map(lane).collect()
+}

@@ -1,0 +1,176 @@
+//! Records that were parked, since their failure may pass: judged and admitted again, each row
+//! taken in the transaction that decides it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::{Admission, Known, Lost, Pending, Policy, Tries, Written};
+use crate::model::ids::LedgerId;
+use crate::recovery::Backoff;
+use crate::store::{BatchSource, Error as StoreError, ParkedRecord, Result as StoreResult, Taken};
+
+/// Rows that are read together; each may be as large as a record.
+const SOME: u64 = 50;
+/// How often one record is tried that a database does not take although it answers, before
+/// those behind it have their turn.
+const PATIENCE: u32 = 3;
+/// The wait for a lease.
+const SHORT_WAIT: Duration = Duration::from_millis(50);
+
+/// Hears why parked records are not admitted yet.
+type Trouble<'a> = &'a (dyn Fn(&StoreError) + Send + Sync);
+
+impl Admission {
+    /// Tries the parked records of these partitions, as far as they are due, and returns when
+    /// the next one is. What goes wrong meanwhile is told to `trouble`.
+    ///
+    /// # Errors
+    /// If rows cannot be read, or one of them is not taken although the database answers.
+    pub(crate) async fn try_parked(
+        &self,
+        ledgers: impl Fn() -> Vec<LedgerId> + Send,
+        trouble: Trouble<'_>,
+    ) -> StoreResult<Option<i64>> {
+        loop {
+            let rows = self.database.store().parked(&ledgers(), SOME).await?;
+            let now_ms = self.clock.now_ms();
+            let next = rows.iter().map(|row| row.due_ms).find(|due_ms| *due_ms > now_ms);
+            let mut due: BTreeMap<LedgerId, Vec<ParkedRecord>> = BTreeMap::new();
+            for row in rows.into_iter().filter(|row| row.due_ms <= now_ms) {
+                due.entry(row.ledger).or_default().push(row);
+            }
+            if due.is_empty() {
+                return Ok(next);
+            }
+            // What nobody had registered a moment ago may be there now.
+            self.apps.forget_unknown();
+            let mut failed = Ok(());
+            for (ledger, mut records) in due {
+                // All instances take rows in one order.
+                records.sort_unstable_by_key(|record| record.id);
+                failed = self.admit_parked(ledger, records, trouble).await.and(failed);
+            }
+            failed?;
+        }
+    }
+
+    /// All together, or each by itself if they are not taken together.
+    async fn admit_parked(
+        &self,
+        ledger: LedgerId,
+        records: Vec<ParkedRecord>,
+        trouble: Trouble<'_>,
+    ) -> StoreResult<()> {
+        let rows: Vec<Taken> = records.iter().map(Taken::from).collect();
+        let mut pending = self.judge_parked(ledger, records).await?;
+        self.counters.add(&self.counters.retried, pending.len());
+        let mut policy = OfRows::new(ledger, rows, trouble);
+        match self.admit_until_known(&mut pending, &mut policy).await {
+            Known::Decided(_) | Known::Fenced(_) | Known::Left => return Ok(()),
+            Known::Ended(End::Failed(error)) => return Err(error),
+            Known::Ended(End::OneByOne) => {}
+        }
+        // The transaction of all of them has ended when each row was locked by a later one.
+        let together = std::mem::take(&mut pending.unanswered);
+        let mut failed = Ok(());
+        for row in policy.rows {
+            let others = pending.split_off(1);
+            let mut one = std::mem::replace(&mut pending, others);
+            let mut policy = OfRows::new(ledger, vec![row], trouble);
+            if let Known::Ended(End::Failed(error)) =
+                self.admit_until_known(&mut one, &mut policy).await
+            {
+                failed = Err(error);
+            }
+        }
+        if failed.is_ok() {
+            together.read_again();
+        }
+        failed
+    }
+
+    async fn judge_parked(
+        &self,
+        ledger: LedgerId,
+        records: Vec<ParkedRecord>,
+    ) -> StoreResult<Pending> {
+        let mut judged = Vec::with_capacity(records.len());
+        for record in records {
+            let ParkedRecord { record, attempts, request_id, id, .. } = record;
+            let name = |_: &_| request_id.unwrap_or_else(|| id.to_string());
+            judged.push(self.judge_record(record, ledger, attempts, name).await?);
+        }
+        Ok(Pending::new(judged))
+    }
+}
+
+/// Rows are taken with their jobs: a try that finds one otherwise than it was read knows that
+/// another one, perhaps an earlier one of ours, has decided it.
+struct OfRows<'a> {
+    ledger: LedgerId,
+    rows: Vec<Taken>,
+    trouble: Trouble<'a>,
+    failed: u32,
+    backoff: Backoff,
+}
+
+enum End {
+    /// Each is to be tried by itself.
+    OneByOne,
+    /// This one is not taken although the database answers.
+    Failed(StoreError),
+}
+
+impl<'a> OfRows<'a> {
+    fn new(ledger: LedgerId, rows: Vec<Taken>, trouble: Trouble<'a>) -> Self {
+        Self { ledger, rows, trouble, failed: 0, backoff: Backoff::default() }
+    }
+}
+
+impl Policy for OfRows<'_> {
+    type End = End;
+
+    fn source(&self, _: &Tries) -> BatchSource {
+        BatchSource::Parked { ledger: self.ledger, rows: self.rows.clone() }
+    }
+
+    fn reads_first(&self, _: &Tries) -> bool {
+        true
+    }
+
+    async fn before(&mut self, admission: &Admission, tries: &Tries) -> ControlFlow<End> {
+        while !admission.shards.has_lease() {
+            if !tries.unanswered {
+                let why = StoreError::Unavailable("the lease is not valid".into());
+                return ControlFlow::Break(End::Failed(why));
+            }
+            tokio::time::sleep(SHORT_WAIT).await;
+        }
+        ControlFlow::Continue(())
+    }
+
+    async fn after(&mut self, admission: &Admission, error: StoreError, _: &Tries) -> Lost<End> {
+        (self.trouble)(&error);
+        self.failed += 1;
+        let database = &admission.database;
+        // One that cannot be tried just now keeps none behind it from being tried.
+        let end = if self.rows.len() > 1 {
+            Some(End::OneByOne)
+        } else if self.failed >= PATIENCE && database.store().ping().await.is_ok() {
+            Some(End::Failed(error))
+        } else {
+            let recovery = database.recovery();
+            recovery.wait(self.backoff.failed(recovery.recoveries())).await;
+            None
+        };
+        let next = end.map_or(ControlFlow::Continue(()), ControlFlow::Break);
+        Lost { written: Written::Unknown, next }
+    }
+}
+
+impl From<&ParkedRecord> for Taken {
+    fn from(record: &ParkedRecord) -> Self {
+        Self { id: record.id, attempts: record.attempts }
+    }
+}

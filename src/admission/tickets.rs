@@ -1,0 +1,134 @@
+//! Tickets: the schedulers know of an admission before it begins, so that no job falls
+//! between what they read and what is written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Admission, ShardAccess};
+use crate::model::ids::{AppId, ShardId};
+use crate::model::job::Job;
+use crate::model::window::TicketId;
+use crate::store::{Batch, Decision, Entry};
+
+/// The wait for a scheduler that is being started again.
+const SHORT_WAIT: Duration = Duration::from_millis(50);
+
+/// The tickets of every app that a batch may bring jobs to. If they are dropped (by a panic,
+/// or when nobody will ask what was written), the schedulers read the shards again, once
+/// the transaction must have ended.
+#[derive(Debug, Default)]
+pub(super) struct Tickets(Option<Taken>);
+
+#[derive(Debug)]
+struct Taken {
+    shards: Arc<dyn ShardAccess>,
+    /// After this the transaction has ended.
+    patience: Duration,
+    tickets: Vec<(AppId, TicketId, Vec<ShardId>)>,
+}
+
+impl Tickets {
+    /// Before BEGIN: from then on the schedulers know that something may come.
+    ///
+    /// `None` if `leaving` is cancelled.
+    pub(super) async fn take(
+        admission: &Admission,
+        batch: &Batch,
+        leaving: &CancellationToken,
+    ) -> Option<Self> {
+        let mut apps: BTreeMap<AppId, Vec<ShardId>> = BTreeMap::new();
+        for entry in &batch.entries {
+            if let Entry::Job(candidate) = entry
+                && !candidate.foreign
+            {
+                let shards = apps.entry(candidate.app.id).or_default();
+                if !shards.contains(&candidate.job.shard) {
+                    shards.push(candidate.job.shard);
+                }
+            }
+        }
+        let shards = admission.shards.clone();
+        let patience = admission.database.patience();
+        let mut taken = Taken { shards, patience, tickets: Vec::with_capacity(apps.len()) };
+        for (app, shards) in apps {
+            let ticket = loop {
+                if leaving.is_cancelled() {
+                    Self(Some(taken)).return_nothing();
+                    return None;
+                }
+                if let Some(ticket) = taken.shards.take_ticket(app).await {
+                    break ticket;
+                }
+                tokio::time::sleep(SHORT_WAIT).await;
+            };
+            taken.tickets.push((app, ticket, shards));
+        }
+        Some(Self(Some(taken)))
+    }
+
+    /// After COMMIT: what was accepted goes to its scheduler.
+    pub(super) fn return_jobs(mut self, entries: Vec<Entry>, decisions: &[Decision]) {
+        let Some(Taken { shards, tickets, .. }) = self.0.take() else { return };
+        let mut jobs: BTreeMap<AppId, Vec<Job>> = BTreeMap::new();
+        for (entry, decision) in entries.into_iter().zip(decisions) {
+            if let (Entry::Job(candidate), Decision::Accepted) = (entry, decision)
+                && !candidate.foreign
+            {
+                jobs.entry(candidate.app.id).or_default().push(candidate.job);
+            }
+        }
+        for (app, ticket, _) in tickets {
+            shards.return_ticket(app, ticket, jobs.remove(&app).unwrap_or_default());
+        }
+    }
+
+    /// Nothing was written.
+    pub(super) fn return_nothing(mut self) {
+        let Some(Taken { shards, tickets, .. }) = self.0.take() else { return };
+        for (app, ticket, _) in tickets {
+            shards.return_ticket(app, ticket, Vec::new());
+        }
+    }
+
+    /// Nobody knows what was written; the transaction has ended.
+    pub(super) fn read_again(mut self) {
+        if let Some(taken) = self.0.take() {
+            taken.read_again();
+        }
+    }
+
+    /// Keeps these with those of an earlier try.
+    pub(super) fn add(&mut self, mut other: Self) {
+        match (&mut self.0, other.0.take()) {
+            (Some(taken), Some(more)) => taken.tickets.extend(more.tickets),
+            (nothing @ None, more) => *nothing = more,
+            (Some(_), None) => {}
+        }
+    }
+}
+
+impl Taken {
+    fn read_again(self) {
+        for (app, ticket, shards) in self.tickets {
+            self.shards.read_again(app, ticket, shards);
+        }
+    }
+}
+
+/// Nobody knows what was written, nor whether the transaction has ended. The limits of our
+/// sessions end it in time; read before that, it could be missed.
+impl Drop for Tickets {
+    fn drop(&mut self) {
+        if let Some(taken) = self.0.take().filter(|taken| !taken.tickets.is_empty())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            drop(runtime.spawn(async move {
+                tokio::time::sleep(taken.patience).await;
+                taken.read_again();
+            }));
+        }
+    }
+}

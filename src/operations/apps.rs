@@ -1,0 +1,82 @@
+//! The apps that were ever registered on the database.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::context::Context;
+use super::{Result, rfc3339_ms};
+use crate::store::KnownApp;
+
+/// The apps that were ever registered on the database.
+#[derive(Clone, Copy, Debug)]
+pub struct Apps<'a> {
+    context: &'a Arc<Context>,
+}
+
+/// An app that was once registered, by whichever instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct App {
+    /// Its name.
+    pub app_name: String,
+    /// The instances that fire its jobs just now, by name; of several with one name each counts.
+    pub instances: Vec<String>,
+    /// How many shards its jobs are divided into.
+    pub shards: u32,
+    /// How many of them belong to an instance that is alive.
+    pub owned_shards: u32,
+    /// Fields that `jobData` must have.
+    pub required_fields: Vec<String>,
+    /// Whether `jobData` must meet a JSON Schema.
+    pub has_schema: bool,
+    /// How often a job is tried before it is a dead letter.
+    pub max_attempts: u32,
+    /// How long one attempt may take, milliseconds.
+    pub timeout_ms: u64,
+    /// When it was first registered, epoch milliseconds.
+    #[serde(rename = "registeredTime", serialize_with = "as_rfc3339")]
+    pub registered_ms: i64,
+}
+
+fn as_rfc3339<S: Serializer>(epoch_ms: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    rfc3339_ms(*epoch_ms).serialize(serializer)
+}
+
+impl<'a> Apps<'a> {
+    pub(super) fn new(context: &'a Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    /// All apps that were ever registered, by name, with the rules of the instance that registered
+    /// each of them last.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](super::Error::Unavailable) when the database does not answer.
+    pub async fn list(&self) -> Result<Vec<App>> {
+        self.context
+            .run(|context| async move {
+                let apps = context.store().known_apps().await;
+                let apps = apps.map_err(|error| context.database_error(error))?;
+                Ok(apps.into_iter().map(App::from).collect())
+            })
+            .await
+    }
+}
+
+impl From<KnownApp> for App {
+    fn from(app: KnownApp) -> Self {
+        Self {
+            app_name: app.name,
+            instances: app.instances,
+            shards: app.shards,
+            owned_shards: app.owned_shards,
+            has_schema: app.rules.schema.is_some(),
+            max_attempts: app.rules.policy.max_attempts,
+            timeout_ms: app.rules.policy.timeout_ms,
+            required_fields: app.rules.required_fields,
+            registered_ms: app.created_ms,
+        }
+    }
+}

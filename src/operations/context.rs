@@ -1,0 +1,90 @@
+//! What every operation works with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::runtime::Handle;
+
+use super::admission::Admission;
+use super::{Error, Result};
+use crate::kafka::KafkaIngestConfig;
+use crate::model::letter::{ErrorKind, Refusal};
+use crate::store::{Error as StoreError, Store};
+
+/// What every operation works with.
+#[derive(Debug)]
+pub(super) struct Context {
+    /// How requests are admitted, with the database that they go into.
+    pub(super) admission: Admission,
+    /// The database's URL without its password, for messages.
+    pub(super) database: String,
+    /// Where records come from, if they come by Kafka.
+    pub(super) kafka: Option<KafkaIngestConfig>,
+    /// Where the work is done: the connections to the database belong to this runtime.
+    pub(super) runtime: Handle,
+    /// False after the scheduler was shut down; `None` on a database alone.
+    pub(super) running: Option<Arc<AtomicBool>>,
+}
+
+impl Context {
+    pub(super) fn store(&self) -> &Store {
+        self.admission.store()
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.admission.clock().now_ms()
+    }
+
+    /// Does `work` on the runtime that the connections belong to, whatever the caller runs on. It
+    /// goes on to its end even if the caller stops waiting for it.
+    ///
+    /// # Errors
+    /// [`Error::ShutDown`] if the scheduler was shut down, and what `work` fails with.
+    pub(super) async fn run<T, F>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Arc<Self>) -> F + Send,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        if self.running.as_ref().is_some_and(|running| !running.load(Ordering::Acquire)) {
+            return Err(Error::ShutDown);
+        }
+        let done = self.runtime.spawn(work(self.clone())).await;
+        done.unwrap_or_else(|error| match error.is_cancelled() {
+            true => Err(Error::ShutDown),
+            false => Err(Error::Unavailable(format!("the operation did not end: {error}"))),
+        })
+    }
+
+    /// Which Kafka records come from.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if they do not come by Kafka.
+    pub(super) fn kafka(&self) -> Result<&KafkaIngestConfig> {
+        let none = "the configuration has no [kafka]: nothing is read by it";
+        self.kafka.as_ref().ok_or_else(|| Error::Invalid(none.into()))
+    }
+
+    /// An error of the store, with the name of the database that it is about.
+    pub(super) fn database_error(&self, error: StoreError) -> Error {
+        database_error(&self.database, error)
+    }
+}
+
+/// An error of the store, with the name of the `database` that it is about.
+pub(super) fn database_error(database: &str, error: StoreError) -> Error {
+    let sentence = format!("{database}: {error}");
+    match error {
+        StoreError::Unusable(_) => Error::Unusable(sentence),
+        StoreError::Refused(_) => {
+            Error::Refused(Refusal::new(ErrorKind::RefusedByDatabase, sentence))
+        }
+        StoreError::Unavailable(_)
+        | StoreError::ReadOnly(_)
+        | StoreError::Setting(_)
+        | StoreError::Unclear(_)
+        | StoreError::Raced(_) => Error::Unavailable(sentence),
+    }
+}

@@ -1,0 +1,217 @@
+//! Dead letters: listed, shown, corrected, replayed and discarded.
+//!
+//! `bulk` does something to several letters, `edit` corrects one, `wire` is how programs see them.
+
+mod bulk;
+mod edit;
+mod wire;
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::admission::NotReplayed;
+use super::context::Context;
+use super::{
+    Error, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage, LetterState,
+    LetterSummary, ReplayChain, Replayed, Result, rfc3339_s,
+};
+use crate::store::{LetterRow, Lookup, Names};
+
+pub use bulk::{BulkTally, CountedLetters, LetterAction, LetterOutcome, LetterSelection};
+pub use edit::{Edit, Edited};
+
+/// What could not become a job, or failed for good.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadLetters<'a> {
+    context: &'a Arc<Context>,
+}
+
+/// Everything about one letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShownLetter {
+    /// What a list shows of it.
+    pub summary: LetterSummary,
+    /// Whether it is on the DLQ topic, acknowledged by the broker.
+    pub published: bool,
+    /// The key of its record.
+    pub key: Option<Vec<u8>>,
+    /// The value of its record, or the body that its job was fired with.
+    pub value: Option<Vec<u8>>,
+    /// The headers of its record, as JSON: pairs of a name and a value, which is a text, `null` or
+    /// `{"hex": ".."}`.
+    pub headers: String,
+    /// What takes the place of its value in a replay.
+    pub correction: Option<Vec<u8>>,
+    /// The letters before and after it whose replays died again.
+    pub chain: ReplayChain,
+}
+
+impl<'a> DeadLetters<'a> {
+    pub(super) fn new(context: &'a Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    /// The letters that `filter` describes, newest first, at most `limit` of them, after the place
+    /// where the page before ended. A letter that comes meanwhile moves none to another page.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a filter that can describe none; [`Error::Unavailable`] when the
+    /// database does not answer.
+    pub async fn list(
+        &self,
+        filter: &LetterFilter,
+        after: Option<LetterCursor>,
+        limit: u64,
+    ) -> Result<LetterPage> {
+        check(filter)?;
+        let filter = filter.clone();
+        self.context
+            .run(move |context| async move {
+                let page = context.store().letters(&filter, after, limit).await;
+                page.map_err(|error| context.database_error(error))
+            })
+            .await
+    }
+
+    /// How many letters `filter` describes, by state and kind; only counts above zero.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn count(&self, filter: &LetterFilter) -> Result<Vec<LetterCount>> {
+        check(filter)?;
+        let filter = filter.clone();
+        self.context
+            .run(move |context| async move {
+                let counts = context.store().count_letters(&filter).await;
+                counts.map_err(|error| context.database_error(error))
+            })
+            .await
+    }
+
+    /// Everything about one letter.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such letter, [`Error::Invalid`] if the name is the
+    /// beginning of several; [`Error::Unavailable`] when the database does not answer.
+    pub async fn show(&self, letter: &LetterName) -> Result<ShownLetter> {
+        let name = letter.clone();
+        self.context
+            .run(move |context| async move {
+                let row = find(&context, &name).await?;
+                let summary = LetterSummary::from(&row);
+                let store = context.store();
+                let of_store = |error| context.database_error(error);
+                let waits = store.awaits_publishing(row.id).await.map_err(of_store)?;
+                let chain = store.replay_chain(&summary).await.map_err(of_store)?;
+                Ok(ShownLetter {
+                    // A parked record is no letter for others yet.
+                    published: !waits && summary.state() != LetterState::Parked,
+                    summary,
+                    key: row.record_key,
+                    value: row.record_value,
+                    headers: row.headers,
+                    correction: row.correction,
+                    chain,
+                })
+            })
+            .await
+    }
+
+    /// Admits the request of a dead letter again, or `value` in its place, by the same admission
+    /// as any other request. A letter whose replay is refused stays as it was.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with what is wrong with the request; [`Error::Conflict`] if the letter's
+    /// state does not allow it, with the job if it was replayed before; [`Error::NotFound`] if
+    /// there is no such letter; [`Error::Unavailable`] when the database does not answer: asked
+    /// again, it is not replayed twice.
+    pub async fn replay(&self, letter: Uuid, value: Option<Vec<u8>>) -> Result<Replayed> {
+        self.context
+            .run(move |context| async move {
+                let replayed = context.admission.replay(letter, value).await;
+                explained(&context, letter, replayed).await
+            })
+            .await
+    }
+
+    /// What [`replay`](Self::replay) would come to just now. Nothing is written.
+    ///
+    /// # Errors
+    /// As [`replay`](Self::replay).
+    pub async fn foresee_replay(&self, letter: Uuid, value: Option<Vec<u8>>) -> Result<Replayed> {
+        self.context
+            .run(move |context| async move {
+                let mut names = Names::default();
+                let foreseen = context.admission.foresee_replay(letter, value, &mut names).await;
+                explained(&context, letter, foreseen).await
+            })
+            .await
+    }
+}
+
+fn check(filter: &LetterFilter) -> Result<()> {
+    match (filter.from_ms, filter.to_ms) {
+        (Some(from), Some(to)) if from >= to => {
+            let (from, to) = (rfc3339_s(from), rfc3339_s(to));
+            Err(Error::Invalid(format!("from ({from}) must be before to ({to})")))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn find(context: &Context, name: &LetterName) -> Result<LetterRow> {
+    let found = context.store().find_letter(name).await;
+    match found.map_err(|error| context.database_error(error))? {
+        Lookup::Found(letter) => Ok(*letter),
+        Lookup::Unknown => Err(Error::NotFound(format!("there is no dead letter {name}"))),
+        Lookup::Ambiguous(ids) => {
+            let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+            Err(Error::Invalid(format!(
+                "several dead letters begin with {name}: give more digits, as in {}",
+                ids.join(", ")
+            )))
+        }
+    }
+}
+
+/// The answer to a replay, where the letter's state was in the way with what that is.
+async fn explained(
+    context: &Context,
+    letter: Uuid,
+    replayed: Result<Replayed, NotReplayed>,
+) -> Result<Replayed> {
+    let why = match replayed {
+        Ok(replayed) => return Ok(replayed),
+        Err(NotReplayed::Failed(error)) => return Err(error),
+        Err(NotReplayed::NotPossible(why)) => why,
+    };
+    let now = context.store().letters_by_id([letter]).await;
+    match now.map_err(|error| context.database_error(error))?.pop() {
+        None => Err(Error::NotFound(why)),
+        Some(now) if now.state() == LetterState::Dead => Err(Error::Conflict(why)),
+        Some(now) => Err(Error::Conflict(why_not(&now))),
+    }
+}
+
+/// Why nothing more can be done to a letter in this state.
+fn why_not(letter: &LetterSummary) -> String {
+    match letter.state() {
+        LetterState::Parked => {
+            let when = letter.due_ms.map(|due| format!(", next at {}", rfc3339_s(due)));
+            let when = when.unwrap_or_default();
+            format!(
+                "it is parked: its record is tried again by itself{when}; wait until it is dead"
+            )
+        }
+        LetterState::Replayed => {
+            let job = letter.job.map(|job| format!(" as job {job}")).unwrap_or_default();
+            format!("it was replayed{job} at {}", rfc3339_s(letter.changed_ms))
+        }
+        LetterState::Discarded => format!("it was discarded at {}", rfc3339_s(letter.changed_ms)),
+        LetterState::Dead => "it was changed at the same time: look at it again".into(),
+    }
+}
+
+const GONE: &str = "it does not exist any more";

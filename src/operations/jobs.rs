@@ -1,0 +1,157 @@
+//! Requests for jobs, and what became of them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use super::context::Context;
+use super::{Result, Submitted, rfc3339_ms};
+use crate::model::ids::JobId;
+use crate::model::request::ScheduleJobRequest;
+
+pub use crate::store::RequestStatus;
+
+/// Requests of one call that are admitted at the same time.
+const AT_ONCE: usize = 64;
+
+/// Requests for jobs.
+#[derive(Clone, Copy, Debug)]
+pub struct Jobs<'a> {
+    context: &'a Arc<Context>,
+}
+
+impl<'a> Jobs<'a> {
+    pub(super) fn new(context: &'a Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    /// Asks for a job. When this returns, it is in the database.
+    ///
+    /// # Errors
+    /// [`Error::Refused`](super::Error::Refused) with what is wrong with the request;
+    /// [`Error::Unavailable`](super::Error::Unavailable) when the database does not answer: send
+    /// the same request again, with the same `requestId` or idempotency key it will not become two
+    /// jobs.
+    pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted> {
+        self.context.run(|context| async move { context.admission.submit(request).await }).await
+    }
+
+    /// Asks for several jobs; the answers are in the order of the requests. Of two requests of
+    /// one app with the same `requestId` or idempotency key the earlier one is admitted first.
+    ///
+    /// # Errors
+    /// For each request by itself, as [`schedule`](Self::schedule).
+    pub async fn schedule_all(
+        &self,
+        requests: impl IntoIterator<Item = ScheduleJobRequest>,
+    ) -> Vec<Result<Submitted>> {
+        let mut answers = Vec::new();
+        let mut wave = Vec::new();
+        let mut taken = HashSet::new();
+        for request in requests {
+            let names = names_of(&request);
+            if wave.len() == AT_ONCE || names.iter().any(|name| taken.contains(name)) {
+                answers.extend(join_all(wave.drain(..).map(|one| self.schedule(one))).await);
+                taken.clear();
+            }
+            taken.extend(names);
+            wave.push(request);
+        }
+        answers.extend(join_all(wave.into_iter().map(|one| self.schedule(one))).await);
+        answers
+    }
+
+    /// What became of the request `request_id` of `app`, as far as the tables still have it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](super::Error::Unavailable) when the database does not answer.
+    pub async fn request(
+        &self,
+        app: impl Into<String>,
+        request_id: impl Into<String>,
+    ) -> Result<RequestStatus> {
+        let (app, request_id) = (app.into(), request_id.into());
+        self.context
+            .run(|context| async move {
+                let status = context.store().status_of(&app, &request_id).await;
+                status.map_err(|error| context.database_error(error))
+            })
+            .await
+    }
+}
+
+/// What makes a request the same as another one: its app with its request id or its key.
+fn names_of(request: &ScheduleJobRequest) -> Vec<(String, bool, String)> {
+    let app = || request.app_name.clone();
+    let id = request.request_id.clone().map(|id| (app(), true, id));
+    let key = request.idempotency_key.clone().map(|key| (app(), false, key));
+    id.into_iter().chain(key).collect()
+}
+
+/// A [`RequestStatus`] as programs see it.
+#[derive(Serialize)]
+#[serde(tag = "status", rename_all = "camelCase", rename_all_fields = "camelCase")]
+enum Wire<'a> {
+    Accepted { job_id: JobId, scheduled_time: String },
+    Retrying { job_id: JobId, scheduled_time: String, attempts: u32, message: &'a str },
+    Parked { message: &'a str },
+    Rejected { dead_letter: Uuid, kind: &'a str, message: &'a str },
+    Dead { dead_letter: Uuid, job_id: JobId, kind: &'a str, message: &'a str },
+    Unknown,
+}
+
+impl Serialize for RequestStatus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let wire = match self {
+            Self::Accepted { job_id, due_ms } => {
+                Wire::Accepted { job_id: *job_id, scheduled_time: rfc3339_ms(*due_ms) }
+            }
+            Self::Retrying { job_id, due_ms, attempts, error } => Wire::Retrying {
+                job_id: *job_id,
+                scheduled_time: rfc3339_ms(*due_ms),
+                attempts: *attempts,
+                message: error,
+            },
+            Self::Parked { message } => Wire::Parked { message },
+            Self::Rejected { letter, kind, message } => {
+                Wire::Rejected { dead_letter: *letter, kind, message }
+            }
+            Self::Dead { letter, job_id, kind, message } => {
+                Wire::Dead { dead_letter: *letter, job_id: *job_id, kind, message }
+            }
+            Self::Unknown => Wire::Unknown,
+        };
+        wire.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_one_flat_object() {
+        let job_id = JobId::derive("sms", "r-1");
+        let error = "busy".to_owned();
+        for (status, wire) in [
+            (RequestStatus::Unknown, json!({ "status": "unknown" })),
+            (
+                RequestStatus::Retrying { job_id, due_ms: 0, attempts: 2, error },
+                json!({
+                    "status": "retrying",
+                    "jobId": job_id,
+                    "scheduledTime": "1970-01-01T00:00:00.000Z",
+                    "attempts": 2,
+                    "message": "busy",
+                }),
+            ),
+        ] {
+            assert_eq!(serde_json::to_value(&status).unwrap(), wire);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What a person or a program may ask of a scheduler, written once for every surface.
+//!
+//! The command line, the HTTP server and the handle parse, call an operation and render its
+//! answer; they decide nothing. An operation takes typed input, returns a typed answer, reports
+//! the progress of long work through a callback and prints nothing. It works with a running
+//! scheduler, whose [`Scheduler`](crate::Scheduler) has the same groups, and on a database alone:
+//! then it owns no shard and fires nothing, and the owners of the shards are asked to look at
+//! what it wrote.
+
+mod error;
+
+mod connect;
+mod context;
+mod admission;
+mod instants;
+
+mod jobs;
+mod publish;
+mod dead_letters;
+mod ingest;
+mod apps;
+mod tables;
+
+use std::sync::Arc;
+
+use self::context::Context;
+
+pub use admission::{Replayed, Submitted};
+pub use apps::{App, Apps};
+pub use connect::OperationsOptions;
+pub use dead_letters::{
+    BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterOutcome,
+    LetterSelection, ShownLetter,
+};
+pub use error::{Error, Result};
+pub use ingest::{Ingest, PartitionMove, PartitionPosition, Positions, Seek, SeekAnswer, SeekTo};
+pub(crate) use instants::{rfc3339_ms, rfc3339_s};
+pub use jobs::{Jobs, RequestStatus};
+pub use publish::Publisher;
+pub use tables::Tables;
+
+pub use crate::store::{
+    InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
+    LetterState, LetterSummary, ReplayChain,
+};
+
+/// The operations on one database, in groups.
+///
+/// A [`Scheduler`](crate::Scheduler) has the same groups. This one needs no scheduler, and works
+/// alongside those that run on the database.
+///
+/// ```no_run
+/// use infinite_scheduler::operations::{LetterAction, LetterFilter, LetterSelection};
+/// use infinite_scheduler::{Operations, OperationsOptions};
+///
+/// # async fn example() -> Result<(), infinite_scheduler::OperationError> {
+/// let options = OperationsOptions::new("postgres://user:pass@host/db");
+/// let operations = Operations::connect(options).await?;
+/// let letters = operations.dead_letters();
+/// let failed = LetterFilter { app: Some("sms".into()), ..LetterFilter::default() };
+/// let failed = LetterSelection::Counted(letters.select(failed).await?);
+/// letters
+///     .carry_out(LetterAction::Replay, &failed, false, |letter, outcome| {
+///         println!("{}: {outcome:?}", letter.id);
+///     })
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Operations {
+    context: Arc<Context>,
+}
+
+impl Operations {
+    /// Requests for jobs, and what became of them.
+    pub fn jobs(&self) -> Jobs<'_> {
+        Jobs::new(&self.context)
+    }
+
+    /// What could not become a job, or failed for good.
+    pub fn dead_letters(&self) -> DeadLetters<'_> {
+        DeadLetters::new(&self.context)
+    }
+
+    /// How far the ingest topics have been read, and from where they are read on.
+    pub fn ingest(&self) -> Ingest<'_> {
+        Ingest::new(&self.context)
+    }
+
+    /// The apps that were ever registered on the database.
+    pub fn apps(&self) -> Apps<'_> {
+        Apps::new(&self.context)
+    }
+
+    /// Closes the connections to the database; afterwards nothing works any more.
+    pub async fn close(self) {
+        self.context.store().close().await;
+    }
+}

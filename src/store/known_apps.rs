@@ -1,0 +1,64 @@
+//! What people are shown of the apps: each with its rules, its shards and who fires its jobs.
+
+use std::collections::{HashMap, HashSet};
+
+use infinite_scheduler_entity::{app, shard};
+use sea_orm::EntityTrait;
+
+use super::{AppRules, Error, Result, Store};
+
+/// An app that was ever registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownApp {
+    /// Its name.
+    pub name: String,
+    /// What a request must meet, and its policy.
+    pub rules: AppRules,
+    /// When it was first registered, epoch milliseconds.
+    pub created_ms: i64,
+    /// How many shards it has.
+    pub shards: u32,
+    /// How many of them belong to an instance that is alive.
+    pub owned_shards: u32,
+    /// The names of the instances that are alive and fire its jobs, in order.
+    pub instances: Vec<String>,
+}
+
+impl Store {
+    /// Every app that was ever registered, by name.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database does not answer, or an app's rules cannot be read.
+    pub async fn known_apps(&self) -> Result<Vec<KnownApp>> {
+        let mut apps = app::Entity::find().all(&self.inner.pool).await?;
+        // Not by the database, which has an order of its own for texts.
+        apps.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let living = self.living_instances().await?;
+        let alive: HashSet<i64> = living.iter().map(|instance| instance.id).collect();
+        let mut shards: HashMap<i32, (u32, u32)> = HashMap::new();
+        for row in shard::Entity::find().all(&self.inner.pool).await? {
+            let (all, owned) = shards.entry(row.app).or_default();
+            *all += 1;
+            *owned += u32::from(row.owner.is_some_and(|owner| alive.contains(&owner)));
+        }
+        let mut instances: HashMap<i32, Vec<String>> = HashMap::new();
+        for instance in living {
+            let fired: Vec<i32> = serde_json::from_str(&instance.apps).unwrap_or_default();
+            for app in fired {
+                instances.entry(app).or_default().push(instance.name.clone());
+            }
+        }
+        let known = |row: app::Model| {
+            let name = row.name;
+            let rules = serde_json::from_str(&row.rules).map_err(|error| {
+                Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))
+            })?;
+            let (shards, owned_shards) = shards.get(&row.id).copied().unwrap_or_default();
+            let mut instances = instances.remove(&row.id).unwrap_or_default();
+            instances.sort_unstable();
+            let created_ms = row.created_ms;
+            Ok(KnownApp { name, rules, created_ms, shards, owned_shards, instances })
+        };
+        apps.into_iter().map(known).collect()
+    }
+}

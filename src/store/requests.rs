@@ -1,0 +1,105 @@
+//! The status of a request, by its name: as much as the tables still tell.
+
+use infinite_scheduler_entity::{dead_letter, job};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+
+use super::letters::{DEAD, PARKED};
+use super::{Result, Store};
+use crate::model::ids::JobId;
+
+/// The status of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestStatus {
+    /// Its job waits for its moment.
+    Accepted {
+        /// The job.
+        job_id: JobId,
+        /// When it is to fire, epoch milliseconds.
+        due_ms: i64,
+    },
+    /// Its job has failed and will be tried again.
+    Retrying {
+        /// The job.
+        job_id: JobId,
+        /// When it is tried again, epoch milliseconds.
+        due_ms: i64,
+        /// Attempts that have failed.
+        attempts: u32,
+        /// What the last of them said.
+        error: String,
+    },
+    /// It cannot become a job yet and is tried again by itself.
+    Parked {
+        /// Why, in words.
+        message: String,
+    },
+    /// It could not become a job and is a dead letter.
+    Rejected {
+        /// The dead letter.
+        letter: uuid::Uuid,
+        /// Why, for programs.
+        kind: String,
+        /// Why, in words.
+        message: String,
+    },
+    /// Its job failed for good and is a dead letter.
+    Dead {
+        /// The dead letter.
+        letter: uuid::Uuid,
+        /// The job.
+        job_id: JobId,
+        /// Why, for programs.
+        kind: String,
+        /// Why, in words.
+        message: String,
+    },
+    /// Nothing is known of it: it never came, its job has ended well, it repeated a request of
+    /// another name, it was a call that was refused, or its letter was discarded.
+    Unknown,
+}
+
+impl Store {
+    /// The status of `app`'s request `request_id`. A job that lives counts before a letter.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is away.
+    pub async fn status_of(&self, app: &str, request_id: &str) -> Result<RequestStatus> {
+        let job_id = JobId::derive(app, request_id);
+        let job = job::Entity::find().filter(job::Column::Id.eq(job_id.uuid()));
+        if let Some(row) = job.one(&self.inner.pool).await? {
+            return Ok(of_job(job_id, row));
+        }
+        let letter = dead_letter::Entity::find()
+            .filter(dead_letter::Column::RequestId.eq(request_id))
+            .filter(dead_letter::Column::App.eq(app))
+            .filter(dead_letter::Column::State.is_in([DEAD, PARKED]))
+            .order_by_desc(dead_letter::Column::CreatedMs)
+            .one(&self.inner.pool)
+            .await?;
+        Ok(letter.map_or(RequestStatus::Unknown, of_letter))
+    }
+}
+
+fn of_job(job_id: JobId, row: job::Model) -> RequestStatus {
+    let due_ms = row.due_ms;
+    match row.last_error {
+        None => RequestStatus::Accepted { job_id, due_ms },
+        Some(error) => {
+            let attempts = row.attempts.try_into().unwrap_or(0);
+            RequestStatus::Retrying { job_id, due_ms, attempts, error }
+        }
+    }
+}
+
+fn of_letter(row: dead_letter::Model) -> RequestStatus {
+    let dead_letter::Model { id: letter, kind, message, state, job, .. } = row;
+    match job {
+        _ if state == PARKED => RequestStatus::Parked { message },
+        Some(job) => {
+            let job_id = JobId::from_uuid(job);
+            RequestStatus::Dead { letter, job_id, kind, message }
+        }
+        None => RequestStatus::Rejected { letter, kind, message },
+    }
+}

@@ -1,0 +1,76 @@
+//! What can be asked.
+
+/// A question; letters are named by the word that their record begins with.
+#[derive(Debug)]
+pub(super) enum Ask {
+    List(Filter),
+    Show(&'static str),
+    Edit(Edit),
+    Replay {
+        letters: &'static [&'static str],
+        dry_run: bool,
+    },
+    Discard {
+        letters: &'static [&'static str],
+        dry_run: bool,
+    },
+    DiscardAll {
+        kind: &'static str,
+        dry_run: bool,
+    },
+    /// Requests as JSON, one after the other.
+    Submit(&'static [&'static str]),
+    /// What became of a request of the app `sms`.
+    Status(&'static str),
+    Apps,
+    Positions,
+    Seek(Seek),
+    SeekForeignTopic,
+}
+
+#[derive(Debug)]
+pub(super) struct Filter {
+    pub(super) app: Option<&'static str>,
+    pub(super) kind: Option<&'static str>,
+    pub(super) contains: Option<&'static str>,
+    /// From and to, epoch milliseconds.
+    pub(super) times: Option<(i64, i64)>,
+}
+
+impl Filter {
+    pub(super) const ALL: Self = Self { app: None, kind: None, contains: None, times: None };
+}
+
+#[derive(Debug)]
+pub(super) struct Edit {
+    pub(super) letter: &'static str,
+    pub(super) correction: Option<&'static str>,
+    pub(super) replace: bool,
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Seek {
+    /// An offset, or `end`.
+    pub(super) to: &'static str,
+    pub(super) partitions: &'static [i32],
+    pub(super) dry_run: bool,
+}
+
+impl Ask {
+    pub(super) const fn edit(letter: &'static str, correction: Option<&'static str>) -> Self {
+        Self::Edit(Edit { letter, correction, replace: false, dry_run: false })
+    }
+
+    pub(super) const fn replace(letter: &'static str, correction: Option<&'static str>) -> Self {
+        Self::Edit(Edit { letter, correction, replace: true, dry_run: false })
+    }
+
+    pub(super) const fn try_edit(letter: &'static str, correction: Option<&'static str>) -> Self {
+        Self::Edit(Edit { letter, correction, replace: false, dry_run: true })
+    }
+
+    pub(super) const fn seek(to: &'static str, partitions: &'static [i32], dry_run: bool) -> Self {
+        Self::Seek(Seek { to, partitions, dry_run })
+    }
+}

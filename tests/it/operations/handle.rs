@@ -1,0 +1,167 @@
+//! Asking in a program, by the groups of a scheduler or of a database alone.
+
+use infinite_scheduler::operations::{
+    Apps, DeadLetters, Edit, Ingest, Jobs, LetterAction, LetterFilter, LetterName, LetterOutcome,
+    LetterSelection, LetterState, Operations, Seek, SeekTo,
+};
+use infinite_scheduler::{OperationError, Replayed, ScheduleJobRequest, Scheduler, Submitted};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::Surroundings;
+use super::asks::{self, Ask, Filter};
+
+/// The operations, whoever gives them.
+pub(super) struct Groups<'a> {
+    jobs: Jobs<'a>,
+    dead_letters: DeadLetters<'a>,
+    ingest: Ingest<'a>,
+    apps: Apps<'a>,
+}
+
+impl<'a> Groups<'a> {
+    pub(super) fn of_scheduler(scheduler: &'a Scheduler) -> Self {
+        Self {
+            jobs: scheduler.jobs(),
+            dead_letters: scheduler.dead_letters(),
+            ingest: scheduler.ingest(),
+            apps: scheduler.apps(),
+        }
+    }
+
+    pub(super) fn of(operations: &'a Operations) -> Self {
+        Self {
+            jobs: operations.jobs(),
+            dead_letters: operations.dead_letters(),
+            ingest: operations.ingest(),
+            apps: operations.apps(),
+        }
+    }
+
+    pub(super) async fn ask(&self, ask: &Ask, surroundings: &Surroundings) -> Value {
+        let name = |word: &str| -> LetterName { surroundings.id(word).parse().expect("an id") };
+        let names = |words: &[&str]| words.iter().map(|word| name(word)).collect();
+        match ask {
+            Ask::List(filter) => {
+                let page = self.dead_letters.list(&of(filter), None, 1000).await;
+                answer(page.map(|page| page.letters))
+            }
+            Ask::Show(letter) => answer(self.dead_letters.show(&name(letter)).await),
+            Ask::Edit(edit) => self.edit(&name(edit.letter), edit).await,
+            Ask::Replay { letters, dry_run } => {
+                self.each(LetterAction::Replay, names(letters), *dry_run).await
+            }
+            Ask::Discard { letters, dry_run } => {
+                self.each(LetterAction::Discard, names(letters), *dry_run).await
+            }
+            Ask::DiscardAll { kind, dry_run } => self.discard_all(kind, *dry_run).await,
+            Ask::Submit(requests) => self.submit(requests).await,
+            Ask::Status(request) => answer(self.jobs.request("sms", *request).await),
+            Ask::Apps => answer(self.apps.list().await),
+            Ask::Positions => answer(self.ingest.positions().await),
+            Ask::Seek(asks::Seek { to, partitions, dry_run }) => {
+                let to = to.parse().map_or(SeekTo::End, SeekTo::Offset);
+                let (partitions, dry_run) = (partitions.to_vec(), *dry_run);
+                answer(self.ingest.seek(Seek { to, topic: None, partitions, dry_run }).await)
+            }
+            Ask::SeekForeignTopic => {
+                let (to, topic) = (SeekTo::End, Some("foreign".into()));
+                let seek = Seek { to, topic, partitions: Vec::new(), dry_run: false };
+                answer(self.ingest.seek(seek).await)
+            }
+        }
+    }
+
+    async fn edit(&self, letter: &LetterName, edit: &asks::Edit) -> Value {
+        let correction = edit.correction.map(|text| text.as_bytes().to_vec());
+        let (replace, dry_run) = (edit.replace, edit.dry_run);
+        let edited = Edit { correction, force: false, replace, dry_run };
+        let edited = match self.dead_letters.edit(letter, edited).await {
+            Ok(edited) => edited,
+            Err(error) => return of_error(&error),
+        };
+        let what = match (edited.has_correction, edited.had_correction) {
+            (true, false) => "has a correction",
+            (true, true) => "has another correction",
+            (false, true) => "has no correction any more",
+            (false, false) => "has no correction, as before",
+        };
+        json!({ "edited": format!("dead letter {} {what}", edited.letter) })
+    }
+
+    async fn each(&self, action: LetterAction, letters: Vec<LetterName>, dry_run: bool) -> Value {
+        let mut outcomes = Vec::new();
+        let letters = LetterSelection::Named(letters);
+        let carried_out = self
+            .dead_letters
+            .carry_out(action, &letters, dry_run, |_, outcome| {
+                outcomes.push(match outcome {
+                    Ok(LetterOutcome::Discarded) => json!({ "discarded": "" }),
+                    Ok(LetterOutcome::Replayed(Replayed::Accepted { job_id })) => {
+                        json!({ "replayed": format!("as job {job_id}") })
+                    }
+                    Ok(other) => panic!("{other:?}"),
+                    Err(OperationError::Refused(refusal)) => {
+                        json!({ "error": format!("{refusal} ({})", refusal.kind) })
+                    }
+                    Err(error) => of_error(error),
+                });
+            })
+            .await;
+        match carried_out {
+            Ok(tally) => {
+                assert_eq!(tally.done + tally.failed, outcomes.len() as u64);
+                json!(outcomes)
+            }
+            Err(error) => of_error(&error),
+        }
+    }
+
+    async fn discard_all(&self, kind: &str, dry_run: bool) -> Value {
+        let filter = LetterFilter { kind: Some(kind.into()), ..LetterFilter::default() };
+        let counted = self.dead_letters.select(filter).await.expect("a count");
+        let matched = counted.total();
+        let letters = LetterSelection::Counted(counted);
+        let done = self.dead_letters.carry_out(LetterAction::Discard, &letters, dry_run, |_, _| {});
+        let tally = done.await.expect("an answer");
+        json!({ "matched": matched, "done": tally.done, "failed": tally.failed })
+    }
+
+    async fn submit(&self, requests: &[&str]) -> Value {
+        let read = |text: &&str| ScheduleJobRequest::from_json(text.as_bytes()).expect("a request");
+        let answers = self.jobs.schedule_all(requests.iter().map(read)).await;
+        let line = |answer| match answer {
+            Ok(Submitted::Accepted { job_id, request_id }) => {
+                format!("accepted, job {job_id}, request {request_id}")
+            }
+            Ok(Submitted::Duplicate { job_id, of }) => {
+                format!("duplicate of request {of}, job {job_id}")
+            }
+            Err(OperationError::Refused(refusal)) => format!("refused: {refusal}"),
+            other => panic!("{other:?}"),
+        };
+        answers.into_iter().map(line).collect()
+    }
+}
+
+fn of(filter: &Filter) -> LetterFilter {
+    LetterFilter {
+        states: LetterState::ALL.to_vec(),
+        app: filter.app.map(Into::into),
+        kind: filter.kind.map(Into::into),
+        from_ms: filter.times.map(|times| times.0),
+        to_ms: filter.times.map(|times| times.1),
+        contains: filter.contains.map(Into::into),
+    }
+}
+
+fn answer(answer: Result<impl Serialize, OperationError>) -> Value {
+    match answer {
+        Ok(answer) => serde_json::to_value(answer).expect("JSON"),
+        Err(error) => of_error(&error),
+    }
+}
+
+fn of_error(error: &OperationError) -> Value {
+    json!({ "error": error.to_string() })
+}
