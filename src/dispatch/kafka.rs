@@ -144,7 +144,7 @@ mod tests {
             )
         );
         for error in [
-            Error::Unavailable("away".to_owned()),
+            Error::Unavailable("no broker".to_owned()),
             Error::Denied("no right".to_owned()),
             Error::Config("nonsense".to_owned()),
         ] {

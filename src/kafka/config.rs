@@ -56,7 +56,7 @@ pub struct KafkaIngestConfig {
     pub ensure_topics: bool,
     /// How many partitions a topic created here gets. Default 6.
     pub topic_partitions: NonZeroU32,
-    /// What to do when the log no longer has what comes next.
+    /// What to do when the log no longer has the next offset.
     pub on_offset_lost: OnOffsetLost,
     /// The memory for records of all partitions, in MiB: those that were prefetched and those
     /// that are being admitted. Default 128.

@@ -15,7 +15,7 @@ use super::{Error, KafkaIngestConfig};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BrokerState {
-    /// Whether the broker answered when it was last asked.
+    /// Whether the broker answered the last request or probe.
     pub reachable: bool,
     /// What is wrong, as a sentence; `None` if nothing is wrong or nothing is known yet.
     pub trouble: Option<String>,

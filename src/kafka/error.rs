@@ -5,7 +5,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use super::TopicPartition;
 use super::reason::reason;
 
-/// Why Kafka did not do what was asked.
+/// Why an operation on Kafka failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

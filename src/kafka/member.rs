@@ -211,7 +211,7 @@ fn leave(consumer: &Consumer) {
     }
     while !consumer.closed() {
         if Instant::now() > deadline {
-            warn!("the broker does not answer that we have left the group");
+            warn!("the broker did not confirm that the consumer has left the group");
             return;
         }
         poll(consumer);

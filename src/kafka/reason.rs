@@ -72,7 +72,7 @@ fn way_out(text: &str, when: Option<&str>) -> Option<&'static str> {
         return Some("allow READ on the group");
     }
     if text.contains(".location failed") {
-        return Some("check that the file is there, may be read and is PEM");
+        return Some("check that the file exists, is readable and is PEM");
     }
     if text.contains("Disconnected") && when.is_some_and(is_unwelcome) {
         return Some("it may demand TLS or SASL: check \"security.protocol\" in kafka.properties");

@@ -304,7 +304,7 @@ async fn a_second_member_takes_over_where_the_first_says_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_without_a_partition_is_told_so_and_leaves_at_once() {
+async fn a_member_without_a_partition_learns_so_and_leaves_at_once() {
     let (_broker, config) = broker(1);
     let (first_desk, mut first_queues) = Listener::new();
     let first = Intake::start(&config, LEASE, 6, first_desk.clone()).unwrap();
@@ -380,7 +380,7 @@ async fn a_record_that_is_too_large_is_refused_and_an_outage_is_not_its_fault() 
     .await;
 }
 
-/// Nobody may have anything to send for hours; an instance must not be not ready for so long.
+/// There may be nothing to send for hours; an instance must not stay not ready for that long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_that_sends_nothing_sees_the_end_of_an_outage() {
     let (broker, config) = broker(1);

@@ -25,7 +25,7 @@ pub struct Job<Shard = ShardId> {
     pub due_ms: i64,
     /// The producer's name for the request.
     pub request_id: String,
-    /// When the job was asked to fire, epoch milliseconds, rounded up.
+    /// When the job is scheduled to fire, epoch milliseconds, rounded up.
     pub scheduled_ms: i64,
     /// It is not fired after this moment, epoch milliseconds.
     pub expires_ms: Option<i64>,
@@ -49,7 +49,7 @@ pub struct Job<Shard = ShardId> {
     pub letter: Option<Uuid>,
 }
 
-/// Stands in the place of the shard of a job that has none yet.
+/// The type of the shard of a job that has not been assigned to one yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unassigned;
 

@@ -317,7 +317,7 @@ async fn what_does_not_suit_the_broker_is_named_with_the_property_to_check() {
     let mut properties = here.properties();
     properties.insert("ssl.ca.location".into(), "/nowhere.pem".into());
     let refused = here.builder(here.kafka(properties)).start().await.expect_err("no start");
-    for said in ["ssl.ca.location", "check that the file is there"] {
+    for said in ["ssl.ca.location", "check that the file exists"] {
         assert!(refused.to_string().contains(said), "{said} in {refused}");
     }
 

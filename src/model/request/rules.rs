@@ -29,7 +29,7 @@ const DAY_S: u64 = 24 * 60 * 60;
 /// The times of a request as epoch milliseconds, rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// When the job was asked to fire.
+    /// When the job is scheduled to fire.
     pub scheduled_ms: i64,
     /// When its first attempt is to start: as scheduled, also if that is in the past.
     pub due_ms: i64,
