@@ -289,11 +289,12 @@ async fn a_second_member_takes_over_where_the_first_says_it_is() {
     let committed = second.committed(&partition).await.unwrap();
     assert_eq!(committed, Some(100 + i64::from(partition.partition)));
     for queue in &mut held {
-        let is_revoked = |partition| first_desk.left.lock().unwrap().contains(partition);
-        let before = is_revoked(queue.partition());
+        let partition = queue.partition().clone();
+        let is_revoked = || first_desk.left.lock().unwrap().contains(&partition);
+        let before = is_revoked();
         let answer = queue.next_batch(LIMITS).await;
         // One that is revoked meanwhile may be seen either way.
-        if before == is_revoked(queue.partition()) {
+        if before == is_revoked() {
             assert_eq!(answer.is_err(), before, "{answer:?}");
         }
     }
