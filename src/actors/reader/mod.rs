@@ -1,6 +1,7 @@
 //! Reads one partition: take a batch, judge it, admit it, go on behind it.
 //!
-//! One batch is in hand at a time; the next one gathers in librdkafka's queue meanwhile.
+//! One batch is admitted at a time. Behind a full one the next is judged meanwhile; what comes
+//! after it gathers in librdkafka's queue.
 //! Where reading stands is the ledger's row and nothing else.
 
 mod admission;
