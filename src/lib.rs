@@ -60,11 +60,11 @@ pub use dispatch::{
 };
 pub use health::{HealthReport, Problem, ProblemKind};
 pub use kafka::{EmbeddedBroker, KafkaIngestConfig, OnOffsetLost};
-pub use model::app::AppConfig;
+pub use model::app::{AppConfig, AppName, InvalidAppName};
 pub use model::job::{Job, JobData, Priority};
 pub use model::letter::{ErrorKind, Refusal};
 pub use model::request::{Operation, ScheduleJobRequest};
-pub use model::schema::JobSchema;
+pub use model::schema::{InvalidSchema, JobSchema};
 pub use model::time::ScheduledTime;
 pub use operations::{
     Error as OperationError, Operations, OperationsOptions, Replayed, RequestStatus, Submitted,
