@@ -171,6 +171,12 @@ async fn await_reports(database: &TestDatabase) {
             "select count(*) from pg_stat_activity where datname = current_database() \
              and application_name = 'infinite-scheduler'"
         }
+        // The process list would bring the statements of all sessions, whose bytes need not be
+        // text.
+        Database::MySql => {
+            "select count(*) from performance_schema.threads where processlist_db = database() \
+             and processlist_id <> connection_id()"
+        }
         _ => {
             "select count(*) from information_schema.processlist where db = database() \
              and id <> connection_id()"
