@@ -3,15 +3,14 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::judge::Judgement;
-use super::pending::Candidate;
 use super::{Admission, Committed, Known, Lost, Pending, Policy, Tries, Written};
 use crate::model::ids::{JobId, KeyId};
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
 use crate::model::verdict::{Subject, Verdict, pack};
 use crate::store::{
-    BatchSource, Decision, Error as StoreError, IdempotencyKey, Lane, Result as StoreResult,
+    BatchSource, Decision, Error as StoreError, IdempotencyKey, Lane, PlacedCandidate,
+    Result as StoreResult,
 };
 
 /// How often an admission whose answer was lost is repeated.
@@ -69,8 +68,9 @@ impl Admission {
         let (request_id, app) = (name.clone(), request.app_name.clone());
         let judgement = self.judge(request, None, None).await.map_err(unavailable)?;
         let mut candidate = match judgement {
-            Judgement::Sound(candidate) => *candidate,
-            Judgement::Refused(refusal) | Judgement::NotYet(refusal) => {
+            Ok(candidate) => candidate,
+            Err(unfit) => {
+                let refusal = unfit.into_refusal();
                 self.announce_refusal(&refusal).await.map_err(unavailable)?;
                 return Err(SubmitError::Refused(refusal));
             }
@@ -202,7 +202,7 @@ impl Policy for Limited {
 /// A request without an idempotency key gets one that no other call has, for the time of
 /// its tries: a job whose admission was not answered may have fired and gone before the
 /// next try, which must not make it again.
-fn remember_tries(candidate: &mut Candidate) {
+fn remember_tries(candidate: &mut PlacedCandidate) {
     let call = format!("call {}", uuid::Uuid::new_v4());
     // A NUL cannot be in a key of a producer's.
     let id = KeyId::derive(&candidate.app.name, &format!("\0{call}"));

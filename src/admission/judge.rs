@@ -5,38 +5,55 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::apps::OwnApp;
-use super::pending::{Candidate, Judged};
-use super::{Admission, Objection as HandlersObjection, Pending};
+use super::{Admission, Objection, Pending};
 use crate::model::fingerprint::Fingerprint;
-use crate::model::ids::{JobId, KeyId, LedgerId};
-use crate::model::job::{Job, JobData, Origin, TraceContext, Unassigned};
+use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
+use crate::model::job::{Job, JobData, Origin, TraceContext};
 use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
 use crate::model::record::RawRecord;
 use crate::model::request::{Operation, Resolved, ScheduleJobRequest, check_required_fields};
 use crate::model::retry::Backoff;
-use crate::store::{AppRow, IdempotencyKey, Result as StoreResult, Wait};
+use crate::store::{AppRow, Entry, IdempotencyKey, PlacedCandidate, Result as StoreResult, Wait};
 
-/// What the rules say of a request.
-pub(super) enum Judgement {
-    /// It may become a job.
-    Sound(Box<Candidate>),
-    /// It never can.
-    Refused(Refusal),
+/// Why a request is no job.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// It never can be one.
+    Never(Refusal),
     /// It cannot now; that may pass.
     NotYet(Refusal),
 }
 
-/// Why `check` objects.
-enum Objection {
-    Never(Refusal),
-    NotYet(Refusal),
+impl Unfit {
+    /// What is said of it where nobody waits for it to pass.
+    pub(super) fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Never(refusal) | Self::NotYet(refusal) => refusal,
+        }
+    }
+
+    /// The same with the names of the request that it is about.
+    fn sign(self, request: &ScheduleJobRequest) -> Self {
+        let signed = |refusal| Refusal {
+            request_id: request.request_id.clone(),
+            app: Some(request.app_name.clone()),
+            ..refusal
+        };
+        match self {
+            Self::Never(refusal) => Self::Never(signed(refusal)),
+            Self::NotYet(refusal) => Self::NotYet(signed(refusal)),
+        }
+    }
 }
 
-impl From<Refusal> for Objection {
+impl From<Refusal> for Unfit {
     fn from(refusal: Refusal) -> Self {
         Self::Never(refusal)
     }
 }
+
+/// What the rules say of a request.
+pub(super) type Judgement = Result<Box<PlacedCandidate>, Unfit>;
 
 /// A trace header longer than this is not one.
 const LONGEST_TRACE: usize = 512;
@@ -86,7 +103,7 @@ impl Admission {
         ledger: LedgerId,
         before: u32,
         name: impl FnOnce(&RawRecord) -> String + Send,
-    ) -> StoreResult<Judged> {
+    ) -> StoreResult<Entry> {
         let record = Arc::new(record);
         let origin = Origin { ledger, offset: record.offset, timestamp_ms: record.timestamp_ms };
         let request = self.decode(&record).map(|mut request| {
@@ -95,24 +112,23 @@ impl Admission {
         });
         let judgement = match request {
             Ok(request) => self.judge(request, Some(origin), Some(&record)).await?,
-            Err(refusal) => Judgement::Refused(refusal),
+            Err(refusal) => Err(refusal.into()),
+        };
+        let (may_wait, refusal) = match judgement {
+            Ok(candidate) => return Ok(Entry::Job(candidate)),
+            Err(Unfit::NotYet(refusal)) => (true, refusal),
+            Err(Unfit::Never(refusal)) => (false, refusal),
         };
         let attempts = before.saturating_add(1);
         let now_ms = self.clock.now_ms();
-        let letter =
-            |refusal| DeadLetter { attempts, ..DeadLetter::of_record(&record, refusal, now_ms) };
-        Ok(match judgement {
-            Judgement::Sound(candidate) => Judged::Candidate(candidate),
-            Judgement::NotYet(refusal) if attempts <= self.rules.max_retries => {
-                let wait = AGAIN.delay(attempts, fastrand::f64());
-                let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-                let due_ms = now_ms.saturating_add(wait_ms);
-                Judged::Wait(Box::new(Wait { letter: letter(refusal), due_ms }))
-            }
-            Judgement::NotYet(refusal) | Judgement::Refused(refusal) => {
-                Judged::Letter(Box::new(letter(refusal)))
-            }
-        })
+        let letter = DeadLetter { attempts, ..DeadLetter::of_record(&record, refusal, now_ms) };
+        if !may_wait || attempts > self.rules.max_retries {
+            return Ok(Entry::Letter(Box::new(letter)));
+        }
+        let wait = AGAIN.delay(attempts, fastrand::f64());
+        let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        let due_ms = now_ms.saturating_add(wait_ms);
+        Ok(Entry::Wait(Box::new(Wait { letter, due_ms })))
     }
 
     /// What the rules say of a request that came by `record`, or by API.
@@ -127,28 +143,30 @@ impl Admission {
     ) -> StoreResult<Judgement> {
         let row = self.app_row(&request.app_name).await?;
         // An app without shards is being registered just now.
-        let shard = row.as_ref().and_then(|row| row.shards.first().copied());
-        let (Some(row), Some(shard)) = (row, shard) else {
-            let refusal = sign(self.unknown_app(&request), &request);
+        let first = row.as_ref().and_then(|row| row.shards.first().copied());
+        let (Some(row), Some(first)) = (row, first) else {
+            let refusal = self.unknown_app(&request);
             // Another instance may be about to register it. A caller can ask again by itself.
-            return Ok(match record {
-                Some(_) => Judgement::NotYet(refusal),
-                None => Judgement::Refused(refusal),
-            });
+            let unfit = match record {
+                Some(_) => Unfit::NotYet(refusal),
+                None => Unfit::Never(refusal),
+            };
+            return Ok(Err(unfit.sign(&request)));
         };
         self.counters.add(&self.counters.unknown_fields, request.unknown_fields() as usize);
-        Ok(match self.check(&request, &row, record.is_some()) {
-            Ok((resolved, fingerprint)) => {
-                let (mut job, key) = self.job(request, &row, &resolved);
-                job.origin = origin;
-                job.trace = record.and_then(|record| trace_in(&record.headers));
-                let home = job.id.one_of(&row.shards).copied().unwrap_or(shard);
-                let (app, record) = (row, record.cloned());
-                Judgement::Sound(Box::new(Candidate { app, job, home, fingerprint, key, record }))
-            }
-            Err(Objection::Never(refusal)) => Judgement::Refused(sign(refusal, &request)),
-            Err(Objection::NotYet(refusal)) => Judgement::NotYet(sign(refusal, &request)),
-        })
+        // One moment for all that is decided of a request.
+        let now_ms = self.moments.now_ms();
+        let checked = self.check(&request, &row, now_ms, record.is_some());
+        let (resolved, fingerprint) = match checked {
+            Ok(checked) => checked,
+            Err(unfit) => return Ok(Err(unfit.sign(&request))),
+        };
+        let (mut job, key) = self.job(request, &row, first, &resolved, now_ms);
+        job.origin = origin;
+        job.trace = record.and_then(|record| trace_in(&record.headers));
+        let (app, record, foreign) = (row, record.cloned(), true);
+        let candidate = PlacedCandidate { app, job, fingerprint, key, foreign, record };
+        Ok(Ok(Box::new(candidate)))
     }
 
     fn decode(&self, record: &RawRecord) -> Result<ScheduleJobRequest, Refusal> {
@@ -170,9 +188,11 @@ impl Admission {
         &self,
         request: &ScheduleJobRequest,
         row: &AppRow,
+        now_ms: i64,
         may_wait: bool,
-    ) -> Result<(Resolved, Fingerprint), Objection> {
-        let resolved = self.check_operation_and_times(request)?;
+    ) -> Result<(Resolved, Fingerprint), Unfit> {
+        check_operation(request)?;
+        let resolved = request.resolve(&self.rules.requests, now_ms)?;
         check_required_fields(&request.job_data, &row.rules.required_fields)?;
         if let Some(schema) = &row.rules.schema {
             schema.check(&request.job_data)?;
@@ -180,38 +200,24 @@ impl Admission {
         let refused = |why| Refusal::new(ErrorKind::RefusedByApp, format!("jobData: {why}"));
         match self.apps.own(&request.app_name).map_or(Ok(()), |app| ask(app, &request.job_data)) {
             Ok(()) => {}
-            Err(HandlersObjection::Invalid(why)) => return Err(Objection::Never(refused(why))),
-            Err(HandlersObjection::NotYet(why)) if may_wait => {
-                return Err(Objection::NotYet(refused(why)));
-            }
-            Err(HandlersObjection::NotYet(_)) => {}
+            Err(Objection::Invalid(why)) => return Err(Unfit::Never(refused(why))),
+            Err(Objection::NotYet(why)) if may_wait => return Err(Unfit::NotYet(refused(why))),
+            Err(Objection::NotYet(_)) => {}
         }
         let fingerprint = Fingerprint::of_json(request.job_data.as_str())
             .map_err(|error| Refusal::new(ErrorKind::InvalidJson, format!("jobData: {error}")))?;
         Ok((resolved, fingerprint))
     }
 
-    fn check_operation_and_times(&self, request: &ScheduleJobRequest) -> Result<Resolved, Refusal> {
-        if request.operation != Operation::Schedule {
-            return Err(Refusal::new(
-                ErrorKind::UnsupportedOperation,
-                format!(
-                    "operation \"{}\" is not available in this version: only \"schedule\" is",
-                    request.operation.as_str()
-                ),
-            ));
-        }
-        request.resolve(&self.rules.requests, self.moments.now_ms())
-    }
-
-    /// The job that a request asks for, and its idempotency key.
+    /// The job that a request asks for, in its home shard, and its idempotency key.
     fn job(
         &self,
         request: ScheduleJobRequest,
         row: &AppRow,
+        first: ShardId,
         resolved: &Resolved,
-    ) -> (Job<Unassigned>, Option<IdempotencyKey>) {
-        let now_ms = self.moments.now_ms();
+        now_ms: i64,
+    ) -> (Job, Option<IdempotencyKey>) {
         let request_id = request.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let window_ms = self.rules.idempotency_window.as_millis();
         let window_ms = i64::try_from(window_ms).unwrap_or(i64::MAX);
@@ -220,9 +226,10 @@ impl Admission {
             name,
             expires_ms: now_ms.saturating_add(window_ms),
         });
+        let id = JobId::derive(&row.name, &request_id);
         let job = Job {
-            id: JobId::derive(&row.name, &request_id),
-            shard: Unassigned,
+            id,
+            shard: row.home_of(id).unwrap_or(first),
             priority: request.priority,
             due_ms: resolved.due_ms,
             request_id,
@@ -257,6 +264,19 @@ impl Admission {
     }
 }
 
+fn check_operation(request: &ScheduleJobRequest) -> Result<(), Refusal> {
+    if request.operation == Operation::Schedule {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        ErrorKind::UnsupportedOperation,
+        format!(
+            "operation \"{}\" is not available in this version: only \"schedule\" is",
+            request.operation.as_str()
+        ),
+    ))
+}
+
 /// Why a value of more than `most` bytes is refused.
 pub(super) fn too_large(value: &[u8], most: usize) -> Option<Refusal> {
     let size = value.len();
@@ -271,21 +291,13 @@ pub(super) fn too_large(value: &[u8], most: usize) -> Option<Refusal> {
 
 /// A panic of the handler's is its answer to this request: else the reader would meet the
 /// same record again and again, and nothing behind it would get past.
-fn ask(app: &OwnApp, data: &JobData) -> Result<(), HandlersObjection> {
+fn ask(app: &OwnApp, data: &JobData) -> Result<(), Objection> {
     let asked = catch_unwind(AssertUnwindSafe(|| app.handler.validate(data)));
     asked.unwrap_or_else(|_| {
         let name = &app.row.name;
         let why = format!("the handler of {name} panicked when it was to judge it: see its log");
-        Err(HandlersObjection::Invalid(why))
+        Err(Objection::Invalid(why))
     })
-}
-
-fn sign(refusal: Refusal, request: &ScheduleJobRequest) -> Refusal {
-    Refusal {
-        request_id: request.request_id.clone(),
-        app: Some(request.app_name.clone()),
-        ..refusal
-    }
 }
 
 /// The trace context in a record's headers.

@@ -4,13 +4,14 @@
 use uuid::Uuid;
 
 use super::calls::{End, Limited, SubmitError, unavailable};
-use super::judge::{Judgement, too_large, trace_in};
-use super::pending::Candidate;
+use super::judge::{too_large, trace_in};
 use super::{Admission, Known, Pending};
 use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
-use crate::store::{BatchSource, Decision, LetterToReplay, Names, Result as StoreResult};
+use crate::store::{
+    BatchSource, Decision, LetterToReplay, Names, PlacedCandidate, Result as StoreResult,
+};
 
 /// What is to be replayed.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ impl Admission {
         names: &mut Names,
     ) -> Result<Replayed, SubmitError> {
         let (candidate, source) = match self.prepare(replay, false).await.map_err(unavailable)? {
-            Prepared::Candidate { candidate, source } => (*candidate, source),
+            Prepared::Candidate { candidate, source } => (candidate, source),
             Prepared::Answer(answer) => return Ok(answer),
         };
         let job_id = candidate.job.id;
@@ -73,7 +74,7 @@ impl Admission {
         let (mut made, mut unanswered, mut last) = (0, false, None);
         while Limited::wait(self, made).await {
             let (candidate, source) = match self.prepare(replay, unanswered).await {
-                Ok(Prepared::Candidate { candidate, source }) => (*candidate, source),
+                Ok(Prepared::Candidate { candidate, source }) => (candidate, source),
                 Ok(Prepared::Answer(answer)) => return Ok(answer),
                 Err(error) => {
                     last = Some(error.to_string());
@@ -127,8 +128,8 @@ impl Admission {
             Err(refusal) => return refused(refusal),
         };
         let mut candidate = match self.judge(request, None, None).await? {
-            Judgement::Sound(candidate) => candidate,
-            Judgement::Refused(refusal) | Judgement::NotYet(refusal) => return refused(refusal),
+            Ok(candidate) => candidate,
+            Err(unfit) => return refused(unfit.into_refusal()),
         };
         candidate.job.letter = Some(id);
         candidate.job.trace = trace_in(&letter.headers());
@@ -138,7 +139,7 @@ impl Admission {
 }
 
 enum Prepared {
-    Candidate { candidate: Box<Candidate>, source: BatchSource },
+    Candidate { candidate: Box<PlacedCandidate>, source: BatchSource },
     Answer(Replayed),
 }
 

@@ -12,13 +12,13 @@ use uuid::Uuid;
 pub use super::fence::Fence;
 use super::ids::{JobId, LedgerId, ShardId};
 
-/// One live job, as the `job` table holds it; before it has a shard, a `Job<Unassigned>`.
+/// One live job, as the `job` table holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Job<Shard = ShardId> {
+pub struct Job {
     /// Derived from app and request id.
     pub id: JobId,
     /// Its shard, which never changes.
-    pub shard: Shard,
+    pub shard: ShardId,
     /// Its priority among due jobs.
     pub priority: Priority,
     /// When the next attempt is to start, epoch milliseconds, rounded up.
@@ -47,52 +47,6 @@ pub struct Job<Shard = ShardId> {
     pub last_error: Option<String>,
     /// The dead letter that it is a replay of.
     pub letter: Option<Uuid>,
-}
-
-/// The type of the shard of a job that has not been assigned to one yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unassigned;
-
-impl Job<Unassigned> {
-    /// The job as it is in `shard`.
-    pub fn in_shard(self, shard: ShardId) -> Job {
-        let Self {
-            id,
-            shard: Unassigned,
-            priority,
-            due_ms,
-            request_id,
-            scheduled_ms,
-            expires_ms,
-            created_ms,
-            attempts,
-            max_attempts,
-            timeout_ms,
-            data,
-            trace,
-            origin,
-            last_error,
-            letter,
-        } = self;
-        Job {
-            id,
-            shard,
-            priority,
-            due_ms,
-            request_id,
-            scheduled_ms,
-            expires_ms,
-            created_ms,
-            attempts,
-            max_attempts,
-            timeout_ms,
-            data,
-            trace,
-            origin,
-            last_error,
-            letter,
-        }
-    }
 }
 
 impl Job {

@@ -41,7 +41,7 @@ pub use tables::Tables;
 
 pub use crate::store::{
     InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
-    LetterState, LetterSummary, ReplayChain,
+    LetterState, LetterSummary, ReplayChain, Totals,
 };
 
 /// The operations on one database, in groups.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Hot, Result, Store};
 use crate::model::app::AppConfig;
-use crate::model::ids::{AppId, ShardId};
+use crate::model::ids::{AppId, JobId, ShardId};
 use crate::model::job::Priority;
 use crate::model::schema::JobSchema;
 
@@ -33,6 +33,13 @@ pub struct AppRow {
     pub rules: AppRules,
     /// Its shards, in order of their number.
     pub shards: Vec<ShardId>,
+}
+
+impl AppRow {
+    /// The shard that a job goes into that no instance puts into one of its own.
+    pub fn home_of(&self, job: JobId) -> Option<ShardId> {
+        job.one_of(&self.shards).copied()
+    }
 }
 
 /// What an app demands of a request's `jobData`, and its policy.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use infinite_scheduler_entity::{ingest_offset, instance};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+use serde::Serialize;
 
 use super::ledger::decode;
 use super::{LedgerKey, LedgerRow, Result, Store};
@@ -23,9 +24,10 @@ pub struct PartitionRow {
     pub totals: Totals,
 }
 
-/// The fates of a partition's records since it was first read. A record that was read
+/// What became of a partition's records since it was first read. A record that was read
 /// again counts again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Totals {
     /// Records read: the sum of all below.
     pub records: i64,

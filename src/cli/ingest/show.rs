@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::cli::output::{report, say, table};
 use crate::cli::session::{Session, failed};
-use crate::operations::{PartitionPosition, Positions};
+use crate::operations::{PartitionPosition, Positions, Totals};
 
 const COLUMNS: [&str; 12] = [
     "topic",
@@ -49,7 +49,8 @@ fn cells(one: &PartitionPosition) -> Vec<String> {
     let owner = one.owner.clone().unwrap_or_else(|| "nobody".into());
     let mut cells = vec![one.topic.clone(), one.partition.to_string(), owner];
     cells.extend([one.next_offset, one.end_offset, one.lag].map(known));
-    let became = [one.jobs, one.duplicates, one.operations, one.dead_letters, one.parked];
-    cells.extend([one.records].into_iter().chain(became).map(|count| count.to_string()));
+    let Totals { records, jobs, duplicates, operations, dead_letters, parked } = one.totals;
+    let counts = [records, jobs, duplicates, operations, dead_letters, parked];
+    cells.extend(counts.map(|count| count.to_string()));
     cells
 }

@@ -9,7 +9,7 @@ use crate::kafka::{
     ClusterInspector, Error as KafkaError, KafkaIngestConfig, LogRange, TopicPartition,
 };
 use crate::operations::{Result, rfc3339_s};
-use crate::store::PartitionRow;
+use crate::store::{PartitionRow, Totals};
 
 /// How far a consumer group has read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,18 +48,9 @@ pub struct PartitionPosition {
     pub held_back_since: Option<String>,
     /// Records that the log has and that were not read yet, at most.
     pub lag: Option<i64>,
-    /// Records that were read: the sum of those that follow.
-    pub records: i64,
-    /// Records that became jobs.
-    pub jobs: i64,
-    /// Records that repeated an earlier request.
-    pub duplicates: i64,
-    /// Records that were applied as operations.
-    pub operations: i64,
-    /// Records that are dead letters.
-    pub dead_letters: i64,
-    /// Records that are tried again.
-    pub parked: i64,
+    /// What became of its records.
+    #[serde(flatten)]
+    pub totals: Totals,
 }
 
 impl Ingest<'_> {
@@ -112,12 +103,7 @@ impl PartitionPosition {
             held_back_from: log.and_then(held_back_from),
             held_back_since: None,
             lag,
-            records: totals.records,
-            jobs: totals.jobs,
-            duplicates: totals.duplicates,
-            operations: totals.operations,
-            dead_letters: totals.dead_letters,
-            parked: totals.parked,
+            totals,
         }
     }
 
