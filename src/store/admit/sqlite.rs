@@ -46,7 +46,7 @@ fn advance(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<bool> 
          where id = ? and reader = ? and next_offset = ?",
     )?;
     let moved = update.execute(params![
-        advance.next,
+        advance.next.0,
         records,
         jobs,
         duplicates,
@@ -56,7 +56,7 @@ fn advance(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<bool> 
         advance.last.map(|last| last.hash),
         advance.ledger.0,
         advance.reader.0,
-        advance.expected,
+        advance.expected.0,
     ])?;
     Ok(moved == 1)
 }
