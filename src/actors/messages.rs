@@ -14,7 +14,7 @@ use crate::kafka::{PartitionQueue, TopicPartition};
 use crate::model::ids::{JobId, KeyId, LedgerId, Offset, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::{Lane, ShardFence};
+use crate::store::{OrderingKey, ShardFence};
 
 /// Poll thread → Supervisor: these partitions are ours. Never lost: the Supervisor
 /// outlives the intake.
@@ -76,7 +76,7 @@ pub(super) struct Remember {
 /// verdicts to publish. If lost, they are found at the next look around.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct PublishLane(pub(super) Lane);
+pub(super) struct PublishOutbox(pub(super) OrderingKey);
 
 /// `PartitionReader`, `RetryDlq` itself → `RetryDlq`: records were parked; the first is due then. If
 /// lost, they are found at the next look around.

@@ -1,8 +1,8 @@
-//! SQLite's one writer: a thread that commits whatever gathered while it last committed.
+//! The writer of SQLite: a thread that commits together what was queued during its last commit.
 //!
-//! A commit costs a sync of the file, whether it holds one job or ten thousand. So work
-//! queues up for the thread, each piece runs in a savepoint of its own, and all share
-//! one commit. Readers have connections of their own.
+//! A commit costs one sync of the file, whether it contains one job or ten thousand. So tasks are
+//! queued for the thread, each runs in its own savepoint, and all of them share one commit. Reads
+//! use another connection.
 
 use std::fs::TryLockError;
 use std::path::PathBuf;
@@ -17,11 +17,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use super::settings::OF_SQLITE;
 use super::{Error, Result};
 
-/// How long to wait for another process that writes to the file.
+/// The longest wait for another process that writes to the file.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
-/// Pieces of work that share one commit at most.
+/// The most tasks that share one commit.
 const GROUP: usize = 64;
-/// Prepared statements that a connection keeps.
+/// The size of a connection's cache of prepared statements.
 const STATEMENTS: usize = 64;
 
 /// The file behind a `sqlite:` URL.
@@ -32,7 +32,7 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Reads `sqlite://path?mode=rwc`.
+    /// Parses `sqlite://path?mode=rwc`.
     pub(super) fn parse(url: &str) -> Result<Self> {
         let rest = url.strip_prefix("sqlite:").unwrap_or(url);
         let rest = rest.strip_prefix("//").unwrap_or(rest);
@@ -50,8 +50,8 @@ impl File {
         let connection = self.connect()?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        // The limit is what 20,000 pages take: the -wal file is that large in any case, and what
-        // a long reader made of it beyond that is given back.
+        // The -wal file grows to 20,000 pages before a checkpoint in any case. The size limit is
+        // a bit more than that: if a long read made the file larger, it is truncated afterwards.
         connection.execute_batch(
             "pragma page_size = 8192; pragma journal_mode = wal; pragma synchronous = full;
              pragma cache_size = -65536; pragma wal_autocheckpoint = 20000;
@@ -64,7 +64,7 @@ impl File {
         Ok(connection)
     }
 
-    /// A pragma that cannot be is not an error of SQLite's.
+    /// Checks a pragma, because SQLite reports no error if it cannot be set.
     fn check(&self, name: &str, is: &Value, right: &[&str], why: &str) -> Result<()> {
         let is = match is {
             Value::Text(text) => text.to_lowercase(),
@@ -82,16 +82,16 @@ impl File {
         )))
     }
 
-    /// The lock is on a file of its own beside the database: SQLite's own locks are POSIX
-    /// locks, which a process loses as soon as it closes any descriptor of that file.
+    /// Locks a separate file next to the database: SQLite's locks are POSIX locks, which a process
+    /// loses as soon as it closes any descriptor of the database file.
     fn try_lock(&self) -> Result<Option<std::fs::File>> {
-        // One file has one lock, by whatever links it is reached.
+        // The canonical path, so that symbolic links to one file have one lock.
         let mut path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         path.as_mut_os_string().push(".lock");
         let unusable = |error: &dyn std::fmt::Display| {
             Error::Unusable(format!(
-                "{} cannot be locked, which keeps a second instance away from the database file: \
-                 {error}: put the database into a folder that this user may write, on a file \
+                "{} cannot be locked, which prevents a second instance from using the database \
+                 file: {error}: put the database into a folder that this user may write, on a file \
                  system with locks",
                 path.display()
             ))
@@ -120,18 +120,20 @@ impl File {
     }
 }
 
-/// The writer's queue, the readers, and the proof that nobody else serves the file.
+/// The writer's queue, the connection for reads, and the lock of the file.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     file: Arc<File>,
-    /// Held for as long as this process serves the file; the kernel gives it back with its end.
+    /// Held while this process uses the file; the kernel releases it when the process ends.
     lock: std::sync::Mutex<Option<std::fs::File>>,
     queue: Sender<Task>,
-    turn: Arc<Mutex<()>>,
+    /// Held by whichever connection of this process writes.
+    permit: Arc<Mutex<()>>,
     reader: Arc<std::sync::Mutex<Connection>>,
 }
 
-/// Runs in a savepoint, or hears why there is none; what it gives back is told how the commit went.
+/// A task, which runs in a savepoint or receives the error why there is none. Returns whether its
+/// changes are kept, and the function that receives the result of the commit.
 type Work = Box<dyn FnOnce(Result<&Connection>) -> (bool, Report) + Send>;
 type Report = Box<dyn FnOnce(Result<()>) + Send>;
 
@@ -145,25 +147,25 @@ impl Sqlite {
         let writer = file.open()?;
         let reader = file.open()?;
         let (queue, tasks) = mpsc::channel();
-        let turn = Arc::new(Mutex::new(()));
-        let gate = turn.clone();
+        let permit = Arc::new(Mutex::new(()));
+        let permit_of_thread = permit.clone();
         std::thread::Builder::new()
             .name("sqlite-writer".into())
-            .spawn(move || write_until_closed(&writer, &tasks, &gate))
+            .spawn(move || write_until_closed(&writer, &tasks, &permit_of_thread))
             .map_err(|error| {
                 Error::Unusable(format!("no thread for the SQLite writer: {error}"))
             })?;
         let (file, lock) = (file.clone(), std::sync::Mutex::default());
-        Ok(Self { file, lock, queue, turn, reader: Arc::new(std::sync::Mutex::new(reader)) })
+        Ok(Self { file, lock, queue, permit, reader: Arc::new(std::sync::Mutex::new(reader)) })
     }
 
-    /// The right to write through another connection of this process.
-    pub(super) async fn turn(&self) -> OwnedMutexGuard<()> {
-        self.turn.clone().lock_owned().await
+    /// Waits for the permit to write through another connection of this process.
+    pub(super) async fn write_permit(&self) -> OwnedMutexGuard<()> {
+        self.permit.clone().lock_owned().await
     }
 
-    /// Runs `work` in a transaction that others may share and answers after its commit.
-    /// An error of `work` undoes what it did and nothing else.
+    /// Runs `work` in a transaction that other tasks may share, and returns after its commit. If
+    /// `work` fails, only its own changes are undone.
     pub(super) async fn write<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -172,7 +174,7 @@ impl Sqlite {
         self.write_if(|_| true, work).await
     }
 
-    /// The same, and what `work` gives back tells whether what it did is kept.
+    /// As [`write`](Self::write), but `keep` decides by the result whether the changes are kept.
     pub(super) async fn write_if<T, F>(&self, keep: fn(&T) -> bool, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -183,7 +185,7 @@ impl Sqlite {
             let result = connection.and_then(work);
             let succeeded = result.as_ref().is_ok_and(keep);
             let report: Report = Box::new(move |committed| {
-                // Nobody may be waiting any more: a caller that was dropped.
+                // The caller's future may have been dropped.
                 drop(answer.send(result.and_then(|value| committed.map(|()| value))));
             });
             (succeeded, report)
@@ -192,7 +194,7 @@ impl Sqlite {
         answered.await.map_err(|_| closed())?
     }
 
-    /// Runs `query` on the reading connection.
+    /// Runs `query` on the connection for reads.
     pub(super) async fn read<T, F>(&self, query: F) -> Result<T>
     where
         T: Send + 'static,
@@ -208,8 +210,8 @@ impl Sqlite {
             .map_err(|error| Error::Unavailable(error.to_string()))?
     }
 
-    /// Takes the lock that says who serves the file. False: another process, or another
-    /// scheduler of this one, has it.
+    /// Locks the file. Returns false if another process, or another scheduler of this process,
+    /// holds the lock.
     pub(super) fn take_lock(&self) -> Result<bool> {
         let mut lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if lock.is_none() {
@@ -232,7 +234,7 @@ fn closed() -> Error {
     Error::Unavailable("the database was closed".into())
 }
 
-fn write_until_closed(connection: &Connection, tasks: &Receiver<Task>, turn: &Mutex<()>) {
+fn write_until_closed(connection: &Connection, tasks: &Receiver<Task>, permit: &Mutex<()>) {
     while let Ok(first) = tasks.recv() {
         let first = match first {
             Task::Write(work) => work,
@@ -241,7 +243,7 @@ fn write_until_closed(connection: &Connection, tasks: &Receiver<Task>, turn: &Mu
                 return;
             }
         };
-        let _turn = turn.blocking_lock();
+        let _permit = permit.blocking_lock();
         if let Some(done) = write_group(connection, first, tasks) {
             done.send(()).ok();
             return;
@@ -249,7 +251,7 @@ fn write_until_closed(connection: &Connection, tasks: &Receiver<Task>, turn: &Mu
     }
 }
 
-/// One transaction with all that is waiting. Gives back the request to close, if it came.
+/// Runs the queued tasks in one transaction. Returns the request to close, if there was one.
 fn write_group(
     connection: &Connection,
     first: Work,
@@ -279,17 +281,17 @@ fn write_group(
     close
 }
 
-/// Why not, if somebody else writes for longer than we wait.
+/// Begins a transaction; fails if another process writes for longer than the busy timeout.
 fn begin(connection: &Connection) -> std::result::Result<(), String> {
     connection.execute_batch("begin immediate").map_err(|error| match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DatabaseBusy) => {
-            format!("another writer has the file: {error}")
+            format!("another process is writing to the file: {error}")
         }
         _ => error.to_string(),
     })
 }
 
-/// The work is not done: whoever waits for it hears why.
+/// Reports to the caller of `work` that it was not run.
 fn refuse(work: Work, why: &str) {
     let (_, report) = work(Err(Error::Unavailable(why.to_owned())));
     report(Ok(()));
@@ -312,8 +314,8 @@ fn run_in_savepoint(connection: &Connection, work: Work) -> Report {
     }
 }
 
-/// Asks for the right to write, by a connection of its own and without waiting.
-pub(super) async fn try_anew(file: Arc<File>) -> Result<()> {
+/// Begins a write transaction on a new connection, without waiting, to see whether that works.
+pub(super) async fn open_session(file: Arc<File>) -> Result<()> {
     let asked = tokio::task::spawn_blocking(move || {
         let connection = file.connect()?;
         connection.busy_timeout(Duration::ZERO)?;
@@ -347,7 +349,7 @@ mod tests {
         let pragma = |name: &str| -> i64 {
             connection.query_row(&format!("pragma {name}"), [], |row| row.get(0)).unwrap()
         };
-        // A page in the file has 24 bytes of its own; the file has 32.
+        // Each page in the -wal file has a header of 24 bytes; the file has one of 32.
         let left = pragma("wal_autocheckpoint") * (pragma("page_size") + 24) + 32;
         let limit = pragma("journal_size_limit");
         assert!((left..left + 1_000_000).contains(&limit), "{limit} for {left}");
