@@ -185,7 +185,7 @@ impl Instance {
         self.partitions.iter().map(|entry| *entry.value()).collect()
     }
 
-    /// Whether what lies in this ordering key of the outbox is ours to publish.
+    /// Whether this instance publishes the outbox rows with this ordering key.
     pub(super) fn owns(&self, ordering_key: OrderingKey) -> bool {
         match ordering_key {
             OrderingKey::Partition(ledger) => {

@@ -72,7 +72,7 @@ pub(super) struct Remember {
     pub(super) keys: Vec<KeyId>,
 }
 
-/// Whoever admits, Outcomes, `ShardKeeper` → `RetryDlq`: this lane may have letters or
+/// Whoever admits, Outcomes, `ShardKeeper` → `RetryDlq`: this ordering key may have letters or
 /// verdicts to publish. If lost, they are found at the next look around.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -86,7 +86,7 @@ pub(super) struct RecordsParked {
     pub(super) due_ms: i64,
 }
 
-/// `PartitionReader` → `RetryDlq`: there may be something in any lane, and parked records. If
+/// `PartitionReader` → `RetryDlq`: there may be rows with any ordering key, and parked records. If
 /// lost, it looks around by itself after a while.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

@@ -1,4 +1,4 @@
-//! From the outbox to a topic: everything at least once, in the order of its ordering key, and
+//! From the outbox to a topic: everything at least once, in order within each ordering key, and
 //! removed from the outbox only after the broker's acknowledgement.
 
 use std::collections::HashSet;
@@ -29,7 +29,7 @@ const CLOUD_EVENT: &str = "application/cloudevents+json; charset=UTF-8";
 /// One kind of what the outbox holds, on its way to its topic.
 #[derive(Debug, Default)]
 pub(super) struct Outlet {
-    /// Lanes that may have something, beside those that are being published.
+    /// Ordering keys that may have rows, other than those that are being published.
     ordering_keys: HashSet<OrderingKey>,
     /// Rows that the topic refuses, too large ones say: what is behind them passes them.
     refused: Refused,
@@ -71,7 +71,7 @@ impl Outlet {
         if std::mem::take(&mut self.trial_is_due) {
             self.refused.try_some();
         }
-        // Who lost a ordering key leaves it to its new owner.
+        // A relay that lost an ordering key leaves its rows to the new owner.
         let ordering_keys =
             self.ordering_keys.drain().filter(|ordering_key| owns(*ordering_key)).collect();
         Some(Round { ordering_keys, passed: self.refused.rows(), ..Round::default() })
