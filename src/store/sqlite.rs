@@ -1,26 +1,24 @@
-//! The writer of SQLite: a thread that commits together what was queued during its last commit.
-//!
-//! A commit costs one sync of the file, whether it contains one job or ten thousand. So tasks are
-//! queued for the thread, each runs in its own savepoint, and all of them share one commit. Reads
-//! use another connection.
+//! A SQLite file: one thread writes ([`writer`]), and reads use another connection. A lock on a
+//! separate file prevents a second process from using the database.
+
+mod writer;
 
 use std::fs::TryLockError;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
+use self::writer::Request;
 use super::settings::OF_SQLITE;
 use super::{Error, Result};
 
 /// The longest wait for another process that writes to the file.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
-/// The most tasks that share one commit.
-const GROUP: usize = 64;
 /// The size of a connection's cache of prepared statements.
 const STATEMENTS: usize = 64;
 
@@ -126,32 +124,22 @@ pub(super) struct Sqlite {
     file: Arc<File>,
     /// Held while this process uses the file; the kernel releases it when the process ends.
     lock: std::sync::Mutex<Option<std::fs::File>>,
-    queue: Sender<Task>,
+    queue: Sender<Request>,
     /// Held by whichever connection of this process writes.
     permit: Arc<Mutex<()>>,
     reader: Arc<std::sync::Mutex<Connection>>,
 }
 
-/// A task, which runs in a savepoint or receives the error why there is none. Returns whether its
-/// changes are kept, and the function that receives the result of the commit.
-type Work = Box<dyn FnOnce(Result<&Connection>) -> (bool, Report) + Send>;
-type Report = Box<dyn FnOnce(Result<()>) + Send>;
-
-enum Task {
-    Write(Work),
-    Close(oneshot::Sender<()>),
-}
-
 impl Sqlite {
     pub(super) fn open(file: &Arc<File>) -> Result<Self> {
-        let writer = file.open()?;
+        let connection = file.open()?;
         let reader = file.open()?;
-        let (queue, tasks) = mpsc::channel();
+        let (queue, requests) = mpsc::channel();
         let permit = Arc::new(Mutex::new(()));
         let permit_of_thread = permit.clone();
         std::thread::Builder::new()
             .name("sqlite-writer".into())
-            .spawn(move || write_until_closed(&writer, &tasks, &permit_of_thread))
+            .spawn(move || writer::serve(&connection, &requests, &permit_of_thread))
             .map_err(|error| {
                 Error::Unusable(format!("no thread for the SQLite writer: {error}"))
             })?;
@@ -164,34 +152,25 @@ impl Sqlite {
         self.permit.clone().lock_owned().await
     }
 
-    /// Runs `work` in a transaction that other tasks may share, and returns after its commit. If
-    /// `work` fails, only its own changes are undone.
-    pub(super) async fn write<T, F>(&self, work: F) -> Result<T>
+    /// Runs `run` in a transaction that other tasks may share, and returns after its commit. If `run`
+    /// fails, only its own changes are undone. It may be called several times, and then its earlier
+    /// changes were rolled back.
+    pub(super) async fn write<T, F>(&self, run: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
-        self.write_if(|_| true, work).await
+        writer::write(&self.queue, |_| true, run).await
     }
 
-    /// As [`write`](Self::write), but `keep` decides by the result whether the changes are kept.
-    pub(super) async fn write_if<T, F>(&self, keep: fn(&T) -> bool, work: F) -> Result<T>
+    /// As [`write`](Self::write), but the changes are also undone if `keep` returns false for the
+    /// result.
+    pub(super) async fn write_if<T, F>(&self, keep: fn(&T) -> bool, run: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        let task: Work = Box::new(move |connection| {
-            let result = connection.and_then(work);
-            let succeeded = result.as_ref().is_ok_and(keep);
-            let report: Report = Box::new(move |committed| {
-                // The caller's future may have been dropped.
-                drop(answer.send(result.and_then(|value| committed.map(|()| value))));
-            });
-            (succeeded, report)
-        });
-        self.queue.send(Task::Write(task)).map_err(|_| closed())?;
-        answered.await.map_err(|_| closed())?
+        writer::write(&self.queue, keep, run).await
     }
 
     /// Runs `query` on the connection for reads.
@@ -222,95 +201,11 @@ impl Sqlite {
 
     pub(super) async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.queue.send(Task::Close(done)).is_ok() {
+        if self.queue.send(Request::Close(done)).is_ok() {
             drop(closed.await);
         }
         let mut lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         drop(lock.take());
-    }
-}
-
-fn closed() -> Error {
-    Error::Unavailable("the database was closed".into())
-}
-
-fn write_until_closed(connection: &Connection, tasks: &Receiver<Task>, permit: &Mutex<()>) {
-    while let Ok(first) = tasks.recv() {
-        let first = match first {
-            Task::Write(work) => work,
-            Task::Close(done) => {
-                done.send(()).ok();
-                return;
-            }
-        };
-        let _permit = permit.blocking_lock();
-        if let Some(done) = write_group(connection, first, tasks) {
-            done.send(()).ok();
-            return;
-        }
-    }
-}
-
-/// Runs the queued tasks in one transaction. Returns the request to close, if there was one.
-fn write_group(
-    connection: &Connection,
-    first: Work,
-    tasks: &Receiver<Task>,
-) -> Option<oneshot::Sender<()>> {
-    let begun = begin(connection);
-    let mut reports = Vec::new();
-    let mut close = None;
-    let mut next = Some(first);
-    while let Some(work) = next.take() {
-        match &begun {
-            Ok(()) => reports.push(run_in_savepoint(connection, work)),
-            Err(why) => refuse(work, why),
-        }
-        if reports.len() < GROUP {
-            match tasks.try_recv() {
-                Ok(Task::Write(work)) => next = Some(work),
-                Ok(Task::Close(done)) => close = Some(done),
-                Err(_) => {}
-            }
-        }
-    }
-    match begun {
-        Ok(()) => commit(connection, reports),
-        Err(why) => tracing::warn!("the database file cannot be written: {why}"),
-    }
-    close
-}
-
-/// Begins a transaction; fails if another process writes for longer than the busy timeout.
-fn begin(connection: &Connection) -> std::result::Result<(), String> {
-    connection.execute_batch("begin immediate").map_err(|error| match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DatabaseBusy) => {
-            format!("another process is writing to the file: {error}")
-        }
-        _ => error.to_string(),
-    })
-}
-
-/// Reports to the caller of `work` that it was not run.
-fn refuse(work: Work, why: &str) {
-    let (_, report) = work(Err(Error::Unavailable(why.to_owned())));
-    report(Ok(()));
-}
-
-fn run_in_savepoint(connection: &Connection, work: Work) -> Report {
-    if let Err(error) = connection.execute_batch("savepoint work") {
-        refuse(work, &error.to_string());
-        tracing::warn!(%error, "a savepoint failed");
-        return Box::new(|_| {});
-    }
-    let (succeeded, report) = work(Ok(connection));
-    let end = if succeeded { "release work" } else { "rollback to work; release work" };
-    match connection.execute_batch(end) {
-        Ok(()) => report,
-        Err(error) => {
-            let error = error.to_string();
-            Box::new(move |_| report(Err(Error::Unavailable(error))))
-        }
     }
 }
 
@@ -319,22 +214,9 @@ pub(super) async fn open_session(file: Arc<File>) -> Result<()> {
     let asked = tokio::task::spawn_blocking(move || {
         let connection = file.connect()?;
         connection.busy_timeout(Duration::ZERO)?;
-        begin(&connection).map_err(Error::Unavailable)
+        writer::begin(&connection).map_err(Error::Unavailable)
     });
     asked.await.map_err(|error| Error::Unavailable(error.to_string()))?
-}
-
-fn commit(connection: &Connection, reports: Vec<Report>) {
-    let committed = connection.execute_batch("commit").map_err(|error| {
-        let text = error.to_string();
-        if let Err(error) = connection.execute_batch("rollback") {
-            tracing::debug!(%error, "nothing to roll back");
-        }
-        text
-    });
-    for report in reports {
-        report(committed.clone().map_err(Error::Unavailable));
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::store::columns::{jobs, keys};
 use crate::store::steps::run_sqlite;
 use crate::store::{Error, Result, ShardFence};
 
-pub(super) fn write(connection: &Connection, batch: &Batch, plan: Plan) -> Result<Admitted> {
+pub(super) fn write(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<Admitted> {
     if !run_sqlite(connection, plan.source_updates(batch))? {
         return Ok(Admitted::Fenced);
     }
@@ -18,14 +18,14 @@ pub(super) fn write(connection: &Connection, batch: &Batch, plan: Plan) -> Resul
             return Ok(Admitted::ShardsMoved);
         }
     }
-    if !advance(connection, batch, &plan)? {
+    if !advance(connection, batch, plan)? {
         return Ok(Admitted::Fenced);
     }
     run_sqlite(connection, plan.total_updates(batch))?;
-    insert_keys(connection, batch, &plan)?;
-    insert_jobs(connection, batch, &plan)?;
+    insert_keys(connection, batch, plan)?;
+    insert_jobs(connection, batch, plan)?;
     run_sqlite(connection, plan.side_writes(batch))?;
-    Ok(Admitted::Done(plan.decisions))
+    Ok(Admitted::Done(plan.decisions.clone()))
 }
 
 /// Whether the shard has this owner and epoch. No other transaction can change it before this one
@@ -81,7 +81,10 @@ fn insert_keys(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()
 
 fn insert_jobs(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()> {
     let mut insert = prepare_insert(connection, "scheduler_job", jobs::COLUMNS, jobs::WIDTH)?;
-    for job in plan.jobs(batch) {
+    let mut jobs = plan.jobs(batch);
+    // In the order of the table, so that neighbours are written to the same page.
+    jobs.sort_unstable_by_key(|job| (job.shard, job.priority.rank(), job.key()));
+    for job in jobs {
         jobs::execute_sqlite(&mut insert, job)?;
     }
     Ok(())
