@@ -26,7 +26,7 @@ pub struct IdempotencyKey {
     pub expires_ms: i64,
 }
 
-/// Where the next step begins; the default is the start.
+/// A position in the table, where the next step begins; the default is the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyCursor {
     expires_ms: i64,
@@ -45,32 +45,32 @@ impl Store {
         from: KeyCursor,
         now_ms: i64,
     ) -> Result<(u64, Option<KeyCursor>)> {
-        let over_ms = now_ms - GRACE_MS;
+        let expired_ms = now_ms - GRACE_MS;
         let beyond = match self.inner.driver {
-            Driver::MySql(_) => by_time(from, over_ms),
+            Driver::MySql(_) => by_time(from, expired_ms),
             Driver::Postgres(_) | Driver::Sqlite(_) => by_id(from),
         };
         let seen = beyond.limit(STEP).all(&self.inner.pool).await?;
         let last = seen.last().filter(|_| seen.len() as u64 == STEP);
         let next = last.map(|key| KeyCursor { expires_ms: key.expires_ms, id: key.id });
-        let over: Vec<_> = seen.into_iter().filter(|key| key.expires_ms <= over_ms).collect();
-        if over.is_empty() {
+        let expired: Vec<_> = seen.into_iter().filter(|key| key.expires_ms <= expired_ms).collect();
+        if expired.is_empty() {
             return Ok((0, next));
         }
         let live: Vec<Uuid> = job::Entity::find()
             .select_only()
             .column(job::Column::Id)
-            .filter(job::Column::Id.is_in(over.iter().map(|key| key.job)))
+            .filter(job::Column::Id.is_in(expired.iter().map(|key| key.job)))
             .into_tuple()
             .all(&self.inner.pool)
             .await?;
         let live: HashSet<Uuid> = live.into_iter().collect();
-        let ended = over.iter().filter(|key| !live.contains(&key.job)).map(|key| key.id);
+        let ended = expired.iter().filter(|key| !live.contains(&key.job)).map(|key| key.id);
         let _permit = self.write_permit().await;
         // A key that was replaced in the meantime has a later window and is kept.
         let gone = idempotency_key::Entity::delete_many()
             .filter(idempotency_key::Column::Id.is_in(ended))
-            .filter(idempotency_key::Column::ExpiresMs.lte(over_ms))
+            .filter(idempotency_key::Column::ExpiresMs.lte(expired_ms))
             .exec(&self.inner.pool)
             .await?;
         Ok((gone.rows_affected, next))
@@ -78,11 +78,11 @@ impl Store {
 }
 
 /// For a table that is clustered by the end of the window: expired keys are at its start.
-fn by_time(from: KeyCursor, over_ms: i64) -> Select<idempotency_key::Entity> {
+fn by_time(from: KeyCursor, expired_ms: i64) -> Select<idempotency_key::Entity> {
     use idempotency_key::Column::{ExpiresMs, Id};
     let same = Condition::all().add(ExpiresMs.eq(from.expires_ms)).add(Id.gt(from.id));
     idempotency_key::Entity::find()
-        .filter(ExpiresMs.between(from.expires_ms, over_ms))
+        .filter(ExpiresMs.between(from.expires_ms, expired_ms))
         .filter(Condition::any().add(ExpiresMs.gt(from.expires_ms)).add(same))
         .order_by_asc(ExpiresMs)
         .order_by_asc(Id)

@@ -160,7 +160,9 @@ impl Store {
     /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn read_ledger(&self, ledger: LedgerId) -> Result<LedgerRow> {
         let found = row::Entity::find_by_id(ledger.0).one(&self.inner.pool).await?;
-        found.map(decode).ok_or_else(|| Error::Unavailable(format!("ledger row {ledger} is gone")))
+        found
+            .map(decode)
+            .ok_or_else(|| Error::Unavailable(format!("ledger row {ledger} does not exist")))
     }
 
     /// Sets the next offset to `to`, after records of the log were lost. Returns false if the row is

@@ -23,6 +23,7 @@ mod commands;
 mod ledger;
 mod partitions;
 mod keys;
+mod headers;
 mod letter_state;
 mod letters;
 mod outbox;

@@ -11,7 +11,7 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::letters::{Header, decode_headers};
+use super::headers::{Header, decode_headers};
 use super::steps::Step;
 use super::{Driver, Result, Store};
 use crate::model::ids::{LedgerId, ShardId};

@@ -30,7 +30,7 @@ pub(super) struct Totals {
     pub(super) jobs: i64,
     pub(super) duplicates: i64,
     pub(super) dead: i64,
-    /// Negative if more parked records were decided than stay parked.
+    /// Negative if parked records became something else.
     pub(super) parked: i64,
 }
 

@@ -151,7 +151,7 @@ fn pattern(text: &str) -> String {
         if matches!(c, '!' | '%' | '_') {
             pattern.push('!');
         }
-        // As messages have it: PostgreSQL cannot keep a NUL.
+        // Stored messages have U+FFFD in place of NUL, which PostgreSQL cannot store.
         pattern.push(if c == '\0' { '\u{fffd}' } else { c });
     }
     pattern.push('%');

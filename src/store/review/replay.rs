@@ -7,7 +7,7 @@ use sea_orm::EntityTrait;
 use uuid::Uuid;
 
 use crate::model::ids::JobId;
-use crate::store::letters::decode_headers;
+use crate::store::headers::decode_headers;
 use crate::store::{LetterState, Result, Store};
 
 /// A dead letter that is to be replayed.
