@@ -172,7 +172,7 @@ async fn a_letter_is_shown_whole(post: &Post) {
     for (id, code, said) in [
         ("0198c0d", 2, "first 8"),
         ("not-an-id", 2, "hexadecimal"),
-        ("00000000-0000-0000-0000-000000000000", 1, "there is no dead letter"),
+        ("00000000-0000-0000-0000-000000000000", 3, "there is no dead letter"),
     ] {
         let (was, _, error) = post.command("show", &[id]).await;
         assert_eq!(was, code, "{error}");
@@ -262,7 +262,7 @@ async fn a_correction_is_a_sound_request_beside_the_value_and_replaced_only_when
         for (state, said) in [(1, "parked"), (2, "replayed"), (3, "discarded")] {
             post.set(&id, &format!("state = {state}")).await;
             let (code, _, error) = edit(&["--value", good]).await;
-            assert!(code == 1 && error.contains(said), "{backend:?} {state}: {error}");
+            assert!(code == 3 && error.contains(said), "{backend:?} {state}: {error}");
             assert_eq!(post.show("50%_OFF").await["correction"], Value::Null);
         }
         of_two_that_read_the_same_letter_one_is_refused(&post).await;
@@ -314,7 +314,7 @@ async fn letters_are_discarded_by_name_and_by_filter(database: Database) {
         (&[&job, "--app", "sms"], 2, "not both"),
         (&["--all", "--dry-run", "--yes"], 2, "cannot be used with"),
         (&[&job, "--dry-run"], 0, "would be discarded"),
-        (&[&job, "00000000"], 1, "there is no dead letter"),
+        (&[&job, "00000000"], 3, "there is no dead letter"),
         (&["--kind", "invalid-json"], 1, "--yes"),
         (&["--kind", "invalid-json", "--dry-run"], 0, "nothing was changed"),
         (&["--contains", "50__OFF", "--yes"], 0, "no dead letter is like that"),

@@ -74,7 +74,7 @@ async fn what_kafka_does_not_say_is_named_and_the_rest_is_shown() {
     let shown = json(&shown);
     let why = shown["missing"].as_str().unwrap_or_default();
     assert!(why.contains("127.0.0.1:1") && why.contains("refused"), "{shown}");
-    let line = &shown["partitions"][0];
+    let line = &shown["items"][0];
     assert_eq!([number(line, "nextOffset"), number(line, "jobs")], [9, 9], "{line}");
     assert_eq!([&line["endOffset"], &line["lag"]], [&Value::Null; 2], "{line}");
     let elsewhere = world.config().replace(&world.topic, "no-such-topic");
@@ -82,7 +82,7 @@ async fn what_kafka_does_not_say_is_named_and_the_rest_is_shown() {
     assert_eq!(shown.status.code(), Some(1), "{}", text(&shown.stderr));
     assert!(text(&shown.stderr).contains("topic no-such-topic does not exist"));
     let sought = run(&config, &["ingest", "seek", "--to-beginning", "--yes"]).await;
-    assert_eq!(sought.status.code(), Some(1));
+    assert_eq!(sought.status.code(), Some(4));
     assert!(text(&sought.stderr).contains("kafka is not available"), "{}", text(&sought.stderr));
 }
 
@@ -272,9 +272,9 @@ async fn what_cannot_be_sought_is_refused_with_what_can() {
         read(&world, world.kafka(), 40).await;
         delete_records_before(&world.topic, 0, 5).await;
         for (arguments, code, said) in [
-            (&["--to-offset", "4"][..], 1, "its log begins at 5 and ends at 20"),
-            (&["--to-offset", "21"], 1, "its log begins at 5 and ends at 20"),
-            (&["--to-offset", "21", "--partition", "1"], 1, "begins at 0 and ends at 20"),
+            (&["--to-offset", "4"][..], 3, "its log begins at 5 and ends at 20"),
+            (&["--to-offset", "21"], 3, "its log begins at 5 and ends at 20"),
+            (&["--to-offset", "21", "--partition", "1"], 3, "begins at 0 and ends at 20"),
             (&["--to-end", "--partition", "2"], 2, "has partitions 0 to 1"),
             (&["--to-end", "--topic", "foreign"], 2, "kafka.topics has"),
             (&["--to-time", "soon"], 2, "is not a time"),
@@ -434,7 +434,7 @@ async fn next_offset(world: &World) -> i64 {
 async fn listing(world: &World) -> Vec<Value> {
     let shown = ingest(world, &["--json"]).await;
     assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));
-    json(&shown)["partitions"].as_array().expect("partitions").clone()
+    json(&shown)["items"].as_array().expect("items").clone()
 }
 
 /// What `ingest seek --json` says when it has done what it was asked.

@@ -252,7 +252,7 @@ async fn the_command_does_not_take_tables_from_under_an_instance() {
     let running =
         builder.register_app(AppConfig::new("sms"), Discard).start().await.expect("a start");
     let down = migrate(&database, &["--down", "--yes"]).await;
-    assert_eq!(down.status.code(), Some(1));
+    assert_eq!(down.status.code(), Some(3));
     let said = text(&down.stderr);
     assert!(said.contains("an instance is running") && said.contains("stop it first"), "{said}");
     assert_eq!(tables(&database).await, TABLES.len());

@@ -99,7 +99,9 @@ impl Post {
     pub(super) async fn list(&self, options: &[&str]) -> Vec<Value> {
         let (code, json, error) = self.command("list", &[options, &["--json"]].concat()).await;
         assert_eq!(code, 0, "{options:?}: {error}");
-        serde_json::from_str(&json).unwrap_or_else(|error| panic!("{options:?}: {error}: {json}"))
+        let list: Result<Value, _> = serde_json::from_str(&json);
+        let list = list.unwrap_or_else(|error| panic!("{options:?}: {error}: {json}"));
+        list["items"].as_array().expect("items").clone()
     }
 
     /// Everything about the letter whose kind, request or value is like that.
