@@ -7,7 +7,7 @@
 mod crew;
 mod flow;
 mod proof;
-mod told;
+mod verdicts;
 pub(crate) mod topics;
 mod troubles;
 
@@ -29,7 +29,7 @@ use troubles::{Diary, Over};
 
 /// Partitions of the ingest topic.
 const PARTITIONS: i32 = 6;
-/// How long the troubles last in a short run; about as much again goes for starting and settling.
+/// How long the troubles last in a short run; about as much again is needed to start and to finish.
 const SHORT: Duration = Duration::from_secs(35);
 /// What the last record and the last job may take once nothing is in the way any more: waits
 /// that have doubled during an outage, a lease, a rebalance, and a loaded machine.
@@ -146,7 +146,7 @@ async fn settle(world: &World, tables: &Tables) {
     if settled.await.is_err() {
         let [unread, jobs, letters, commands, parked] = last;
         panic!(
-            "after {SETTLING:?} there are {unread} records without a fate, {jobs} jobs, \
+            "after {SETTLING:?} there are {unread} records that were not processed, {jobs} jobs, \
              {letters} letters and verdicts to publish, {commands} commands and {parked} \
              records to try again"
         );

@@ -12,7 +12,7 @@ use crate::support::services::Database;
 use crate::support::wait_until;
 use crate::support::world::LEASE;
 
-/// From an instance's last breath until all its shards are somebody else's: a lease by the
+/// From the death of an instance until all its shards are another instance's: a lease by the
 /// database's clock, some heartbeats, and the slowness of this machine.
 const TAKEOVER: Duration = Duration::from_secs(LEASE.as_secs() + 7);
 
@@ -166,7 +166,7 @@ async fn a_suspended_transaction_delays_no_takeover(database: Database) {
     fleet.check_fired_once(&[&a, &b], &flows).await;
 }
 
-/// Transactions that somebody has left open for a while.
+/// Transactions that another client leaves open for a while.
 fn idle_transactions(database: Database) -> &'static str {
     match database {
         Database::Postgres => {

@@ -95,7 +95,7 @@ impl Fleet {
     }
 
     /// New keys on either partition; then the same on the other one, where they meet the
-    /// first or come ahead of them, beside keys of the wave before. Gives back how long it
+    /// first or come ahead of them, among keys of the wave before. Returns how long it
     /// took until all were read.
     async fn wave(&mut self, deadline: Duration, what: &str) -> Duration {
         let first = self.keys;
@@ -193,7 +193,7 @@ async fn what_one_instance_admitted_another_recognises_without_a_refused_write_o
 /// Repeats that must be recognised.
 const RECOGNISED: u64 = 10;
 
-/// Gives back how many repeats there were, and (on PostgreSQL) how many transactions were
+/// Returns how many repeats there were, and (on PostgreSQL) how many transactions were
 /// rolled back, as each refused write is.
 async fn recognised(database: Database, redis: Option<&str>) -> (u64, u64) {
     let mut fleet = Fleet::start(database, redis).await;
@@ -323,7 +323,7 @@ async fn all_is_right_whatever_redis_does(database: Database) {
 const HUSH: &str = "hush-8f1c";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_said_once_that_redis_is_away_and_once_that_it_is_there() {
+async fn it_is_reported_once_that_redis_is_unavailable_and_once_that_it_answers() {
     let logs = temporary_folder();
     let server = tokio::task::block_in_place(|| Server::start("redis", logs.path()));
     let url = server.address().replace("redis://", &format!("redis://:{HUSH}@"));
@@ -335,7 +335,7 @@ async fn it_is_said_once_that_redis_is_away_and_once_that_it_is_there() {
         let answer = reqwest::get(instance.url("/health/ready")).await.expect("an answer");
         assert_eq!(answer.status().as_u16(), 200, "it depends on Redis");
     };
-    // The server has no password, and refuses whoever gives one.
+    // The server has no password, and refuses clients that send one.
     wait_until(DEADLINE, "three reports that Redis is away", async || {
         is_ready().await;
         said("redis=\"away: ") >= 3

@@ -1,5 +1,5 @@
 //! `infinite-scheduler ingest`: what it shows of each partition, and how it moves where
-//! reading goes on, beside a running instance and without one.
+//! reading goes on, with a running instance and without one.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
@@ -86,7 +86,7 @@ async fn what_kafka_does_not_say_is_named_and_the_rest_is_shown() {
     assert!(text(&sought.stderr).contains("kafka is not available"), "{}", text(&sought.stderr));
 }
 
-/// A log that is not the one that the row knows is remarked on, whoever reads it or nobody.
+/// A log that is not the one that the row knows is remarked on, whether or not an instance reads it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_went_on_without_us_is_remarked_on() {
     let world = World::new(Database::Sqlite, 1).await;
@@ -109,7 +109,7 @@ async fn a_seek_back_is_noticed_by_a_reader_that_has_nothing_to_read() {
         produce(&world.topic, &records).await;
         wait_until(DEADLINE, "all jobs to end", async || fired_and_done(&scheduler, 30)).await;
 
-        // Kept by no job any more: only the keys stand.
+        // Kept by no job any more: only the keys remain.
         let moved = seek(&world, &["--to-offset", "10", "--yes"]).await;
         assert_eq!(moved["moved"], true, "{backend:?}: {moved}");
         assert_eq!(one_move(&moved), [31, 10, 21, 0], "{backend:?}");
@@ -211,7 +211,7 @@ async fn a_seek_to_a_time_goes_to_the_first_record_that_is_not_older() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_seek_to_the_end_skips_what_was_not_read_but_only_when_told_twice() {
+async fn a_seek_to_the_end_skips_what_was_not_read_but_only_when_confirmed() {
     for backend in Database::all() {
         let world = World::new(backend, 1).await;
         produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
@@ -242,7 +242,7 @@ async fn a_seek_to_the_end_skips_what_was_not_read_but_only_when_told_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_tells_and_changes_nothing() {
+async fn a_dry_run_shows_and_changes_nothing() {
     for backend in Database::all() {
         let world = World::new(backend, 2).await;
         produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
@@ -345,7 +345,7 @@ async fn rows_of_other_clusters_and_groups_stay_where_they_are() {
     }
 }
 
-/// `on_offset_lost = "stop"` waits for somebody to decide; a seek is that, without a restart.
+/// `on_offset_lost = "stop"` waits for an operator; a seek is enough, without a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stopped_goes_on_where_it_was_sought() {
     let world = World::new(Database::Sqlite, 1).await;
@@ -368,7 +368,7 @@ async fn a_reader_that_stopped_goes_on_where_it_was_sought() {
     totals_add_up(&world, &[36]).await;
 }
 
-/// By partition: every record that was read has one fate. What was read again counts again.
+/// By partition: every record that was read is counted once. A record that was read again counts again.
 async fn totals_add_up(world: &World, read: &[i64]) {
     let lines = listing(world).await;
     let fates = ["jobs", "duplicates", "operations", "deadLetters", "parked"];

@@ -31,7 +31,7 @@ const WATCHED: &[&str] = &[
 struct Room {
     /// A module of ours, or a part of one that may import more: the longest name counts.
     name: &'static str,
-    /// Modules of ours, beside itself.
+    /// Modules of ours, besides itself.
     ours: &'static [&'static str],
     /// Of the watched crates.
     crates: &'static [&'static str],

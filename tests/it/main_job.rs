@@ -17,7 +17,7 @@ use crate::support::world::World;
 const RECORDS: usize = 20_000;
 /// Partitions of the ingest topic.
 const PARTITIONS: i32 = 6;
-/// What all of it may take: a debug build beside three servers on two cores.
+/// What all of it may take: a debug build with three servers on two cores.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What each record must become.

@@ -99,7 +99,7 @@ const LETTERS: u64 = 5;
 
 /// A way to ask.
 enum Way {
-    /// The command, beside an instance or on a database alone.
+    /// The command, with a running instance or on a database alone.
     Command(CommandLine, Option<Instance>),
     /// The handle of a running scheduler.
     Handle(Scheduler),

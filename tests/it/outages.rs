@@ -1,7 +1,7 @@
-//! Outages are weather: whatever is away, slow, full or refuses to write, nothing is lost, doubled
+//! Outages: whatever is unavailable, slow, full or refuses to write, nothing is lost, doubled
 //! or dead-lettered for it; health says why while it lasts, and then everything goes on by itself.
 
-mod away;
+mod unavailable;
 mod broker;
 mod conflicts;
 mod connections;
@@ -119,14 +119,14 @@ impl Waves {
     }
 }
 
-/// A scheduler, to which records come whatever the weather.
+/// A scheduler, to which records come during outages too.
 struct Flow {
     waves: Waves,
     scheduler: Scheduler,
 }
 
 impl Flow {
-    /// Starts the scheduler of `builder`, and shows in fair weather that it works.
+    /// Starts the scheduler of `builder`, and shows that it works without an outage.
     async fn start(world: World, builder: SchedulerBuilder) -> Self {
         let scheduler = builder.start().await.expect("a start");
         let mut flow = Self { waves: Waves::on(world), scheduler };
@@ -161,7 +161,7 @@ impl Flow {
         wait_until(DEADLINE, what, async || self.scheduler.health().sentences().is_empty()).await;
     }
 
-    /// One more wave in fair weather; then everything has happened, once.
+    /// One more wave after the outage; then everything has happened, once.
     async fn finish(mut self) {
         self.wave().await;
         self.waves.settle().await;

@@ -22,7 +22,7 @@ use crate::support::world::World;
 const DEADLINE: Duration = Duration::from_secs(90);
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Works when it is told to.
+/// Succeeds when the test allows it.
 #[derive(Debug, Default)]
 struct Mended(AtomicBool);
 

@@ -10,7 +10,7 @@ use crate::support::world::LEASE;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A command of a kind that nobody knows, beside one whose arguments nobody can read.
+/// A command of an unknown kind, and one whose arguments cannot be decoded.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_of_an_unknown_kind_stays_for_who_knows_it_and_is_reported() {
     for database in Database::all() {

@@ -1,5 +1,5 @@
 //! One writer for every job and one reader for every partition: what each statement of the
-//! store compares before it changes anything. Whoever is late changes nothing.
+//! store compares before it changes anything. A late writer changes nothing.
 
 mod ledger;
 mod letters;
@@ -94,7 +94,7 @@ fn batch(source: BatchSource, entries: Vec<Entry>, fences: Vec<ShardFence>) -> A
     })
 }
 
-/// Holds up whoever inserts this job: a copy of the seed's row under its id, uncommitted.
+/// Blocks inserts of this job: a copy of the seed's row under its id, uncommitted.
 pub(crate) async fn hold_up_insert(database: &TestDatabase, name: &str) -> DatabaseTransaction {
     let id = JobId::derive("sms", name);
     let id = match database.backend() {
@@ -132,7 +132,7 @@ pub(crate) async fn await_held_up(database: &TestDatabase, count: i64) {
              join performance_schema.threads t on t.thread_id = w.requesting_thread_id \
              where t.processlist_db = database()"
         }
-        // Not `innodb_trx`: who asks it often is told the same again and again.
+        // Not `innodb_trx`: queried often, it returns the same result.
         _ => {
             "select count(*) from information_schema.processlist where db = database() \
              and id <> connection_id() and time_ms > 300 and info regexp \

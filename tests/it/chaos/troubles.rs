@@ -136,7 +136,7 @@ enum OfInstance {
     End,
 }
 
-/// Kills, suspends and ends instances, and starts others; gives back who is left.
+/// Kills, suspends and ends instances, and starts others; returns those that are left.
 pub(super) async fn of_instances(
     mut crew: Crew,
     diary: Diary,
@@ -209,7 +209,7 @@ pub(super) async fn of_database(
     }
 }
 
-/// Kills and suspends the broker and takes the DLQ topic away for a while. Gives back when
+/// Kills and suspends the broker and deletes the DLQ topic for a while. Returns when
 /// that was there again for good.
 pub(super) async fn of_broker(
     mut broker: Server,

@@ -16,7 +16,7 @@ const INSTANCES: usize = 2;
 struct Guards {
     /// An outcome counts only in the shard as it was when the attempt started.
     fence_outcomes: bool,
-    /// Each outcome is judged by its own epoch, whatever else is in its batch.
+    /// Each outcome is checked by its own epoch, whatever else is in its batch.
     fence_each_outcome: bool,
     /// A job goes only into a shard that still is ours.
     fence_admissions: bool,
@@ -157,7 +157,7 @@ struct Instance {
     beat: Option<Beat>,
     /// It knows that it was declared dead.
     knows_dead: bool,
-    /// The scheduler has been told to drop the shard, and has not yet.
+    /// The scheduler has been asked to drop the shard, and has not yet.
     to_drop: bool,
     fence: Option<Fence>,
     paged: bool,
@@ -172,7 +172,7 @@ struct Instance {
     kill: bool,
     /// Ticks since the other's beat was seen to move.
     unmoved: i8,
-    /// The other's beat moved since.
+    /// The other's beat has changed since.
     moved: bool,
     /// In the database: the lease left, and whether it was declared dead.
     row_lease: i8,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Surroundings;
 use super::asks::{self, Ask, Filter};
 
-/// The operations, whoever gives them.
+/// The operations, of a scheduler or on a database alone.
 pub(super) struct Groups<'a> {
     jobs: Jobs<'a>,
     dead_letters: DeadLetters<'a>,

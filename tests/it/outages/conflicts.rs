@@ -1,4 +1,4 @@
-//! Somebody else's locks: deadlocks whose victim we are, and waits that end in vain. What was begun
+//! Locks of other clients: deadlocks whose victim we are, and waits that time out. What was begun
 //! is undone as a whole and done again.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -114,7 +114,7 @@ async fn a_lock_that_is_not_had_in_time_is_waited_for_again(database: Database, 
     flow.finish().await;
 }
 
-/// A transaction of somebody else's, which no server takes for the victim of a deadlock.
+/// A transaction of another client, which no server takes for the victim of a deadlock.
 async fn begin(database: &TestDatabase) -> DatabaseTransaction {
     let connection = database.connect().await;
     let isolation = Some(IsolationLevel::ReadCommitted);

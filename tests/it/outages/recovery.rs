@@ -35,11 +35,11 @@ async fn everything_goes_on_when_the_database_answers_again(database: Database) 
     let proxy = Proxy::start(world.database.url()).await;
     let builder = world.builder().database_url(proxy.url(world.database.url()));
     let mut flow = Flow::start(world, builder).await;
-    proxy.set_away(true);
+    proxy.set_unavailable(true);
     flow.wave().await;
     outage().await;
     assert!(!flow.scheduler.health().ready);
-    proxy.set_away(false);
+    proxy.set_unavailable(false);
     goes_on(&flow).await;
     flow.finish().await;
 }
@@ -107,17 +107,17 @@ async fn a_common_outage_makes_nobody_dead() {
         let integer = world.integer();
         let beats = format!("select cast(sum(beat) as {integer}) from scheduler_instance");
 
-        first.set_away(true);
-        second.set_away(true);
+        first.set_unavailable(true);
+        second.set_unavailable(true);
         outage().await;
         let before = world.database.count(&beats).await;
-        first.set_away(false);
+        first.set_unavailable(false);
         // It has looked around at least once.
         wait_until(DEADLINE, "beats of the first that returns", async || {
             world.database.count(&beats).await >= before + 2
         })
         .await;
-        second.set_away(false);
+        second.set_unavailable(false);
         wait_until(DEADLINE, "two that are ready", async || ready()).await;
         let dead = "select count(*) from scheduler_instance where dead";
         assert_eq!(world.database.count(dead).await, 0, "{backend:?}");

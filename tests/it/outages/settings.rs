@@ -17,7 +17,7 @@ use crate::support::world::World;
 const PLENTY: u32 = 50;
 
 /// A setting, a value that breaks a promise, and what a session of ours has instead, if a trigger
-/// can tell: it has the modes and character sets of the session that created it.
+/// does: it has the modes and character sets of the session that created it.
 type Hostile = (&'static str, &'static str, &'static str);
 
 /// What MariaDB and MySQL both have.

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_database_goes_away_although_somebody_is_connected() {
+    async fn a_database_is_dropped_although_a_client_is_connected() {
         for backend in Database::SERVERS {
             let database = backend.fresh().await;
             let (name, connection) = (database.name.clone(), database.connect().await);

@@ -10,7 +10,7 @@ use crate::support::fixture::Fixture;
 use crate::support::services::Database;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
+async fn a_batch_counts_at_the_offset_of_the_row_and_under_its_token() {
     for backend in Database::all() {
         let database = backend.fresh().await;
         let fixture = ground_on(&database).await;

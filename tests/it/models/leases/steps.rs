@@ -3,7 +3,7 @@
 use super::*;
 
 impl Leases {
-    /// What happens to statements that are on their way, whoever sent them.
+    /// What happens to statements that are under way, from any sender.
     pub(super) fn actions_of_database(
         &self,
         state: &State,
