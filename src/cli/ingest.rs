@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use tracing_subscriber::filter::LevelFilter;
 
-use super::ConfigFile;
 use super::output::ListOptions;
 use super::session::Session;
+use super::{ConfigFile, cannot_start};
 
 /// Shows how far each partition has been read, by which instance, and what its records became
 ///
@@ -52,6 +52,9 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             done
         }
         Some(Command::Seek(mut seek)) => {
+            if form.jsonl {
+                return Err(cannot_start("--jsonl is for lists: use --json with seek").into());
+            }
             let file = seek.config.config.take().or(config.config);
             let session = Session::open(&ConfigFile { config: file }, LOG_LEVEL).await?;
             seek.form.json |= form.json;

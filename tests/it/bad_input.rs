@@ -1,5 +1,5 @@
-//! Bad input on the ingest topic: each bad record is one dead letter, unchanged, under a
-//! message that helps its producer, and the good record behind it fires.
+//! Invalid records on the ingest topic: each becomes one dead letter, unchanged and with a message
+//! that helps its producer, and the valid record after it fires.
 
 mod records;
 mod too_large;

@@ -1,8 +1,8 @@
-//! The chaos run: records flow, instances and servers die, hang and come back at random; then
-//! everything is counted.
+//! The chaos run: while records are produced, instances and servers are killed, suspended and
+//! restarted at random; then everything is counted.
 //!
-//! A short run is part of all tests; `tests/run chaos MINUTES [SEED]` makes a long one. What
-//! is killed here is its own: instances, a broker and a database server that nobody else uses.
+//! A short run is part of all tests; `tests/run chaos MINUTES [SEED]` is a long one. It has its
+//! own instances, broker and database server, which no other test uses.
 
 mod crew;
 mod flow;

@@ -1,5 +1,5 @@
-//! An instance whose clock is wrong: it is not ready, and fires only what is due by its own
-//! clock and by the database's.
+//! An instance whose clock is wrong is not ready, and fires only what is due by its own clock and
+//! by the database's.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Instances are killed and suspended in the middle of everything: what they had is taken
-//! over in time, exactly once by the ledger, and what comes back late changes nothing.
+//! Instances are killed and suspended under load: their work is taken over in time, exactly once by
+//! the ledger, and their late writes change nothing.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

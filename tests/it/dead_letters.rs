@@ -1,5 +1,5 @@
-//! Dead letters for people: listed, shown, corrected, discarded and at last forgotten; by the
-//! command, over letters that real records and a real job have left.
+//! The command `dead-letters`: letters of real records and of a real job are listed, shown,
+//! corrected and discarded, and old ones are deleted.
 
 mod post;
 mod replayed;

@@ -1,4 +1,4 @@
-//! A DLQ topic that does not take letters: they stay rows, and are published when it does.
+//! A DLQ topic that refuses letters: they stay rows, and are published when it accepts them.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! An instance that is asked to end has ended soon after `drain_timeout_ms`, whatever its clock,
-//! its group, the broker or the database do; and at once when it is asked again.
+//! An instance that is asked to end does so within `drain_timeout_ms`, whatever its clock, the
+//! group, the broker or the database do; and at once if it is asked again.
 
 use std::time::{Duration, Instant};
 

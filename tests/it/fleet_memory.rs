@@ -1,4 +1,4 @@
-//! Idempotency keys that a fleet remembers together, in Redis: it saves work, and nothing depends on it.
+//! The cache of idempotency keys in Redis that instances share: it only saves work.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};

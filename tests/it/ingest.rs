@@ -1,5 +1,5 @@
-//! `infinite-scheduler ingest`: what it shows of each partition, and how it moves where
-//! reading goes on, with a running instance and without one.
+//! The command `ingest`: what it shows of each partition, and how it changes the offset, with and
+//! without a running instance.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};

@@ -1,4 +1,4 @@
-//! Instances come and go while records flow: nothing twice, nothing lost, fair shares.
+//! Instances start and end while records are produced: nothing twice, nothing lost, fair shares.
 
 pub(crate) mod fleet;
 

@@ -1,4 +1,4 @@
-//! Idempotency keys are forgotten after their window, and never before their job has ended.
+//! Idempotency keys are deleted after their window, and never before their job has ended.
 
 use infinite_scheduler::model::ids::{JobId, KeyId};
 use infinite_scheduler::store::{

@@ -1,4 +1,4 @@
-//! The rooms of `src/` and what each may import, as ARCHITECTURE.md has it: read from the source text.
+//! What each module of `src/` may import, as ARCHITECTURE.md has it, checked in the source text.
 //!
 //! Comments, strings and doc text do not count. Test code may use tokio anywhere, for `#[tokio::test]`.
 

@@ -1,5 +1,4 @@
-//! Commits whose answer is lost or late, and batches that commit late: nothing is doubled,
-//! nothing is stranded.
+//! Commits whose answer is lost or late, and batches that commit late: no job is doubled or lost.
 
 mod late;
 mod taken;

@@ -1,5 +1,5 @@
-//! The main job on real input: what foreign producers put on the topic becomes the right
-//! jobs, duplicates and dead letters, and each job fires once, never early.
+//! Real input of other producers becomes the right jobs, duplicates and dead letters, and each job
+//! fires once, never early.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

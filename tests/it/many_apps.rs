@@ -1,4 +1,4 @@
-//! Many apps on one instance, and an app that no instance has any more.
+//! Many apps on one instance, and an app that no instance has.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

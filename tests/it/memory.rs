@@ -1,5 +1,4 @@
-//! What an instance needs of memory when there is much of everything: it is bounded by the
-//! settings and not by what comes.
+//! The memory of an instance under load is bounded by the settings, whatever arrives.
 
 use std::env;
 use std::time::Duration;

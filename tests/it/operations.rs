@@ -1,7 +1,7 @@
-//! The same questions, asked in every way that there is: each must get the same answer.
+//! The same operations, called in every way that exists: the answers must be the same.
 //!
-//! `asks` says what can be asked; each way answers in one form, JSON, in a file of its own. A
-//! further surface is a further file and one more arm in `Way`.
+//! `asks` defines the operations; each way is a file that gives its answers as JSON. A further
+//! surface is a further file and one more arm in `Way`.
 
 mod asks;
 mod command;

@@ -1,5 +1,5 @@
-//! Outages: whatever is unavailable, slow, full or refuses to write, nothing is lost, doubled
-//! or dead-lettered for it; health says why while it lasts, and then everything goes on by itself.
+//! Outages: while the database or the broker is unavailable, slow, full or refuses to write, nothing
+//! is lost, doubled or dead-lettered. Health reports the reason, and afterwards work continues.
 
 mod unavailable;
 mod broker;

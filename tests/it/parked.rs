@@ -1,5 +1,5 @@
-//! Records whose failure may be temporary: parked while the partition is read on, tried again, and decided
-//! once.
+//! Records whose failure may be temporary: parked while the partition is read on, tried again, and
+//! admitted or dead-lettered once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! Where reading starts: at the earliest record, at the group's committed offset, where the
-//! ledger's row is, and what happens when the log is not the one that the row knows.
+//! Where reading starts: at the earliest record, at the group's committed offset, or at the row of
+//! the ledger; and what happens if the log is not the one that the row knows.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What a partition's log can be like: compressed, damaged, with transactions in it; and that
-//! lag is what is left to read.
+//! Logs that are compressed, damaged, or contain transactions; and that lag is the number of records
+//! to be read.
 
 mod logs;
 mod transactions;

@@ -1,5 +1,5 @@
-//! Dead letters that are tried once more: by the same admission, linked to what they were,
-//! and not for ever.
+//! Dead letters that are replayed: by the same admission, linked to the previous letter, and not
+//! without end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! A broker that demands TLS, SASL/SCRAM and rights: everything works over it, and what it
-//! refuses is one sentence that says the way out, until it is mended.
+//! A broker that requires TLS, SASL/SCRAM and permissions: everything works with it, and what it
+//! refuses is reported in one sentence that says what to do, until it is allowed.
 
 mod broker;
 

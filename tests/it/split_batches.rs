@@ -1,5 +1,5 @@
-//! Batches that are written in parts, because the database refuses a row of them: what is committed
-//! when a later part fails.
+//! Batches that are written in parts, because the database refuses one of their rows: what is
+//! committed if a later part fails.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What an instance does whose shards or whose lease go while it works.
+//! An instance loses shards or its lease while it works.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};

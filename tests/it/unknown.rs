@@ -1,4 +1,4 @@
-//! What a newer version has left in the database: it is not taken for something else.
+//! Rows that a newer version has written: they are not misinterpreted.
 
 use std::time::Duration;
 

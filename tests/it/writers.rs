@@ -1,5 +1,5 @@
-//! One writer for every job and one reader for every partition: what each statement of the
-//! store compares before it changes anything. A late writer changes nothing.
+//! Each job has one writer and each partition one reader: the conditions under which each statement
+//! of the store changes something. A late writer changes nothing.
 
 mod ledger;
 mod letters;

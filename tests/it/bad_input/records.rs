@@ -1,4 +1,4 @@
-//! Every kind of bad record, and what its letter must say.
+//! Every kind of invalid record, and the message of its letter.
 
 use crate::support::kafka::RawRecord;
 

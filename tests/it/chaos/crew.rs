@@ -1,4 +1,4 @@
-//! The instances of a run: always as many, though not always the same.
+//! The instances of a run: a constant number, some of which are replaced.
 
 use std::fs;
 use std::path::{Path, PathBuf};

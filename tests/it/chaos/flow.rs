@@ -1,5 +1,5 @@
-//! Records that are produced all the time, whether or not an instance reads: requests, repetitions of requests
-//! in other partitions, and poison.
+//! Records that are produced continuously, whether or not an instance reads: requests, repetitions
+//! of requests in other partitions, and invalid records.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! The proof by counting: what the topics and tables hold in the end, against each other.
+//! The proof by counting: what topics and tables contain at the end, compared with each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 

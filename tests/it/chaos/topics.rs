@@ -1,4 +1,4 @@
-//! The topics of a broker of the run's own.
+//! The topics of the run's own broker.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! What happens to instances, database and broker, by chance, and a diary of it.
+//! The random faults of instances, database and broker, and a diary of them.
 //!
-//! Each of the three has a life of its own, so that troubles come alone and together. Each
-//! goes through all its troubles, in an order by chance, before one comes again.
+//! Each of the three has its own sequence, so that faults occur alone and together. A sequence has
+//! all faults in random order before one is repeated.
 
 use std::fs::File;
 use std::io::Write;

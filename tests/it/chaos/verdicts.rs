@@ -1,4 +1,4 @@
-//! The proof by the published verdicts: each record's by its offset, each job's by its
+//! The proof by the published verdicts: those of records by their offsets, those of jobs by their
 //! order.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! Letters of every sort, and the command that is about them.
+//! A database with letters of every kind, and the command for them.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

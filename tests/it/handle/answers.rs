@@ -1,4 +1,4 @@
-//! What becomes of jobs: each answer of a handler, the order of firing, and never early.
+//! What each answer of a handler does to the job, the order of firing, and never early.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

@@ -1,4 +1,4 @@
-//! The forms that a handler has, and what it may refuse.
+//! The forms of a handler, and what it can refuse.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

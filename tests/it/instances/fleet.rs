@@ -1,5 +1,5 @@
-//! What the tests of several instances share: instances by name, each firing onto a topic of its own,
-//! so that it shows who fired what; records that flow for a while; and the proof by counting.
+//! The fixture of the tests of several instances: instances by name, each of which fires to its own
+//! topic, a continuous flow of records, and the proof by counting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Circles of modules: files that import each other, at once or by way of others.
+//! Circles of modules: files that import each other, directly or indirectly.
 //!
 //! A module and what is below it count as one: a child may use what its parent has, as it is a
 //! part of it. Siblings are compared, at every level. A name that a module

@@ -1,5 +1,5 @@
-//! What comes late: an answer, after the shards were read anew; a commit, after the partition
-//! was reassigned.
+//! Late answers, after the shards were read again; and late commits, after the partition was
+//! reassigned.
 
 use std::time::Duration;
 

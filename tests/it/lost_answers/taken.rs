@@ -1,5 +1,5 @@
-//! Answers that are lost to an admission that takes a row: a dead letter that is replayed, a
-//! record that was parked.
+//! Answers that are lost to an admission that changes a row: that of a dead letter that is replayed,
+//! or of a parked record.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

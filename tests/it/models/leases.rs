@@ -1,9 +1,9 @@
-//! Leases as a model: instances that hang, die and come back, one shard, one job, and a
-//! database whose clock may jump. Time passes in ticks; what is kept of it is how much is
-//! left, so that it can pass for ever.
+//! Leases as a model: instances that hang, die and restart, one shard, one job, and a database whose
+//! clock may jump. Time passes in ticks; only the remaining times are stored, so that it can pass
+//! without end.
 //!
-//! Left out: what else a shard holds, attempts that fail, and the heartbeat's own failures
-//! (to hang looks the same).
+//! Not modelled: other jobs of the shard, attempts that fail, and failures of the heartbeat (an
+//! instance that hangs has the same effect).
 
 use stateright::{Model, Property};
 

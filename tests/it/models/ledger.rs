@@ -1,8 +1,8 @@
-//! The ingest ledger as a model: one partition, readers that come, go, hang and die, and a
+//! The ingest ledger as a model: one partition, readers that start, leave, hang and die, and a
 //! database that may fail over to a replica which lacks the last commit. A person may set
 //! the row back, so that records are read again: then each is processed once since.
 //!
-//! Left out: batches that the database refuses (halving), gaps in the log, retention.
+//! Not modelled: batches that the database refuses (halving), gaps in the log, retention.
 
 use stateright::{Model, Property};
 

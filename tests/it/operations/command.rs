@@ -1,4 +1,4 @@
-//! Asking by the command line, and reading what it prints.
+//! Operations called by the command line, whose output is parsed.
 
 use std::process::{Command, Output};
 

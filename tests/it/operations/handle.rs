@@ -1,4 +1,4 @@
-//! Asking in a program, by the groups of a scheduler or of a database alone.
+//! Operations called in a program, by the groups of a scheduler or on a database alone.
 
 use infinite_scheduler::operations::{
     Apps, DeadLetters, Edit, Ingest, Jobs, LetterAction, LetterFilter, LetterName, LetterOutcome,

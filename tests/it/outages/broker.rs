@@ -1,4 +1,4 @@
-//! The broker is unavailable: what was due to be sent waits, and that is no attempt.
+//! The broker is unavailable: jobs that fire to it wait, and no attempt counts.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};

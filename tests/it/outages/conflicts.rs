@@ -1,5 +1,5 @@
-//! Locks of other clients: deadlocks whose victim we are, and waits that time out. What was begun
-//! is undone as a whole and done again.
+//! Locks of other clients: deadlocks whose victim we are, and waits that time out. The transaction
+//! is rolled back as a whole and repeated.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

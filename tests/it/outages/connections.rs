@@ -1,4 +1,4 @@
-//! The server takes no more connections, because others have them all.
+//! The server accepts no more connections, because others have all of them.
 
 use infinite_scheduler::StartProgress;
 use sea_orm::{

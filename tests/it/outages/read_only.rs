@@ -1,4 +1,4 @@
-//! The database answers and does not write, as after a failover.
+//! The database answers and refuses to write, as after a failover.
 
 use super::{Flow, PARTITIONS};
 use crate::support::servers::Server;

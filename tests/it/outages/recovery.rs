@@ -1,4 +1,4 @@
-//! An outage is over: everything goes on at once, and nobody is declared dead for it.
+//! An outage is over: work continues at once, and no instance is declared dead because of it.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! What the server may say of itself, raised by the server itself while it takes jobs and while it
-//! forgets them: none of it is the fault of a row.
+//! Errors of the server that are not the fault of a row, raised by triggers while it inserts jobs and
+//! while it deletes them.
 
 use super::{Flow, JOBS, PARTITIONS};
 use crate::support::services::{Database, TestDatabase};

@@ -1,5 +1,5 @@
-//! The server, the database or the login has settings that would break a promise: sessions of ours
-//! have their own, and where one cannot be had, a sentence says which and the way out.
+//! Settings of the server, the database or the user that would break a promise: our sessions set
+//! their own, and a setting that cannot be changed is reported with what to do.
 
 use std::num::NonZeroU32;
 

@@ -1,4 +1,4 @@
-//! The database is unavailable: readers wait, longer each time, and skip nothing.
+//! The database is unavailable: readers wait, with growing intervals, and skip nothing.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Codecs, a log that is damaged, and a broker that closes what is idle.
+//! Codecs, a damaged log, and a broker that closes idle connections.
 
 use std::fs;
 use std::path::{Path, PathBuf};

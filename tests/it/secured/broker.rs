@@ -1,4 +1,4 @@
-//! A broker that demands TLS, SASL/SCRAM and rights, as a child of `tests/run services`, which
+//! A broker that requires TLS, SASL/SCRAM and permissions, as a child of `tests/run services`, which
 //! runs Kafka's tools by lines on its standard input.
 
 use std::collections::HashMap;

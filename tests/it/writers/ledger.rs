@@ -1,4 +1,4 @@
-//! Who reads a partition, and from where.
+//! Which reader has a partition, and from which offset it reads.
 
 use infinite_scheduler::model::ids::{InstanceId, ReaderToken};
 use infinite_scheduler::store::{

@@ -1,4 +1,4 @@
-//! Rows that people and instances take from each other, and those that are swept.
+//! Rows that people and instances change concurrently, and rows that are deleted by age.
 
 use infinite_scheduler::model::ids::KeyId;
 use infinite_scheduler::store::{

@@ -1,6 +1,6 @@
-//! A statement on the path of a job has one plan, whatever the planner's statistics say: a
-//! queue's table is empty when it is analysed and full when it is read. What is compared is
-//! how many rows the server walks through, never how long that takes.
+//! A statement that runs for each job has one plan, whatever the planner's statistics are: a
+//! queue's table is empty when it is analysed and full when it is read. The tests compare
+//! the number of rows that the server reads, not the time.
 
 use std::ops::Range;
 use std::sync::Arc;

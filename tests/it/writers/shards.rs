@@ -1,4 +1,4 @@
-//! Who is dead, who has a shard, and who may write into it.
+//! Which instance is dead, which one owns a shard, and which one may write into it.
 
 use std::sync::Arc;
 

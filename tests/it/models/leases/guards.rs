@@ -1,4 +1,4 @@
-//! Everything holds, and each guard that is taken out is missed.
+//! All properties hold, and without any one guard a property is violated.
 //!
 //! There is no guard for [`UNFIRED`] alone: an outcome is only ever written of an attempt,
 //! so that it could be violated by a mistake in the model's steps and by nothing else.

@@ -1,4 +1,4 @@
-//! Everything holds, and each guard that is taken out is missed.
+//! All properties hold, and without any one guard a property is violated.
 
 use super::super::{finds, holds};
 use super::*;

@@ -1,4 +1,4 @@
-//! What may happen next, and what comes of it.
+//! The possible steps from a state, and the states that they lead to.
 
 use super::*;
 
