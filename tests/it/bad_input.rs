@@ -61,7 +61,7 @@ async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody(database: Databas
         r#"{{"requestId":"{id}","idempotencyKey":"{key}","appName":"sms","scheduledTime":0}}"#
     );
     records.push(RawRecord::new(0, longest));
-    // Nothing waits to heal, so that letters come in the order of their records.
+    // No record is parked, so that letters are published in the order of their records.
     let kafka = KafkaIngestConfig { max_retries: 0, ..world.kafka() };
     let scheduler = world.builder().with_kafka_ingest(kafka).start().await.expect("a start");
     let offsets = produce(&world.topic, &records).await;

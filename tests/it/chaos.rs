@@ -29,12 +29,12 @@ use troubles::{Diary, Over};
 
 /// Partitions of the ingest topic.
 const PARTITIONS: i32 = 6;
-/// How long the troubles last in a short run; about as much again is needed to start and to finish.
+/// How long faults are made in a short run; start and end take about as long.
 const SHORT: Duration = Duration::from_secs(35);
 /// What the last record and the last job may take once nothing is in the way any more: waits
 /// that have doubled during an outage, a lease, a rebalance, and a loaded machine.
 const SETTLING: Duration = Duration::from_secs(180);
-/// For records that come when all troubles are over.
+/// For records that are produced after the last fault.
 const CALM: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

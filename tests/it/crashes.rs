@@ -222,7 +222,7 @@ async fn in_the_middle_of_everything(
     ([soon, late], writes)
 }
 
-/// Waits until `b` has every shard, and says so if that came too late.
+/// Waits until `b` has every shard, and fails if that took too long.
 async fn await_takeover(fleet: &Fleet, since: Instant) {
     fleet.await_shares(&["b"], &[8]).await;
     let took = since.elapsed();

@@ -9,7 +9,7 @@ use crate::support::services::Database;
 use crate::support::world::World;
 use crate::support::{wait_for, wait_until};
 
-/// librdkafka alone waits half a minute before it believes that a topic is gone.
+/// librdkafka waits half a minute before it reports that a topic does not exist.
 const DEADLINE: Duration = Duration::from_secs(180);
 const DRAIN: Duration = Duration::from_secs(10);
 const WAITING: &str = "select count(*) from scheduler_outbox";
@@ -99,7 +99,7 @@ async fn letters_wait_for_a_dlq_topic_across_a_restart() {
 }
 
 /// While the topic is missing nothing is known of a letter that is too large for it: that
-/// shows when it is back, and holds up nobody.
+/// shows when it is back, and no other letter waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_recreated_too_small_takes_what_it_can_and_the_rest_when_it_is_enlarged() {
     let world = World::new(Database::Sqlite, 1).await;

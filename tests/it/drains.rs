@@ -68,7 +68,7 @@ async fn a_clock_that_is_set_back_keeps_no_instance_from_its_end() {
     instance.ready(DEADLINE).await;
     clock.set_back(AGES);
     ends(&mut instance).await;
-    // The group was left all the same: nobody waits for the end of the session.
+    // It has left the group nevertheless: no member waits for the session timeout.
     let mut next = Instance::start(&config).await;
     let began = Instant::now();
     produce_by(&client_of(&world.broker), &world.topic, &[record("r", 0)]).await;

@@ -19,7 +19,7 @@ use crate::support::world::World;
 const DEADLINE: Duration = Duration::from_secs(90);
 /// Records of a wave on each partition.
 const WAVE: usize = 300;
-/// Records of a batch, so that a wave is 100 of them on each partition.
+/// Records of a batch, so that a wave has 100 batches on each partition.
 const BATCH: u32 = 3;
 
 /// Instances that share a Redis, and what was sent to them.
@@ -182,7 +182,7 @@ async fn what_one_instance_admitted_another_recognises_without_a_refused_write_o
     let (repeats, with) = recognised(Database::Postgres, Some(&services::redis_url())).await;
     let unrecognised = repeats - RECOGNISED;
     let (repeats, without) = recognised(Database::Postgres, None).await;
-    // Starting has some of its own.
+    // The start needs some as well.
     let of_start = without.checked_sub(repeats).expect("each repeat is refused without Redis");
     assert!(
         with < unrecognised + of_start + RECOGNISED / 2,

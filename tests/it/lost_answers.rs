@@ -269,7 +269,7 @@ async fn a_lost_answer_to_a_request_by_api(database: Database) {
     assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
 }
 
-/// The owner of the shard is quicker than the instance that asks again: the job was there,
+/// The owner of the shard fires before the other instance tries again: the job existed,
 /// and is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_to_a_request_whose_job_has_ended_is_not_a_second_job() {

@@ -52,7 +52,7 @@ async fn mixed_records_become_the_right_jobs_on_postgres() {
 
 async fn mixed_records_become_the_right_jobs(database: Database) {
     let world = World::new(database, PARTITIONS).await;
-    // Two of these are the patience with an answer, without which nobody knows what to count.
+    // Two of these are the patience with an answer, without which it is not known what to count.
     let scheduler = world.builder().lease(DEADLINE).start().await.expect("a start");
     let mut expected = Expected::default();
     let records = records(&mut expected);

@@ -125,7 +125,7 @@ impl Way {
     }
 }
 
-/// What one way asks about: a database and topics of its own, with the same in them.
+/// The environment of one way: its own database and topics, with the same contents.
 struct Surroundings {
     world: World,
     /// The letters' ids by the word that their record begins with.

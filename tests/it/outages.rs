@@ -28,7 +28,7 @@ use crate::support::world::World;
 const DEADLINE: Duration = Duration::from_secs(120);
 /// How many partitions the records of a wave go to.
 const PARTITIONS: i32 = 2;
-/// Records of one wave, by what becomes of them.
+/// Records of one wave, by what they become.
 const JOBS: usize = 24;
 const DUPLICATES: usize = 3;
 const POISON: usize = 3;
@@ -161,7 +161,7 @@ impl Flow {
         wait_until(DEADLINE, what, async || self.scheduler.health().sentences().is_empty()).await;
     }
 
-    /// One more wave after the outage; then everything has happened, once.
+    /// One more wave after the outage; then every record was processed, once.
     async fn finish(mut self) {
         self.wave().await;
         self.waves.settle().await;

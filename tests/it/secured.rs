@@ -338,7 +338,7 @@ async fn records_wait_until_the_right_to_read_them_is_given_and_given_again() {
     let scheduler = here.start(here.properties()).await;
     complaint(&scheduler, &["refuses access", topic, "allow DESCRIBE"]).await;
     scheduler.shutdown(DRAIN).await;
-    // The same when nobody looks at the start whether the topics are there.
+    // The same without the check of topics at the start.
     let kafka = KafkaIngestConfig { ensure_topics: false, ..here.kafka(here.properties()) };
     let scheduler = here.builder(kafka).start().await.expect("a start");
     complaint(&scheduler, &["a permission is missing", "allow READ"]).await;

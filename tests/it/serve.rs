@@ -105,7 +105,7 @@ async fn a_service_that_is_asked_to_end_drains_and_loses_nothing_on_postgres() {
     a_service_that_is_asked_to_end_drains_and_loses_nothing(Database::Postgres).await;
 }
 
-/// Asked to end in the middle of a flood: what was fired is written, so the next one fires
+/// Asked to end under load: outcomes of fired jobs are written, so the next one fires
 /// the rest and nothing twice.
 async fn a_service_that_is_asked_to_end_drains_and_loses_nothing(database: Database) {
     const RECORDS: usize = 6000;
@@ -306,7 +306,7 @@ async fn an_unavailable_database_is_waited_for_and_reported(backend: Database) {
     })
     .await;
 
-    // Unavailable again while it runs: not ready, and ready again by itself.
+    // Unavailable again while it runs: not ready, and ready again afterwards.
     proxy.set_unavailable(true);
     wait_until(DEADLINE, "an instance that is not ready", async || {
         get(&instance, "/health/ready").await.0 == 503

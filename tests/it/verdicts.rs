@@ -198,7 +198,7 @@ async fn check_details(telling: &Telling, records: usize) {
     assert_eq!(of("third", "rejected")["kind"], "idempotency-conflict");
     assert_eq!(of("dies-0", "dead")["kind"], "attempts-exhausted");
     assert_eq!(of("dies-0", "retrying")["message"], "dies-0 fails");
-    // Each record has one verdict of its own, by its place.
+    // Each record has exactly one verdict, by its offset.
     let admission = ["accepted", "duplicate", "rejected"];
     let places: Vec<_> = all
         .iter()

@@ -21,7 +21,7 @@ use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Longer than what is held here, since nobody waits for a lock for longer.
+/// Longer than locks are held here, since waits for a lock end after a lease.
 const LEASE: Duration = Duration::from_secs(40);
 /// Over as soon as it is looked at.
 const NO_LEASE: Duration = Duration::from_millis(1);
@@ -120,7 +120,7 @@ async fn hold(database: &TestDatabase, sql: &str) -> DatabaseTransaction {
     transaction
 }
 
-/// Waits until so many statements wait for locks that others hold.
+/// Waits until this many statements wait for locks of others.
 pub(crate) async fn await_held_up(database: &TestDatabase, count: i64) {
     let held_up = match database.backend() {
         Database::Postgres => {

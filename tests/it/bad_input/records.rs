@@ -7,7 +7,7 @@ pub(super) struct Bad {
     what: &'static str,
     pub(super) record: RawRecord,
     kind: &'static str,
-    /// What its message must name: the field, the value, the way out.
+    /// What its message must name: the field, the value, what would be valid.
     says: Vec<&'static str>,
     request_id: Option<&'static str>,
 }

@@ -11,7 +11,7 @@ use super::verdicts::Published;
 use super::{PARTITIONS, connect};
 use crate::support::kafka::RawRecord;
 
-/// How long after a trouble its last consequences may show: leases, sessions, and waits that
+/// How long after a fault its last consequences may appear: leases, sessions, and waits that
 /// have doubled.
 const AFTERMATH_MS: i64 = 30_000;
 

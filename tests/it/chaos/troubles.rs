@@ -54,7 +54,7 @@ impl Diary {
         self.troubles.lock().expect("a whole diary").clone()
     }
 
-    /// Notes a trouble's begin, and its end when `last` has ended.
+    /// Notes the begin of a fault, and its end when `last` has ended.
     async fn trouble(&self, what: &str, again: usize, last: impl Future<Output = ()>) {
         self.note(what);
         let from_ms = now_ms();
@@ -67,7 +67,7 @@ impl Diary {
     }
 }
 
-/// When troubles end: in time, or as soon as one of them goes wrong.
+/// When faults end: in time, or as soon as one of them fails.
 #[derive(Clone, Debug)]
 pub(super) struct Over {
     at: Instant,
@@ -83,7 +83,7 @@ impl Over {
         Instant::now() >= self.at || self.broken.load(Ordering::Acquire)
     }
 
-    /// A life of its own, on a thread of its own: orders to servers block.
+    /// Each sequence has its own thread, because commands to servers block.
     pub(super) async fn live<T, F>(&self, life: impl FnOnce(Self) -> F + Send + 'static) -> T
     where
         T: Send + 'static,

@@ -23,7 +23,7 @@ pub(super) const BULK: usize = 620;
 const OTHERS: usize = 6;
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// A database with dead letters in it, and nobody running.
+/// A database with dead letters in it, and no running instance.
 pub(super) struct Post {
     pub(super) world: World,
     folder: TempDir,

@@ -259,7 +259,7 @@ fn named(config: &str, name: &str) -> String {
 }
 
 impl Member {
-    /// Waits until it has fired so many jobs.
+    /// Waits until it has fired this many jobs.
     pub(crate) async fn await_fired(&self, count: i64) {
         wait_until(DEADLINE, &format!("{count} jobs fired by {}", self.fired), async || {
             let mut fired = 0;
@@ -271,7 +271,7 @@ impl Member {
         .await;
     }
 
-    /// Waits until it has started so many attempts whose outcomes are not written.
+    /// Waits until it has started this many attempts whose outcomes are not written.
     pub(crate) async fn await_unwritten(&self, count: u64) {
         wait_until(DEADLINE, &format!("{count} outcomes that are not written"), async || {
             let succeeded = counter(&self.instance, "apps.sms.succeeded").await;
@@ -338,7 +338,7 @@ impl Flow {
         Flowing { over, produced }
     }
 
-    /// Produces so many records at once, the first due after `delay`.
+    /// Produces this many records at once, the first due after `delay`.
     pub(crate) async fn burst(
         name: &'static str,
         topic: &str,

@@ -120,7 +120,7 @@ async fn a_partition_moves_while_its_batch_is_uncommitted(database: Database, en
     })
     .await;
 
-    // A batch of each partition, as nobody knows which of them will move. Nothing else is
+    // A batch of each partition, as it is not known which of them will be reassigned. Nothing else is
     // under way: what runs when an instance dies may fire again.
     for (partition, name) in (0..).zip(["held", "held beside"]) {
         proxy.hold_after(format!("{name}.").as_bytes());
@@ -132,7 +132,7 @@ async fn a_partition_moves_while_its_batch_is_uncommitted(database: Database, en
         first = None;
     }
     let second = world.builder().start().await.expect("a start");
-    // It waits for the row of the partition that it was given, in vain at first.
+    // It waits for the row of the partition that was assigned to it, without success at first.
     wait_until(DEADLINE, "the second instance to wait for the batch", async || {
         second.health().sentences().iter().any(|complaint| complaint.starts_with("partition"))
     })

@@ -88,7 +88,7 @@ struct Leases {
     lost_answers: u8,
 }
 
-/// What a writer believes of the shard.
+/// A writer's view of the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Fence {
     instance: usize,
@@ -294,7 +294,7 @@ impl State {
             .any(|write| write.stage == Stage::Locked)
     }
 
-    /// The job is gone, and nobody is left who might not know it.
+    /// The job is gone, and every instance knows it.
     fn is_over(&self) -> bool {
         let idle =
             |one: &Instance| one.run == Run::Crashed || (!one.in_window && one.flight.is_none());

@@ -155,7 +155,7 @@ enum Phase {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Reader {
-    /// It believes that the partition is its own.
+    /// It has not learned that the partition was reassigned.
     believes: bool,
     phase: Phase,
     /// The key is in its memory of recent keys.

@@ -62,7 +62,7 @@ impl CommandLine {
         let output = self.run("dead-letters edit", &arguments).await;
         if !output.status.success() {
             let mut sentence = sentence(&output);
-            // What belongs to the command line alone: which option is the way out.
+            // Only the command line names the option that allows it.
             for (before, after) in [
                 ("the correction is refused: ", "; --force takes it all the same"),
                 ("nothing was changed: ", ": add --yes to replace or remove it"),

@@ -153,7 +153,7 @@ async fn await_waiting(database: &TestDatabase, statement: &str) {
              join performance_schema.threads t on t.thread_id = w.requesting_thread_id \
              where t.processlist_db = database() and t.processlist_info like '%{statement}%'"
         ),
-        // What InnoDB knows of waits is renewed only if nobody has asked for a while.
+        // InnoDB refreshes its table of waits only if it was not read for a while.
         _ => format!(
             "select count(*) from information_schema.processlist where db = database() \
              and command = 'Query' and time_ms > 300 and info like '%{statement}%'"

@@ -127,7 +127,7 @@ async fn a_heartbeat_waits_for_no_other_statement() {
 }
 
 /// What the server says when there is no connection left; with one left, PostgreSQL's pool waits
-/// for a second one in vain.
+/// for a second one without success.
 fn why(database: &TestDatabase, left: u32) -> &'static str {
     match (database.backend(), left) {
         (Database::MariaDb | Database::MySql, _) => {

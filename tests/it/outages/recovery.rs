@@ -12,7 +12,7 @@ use crate::support::world::World;
 /// Long enough for waits that have doubled to be long.
 const OUTAGE: Duration = Duration::from_secs(15);
 /// What it may take to be ready, to have read and to have fired: two seconds, and more on a
-/// loaded machine. Waits that nobody ends are up to thirty.
+/// loaded machine. Waits that are not ended early take up to thirty.
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -146,7 +146,7 @@ impl TestDatabase {
     }
 
     /// The URL for a login of its own, which may do everything in the database and nothing
-    /// else, and have so many connections at a time.
+    /// else, and have this many connections at a time.
     pub(crate) async fn login(&mut self, connections: u32) -> String {
         let Self { name, backend, .. } = &*self;
         let statements = match backend {

@@ -71,7 +71,7 @@ async fn a_batch_counts_at_the_offset_of_the_row_and_under_its_token() {
 async fn the_offset_moves_with_the_rows_or_not_at_all() {
     for backend in SERVERS {
         let database = backend.fresh().await;
-        // By a lease of a few seconds, after which nobody waits for a lock any more.
+        // By a lease of a few seconds, after which waits for a lock end.
         let fixture = Fixture::new(&database).await;
         let fence = own(&fixture).await;
         let seed = batch(fixture.records(0), vec![job(&fixture, "seed")], vec![fence]);

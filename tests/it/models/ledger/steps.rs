@@ -220,7 +220,7 @@ impl Ledger {
             Answer::Arrives => {
                 state.readers[reader].phase = Phase::Reclaimed { old, token, next };
             }
-            // Tried again, it finds a token that nobody knows.
+            // Tried again, it finds an unknown token.
             Answer::IsLost => state.faults -= 1,
         }
     }
