@@ -196,14 +196,13 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::config::Config;
 
     #[test]
     fn the_next_steps_are_a_valid_configuration_and_a_valid_command() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("infinite-scheduler.toml");
         std::fs::write(&file, NEXT_CONFIG).unwrap();
-        let config = Config::load(Some(&file), []).unwrap();
+        let config = crate::cli::load(Some(&file)).unwrap();
         assert!(config.kafka.is_some() && config.apps.keys().any(|app| app.as_str() == "sms"));
         assert_eq!(NEXT_CONFIG.lines().count(), 4);
         let words = NEXT_REQUEST.replace('\'', "");
