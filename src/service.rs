@@ -17,7 +17,9 @@ use actix::Addr;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actors::{Break, Drain, Instance, Supervisor};
+#[cfg(feature = "failpoints")]
+use crate::actors::Break;
+use crate::actors::{Drain, Instance, Supervisor};
 use crate::health::HealthReport;
 use crate::model::request::ScheduleJobRequest;
 use crate::operations::{
@@ -228,8 +230,9 @@ impl Scheduler {
         }
     }
 
-    /// Makes every actor panic whose role begins with `role`; says how many. For tests of
-    /// supervision.
+    /// Makes every actor panic whose role begins with `role`, and returns how many these are: for
+    /// tests of supervision.
+    #[cfg(feature = "failpoints")]
     #[doc(hidden)]
     pub async fn break_actors(&self, role: &str) -> usize {
         self.inner.supervisor.send(Break(role.to_owned())).await.unwrap_or(0)

@@ -372,11 +372,3 @@ impl Handler<Report> for AppScheduler {
         );
     }
 }
-
-impl Handler<Fault> for AppScheduler {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
-    }
-}

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use actix::{Actor, AsyncContext, Context, Handler, Recipient};
 use actix_rt::task::JoinHandle;
 
+#[cfg(feature = "failpoints")]
+use super::failpoints::Fault;
 use super::instance::Instance;
-use super::messages::{Fault, Report};
+use super::messages::Report;
 use super::registry::{Answers, Key, Scope};
 
 /// An actor that the Supervisor starts and replaces.
-pub(super) trait Child:
-    Actor<Context = Context<Self>> + Handler<Report> + Handler<Fault>
-{
+pub(super) trait Child: Actor<Context = Context<Self>> + Handler<Report> {
     /// What logs call its kind.
     const KIND: &'static str;
 
@@ -56,7 +56,8 @@ pub(super) struct Launched {
     /// Its entries in the registry.
     pub(super) keys: Vec<Key>,
     pub(super) report: Recipient<Report>,
-    pub(super) fault: Recipient<Fault>,
+    #[cfg(feature = "failpoints")]
+    pub(super) fault: Fault,
     pub(super) handle: JoinHandle<()>,
 }
 
@@ -81,13 +82,16 @@ pub(super) fn one<A: Child>(new: fn(Arc<Instance>) -> A) -> Factory {
 pub(super) fn launch<A: Child>(instance: &Instance, actor: A) -> Launched {
     let role = Role { kind: A::KIND, scope: actor.scope() };
     let context = Context::new();
+    #[cfg(feature = "failpoints")]
+    let (context, fault) = Fault::armed(context);
     let address = context.address();
     let answers = A::answers(Answers::of(address.clone(), role.scope.clone()));
     Launched {
         role,
         keys: instance.registry.publish(answers),
-        report: address.clone().recipient(),
-        fault: address.recipient(),
+        report: address.recipient(),
+        #[cfg(feature = "failpoints")]
+        fault,
         handle: actix_rt::spawn(context.into_future(actor)),
     }
 }

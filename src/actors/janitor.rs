@@ -83,11 +83,3 @@ impl Handler<Report> for Janitor {
         tracing::info!(actor = "janitor", expired, "{expired} old dead letters removed");
     }
 }
-
-impl Handler<Fault> for Janitor {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
-    }
-}

@@ -198,8 +198,3 @@ impl Drain {
     /// released.
     pub(crate) const REST: Duration = Duration::from_millis(1600);
 }
-
-/// For tests of supervision: the actor that gets it panics.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub(crate) struct Fault;

@@ -9,6 +9,8 @@ mod messages;
 mod instance;
 mod settings;
 mod child;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 
 mod app;
 mod kafka_side;
@@ -42,8 +44,10 @@ mod rebalance_listener;
 
 pub(crate) use brokers::KAFKA;
 pub use counters::{AppMetrics, IngestMetrics};
+#[cfg(feature = "failpoints")]
+pub(crate) use failpoints::Break;
 pub(crate) use instance::Instance;
 pub(crate) use messages::Drain;
 pub(crate) use rebalance_listener::RebalanceListener;
 pub(crate) use settings::Settings;
-pub(crate) use supervisor::{Break, Supervisor};
+pub(crate) use supervisor::Supervisor;

@@ -190,11 +190,3 @@ impl Handler<Report> for Outcomes {
         );
     }
 }
-
-impl Handler<Fault> for Outcomes {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
-    }
-}

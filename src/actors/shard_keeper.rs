@@ -351,11 +351,3 @@ impl Handler<Report> for ShardKeeper {
         );
     }
 }
-
-impl Handler<Fault> for ShardKeeper {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
-    }
-}

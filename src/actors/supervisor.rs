@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use super::app_scheduler::AppScheduler;
-use super::child::{Child as _, Exit, Factory, Launched, Role, exit_of, launch, one};
+use super::child::{Child as _, Exit, Factory, Role, exit_of, launch, one};
 use super::counters::AppMetrics;
+#[cfg(feature = "failpoints")]
+use super::failpoints::{Break, Fault};
 use super::instance::Instance;
 use super::messages::*;
 use super::reader::PartitionReader;
@@ -41,10 +43,11 @@ struct Running {
     /// Its entries in the registry.
     keys: Vec<Key>,
     report: Recipient<Report>,
-    fault: Recipient<Fault>,
+    #[cfg(feature = "failpoints")]
+    fault: Fault,
     /// Tells an end from that of a predecessor.
     generation: u64,
-    born: Instant,
+    started_at: Instant,
     backoff: Duration,
     leaving: bool,
 }
@@ -73,14 +76,21 @@ impl Supervisor {
     /// Starts a child that, should it end by itself, is replaced after `backoff`.
     fn start(&mut self, mut factory: Factory, backoff: Duration, ctx: &mut Context<Self>) {
         let launched = factory(&self.instance);
-        let Launched { role, keys, report, fault, handle } = launched;
         self.generations += 1;
-        let generation = self.generations;
-        let born = Instant::now();
-        let child =
-            Running { factory, keys, report, fault, generation, born, backoff, leaving: false };
+        let (role, generation) = (launched.role, self.generations);
+        let child = Running {
+            factory,
+            keys: launched.keys,
+            report: launched.report,
+            #[cfg(feature = "failpoints")]
+            fault: launched.fault,
+            generation,
+            started_at: Instant::now(),
+            backoff,
+            leaving: false,
+        };
         self.children.insert(role.clone(), child);
-        let watch = exit_of(handle).into_actor(self).map(move |exit, _, ctx| {
+        let watch = exit_of(launched.handle).into_actor(self).map(move |exit, _, ctx| {
             ctx.notify(ChildEnded { role, generation, exit });
         });
         ctx.spawn(watch);
@@ -201,7 +211,7 @@ impl Handler<ChildEnded> for Supervisor {
             return;
         }
         let exit = if child.leaving { Exit::Drained } else { exit };
-        if child.born.elapsed() > BACKOFF.1 {
+        if child.started_at.elapsed() > BACKOFF.1 {
             child.backoff = BACKOFF.0;
         }
         let wait = child.backoff;
@@ -276,17 +286,13 @@ impl Handler<Drain> for Supervisor {
     }
 }
 
-/// For tests of supervision: every actor whose role begins with this panics.
-#[derive(Clone, Debug, Message)]
-#[rtype(result = "usize")]
-pub(crate) struct Break(pub String);
-
+#[cfg(feature = "failpoints")]
 impl Handler<Break> for Supervisor {
     type Result = usize;
 
     fn handle(&mut self, which: Break, _: &mut Context<Self>) -> usize {
         let all = self.children.iter();
         let chosen = all.filter(|(role, _)| role.to_string().starts_with(&which.0));
-        chosen.map(|(_, child)| tell(&child.fault, Fault)).count()
+        chosen.map(|(_, child)| child.fault.inject()).count()
     }
 }

@@ -160,11 +160,3 @@ impl Handler<Report> for Dedup {
         );
     }
 }
-
-impl Handler<Fault> for Dedup {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
-    }
-}

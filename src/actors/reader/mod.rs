@@ -298,11 +298,3 @@ impl PartitionReader {
         self.held = held;
     }
 }
-
-impl Handler<Fault> for PartitionReader {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
-    }
-}

@@ -286,11 +286,3 @@ impl Handler<Report> for RetryDlq {
         );
     }
 }
-
-impl Handler<Fault> for RetryDlq {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
-    }
-}
