@@ -32,7 +32,7 @@ pub use bring_up::StartError;
 pub use builder::SchedulerBuilder;
 
 /// What closing the connections and ending the threads may take: what hangs is left.
-const CLOSE_PATIENCE: Duration = Duration::from_millis(700);
+const CLOSE_MAX_WAIT: Duration = Duration::from_millis(700);
 
 /// A running scheduler. Clones are handles on the same one.
 ///
@@ -153,12 +153,12 @@ impl Scheduler {
     ///
     /// # Errors
     /// As [`replay`](Self::replay).
-    pub async fn foresee_replay(
+    pub async fn preview_replay(
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
     ) -> Result<Replayed, OperationError> {
-        self.dead_letters().foresee_replay(letter, value).await
+        self.dead_letters().preview_replay(letter, value).await
     }
 
     /// What became of the request of this app under this name, as [`Jobs::request`].
@@ -211,7 +211,7 @@ impl Scheduler {
             return;
         }
         let deadline = Instant::now() + deadline;
-        let end = deadline + Drain::REST + CLOSE_PATIENCE;
+        let end = deadline + Drain::REST + CLOSE_MAX_WAIT;
         let left = || end.saturating_duration_since(Instant::now());
         let drained = self.inner.supervisor.send(Drain { deadline });
         match tokio::time::timeout(left(), drained).await {
@@ -220,13 +220,13 @@ impl Scheduler {
             Err(_) => tracing::error!("the supervisor does not answer: leaving without draining"),
         }
         let store = self.inner.instance.store.clone();
-        let patience = left().max(CLOSE_PATIENCE / 2);
-        let close = async move { tokio::time::timeout(patience, store.close()).await };
+        let max_wait = left().max(CLOSE_MAX_WAIT / 2);
+        let close = async move { tokio::time::timeout(max_wait, store.close()).await };
         drop(self.inner.runtime.spawn(close).await);
         self.inner.stop();
         let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            join(thread, left().max(CLOSE_PATIENCE / 2)).await;
+            join(thread, left().max(CLOSE_MAX_WAIT / 2)).await;
         }
     }
 
@@ -241,13 +241,13 @@ impl Scheduler {
 
 /// Joining blocks, which a caller's runtime must not. A client of Kafka may keep the thread,
 /// when the machine's clock was set back for example: then it ends later.
-async fn join(thread: JoinHandle<()>, patience: Duration) {
+async fn join(thread: JoinHandle<()>, max_wait: Duration) {
     let (done, joined) = oneshot::channel();
     drop(std::thread::spawn(move || {
         let ended = thread.join().is_ok();
         done.send(ended).ok();
     }));
-    match tokio::time::timeout(patience, joined).await {
+    match tokio::time::timeout(max_wait, joined).await {
         Ok(Ok(true)) => {}
         Ok(_) => tracing::error!("the scheduler's thread panicked"),
         Err(_) => tracing::warn!("the scheduler's thread is slow to end: it is not waited for"),

@@ -30,7 +30,7 @@ pub(crate) struct RegisteredApp {
     /// Attempts that run.
     pub(super) running: AtomicUsize,
     /// Attempts that run or whose outcome is not written.
-    pub(super) unsettled: AtomicUsize,
+    pub(super) unwritten: AtomicUsize,
 }
 
 impl std::fmt::Debug for RegisteredApp {
@@ -56,13 +56,13 @@ impl RegisteredApp {
             row: Arc::new(row),
             memory: AppMemory::of(memory),
             running: AtomicUsize::new(0),
-            unsettled: AtomicUsize::new(0),
+            unwritten: AtomicUsize::new(0),
         }
     }
 
     /// How many jobs may be started and not written: what the window holds, and room for the
     /// handlers.
-    pub(super) fn most_unsettled(&self) -> usize {
+    pub(super) fn max_unwritten(&self) -> usize {
         self.config.window.max(self.config.max_in_flight).get() as usize
     }
 

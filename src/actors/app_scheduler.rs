@@ -2,7 +2,7 @@
 //! number of attempts that is bounded, as are the bytes of its jobs.
 //!
 //! It fires nothing without a lease that is valid here, and nothing early. It owns no
-//! truth: a successor finds the shards in the owned, what runs in the in-flight table,
+//! truth: a successor finds the shards in the owned, what runs in the in-attempt table,
 //! and the jobs in the database.
 
 mod reading;
@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::app::RegisteredApp;
 use super::attempt;
 use super::child::Child;
-use super::in_flight::Flight;
+use super::in_flight::Attempt;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::{Answers, Scope};
+use super::registry::{Routes, Scope};
 use crate::model::fence::Fence;
 use crate::model::ids::ShardId;
 use crate::model::job::Job;
@@ -32,7 +32,7 @@ use crate::store::ShardFence;
 /// The longest sleep, so that a stepped clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The wait before what could not be read is asked for again.
-const READ_AGAIN: Duration = Duration::from_millis(200);
+const RETRY_READ: Duration = Duration::from_millis(200);
 /// How often one list is compared with its table.
 const AUDIT: Duration = Duration::from_secs(60);
 /// Rows of one page.
@@ -49,7 +49,7 @@ pub(super) struct AppScheduler {
     releasing: HashMap<ShardId, oneshot::Sender<bool>>,
     timer: Option<SpawnHandle>,
     /// A database that did not answer is not asked again at once.
-    reads_wait: bool,
+    reads_paused: bool,
     /// That its rows cannot be read may have been reported, by a predecessor perhaps.
     unreadable: bool,
     look_ups_out: usize,
@@ -75,7 +75,7 @@ impl AppScheduler {
             fences: HashMap::new(),
             releasing: HashMap::new(),
             timer: None,
-            reads_wait: false,
+            reads_paused: false,
             unreadable: true,
             look_ups_out: 0,
             stopping,
@@ -84,7 +84,7 @@ impl AppScheduler {
     }
 
     /// Starts what is due, asks for what is missing, and sleeps until the next moment.
-    fn go_on(&mut self, ctx: &mut Context<Self>) {
+    fn advance(&mut self, ctx: &mut Context<Self>) {
         self.fire();
         self.window.set_max_bytes(self.app.memory.for_window());
         self.read(ctx);
@@ -97,33 +97,36 @@ impl AppScheduler {
             return;
         }
         let now_ms = self.instance.now_ms();
-        let due =
-            self.window.take_due(now_ms, self.room().min(BURST), self.app.memory.for_starts());
-        let flights: Vec<Flight> =
-            due.into_iter().filter_map(|job| self.flight(job, now_ms)).collect();
-        if flights.is_empty() {
+        let due = self.window.take_due(
+            now_ms,
+            self.free_slots().min(BURST),
+            self.app.memory.for_starts(),
+        );
+        let attempts: Vec<Attempt> =
+            due.into_iter().filter_map(|job| self.new_attempt(job, now_ms)).collect();
+        if attempts.is_empty() {
             return;
         }
-        // They are not in the window any more, and are counted as in flight from here on.
+        // They are not in the window any more, and are counted as in attempt from here on.
         self.app.memory.set_window(self.window.expected_bytes());
-        for flight in self.instance.in_flight.start(flights, self.instance.database_us()) {
-            attempt::spawn(&self.instance, flight);
+        for attempt in self.instance.in_flight.start(attempts, self.instance.database_us()) {
+            attempt::spawn(&self.instance, attempt);
         }
     }
 
     /// How many attempts may start now.
-    fn room(&self) -> usize {
+    fn free_slots(&self) -> usize {
         if self.app.memory.for_starts() == 0 {
             return 0;
         }
         let running = self.app.running.load(Ordering::Relaxed);
-        let unsettled = self.app.unsettled.load(Ordering::Relaxed);
-        let most = self.app.most_unsettled();
+        let unwritten = self.app.unwritten.load(Ordering::Relaxed);
+        let most = self.app.max_unwritten();
         let handlers = (self.app.config.max_in_flight.get() as usize).saturating_sub(running);
-        handlers.min(most.saturating_sub(unsettled))
+        handlers.min(most.saturating_sub(unwritten))
     }
 
-    fn flight(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Flight> {
+    fn new_attempt(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Attempt> {
         // A lease allows nothing with the shards of who we were before we were declared dead.
         let me = self.instance.me();
         let fence = self.fences.get(&job.shard).filter(|fence| fence.owner == me);
@@ -132,7 +135,7 @@ impl AppScheduler {
             return None;
         };
         let cancelled = CancellationToken::new();
-        Some(Flight {
+        Some(Attempt {
             job,
             app: self.app.clone(),
             fence,
@@ -141,7 +144,7 @@ impl AppScheduler {
             bytes: 0,
             cancelled,
             ended: None,
-            judged: None,
+            outcome: None,
         })
     }
 
@@ -154,18 +157,18 @@ impl AppScheduler {
         // What is due already waits for room: an attempt that ends will say so.
         let wait = if wait_ms > 0 {
             Duration::from_millis(wait_ms).min(LONGEST_SLEEP)
-        } else if !self.stopping && self.instance.lease.is_valid() && self.room() > 0 {
+        } else if !self.stopping && self.instance.lease.is_valid() && self.free_slots() > 0 {
             Duration::ZERO
         } else {
-            READ_AGAIN
+            RETRY_READ
         };
         self.timer = Some(ctx.run_later(wait, |actor, ctx| {
             actor.timer = None;
-            actor.go_on(ctx);
+            actor.advance(ctx);
         }));
     }
 
-    /// Answers for the shards that nothing runs of any more.
+    /// Routes for the shards that nothing runs of any more.
     fn finish_releases(&mut self) {
         let idle: Vec<ShardId> = self
             .releasing
@@ -182,14 +185,14 @@ impl AppScheduler {
         }
     }
 
-    fn give_up_release(&mut self, shard: ShardId) {
+    fn cancel_release(&mut self, shard: ShardId) {
         if let Some(reply) = self.releasing.remove(&shard) {
             self.window.unhold(shard);
             reply.send(false).ok();
         }
     }
 
-    fn own(&mut self, fence: ShardFence) {
+    fn add_shard(&mut self, fence: ShardFence) {
         self.fences.insert(fence.shard, fence);
         self.window.add_shard(fence.shard, fence.epoch);
         self.window.unhold(fence.shard);
@@ -203,10 +206,10 @@ impl Actor for AppScheduler {
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.window.adopt_in_flight(self.instance.in_flight.of(self.app.id));
         for fence in self.instance.owned.of(self.app.id).iter() {
-            self.own(*fence);
+            self.add_shard(*fence);
         }
         ctx.run_later(AUDIT, Self::audit_next);
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -217,18 +220,18 @@ impl Child for AppScheduler {
         self.app.id.into()
     }
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers
-            .to::<TakeTicket>()
-            .to::<JobsAdmitted>()
-            .to::<TicketDropped>()
-            .to::<LookFor>()
-            .to::<ShardsTaken>()
-            .to::<ShardsLost>()
-            .to::<ReleaseShard>()
-            .to::<Fire>()
-            .to::<Settled>()
-            .to::<StopStarting>()
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes
+            .handles::<TakeTicket>()
+            .handles::<JobsAdmitted>()
+            .handles::<TicketDropped>()
+            .handles::<LoadJobs>()
+            .handles::<ShardsTaken>()
+            .handles::<ShardsLost>()
+            .handles::<ReleaseShard>()
+            .handles::<Fire>()
+            .handles::<OutcomesWritten>()
+            .handles::<StopStarting>()
     }
 }
 
@@ -246,7 +249,7 @@ impl Handler<JobsAdmitted> for AppScheduler {
 
     fn handle(&mut self, admitted: JobsAdmitted, ctx: &mut Context<Self>) {
         self.window.return_ticket(admitted.ticket, admitted.jobs);
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -255,18 +258,18 @@ impl Handler<TicketDropped> for AppScheduler {
 
     fn handle(&mut self, dropped: TicketDropped, ctx: &mut Context<Self>) {
         self.window.drop_ticket(dropped.ticket, &dropped.shards);
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
-impl Handler<LookFor> for AppScheduler {
+impl Handler<LoadJobs> for AppScheduler {
     type Result = ();
 
-    fn handle(&mut self, look: LookFor, ctx: &mut Context<Self>) {
-        for job in look.jobs {
+    fn handle(&mut self, load: LoadJobs, ctx: &mut Context<Self>) {
+        for job in load.jobs {
             self.window.look_up(job);
         }
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -275,9 +278,9 @@ impl Handler<ShardsTaken> for AppScheduler {
 
     fn handle(&mut self, taken: ShardsTaken, ctx: &mut Context<Self>) {
         for fence in taken.fences {
-            self.own(fence);
+            self.add_shard(fence);
         }
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -305,7 +308,7 @@ impl Handler<ReleaseShard> for AppScheduler {
         self.window.hold(shard);
         self.releasing.insert(shard, reply);
         self.finish_releases();
-        ctx.run_later(release.patience, move |actor, _| actor.give_up_release(shard));
+        ctx.run_later(release.max_wait, move |actor, _| actor.cancel_release(shard));
         Box::pin(async move { answer.await.unwrap_or(false) })
     }
 }
@@ -314,25 +317,25 @@ impl Handler<Fire> for AppScheduler {
     type Result = ();
 
     fn handle(&mut self, _: Fire, ctx: &mut Context<Self>) {
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
-impl Handler<Settled> for AppScheduler {
+impl Handler<OutcomesWritten> for AppScheduler {
     type Result = ();
 
-    fn handle(&mut self, settled: Settled, ctx: &mut Context<Self>) {
-        for id in settled.finished {
+    fn handle(&mut self, written: OutcomesWritten, ctx: &mut Context<Self>) {
+        for id in written.finished {
             self.window.finished(id);
         }
-        for job in settled.put_back {
+        for job in written.put_back {
             self.window.put_back(job);
         }
-        for id in settled.unknown {
+        for id in written.unknown {
             self.window.outcome_unknown(id);
         }
         self.finish_releases();
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -358,7 +361,7 @@ impl Handler<Report> for AppScheduler {
             in_memory_bytes = window.bytes,
             memory_of_all_apps_bytes = self.instance.job_memory.held(),
             running = self.app.running.load(Ordering::Relaxed),
-            unsettled = self.app.unsettled.load(Ordering::Relaxed),
+            unwritten = self.app.unwritten.load(Ordering::Relaxed),
             scheduled = app.scheduled,
             fired = app.fired,
             succeeded = app.succeeded,

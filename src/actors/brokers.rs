@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::instance::Instance;
-use super::kafka_side::KafkaSide;
+use super::kafka_clients::KafkaClients;
 use crate::health::ProblemKind;
 use crate::kafka::{BrokerState, Intake, OnOffsetLost, TroubleKind};
 
@@ -34,7 +34,7 @@ impl Instance {
             }
         }
         self.report_client("kafka producer", &kafka.producer.state());
-        self.note_broker(kafka);
+        self.update_recovery(kafka);
         if let Some(events) = &kafka.events {
             self.report_client("kafka producer of verdicts", &events.state());
         }
@@ -56,7 +56,7 @@ impl Instance {
 
     /// Lets what waits for the broker know whether it answers: of several clients, the first one
     /// that hears of an outage and the last one that hears of its end.
-    fn note_broker(&self, kafka: &KafkaSide) {
+    fn update_recovery(&self, kafka: &KafkaClients) {
         let intake = kafka.intake.get().map(Intake::state);
         let states = intake.into_iter().chain([kafka.producer.state()]);
         let mut unreachable = states.filter(|state| state.kind == Some(TroubleKind::Unreachable));

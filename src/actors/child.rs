@@ -14,7 +14,7 @@ use actix_rt::task::JoinHandle;
 use super::failpoints::Fault;
 use super::instance::Instance;
 use super::messages::Report;
-use super::registry::{Answers, Key, Scope};
+use super::registry::{Key, Routes, Scope};
 
 /// An actor that the Supervisor starts and replaces.
 pub(super) trait Child: Actor<Context = Context<Self>> + Handler<Report> {
@@ -27,7 +27,7 @@ pub(super) trait Child: Actor<Context = Context<Self>> + Handler<Report> {
     }
 
     /// Adds every message that others send it: one that is missing here does not reach it.
-    fn answers(answers: Answers<Self>) -> Answers<Self>;
+    fn routes(routes: Routes<Self>) -> Routes<Self>;
 }
 
 /// Makes a child, and another one when that has ended.
@@ -73,7 +73,7 @@ pub(super) enum Exit {
 }
 
 /// A factory of the only actor of a kind.
-pub(super) fn one<A: Child>(new: fn(Arc<Instance>) -> A) -> Factory {
+pub(super) fn single<A: Child>(new: fn(Arc<Instance>) -> A) -> Factory {
     Box::new(move |instance| launch(instance, new(instance.clone())))
 }
 
@@ -85,10 +85,10 @@ pub(super) fn launch<A: Child>(instance: &Instance, actor: A) -> Launched {
     #[cfg(feature = "failpoints")]
     let (context, fault) = Fault::armed(context);
     let address = context.address();
-    let answers = A::answers(Answers::of(address.clone(), role.scope.clone()));
+    let routes = A::routes(Routes::of(address.clone(), role.scope.clone()));
     Launched {
         role,
-        keys: instance.registry.publish(answers),
+        keys: instance.registry.register(routes),
         report: address.recipient(),
         #[cfg(feature = "failpoints")]
         fault,

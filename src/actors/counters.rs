@@ -21,7 +21,7 @@ pub(crate) struct Counters {
     pub(super) fenced: AtomicU64,
     pub(super) fetch_errors: AtomicU64,
     pub(super) offsets_lost: AtomicU64,
-    pub(super) logs_remade: AtomicU64,
+    pub(super) logs_recreated: AtomicU64,
     pub(super) rescued: AtomicU64,
     pub(super) without_instance: AtomicU64,
     pub(super) outcomes_unmatched: AtomicU64,
@@ -101,7 +101,7 @@ pub struct IngestMetrics {
     /// Records that the log no longer had when their turn came.
     pub offsets_lost: u64,
     /// Partitions whose log was found to be another one under the same name.
-    pub logs_remade: u64,
+    pub logs_recreated: u64,
     /// Jobs that an audit found in the table and not in memory: should be zero.
     pub jobs_rescued: u64,
     /// Jobs that are due and whose app no instance has, up to 10,001 an app.
@@ -210,7 +210,7 @@ impl Counters {
             batches_fenced: get(&self.fenced),
             fetch_errors: get(&self.fetch_errors),
             offsets_lost: get(&self.offsets_lost),
-            logs_remade: get(&self.logs_remade),
+            logs_recreated: get(&self.logs_recreated),
             jobs_rescued: get(&self.rescued),
             jobs_without_instance: get(&self.without_instance),
             outcomes_unmatched: get(&self.outcomes_unmatched),

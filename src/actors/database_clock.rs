@@ -38,28 +38,28 @@ impl DatabaseClock {
 /// The moments to admit and fire by: those of our clock, or of the database's where that is
 /// earlier by more than the two may differ.
 #[derive(Debug)]
-pub(super) struct Moments {
+pub(super) struct SchedulingClock {
     own: SharedClock,
     database: Arc<DatabaseClock>,
     most_ms: u64,
 }
 
-impl Moments {
+impl SchedulingClock {
     pub(super) fn new(own: SharedClock, database: Arc<DatabaseClock>, most: Duration) -> Self {
         let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
         Self { own, database, most_ms }
     }
 }
 
-impl Clock for Moments {
+impl Clock for SchedulingClock {
     fn now_ms(&self) -> i64 {
-        moment_of(self.own.now_ms(), self.database.now_ms(), self.most_ms)
+        earlier_of(self.own.now_ms(), self.database.now_ms(), self.most_ms)
     }
 }
 
 /// The moment to admit and fire by: ours, or the earlier one where the clocks differ by more
 /// than they may.
-fn moment_of(own_ms: i64, database_ms: Option<i64>, most_ms: u64) -> i64 {
+fn earlier_of(own_ms: i64, database_ms: Option<i64>, most_ms: u64) -> i64 {
     match database_ms {
         Some(database_ms) if own_ms.abs_diff(database_ms) > most_ms => own_ms.min(database_ms),
         _ => own_ms,
@@ -85,7 +85,7 @@ mod tests {
             (10_000, Some(10_600), 10_000),
             (10_000, None, 10_000),
         ] {
-            assert_eq!(moment_of(own, database, 500), moment, "{own}, {database:?}");
+            assert_eq!(earlier_of(own, database, 500), moment, "{own}, {database:?}");
         }
     }
 

@@ -9,10 +9,10 @@ use dashmap::DashMap;
 
 use super::app::RegisteredApp;
 use super::counters::Counters;
-use super::database_clock::{DatabaseClock, Moments};
+use super::database_clock::{DatabaseClock, SchedulingClock};
 use super::in_flight::InFlight;
 use super::job_memory::JobMemory;
-use super::kafka_side::KafkaSide;
+use super::kafka_clients::KafkaClients;
 use super::lease::Lease;
 use super::owned_shards::OwnedShards;
 use super::processes;
@@ -49,7 +49,7 @@ pub(crate) struct Instance {
     pub(super) lease: Arc<Lease>,
     pub(super) database_clock: Arc<DatabaseClock>,
     /// The moments to admit and fire by.
-    moments: SharedClock,
+    scheduling_clock: SharedClock,
     /// The same database, with waits that end when it answers again.
     pub(super) database: Arc<Database>,
     /// Ends what waits for the broker.
@@ -58,7 +58,7 @@ pub(crate) struct Instance {
     pub(super) owned: Arc<OwnedShards>,
     pub(super) in_flight: InFlight,
     pub(super) job_memory: Arc<JobMemory>,
-    pub(super) kafka: Option<KafkaSide>,
+    pub(super) kafka: Option<KafkaClients>,
     /// The ledger rows of the partitions that are read here.
     pub(super) partitions: DashMap<TopicPartition, LedgerId>,
     me: AtomicI64,
@@ -86,16 +86,19 @@ impl Instance {
         };
         let apps: HashMap<AppId, Arc<RegisteredApp>> = apps.into_iter().map(registered).collect();
         let kafka =
-            kafka.map(|(config, producer, events)| KafkaSide::new(config, producer, events));
+            kafka.map(|(config, producer, events)| KafkaClients::new(config, producer, events));
         let database = Arc::new(Database::new(store.clone(), settings.lease));
         let database_clock = Arc::new(DatabaseClock::default());
-        let moments: SharedClock =
-            Arc::new(Moments::new(clock.clone(), database_clock.clone(), settings.max_clock_skew));
+        let scheduling_clock: SharedClock = Arc::new(SchedulingClock::new(
+            clock.clone(),
+            database_clock.clone(),
+            settings.max_clock_skew,
+        ));
         let shards = InstanceShards::new(Lease::new(settings.lease, clock.clone()));
         let parts = InstanceParts {
             database: database.clone(),
             clock: clock.clone(),
-            moments: moments.clone(),
+            scheduling_clock: scheduling_clock.clone(),
             apps: apps.values().map(|app| app.for_admission()).collect(),
             counters: counters.admission.clone(),
             shards: Arc::new(shards.clone()),
@@ -109,7 +112,7 @@ impl Instance {
             registry,
             database,
             database_clock,
-            moments,
+            scheduling_clock,
             broker: Recovery::default(),
             store,
             clock,
@@ -175,8 +178,8 @@ impl Instance {
     }
 
     /// Whether producers get verdicts on their requests.
-    pub(super) fn tells_verdicts(&self) -> bool {
-        self.settings.admission.tells_verdicts
+    pub(super) fn publishes_verdicts(&self) -> bool {
+        self.settings.admission.publishes_verdicts
     }
 
     pub(super) fn ledgers(&self) -> Vec<LedgerId> {
@@ -194,7 +197,7 @@ impl Instance {
     /// The moment to admit and fire by: our clock's, or the earlier one where the database's
     /// differs from it by more than it may.
     pub(super) fn now_ms(&self) -> i64 {
-        self.moments.now_ms()
+        self.scheduling_clock.now_ms()
     }
 
     /// What is known here of the database's clock, in microseconds; ours before it was seen.

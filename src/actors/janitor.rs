@@ -10,7 +10,7 @@ use actix::prelude::*;
 use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::Answers;
+use super::registry::Routes;
 use crate::store::LetterCursor;
 
 /// From the start to the first round, which has others to wait for.
@@ -70,8 +70,8 @@ impl Actor for Janitor {
 impl Child for Janitor {
     const KIND: &'static str = "janitor";
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes
     }
 }
 

@@ -51,13 +51,13 @@ impl AppMemory {
         }
     }
 
-    /// The bytes that the window may have, given what is in flight.
+    /// The bytes that the window may have, given what is in attempt.
     pub(super) fn for_window(&self) -> usize {
         self.allowed().saturating_sub(self.in_flight.load(Ordering::Relaxed))
     }
 
     /// The bytes of jobs that may start now: at least one byte, and so one job, if none is in
-    /// flight.
+    /// attempt.
     pub(super) fn for_starts(&self) -> usize {
         match self.in_flight.load(Ordering::Relaxed) {
             0 => self.allowed().max(1),
@@ -70,22 +70,22 @@ impl AppMemory {
         let before = self.window.swap(bytes, Ordering::Relaxed);
         if before != bytes {
             self.all.held.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
-            self.look();
+            self.update_large();
         }
     }
 
-    /// So many bytes more are in flight.
-    pub(super) fn take_off(&self, bytes: usize) {
+    /// So many bytes more are in attempt.
+    pub(super) fn add_in_flight(&self, bytes: usize) {
         self.in_flight.fetch_add(bytes, Ordering::Relaxed);
         self.all.held.fetch_add(bytes, Ordering::Relaxed);
-        self.look();
+        self.update_large();
     }
 
-    /// So many bytes are not in flight any more.
-    pub(super) fn land(&self, bytes: usize) {
+    /// So many bytes are not in attempt any more.
+    pub(super) fn remove_in_flight(&self, bytes: usize) {
         self.in_flight.fetch_sub(bytes, Ordering::Relaxed);
         self.all.held.fetch_sub(bytes, Ordering::Relaxed);
-        self.look();
+        self.update_large();
     }
 
     fn held(&self) -> usize {
@@ -104,7 +104,7 @@ impl AppMemory {
         share.min(limit.saturating_sub(others)).max(*part)
     }
 
-    fn look(&self) {
+    fn update_large(&self) {
         let is_large = self.held() > self.all.part;
         match (self.is_large.swap(is_large, Ordering::Relaxed), is_large) {
             (false, true) => {
@@ -128,11 +128,11 @@ mod tests {
         let app = AppMemory::of(&all);
         assert_eq!((app.for_window(), app.for_starts()), (100, 100));
         app.set_window(70);
-        app.take_off(30);
+        app.add_in_flight(30);
         assert_eq!((app.for_window(), app.for_starts(), all.held()), (70, 70, 100));
-        app.take_off(80);
+        app.add_in_flight(80);
         assert_eq!((app.for_window(), app.for_starts()), (0, 0));
-        app.land(110);
+        app.remove_in_flight(110);
         app.set_window(0);
         assert_eq!((app.for_window(), all.held()), (100, 0));
     }
@@ -155,9 +155,9 @@ mod tests {
         let all = JobMemory::new(0, 3);
         let app = AppMemory::of(&all);
         assert_eq!(app.for_starts(), 1);
-        app.take_off(900_000);
+        app.add_in_flight(900_000);
         assert_eq!(app.for_starts(), 0);
-        app.land(900_000);
+        app.remove_in_flight(900_000);
         assert_eq!(app.for_starts(), 1);
     }
 }

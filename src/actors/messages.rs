@@ -37,7 +37,7 @@ pub(super) struct PartitionsRevoked {
 /// partition's durable next offset; lost with the reader, when the ledger has it.
 #[derive(Debug, Message)]
 #[rtype(result = "Option<i64>")]
-pub(super) struct Leave;
+pub(super) struct StopReading;
 
 /// `ShardKeeper` → `PartitionReader`, with each heartbeat: your partition's row has this
 /// token. If it is not yours, somebody moved the row: begin again where it stands. If lost,
@@ -55,20 +55,20 @@ pub(super) struct LedgerSeen {
 /// moves is noticed only with the next record.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct JoinedAnew;
+pub(super) struct Rejoined;
 
 /// `PartitionReader` → Dedup: is any of these keys known, here or in the fleet? A lost or
 /// wrong answer costs one look-up in the database.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
-pub(super) struct Recall {
+pub(super) struct FindKeys {
     pub(super) keys: Vec<KeyId>,
 }
 
 /// `PartitionReader` → Dedup: these keys are in the database now. Losing it costs a look-up.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct Remember {
+pub(super) struct RememberKeys {
     pub(super) keys: Vec<KeyId>,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct RecordsParked {
 /// lost, it looks around by itself after a while.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct LookAround;
+pub(super) struct ScanOutbox;
 
 /// Whoever admits → `AppScheduler`, before BEGIN: jobs of yours may come. The ticket must
 /// come back.
@@ -119,7 +119,7 @@ pub(super) struct TicketDropped {
 /// `ShardKeeper` → `AppScheduler`: others put these jobs into shards of yours.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct LookFor {
+pub(super) struct LoadJobs {
     pub(super) jobs: Vec<JobId>,
 }
 
@@ -143,24 +143,24 @@ pub(super) struct ShardsLost {
 #[rtype(result = "bool")]
 pub(super) struct ReleaseShard {
     pub(super) shard: ShardId,
-    pub(super) patience: Duration,
+    pub(super) max_wait: Duration,
 }
 
-/// In-flight table → Outcomes: attempts have ended. If lost, the next one says the same.
+/// In-attempt table → Outcomes: attempts have ended. If lost, the next one says the same.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct Collect;
+pub(super) struct CollectEnded;
 
 /// Outcomes → `AppScheduler`: attempts have ended; there is room to start others.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Fire;
 
-/// Outcomes → `AppScheduler`, after COMMIT and after the in-flight table was cleared of
+/// Outcomes → `AppScheduler`, after COMMIT and after the in-attempt table was cleared of
 /// them. A successor that starts after that reads the truth from the database.
 #[derive(Debug, Default, Message)]
 #[rtype(result = "()")]
-pub(super) struct Settled {
+pub(super) struct OutcomesWritten {
     /// Their rows are gone.
     pub(super) finished: Vec<JobId>,
     /// Their rows read like this now.
@@ -177,7 +177,7 @@ pub(super) struct StopStarting;
 /// Supervisor → `ShardKeeper`: give up all shards and leave. True when that is done.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
-pub(super) struct GoodBye;
+pub(super) struct ReleaseAll;
 
 /// Supervisor → every actor, each metrics interval: log your figures.
 #[derive(Clone, Copy, Debug, Message)]

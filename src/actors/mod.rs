@@ -13,7 +13,7 @@ mod child;
 mod failpoints;
 
 mod app;
-mod kafka_side;
+mod kafka_clients;
 mod brokers;
 mod counters;
 mod registry;

@@ -13,7 +13,7 @@ use crate::kafka::{Assignments, PartitionQueue, TopicPartition};
 
 /// How long the poll thread waits for readers to stop. Longer, and the broker would throw
 /// us out of the group; the ledger fences a reader that is slower.
-const REVOKE_PATIENCE: Duration = Duration::from_secs(5);
+const REVOKE_MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Hears of partitions that this instance is assigned, and of those that it loses.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Assignments for RebalanceListener {
             instance.has_joined();
         }
         if !queues.is_empty() {
-            tell(&self.supervisor, PartitionsAssigned { queues });
+            notify(&self.supervisor, PartitionsAssigned { queues });
         }
     }
 
@@ -44,13 +44,13 @@ impl Assignments for RebalanceListener {
             tracing::warn!(?partitions, "partitions were lost: the group gave them away");
         }
         let (reply, answer) = sync_channel(1);
-        tell(&self.supervisor, PartitionsRevoked { partitions, reply });
-        answer.recv_timeout(REVOKE_PATIENCE).unwrap_or_default()
+        notify(&self.supervisor, PartitionsRevoked { partitions, reply });
+        answer.recv_timeout(REVOKE_MAX_WAIT).unwrap_or_default()
     }
 }
 
 #[allow(clippy::disallowed_methods, reason = "the poll thread cannot await")]
-fn tell<M>(supervisor: &Addr<Supervisor>, message: M)
+fn notify<M>(supervisor: &Addr<Supervisor>, message: M)
 where
     Supervisor: Handler<M>,
     M: Message<Result = ()> + Send + 'static,

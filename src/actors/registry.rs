@@ -49,7 +49,7 @@ pub(super) type Key = (TypeId, Scope);
 type Erased = Box<dyn Any + Send + Sync>;
 
 /// What one actor answers, for the registry.
-pub(super) struct Answers<A: Actor> {
+pub(super) struct Routes<A: Actor> {
     address: Addr<A>,
     scope: Scope,
     recipients: Vec<(Key, Erased)>,
@@ -57,12 +57,12 @@ pub(super) struct Answers<A: Actor> {
 
 impl Registry {
     /// Enters what an actor answers, in the place of its predecessor.
-    pub(super) fn publish<A: Actor>(&self, answers: Answers<A>) -> Vec<Key> {
+    pub(super) fn register<A: Actor>(&self, routes: Routes<A>) -> Vec<Key> {
         let enter = |(key, recipient): (Key, Erased)| {
             self.0.insert(key.clone(), recipient);
             key
         };
-        answers.recipients.into_iter().map(enter).collect()
+        routes.recipients.into_iter().map(enter).collect()
     }
 
     /// Removes an actor that has left.
@@ -73,20 +73,20 @@ impl Registry {
     }
 
     /// Says something that may be lost without harm: its doc comment tells why.
-    pub(super) fn hint<M: Hint>(&self, message: M) {
-        self.hint_to(Scope::Instance, message);
+    pub(super) fn notify<M: Notification>(&self, message: M) {
+        self.notify_scope(Scope::Instance, message);
     }
 
     /// The same to the actor of an app or partition.
-    pub(super) fn hint_to<M: Hint>(&self, scope: impl Into<Scope>, message: M) {
-        self.with::<M, _>(scope.into(), |recipient| tell(recipient, message));
+    pub(super) fn notify_scope<M: Notification>(&self, scope: impl Into<Scope>, message: M) {
+        self.with::<M, _>(scope.into(), |recipient| notify_recipient(recipient, message));
     }
 
     /// The same to the actors of all apps or partitions that answer it.
-    pub(super) fn hint_all<M: Hint + Clone>(&self, message: &M) {
+    pub(super) fn notify_all<M: Notification + Clone>(&self, message: &M) {
         for entry in self.0.iter().filter(|entry| entry.key().0 == TypeId::of::<M>()) {
             if let Some(recipient) = entry.value().downcast_ref::<Recipient<M>>() {
-                tell(recipient, message.clone());
+                notify_recipient(recipient, message.clone());
             }
         }
     }
@@ -107,7 +107,7 @@ impl Registry {
     }
 
     /// Whether there is an actor that answers `M`, dead or alive.
-    pub(super) fn is_published<M: 'static>(&self, scope: impl Into<Scope>) -> bool {
+    pub(super) fn is_registered<M: 'static>(&self, scope: impl Into<Scope>) -> bool {
         self.0.contains_key(&(TypeId::of::<M>(), scope.into()))
     }
 
@@ -137,18 +137,18 @@ impl fmt::Debug for Registry {
 }
 
 /// A message without an answer.
-pub(super) trait Hint: Message<Result = ()> + Send + 'static {}
+pub(super) trait Notification: Message<Result = ()> + Send + 'static {}
 
-impl<M: Message<Result = ()> + Send + 'static> Hint for M {}
+impl<M: Message<Result = ()> + Send + 'static> Notification for M {}
 
-impl<A: Actor> Answers<A> {
+impl<A: Actor> Routes<A> {
     /// Nothing yet.
     pub(super) fn of(address: Addr<A>, scope: Scope) -> Self {
         Self { address, scope, recipients: Vec::new() }
     }
 
     /// Its address is where `M` goes.
-    pub(super) fn to<M>(mut self) -> Self
+    pub(super) fn handles<M>(mut self) -> Self
     where
         A: Handler<M>,
         A::Context: ToEnvelope<A, M>,
@@ -164,7 +164,7 @@ impl<A: Actor> Answers<A> {
 
 /// Says something that may be lost without harm.
 #[allow(clippy::disallowed_methods, reason = "the one place for messages that may be lost")]
-pub(super) fn tell<M: Hint>(recipient: &Recipient<M>, message: M) {
+pub(super) fn notify_recipient<M: Notification>(recipient: &Recipient<M>, message: M) {
     recipient.do_send(message);
 }
 
@@ -199,15 +199,15 @@ mod tests {
 
     async fn reach_and_remove() {
         let registry = Registry::default();
-        let publish =
-            |scope: Scope| registry.publish(Answers::of(Echo.start(), scope).to::<Question>());
-        let keys = publish(AppId(1).into());
+        let register =
+            |scope: Scope| registry.register(Routes::of(Echo.start(), scope).handles::<Question>());
+        let keys = register(AppId(1).into());
         assert_eq!(registry.ask(AppId(1), Question(7)).await, Some(7));
         assert_eq!(registry.ask(AppId(2), Question(7)).await, None, "of another app");
         assert_eq!(registry.ask(Scope::Instance, Question(7)).await, None);
         assert!(registry.is_alive::<Question>(AppId(1)));
         registry.remove(&keys);
-        assert!(!registry.is_published::<Question>(AppId(1)));
+        assert!(!registry.is_registered::<Question>(AppId(1)));
         assert_eq!(registry.ask(AppId(1), Question(7)).await, None);
     }
 }

@@ -43,28 +43,28 @@ impl ShardAccess for InstanceShards {
     }
 
     fn return_ticket(&self, app: AppId, ticket: TicketId, jobs: Vec<Job>) {
-        self.registry.hint_to(app, JobsAdmitted { ticket, jobs });
+        self.registry.notify_scope(app, JobsAdmitted { ticket, jobs });
     }
 
     fn read_again(&self, app: AppId, ticket: TicketId, shards: Vec<ShardId>) {
-        self.registry.hint_to(app, TicketDropped { ticket, shards });
+        self.registry.notify_scope(app, TicketDropped { ticket, shards });
     }
 
     fn knows_any(&self, keys: Vec<KeyId>) -> BoxFuture<'_, bool> {
-        let asked = self.registry.ask(Scope::Instance, Recall { keys });
+        let asked = self.registry.ask(Scope::Instance, FindKeys { keys });
         async move { asked.await.unwrap_or(false) }.boxed()
     }
 
     fn committed(&self, committed: Committed) {
         let Committed { keys, lanes, parked_due_ms } = committed;
         if !keys.is_empty() {
-            self.registry.hint(Remember { keys });
+            self.registry.notify(RememberKeys { keys });
         }
         for lane in lanes {
-            self.registry.hint(PublishLane(lane));
+            self.registry.notify(PublishLane(lane));
         }
         if let Some(due_ms) = parked_due_ms {
-            self.registry.hint(RecordsParked { due_ms });
+            self.registry.notify(RecordsParked { due_ms });
         }
     }
 }

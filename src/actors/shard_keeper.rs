@@ -21,13 +21,13 @@ use super::child::Child;
 use super::instance::Instance;
 use super::lease::boot_ms;
 use super::messages::*;
-use super::registry::Answers;
+use super::registry::Routes;
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 use crate::model::ids::{InstanceId, ShardId};
 use crate::store::{Error as StoreError, Observation, Result as StoreResult, ShardFence};
 
-use heartbeat::Beat;
+use heartbeat::Heartbeat;
 
 /// What the report of a wrong clock is about.
 const CLOCK: &str = "clock";
@@ -42,9 +42,9 @@ const BEATS_PER_LEASE: u32 = 5;
 pub(super) struct ShardKeeper {
     instance: Arc<Instance>,
     /// When another instance's beat was last seen to move, by our own clock.
-    moved: HashMap<InstanceId, (i64, i64)>,
+    beats_seen: HashMap<InstanceId, (i64, i64)>,
     /// When we last saw the others, by our own clock.
-    looked_ms: i64,
+    observed_ms: i64,
     /// Shards that are being released, and when one may be tried again.
     releasing: HashSet<ShardId>,
     release_after_ms: HashMap<ShardId, i64>,
@@ -62,9 +62,9 @@ pub(super) struct ShardKeeper {
     wall_since_boot_ms: Option<i64>,
     /// The last heartbeat failed, so the next one first asks for a session of its own: a pool
     /// would try again by itself, later each time, and not say when the server is back.
-    knocks: bool,
+    probes_first: bool,
     /// Commands are being carried out.
-    looking: bool,
+    running_commands: bool,
     leaving: bool,
 }
 
@@ -72,8 +72,8 @@ impl ShardKeeper {
     pub(super) fn new(instance: Arc<Instance>) -> Self {
         Self {
             instance,
-            moved: HashMap::new(),
-            looked_ms: 0,
+            beats_seen: HashMap::new(),
+            observed_ms: 0,
             releasing: HashSet::new(),
             release_after_ms: HashMap::new(),
             observed: Observation::default(),
@@ -83,63 +83,64 @@ impl ShardKeeper {
             unanswered: 0,
             orphans: orphans::Orphans::default(),
             wall_since_boot_ms: None,
-            knocks: false,
-            looking: false,
+            probes_first: false,
+            running_commands: false,
             leaving: false,
         }
     }
 
     fn beat(&mut self, ctx: &mut Context<Self>) {
         let (instance, changes) = (self.instance.clone(), self.changes);
-        let patience = heartbeat::patience(instance.lease.length(), self.unanswered);
-        let knocks = self.knocks;
-        let beat = tokio::spawn(async move { heartbeat::beat(&instance, patience, knocks).await });
+        let max_wait = heartbeat::max_wait(instance.lease.length(), self.unanswered);
+        let probes_first = self.probes_first;
+        let beat =
+            tokio::spawn(async move { heartbeat::beat(&instance, max_wait, probes_first).await });
         ctx.spawn(beat.into_actor(self).map(move |beat, actor, ctx| {
             let beat = beat.unwrap_or_else(|error| panic!("heartbeat: {error}"));
             actor.after_beat(beat, changes, ctx);
         }));
     }
 
-    fn after_beat(&mut self, beat: StoreResult<Beat>, changes: u64, ctx: &mut Context<Self>) {
+    fn after_beat(&mut self, beat: StoreResult<Heartbeat>, changes: u64, ctx: &mut Context<Self>) {
         if self.leaving {
             return;
         }
         self.beats += 1;
         self.notice_clock_set_back();
         match beat {
-            Ok(Beat::Alive(observed, skew_ms)) => {
+            Ok(Heartbeat::Alive(observed, skew_ms)) => {
                 self.unanswered = 0;
-                self.knocks = false;
+                self.probes_first = false;
                 self.instance.health.clear("database");
                 self.check_clock(skew_ms);
                 self.instance.database.recovery().answers();
                 self.check_time_zones(&observed);
-                self.look_after_commands(&observed, ctx);
+                self.run_commands(&observed, ctx);
                 self.report_unknown_commands(&observed);
-                self.tell_readers(&observed);
+                self.notify_readers(&observed);
                 self.observed = observed;
                 if changes == self.changes {
                     self.compare_owned();
                 }
                 self.take_and_release(ctx);
-                self.look_for_orphans(ctx);
+                self.check_orphans(ctx);
             }
-            Ok(Beat::Unanswered { error, says_why }) => {
+            Ok(Heartbeat::Unanswered { error, says_why }) => {
                 self.unanswered = self.unanswered.saturating_add(1);
-                self.knocks = says_why;
+                self.probes_first = says_why;
                 self.database_failed(&error);
             }
-            Ok(Beat::Unknown) => {
+            Ok(Heartbeat::Unknown) => {
                 if self.instance.me().0 != 0 {
                     tracing::warn!("declared dead by others: dropping every shard, joining anew");
                 }
-                self.drop_everything();
+                self.drop_all_shards();
                 self.join(ctx);
                 return;
             }
             Err(error) => {
                 self.unanswered = 0;
-                self.knocks = true;
+                self.probes_first = true;
                 self.database_failed(&error);
             }
         }
@@ -163,9 +164,9 @@ impl ShardKeeper {
     /// Becomes a new instance.
     fn join(&mut self, ctx: &mut Context<Self>) {
         let instance = self.instance.clone();
-        let knocks = self.knocks;
+        let probes_first = self.probes_first;
         let join = async move {
-            if knocks {
+            if probes_first {
                 instance.store.knock().await?;
             }
             let sent = instance.lease.sending();
@@ -180,13 +181,13 @@ impl ShardKeeper {
                 joined.unwrap_or_else(|error| panic!("joining: {error}"));
             match joined {
                 Ok(me) => {
-                    actor.knocks = false;
+                    actor.probes_first = false;
                     tracing::info!(instance = %me, "joined as instance {me}");
-                    actor.tell_of_new_name();
+                    actor.notify_rejoined();
                     actor.beat(ctx);
                 }
                 Err(error) => {
-                    actor.knocks = true;
+                    actor.probes_first = true;
                     actor.database_failed(&error);
                     ctx.run_later(HEARTBEAT / 5, |actor, ctx| actor.beat(ctx));
                 }
@@ -194,7 +195,7 @@ impl ShardKeeper {
         }));
     }
 
-    fn drop_everything(&mut self) {
+    fn drop_all_shards(&mut self) {
         self.instance.lease.lost();
         for app in self.instance.apps.keys() {
             // All that it may have: a shard whose release is under way, or was just given
@@ -203,10 +204,10 @@ impl ShardKeeper {
             let seen = self.observed.shards.iter().filter(|row| row.app == *app);
             let shards = held.iter().map(|fence| fence.shard).chain(seen.map(|row| row.id));
             let lost = ShardsLost { shards: shards.collect() };
-            self.instance.registry.hint_to(*app, lost);
+            self.instance.registry.notify_scope(*app, lost);
         }
         self.instance.owned.clear();
-        self.moved.clear();
+        self.beats_seen.clear();
         self.releasing.clear();
     }
 
@@ -239,16 +240,16 @@ impl ShardKeeper {
     }
 
     /// A reader that has nothing to read would not notice that its row was moved.
-    fn tell_readers(&self, observed: &Observation) {
+    fn notify_readers(&self, observed: &Observation) {
         for held in &observed.partitions {
             let partition = TopicPartition::new(held.topic.as_str(), held.partition);
             let seen = LedgerSeen { ledger: held.ledger, reader: held.reader };
-            self.instance.registry.hint_to(partition, seen);
+            self.instance.registry.notify_scope(partition, seen);
         }
     }
 
-    fn tell_of_new_name(&self) {
-        self.instance.registry.hint_all(&JoinedAnew);
+    fn notify_rejoined(&self) {
+        self.instance.registry.notify_all(&Rejoined);
     }
 
     /// What the table says of our shards is true; what we believe may be old.
@@ -269,7 +270,7 @@ impl ShardKeeper {
             if !lost.is_empty() {
                 tracing::warn!(app = %app.name, ?lost, "shards were taken from us");
                 lost.iter().for_each(|shard| self.instance.owned.remove(app.id, *shard));
-                self.instance.registry.hint_to(app.id, ShardsLost { shards: lost });
+                self.instance.registry.notify_scope(app.id, ShardsLost { shards: lost });
             }
             let ours = rows.iter().filter(|row| row.owner == Some(me));
             let missing = ours.filter(|row| {
@@ -282,7 +283,7 @@ impl ShardKeeper {
                 epoch: row.epoch,
             }));
         }
-        self.own(unknown);
+        self.add_owned(unknown);
     }
 }
 
@@ -304,15 +305,15 @@ impl Actor for ShardKeeper {
 impl Child for ShardKeeper {
     const KIND: &'static str = "shard-keeper";
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers.to::<GoodBye>()
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes.handles::<ReleaseAll>()
     }
 }
 
-impl Handler<GoodBye> for ShardKeeper {
+impl Handler<ReleaseAll> for ShardKeeper {
     type Result = ResponseFuture<bool>;
 
-    fn handle(&mut self, _: GoodBye, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, _: ReleaseAll, _: &mut Context<Self>) -> Self::Result {
         self.leaving = true;
         let instance = self.instance.clone();
         Box::pin(async move {

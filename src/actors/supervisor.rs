@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use super::app_scheduler::AppScheduler;
-use super::child::{Child as _, Exit, Factory, Role, exit_of, launch, one};
+use super::child::{Child as _, Exit, Factory, Role, exit_of, launch, single};
 use super::counters::AppMetrics;
 #[cfg(feature = "failpoints")]
 use super::failpoints::{Break, Fault};
 use super::instance::Instance;
 use super::messages::*;
 use super::reader::PartitionReader;
-use super::registry::{Key, Scope, tell};
+use super::registry::{Key, Scope, notify_recipient};
 use crate::kafka::PartitionQueue;
 use crate::model::ids::AppId;
 
@@ -101,7 +101,7 @@ impl Supervisor {
         let active = self.active_apps();
         for (role, child) in &self.children {
             if !matches!(role.scope, Scope::App(app) if !active.contains(&app)) {
-                tell(&child.report, Report);
+                notify_recipient(&child.report, Report);
             }
         }
         let (apps, quiet) = (self.instance.apps.len(), self.instance.apps.len() - active.len());
@@ -136,13 +136,13 @@ impl Supervisor {
         );
     }
 
-    /// Those with something new to tell, or at work. A line of each of the others would say
+    /// Those with something new to notify_recipient, or at work. A line of each of the others would say
     /// the same as the one before.
     fn active_apps(&mut self) -> HashSet<AppId> {
         let mut active = HashSet::new();
         for (id, app) in &self.instance.apps {
             let figures = app.figures.read();
-            let is_at_work = app.unsettled.load(Ordering::Relaxed) > 0;
+            let is_at_work = app.unwritten.load(Ordering::Relaxed) > 0;
             let before = self.reported.insert(*id, figures.clone()).unwrap_or_default();
             if is_at_work || before != figures {
                 active.insert(*id);
@@ -165,9 +165,9 @@ impl Supervisor {
 /// partitions.
 fn actors_of(instance: &Instance) -> Vec<Factory> {
     let mut all = vec![
-        one(super::dedup::Dedup::new),
-        one(super::retry_dlq::RetryDlq::new),
-        one(super::outcomes::Outcomes::new),
+        single(super::dedup::Dedup::new),
+        single(super::retry_dlq::RetryDlq::new),
+        single(super::outcomes::Outcomes::new),
     ];
     for app in instance.apps.values() {
         let app = app.clone();
@@ -175,8 +175,8 @@ fn actors_of(instance: &Instance) -> Vec<Factory> {
             launch(instance, AppScheduler::new(instance.clone(), app.clone()))
         }));
     }
-    all.push(one(super::shard_keeper::ShardKeeper::new));
-    all.push(one(super::janitor::Janitor::new));
+    all.push(single(super::shard_keeper::ShardKeeper::new));
+    all.push(single(super::janitor::Janitor::new));
     all
 }
 
@@ -249,12 +249,12 @@ impl Handler<PartitionsRevoked> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, revoked: PartitionsRevoked, ctx: &mut Context<Self>) {
-        let mut farewells = Vec::new();
+        let mut stopping = Vec::new();
         for partition in revoked.partitions {
             tracing::info!(%partition, "{partition} is not ours any more");
             let registry = &self.instance.registry;
-            let is_alive = registry.is_alive::<Leave>(partition.clone());
-            let farewell = registry.ask(partition.clone(), Leave);
+            let is_alive = registry.is_alive::<StopReading>(partition.clone());
+            let stopped = registry.ask(partition.clone(), StopReading);
             let role = Role { kind: PartitionReader::KIND, scope: partition.clone().into() };
             if let Some(child) = self.children.get_mut(&role) {
                 child.leaving = true;
@@ -263,10 +263,10 @@ impl Handler<PartitionsRevoked> for Supervisor {
                     self.forget(&role);
                 }
             }
-            farewells.push(async move { Some((partition, farewell.await.flatten()?)) });
+            stopping.push(async move { Some((partition, stopped.await.flatten()?)) });
         }
         let reply = revoked.reply;
-        let gone = futures::future::join_all(farewells).into_actor(self).map(move |ends, _, _| {
+        let gone = futures::future::join_all(stopping).into_actor(self).map(move |ends, _, _| {
             // The poll thread may have stopped waiting.
             drop(reply.try_send(ends.into_iter().flatten().collect()));
         });

@@ -9,8 +9,8 @@ use super::Admission;
 use crate::model::job::JobData;
 use crate::store::{AppRow, Result as StoreResult};
 
-/// How long an app's row that others registered is believed, in milliseconds.
-const BELIEVED_MS: i64 = 1000;
+/// How long an app's row that others registered is cached, in milliseconds.
+const CACHED_MS: i64 = 1000;
 
 /// What a handler says of a request before it is a job.
 pub(crate) trait Validate: Send + Sync {
@@ -45,11 +45,11 @@ impl Debug for OwnApp {
 pub(super) struct KnownApps {
     own: HashMap<String, OwnApp>,
     /// Apps that others registered, as they were last read.
-    others: RwLock<HashMap<String, Believed>>,
+    others: RwLock<HashMap<String, Cached>>,
 }
 
 /// When it was read, and what was there.
-type Believed = (i64, Option<Arc<AppRow>>);
+type Cached = (i64, Option<Arc<AppRow>>);
 
 impl KnownApps {
     pub(super) fn new(own: Vec<OwnApp>) -> Self {
@@ -74,15 +74,15 @@ impl KnownApps {
         others.retain(|_, (_, row)| row.is_some());
     }
 
-    fn believed(&self, name: &str, now_ms: i64) -> Option<Option<Arc<AppRow>>> {
+    fn cached(&self, name: &str, now_ms: i64) -> Option<Option<Arc<AppRow>>> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
-        others.get(name).filter(|(at, _)| now_ms - at < BELIEVED_MS).map(|(_, row)| row.clone())
+        others.get(name).filter(|(at, _)| now_ms - at < CACHED_MS).map(|(_, row)| row.clone())
     }
 
-    fn believe(&self, name: &str, now_ms: i64, row: Option<Arc<AppRow>>) {
+    fn cache(&self, name: &str, now_ms: i64, row: Option<Arc<AppRow>>) {
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
         // Names come from outside: a flood of made-up ones must not fill the memory.
-        others.retain(|_, (at, _)| now_ms - *at < BELIEVED_MS);
+        others.retain(|_, (at, _)| now_ms - *at < CACHED_MS);
         others.insert(name.to_owned(), (now_ms, row));
     }
 }
@@ -95,11 +95,11 @@ impl Admission {
             return Ok(Some(app.row.clone()));
         }
         let now_ms = self.clock.now_ms();
-        if let Some(row) = self.apps.believed(name, now_ms) {
+        if let Some(row) = self.apps.cached(name, now_ms) {
             return Ok(row);
         }
         let row = self.database.store().find_app(name).await?.map(Arc::new);
-        self.apps.believe(name, now_ms, row.clone());
+        self.apps.cache(name, now_ms, row.clone());
         Ok(row)
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::{Admission, Committed, Known, Lost, Pending, Policy, Tries, Written};
+use super::{Admission, Committed, Conclusion, LostAnswer, Pending, Tries, TryPolicy, Written};
 use crate::model::ids::{JobId, KeyId};
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
@@ -69,27 +69,27 @@ impl Admission {
         let judgement = self.judge(request, None, None).await.map_err(unavailable)?;
         let mut candidate = match judgement {
             Ok(candidate) => candidate,
-            Err(unfit) => {
-                let refusal = unfit.into_refusal();
-                self.announce_refusal(&refusal).await.map_err(unavailable)?;
+            Err(reason) => {
+                let refusal = reason.into_refusal();
+                self.publish_refusal(&refusal).await.map_err(unavailable)?;
                 return Err(SubmitError::Refused(refusal));
             }
         };
         remember_tries(&mut candidate);
         let job_id = candidate.job.id;
-        let mut policy = Limited::call();
+        let mut policy = BoundedTries::call();
         let mut pending = Pending::of_candidate(candidate);
         let decision = match self.admit_until_known(&mut pending, &mut policy).await {
-            Known::Decided(decisions) => decisions.into_iter().next(),
-            Known::Ended(End::Refused(why)) => {
+            Conclusion::Decided(decisions) => decisions.into_iter().next(),
+            Conclusion::Ended(End::Refused(why)) => {
                 let message = format!("the database refuses this request: {why}");
                 let refusal = Refusal::new(ErrorKind::RefusedByDatabase, message);
                 let refusal = Refusal { request_id: Some(request_id), app: Some(app), ..refusal };
-                self.announce_refusal(&refusal).await.map_err(unavailable)?;
+                self.publish_refusal(&refusal).await.map_err(unavailable)?;
                 return Err(SubmitError::Refused(refusal));
             }
-            Known::Ended(End::Unavailable(why)) => return Err(SubmitError::Unavailable(why)),
-            Known::Fenced(_) | Known::Left => None,
+            Conclusion::Ended(End::Unavailable(why)) => return Err(SubmitError::Unavailable(why)),
+            Conclusion::Fenced(_) | Conclusion::Cancelled => None,
         };
         match decision {
             Some(Decision::Accepted) => Ok(Submitted::Accepted { job_id, request_id }),
@@ -100,8 +100,8 @@ impl Admission {
     }
 
     /// A request that is refused before it comes to an admission has its verdict by itself.
-    async fn announce_refusal(&self, refusal: &Refusal) -> StoreResult<()> {
-        if !self.rules.tells_verdicts {
+    async fn publish_refusal(&self, refusal: &Refusal) -> StoreResult<()> {
+        if !self.rules.publishes_verdicts {
             return Ok(());
         }
         let store = self.database.store();
@@ -124,7 +124,7 @@ impl Admission {
 }
 
 /// A caller waits for the answer: the tries are limited in number.
-pub(super) struct Limited {
+pub(super) struct BoundedTries {
     source: BatchSource,
     /// Tries of the same caller before.
     made: u32,
@@ -141,7 +141,7 @@ pub(super) enum End {
     Unavailable(String),
 }
 
-impl Limited {
+impl BoundedTries {
     fn call() -> Self {
         let last = "no instance holds the shards".into();
         Self { source: BatchSource::Call { again: false }, made: 0, last }
@@ -162,7 +162,7 @@ impl Limited {
     }
 }
 
-impl Policy for Limited {
+impl TryPolicy for BoundedTries {
     type End = End;
 
     fn source(&self, tries: &Tries) -> BatchSource {
@@ -186,14 +186,15 @@ impl Policy for Limited {
     }
 
     /// The next try meets the names or the row of this one, and waits for its transaction.
-    async fn after(&mut self, _: &Admission, error: StoreError, _: &Tries) -> Lost<End> {
+    async fn after(&mut self, _: &Admission, error: StoreError, _: &Tries) -> LostAnswer<End> {
         match error {
-            StoreError::Refused(why) => {
-                Lost { written: Written::Nothing, next: ControlFlow::Break(End::Refused(why)) }
-            }
+            StoreError::Refused(why) => LostAnswer {
+                written: Written::Nothing,
+                next: ControlFlow::Break(End::Refused(why)),
+            },
             error => {
                 self.last = error.to_string();
-                Lost { written: Written::Unknown, next: ControlFlow::Continue(()) }
+                LostAnswer { written: Written::Unknown, next: ControlFlow::Continue(()) }
             }
         }
     }

@@ -12,14 +12,14 @@ pub(crate) struct Database {
     store: Store,
     /// How long an answer is waited for. The limits of our sessions end a transaction within
     /// the same time.
-    patience: Duration,
+    max_wait: Duration,
     recovery: Recovery,
 }
 
 impl Database {
     /// `lease` is that of the instances on this database.
     pub(crate) fn new(store: Store, lease: Duration) -> Self {
-        Self { store, patience: lease * 2, recovery: Recovery::default() }
+        Self { store, max_wait: lease * 2, recovery: Recovery::default() }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -27,8 +27,8 @@ impl Database {
     }
 
     /// After this a transaction of ours has ended, whatever became of its answer.
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
+    pub(super) fn max_wait(&self) -> Duration {
+        self.max_wait
     }
 
     /// Whether it answers, as the heartbeat has found out.
@@ -45,11 +45,11 @@ impl Database {
         &self,
         asked: impl Future<Output = StoreResult<T>>,
     ) -> StoreResult<T> {
-        match tokio::time::timeout(self.patience, asked).await {
+        match tokio::time::timeout(self.max_wait, asked).await {
             Ok(answer) => self.replace_sessions(answer),
             Err(_) => Err(StoreError::Unavailable(format!(
                 "no answer within {} ms",
-                self.patience.as_millis()
+                self.max_wait.as_millis()
             ))),
         }
     }

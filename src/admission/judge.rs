@@ -17,14 +17,14 @@ use crate::store::{AppRow, Entry, IdempotencyKey, PlacedCandidate, Result as Sto
 
 /// Why a request is no job.
 #[derive(Debug)]
-pub(super) enum Unfit {
+pub(super) enum NotAdmissible {
     /// It never can be one.
     Never(Refusal),
     /// It cannot now; that may pass.
     NotYet(Refusal),
 }
 
-impl Unfit {
+impl NotAdmissible {
     /// What is said of it where nobody waits for it to pass.
     pub(super) fn into_refusal(self) -> Refusal {
         match self {
@@ -33,7 +33,7 @@ impl Unfit {
     }
 
     /// The same with the names of the request that it is about.
-    fn sign(self, request: &ScheduleJobRequest) -> Self {
+    fn with_names(self, request: &ScheduleJobRequest) -> Self {
         let signed = |refusal| Refusal {
             request_id: request.request_id.clone(),
             app: Some(request.app_name.clone()),
@@ -46,14 +46,14 @@ impl Unfit {
     }
 }
 
-impl From<Refusal> for Unfit {
+impl From<Refusal> for NotAdmissible {
     fn from(refusal: Refusal) -> Self {
         Self::Never(refusal)
     }
 }
 
 /// What the rules say of a request.
-pub(super) type Judgement = Result<Box<PlacedCandidate>, Unfit>;
+pub(super) type Judgement = Result<Box<PlacedCandidate>, NotAdmissible>;
 
 /// A trace header longer than this is not one.
 const LONGEST_TRACE: usize = 512;
@@ -116,8 +116,8 @@ impl Admission {
         };
         let (may_wait, refusal) = match judgement {
             Ok(candidate) => return Ok(Entry::Job(candidate)),
-            Err(Unfit::NotYet(refusal)) => (true, refusal),
-            Err(Unfit::Never(refusal)) => (false, refusal),
+            Err(NotAdmissible::NotYet(refusal)) => (true, refusal),
+            Err(NotAdmissible::Never(refusal)) => (false, refusal),
         };
         let attempts = before.saturating_add(1);
         let now_ms = self.clock.now_ms();
@@ -147,19 +147,19 @@ impl Admission {
         let (Some(row), Some(first)) = (row, first) else {
             let refusal = self.unknown_app(&request);
             // Another instance may be about to register it. A caller can ask again by itself.
-            let unfit = match record {
-                Some(_) => Unfit::NotYet(refusal),
-                None => Unfit::Never(refusal),
+            let reason = match record {
+                Some(_) => NotAdmissible::NotYet(refusal),
+                None => NotAdmissible::Never(refusal),
             };
-            return Ok(Err(unfit.sign(&request)));
+            return Ok(Err(reason.with_names(&request)));
         };
         self.counters.add(&self.counters.unknown_fields, request.unknown_fields() as usize);
         // One moment for all that is decided of a request.
-        let now_ms = self.moments.now_ms();
+        let now_ms = self.scheduling_clock.now_ms();
         let checked = self.check(&request, &row, now_ms, record.is_some());
         let (resolved, fingerprint) = match checked {
             Ok(checked) => checked,
-            Err(unfit) => return Ok(Err(unfit.sign(&request))),
+            Err(reason) => return Ok(Err(reason.with_names(&request))),
         };
         let (mut job, key) = self.job(request, &row, first, &resolved, now_ms);
         job.origin = origin;
@@ -190,7 +190,7 @@ impl Admission {
         row: &AppRow,
         now_ms: i64,
         may_wait: bool,
-    ) -> Result<(Resolved, Fingerprint), Unfit> {
+    ) -> Result<(Resolved, Fingerprint), NotAdmissible> {
         check_operation(request)?;
         let resolved = request.resolve(&self.rules.requests, now_ms)?;
         check_required_fields(&request.job_data, &row.rules.required_fields)?;
@@ -198,10 +198,16 @@ impl Admission {
             schema.check(&request.job_data)?;
         }
         let refused = |why| Refusal::new(ErrorKind::RefusedByApp, format!("jobData: {why}"));
-        match self.apps.own(&request.app_name).map_or(Ok(()), |app| ask(app, &request.job_data)) {
+        match self
+            .apps
+            .own(&request.app_name)
+            .map_or(Ok(()), |app| validate(app, &request.job_data))
+        {
             Ok(()) => {}
-            Err(Objection::Invalid(why)) => return Err(Unfit::Never(refused(why))),
-            Err(Objection::NotYet(why)) if may_wait => return Err(Unfit::NotYet(refused(why))),
+            Err(Objection::Invalid(why)) => return Err(NotAdmissible::Never(refused(why))),
+            Err(Objection::NotYet(why)) if may_wait => {
+                return Err(NotAdmissible::NotYet(refused(why)));
+            }
             Err(Objection::NotYet(_)) => {}
         }
         let fingerprint = Fingerprint::of_json(request.job_data.as_str())
@@ -291,7 +297,7 @@ pub(super) fn too_large(value: &[u8], most: usize) -> Option<Refusal> {
 
 /// A panic of the handler's is its answer to this request: else the reader would meet the
 /// same record again and again, and nothing behind it would get past.
-fn ask(app: &OwnApp, data: &JobData) -> Result<(), Objection> {
+fn validate(app: &OwnApp, data: &JobData) -> Result<(), Objection> {
     let asked = catch_unwind(AssertUnwindSafe(|| app.handler.validate(data)));
     asked.unwrap_or_else(|_| {
         let name = &app.row.name;

@@ -2,7 +2,7 @@
 //! admitted until it is known what became of it.
 //!
 //! Records of a partition, parked records, replays of dead letters and calls take the same
-//! path and differ in their [`Policy`] alone. What a running instance adds to that (its
+//! path and differ in their [`TryPolicy`] alone. What a running instance adds to that (its
 //! shards, and the actors that hear of new jobs) is behind [`ShardAccess`]; a program that
 //! only writes to the database has a form of it without shards.
 
@@ -38,7 +38,7 @@ pub(crate) use database::Database;
 pub(crate) use pending::Pending;
 pub(crate) use replays::{Replay, Replayed};
 pub(crate) use shard_access::{Committed, ShardAccess};
-pub(crate) use until_known::{Known, Lost, Policy, Tries, Written};
+pub(crate) use until_known::{Conclusion, LostAnswer, Tries, TryPolicy, Written};
 
 /// The path of requests into the database, for an instance or for a program that is none.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(crate) struct Admission {
     clock: SharedClock,
     /// What decides whether a request is due or has expired: the machine's clock, or an earlier
     /// one.
-    moments: SharedClock,
+    scheduling_clock: SharedClock,
     rules: AdmissionRules,
     apps: KnownApps,
     counters: Arc<AdmissionCounters>,
@@ -71,7 +71,7 @@ pub(crate) struct AdmissionRules {
     /// How many replays one after the other may die again.
     pub max_replays: u32,
     /// Whether producers get verdicts on their requests.
-    pub tells_verdicts: bool,
+    pub publishes_verdicts: bool,
 }
 
 /// What a running instance brings to its admissions.
@@ -80,7 +80,7 @@ pub(crate) struct InstanceParts {
     pub(crate) database: Arc<Database>,
     pub(crate) clock: SharedClock,
     /// As [`Admission::moments`].
-    pub(crate) moments: SharedClock,
+    pub(crate) scheduling_clock: SharedClock,
     pub(crate) apps: Vec<OwnApp>,
     pub(crate) counters: Arc<AdmissionCounters>,
     pub(crate) shards: Arc<dyn ShardAccess>,
@@ -89,9 +89,9 @@ pub(crate) struct InstanceParts {
 impl Admission {
     /// The admission of a running instance.
     pub(crate) fn of_instance(parts: InstanceParts, rules: AdmissionRules) -> Self {
-        let InstanceParts { database, clock, moments, apps, counters, shards } = parts;
+        let InstanceParts { database, clock, scheduling_clock, apps, counters, shards } = parts;
         let apps = KnownApps::new(apps);
-        Self { database, clock, moments, rules, apps, counters, shards }
+        Self { database, clock, scheduling_clock, rules, apps, counters, shards }
     }
 
     /// The admission of a program that is no instance: it owns no shards, and the owners of the
@@ -105,7 +105,7 @@ impl Admission {
     ) -> Self {
         Self {
             database: Arc::new(Database::new(store, lease)),
-            moments: clock.clone(),
+            scheduling_clock: clock.clone(),
             clock,
             rules,
             apps: KnownApps::new(Vec::new()),

@@ -55,7 +55,7 @@ impl Pending {
     }
 
     /// Makes a batch of them, each in a shard of this instance where it has one and `own`
-    /// allows it, else in its home. Until [`take_back`](Self::take_back) nothing is left here.
+    /// allows it, else in its home. Until [`restore`](Self::restore) nothing is left here.
     pub(super) fn batch(
         &mut self,
         admission: &Admission,
@@ -85,13 +85,13 @@ impl Pending {
             fences,
             read_first,
             conflict_on_time: admission.rules.conflict_on_time,
-            verdicts: admission.rules.tells_verdicts,
+            verdicts: admission.rules.publishes_verdicts,
             now_ms: admission.clock.now_ms(),
         })
     }
 
     /// Takes the entries back out of a batch that was not admitted.
-    pub(super) fn take_back(&mut self, batch: Arc<Batch>) {
+    pub(super) fn restore(&mut self, batch: Arc<Batch>) {
         self.entries = entries_of(batch);
     }
 }

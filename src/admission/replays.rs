@@ -3,9 +3,9 @@
 
 use uuid::Uuid;
 
-use super::calls::{End, Limited, SubmitError, unavailable};
+use super::calls::{BoundedTries, End, SubmitError, unavailable};
 use super::judge::{too_large, trace_in};
-use super::{Admission, Known, Pending};
+use super::{Admission, Conclusion, Pending};
 use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
@@ -50,7 +50,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`SubmitError::Unavailable`] if the database is unavailable.
-    pub(crate) async fn foresee_replay(
+    pub(crate) async fn preview_replay(
         &self,
         replay: &Replay,
         names: &mut Names,
@@ -72,7 +72,7 @@ impl Admission {
     /// be replayed twice.
     pub(crate) async fn replay(&self, replay: &Replay) -> Result<Replayed, SubmitError> {
         let (mut made, mut unanswered, mut last) = (0, false, None);
-        while Limited::wait(self, made).await {
+        while BoundedTries::wait(self, made).await {
             let (candidate, source) = match self.prepare(replay, unanswered).await {
                 Ok(Prepared::Candidate { candidate, source }) => (candidate, source),
                 Ok(Prepared::Answer(answer)) => return Ok(answer),
@@ -83,25 +83,27 @@ impl Admission {
                 }
             };
             let job_id = candidate.job.id;
-            let mut policy = Limited::replay(source, made);
+            let mut policy = BoundedTries::replay(source, made);
             let mut pending = Pending::of_candidate(candidate);
             match self.admit_until_known(&mut pending, &mut policy).await {
-                Known::Decided(decisions) => {
+                Conclusion::Decided(decisions) => {
                     return Ok(answer(decisions.into_iter().next(), job_id));
                 }
-                Known::Ended(End::Refused(why)) => {
+                Conclusion::Ended(End::Refused(why)) => {
                     let message = format!("the database refuses this request: {why}");
                     let refusal = Refusal::new(ErrorKind::RefusedByDatabase, message);
                     return Ok(Replayed::Refused(refusal));
                 }
-                Known::Ended(End::Unavailable(why)) => return Err(SubmitError::Unavailable(why)),
+                Conclusion::Ended(End::Unavailable(why)) => {
+                    return Err(SubmitError::Unavailable(why));
+                }
                 // Another operator has changed the letter, or a try of ours without an answer
                 // has replayed it: its row tells.
-                Known::Fenced(tries) => {
+                Conclusion::Fenced(tries) => {
                     unanswered |= tries.unanswered;
                     made += tries.made;
                 }
-                Known::Left => made += 1,
+                Conclusion::Cancelled => made += 1,
             }
         }
         let why = last.unwrap_or_else(|| "others change it all the time".into());
@@ -129,7 +131,7 @@ impl Admission {
         };
         let mut candidate = match self.judge(request, None, None).await? {
             Ok(candidate) => candidate,
-            Err(unfit) => return refused(unfit.into_refusal()),
+            Err(reason) => return refused(reason.into_refusal()),
         };
         candidate.job.letter = Some(id);
         candidate.job.trace = trace_in(&letter.headers());

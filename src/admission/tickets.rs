@@ -26,7 +26,7 @@ pub(super) struct Tickets(Option<Taken>);
 struct Taken {
     shards: Arc<dyn ShardAccess>,
     /// After this the transaction has ended.
-    patience: Duration,
+    max_wait: Duration,
     tickets: Vec<(AppId, TicketId, Vec<ShardId>)>,
 }
 
@@ -51,8 +51,8 @@ impl Tickets {
             }
         }
         let shards = admission.shards.clone();
-        let patience = admission.database.patience();
-        let mut taken = Taken { shards, patience, tickets: Vec::with_capacity(apps.len()) };
+        let max_wait = admission.database.max_wait();
+        let mut taken = Taken { shards, max_wait, tickets: Vec::with_capacity(apps.len()) };
         for (app, shards) in apps {
             let ticket = loop {
                 if leaving.is_cancelled() {
@@ -126,7 +126,7 @@ impl Drop for Tickets {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             drop(runtime.spawn(async move {
-                tokio::time::sleep(taken.patience).await;
+                tokio::time::sleep(taken.max_wait).await;
                 taken.read_again();
             }));
         }

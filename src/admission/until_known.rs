@@ -15,12 +15,12 @@ use super::{Admission, Pending};
 use crate::store::{Admitted, Batch, BatchSource, Decision, Entry, Error as StoreError};
 
 /// How often shards are chosen among ours before the owner is told to look instead.
-const CHOICES: u32 = 3;
+const MAX_CHOICES: u32 = 3;
 /// The wait before other shards are chosen.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
 
 /// What is particular to one way in.
-pub(crate) trait Policy: Send + Sync {
+pub(crate) trait TryPolicy: Send + Sync {
     /// How an admission may end, beside by its commit.
     type End: Send;
 
@@ -49,7 +49,7 @@ pub(crate) trait Policy: Send + Sync {
         admission: &Admission,
         error: StoreError,
         tries: &Tries,
-    ) -> impl Future<Output = Lost<Self::End>> + Send;
+    ) -> impl Future<Output = LostAnswer<Self::End>> + Send;
 }
 
 /// The tries of one admission so far.
@@ -58,14 +58,14 @@ pub(crate) struct Tries {
     /// How many were made.
     pub(crate) made: u32,
     /// In how many of them the shards were not ours any more.
-    pub(crate) moved: u32,
+    pub(crate) reassigned: u32,
     /// Some had no answer, and may have committed.
     pub(crate) unanswered: bool,
 }
 
 /// What is known after a try without an answer.
 #[derive(Debug)]
-pub(crate) struct Lost<E> {
+pub(crate) struct LostAnswer<E> {
     /// What it wrote.
     pub(crate) written: Written,
     /// Whether it is tried again.
@@ -85,7 +85,7 @@ pub(crate) enum Written {
 
 /// What became of an admission.
 #[derive(Debug)]
-pub(crate) enum Known<E> {
+pub(crate) enum Conclusion<E> {
     /// It is committed; what was decided of each entry.
     Decided(Vec<Decision>),
     /// What it came from is not as it was read. A try of these without an answer may be the
@@ -93,8 +93,8 @@ pub(crate) enum Known<E> {
     Fenced(Tries),
     /// It ended as its policy says.
     Ended(E),
-    /// Its policy's [`leaving`](Policy::leaving) was cancelled; nothing was written.
-    Left,
+    /// Its policy's [`leaving`](TryPolicy::leaving) was cancelled; nothing was written.
+    Cancelled,
 }
 
 impl Admission {
@@ -102,24 +102,24 @@ impl Admission {
     ///
     /// If it does not end by a commit, the entries are in `pending` again. Dropped then, the
     /// schedulers read the shards of tries whose end is not known after two leases.
-    pub(crate) async fn admit_until_known<P: Policy>(
+    pub(crate) async fn admit_until_known<P: TryPolicy>(
         &self,
         pending: &mut Pending,
         policy: &mut P,
-    ) -> Known<P::End> {
+    ) -> Conclusion<P::End> {
         let never = CancellationToken::new();
         let mut tries = Tries::default();
         loop {
             if let ControlFlow::Break(end) = policy.before(self, &tries).await {
-                return Known::Ended(end);
+                return Conclusion::Ended(end);
             }
-            let own = tries.moved < CHOICES && self.shards.has_lease();
+            let own = tries.reassigned < MAX_CHOICES && self.shards.has_lease();
             let (source, reads_first) = (policy.source(&tries), policy.reads_first(&tries));
             let batch = pending.batch(self, source, own, reads_first);
             let leaving = policy.leaving().unwrap_or(&never);
             let Some(tickets) = Tickets::take(self, &batch, leaving).await else {
-                pending.take_back(batch);
-                return Known::Left;
+                pending.restore(batch);
+                return Conclusion::Cancelled;
             };
             let answer = self.database.bounded(self.database.store().admit(&batch)).await;
             tries.made += 1;
@@ -127,17 +127,17 @@ impl Admission {
                 Ok(Admitted::Done(decisions)) => {
                     // Names or rows of a transaction under way were waited for: it has ended.
                     std::mem::take(&mut pending.unanswered).read_again();
-                    let decided = own_or_not(&batch, &decisions);
+                    let decided = without_own_duplicate(&batch, &decisions);
                     let known = decided.as_deref().unwrap_or(&decisions);
                     self.count(&batch, known);
                     self.announce_committed(&batch, known);
                     tickets.return_jobs(entries_of(batch), &decisions);
-                    return Known::Decided(decided.unwrap_or(decisions));
+                    return Conclusion::Decided(decided.unwrap_or(decisions));
                 }
                 Ok(Admitted::ShardsMoved) => {
                     tickets.return_nothing();
-                    tries.moved += 1;
-                    pending.take_back(batch);
+                    tries.reassigned += 1;
+                    pending.restore(batch);
                     tokio::time::sleep(SHORT_WAIT).await;
                 }
                 Ok(Admitted::Fenced) => {
@@ -145,12 +145,12 @@ impl Admission {
                     // ours, which has ended then.
                     tickets.read_again();
                     std::mem::take(&mut pending.unanswered).read_again();
-                    pending.take_back(batch);
-                    return Known::Fenced(tries);
+                    pending.restore(batch);
+                    return Conclusion::Fenced(tries);
                 }
                 Err(error) => {
-                    pending.take_back(batch);
-                    let Lost { written, next } = policy.after(self, error, &tries).await;
+                    pending.restore(batch);
+                    let LostAnswer { written, next } = policy.after(self, error, &tries).await;
                     match written {
                         Written::Nothing => tickets.return_nothing(),
                         Written::Something => tickets.read_again(),
@@ -160,7 +160,7 @@ impl Admission {
                         }
                     }
                     if let ControlFlow::Break(end) = next {
-                        return Known::Ended(end);
+                        return Conclusion::Ended(end);
                     }
                 }
             }
@@ -170,7 +170,7 @@ impl Admission {
 
 /// A call is no duplicate of its own earlier try: the decisions with that set right, if a try
 /// of it had no answer.
-fn own_or_not(batch: &Batch, decisions: &[Decision]) -> Option<Vec<Decision>> {
+fn without_own_duplicate(batch: &Batch, decisions: &[Decision]) -> Option<Vec<Decision>> {
     let BatchSource::Call { again: true } = batch.source else { return None };
     let is_own = |entry: &Entry, decision: &Decision| match (entry, decision) {
         (Entry::Job(candidate), Decision::Duplicate { of, job }) => {

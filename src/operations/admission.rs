@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::admission::{
-    Admission as Path, AdmissionRules, Replay, Replayed as Answer, SubmitError,
+    Admission as CoreAdmission, AdmissionRules, Replay, Replayed as CoreReplayed, SubmitError,
 };
 use crate::model::clock::{SharedClock, SystemClock};
 use crate::model::ids::JobId;
@@ -49,17 +49,17 @@ pub(super) enum NotReplayed {
 
 /// The way in for requests and replays.
 #[derive(Debug)]
-pub(super) struct Admission(Arc<Path>);
+pub(super) struct Admission(Arc<CoreAdmission>);
 
 impl Admission {
     /// That of a running scheduler.
-    pub(super) fn of_scheduler(path: Arc<Path>) -> Self {
+    pub(super) fn of_scheduler(path: Arc<CoreAdmission>) -> Self {
         Self(path)
     }
 
     /// One that owns no shard. `lease` is that of the instances.
     pub(super) fn on_database(store: Store, rules: AdmissionRules, lease: Duration) -> Self {
-        Self(Arc::new(Path::stand_alone(store, Arc::new(SystemClock), rules, lease)))
+        Self(Arc::new(CoreAdmission::stand_alone(store, Arc::new(SystemClock), rules, lease)))
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -88,22 +88,22 @@ impl Admission {
     }
 
     /// What a replay would come to after those that were foreseen with the same `names`.
-    pub(super) async fn foresee_replay(
+    pub(super) async fn preview_replay(
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
         names: &mut Names,
     ) -> Result<Replayed, NotReplayed> {
-        answered(self.0.foresee_replay(&Replay { letter, value }, names).await)
+        answered(self.0.preview_replay(&Replay { letter, value }, names).await)
     }
 }
 
-fn answered(answer: Result<Answer, SubmitError>) -> Result<Replayed, NotReplayed> {
+fn answered(answer: Result<CoreReplayed, SubmitError>) -> Result<Replayed, NotReplayed> {
     match answer {
-        Ok(Answer::Accepted { job_id }) => Ok(Replayed::Accepted { job_id }),
-        Ok(Answer::Duplicate { job_id, of }) => Ok(Replayed::Duplicate { job_id, of }),
-        Ok(Answer::Refused(refusal)) => Err(NotReplayed::Failed(refusal.into())),
-        Ok(Answer::NotPossible(why)) => Err(NotReplayed::NotPossible(why)),
+        Ok(CoreReplayed::Accepted { job_id }) => Ok(Replayed::Accepted { job_id }),
+        Ok(CoreReplayed::Duplicate { job_id, of }) => Ok(Replayed::Duplicate { job_id, of }),
+        Ok(CoreReplayed::Refused(refusal)) => Err(NotReplayed::Failed(refusal.into())),
+        Ok(CoreReplayed::NotPossible(why)) => Err(NotReplayed::NotPossible(why)),
         Err(error) => Err(NotReplayed::Failed(error.into())),
     }
 }

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use super::admission::Admission;
 use super::context::{Context, database_error};
 use super::{Error, Operations, Result};
-use crate::admission::{Admission as Path, AdmissionRules};
+use crate::admission::{Admission as CoreAdmission, AdmissionRules};
 use crate::config::{Config, TimeZones};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::request::Rules;
@@ -44,7 +44,7 @@ impl OperationsOptions {
     /// The Kafka that the instances read requests from: needed by the operations of
     /// [`ingest`](Operations::ingest). Default none.
     pub fn with_kafka_ingest(mut self, config: KafkaIngestConfig) -> Self {
-        self.rules.tells_verdicts = config.events_topic.is_some();
+        self.rules.publishes_verdicts = config.events_topic.is_some();
         self.kafka = Some(config);
         self
     }
@@ -127,7 +127,7 @@ impl From<&Config> for AdmissionRules {
             max_record_bytes: config.ingest.max_record_bytes,
             max_retries: kafka.map_or(0, |kafka| kafka.max_retries),
             max_replays: config.dead_letters.max_replays,
-            tells_verdicts: kafka.is_some_and(|kafka| kafka.events_topic.is_some()),
+            publishes_verdicts: kafka.is_some_and(|kafka| kafka.events_topic.is_some()),
         }
     }
 }
@@ -165,7 +165,7 @@ impl Operations {
 
     /// The operations of a scheduler that runs, until `running` is false.
     pub(crate) fn of_scheduler(
-        path: Arc<Path>,
+        path: Arc<CoreAdmission>,
         database: String,
         kafka: Option<KafkaIngestConfig>,
         runtime: Handle,

@@ -60,7 +60,7 @@ pub use crate::store::{
 /// let failed = LetterFilter { app: Some("sms".into()), ..LetterFilter::default() };
 /// let failed = LetterSelection::Counted(letters.select(failed).await?);
 /// letters
-///     .carry_out(LetterAction::Replay, &failed, false, |letter, outcome| {
+///     .apply(LetterAction::Replay, &failed, false, |letter, outcome| {
 ///         println!("{}: {outcome:?}", letter.id);
 ///     })
 ///     .await?;

@@ -23,13 +23,13 @@ use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 /// one.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// How often it is looked at what the clients of the broker have found out.
-const LOOK_AT_BROKERS: Duration = Duration::from_millis(200);
+const BROKER_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long another instance may take to leave a database file.
-const FILE_PATIENCE: Duration = Duration::from_secs(5);
+const FILE_MAX_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait for the database at the start: what has not started is missed by somebody.
-const LONGEST_START: Duration = Duration::from_secs(1);
+const MAX_START_BACKOFF: Duration = Duration::from_secs(1);
 /// How often a condition of the start is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a start cannot succeed, however long one waits.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ pub enum StartError {
 }
 
 /// What the thread hands back when everything is up.
-struct Up {
+struct Started {
     instance: Arc<Instance>,
     supervisor: actix::Addr<Supervisor>,
     runtime: tokio::runtime::Handle,
@@ -65,7 +65,7 @@ pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartE
         .spawn(move || run(builder, up, stopped))
         .map_err(|error| StartError::Machine(error.to_string()))?;
     let gone = || StartError::Machine("the scheduler's thread ended".into());
-    let Up { instance, supervisor, runtime, database, kafka } =
+    let Started { instance, supervisor, runtime, database, kafka } =
         is_up.await.map_err(|_| gone())??;
     let running = Arc::new(AtomicBool::new(true));
     let inner = Inner {
@@ -103,7 +103,7 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
             )));
         };
         let problem = |why| StartError::Settings(format!("app {name}: its topic {why}"));
-        kafka.check_target(topic).map_err(problem)?;
+        kafka.check_dispatch_topic(topic).map_err(problem)?;
     }
     if let Some(kafka) = &builder.kafka {
         let session = || kafka.validate_session(builder.settings.lease);
@@ -120,7 +120,7 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
 /// when nobody holds a handle any more.
 fn run(
     builder: SchedulerBuilder,
-    up: oneshot::Sender<Result<Up, StartError>>,
+    up: oneshot::Sender<Result<Started, StartError>>,
     stopped: oneshot::Receiver<()>,
 ) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -149,13 +149,13 @@ fn run(
     });
 }
 
-async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
+async fn bring_up(builder: SchedulerBuilder) -> Result<Started, StartError> {
     let url = database_url(&builder);
     let database = redact(url.expose_secret());
     let store = connect(&builder, url, &database).await?;
     let producer = builder.kafka.as_ref().map(Producer::start).transpose().map_err(settings)?;
-    let telling = builder.kafka.as_ref().filter(|kafka| kafka.events_topic.is_some());
-    let events = telling.map(Producer::start_patient).transpose().map_err(settings)?;
+    let with_events = builder.kafka.as_ref().filter(|kafka| kafka.events_topic.is_some());
+    let events = with_events.map(Producer::start_without_timeout).transpose().map_err(settings)?;
     let health = Health::default();
     let apps = register_apps(&store, &builder, producer.as_ref(), &health).await?;
     let kafka = builder.kafka.clone().zip(producer);
@@ -168,7 +168,7 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
     while !(instance.has_lease() && instance.has_asked_for_shards()) {
         let mut reasons = instance.health.read().reasons.into_iter();
         builder.progress.set(reasons.find(|reason| reason.starts_with("database")));
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     builder.progress.set(None);
     instance.health.set_started(true);
@@ -187,7 +187,7 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
         .await?;
     }
     let runtime = tokio::runtime::Handle::current();
-    Ok(Up { instance, supervisor, runtime, database, kafka: builder.kafka })
+    Ok(Started { instance, supervisor, runtime, database, kafka: builder.kafka })
 }
 
 fn settings(error: kafka::Error) -> StartError {
@@ -291,7 +291,7 @@ where
                 progress.set(Some(why.clone()));
                 reported = Some(why);
                 tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-                wait = (wait * 2).min(LONGEST_START);
+                wait = (wait * 2).min(MAX_START_BACKOFF);
             }
         }
     }
@@ -303,7 +303,7 @@ async fn await_file(
     store: &Store,
     shown: &str,
 ) -> Result<(), StartError> {
-    let deadline = Instant::now() + FILE_PATIENCE;
+    let deadline = Instant::now() + FILE_MAX_WAIT;
     while !await_database(progress, shown, || store.take_alone()).await? {
         if Instant::now() >= deadline {
             return Err(StartError::Database(format!(
@@ -312,7 +312,7 @@ async fn await_file(
             )));
         }
         progress.set(Some(format!("waiting for another instance to leave {shown}")));
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     progress.set(None);
     Ok(())
@@ -359,7 +359,7 @@ async fn watch_brokers(instance: Weak<Instance>) {
     while let Some(instance) = instance.upgrade() {
         instance.report_brokers();
         drop(instance);
-        tokio::time::sleep(LOOK_AT_BROKERS).await;
+        tokio::time::sleep(BROKER_CHECK_INTERVAL).await;
     }
 }
 
@@ -371,7 +371,7 @@ async fn start_intake(
     listener: RebalanceListener,
 ) -> Result<(), StartError> {
     let listener = Arc::new(listener);
-    if let Some(remark) = config.session_remark(instance.settings.lease) {
+    if let Some(remark) = config.session_warning(instance.settings.lease) {
         tracing::warn!("kafka.{remark}");
     }
     instance.report_joining();

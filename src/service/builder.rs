@@ -172,7 +172,7 @@ impl SchedulerBuilder {
 
     /// Reads requests from Kafka as `config` says.
     pub fn with_kafka_ingest(mut self, config: KafkaIngestConfig) -> Self {
-        self.settings.admission.tells_verdicts = config.events_topic.is_some();
+        self.settings.admission.publishes_verdicts = config.events_topic.is_some();
         self.settings.admission.max_retries = config.max_retries;
         self.kafka = Some(config);
         self

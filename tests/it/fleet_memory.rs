@@ -338,7 +338,7 @@ async fn it_is_said_once_that_redis_is_away_and_once_that_it_is_there() {
     // The server has no password, and refuses whoever gives one.
     wait_until(DEADLINE, "three reports that Redis is away", async || {
         is_ready().await;
-        said("redis=\"away: ") >= 3
+        said("redis=\"unavailable: ") >= 3
     })
     .await;
     let mut admin = connect(server.address());

@@ -4,7 +4,7 @@
 use actix::prelude::*;
 
 use super::super::instance::Instance;
-use super::{AUDIT, AppScheduler, READ_AGAIN};
+use super::{AUDIT, AppScheduler, RETRY_READ};
 use crate::health::ProblemKind;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, Priority};
@@ -22,7 +22,7 @@ const AUDIT_ROWS: u32 = 1000;
 impl AppScheduler {
     /// Reads the pages and rows that the window wants, one statement at a time each.
     pub(super) fn read(&mut self, ctx: &mut Context<Self>) {
-        if self.reads_wait {
+        if self.reads_paused {
             return;
         }
         let pages = self.window.wanted_pages();
@@ -74,7 +74,7 @@ impl AppScheduler {
                         self.window.apply_page(request, rows);
                     }
                 }
-                self.go_on(ctx);
+                self.advance(ctx);
             }
             Err(error) => {
                 tracing::debug!(app = %self.app.name, %error, "pages could not be read");
@@ -100,7 +100,7 @@ impl AppScheduler {
                 let rest = look_up.ids.split_off(looked_for);
                 self.window.apply_look_up(look_up, rows);
                 rest.into_iter().for_each(|id| self.window.look_up(id));
-                self.go_on(ctx);
+                self.advance(ctx);
             }
             Err(error) => {
                 tracing::debug!(app = %self.app.name, %error, "jobs could not be looked up");
@@ -132,14 +132,14 @@ impl AppScheduler {
     }
 
     fn read_later(&mut self, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.reads_wait, true) {
+        if std::mem::replace(&mut self.reads_paused, true) {
             return;
         }
         let instance = self.instance.clone();
-        let waited = async move { instance.database.recovery().wait(READ_AGAIN).await };
+        let waited = async move { instance.database.recovery().wait(RETRY_READ).await };
         ctx.spawn(waited.into_actor(self).map(|(), actor, ctx| {
-            actor.reads_wait = false;
-            actor.go_on(ctx);
+            actor.reads_paused = false;
+            actor.advance(ctx);
         }));
     }
 
@@ -178,7 +178,7 @@ impl AppScheduler {
                 "{rescued} jobs were in the table and not in memory"
             );
         }
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 

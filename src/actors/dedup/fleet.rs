@@ -15,13 +15,13 @@ use super::link::Link;
 use crate::model::ids::KeyId;
 
 /// What a batch waits for an answer at most; a longer wait would cost more than it saves.
-const ASK_PATIENCE: Duration = Duration::from_millis(20);
+const ASK_MAX_WAIT: Duration = Duration::from_millis(20);
 /// Keys that are asked for at most: Redis takes a few milliseconds for so many.
 const ASKED: usize = 5000;
 /// Keys that are written at a time. Questions wait behind them.
 const WRITTEN: usize = 1000;
 /// What writing them may take. Nobody waits for it.
-const WRITE_PATIENCE: Duration = Duration::from_secs(1);
+const WRITE_MAX_WAIT: Duration = Duration::from_secs(1);
 /// Keys that wait to be written at most: more of them are dropped.
 const GATHERED: usize = 20_000;
 /// Before the hash in an entry's name: whose it is, and the version of its form.
@@ -61,7 +61,7 @@ impl Fleet {
         let link = Arc::new(Link::new(redis::Client::open(url.expose_secret())?));
         let kept = link.clone();
         let keeping = tokio::spawn(async move {
-            kept.keep(exists(&[KeyId::derive("", "")]), ASK_PATIENCE).await;
+            kept.keep(exists(&[KeyId::derive("", "")]), ASK_MAX_WAIT).await;
         });
         let writer = Arc::new(Writer {
             link: link.clone(),
@@ -78,7 +78,7 @@ impl Fleet {
         keys.truncate(ASKED);
         async move {
             let ask = async |mut redis| exists(&keys).query_async(&mut redis).await;
-            let known = link.within(ASK_PATIENCE, ask).await.unwrap_or(0);
+            let known = link.within(ASK_MAX_WAIT, ask).await.unwrap_or(0);
             recognised.fetch_add(known, Ordering::Relaxed);
             known
         }
@@ -86,9 +86,9 @@ impl Fleet {
 
     /// Writes these down soon, or drops them if there are too many or Redis is away.
     pub(super) fn note(&self, keys: &[KeyId]) {
-        let is_there = self.link.is_there();
+        let is_connected = self.link.is_connected();
         let mut gathered = self.writer.gathered();
-        let room = if is_there { GATHERED.saturating_sub(gathered.keys.len()) } else { 0 };
+        let room = if is_connected { GATHERED.saturating_sub(gathered.keys.len()) } else { 0 };
         let (kept, dropped) = keys.split_at(room.min(keys.len()));
         self.writer.dropped.fetch_add(dropped.len() as u64, Ordering::Relaxed);
         gathered.keys.extend_from_slice(kept);
@@ -124,7 +124,7 @@ impl Writer {
     async fn write_all(self: Arc<Self>) {
         while let Some(some) = self.take_some() {
             let write = async |mut redis| sets(&some, self.expiry_s).exec_async(&mut redis).await;
-            if self.link.within(WRITE_PATIENCE, write).await.is_none() {
+            if self.link.within(WRITE_MAX_WAIT, write).await.is_none() {
                 self.dropped.fetch_add(some.len() as u64, Ordering::Relaxed);
             }
         }

@@ -21,16 +21,16 @@ pub(super) struct Link {
     client: Client,
     state: Mutex<State>,
     /// The connection was given up.
-    broken: Notify,
+    failed: Notify,
 }
 
 /// What is known of it just now.
 enum State {
     /// Nothing, at the start.
     Unknown,
-    There(Connection),
+    Connected(Connection),
     /// Why.
-    Away(String),
+    Unavailable(String),
 }
 
 #[derive(Clone)]
@@ -49,23 +49,23 @@ impl std::fmt::Debug for Link {
 
 impl Link {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, state: Mutex::new(State::Unknown), broken: Notify::new() }
+        Self { client, state: Mutex::new(State::Unknown), failed: Notify::new() }
     }
 
     /// Connects, and again whenever that is lost, for as long as it is polled. `probe` is
-    /// what a connection must answer within `patience` to be of use.
-    pub(super) async fn keep(&self, probe: redis::Cmd, patience: Duration) {
+    /// what a connection must answer within `max_wait` to be of use.
+    pub(super) async fn keep(&self, probe: redis::Cmd, max_wait: Duration) {
         let mut wait = Duration::ZERO;
         for number in 0.. {
             let mut worked = Duration::ZERO;
-            match self.connect(&probe, patience).await {
+            match self.connect(&probe, max_wait).await {
                 Ok(inner) => {
                     let since = Instant::now();
-                    self.set_there(Connection { number, inner });
-                    self.broken.notified().await;
+                    self.set_connected(Connection { number, inner });
+                    self.failed.notified().await;
                     worked = since.elapsed();
                 }
-                Err(why) => self.set_away(why),
+                Err(why) => self.set_unavailable(why),
             }
             wait = next_wait(wait, worked);
             tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
@@ -73,14 +73,14 @@ impl Link {
     }
 
     /// What `ask` gets from Redis; `None` if that is away, or fails, or takes longer than
-    /// `patience`, when it is given up and left alone for a while.
+    /// `max_wait`, when it is given up and left alone for a while.
     pub(super) async fn within<T>(
         &self,
-        patience: Duration,
+        max_wait: Duration,
         ask: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
         let connection = self.connection()?;
-        match bounded(patience, ask(connection.inner)).await {
+        match bounded(max_wait, ask(connection.inner)).await {
             Ok(answer) => Some(answer),
             Err(why) => {
                 self.give_up(connection.number, why);
@@ -89,16 +89,16 @@ impl Link {
         }
     }
 
-    pub(super) fn is_there(&self) -> bool {
-        matches!(*self.state(), State::There(_))
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(*self.state(), State::Connected(_))
     }
 
     /// How it is, for people.
     pub(super) fn status(&self) -> String {
         match &*self.state() {
             State::Unknown => "not reached yet".into(),
-            State::There(_) => "there".into(),
-            State::Away(why) => format!("away: {why}"),
+            State::Connected(_) => "connected".into(),
+            State::Unavailable(why) => format!("unavailable: {why}"),
         }
     }
 
@@ -110,36 +110,36 @@ impl Link {
     async fn connect(
         &self,
         probe: &redis::Cmd,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<MultiplexedConnection, String> {
-        // Whoever asks has a patience of their own.
+        // Whoever asks has a max_wait of their own.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
         let mut connection = bounded(CONNECT, connecting).await?;
         // Asked, because a server that wants a password says so no earlier, and because a
         // slow one would be given up again at the first question.
-        bounded(patience, probe.exec_async(&mut connection)).await?;
+        bounded(max_wait, probe.exec_async(&mut connection)).await?;
         Ok(connection)
     }
 
     fn connection(&self) -> Option<Connection> {
         match &*self.state() {
-            State::There(connection) => Some(connection.clone()),
+            State::Connected(connection) => Some(connection.clone()),
             _ => None,
         }
     }
 
-    fn set_there(&self, connection: Connection) {
-        *self.state() = State::There(connection);
+    fn set_connected(&self, connection: Connection) {
+        *self.state() = State::Connected(connection);
         let redis = self.name();
-        tracing::info!(redis, "redis at {redis} is there");
+        tracing::info!(redis, "redis at {redis} is connected");
     }
 
     /// It could not be reached.
-    fn set_away(&self, why: String) {
-        let before = std::mem::replace(&mut *self.state(), State::Away(why.clone()));
-        if !matches!(before, State::Away(_)) {
-            self.say_away(&why);
+    fn set_unavailable(&self, why: String) {
+        let before = std::mem::replace(&mut *self.state(), State::Unavailable(why.clone()));
+        if !matches!(before, State::Unavailable(_)) {
+            self.log_unavailable(&why);
         }
     }
 
@@ -147,21 +147,21 @@ impl Link {
         {
             let mut state = self.state();
             // The first of several questions that fail together ends it.
-            if !matches!(&*state, State::There(connection) if connection.number == number) {
+            if !matches!(&*state, State::Connected(connection) if connection.number == number) {
                 return;
             }
-            *state = State::Away(why.clone());
+            *state = State::Unavailable(why.clone());
         }
-        self.say_away(&why);
-        self.broken.notify_one();
+        self.log_unavailable(&why);
+        self.failed.notify_one();
     }
 
     /// Said once: what changes while it is away is in the reports.
-    fn say_away(&self, why: &str) {
+    fn log_unavailable(&self, why: &str) {
         let redis = self.name();
         tracing::warn!(
             redis,
-            "redis at {redis} is away: {why}; until it is there, no idempotency key is looked up \
+            "redis at {redis} is unavailable: {why}; until it is connected, no idempotency key is looked up \
              or noted in it"
         );
     }
@@ -178,12 +178,12 @@ fn next_wait(before: Duration, worked: Duration) -> Duration {
 }
 
 async fn bounded<T>(
-    patience: Duration,
+    max_wait: Duration,
     asked: impl Future<Output = RedisResult<T>>,
 ) -> Result<T, String> {
-    match timeout(patience, asked).await {
+    match timeout(max_wait, asked).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {} ms", patience.as_millis())),
+        Err(_) => Err(format!("no answer within {} ms", max_wait.as_millis())),
     }
 }
 

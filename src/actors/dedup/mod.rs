@@ -22,7 +22,7 @@ use self::memory::Memory;
 use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::Answers;
+use super::registry::Routes;
 use crate::store::KeyCursor;
 
 /// Between two steps of the clean-up, so that it stays out of the way.
@@ -98,16 +98,16 @@ impl Actor for Dedup {
 impl Child for Dedup {
     const KIND: &'static str = "dedup";
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers.to::<Recall>().to::<Remember>()
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes.handles::<FindKeys>().handles::<RememberKeys>()
     }
 }
 
-impl Handler<Recall> for Dedup {
+impl Handler<FindKeys> for Dedup {
     type Result = Response<bool>;
 
     /// The fleet is asked beside the actor, and only for what is new here.
-    fn handle(&mut self, recall: Recall, _: &mut Context<Self>) -> Response<bool> {
+    fn handle(&mut self, recall: FindKeys, _: &mut Context<Self>) -> Response<bool> {
         let known = recall.keys.iter().filter(|key| self.memory.knows(key)).count();
         self.asked += recall.keys.len() as u64;
         self.recognised += known as u64;
@@ -126,10 +126,10 @@ impl Handler<Recall> for Dedup {
     }
 }
 
-impl Handler<Remember> for Dedup {
+impl Handler<RememberKeys> for Dedup {
     type Result = ();
 
-    fn handle(&mut self, remember: Remember, _: &mut Context<Self>) {
+    fn handle(&mut self, remember: RememberKeys, _: &mut Context<Self>) {
         if let Some(fleet) = &self.fleet {
             fleet.note(&remember.keys);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::super::in_flight::{Ended, Flight};
+use super::super::in_flight::{Attempt, Ended};
 use super::super::instance::Instance;
 use crate::dispatch::{FiredJob, JobError};
 use crate::model::letter::{DeadLetter, ErrorKind};
@@ -15,25 +15,25 @@ use crate::store::Outcome;
 const LONGEST_ERROR: usize = 4096;
 
 /// What an attempt's end means for its job; `None` if it never started.
-pub(super) fn outcome_of(instance: &Instance, flight: &Flight, how: &Ended) -> Option<Outcome> {
+pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) -> Option<Outcome> {
     let error = match how {
         Ended::NotStarted | Ended::Cancelled => return None,
-        Ended::Answered(Ok(())) => return Some(Outcome::Succeeded),
+        Ended::Returned(Ok(())) => return Some(Outcome::Succeeded),
         Ended::Expired => {
             let why = "expiresTime had passed before the job could be fired".to_owned();
-            return Some(bury(instance, flight, ErrorKind::Expired, why));
+            return Some(bury(instance, attempt, ErrorKind::Expired, why));
         }
-        Ended::Answered(Err(error)) => error.clone(),
+        Ended::Returned(Err(error)) => error.clone(),
         Ended::TimedOut(limit) => {
             JobError::Retry(format!("the attempt took longer than {} ms", limit.as_millis()))
         }
-        Ended::Broke => JobError::Retry("the handler panicked".into()),
+        Ended::Panicked => JobError::Retry("the handler panicked".into()),
     };
-    Some(after_failure(instance, flight, error))
+    Some(after_failure(instance, attempt, error))
 }
 
-fn after_failure(instance: &Instance, flight: &Flight, error: JobError) -> Outcome {
-    let Flight { job, app, .. } = flight;
+fn after_failure(instance: &Instance, attempt: &Attempt, error: JobError) -> Outcome {
+    let Attempt { job, app, .. } = attempt;
     let now_ms = instance.clock.now_ms();
     let failed = job.attempts + 1;
     if let JobError::Snooze(until) = error {
@@ -43,7 +43,7 @@ fn after_failure(instance: &Instance, flight: &Flight, error: JobError) -> Outco
     let why = kept(&error.to_string());
     let most = job.max_attempts.unwrap_or(app.config.max_attempts.get());
     if matches!(error, JobError::Fail(_)) || failed >= most {
-        return bury(instance, flight, ErrorKind::AttemptsExhausted, why);
+        return bury(instance, attempt, ErrorKind::AttemptsExhausted, why);
     }
     let wait = match error {
         JobError::RetryAfter(wait, _) => wait,
@@ -58,8 +58,8 @@ fn kept(why: &str) -> String {
     why.chars().take(LONGEST_ERROR).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
 }
 
-fn bury(instance: &Instance, flight: &Flight, kind: ErrorKind, message: String) -> Outcome {
-    let Flight { job, app, shown, fired_ms, .. } = flight;
+fn bury(instance: &Instance, attempt: &Attempt, kind: ErrorKind, message: String) -> Outcome {
+    let Attempt { job, app, shown, fired_ms, .. } = attempt;
     let attempts = job.attempts + u32::from(kind != ErrorKind::Expired);
     let trace = |name: &str, value: &String| (name.to_owned(), Some(value.clone().into_bytes()));
     let headers = job.trace.iter().flat_map(|context| {
@@ -83,16 +83,16 @@ fn bury(instance: &Instance, flight: &Flight, kind: ErrorKind, message: String) 
 
 /// What a producer is told of an attempt, in order. An attempt that does not count, a
 /// snooze, is not told: a broker that is away would be told of each second.
-pub(super) fn verdicts(flight: &Flight, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
-    let Flight { job, app, fired_ms, .. } = flight;
+pub(super) fn verdicts(attempt: &Attempt, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
+    let Attempt { job, app, fired_ms, shown, .. } = attempt;
     let subject = Subject {
         request_id: Some(job.request_id.as_str().into()),
         app: Some(&app.name),
         job_id: Some(job.id),
         source: None,
     };
-    let attempt = job.attempts.saturating_add(1);
-    let firing = Firing { attempt, fence: flight.shown, fired_ms: *fired_ms };
+    let number = job.attempts.saturating_add(1);
+    let firing = Firing { attempt: number, fence: *shown, fired_ms: *fired_ms };
     let about = about_attempt(job, firing.fence);
     let end = match outcome {
         Outcome::Succeeded => Verdict::Succeeded(firing),

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::in_flight::Flight;
+use super::super::in_flight::Attempt;
 use super::super::instance::Instance;
 use super::ends::verdicts;
 use crate::health::ProblemKind;
@@ -42,17 +42,17 @@ pub(super) fn next_batch<T>(
     now
 }
 
-pub(super) fn batch_of(instance: &Instance, flights: &[(Flight, Outcome)]) -> OutcomeBatch {
-    let fences: BTreeSet<ShardFence> = flights.iter().map(|(flight, _)| flight.fence).collect();
-    let ended = |(flight, outcome): &(Flight, Outcome)| Ended {
-        job: flight.job.clone(),
+pub(super) fn batch_of(instance: &Instance, attempts: &[(Attempt, Outcome)]) -> OutcomeBatch {
+    let fences: BTreeSet<ShardFence> = attempts.iter().map(|(attempt, _)| attempt.fence).collect();
+    let ended = |(attempt, outcome): &(Attempt, Outcome)| Ended {
+        job: attempt.job.clone(),
         outcome: outcome.clone(),
-        verdicts: match instance.tells_verdicts() {
-            true => verdicts(flight, outcome, instance.clock.now_ms()),
+        verdicts: match instance.publishes_verdicts() {
+            true => verdicts(attempt, outcome, instance.clock.now_ms()),
             false => Vec::new(),
         },
     };
-    let outcomes = flights.iter().map(ended);
+    let outcomes = attempts.iter().map(ended);
     OutcomeBatch { fences: fences.into_iter().collect(), outcomes: outcomes.collect() }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::super::instance::Instance;
-use super::super::messages::LookAround;
+use super::super::messages::ScanOutbox;
 use super::Step;
 use super::position::Position;
-use crate::admission::{Admission, Known, Lost, Pending, Policy, Tries, Written};
+use crate::admission::{Admission, Conclusion, LostAnswer, Pending, Tries, TryPolicy, Written};
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 use crate::model::ids::ReaderToken;
@@ -33,8 +33,8 @@ pub(super) struct RecordsAdmission {
 pub(super) enum Progress {
     /// Behind the batch.
     At(Position),
-    /// Where the row stands, which is somewhere else: seek.
-    Elsewhere(Position),
+    /// Where the row row_next, which is somewhere else: seek.
+    Seek(Position),
     /// Another reader claimed the row.
     ClaimAgain,
 }
@@ -48,7 +48,7 @@ struct Failures {
 }
 
 /// Records of a batch that are admitted together, and how that is tried.
-struct PartPolicy<'a> {
+struct PartTries<'a> {
     of: &'a mut RecordsAdmission,
     failures: &'a mut Failures,
     /// How many they are.
@@ -68,7 +68,7 @@ enum PartEnd {
     /// It is to be tried in smaller parts.
     Smaller,
     /// The batch ends here.
-    GoOn(Progress),
+    Stop(Progress),
 }
 
 impl RecordsAdmission {
@@ -88,7 +88,7 @@ impl RecordsAdmission {
             match self.admit(&mut pending, next, last, &mut failures).await? {
                 PartEnd::Done => pending = rest,
                 PartEnd::Smaller => pending.append(rest),
-                PartEnd::GoOn(progress) => return Ok(progress),
+                PartEnd::Stop(progress) => return Ok(progress),
             }
         }
         Ok(Progress::At(self.position))
@@ -105,18 +105,18 @@ impl RecordsAdmission {
         let instance = self.instance.clone();
         let reads_first = instance.admission.seen_lately(pending).await;
         let count = pending.len();
-        let mut policy = PartPolicy { of: self, failures, count, next, last, reads_first };
+        let mut policy = PartTries { of: self, failures, count, next, last, reads_first };
         match instance.admission.admit_until_known(pending, &mut policy).await {
-            Known::Decided(_) => {
+            Conclusion::Decided(_) => {
                 self.position.next = next;
                 Ok(PartEnd::Done)
             }
-            Known::Fenced(_) => {
+            Conclusion::Fenced(_) => {
                 instance.counters.add(&instance.counters.fenced, 1);
-                self.see_row(next, count).await
+                self.compare_row(next, count).await
             }
-            Known::Ended(end) => end,
-            Known::Left => Err(left()),
+            Conclusion::Ended(end) => end,
+            Conclusion::Cancelled => Err(Step::Revoked),
         }
     }
 
@@ -130,7 +130,7 @@ impl RecordsAdmission {
             if self.leaving.is_cancelled() {
                 // The next reader of the partition finds out; our schedulers wait until the
                 // server must have ended what we began.
-                return Err(left());
+                return Err(Step::Revoked);
             }
             let wait = failures.backoff.failed(database.recovery().recoveries());
             tokio::select! {
@@ -155,32 +155,32 @@ impl RecordsAdmission {
     }
 
     /// The row was not as expected.
-    async fn see_row(&mut self, next: i64, count: usize) -> Result<PartEnd, Step> {
+    async fn compare_row(&mut self, next: i64, count: usize) -> Result<PartEnd, Step> {
         let row = self.instance.store.read_ledger(self.position.ledger).await;
-        let row = row.map_err(|error| Step::Away(error.to_string()))?;
+        let row = row.map_err(|error| Step::Unavailable(error.to_string()))?;
         if row.reader != self.position.reader {
             let partition = &self.partition;
             tracing::warn!(%partition, "{partition} was claimed by another reader, or moved by hand");
-            return Ok(PartEnd::GoOn(Progress::ClaimAgain));
+            return Ok(PartEnd::Stop(Progress::ClaimAgain));
         }
-        Ok(self.stands_at(row.next_offset, next, count))
+        Ok(self.resume_at_row(row.next_offset, next, count))
     }
 
-    /// Our row stands at `stands`, written by a transaction of ours without an answer.
-    fn stands_at(&mut self, stands: i64, next: i64, count: usize) -> PartEnd {
+    /// Our row row_next at `row_next`, written by a transaction of ours without an answer.
+    fn resume_at_row(&mut self, row_next: i64, next: i64, count: usize) -> PartEnd {
         // It may have brought letters, verdicts and parked records, and nobody else says so.
-        self.instance.registry.hint(LookAround);
-        self.position.next = stands;
-        if stands == next {
+        self.instance.registry.notify(ScanOutbox);
+        self.position.next = row_next;
+        if row_next == next {
             let counters = &self.instance.counters.admission;
             counters.add(&counters.received, count);
             return PartEnd::Done;
         }
-        PartEnd::GoOn(Progress::Elsewhere(self.position.clone()))
+        PartEnd::Stop(Progress::Seek(self.position.clone()))
     }
 }
 
-impl Policy for PartPolicy<'_> {
+impl TryPolicy for PartTries<'_> {
     type End = Result<PartEnd, Step>;
 
     fn source(&self, _: &Tries) -> BatchSource {
@@ -205,7 +205,7 @@ impl Policy for PartPolicy<'_> {
     async fn before(&mut self, _: &Admission, _: &Tries) -> ControlFlow<Self::End> {
         while !self.of.instance.has_lease() {
             if self.of.leaving.is_cancelled() {
-                return ControlFlow::Break(Err(left()));
+                return ControlFlow::Break(Err(Step::Revoked));
             }
             tokio::time::sleep(SHORT_WAIT).await;
         }
@@ -213,24 +213,29 @@ impl Policy for PartPolicy<'_> {
     }
 
     /// The answer is lost, and perhaps only the answer: the row tells.
-    async fn after(&mut self, _: &Admission, error: StoreError, _: &Tries) -> Lost<Self::End> {
+    async fn after(
+        &mut self,
+        _: &Admission,
+        error: StoreError,
+        _: &Tries,
+    ) -> LostAnswer<Self::End> {
         let instance = self.of.instance.clone();
         let about = format!("partition {}", self.of.partition);
         let kind = Instance::problem(&error, ProblemKind::PartitionWaiting);
         instance.health.report(&about, kind, format!("cannot be written: {error}"));
         let counters = &instance.counters.admission;
         counters.add(&counters.retried, 1);
-        let ended = |written, end| Lost { written, next: ControlFlow::Break(end) };
+        let ended = |written, end| LostAnswer { written, next: ControlFlow::Break(end) };
         let row = match self.of.reclaim(self.failures).await {
             Ok(Some(row)) => row,
             Ok(None) => {
-                return ended(Written::Something, Ok(PartEnd::GoOn(Progress::ClaimAgain)));
+                return ended(Written::Something, Ok(PartEnd::Stop(Progress::ClaimAgain)));
             }
             Err(left) => return ended(Written::Unknown, Err(left)),
         };
         self.of.position.reader = row.reader;
         if row.next_offset != self.of.position.next {
-            let end = self.of.stands_at(row.next_offset, self.next, self.count);
+            let end = self.of.resume_at_row(row.next_offset, self.next, self.count);
             return ended(Written::Something, Ok(end));
         }
         self.failures.failed += 1;
@@ -240,10 +245,6 @@ impl Policy for PartPolicy<'_> {
             self.failures.size = self.count / 2;
             return ended(Written::Nothing, Ok(PartEnd::Smaller));
         }
-        Lost { written: Written::Nothing, next: ControlFlow::Continue(()) }
+        LostAnswer { written: Written::Nothing, next: ControlFlow::Continue(()) }
     }
-}
-
-fn left() -> Step {
-    Step::Revoked
 }

@@ -10,7 +10,7 @@ const LONG_MS: i64 = 10_000;
 
 /// What is left of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Left {
+pub(super) struct Backlog {
     /// Records that are not read yet.
     pub(super) lag: i64,
     /// The transaction that reading has come to, if one is open there.
@@ -39,9 +39,9 @@ impl OpenTransaction {
     }
 }
 
-impl Left {
+impl Backlog {
     /// Asks the cluster what is left behind `next`. `known` is what held it back the last time.
-    pub(super) async fn behind(
+    pub(super) async fn after(
         intake: &Intake,
         partition: &TopicPartition,
         next: i64,

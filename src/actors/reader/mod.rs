@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::{Answers, Scope};
+use super::registry::{Routes, Scope};
 use crate::health::ProblemKind;
 use crate::kafka::{PartitionQueue, TopicPartition};
 use crate::recovery::Backoff;
 
-use lag::{Left, OpenTransaction};
+use lag::{Backlog, OpenTransaction};
 use position::Claim;
 use reading::Reading;
 
@@ -38,7 +38,7 @@ pub(super) struct PartitionReader {
     /// No step is due: somebody has to decide first.
     stopped: bool,
     /// Who waits for us to be gone.
-    farewell: Option<oneshot::Sender<Option<i64>>>,
+    on_stopped: Option<oneshot::Sender<Option<i64>>>,
     backoff: Backoff,
     figures: Figures,
     /// The transaction that holds the partition back.
@@ -62,7 +62,7 @@ enum Step {
     /// So many records are behind us.
     Read(usize),
     /// Something is away; again after a while.
-    Away(String),
+    Unavailable(String),
     /// The next record cannot be fetched; again after a while, in case somebody mends that.
     Unreadable(String),
     /// The partition must not be read: somebody has to decide.
@@ -94,7 +94,7 @@ impl PartitionReader {
             leaving,
             claim,
             stopped: false,
-            farewell: None,
+            on_stopped: None,
             backoff: Backoff::default(),
             figures: Figures::default(),
             held: None,
@@ -141,7 +141,7 @@ impl PartitionReader {
                 }
                 self.step(ctx);
             }
-            Step::Away(why) => self.again(ProblemKind::PartitionWaiting, why, ctx),
+            Step::Unavailable(why) => self.again(ProblemKind::PartitionWaiting, why, ctx),
             Step::Unreadable(why) => {
                 self.unreadable = true;
                 self.again(ProblemKind::FetchFailed, why, ctx);
@@ -168,23 +168,23 @@ impl PartitionReader {
         ));
     }
 
-    fn begin_again(&mut self, ctx: &mut Context<Self>) {
-        self.claim.give_up();
+    fn restart(&mut self, ctx: &mut Context<Self>) {
+        self.claim.request_restart();
         if std::mem::take(&mut self.stopped) {
             self.step(ctx);
         }
     }
 
     fn leave(&mut self, ctx: &mut Context<Self>) {
-        if let Some(farewell) = self.farewell.take() {
-            farewell.send(self.figures.known_offset).ok();
+        if let Some(on_stopped) = self.on_stopped.take() {
+            on_stopped.send(self.figures.known_offset).ok();
         }
         ctx.stop();
     }
 }
 
-fn away(error: &crate::store::Error) -> Step {
-    Step::Away(error.to_string())
+fn unavailable(error: &crate::store::Error) -> Step {
+    Step::Unavailable(error.to_string())
 }
 
 impl Actor for PartitionReader {
@@ -209,17 +209,17 @@ impl Child for PartitionReader {
         self.partition.clone().into()
     }
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers.to::<Leave>().to::<LedgerSeen>().to::<JoinedAnew>()
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes.handles::<StopReading>().handles::<LedgerSeen>().handles::<Rejoined>()
     }
 }
 
-impl Handler<Leave> for PartitionReader {
+impl Handler<StopReading> for PartitionReader {
     type Result = ResponseFuture<Option<i64>>;
 
-    fn handle(&mut self, _: Leave, ctx: &mut Context<Self>) -> Self::Result {
-        let (farewell, gone) = oneshot::channel();
-        self.farewell = Some(farewell);
+    fn handle(&mut self, _: StopReading, ctx: &mut Context<Self>) -> Self::Result {
+        let (on_stopped, gone) = oneshot::channel();
+        self.on_stopped = Some(on_stopped);
         self.leaving.cancel();
         // A step that is under way ends first; one that waits need not.
         if self.reading.is_some() {
@@ -234,16 +234,16 @@ impl Handler<LedgerSeen> for PartitionReader {
 
     fn handle(&mut self, seen: LedgerSeen, ctx: &mut Context<Self>) {
         if self.claim.is_lost(&seen) {
-            self.begin_again(ctx);
+            self.restart(ctx);
         }
     }
 }
 
-impl Handler<JoinedAnew> for PartitionReader {
+impl Handler<Rejoined> for PartitionReader {
     type Result = ();
 
-    fn handle(&mut self, _: JoinedAnew, ctx: &mut Context<Self>) {
-        self.begin_again(ctx);
+    fn handle(&mut self, _: Rejoined, ctx: &mut Context<Self>) {
+        self.restart(ctx);
     }
 }
 
@@ -255,14 +255,15 @@ impl Handler<Report> for PartitionReader {
         let Some(next) = self.figures.known_offset else { return };
         let (partition, held) = (self.partition.clone(), self.held);
         let now_ms = self.instance.clock.now_ms();
-        let look = async move { Left::behind(&intake, &partition, next, held, now_ms).await.ok() };
+        let look =
+            async move { Backlog::after(&intake, &partition, next, held, now_ms).await.ok() };
         ctx.spawn(look.into_actor(self).map(move |left, actor, _| actor.report(next, left)));
     }
 }
 
 impl PartitionReader {
     /// Says how far reading is, and what is left behind `next_offset`, if that is known.
-    fn report(&mut self, next_offset: i64, left: Option<Left>) {
+    fn report(&mut self, next_offset: i64, left: Option<Backlog>) {
         let Self { partition, figures, instance, .. } = &*self;
         let lag = left.map_or(-1, |left| left.lag);
         let held = left.and_then(|left| left.held);

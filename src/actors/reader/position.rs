@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::super::counters::Counters;
 use super::super::instance::Instance;
 use super::super::messages::LedgerSeen;
-use super::{Step, away};
+use super::{Step, unavailable};
 use crate::kafka::{Intake, OnOffsetLost, TopicPartition};
 use crate::model::ids::{LedgerId, ReaderToken};
 use crate::store::{LastRecord, LedgerKey, LedgerRow};
@@ -52,7 +52,7 @@ impl Position {
 #[derive(Debug, Default)]
 pub(super) struct Claim {
     held: Mutex<Option<(LedgerId, ReaderToken)>>,
-    begin_again: Notify,
+    restart: Notify,
 }
 
 impl Claim {
@@ -69,18 +69,18 @@ impl Claim {
     }
 
     /// Makes whoever waits for records begin again, now or the next time it waits.
-    pub(super) fn give_up(&self) {
-        self.begin_again.notify_one();
+    pub(super) fn request_restart(&self) {
+        self.restart.notify_one();
     }
 
     /// Returns when reading is to begin again.
-    pub(super) async fn given_up(&self) {
-        self.begin_again.notified().await;
+    pub(super) async fn restart_requested(&self) {
+        self.restart.notified().await;
     }
 
     /// Reading begins again anyway: what was said before is settled by that.
-    fn settle(&self) {
-        self.begin_again.notified().now_or_never();
+    fn discard_requests(&self) {
+        self.restart.notified().now_or_never();
     }
 }
 
@@ -88,7 +88,7 @@ impl Claim {
 #[derive(Clone, Copy, Debug)]
 enum Loss {
     /// It is another one under the same name.
-    Remade,
+    Recreated,
     /// So many of its records went before we read them.
     Gone(usize),
 }
@@ -96,7 +96,7 @@ enum Loss {
 impl Loss {
     fn count(self, counters: &Counters) {
         match self {
-            Self::Remade => counters.add(&counters.logs_remade, 1),
+            Self::Recreated => counters.add(&counters.logs_recreated, 1),
             Self::Gone(records) => counters.add(&counters.offsets_lost, records),
         }
     }
@@ -108,16 +108,16 @@ pub(super) async fn open(
     partition: &TopicPartition,
     claim: &Claim,
 ) -> Result<Position, Step> {
-    claim.settle();
+    claim.discard_requests();
     let (Some(intake), Some(kafka)) = (instance.intake(), &instance.kafka) else {
-        return Err(Step::Away("the intake is not there yet".into()));
+        return Err(Step::Unavailable("the intake is not there yet".into()));
     };
     if !intake.is_assigned(partition) {
         return Err(Step::Revoked);
     }
-    let kafka_away = |error: crate::kafka::Error| Step::Away(error.to_string());
+    let kafka_unavailable = |error: crate::kafka::Error| Step::Unavailable(error.to_string());
     let key = LedgerKey {
-        cluster: intake.cluster_id().await.map_err(kafka_away)?,
+        cluster: intake.cluster_id().await.map_err(kafka_unavailable)?,
         group: kafka.config.group_id.clone(),
         topic: partition.topic.to_string(),
         partition: partition.partition,
@@ -126,11 +126,11 @@ pub(super) async fn open(
     let token = ReaderToken::random();
     claim.hold(row.id, token);
     let claimed = instance.store.claim_ledger(row.id, token, instance.me());
-    let claimed = instance.bounded(claimed).await.map_err(|error| away(&error))?;
+    let claimed = instance.bounded(claimed).await.map_err(|error| unavailable(&error))?;
     // After the claim: a predecessor that read and committed meanwhile would otherwise stand
     // beyond the end that we saw.
-    let (low, _) = intake.watermarks(partition).await.map_err(kafka_away)?;
-    let high = intake.end(partition).await.map_err(kafka_away)?;
+    let (low, _) = intake.watermarks(partition).await.map_err(kafka_unavailable)?;
+    let high = intake.end(partition).await.map_err(kafka_unavailable)?;
     let mut position = Position {
         cluster: key.cluster,
         ledger: claimed.id,
@@ -141,29 +141,29 @@ pub(super) async fn open(
     };
     if position.next > high {
         let why = format!("ends at {high}, and we stood at {}: it was made again", position.next);
-        go_on_at(instance, partition, &mut position, low, Loss::Remade, &why).await?;
+        continue_at(instance, partition, &mut position, low, Loss::Recreated, &why).await?;
     } else if position.next < low {
         let lost = usize::try_from(low - position.next).unwrap_or(0);
         let why = format!("begins at {low}: records {} to {} are gone", position.next, low - 1);
-        go_on_at(instance, partition, &mut position, low, Loss::Gone(lost), &why).await?;
+        continue_at(instance, partition, &mut position, low, Loss::Gone(lost), &why).await?;
     }
     Ok(position)
 }
 
 /// The record before ours is not the one that we noted: the topic was made again.
-pub(super) async fn remade(
+pub(super) async fn recreated(
     instance: &Instance,
     partition: &TopicPartition,
     position: &mut Position,
 ) -> Result<(), Step> {
     let Some(intake) = instance.intake() else { return Ok(()) };
     let (low, _) =
-        intake.watermarks(partition).await.map_err(|error| Step::Away(error.to_string()))?;
+        intake.watermarks(partition).await.map_err(|error| Step::Unavailable(error.to_string()))?;
     let why = format!(
         "has another record at {} than the one that was read: it was made again",
         position.next - 1
     );
-    go_on_at(instance, partition, position, low, Loss::Remade, &why).await
+    continue_at(instance, partition, position, low, Loss::Recreated, &why).await
 }
 
 /// A first start begins at the group's committed offset, else at the earliest; that is
@@ -174,22 +174,23 @@ async fn find_or_open(
     partition: &TopicPartition,
     key: &LedgerKey,
 ) -> Result<LedgerRow, Step> {
-    let find = || async { instance.store.find_ledger(key).await.map_err(|error| away(&error)) };
+    let find =
+        || async { instance.store.find_ledger(key).await.map_err(|error| unavailable(&error)) };
     if let Some(row) = find().await? {
         return Ok(row);
     }
-    let kafka_away = |error: crate::kafka::Error| Step::Away(error.to_string());
-    let start = match intake.committed(partition).await.map_err(kafka_away)? {
+    let kafka_unavailable = |error: crate::kafka::Error| Step::Unavailable(error.to_string());
+    let start = match intake.committed(partition).await.map_err(kafka_unavailable)? {
         Some(committed) => committed,
-        None => intake.watermarks(partition).await.map_err(kafka_away)?.0,
+        None => intake.watermarks(partition).await.map_err(kafka_unavailable)?.0,
     };
-    instance.store.open_ledger(key, start).await.map_err(|error| away(&error))?;
+    instance.store.open_ledger(key, start).await.map_err(|error| unavailable(&error))?;
     tracing::info!(%partition, start, "{partition} is read for the first time, from {start}");
-    find().await?.ok_or_else(|| Step::Away("the ledger row is not there yet".into()))
+    find().await?.ok_or_else(|| Step::Unavailable("the ledger row is not there yet".into()))
 }
 
 /// Counted either way, and once: a reader that stops does not look again.
-async fn go_on_at(
+async fn continue_at(
     instance: &Instance,
     partition: &TopicPartition,
     position: &mut Position,
@@ -215,8 +216,8 @@ async fn go_on_at(
             position.gap_confirmed = false;
             Ok(())
         }
-        Ok(false) => Err(Step::Away("another reader moved the ledger".into())),
-        Err(error) => Err(away(&error)),
+        Ok(false) => Err(Step::Unavailable("another reader moved the ledger".into())),
+        Err(error) => Err(unavailable(&error)),
     }
 }
 

@@ -9,10 +9,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::super::instance::Instance;
-use super::super::messages::LookAround;
+use super::super::messages::ScanOutbox;
 use super::admission::{Progress, RecordsAdmission};
 use super::position::{self, Claim, Position};
-use super::{Step, away};
+use super::{Step, unavailable};
 use crate::admission::Pending;
 use crate::kafka::{BatchLimits, Error as KafkaError, PartitionQueue, TopicPartition};
 use crate::model::ids::derived_request_id;
@@ -30,16 +30,16 @@ pub(super) struct Reading {
     queue: Option<PartitionQueue>,
     position: Option<Position>,
     /// The batch behind the one that was admitted last, if it was taken by then.
-    ahead: Option<Taken>,
+    ahead: Option<TakenBatch>,
     /// Where the row stood when that was last known.
     known: Option<i64>,
     /// The last step came to the end of the log.
     at_end: bool,
     leaving: CancellationToken,
     claim: Arc<Claim>,
-    committed: Instant,
+    committed_at: Instant,
     /// What Kafka was told last.
-    told: Option<i64>,
+    committed_offset: Option<i64>,
 }
 
 impl Reading {
@@ -50,7 +50,7 @@ impl Reading {
         leaving: CancellationToken,
         claim: Arc<Claim>,
     ) -> Self {
-        let committed = Instant::now();
+        let committed_at = Instant::now();
         Self {
             instance,
             partition,
@@ -61,8 +61,8 @@ impl Reading {
             at_end: false,
             leaving,
             claim,
-            committed,
-            told: None,
+            committed_at,
+            committed_offset: None,
         }
     }
 
@@ -101,7 +101,7 @@ impl Reading {
 
     async fn try_step(&mut self) -> Result<usize, Step> {
         // With a batch in hand nobody waits for the queue, where this is noticed otherwise.
-        if self.ahead.is_some() && self.claim.given_up().now_or_never().is_some() {
+        if self.ahead.is_some() && self.claim.restart_requested().now_or_never().is_some() {
             self.forget_position();
         }
         if self.position.is_none() {
@@ -123,7 +123,7 @@ impl Reading {
         };
         let count = taken.count;
         self.admit(taken).await?;
-        if self.committed.elapsed() >= COMMIT_EVERY {
+        if self.committed_at.elapsed() >= COMMIT_EVERY {
             self.commit();
         }
         Ok(count)
@@ -140,7 +140,7 @@ impl Reading {
     }
 
     /// Begins to judge records, on a task of the runtime; `None` if there are none.
-    fn judge(&self, records: Vec<RawRecord>) -> Option<Taken> {
+    fn judge(&self, records: Vec<RawRecord>) -> Option<TakenBatch> {
         let (position, last) = (self.position.as_ref()?, records.last()?);
         let (next, last, count) = (last.offset + 1, LastRecord::of(last), records.len());
         let (cluster, ledger) = (position.cluster.clone(), position.ledger);
@@ -152,7 +152,7 @@ impl Reading {
             };
             admission.judge_records(records, ledger, name).await
         });
-        Some(Taken { judged, next, last, count })
+        Some(TakenBatch { judged, next, last, count })
     }
 
     /// Takes what is there behind a batch that was full, and begins to judge it. A smaller batch
@@ -177,8 +177,8 @@ impl Reading {
                 let passed = self.instance.store.pass_ledger(&row, end.stable);
                 match self.instance.bounded(passed).await {
                     Ok(true) => position.next = end.stable,
-                    Ok(false) => return Err(Step::Away("the ledger row was moved".into())),
-                    Err(error) => return Err(away(&error)),
+                    Ok(false) => return Err(Step::Unavailable("the ledger row was moved".into())),
+                    Err(error) => return Err(unavailable(&error)),
                 }
             }
             let lag = (end.high - position.next).max(0);
@@ -193,7 +193,7 @@ impl Reading {
         let position = position::open(&self.instance, &self.partition, &self.claim).await?;
         self.seek(position.first_wanted()).await?;
         self.instance.partitions.insert(self.partition.clone(), position.ledger);
-        self.instance.registry.hint(LookAround);
+        self.instance.registry.notify(ScanOutbox);
         self.known = Some(position.next);
         self.position = Some(position);
         Ok(())
@@ -201,7 +201,7 @@ impl Reading {
 
     async fn seek(&mut self, offset: i64) -> Result<(), Step> {
         let Some(intake) = self.instance.intake() else {
-            return Err(Step::Away("the intake is not there yet".into()));
+            return Err(Step::Unavailable("the intake is not there yet".into()));
         };
         intake.seek(&self.partition, offset).await.map_err(step_of)?;
         if self.queue.is_none() {
@@ -226,7 +226,7 @@ impl Reading {
         let batch = tokio::select! {
             batch = queue.next_batch(limits) => batch,
             () = self.leaving.cancelled() => return Ok(Vec::new()),
-            () = self.claim.given_up() => {
+            () = self.claim.restart_requested() => {
                 tracing::info!(partition = %self.partition, "{}: beginning again where the ledger stands", self.partition);
                 self.position = None;
                 return Ok(Vec::new());
@@ -254,7 +254,7 @@ impl Reading {
             && first.offset == position.next - 1
             && LastRecord::of(first) != known
         {
-            let lost = position::remade(&self.instance, &self.partition, position).await;
+            let lost = position::recreated(&self.instance, &self.partition, position).await;
             self.position = None;
             return lost.map(|()| Vec::new());
         }
@@ -268,12 +268,12 @@ impl Reading {
     }
 
     /// On a task of the runtime: it goes on to its end even if this actor does not.
-    async fn admit(&mut self, taken: Taken) -> Result<(), Step> {
-        let Taken { judged, next, last, count } = taken;
+    async fn admit(&mut self, taken: TakenBatch) -> Result<(), Step> {
+        let TakenBatch { judged, next, last, count } = taken;
         let Some(position) = self.position.clone() else { return Ok(()) };
         let judged = judged.await.unwrap_or_else(|error| panic!("judging a batch: {error}"));
         // The records are read again: nothing was counted or written.
-        let pending = judged.map_err(|error| away(&error))?;
+        let pending = judged.map_err(|error| unavailable(&error))?;
         let admission = RecordsAdmission {
             instance: self.instance.clone(),
             partition: self.partition.clone(),
@@ -288,7 +288,7 @@ impl Reading {
                 self.claim.hold(position.ledger, position.reader);
                 self.position = Some(position);
             }
-            Progress::Elsewhere(position) => {
+            Progress::Seek(position) => {
                 self.claim.hold(position.ledger, position.reader);
                 let next = position.next;
                 self.forget_position();
@@ -296,7 +296,7 @@ impl Reading {
                 self.seek(next).await?;
             }
             Progress::ClaimAgain => {
-                return Err(Step::Away("another reader has claimed the partition".into()));
+                return Err(Step::Unavailable("another reader has claimed the partition".into()));
             }
         }
         Ok(())
@@ -304,19 +304,19 @@ impl Reading {
 
     /// Tells Kafka how far we are, unless it knows.
     fn commit(&mut self) {
-        self.committed = Instant::now();
+        self.committed_at = Instant::now();
         let (Some(position), Some(intake)) = (&self.position, self.instance.intake()) else {
             return;
         };
-        if self.told != Some(position.next) {
-            self.told = Some(position.next);
+        if self.committed_offset != Some(position.next) {
+            self.committed_offset = Some(position.next);
             intake.commit(&[(self.partition.clone(), position.next)]);
         }
     }
 }
 
 /// Records that were taken from the queue, and what the rules make of them.
-struct Taken {
+struct TakenBatch {
     judged: JoinHandle<StoreResult<Pending>>,
     /// The offset behind them.
     next: i64,
@@ -327,6 +327,6 @@ struct Taken {
 fn step_of(error: KafkaError) -> Step {
     match error {
         KafkaError::Revoked { .. } => Step::Revoked,
-        other => Step::Away(other.to_string()),
+        other => Step::Unavailable(other.to_string()),
     }
 }

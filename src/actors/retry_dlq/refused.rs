@@ -26,7 +26,7 @@ impl Refused {
     }
 
     /// Chooses the next ones to be tried again, and one of each reason among them.
-    pub(super) fn try_some(&mut self) {
+    pub(super) fn start_trial(&mut self) {
         let count = (self.rows.len() / PART).max(LEAST);
         let behind = self.rows.range((Bound::Excluded(self.last), Bound::Unbounded));
         let around = behind.chain(self.rows.iter());
@@ -47,7 +47,7 @@ impl Refused {
     /// that was refused for the same reason: true if that is to be tried, too.
     ///
     /// Nothing is known of what was tried by a round that did not come to its end.
-    pub(super) fn end_of_trial(&mut self, refused: &[(i64, String)], has_ended: bool) -> bool {
+    pub(super) fn finish_trial(&mut self, refused: &[(i64, String)], has_ended: bool) -> bool {
         let mut trial = std::mem::take(&mut self.trial);
         if !has_ended {
             self.rows.append(&mut trial);
@@ -82,17 +82,17 @@ mod tests {
     #[test]
     fn each_is_tried_again_in_its_turn() {
         let mut all = Refused::default();
-        assert!(!all.end_of_trial(&refused(0..50, "no key"), true));
+        assert!(!all.finish_trial(&refused(0..50, "no key"), true));
         let mut tried = BTreeSet::new();
         for _ in 0..4 {
             let before: BTreeSet<i64> = all.rows().into_iter().collect();
-            all.try_some();
+            all.start_trial();
             let chosen: Vec<i64> =
                 before.difference(&all.rows().into_iter().collect()).copied().collect();
             assert!((LEAST..=LEAST + 1).contains(&chosen.len()), "{chosen:?}");
             tried.extend(chosen.iter().copied());
             let again: Vec<_> = chosen.iter().map(|row| (*row, "no key".to_owned())).collect();
-            assert!(!all.end_of_trial(&again, true));
+            assert!(!all.finish_trial(&again, true));
         }
         assert_eq!(tried, (0..50).collect());
     }
@@ -100,16 +100,16 @@ mod tests {
     #[test]
     fn one_of_each_reason_is_tried_and_speaks_for_the_others() {
         let mut all = Refused::default();
-        all.end_of_trial(&refused(0..1000, "no key"), true);
-        all.end_of_trial(&refused(1000..2000, "too large"), true);
-        all.try_some();
+        all.finish_trial(&refused(0..1000, "no key"), true);
+        all.finish_trial(&refused(1000..2000, "too large"), true);
+        all.start_trial();
         assert!(!all.rows().contains(&0) && !all.rows().contains(&1000), "tried");
-        assert!(!all.end_of_trial(&[], false), "an outage shows nothing");
+        assert!(!all.finish_trial(&[], false), "an outage shows nothing");
         assert_eq!(all.rows().len(), 2000);
         all.last = 0;
-        all.try_some();
+        all.start_trial();
         // What was refused for want of a key is taken; nothing else is.
-        assert!(all.end_of_trial(&refused(1000..1001, "too large"), true));
+        assert!(all.finish_trial(&refused(1000..1001, "too large"), true));
         assert_eq!(all.rows(), (1000..2000).collect::<Vec<_>>());
         let said = all.sentence("dead letters").unwrap();
         assert_eq!(said, "1000 dead letters stay in the database: too large");
@@ -118,8 +118,8 @@ mod tests {
     #[test]
     fn when_nothing_is_refused_nothing_is_said() {
         let mut all = Refused::default();
-        all.try_some();
-        assert!(!all.end_of_trial(&[], true));
+        all.start_trial();
+        assert!(!all.finish_trial(&[], true));
         assert_eq!(all.sentence("dead letters"), None);
     }
 }

@@ -10,14 +10,14 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::super::instance::Instance;
 use super::super::lease::boot_ms;
-use super::super::messages::{LookAround, ReleaseShard, ShardsTaken};
+use super::super::messages::{ReleaseShard, ScanOutbox, ShardsTaken};
 use super::super::shares::{idle_first, share_of};
 use super::{HEARTBEAT, ShardKeeper};
 use crate::model::ids::{AppId, Epoch, InstanceId, ShardId};
 use crate::store::{ShardFence, ShardRow};
 
 /// How long a gentle release waits for what runs.
-const PATIENCE: Duration = Duration::from_secs(2);
+const RELEASE_MAX_WAIT: Duration = Duration::from_secs(2);
 /// Shards that are released together at most.
 const BATCH: usize = 500;
 /// The wait before a release that others did not let happen is tried again.
@@ -25,7 +25,7 @@ const RELEASE_AGAIN_MS: i64 = 10_000;
 
 impl ShardKeeper {
     pub(super) fn take_and_release(&mut self, ctx: &mut Context<Self>) {
-        self.watch_others();
+        self.declare_silent_dead();
         let me = self.instance.me();
         let by_app = by_app(&self.observed.shards);
         let mut takes: Vec<ShardRow> = Vec::new();
@@ -40,8 +40,7 @@ impl ShardKeeper {
             let share = share_of(me, *app, rows.len(), &live);
             let held = rows.iter().filter(|row| row.owner == Some(me)).count();
             if held < share {
-                let is_free =
-                    |row: &&&ShardRow| row.owner.is_none_or(|owner| !self.is_known(owner));
+                let is_free = |row: &&&ShardRow| row.owner.is_none_or(|owner| !self.is_live(owner));
                 takes.extend(rows.iter().filter(is_free).take(share - held).map(|row| **row));
             } else if held > share {
                 // Shares add up to all shards, so another instance has less than a share.
@@ -60,19 +59,19 @@ impl ShardKeeper {
     }
 
     /// Declares dead whose lease is past by the database's clock and whose beat has not
-    /// moved for a whole lease by ours: a clock that jumps kills nobody. Time in which we
+    /// seen for a whole lease by ours: a clock that jumps kills nobody. Time in which we
     /// could not look proves nothing: whatever kept us from it may have kept others, too.
-    fn watch_others(&mut self) {
+    fn declare_silent_dead(&mut self) {
         let now = boot_ms();
         let lease_ms = i64::try_from(self.instance.lease.length().as_millis()).unwrap_or(i64::MAX);
-        let could_look = now - std::mem::replace(&mut self.looked_ms, now) <= lease_ms / 2;
-        let mut moved = HashMap::new();
+        let could_look = now - std::mem::replace(&mut self.observed_ms, now) <= lease_ms / 2;
+        let mut seen = HashMap::new();
         for other in &self.observed.instances {
-            let since = match self.moved.get(&other.id) {
+            let since = match self.beats_seen.get(&other.id) {
                 Some((beat, since)) if *beat == other.beat && could_look => *since,
                 _ => now,
             };
-            moved.insert(other.id, (other.beat, since));
+            seen.insert(other.id, (other.beat, since));
             let silent = now - since >= lease_ms && other.lease_until_us < self.observed.now_us;
             if silent && other.id != self.instance.me() {
                 let (instance, other) = (self.instance.clone(), other.clone());
@@ -86,10 +85,10 @@ impl ShardKeeper {
                 }));
             }
         }
-        self.moved = moved;
+        self.beats_seen = seen;
     }
 
-    fn is_known(&self, owner: InstanceId) -> bool {
+    fn is_live(&self, owner: InstanceId) -> bool {
         self.observed.instances.iter().any(|instance| instance.id == owner)
     }
 
@@ -125,7 +124,7 @@ impl ShardKeeper {
             actor.changes += 1;
             actor.instance.asked_for_shards.store(true, Ordering::Release);
             match taken {
-                Ok(taken) => actor.own(taken),
+                Ok(taken) => actor.add_owned(taken),
                 // Which of them are ours is seen at the next heartbeat.
                 Err(error) => tracing::debug!(%error, "shards were not taken"),
             }
@@ -137,13 +136,13 @@ impl ShardKeeper {
         let asked = FuturesUnordered::new();
         let mut shards = Vec::new();
         for (app, fence) in releases {
-            if !self.instance.registry.is_published::<ReleaseShard>(app) {
+            if !self.instance.registry.is_registered::<ReleaseShard>(app) {
                 continue;
             }
             shards.push(fence.shard);
             self.releasing.insert(fence.shard);
             self.instance.owned.remove(app, fence.shard);
-            let request = ReleaseShard { shard: fence.shard, patience: PATIENCE };
+            let request = ReleaseShard { shard: fence.shard, max_wait: RELEASE_MAX_WAIT };
             let released = self.instance.registry.ask(app, request);
             asked.push(async move { released.await.unwrap_or(false).then_some((app, fence)) });
         }
@@ -179,7 +178,7 @@ impl ShardKeeper {
     }
 
     /// The schedulers hear of shards before readers put jobs into them.
-    pub(super) fn own(&self, fences: Vec<ShardFence>) {
+    pub(super) fn add_owned(&self, fences: Vec<ShardFence>) {
         if fences.is_empty() {
             return;
         }
@@ -194,10 +193,10 @@ impl ShardKeeper {
         let registry = &self.instance.registry;
         let names = self.instance.names_of(taken.keys().copied());
         for (app, fences) in taken {
-            registry.hint_to(app, ShardsTaken { fences: fences.clone() });
+            registry.notify_scope(app, ShardsTaken { fences: fences.clone() });
             self.instance.owned.add(app, &fences);
         }
-        registry.hint(LookAround);
+        registry.notify(ScanOutbox);
         let shards = fences.len();
         let epoch = fences.iter().map(|fence| fence.epoch).max().unwrap_or(Epoch(0));
         tracing::info!(shards, %epoch, "{shards} shards of {names} are ours");

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use actix::prelude::*;
 
-use super::super::messages::{LookAround, LookFor};
+use super::super::messages::{LoadJobs, ScanOutbox};
 use super::ShardKeeper;
 use crate::health::ProblemKind;
 use crate::model::ids::{AppId, JobId, ShardId};
@@ -16,8 +16,8 @@ const COMMANDS: &str = "commands";
 
 impl ShardKeeper {
     /// Hands over jobs that others put into our shards, one round at a time.
-    pub(super) fn look_after_commands(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
-        if observed.looks.is_empty() || std::mem::replace(&mut self.looking, true) {
+    pub(super) fn run_commands(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
+        if observed.looks.is_empty() || std::mem::replace(&mut self.running_commands, true) {
             return;
         }
         let apps: HashMap<ShardId, AppId> =
@@ -33,12 +33,12 @@ impl ShardKeeper {
         let instance = self.instance.clone();
         let round = tokio::spawn(async move {
             for (app, (jobs, commands)) in by_app {
-                if !instance.registry.is_published::<LookFor>(app) {
+                if !instance.registry.is_registered::<LoadJobs>(app) {
                     continue;
                 }
                 // Whoever put them there may have left verdicts, too.
-                instance.registry.hint(LookAround);
-                if instance.registry.ask(app, LookFor { jobs }).await.is_some()
+                instance.registry.notify(ScanOutbox);
+                if instance.registry.ask(app, LoadJobs { jobs }).await.is_some()
                     && let Err(error) =
                         instance.bounded(instance.store.finish_commands(&commands)).await
                 {
@@ -46,7 +46,7 @@ impl ShardKeeper {
                 }
             }
         });
-        ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.looking = false));
+        ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.running_commands = false));
     }
 
     /// Commands of a kind that this version does not know stay where they are.

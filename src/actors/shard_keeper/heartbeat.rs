@@ -7,11 +7,11 @@ use super::super::instance::Instance;
 use super::super::processes;
 use crate::store::{Error as StoreError, Observation, Result as StoreResult};
 
-/// How often the patience with a heartbeat doubles.
-const MOST_PATIENCE: u32 = 3;
+/// How often the max_wait with a heartbeat doubles.
+const MAX_DOUBLINGS: u32 = 3;
 
 /// What one heartbeat brought.
-pub(super) enum Beat {
+pub(super) enum Heartbeat {
     /// With the database's clock less ours.
     Alive(Observation, i64),
     /// We were declared dead, or never joined.
@@ -23,44 +23,44 @@ pub(super) enum Beat {
 /// What a heartbeat may take, after so many without an answer. There must be time for another
 /// connection before the lease is over. Once it is over, giving up as soon would not mend
 /// anything: a server that is too slow for a new connection would never be heard again.
-pub(super) fn patience(lease: Duration, unanswered: u32) -> Duration {
-    (lease / 3) * (1 << unanswered.min(MOST_PATIENCE))
+pub(super) fn max_wait(lease: Duration, unanswered: u32) -> Duration {
+    (lease / 3) * (1 << unanswered.min(MAX_DOUBLINGS))
 }
 
 /// One heartbeat: renew, then look around.
 pub(super) async fn beat(
     instance: &Instance,
-    patience: Duration,
-    knocks: bool,
-) -> StoreResult<Beat> {
+    max_wait: Duration,
+    probes_first: bool,
+) -> StoreResult<Heartbeat> {
     let me = instance.me();
     if me.0 == 0 {
-        return Ok(Beat::Unknown);
+        return Ok(Heartbeat::Unknown);
     }
     let answered = async {
-        if knocks {
+        if probes_first {
             instance.store.knock().await?;
         }
         let sent = instance.lease.sending();
         if !instance.store.beat(me, instance.lease.length()).await? {
-            return Ok(Beat::Unknown);
+            return Ok(Heartbeat::Unknown);
         }
         instance.lease.renewed(sent);
-        let (mut observed, mut skew_ms) = look_around(instance).await?;
+        let (mut observed, mut skew_ms) = observe(instance).await?;
         if declare_ended(instance, &observed).await? {
             // What was theirs is free, and need not wait for the next heartbeat.
-            (observed, skew_ms) = look_around(instance).await?;
+            (observed, skew_ms) = observe(instance).await?;
         }
-        Ok(Beat::Alive(observed, skew_ms))
+        Ok(Heartbeat::Alive(observed, skew_ms))
     };
-    match tokio::time::timeout(patience, answered).await {
+    match tokio::time::timeout(max_wait, answered).await {
         Ok(answer) => instance.database.replace_sessions(answer),
         Err(_) => {
             instance.store.reconnect_heartbeat();
-            let ms = patience.as_millis();
+            let ms = max_wait.as_millis();
             let silence = format!("no answer to the heartbeat within {ms} ms");
             // A pool that waits for a connection does not say what for.
-            let why = instance.store.trouble(patience / 4).await;
+            let why = instance.store.trouble(max_wait / 4).await;
             let says_why = why.is_some();
             let error = match why {
                 Some(StoreError::Unavailable(why)) => {
@@ -69,13 +69,13 @@ pub(super) async fn beat(
                 Some(error) => error,
                 None => StoreError::Unavailable(silence),
             };
-            Ok(Beat::Unanswered { error, says_why })
+            Ok(Heartbeat::Unanswered { error, says_why })
         }
     }
 }
 
 /// What there is to be seen, and the database's clock less ours.
-async fn look_around(instance: &Instance) -> StoreResult<(Observation, i64)> {
+async fn observe(instance: &Instance) -> StoreResult<(Observation, i64)> {
     let asked_ms = instance.clock.now_ms();
     let observed = instance.store.observe(instance.me()).await?;
     instance.database_clock.seen(observed.now_us);

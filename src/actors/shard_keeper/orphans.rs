@@ -15,7 +15,7 @@ use crate::model::ids::{AppId, ShardId};
 use crate::store::{DueJobs, Observation};
 
 /// An app that a restart has for a moment taken away is none.
-const PATIENCE_MS: i64 = 5_000;
+const ORPHAN_AFTER_MS: i64 = 5_000;
 /// How often jobs are counted.
 const COUNT_EVERY_MS: i64 = 60_000;
 
@@ -30,7 +30,7 @@ pub(super) struct Orphans {
 }
 
 impl ShardKeeper {
-    pub(super) fn look_for_orphans(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn check_orphans(&mut self, ctx: &mut Context<Self>) {
         let now_ms = boot_ms();
         let orphans = orphans_in(&self.observed);
         let known = &mut self.orphans;
@@ -41,11 +41,11 @@ impl ShardKeeper {
         let back: Vec<AppId> =
             known.reported.keys().filter(|app| !orphans.contains_key(*app)).copied().collect();
         for app in back {
-            self.withdraw(app);
+            self.clear_orphan(app);
         }
         let known = &mut self.orphans;
         let is_lasting = |app: &AppId| {
-            known.since_ms.get(app).is_some_and(|since| now_ms - since >= PATIENCE_MS)
+            known.since_ms.get(app).is_some_and(|since| now_ms - since >= ORPHAN_AFTER_MS)
         };
         let lasting: Vec<(AppId, Vec<ShardId>)> =
             orphans.into_iter().filter(|(app, _)| is_lasting(app)).collect();
@@ -70,7 +70,7 @@ impl ShardKeeper {
         let gone: Vec<AppId> =
             self.orphans.reported.keys().filter(|app| !due.contains(app)).copied().collect();
         for app in gone {
-            self.withdraw(app);
+            self.clear_orphan(app);
         }
         for due in counted {
             let subject = format!("app {}", due.name);
@@ -82,7 +82,7 @@ impl ShardKeeper {
     }
 
     /// An instance has the app again, or its jobs are gone.
-    fn withdraw(&mut self, app: AppId) {
+    fn clear_orphan(&mut self, app: AppId) {
         if let Some(subject) = self.orphans.reported.remove(&app) {
             self.instance.health.clear(&subject);
         }

@@ -102,7 +102,7 @@ async fn of_names(
     let letters = LetterSelection::Named(names);
     let each = |letter: &LetterSummary, outcome: &_| say(wording.line(letter, outcome));
     let dead_letters = session.operations.dead_letters();
-    let done = dead_letters.carry_out(wording.action, &letters, wording.dry_run, each).await;
+    let done = dead_letters.apply(wording.action, &letters, wording.dry_run, each).await;
     done.map_err(failed)
 }
 
@@ -157,7 +157,7 @@ async fn of_filter(
     };
     let letters = LetterSelection::Counted(letters);
     let dead_letters = session.operations.dead_letters();
-    let tally = dead_letters.carry_out(wording.action, &letters, wording.dry_run, each).await;
+    let tally = dead_letters.apply(wording.action, &letters, wording.dry_run, each).await;
     let tally = tally.map_err(failed)?;
     let not_done = match tally.failed {
         0 => String::new(),

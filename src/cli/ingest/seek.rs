@@ -88,7 +88,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
     if let Some(failure) = answer.failure {
         return Err(failed(failure));
     }
-    if answer.is_none() {
+    if answer.is_noop() {
         report("every partition is there already: nothing to move");
         return Ok(ExitCode::SUCCESS);
     }

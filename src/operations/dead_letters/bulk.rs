@@ -13,7 +13,7 @@ use crate::operations::{
 };
 use crate::store::{Change, Names};
 
-/// Letters that are read, and treated, at once.
+/// Letters that are read, and applied, at once.
 const PAGE: u64 = 200;
 
 /// What is done to letters.
@@ -75,13 +75,13 @@ impl CountedLetters {
 }
 
 impl DeadLetters<'_> {
-    /// Counts the dead letters that `filter` describes, for [`carry_out`](Self::carry_out). Its
+    /// Counts the dead letters that `filter` describes, for [`apply`](Self::apply). Its
     /// states do not matter: nothing can be done to a letter that is not dead.
     ///
     /// # Errors
     /// As [`list`](Self::list).
     pub async fn select(&self, filter: LetterFilter) -> Result<CountedLetters> {
-        // None is treated that comes after they were counted.
+        // None is applied that comes after they were counted.
         let end = self.context.now_ms().saturating_add(1);
         let to_ms = filter.to_ms.map_or(end, |to| to.min(end));
         super::check(&filter)?;
@@ -101,7 +101,7 @@ impl DeadLetters<'_> {
     /// # Errors
     /// [`Error::NotFound`] or [`Error::Invalid`] if a name is not that of one letter: nothing was
     /// done; [`Error::Unavailable`] when the database does not answer: what was reported is done.
-    pub async fn carry_out(
+    pub async fn apply(
         &self,
         action: LetterAction,
         letters: &LetterSelection,
@@ -110,8 +110,8 @@ impl DeadLetters<'_> {
     ) -> Result<BulkTally> {
         let mut bulk = Bulk { action, dry_run, names: Names::default() };
         let mut tally = BulkTally::default();
-        let mut report = |treated: Treated| {
-            for (letter, outcome) in &treated {
+        let mut report = |applied: Applied| {
+            for (letter, outcome) in &applied {
                 match outcome {
                     Ok(_) => tally.done += 1,
                     Err(_) => tally.failed += 1,
@@ -122,16 +122,16 @@ impl DeadLetters<'_> {
         match letters {
             LetterSelection::Named(names) => {
                 let letters = self.named(names).await?;
-                let (_, treated) = self.treat(bulk, letters).await?;
-                report(treated);
+                let (_, applied) = self.apply_page(bulk, letters).await?;
+                report(applied);
             }
             LetterSelection::Counted(counted) if counted.total() == 0 => {}
             LetterSelection::Counted(counted) => {
                 let mut after = None;
                 loop {
                     let page = self.list(&counted.filter, after, PAGE).await?;
-                    let (going_on, treated) = self.treat(bulk, page.letters).await?;
-                    report(treated);
+                    let (going_on, applied) = self.apply_page(bulk, page.letters).await?;
+                    report(applied);
                     (bulk, after) = (going_on, page.next);
                     if after.is_none() {
                         break;
@@ -159,10 +159,14 @@ impl DeadLetters<'_> {
             .await
     }
 
-    async fn treat(&self, mut bulk: Bulk, letters: Vec<LetterSummary>) -> Result<(Bulk, Treated)> {
+    async fn apply_page(
+        &self,
+        mut bulk: Bulk,
+        letters: Vec<LetterSummary>,
+    ) -> Result<(Bulk, Applied)> {
         self.context
             .run(move |context| async move {
-                let outcomes = bulk.treat(&context, &letters).await?;
+                let outcomes = bulk.apply(&context, &letters).await?;
                 Ok((bulk, letters.into_iter().zip(outcomes).collect()))
             })
             .await
@@ -170,7 +174,7 @@ impl DeadLetters<'_> {
 }
 
 /// Letters, each with its outcome.
-type Treated = Vec<(LetterSummary, Result<LetterOutcome>)>;
+type Applied = Vec<(LetterSummary, Result<LetterOutcome>)>;
 
 /// An action that is under way.
 struct Bulk {
@@ -182,14 +186,14 @@ struct Bulk {
 
 impl Bulk {
     /// The outcome of each letter, in the same order.
-    async fn treat(
+    async fn apply(
         &mut self,
         context: &Arc<Context>,
         letters: &[LetterSummary],
     ) -> Result<Vec<Result<LetterOutcome>>> {
         match (self.action, self.dry_run) {
             (LetterAction::Replay, _) => Ok(self.replay(context, letters).await),
-            (LetterAction::Discard, true) => Ok(letters.iter().map(foresee_discard).collect()),
+            (LetterAction::Discard, true) => Ok(letters.iter().map(preview_discard).collect()),
             (LetterAction::Discard, false) => discard(context, letters).await,
         }
     }
@@ -213,7 +217,7 @@ impl Bulk {
             }
             let admission = &context.admission;
             let replayed = match self.dry_run {
-                true => admission.foresee_replay(letter.id, None, &mut self.names).await,
+                true => admission.preview_replay(letter.id, None, &mut self.names).await,
                 false => admission.replay(letter.id, None).await,
             };
             let replayed = explained(context, letter.id, replayed).await;
@@ -224,7 +228,7 @@ impl Bulk {
     }
 }
 
-fn foresee_discard(letter: &LetterSummary) -> Result<LetterOutcome> {
+fn preview_discard(letter: &LetterSummary) -> Result<LetterOutcome> {
     match letter.state() {
         LetterState::Dead | LetterState::Discarded => Ok(LetterOutcome::Discarded),
         LetterState::Parked | LetterState::Replayed => Err(Error::Conflict(why_not(letter))),

@@ -140,11 +140,11 @@ impl<'a> DeadLetters<'a> {
     ///
     /// # Errors
     /// As [`replay`](Self::replay).
-    pub async fn foresee_replay(&self, letter: Uuid, value: Option<Vec<u8>>) -> Result<Replayed> {
+    pub async fn preview_replay(&self, letter: Uuid, value: Option<Vec<u8>>) -> Result<Replayed> {
         self.context
             .run(move |context| async move {
                 let mut names = Names::default();
-                let foreseen = context.admission.foresee_replay(letter, value, &mut names).await;
+                let foreseen = context.admission.preview_replay(letter, value, &mut names).await;
                 explained(&context, letter, foreseen).await
             })
             .await

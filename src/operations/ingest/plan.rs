@@ -63,7 +63,7 @@ impl PartitionMove {
     }
 
     /// Whether there is nothing to move: it is read on there already.
-    pub fn is_none(&self) -> bool {
+    pub fn is_noop(&self) -> bool {
         self.from == self.to
     }
 

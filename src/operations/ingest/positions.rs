@@ -68,7 +68,7 @@ impl Ingest<'_> {
 
 impl PartitionPosition {
     /// What its reader will find, if its log is not the one that was read before or is held back.
-    pub fn remark(&self) -> Option<String> {
+    pub fn warning(&self) -> Option<String> {
         let (next, begin, end) = (self.next_offset?, self.begin_offset?, self.end_offset?);
         let Self { topic, partition, .. } = self;
         if next > end {
@@ -243,7 +243,7 @@ mod tests {
             (30, None),
             (31, Some("t/0 ends at 30, and it was read up to 31: it was recreated")),
         ] {
-            assert_eq!(read_to(next).remark().as_deref(), said, "{next}");
+            assert_eq!(read_to(next).warning().as_deref(), said, "{next}");
         }
     }
 }

@@ -61,8 +61,8 @@ pub struct SeekAnswer {
 
 impl SeekAnswer {
     /// Whether every partition is read on there already.
-    pub fn is_none(&self) -> bool {
-        self.partitions.iter().all(PartitionMove::is_none)
+    pub fn is_noop(&self) -> bool {
+        self.partitions.iter().all(PartitionMove::is_noop)
     }
 }
 
@@ -92,7 +92,7 @@ async fn run(context: &Context, seek: &Seek) -> Result<SeekAnswer> {
         false => move_all(context, &mut parts).await.err(),
     };
     let partitions: Vec<PartitionMove> = parts.into_iter().map(|part| part.planned).collect();
-    let all_moved = partitions.iter().all(|one| one.moved || one.is_none());
+    let all_moved = partitions.iter().all(|one| one.moved || one.is_noop());
     let moved = all_moved && partitions.iter().any(|one| one.moved);
     Ok(SeekAnswer { group: kafka.group_id.clone(), moved, partitions, failure })
 }
@@ -231,7 +231,7 @@ async fn move_all(context: &Context, parts: &mut [Part]) -> Result<()> {
 /// Moves one partition, and notes from where: that may be further than it was planned.
 async fn move_one(context: &Context, part: &mut Part) -> Result<()> {
     let planned = part.planned.clone();
-    if planned.is_none() {
+    if planned.is_noop() {
         return Ok(());
     }
     let mut row = row_of(context, part).await?;

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::super::instance::Instance;
-use super::super::kafka_side::KafkaSide;
+use super::super::kafka_clients::KafkaClients;
 use super::Kind;
 use super::refused::Refused;
 use crate::kafka::{self, Outgoing as Record};
@@ -28,7 +28,7 @@ const CLOUD_EVENT: &str = "application/cloudevents+json; charset=UTF-8";
 
 /// One kind of what the outbox holds, on its way to its topic.
 #[derive(Debug, Default)]
-pub(super) struct Outlet {
+pub(super) struct OutboxRelay {
     /// Lanes that may have something, beside those that are being published.
     lanes: HashSet<Lane>,
     /// Rows that the topic refuses, too large ones say: what is behind them passes them.
@@ -57,7 +57,7 @@ pub(super) struct Round {
     pub(super) failure: Option<String>,
 }
 
-impl Outlet {
+impl OutboxRelay {
     pub(super) fn add(&mut self, lanes: &[Lane]) {
         self.lanes.extend(lanes);
     }
@@ -69,7 +69,7 @@ impl Outlet {
         }
         self.publishing = true;
         if std::mem::take(&mut self.trial_is_due) {
-            self.refused.try_some();
+            self.refused.start_trial();
         }
         // Who lost a lane leaves it to its new owner.
         let lanes = self.lanes.drain().filter(|lane| owns(*lane)).collect();
@@ -78,7 +78,7 @@ impl Outlet {
 
     /// Some of what was refused is tried again with the next round, which all lanes must be
     /// added to.
-    pub(super) fn try_some_refused(&mut self) {
+    pub(super) fn schedule_trial(&mut self) {
         self.trial_is_due = true;
     }
 
@@ -102,7 +102,7 @@ impl Outlet {
         self.published += round.taken.len() as u64;
         let mut goes_on = round.goes_on();
         // A topic that takes one of them now may take all.
-        goes_on |= self.refused.end_of_trial(&round.refused, !round.is_over());
+        goes_on |= self.refused.finish_trial(&round.refused, !round.is_over());
         if round.failure.is_some() || goes_on {
             self.lanes.extend(round.lanes);
         }
@@ -115,7 +115,7 @@ impl Outlet {
     }
 
     /// The wait after a failure is over.
-    pub(super) fn waited(&mut self) {
+    pub(super) fn resume(&mut self) {
         self.publishing = false;
     }
 
@@ -273,7 +273,7 @@ fn event_record(topic: &str, event: &Event) -> Record {
     }
 }
 
-fn letter_record(kafka: &KafkaSide, outgoing: &Outgoing) -> Record {
+fn letter_record(kafka: &KafkaClients, outgoing: &Outgoing) -> Record {
     let letter = &outgoing.letter;
     let mut headers = outgoing.headers();
     let mut add = |name: &str, value: Option<String>| {
@@ -312,32 +312,32 @@ mod tests {
 
     #[test]
     fn a_round_goes_on_behind_what_was_refused() {
-        let mut outlet = Outlet::default();
-        outlet.add(&[LANE]);
-        let mut round = outlet.begin(|_| true).unwrap();
-        assert!(outlet.begin(|_| true).is_none(), "one at a time");
+        let mut relay = OutboxRelay::default();
+        relay.add(&[LANE]);
+        let mut round = relay.begin(|_| true).unwrap();
+        assert!(relay.begin(|_| true).is_none(), "one at a time");
         refuse(&mut round, 0..499);
         assert!(!round.is_over());
         refuse(&mut round, 499..500);
         assert!(round.is_over());
-        assert_eq!(outlet.end(round, 0), None, "nothing failed");
+        assert_eq!(relay.end(round, 0), None, "nothing failed");
 
-        let round = outlet.begin(|_| true).unwrap();
+        let round = relay.begin(|_| true).unwrap();
         assert_eq!((round.lanes.as_slice(), round.passed.len()), (&[LANE][..], 500));
     }
 
     #[test]
     fn what_waits_is_counted_once_however_often_it_is_tried() {
-        let mut outlet = Outlet::default();
+        let mut relay = OutboxRelay::default();
         let mut round = Round::default();
         refuse(&mut round, 0..3);
-        assert_eq!(outlet.count(&round), (0, 3));
-        assert_eq!(outlet.count(&round), (0, 0), "tried again");
+        assert_eq!(relay.count(&round), (0, 3));
+        assert_eq!(relay.count(&round), (0, 0), "tried again");
         let round = Round { taken: vec![number_of(&1_i64)], ..Round::default() };
-        assert_eq!(outlet.count(&round), (1, 0));
+        assert_eq!(relay.count(&round), (1, 0));
         let mut round = Round::default();
         refuse(&mut round, 1..4);
-        assert_eq!(outlet.count(&round), (0, 2), "one that was taken waits anew, and another one");
+        assert_eq!(relay.count(&round), (0, 2), "one that was taken waits anew, and another one");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::kafka::{Intake, KafkaIngestConfig, Producer};
 
 /// The clients of an instance that reads from Kafka, or fires onto it.
 #[derive(Debug)]
-pub(super) struct KafkaSide {
+pub(super) struct KafkaClients {
     pub(super) config: KafkaIngestConfig,
     pub(super) producer: Producer,
     /// Sends verdicts, if they are told.
@@ -17,7 +17,7 @@ pub(super) struct KafkaSide {
     pub(super) joined: AtomicBool,
 }
 
-impl KafkaSide {
+impl KafkaClients {
     pub(super) fn new(
         config: KafkaIngestConfig,
         producer: Producer,

@@ -7,15 +7,15 @@ use crate::health::ProblemKind;
 use crate::kafka::compacted_topics;
 
 /// How long to wait before looking again: when all is well, and when it is not or nobody knows.
-const WELL: Duration = Duration::from_secs(600);
-const NOT_WELL: Duration = Duration::from_secs(60);
+const RECHECK: Duration = Duration::from_secs(600);
+const RECHECK_SOON: Duration = Duration::from_secs(60);
 
 /// Looks whether a topic is compacted, and returns how soon to look again.
 ///
 /// Such a topic refuses what has no key, with everything that is sent beside it, and keeps of
 /// each key the last record only.
-pub(super) async fn look(instance: &Instance) -> Duration {
-    let Some(kafka) = &instance.kafka else { return WELL };
+pub(super) async fn check(instance: &Instance) -> Duration {
+    let Some(kafka) = &instance.kafka else { return RECHECK };
     let dlq = (&kafka.config.dlq_topic, "dead letters", Some(&kafka.producer));
     let events = kafka.config.events_topic.as_ref();
     let events = events.map(|topic| (topic, "verdicts", kafka.events.as_ref()));
@@ -26,7 +26,7 @@ pub(super) async fn look(instance: &Instance) -> Duration {
         // The broker's troubles are reported by those who need it.
         Err(error) => {
             tracing::debug!(%error, "the topics' cleanup.policy is not known: {error}");
-            return NOT_WELL;
+            return RECHECK_SOON;
         }
     };
     for (topic, what, producer) in topics {
@@ -45,5 +45,5 @@ pub(super) async fn look(instance: &Instance) -> Duration {
             instance.health.clear(&subject);
         }
     }
-    if compacted.is_empty() { WELL } else { NOT_WELL }
+    if compacted.is_empty() { RECHECK } else { RECHECK_SOON }
 }
