@@ -1,9 +1,9 @@
-//! One app's scheduler: the window of its shards' next jobs in memory, one timer, and a
-//! number of attempts that is bounded, as are the bytes of its jobs.
+//! The scheduler of one app: a window in memory over the next jobs of its shards, one timer, and a
+//! bounded number of running attempts.
 //!
-//! It fires nothing without a lease that is valid here, and nothing early. It owns no
-//! truth: a successor finds the shards in the owned, what runs in the in-attempt table,
-//! and the jobs in the database.
+//! It fires nothing early, and nothing without a valid lease. It holds no state of its own that
+//! could be lost: a replacement finds the shards in `OwnedShards`, the running attempts in the
+//! in-flight table, and the jobs in the database.
 
 mod reading;
 
@@ -29,15 +29,15 @@ use crate::model::job::Job;
 use crate::model::window::{TicketId, Window, WindowLimits};
 use crate::store::ShardFence;
 
-/// The longest sleep, so that a stepped clock is noticed.
+/// The longest sleep, so that a change of the system clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// The wait before what could not be read is asked for again.
+/// The wait before a failed read is repeated.
 const RETRY_READ: Duration = Duration::from_millis(200);
-/// How often one list is compared with its table.
+/// How often one list of the window is compared with its table.
 const AUDIT: Duration = Duration::from_secs(60);
-/// Rows of one page.
+/// Rows per page.
 const PAGE: usize = 2000;
-/// Jobs that are started before other messages get their turn.
+/// How many jobs are started before other messages are handled.
 const BURST: usize = 1000;
 
 /// The scheduler of one app.
@@ -48,9 +48,10 @@ pub(super) struct AppScheduler {
     fences: HashMap<ShardId, ShardFence>,
     releasing: HashMap<ShardId, oneshot::Sender<bool>>,
     timer: Option<SpawnHandle>,
-    /// A database that did not answer is not asked again at once.
+    /// Reads wait after an error of the database.
     reads_paused: bool,
-    /// That its rows cannot be read may have been reported, by a predecessor perhaps.
+    /// A problem with reading the rows may be reported, possibly by the actor that this one
+    /// replaced.
     unreadable: bool,
     look_ups_out: usize,
     stopping: bool,
@@ -66,7 +67,7 @@ impl AppScheduler {
             page_size: PAGE,
             aging_ms: i64::try_from(app.config.priority_aging.as_millis()).unwrap_or(i64::MAX),
         };
-        // The place of one that panicked while draining is not that of one that may start.
+        // A replacement for an actor that panicked while draining must not start jobs.
         let stopping = instance.draining.load(Ordering::Acquire);
         Self {
             instance,
@@ -83,7 +84,7 @@ impl AppScheduler {
         }
     }
 
-    /// Starts what is due, asks for what is missing, and sleeps until the next moment.
+    /// Starts the jobs that are due, requests missing rows, and sets the timer for the next job.
     fn advance(&mut self, ctx: &mut Context<Self>) {
         self.fire();
         self.window.set_max_bytes(self.app.memory.for_window());
@@ -107,7 +108,7 @@ impl AppScheduler {
         if attempts.is_empty() {
             return;
         }
-        // They are not in the window any more, and are counted as in attempt from here on.
+        // They have left the window, and count as in flight from here on.
         self.app.memory.set_window(self.window.expected_bytes());
         for attempt in self.instance.in_flight.start(attempts, self.instance.database_us()) {
             attempt::spawn(&self.instance, attempt);
@@ -127,7 +128,8 @@ impl AppScheduler {
     }
 
     fn new_attempt(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Attempt> {
-        // A lease allows nothing with the shards of who we were before we were declared dead.
+        // After the instance was declared dead it has a new id and a new lease, which does not
+        // cover the shards that it owned under the old id.
         let me = self.instance.me();
         let fence = self.fences.get(&job.shard).filter(|fence| fence.owner == me);
         let Some(fence) = fence.copied() else {
@@ -154,7 +156,7 @@ impl AppScheduler {
         }
         let Some(due_ms) = self.window.next_due() else { return };
         let wait_ms = u64::try_from(due_ms - self.instance.now_ms()).unwrap_or(0);
-        // What is due already waits for room: an attempt that ends will say so.
+        // A job that is already due waits for a free slot: the end of an attempt sends `Fire`.
         let wait = if wait_ms > 0 {
             Duration::from_millis(wait_ms).min(LONGEST_SLEEP)
         } else if !self.stopping && self.instance.lease.is_valid() && self.free_slots() > 0 {
@@ -168,7 +170,7 @@ impl AppScheduler {
         }));
     }
 
-    /// Routes for the shards that nothing runs of any more.
+    /// Replies to the release requests of shards that have nothing in flight any more.
     fn finish_releases(&mut self) {
         let idle: Vec<ShardId> = self
             .releasing
@@ -202,7 +204,7 @@ impl AppScheduler {
 impl Actor for AppScheduler {
     type Context = Context<Self>;
 
-    /// Takes over what a predecessor left.
+    /// Takes over the state that the replaced actor left behind.
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.window.adopt_in_flight(self.instance.in_flight.of(self.app.id));
         for fence in self.instance.owned.of(self.app.id).iter() {

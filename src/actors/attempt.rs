@@ -1,4 +1,4 @@
-//! One attempt: a task that gives a job to its handler and always says how that ended.
+//! One attempt: a task that runs the handler on a job and always reports how that ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use super::instance::Instance;
 use super::messages::CollectEnded;
 use crate::dispatch::JobContext;
 
-/// How long an attempt that was told to stop may still take, before it is dropped.
+/// How long a cancelled attempt may go on before it is dropped.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Starts an attempt on the runtime's workers.
+/// Starts an attempt on the runtime's worker threads.
 pub(super) fn spawn(instance: &Arc<Instance>, attempt: Attempt) {
     let report = EndReport { instance: instance.clone(), attempt, how: None };
-    // The handle is not kept: the drop guard reports the end whatever happens.
+    // The handle is not needed: the drop guard reports the end in every case.
     drop(tokio::spawn(run(report)));
 }
 
-/// Reports the end when it is dropped, also by a panic of the handler.
+/// Reports the end of the attempt when it is dropped, which includes a panic of the handler.
 struct EndReport {
     instance: Arc<Instance>,
     attempt: Attempt,
@@ -56,7 +56,8 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Ended {
     };
     let context =
         JobContext::new(app.name.clone(), job.clone(), attempt.shown, *fired_ms, cancelled.clone());
-    // Whoever admitted it may not have had the handler; and "not yet" may be yes by now.
+    // The instance that admitted the job may not have had the handler, and a temporary objection
+    // may no longer apply.
     if let Err(rejection) = app.handler.validate(&job.data) {
         return Ended::Returned(Err(rejection.into()));
     }
@@ -68,7 +69,7 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Ended {
         biased;
         answer = tokio::time::timeout(timeout, app.handler.execute(&context)) => match answer {
             Ok(Ok(())) => Ended::Returned(Ok(())),
-            // What a handler says that was told to stop is no failure of its job.
+            // An error of a handler that was cancelled does not count as a failure of the job.
             _ if cancelled.is_cancelled() => Ended::Cancelled,
             Ok(answer) => Ended::Returned(answer),
             Err(_) => Ended::TimedOut(timeout),

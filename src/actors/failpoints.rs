@@ -6,7 +6,7 @@ use actix::fut::wrap_future;
 use actix::{Actor, AsyncContext, Context, Message};
 use tokio::sync::Notify;
 
-/// Makes one actor panic when a test asks for it.
+/// Makes one actor panic when a test requests it.
 #[derive(Clone, Debug)]
 pub(super) struct Fault(Arc<Notify>);
 
@@ -26,13 +26,14 @@ impl Fault {
         (context, fault)
     }
 
-    /// The actor panics the next time that it is polled.
+    /// Makes the actor panic the next time it is polled.
     pub(super) fn inject(&self) {
         self.0.notify_one();
     }
 }
 
-/// Test → Supervisor: every actor whose role begins with this panics. The reply is how many do.
+/// Test → Supervisor: make every actor panic whose role begins with this. The reply is their
+/// number.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "usize")]
 pub(crate) struct Break(pub String);

@@ -1,8 +1,9 @@
-//! What has been started and not yet written: the one memory that survives the actors.
+//! The table of attempts that were started and whose outcome is not written yet. It survives the
+//! restart of any actor.
 //!
-//! A job is in attempt from before its attempt starts until its outcome's commit is
-//! confirmed. A fresh app scheduler takes over what still runs; a fresh outcomes actor
-//! finds what has ended and was not written.
+//! A job is in flight from before its attempt starts until the commit of its outcome is confirmed.
+//! A restarted app scheduler takes over the running attempts, and a restarted outcomes actor finds
+//! those that have ended and are not written.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,40 +22,40 @@ use crate::store::{Outcome, ShardFence};
 /// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The handler answered.
+    /// The handler returned.
     Returned(Result<(), JobError>),
-    /// It took longer than it may.
+    /// It exceeded its time limit.
     TimedOut(Duration),
-    /// It panicked, or was aborted, before it answered.
+    /// It panicked, or its task was aborted.
     Panicked,
-    /// Its time to be of use had passed.
+    /// The job's `expiresTime` had passed.
     Expired,
-    /// The lease was over, or we are leaving: it never ran.
+    /// It never ran, since the lease had ended or the instance was shutting down.
     NotStarted,
-    /// It was told to stop, and stopped or was stopped: it does not count.
+    /// It was cancelled, and does not count as an attempt of the job.
     Cancelled,
 }
 
-/// A job in attempt.
+/// One attempt of a job.
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) job: Arc<Job>,
     pub(super) app: Arc<RegisteredApp>,
-    /// The shard as it was ours when the attempt started.
+    /// The fence of the shard when the attempt started.
     pub(super) fence: ShardFence,
     pub(super) fired_ms: i64,
-    /// What the receiver is shown; set by the table when it starts.
+    /// The fence that the handler's receiver gets; set by the table at the start.
     pub(super) shown: Fence,
     pub(super) cancelled: CancellationToken,
-    /// The bytes that it counts for in its app's memory; kept by the table.
+    /// The bytes that count towards the app's memory; set by the table.
     pub(super) bytes: usize,
-    /// How it ended, once it has.
+    /// How it ended, once it has ended.
     pub(super) ended: Option<Arc<Ended>>,
-    /// What that means, where judging it again could say something else.
+    /// The outcome that follows from its end, kept if computing it again could yield another one.
     pub(super) outcome: Option<Outcome>,
 }
 
-/// Every job in attempt on this instance.
+/// Every attempt that is in flight on this instance.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     table: Mutex<Table>,
@@ -65,13 +66,13 @@ pub(super) struct InFlight {
 #[derive(Debug, Default)]
 struct Table {
     attempts: HashMap<JobId, Attempt>,
-    /// Those that ended since the last collection, in order.
+    /// Attempts that ended since the last call of [`InFlight::collect`], in order.
     ended: Vec<JobId>,
 }
 
 impl InFlight {
-    /// Notes jobs that are about to start, and gives each its fence. `now_us` is the database's
-    /// clock.
+    /// Adds attempts that are about to start, and assigns each its fence. `now_us` is the
+    /// database's time.
     pub(super) fn start(&self, attempts: Vec<Attempt>, now_us: i64) -> Vec<Attempt> {
         let mut table = self.table();
         self.running.fetch_add(attempts.len(), Ordering::Relaxed);
@@ -90,7 +91,7 @@ impl InFlight {
             .collect()
     }
 
-    /// An attempt has ended. True if it is the first since the last collection.
+    /// Records the end of an attempt. Returns true if it is the first since the last collection.
     pub(super) fn end(&self, id: JobId, how: Ended) -> bool {
         let mut table = self.table();
         let Some(attempt) = table.attempts.get_mut(&id) else { return false };
@@ -101,14 +102,15 @@ impl InFlight {
         table.ended.len() == 1
     }
 
-    /// Those that ended since the last call.
+    /// The attempts that ended since the last call.
     pub(super) fn collect(&self) -> Vec<Attempt> {
         let mut table = self.table();
         let ended = std::mem::take(&mut table.ended);
         ended.iter().filter_map(|id| table.attempts.get(id).cloned()).collect()
     }
 
-    /// All that ended and is not settled, for an outcomes actor that begins anew.
+    /// Makes the next collection return every attempt that has ended, for a restarted outcomes
+    /// actor.
     pub(super) fn collect_all(&self) {
         let mut table = self.table();
         let Table { attempts, ended, .. } = &mut *table;
@@ -116,12 +118,12 @@ impl InFlight {
         *ended = all.map(|(id, _)| *id).collect();
     }
 
-    /// Keeps judgements, so that an outcome that is written twice is the same both times.
+    /// Stores outcomes, so that writing one again writes the same.
     pub(super) fn keep_outcomes(&self, outcomes: Vec<(JobId, Outcome)>) {
         let mut table = self.table();
         for (id, outcome) in outcomes {
             if let Some(attempt) = table.attempts.get_mut(&id) {
-                // A dead letter has a body of its own until it is written.
+                // The body of a dead letter occupies memory until it is written.
                 let more = if attempt.outcome.is_none() { outcome.size() } else { 0 };
                 attempt.bytes += more;
                 attempt.app.memory.add_in_flight(more);
@@ -130,7 +132,7 @@ impl InFlight {
         }
     }
 
-    /// These are written, nobody's any more, or will start again.
+    /// Removes attempts whose outcome is written, whose shard was lost, or that never started.
     pub(super) fn remove(&self, gone: impl IntoIterator<Item = JobId>) {
         let mut table = self.table();
         for id in gone {
@@ -141,19 +143,19 @@ impl InFlight {
         }
     }
 
-    /// What of `app` is in attempt, for a scheduler that begins anew.
+    /// The attempts of `app` that are in flight, for a restarted scheduler.
     pub(super) fn of(&self, app: AppId) -> Vec<(JobId, ShardId)> {
         let table = self.table();
         let of_app = table.attempts.values().filter(|attempt| attempt.app.id == app);
         of_app.map(|attempt| (attempt.job.id, attempt.job.shard)).collect()
     }
 
-    /// Whether anything of `shard` is in attempt.
+    /// Whether an attempt of `shard` is in flight.
     pub(super) fn has(&self, shard: ShardId) -> bool {
         self.table().attempts.values().any(|attempt| attempt.job.shard == shard)
     }
 
-    /// Tells running attempts of these shards that they are not wanted any more.
+    /// Cancels the attempts of these shards.
     pub(super) fn cancel(&self, shards: &HashSet<ShardId>) {
         for attempt in self.table().attempts.values() {
             if shards.contains(&attempt.job.shard) {
@@ -162,19 +164,19 @@ impl InFlight {
         }
     }
 
-    /// Tells all running attempts the same.
+    /// Cancels all attempts.
     pub(super) fn cancel_all(&self) {
         for attempt in self.table().attempts.values() {
             attempt.cancelled.cancel();
         }
     }
 
-    /// Attempts that run.
+    /// How many attempts are running.
     pub(super) fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Attempts that run or are not written yet.
+    /// How many attempts are running or have an unwritten outcome.
     pub(super) fn len(&self) -> usize {
         self.table().attempts.len()
     }

@@ -1,25 +1,25 @@
-//! One bound, in bytes, over the jobs that this instance holds: those in the windows of all
-//! apps, those that run, and those whose outcome is not written yet.
+//! One limit, in bytes, for the jobs that this instance holds: those in the windows of all apps,
+//! those that run, and those whose outcome is not written yet.
 //!
-//! Half of it is divided evenly among the apps; the other half belongs to those that want
-//! more than their part of the first. An app may always hold some jobs and run one, however
-//! large they are: the bound gives way to that, and to nothing else.
+//! Half of it is reserved in equal parts for the apps; the other half is divided among the apps
+//! that need more than their part. An app may always hold a few jobs and run one, whatever their
+//! size: only for that the limit is exceeded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What all apps hold.
+/// The memory of all apps.
 #[derive(Debug)]
 pub(super) struct JobMemory {
     limit: usize,
-    /// What each app may hold whatever the others do.
+    /// The bytes that are reserved for each app.
     part: usize,
     held: AtomicUsize,
-    /// Apps that hold more than their part.
+    /// How many apps hold more than the reserved part.
     large: AtomicUsize,
 }
 
-/// What one app holds.
+/// The memory of one app.
 #[derive(Debug)]
 pub(super) struct AppMemory {
     all: Arc<JobMemory>,
@@ -29,13 +29,13 @@ pub(super) struct AppMemory {
 }
 
 impl JobMemory {
-    /// Room for `limit` bytes, for so many apps.
+    /// A limit of `limit` bytes for this number of apps.
     pub(super) fn new(limit: usize, apps: usize) -> Arc<Self> {
         let (held, large) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Arc::new(Self { limit, part: limit / 2 / apps.max(1), held, large })
     }
 
-    /// Bytes that are held.
+    /// The bytes that are held.
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
@@ -51,13 +51,13 @@ impl AppMemory {
         }
     }
 
-    /// The bytes that the window may have, given what is in attempt.
+    /// The bytes that the window may hold, given what is in flight.
     pub(super) fn for_window(&self) -> usize {
         self.allowed().saturating_sub(self.in_flight.load(Ordering::Relaxed))
     }
 
-    /// The bytes of jobs that may start now: at least one byte, and so one job, if none is in
-    /// attempt.
+    /// The bytes of jobs that may start now. If none is in flight, this is at least one byte, which
+    /// allows one job.
     pub(super) fn for_starts(&self) -> usize {
         match self.in_flight.load(Ordering::Relaxed) {
             0 => self.allowed().max(1),
@@ -65,7 +65,7 @@ impl AppMemory {
         }
     }
 
-    /// The window holds so many bytes now.
+    /// Sets the bytes that the window holds.
     pub(super) fn set_window(&self, bytes: usize) {
         let before = self.window.swap(bytes, Ordering::Relaxed);
         if before != bytes {
@@ -74,14 +74,14 @@ impl AppMemory {
         }
     }
 
-    /// So many bytes more are in attempt.
+    /// Adds to the bytes that are in flight.
     pub(super) fn add_in_flight(&self, bytes: usize) {
         self.in_flight.fetch_add(bytes, Ordering::Relaxed);
         self.all.held.fetch_add(bytes, Ordering::Relaxed);
         self.update_large();
     }
 
-    /// So many bytes are not in attempt any more.
+    /// Subtracts from the bytes that are in flight.
     pub(super) fn remove_in_flight(&self, bytes: usize) {
         self.in_flight.fetch_sub(bytes, Ordering::Relaxed);
         self.all.held.fetch_sub(bytes, Ordering::Relaxed);
@@ -92,7 +92,7 @@ impl AppMemory {
         self.window.load(Ordering::Relaxed) + self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// What this app may hold: its part, and its share of what the large ones divide, as far
+    /// The bytes that this app may hold: its reserved part, and its share of the other half as far
     /// as that is free.
     fn allowed(&self) -> usize {
         let JobMemory { limit, part, held, large } = &*self.all;

@@ -1,9 +1,10 @@
-//! Who does the work: one file per actor, in the order of the flow.
+//! The actors of an instance, one file for each, in the order in which a record passes them.
 //!
-//! A record goes reader → (dedup) → store → app scheduler → attempt → outcomes; the shard
-//! keeper stands beside the flow and the supervisor above it. Every actor can be rebuilt
-//! from the database and from what is in [`Instance`]; messages are hints, or questions
-//! whose answer is awaited.
+//! A record passes the reader, the key cache (`dedup`), the admission, the app scheduler, an
+//! attempt and the outcomes. The shard keeper manages the lease and the shards, the supervisor
+//! starts and restarts all other actors. Every actor can be restarted from the database and from
+//! [`Instance`]. Messages are either notifications, which may be lost, or questions whose reply is
+//! awaited.
 
 mod messages;
 mod instance;

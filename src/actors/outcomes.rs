@@ -1,8 +1,9 @@
-//! What became of attempts: written in batches, and only then told to the scheduler of the
-//! app. `ends` says what the end of an attempt means, `writing` writes.
+//! Writes the outcomes of attempts in batches, and reports them to the app schedulers after the
+//! commit. `ends` computes outcomes, `writing` writes them.
 //!
-//! Two lanes, split by shard, so that one commit is under way while the other gathers.
-//! What ended and is not written stays in the in-attempt table: a fresh actor begins there.
+//! There are two queues, divided by shard, so that one can be committed while the other fills. An
+//! attempt stays in the in-flight table until its outcome is written, where a restarted actor finds
+//! it.
 
 mod ends;
 mod writing;
@@ -25,9 +26,9 @@ use crate::store::{Lane, Outcome, Written};
 use ends::outcome_of;
 use writing::{batch_of, next_batch, write_until_answered};
 
-/// Batches that are written at the same time.
+/// How many batches are written concurrently.
 const WRITERS: usize = 2;
-/// Judges and writes.
+/// Computes outcomes and writes them.
 pub(super) struct Outcomes {
     instance: Arc<Instance>,
     queues: [WriteQueue; WRITERS],
@@ -45,7 +46,8 @@ impl Outcomes {
         Self { instance, queues: Default::default(), written: 0 }
     }
 
-    /// Takes what has ended, tells the schedulers that there is room, and writes.
+    /// Collects the attempts that have ended, notifies the schedulers of free slots, and writes the
+    /// outcomes.
     fn collect(&mut self, ctx: &mut Context<Self>) {
         let ended = self.instance.in_flight.collect();
         let mut not_started: HashMap<AppId, Vec<Arc<Job>>> = HashMap::new();
@@ -102,8 +104,8 @@ impl Outcomes {
         }));
     }
 
-    /// The commit is confirmed: the in-attempt table is cleared first, the schedulers are
-    /// looked up and told after that.
+    /// Reports a confirmed commit to the schedulers. The attempts are removed from the in-flight
+    /// table first: a scheduler that restarts in between must not find them there.
     fn after_commit(&mut self, attempts: Vec<(Attempt, Outcome)>, written: &Written) {
         self.written += attempts.len() as u64;
         let mut by_app: HashMap<AppId, OutcomesWritten> = HashMap::new();
@@ -151,7 +153,7 @@ impl Outcomes {
 impl Actor for Outcomes {
     type Context = Context<Self>;
 
-    /// Begins with what a predecessor left unwritten.
+    /// Collects everything that the replaced actor had not written.
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.instance.in_flight.collect_all();
         self.collect(ctx);

@@ -1,4 +1,4 @@
-//! Takes what the poll thread hears of the group's rebalances to the Supervisor.
+//! Forwards rebalances of the consumer group from the poll thread to the Supervisor.
 
 use std::sync::Weak;
 use std::sync::mpsc::sync_channel;
@@ -11,23 +11,23 @@ use super::messages::{PartitionsAssigned, PartitionsRevoked};
 use super::supervisor::Supervisor;
 use crate::kafka::{Assignments, PartitionQueue, TopicPartition};
 
-/// How long the poll thread waits for readers to stop. Longer, and the broker would throw
-/// us out of the group; the ledger fences a reader that is slower.
+/// How long the poll thread waits for readers to stop. With a longer wait the broker could remove
+/// the consumer from the group; the ledger fences a slower reader.
 const REVOKE_MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// Hears of partitions that this instance is assigned, and of those that it loses.
+/// Called with the partitions that are assigned to this instance, and with those that it loses.
 #[derive(Debug)]
 pub(crate) struct RebalanceListener {
-    /// Whom to tell.
+    /// Starts and stops the readers.
     pub(crate) supervisor: Addr<Supervisor>,
-    /// Whose health says that the group has answered. Weak: the intake that holds us is
-    /// among what is instance, and must end with it.
+    /// Reports that the group has assigned partitions. Weak, because the instance owns the intake,
+    /// which owns this listener.
     pub(crate) instance: Weak<Instance>,
 }
 
 impl Assignments for RebalanceListener {
     fn assigned(&self, queues: Vec<PartitionQueue>) {
-        // Also of none: there may be more members than partitions.
+        // An empty assignment counts too: the group may have more members than partitions.
         if let Some(instance) = self.instance.upgrade() {
             instance.has_joined();
         }

@@ -1,4 +1,4 @@
-//! The shards of this instance as its admissions see them.
+//! Gives admissions access to the shards and actors of this instance.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::model::job::Job;
 use crate::model::window::TicketId;
 use crate::store::ShardFence;
 
-/// The lease and the shards that this instance has, and where its actors are reached.
+/// The lease and the owned shards of this instance, and the registry of its actors.
 #[derive(Clone, Debug)]
 pub(super) struct InstanceShards {
     pub(super) lease: Arc<Lease>,
@@ -23,7 +23,7 @@ pub(super) struct InstanceShards {
 }
 
 impl InstanceShards {
-    /// None, and no actors yet.
+    /// No shards and no actors yet.
     pub(super) fn new(lease: Lease) -> Self {
         Self { lease: Arc::new(lease), owned: Arc::default(), registry: Arc::default() }
     }

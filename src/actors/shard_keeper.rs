@@ -1,8 +1,8 @@
-//! Keeps the lease, and with it the shards, and looks around: which shards are ours, what
-//! others put into them, which partitions somebody moved. `balance` takes and gives up.
+//! Renews the lease, and with each heartbeat reads which shards this instance owns, what other
+//! instances put into them, and which ledger rows were moved. `balance` takes and releases shards.
 //!
-//! Everything it knows comes from one statement a second. What it believes to own is
-//! compared with it each time, so a fresh keeper goes on where its predecessor was.
+//! All of that comes from one statement per heartbeat. The owned shards are compared with it each
+//! time, so that a restarted keeper continues where the last one ended.
 
 mod balance;
 mod commands;
@@ -29,41 +29,42 @@ use crate::store::{Error as StoreError, Observation, Result as StoreResult, Shar
 
 use heartbeat::Heartbeat;
 
-/// What the report of a wrong clock is about.
+/// The subject of a problem with the clock.
 const CLOCK: &str = "clock";
-/// A clock that is steered may lose so much within a heartbeat; one that loses more was set.
+/// How much a clock may be slowed down by synchronisation within a heartbeat; a larger difference
+/// means that it was set back.
 const SET_BACK_MS: i64 = 500;
-/// Between the heartbeats.
+/// The interval of the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A lease has room for some heartbeats that fail.
+/// At least this many heartbeats are sent per lease, so that some of them may fail.
 const BEATS_PER_LEASE: u32 = 5;
 
-/// Keeps the lease and the shards.
+/// Renews the lease and manages the shards.
 pub(super) struct ShardKeeper {
     instance: Arc<Instance>,
-    /// When another instance's beat was last seen to move, by our own clock.
+    /// The last beat of each instance, and since when it has not changed, by the boot clock.
     beats_seen: HashMap<InstanceId, (i64, i64)>,
-    /// When we last saw the others, by our own clock.
+    /// When the other instances were last observed, by the boot clock.
     observed_ms: i64,
-    /// Shards that are being released, and when one may be tried again.
+    /// Shards that are being released, and when a failed release may be tried again.
     releasing: HashSet<ShardId>,
     release_after_ms: HashMap<ShardId, i64>,
     observed: Observation,
-    /// Shards are being taken.
+    /// A statement that takes shards is running.
     taking: bool,
-    /// Shards taken and given up so far: an observation from before the last of them may
-    /// be older than it.
+    /// How many times shards were taken or released. An observation is not compared if this changed
+    /// while it was read.
     changes: u64,
     beats: u64,
-    /// Heartbeats without an answer in a row.
+    /// How many heartbeats in a row had no answer.
     unanswered: u32,
     orphans: orphans::Orphans,
-    /// Our wall clock less the time since the boot, as it was at the last heartbeat.
+    /// The wall clock minus the boot clock at the last heartbeat.
     wall_since_boot_ms: Option<i64>,
-    /// The last heartbeat failed, so the next one first asks for a session of its own: a pool
-    /// would try again by itself, later each time, and not say when the server is back.
+    /// The last heartbeat failed, so the next one opens a session of its own first: a pool would
+    /// reconnect at growing intervals, and not report when the server is available.
     probes_first: bool,
-    /// Commands are being carried out.
+    /// Commands are being executed.
     running_commands: bool,
     leaving: bool,
 }
@@ -161,7 +162,7 @@ impl ShardKeeper {
         self.instance.health.report("database", kind, error.to_string());
     }
 
-    /// Becomes a new instance.
+    /// Registers as a new instance.
     fn join(&mut self, ctx: &mut Context<Self>) {
         let instance = self.instance.clone();
         let probes_first = self.probes_first;
@@ -198,8 +199,8 @@ impl ShardKeeper {
     fn drop_all_shards(&mut self) {
         self.instance.lease.lost();
         for app in self.instance.apps.keys() {
-            // All that it may have: a shard whose release is under way, or was just given
-            // up, is with the scheduler and not among the owned.
+            // Includes shards whose release is running or has failed, which the scheduler has but
+            // `OwnedShards` has not.
             let held = self.instance.owned.of(*app);
             let seen = self.observed.shards.iter().filter(|row| row.app == *app);
             let shards = held.iter().map(|fence| fence.shard).chain(seen.map(|row| row.id));
@@ -211,7 +212,7 @@ impl ShardKeeper {
         self.releasing.clear();
     }
 
-    /// Kafka's client waits by the wall clock.
+    /// Wakes the Kafka client after the clock was set back, since it waits by the wall clock.
     fn notice_clock_set_back(&mut self) {
         let now_ms = self.instance.clock.now_ms() - boot_ms();
         let before = self.wall_since_boot_ms.replace(now_ms);
@@ -234,12 +235,14 @@ impl ShardKeeper {
             );
             self.instance.health.report(CLOCK, ProblemKind::ClockSkew, why);
         } else if skew_ms < most_ms - most_ms / 5 || most_ms == 0 {
-            // A difference about the limit would begin and end each second.
+            // With some hysteresis, so that a difference close to the limit is not reported and
+            // cleared each second.
             self.instance.health.clear(CLOCK);
         }
     }
 
-    /// A reader that has nothing to read would not notice that its row was moved.
+    /// Sends the readers the tokens of their rows: a reader without records would not notice that
+    /// its row was moved.
     fn notify_readers(&self, observed: &Observation) {
         for held in &observed.partitions {
             let partition = TopicPartition::new(held.topic.as_str(), held.partition);
@@ -252,7 +255,7 @@ impl ShardKeeper {
         self.instance.registry.notify_all(&Rejoined);
     }
 
-    /// What the table says of our shards is true; what we believe may be old.
+    /// Corrects `OwnedShards` by the table, which is authoritative.
     fn compare_owned(&self) {
         let me = self.instance.me();
         let by_app = balance::by_app(&self.observed.shards);
@@ -287,7 +290,7 @@ impl ShardKeeper {
     }
 }
 
-/// Gives up every shard of ours with the instance's row.
+/// Releases all shards by deleting the instance's row.
 async fn leave(instance: &Instance) -> StoreResult<()> {
     let me = instance.me();
     instance.owned.clear();

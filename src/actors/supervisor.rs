@@ -1,7 +1,7 @@
-//! Starts, replaces and stops the actors; nobody else does.
+//! Starts, restarts and stops all other actors.
 //!
-//! A child that ends without being asked is replaced by a fresh one from its factory,
-//! after a wait that doubles. What it knew is in the database and in [`Instance`].
+//! A child that ends without being asked is started again by its factory, after a wait that
+//! doubles. Its state is in the database and in [`Instance`].
 
 mod drain;
 
@@ -24,8 +24,8 @@ use super::registry::{Key, Scope, notify_recipient};
 use crate::kafka::PartitionQueue;
 use crate::model::ids::AppId;
 
-/// The wait before a child is replaced, doubling up to the second; a child that lived
-/// longer than that begins at the first again.
+/// The wait before a child is restarted, doubling up to the second value. It is reset for a child
+/// that ran for longer than the second value.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 /// The parent of all actors.
 pub(crate) struct Supervisor {
@@ -33,11 +33,11 @@ pub(crate) struct Supervisor {
     children: HashMap<Role, Running>,
     generations: u64,
     restarts: u64,
-    /// What the last lines of the apps said.
+    /// The counters in the last log line of each app.
     reported: HashMap<AppId, AppMetrics>,
 }
 
-/// One of its children, alive or to be replaced in a moment.
+/// A child that is running or waits for its restart.
 struct Running {
     factory: Factory,
     /// Its entries in the registry.
@@ -45,14 +45,14 @@ struct Running {
     report: Recipient<Report>,
     #[cfg(feature = "failpoints")]
     fault: Fault,
-    /// Tells an end from that of a predecessor.
+    /// Distinguishes the end of this actor from that of the one that it replaced.
     generation: u64,
     started_at: Instant,
     backoff: Duration,
     leaving: bool,
 }
 
-/// Child's watcher → Supervisor.
+/// Watcher of a child → Supervisor: the child has ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct ChildEnded {
@@ -62,7 +62,7 @@ struct ChildEnded {
 }
 
 impl Supervisor {
-    /// A supervisor of the actors that `instance` calls for.
+    /// A supervisor of the actors that `instance` needs.
     pub(crate) fn new(instance: Arc<Instance>) -> Self {
         Self {
             instance,
@@ -73,7 +73,7 @@ impl Supervisor {
         }
     }
 
-    /// Starts a child that, should it end by itself, is replaced after `backoff`.
+    /// Starts a child, which is restarted after `backoff` if it ends by itself.
     fn start(&mut self, mut factory: Factory, backoff: Duration, ctx: &mut Context<Self>) {
         let launched = factory(&self.instance);
         self.generations += 1;
@@ -136,8 +136,8 @@ impl Supervisor {
         );
     }
 
-    /// Those with something new to notify_recipient, or at work. A line of each of the others would say
-    /// the same as the one before.
+    /// The apps that have running attempts, or whose counters have changed since their last log
+    /// line. The lines of the other apps are left out.
     fn active_apps(&mut self) -> HashSet<AppId> {
         let mut active = HashSet::new();
         for (id, app) in &self.instance.apps {
@@ -161,8 +161,8 @@ impl Supervisor {
     }
 }
 
-/// Every actor that an instance has from its start, in that order; readers come with their
-/// partitions.
+/// The factories of the actors that an instance has from its start, in this order; readers are
+/// started when partitions are assigned.
 fn actors_of(instance: &Instance) -> Vec<Factory> {
     let mut all = vec![
         single(super::dedup::Dedup::new),
@@ -180,7 +180,8 @@ fn actors_of(instance: &Instance) -> Vec<Factory> {
     all
 }
 
-/// A reader of the queue's partition; one that takes its place splits a queue of its own.
+/// The factory of a partition's reader. The first reader gets this queue, a restarted one splits
+/// its own.
 fn reader_of(queue: PartitionQueue) -> Factory {
     let partition = queue.partition().clone();
     let mut queue = Some(queue);
@@ -258,7 +259,8 @@ impl Handler<PartitionsRevoked> for Supervisor {
             let role = Role { kind: PartitionReader::KIND, scope: partition.clone().into() };
             if let Some(child) = self.children.get_mut(&role) {
                 child.leaving = true;
-                // One that panicked, and would be started again in a moment, ends only here.
+                // A reader that panicked and waits for its restart cannot reply, so it is removed
+                // here.
                 if !is_alive {
                     self.forget(&role);
                 }
@@ -267,7 +269,7 @@ impl Handler<PartitionsRevoked> for Supervisor {
         }
         let reply = revoked.reply;
         let gone = futures::future::join_all(stopping).into_actor(self).map(move |ends, _, _| {
-            // The poll thread may have stopped waiting.
+            // Fails if the poll thread has stopped waiting.
             drop(reply.try_send(ends.into_iter().flatten().collect()));
         });
         ctx.spawn(gone);
@@ -277,8 +279,8 @@ impl Handler<PartitionsRevoked> for Supervisor {
 impl Handler<Drain> for Supervisor {
     type Result = ResponseFuture<()>;
 
-    /// Kafka first, so that nothing comes in; then the attempts; then what they leave
-    /// behind is written; then the shards are released.
+    /// Stops the ingest first, then waits for the attempts and their outcomes, and releases the
+    /// shards last.
     fn handle(&mut self, drain: Drain, _: &mut Context<Self>) -> Self::Result {
         self.instance.draining.store(true, Ordering::Release);
         self.instance.health.set_started(false);

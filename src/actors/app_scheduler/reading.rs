@@ -1,5 +1,5 @@
-//! What the window wants from the database: pages of its lists, rows by id, and one list at a
-//! time to compare with its table.
+//! What the window needs from the database: pages of its lists, rows by id, and audits, which
+//! compare one list at a time with its table.
 
 use actix::prelude::*;
 
@@ -11,16 +11,17 @@ use crate::model::job::{Job, Priority};
 use crate::model::window::{Audit, LookUp, PageRequest};
 use crate::store::{Error as StoreError, ListRange, Pages, Result as StoreResult};
 
-/// About the bytes of rows that one statement brings.
+/// About how many bytes of rows one statement returns.
 const READ_BYTES: usize = 8 << 20;
-/// Ids of one look-up, and how many are under way at a time.
+/// How many ids one look-up has, and how many look-ups run at a time.
 const LOOK_UP: usize = 500;
 const LOOK_UPS: usize = 2;
-/// Rows that one audit compares at most.
+/// How many rows one audit compares at most.
 const AUDIT_ROWS: u32 = 1000;
 
 impl AppScheduler {
-    /// Reads the pages and rows that the window wants, one statement at a time each.
+    /// Reads the pages and rows that the window needs: one statement for pages at a time, and up to
+    /// [`LOOK_UPS`] for rows.
     pub(super) fn read(&mut self, ctx: &mut Context<Self>) {
         if self.reads_paused {
             return;
@@ -69,7 +70,7 @@ impl AppScheduler {
                     } else if rows.is_empty() {
                         self.window.page_failed(request);
                     } else {
-                        // Reading ended in it, for its bytes: there is more.
+                        // The byte limit ended this page early, so there are more rows.
                         request.limit = rows.len();
                         self.window.apply_page(request, rows);
                     }
@@ -111,8 +112,8 @@ impl AppScheduler {
         }
     }
 
-    /// An outage is for the heartbeat to report; what somebody has to change may concern this
-    /// table alone.
+    /// Reports errors that an operator has to resolve, since they may concern this table alone.
+    /// Outages are reported by the heartbeat.
     fn report_unreadable(&mut self, error: &StoreError) {
         let kind = Instance::problem(error, ProblemKind::DatabaseUnavailable);
         if kind != ProblemKind::DatabaseUnavailable {
@@ -143,7 +144,7 @@ impl AppScheduler {
         }));
     }
 
-    /// Compares one list with its table, another one each time.
+    /// Compares one list with its table; each call takes the next list.
     pub(super) fn audit_next(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(AUDIT, Self::audit_next);
         let lists: Vec<(ShardId, Priority)> = self

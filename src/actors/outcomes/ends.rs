@@ -1,4 +1,4 @@
-//! What the end of an attempt means for its job, and what its producer hears of it.
+//! Computes the outcome that follows from the end of an attempt, and the verdicts for the producer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,10 +11,10 @@ use crate::model::retry::{due_after, due_at};
 use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt};
 use crate::store::Outcome;
 
-/// Characters of an error that its job's row keeps.
+/// How many characters of an error message the job's row stores.
 const LONGEST_ERROR: usize = 4096;
 
-/// What an attempt's end means for its job; `None` if it never started.
+/// The outcome of an attempt; `None` if it did not start or does not count.
 pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) -> Option<Outcome> {
     let error = match how {
         Ended::NotStarted | Ended::Cancelled => return None,
@@ -52,8 +52,7 @@ fn after_failure(instance: &Instance, attempt: &Attempt, error: JobError) -> Out
     Outcome::Retry { due_ms: due_after(now_ms, wait), attempts: failed, error: Some(why) }
 }
 
-/// A handler may say anything; the row keeps the start of it, without the NUL that
-/// PostgreSQL cannot keep.
+/// Truncates a handler's message, and replaces NUL characters, which PostgreSQL cannot store.
 fn kept(why: &str) -> String {
     why.chars().take(LONGEST_ERROR).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
 }
@@ -81,8 +80,8 @@ fn bury(instance: &Instance, attempt: &Attempt, kind: ErrorKind, message: String
     }))
 }
 
-/// What a producer is told of an attempt, in order. An attempt that does not count, a
-/// snooze, is not told: a broker that is away would be told of each second.
+/// The verdicts about an attempt, in order. An attempt that was snoozed has none: during an outage
+/// of the target there would be one per second.
 pub(super) fn verdicts(attempt: &Attempt, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
     let Attempt { job, app, fired_ms, shown, .. } = attempt;
     let subject = Subject {

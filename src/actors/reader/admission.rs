@@ -1,5 +1,5 @@
-//! Admitting one batch of a partition: how it is tried, and what the partition's row tells
-//! after an answer that was lost.
+//! Admits one batch of a partition, in smaller parts if necessary. After a lost answer the
+//! partition's ledger row shows whether a part was committed.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::model::ids::ReaderToken;
 use crate::recovery::Backoff;
 use crate::store::{Advance, BatchSource, Error as StoreError, LastRecord, LedgerRow};
 
-/// The wait for a lease.
+/// The wait before the lease is checked again.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
 
-/// One batch on its way into the database.
+/// The admission of one batch.
 pub(super) struct RecordsAdmission {
     pub(super) instance: Arc<Instance>,
     pub(super) partition: TopicPartition,
@@ -29,45 +29,45 @@ pub(super) struct RecordsAdmission {
     pub(super) leaving: CancellationToken,
 }
 
-/// Where reading goes on.
+/// Where reading continues.
 pub(super) enum Progress {
-    /// Behind the batch.
+    /// After the batch.
     At(Position),
-    /// Where the row row_next, which is somewhere else: seek.
+    /// At the offset of the ledger row, which differs from the end of the batch.
     Seek(Position),
-    /// Another reader claimed the row.
+    /// Another reader claimed the row, so this one has to claim it again.
     ClaimAgain,
 }
 
-/// What is known of the tries of a batch.
+/// The failed tries of a batch.
 struct Failures {
-    /// Records that are admitted together at most.
+    /// The largest number of records that are admitted together.
     size: usize,
     failed: u32,
     backoff: Backoff,
 }
 
-/// Records of a batch that are admitted together, and how that is tried.
+/// The tries to admit one part of a batch.
 struct PartTries<'a> {
     of: &'a mut RecordsAdmission,
     failures: &'a mut Failures,
-    /// How many they are.
+    /// The number of records.
     count: usize,
-    /// The offset behind them.
+    /// The offset after the last of them.
     next: i64,
     /// The last record of the whole batch, if it is among them.
     last: Option<LastRecord>,
-    /// One of their keys was seen lately.
+    /// One of their keys is in the cache.
     reads_first: bool,
 }
 
-/// What became of a part.
+/// The result for one part.
 enum PartEnd {
-    /// It is behind us.
+    /// It was admitted.
     Done,
-    /// It is to be tried in smaller parts.
+    /// It has to be tried in smaller parts.
     Smaller,
-    /// The batch ends here.
+    /// The admission of the batch ends, and reading continues elsewhere.
     Stop(Progress),
 }
 
@@ -94,7 +94,7 @@ impl RecordsAdmission {
         Ok(Progress::At(self.position))
     }
 
-    /// Admits records that follow each other, until it is known what became of them.
+    /// Admits consecutive records, until it is known whether they were committed.
     async fn admit(
         &mut self,
         pending: &mut Pending,
@@ -120,16 +120,17 @@ impl RecordsAdmission {
         }
     }
 
-    /// Claiming the row anew waits for a transaction that is still under way; after that the
-    /// row tells what became of it. `None`: another reader has the partition, or will have to
-    /// claim it from the start.
+    /// Claims the row again. This waits for a transaction of ours that is still running, so that
+    /// afterwards the row shows whether it committed. Returns `None` if another reader has claimed
+    /// the row, or the partition has to be opened again.
     async fn reclaim(&mut self, failures: &mut Failures) -> Result<Option<LedgerRow>, Step> {
         let instance = self.instance.clone();
         let (database, store) = (&instance.database, &instance.store);
         loop {
             if self.leaving.is_cancelled() {
-                // The next reader of the partition finds out; our schedulers wait until the
-                // server must have ended what we began.
+                // The next reader of the partition will find out what was committed. The schedulers
+                // of this instance read the shards again once the server must have ended the
+                // transaction.
                 return Err(Step::Revoked);
             }
             let wait = failures.backoff.failed(database.recovery().recoveries());
@@ -140,11 +141,11 @@ impl RecordsAdmission {
             let token = ReaderToken::random();
             let Position { ledger, reader, .. } = self.position;
             match database.bounded(store.reclaim_ledger(ledger, reader, token)).await {
-                // Another reader may claim it between our claim and our look.
+                // Another reader may have claimed the row between our claim and our read.
                 Ok(Some(row)) if row.reader == token => return Ok(Some(row)),
                 Ok(Some(_)) => return Ok(None),
-                // This claim's own answer may have been lost, too: then nobody knows the
-                // token, and claiming from the start is the way out.
+                // The answer to this claim may have been lost as well. Then the token in the row is
+                // unknown, and the partition has to be opened again.
                 Ok(None) => match store.read_ledger(ledger).await {
                     Ok(_) => return Ok(None),
                     Err(error) => tracing::debug!(%error, "the ledger cannot be read"),
@@ -154,7 +155,7 @@ impl RecordsAdmission {
         }
     }
 
-    /// The row was not as expected.
+    /// Handles a row that did not have the expected token or offset.
     async fn compare_row(&mut self, next: i64, count: usize) -> Result<PartEnd, Step> {
         let row = self.instance.store.read_ledger(self.position.ledger).await;
         let row = row.map_err(|error| Step::Unavailable(error.to_string()))?;
@@ -166,9 +167,9 @@ impl RecordsAdmission {
         Ok(self.resume_at_row(row.next_offset, next, count))
     }
 
-    /// Our row row_next at `row_next`, written by a transaction of ours without an answer.
+    /// Continues at the row's offset, which a transaction of ours wrote whose answer was lost.
     fn resume_at_row(&mut self, row_next: i64, next: i64, count: usize) -> PartEnd {
-        // It may have brought letters, verdicts and parked records, and nobody else says so.
+        // That transaction may have written letters, verdicts and parked records.
         self.instance.registry.notify(ScanOutbox);
         self.position.next = row_next;
         if row_next == next {
@@ -201,7 +202,7 @@ impl TryPolicy for PartTries<'_> {
         Some(&self.of.leaving)
     }
 
-    /// An instance that was declared dead stops by itself.
+    /// Waits while this instance has no valid lease.
     async fn before(&mut self, _: &Admission, _: &Tries) -> ControlFlow<Self::End> {
         while !self.of.instance.has_lease() {
             if self.of.leaving.is_cancelled() {
@@ -212,7 +213,7 @@ impl TryPolicy for PartTries<'_> {
         ControlFlow::Continue(())
     }
 
-    /// The answer is lost, and perhaps only the answer: the row tells.
+    /// The answer is lost, but the transaction may have committed: the row shows it.
     async fn after(
         &mut self,
         _: &Admission,
@@ -239,8 +240,7 @@ impl TryPolicy for PartTries<'_> {
             return ended(Written::Something, Ok(end));
         }
         self.failures.failed += 1;
-        // A server that answers and does not take the batch may have a limit on how much it
-        // takes at once.
+        // A server that answers and rejects the batch may limit the size of a statement.
         if self.failures.failed > 1 && self.count > 1 && instance.store.ping().await.is_ok() {
             self.failures.size = self.count / 2;
             return ended(Written::Nothing, Ok(PartEnd::Smaller));

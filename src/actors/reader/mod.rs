@@ -1,8 +1,9 @@
-//! Reads one partition: take a batch, judge it, admit it, go on behind it.
+//! Reads one partition: takes a batch, judges its records by the rules, admits it, and continues
+//! after it.
 //!
-//! One batch is admitted at a time. Behind a full one the next is judged meanwhile; what comes
-//! after it gathers in librdkafka's queue.
-//! Where reading stands is the ledger's row and nothing else.
+//! One batch is admitted at a time. After a full batch the next one is judged meanwhile; further
+//! records wait in librdkafka's queue. The position is stored in the partition's ledger row and
+//! nowhere else.
 
 mod admission;
 mod position;
@@ -31,44 +32,45 @@ use reading::Reading;
 pub(super) struct PartitionReader {
     instance: Arc<Instance>,
     partition: TopicPartition,
-    /// Away while a step is under way.
+    /// `None` while a step is running.
     reading: Option<Reading>,
     leaving: CancellationToken,
     claim: Arc<Claim>,
-    /// No step is due: somebody has to decide first.
+    /// Reading has stopped until an operator decides how to continue.
     stopped: bool,
-    /// Who waits for us to be gone.
+    /// The sender of the `StopReading` that is not answered yet.
     on_stopped: Option<oneshot::Sender<Option<i64>>>,
     backoff: Backoff,
     figures: Figures,
     /// The transaction that holds the partition back.
     held: Option<OpenTransaction>,
-    /// The last that was heard of the log is that it cannot be fetched.
+    /// The last fetch failed.
     unreadable: bool,
 }
 
-/// What one reader has done.
+/// The counters of one reader.
 #[derive(Clone, Copy, Default)]
 struct Figures {
     records: u64,
     batches: u64,
     next_offset: Option<i64>,
-    /// The same, when it was last known.
+    /// The last value of `next_offset` that was known.
     known_offset: Option<i64>,
 }
 
-/// What came of a step.
+/// The result of one step.
 enum Step {
-    /// So many records are behind us.
+    /// This many records were admitted.
     Read(usize),
-    /// Something is away; again after a while.
+    /// A service is unavailable; the step is repeated after a wait.
     Unavailable(String),
-    /// The next record cannot be fetched; again after a while, in case somebody mends that.
+    /// The next record cannot be fetched; the step is repeated after a wait, in case the cause is
+    /// removed.
     Unreadable(String),
-    /// The partition must not be read: somebody has to decide.
+    /// The partition must not be read until an operator decides how to continue.
     Stop(String),
-    /// The partition is not ours any more: the Supervisor says goodbye, or has another
-    /// reader for it already.
+    /// The partition is not assigned to this instance any more. The Supervisor stops this reader,
+    /// or has started another one.
     Revoked,
 }
 
@@ -132,7 +134,7 @@ impl PartitionReader {
             Step::Read(records) => {
                 self.figures.records += records as u64;
                 self.figures.batches += u64::from(records > 0);
-                // Silence does not show that what could not be fetched can be.
+                // That no record came does not show that the log can be fetched again.
                 let is_at_end = self.reading.as_ref().is_some_and(Reading::is_at_end);
                 if records > 0 || is_at_end || !self.unreadable {
                     self.unreadable = false;
@@ -154,7 +156,7 @@ impl PartitionReader {
         }
     }
 
-    /// Reports why nothing is read, and reads on after a while.
+    /// Reports why nothing is read, and schedules the next step.
     fn again(&mut self, kind: ProblemKind, why: String, ctx: &mut Context<Self>) {
         self.instance.health.report(&self.about(), kind, why);
         let wait = self.backoff.failed(self.instance.recoveries());
@@ -221,7 +223,7 @@ impl Handler<StopReading> for PartitionReader {
         let (on_stopped, gone) = oneshot::channel();
         self.on_stopped = Some(on_stopped);
         self.leaving.cancel();
-        // A step that is under way ends first; one that waits need not.
+        // A running step ends first; a wait is interrupted.
         if self.reading.is_some() {
             self.leave(ctx);
         }
@@ -262,7 +264,7 @@ impl Handler<Report> for PartitionReader {
 }
 
 impl PartitionReader {
-    /// Says how far reading is, and what is left behind `next_offset`, if that is known.
+    /// Logs the counters, and reports a transaction that holds the partition back.
     fn report(&mut self, next_offset: i64, left: Option<Backlog>) {
         let Self { partition, figures, instance, .. } = &*self;
         let lag = left.map_or(-1, |left| left.lag);

@@ -1,4 +1,5 @@
-//! Where a partition's reading begins, and what is done when the log has lost ground.
+//! Finds the offset at which reading a partition begins, and handles a log that has lost records or
+//! was recreated.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +14,7 @@ use crate::kafka::{Intake, OnOffsetLost, TopicPartition};
 use crate::model::ids::{LedgerId, ReaderToken};
 use crate::store::{LastRecord, LedgerKey, LedgerRow};
 
-/// A partition that was claimed, and where its row stands.
+/// A claimed partition and the offset of its ledger row.
 #[derive(Clone, Debug)]
 pub(super) struct Position {
     pub(super) cluster: String,
@@ -21,22 +22,24 @@ pub(super) struct Position {
     pub(super) reader: ReaderToken,
     /// The row's `next_offset`.
     pub(super) next: i64,
-    /// What the record before `next` must look like, until that was seen.
+    /// The expected record before `next`, until it was compared with the log.
     pub(super) unverified: Option<LastRecord>,
-    /// A gap at the start was seen twice, or there was none.
+    /// Whether the records at `next` have been checked for a gap.
     pub(super) gap_confirmed: bool,
 }
 
 impl Position {
-    /// Where to seek: the record before ours tells whether the topic is still the same.
+    /// The offset to seek to. Reading the record before `next` shows whether the topic was
+    /// recreated.
     pub(super) fn first_wanted(&self) -> i64 {
         self.next - i64::from(self.unverified.is_some())
     }
 
-    /// Whether to seek once more before these records, of which this is the first, are believed.
+    /// Whether there is an unconfirmed gap before `first`, the first record after a seek; then the
+    /// caller seeks once more.
     ///
-    /// Compaction and transactions leave gaps; so does a fetch that was cut off. The log's own
-    /// gap is there a second time.
+    /// Compaction and transactions leave gaps, and an aborted fetch can look like one. Only a gap
+    /// of the log itself appears twice.
     pub(super) fn meets_gap(&mut self, first: Option<i64>) -> bool {
         let meets = !self.gap_confirmed && first.is_some_and(|first| first > self.next);
         self.gap_confirmed |= first.is_some();
@@ -48,7 +51,7 @@ impl Position {
     }
 }
 
-/// What a reader's actor knows of its claim while a step is under way.
+/// The claim of a reader, shared between its actor and a running step.
 #[derive(Debug, Default)]
 pub(super) struct Claim {
     held: Mutex<Option<(LedgerId, ReaderToken)>>,
@@ -56,40 +59,41 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Written down before the row is claimed, so that the claim is never taken for
-    /// somebody else's.
+    /// Records a claim. To be called before the row is claimed, so that the reader recognises its
+    /// own token.
     pub(super) fn hold(&self, ledger: LedgerId, reader: ReaderToken) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((ledger, reader));
     }
 
-    /// Whether our row has another token than ours.
+    /// Whether our row has a token that is not ours.
     pub(super) fn is_lost(&self, seen: &LedgerSeen) -> bool {
         let held = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.is_some_and(|(ledger, reader)| ledger == seen.ledger && reader != seen.reader)
     }
 
-    /// Makes whoever waits for records begin again, now or the next time it waits.
+    /// Interrupts the current or the next wait for records, so that reading restarts at the ledger
+    /// row.
     pub(super) fn request_restart(&self) {
         self.restart.notify_one();
     }
 
-    /// Returns when reading is to begin again.
+    /// Waits until a restart is requested.
     pub(super) async fn restart_requested(&self) {
         self.restart.notified().await;
     }
 
-    /// Reading begins again anyway: what was said before is settled by that.
+    /// Discards earlier requests, because reading is about to restart.
     fn discard_requests(&self) {
         self.restart.notified().now_or_never();
     }
 }
 
-/// How a log is not the one that the row knows.
+/// How the log differs from what the row says.
 #[derive(Clone, Copy, Debug)]
 enum Loss {
-    /// It is another one under the same name.
+    /// The topic was deleted and recreated.
     Recreated,
-    /// So many of its records went before we read them.
+    /// This many unread records were removed.
     Gone(usize),
 }
 
@@ -102,7 +106,7 @@ impl Loss {
     }
 }
 
-/// Claims the partition's row, making it first if it was never read.
+/// Claims the partition's ledger row, which is created if the partition was never read.
 pub(super) async fn open(
     instance: &Instance,
     partition: &TopicPartition,
@@ -127,8 +131,8 @@ pub(super) async fn open(
     claim.hold(row.id, token);
     let claimed = instance.store.claim_ledger(row.id, token, instance.me());
     let claimed = instance.bounded(claimed).await.map_err(|error| unavailable(&error))?;
-    // After the claim: a predecessor that read and committed meanwhile would otherwise stand
-    // beyond the end that we saw.
+    // Queried after the claim: until then another reader could still move the row beyond the end
+    // that we saw.
     let (low, _) = intake.watermarks(partition).await.map_err(kafka_unavailable)?;
     let high = intake.end(partition).await.map_err(kafka_unavailable)?;
     let mut position = Position {
@@ -150,7 +154,7 @@ pub(super) async fn open(
     Ok(position)
 }
 
-/// The record before ours is not the one that we noted: the topic was made again.
+/// Handles a record before ours that differs from the one that was read: the topic was recreated.
 pub(super) async fn recreated(
     instance: &Instance,
     partition: &TopicPartition,
@@ -166,8 +170,8 @@ pub(super) async fn recreated(
     continue_at(instance, partition, position, low, Loss::Recreated, &why).await
 }
 
-/// A first start begins at the group's committed offset, else at the earliest; that is
-/// written down before anything is read.
+/// Returns the partition's row. A new row begins at the group's committed offset, or else at the
+/// first record, and is written before anything is read.
 async fn find_or_open(
     instance: &Instance,
     intake: &Intake,
@@ -189,7 +193,8 @@ async fn find_or_open(
     find().await?.ok_or_else(|| Step::Unavailable("the ledger row is not there yet".into()))
 }
 
-/// Counted either way, and once: a reader that stops does not look again.
+/// Moves the row to `low` and counts the loss; with `on_offset_lost = "stop"` it only counts it and
+/// stops the reader.
 async fn continue_at(
     instance: &Instance,
     partition: &TopicPartition,

@@ -1,5 +1,5 @@
-//! One step: take a batch, check that the log goes on where we left off, have it judged and
-//! admitted. Where there is more than a batch, the next one is judged meanwhile.
+//! One step of a reader: takes a batch, checks that it continues the known log, judges its records
+//! by the rules and admits them. After a full batch, the next one is judged meanwhile.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,26 +19,26 @@ use crate::model::ids::derived_request_id;
 use crate::model::record::RawRecord;
 use crate::store::{LastRecord, Result as StoreResult};
 
-/// How often Kafka is told of our progress; only lag tools care.
+/// How often the offset is committed to Kafka, where only monitoring tools need it.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
-/// What a step works with.
+/// The state of a reader between its steps.
 pub(super) struct Reading {
     instance: Arc<Instance>,
     partition: TopicPartition,
-    /// Given with the assignment; a reader that takes another's place splits its own.
+    /// Comes with the assignment; a restarted reader splits a new one.
     queue: Option<PartitionQueue>,
     position: Option<Position>,
-    /// The batch behind the one that was admitted last, if it was taken by then.
+    /// The next batch, if it was taken while the last one was admitted.
     ahead: Option<TakenBatch>,
-    /// Where the row stood when that was last known.
+    /// The last offset of the ledger row that was known.
     known: Option<i64>,
-    /// The last step came to the end of the log.
+    /// The last step reached the end of the log.
     at_end: bool,
     leaving: CancellationToken,
     claim: Arc<Claim>,
     committed_at: Instant,
-    /// What Kafka was told last.
+    /// The offset that was committed to Kafka last.
     committed_offset: Option<i64>,
 }
 
@@ -66,17 +66,17 @@ impl Reading {
         }
     }
 
-    /// Where the row stands, if that is known.
+    /// The offset of the ledger row, if it is known.
     pub(super) fn next_offset(&self) -> Option<i64> {
         self.position.as_ref().map(|position| position.next)
     }
 
-    /// Where the row stood when that was last known.
+    /// The last offset of the ledger row that was known.
     pub(super) fn known_offset(&self) -> Option<i64> {
         self.next_offset().or(self.known)
     }
 
-    /// Whether the last step came to the end of the log.
+    /// Whether the last step reached the end of the log.
     pub(super) fn is_at_end(&self) -> bool {
         self.at_end
     }
@@ -85,7 +85,7 @@ impl Reading {
         self.at_end = false;
         match self.try_step().await {
             Ok(records) => {
-                // Whatever became of the batch, its records are not here any more.
+                // The records of the batch have been dropped, whatever the result.
                 if let Some(queue) = &mut self.queue {
                     queue.finish_batch();
                 }
@@ -100,7 +100,8 @@ impl Reading {
     }
 
     async fn try_step(&mut self) -> Result<usize, Step> {
-        // With a batch in hand nobody waits for the queue, where this is noticed otherwise.
+        // While a batch is available, the step does not wait for the queue, where a restart request
+        // is noticed otherwise.
         if self.ahead.is_some() && self.claim.restart_requested().now_or_never().is_some() {
             self.forget_position();
         }
@@ -129,8 +130,8 @@ impl Reading {
         Ok(count)
     }
 
-    /// Records may have been taken from the queue and not admitted: the next step begins again
-    /// where the row stands.
+    /// Makes the next step restart at the ledger row, since records may have been taken from the
+    /// queue and not admitted.
     fn forget_position(&mut self) {
         self.position = None;
         self.ahead = None;
@@ -139,7 +140,7 @@ impl Reading {
         }
     }
 
-    /// Begins to judge records, on a task of the runtime; `None` if there are none.
+    /// Starts a task that judges these records by the rules; `None` if there are none.
     fn judge(&self, records: Vec<RawRecord>) -> Option<TakenBatch> {
         let (position, last) = (self.position.as_ref()?, records.last()?);
         let (next, last, count) = (last.offset + 1, LastRecord::of(last), records.len());
@@ -155,8 +156,8 @@ impl Reading {
         Some(TakenBatch { judged, next, last, count })
     }
 
-    /// Takes what is there behind a batch that was full, and begins to judge it. A smaller batch
-    /// was all that there was: what comes meanwhile is better taken together afterwards.
+    /// Takes the records after a full batch and starts to judge them. After a smaller batch nothing
+    /// is taken, so that the records that arrive meanwhile form one batch.
     fn look_ahead(&mut self, count: usize) {
         let Some(limits) = self.limits().filter(|limits| count >= limits.max_records) else {
             return;
@@ -166,8 +167,8 @@ impl Reading {
         self.ahead = self.judge(records);
     }
 
-    /// Nothing came for a while. At the end of the log, the row is moved past what nobody is
-    /// shown: else it would seem that something is left to read.
+    /// Handles a wait without records. At the end of the log the ledger row is moved past aborted
+    /// transactions and control records, which would otherwise count as lag.
     async fn pause(&mut self) -> Result<(), Step> {
         let end = self.queue.as_mut().and_then(PartitionQueue::take_end);
         self.at_end = end.is_some();
@@ -188,7 +189,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Finds out where to read and seeks there.
+    /// Determines the position and seeks to it.
     async fn begin(&mut self) -> Result<(), Step> {
         let position = position::open(&self.instance, &self.partition, &self.claim).await?;
         self.seek(position.first_wanted()).await?;
@@ -210,7 +211,7 @@ impl Reading {
         Ok(())
     }
 
-    /// How much is taken at once; `None` without Kafka.
+    /// The limits of one batch; `None` without Kafka.
     fn limits(&self) -> Option<BatchLimits> {
         let kafka = self.instance.kafka.as_ref()?;
         Some(BatchLimits {
@@ -245,8 +246,8 @@ impl Reading {
         })
     }
 
-    /// The first records after a seek: is the log still the one that we know, and does it
-    /// go on where we left off?
+    /// Checks the first records after a seek: the log has to be the known one, and to continue at
+    /// our position.
     async fn check_first(&mut self, mut records: Vec<RawRecord>) -> Result<Vec<RawRecord>, Step> {
         let Some(position) = &mut self.position else { return Ok(Vec::new()) };
         let Some(first) = records.first() else { return Ok(records) };
@@ -267,12 +268,12 @@ impl Reading {
         Ok(records)
     }
 
-    /// On a task of the runtime: it goes on to its end even if this actor does not.
+    /// Admits a batch in a task of its own, which completes even if this actor stops.
     async fn admit(&mut self, taken: TakenBatch) -> Result<(), Step> {
         let TakenBatch { judged, next, last, count } = taken;
         let Some(position) = self.position.clone() else { return Ok(()) };
         let judged = judged.await.unwrap_or_else(|error| panic!("judging a batch: {error}"));
-        // The records are read again: nothing was counted or written.
+        // Nothing was counted or written, and the records are read again.
         let pending = judged.map_err(|error| unavailable(&error))?;
         let admission = RecordsAdmission {
             instance: self.instance.clone(),
@@ -302,7 +303,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Tells Kafka how far we are, unless it knows.
+    /// Commits the position to Kafka, unless it is unchanged.
     fn commit(&mut self) {
         self.committed_at = Instant::now();
         let (Some(position), Some(intake)) = (&self.position, self.instance.intake()) else {
@@ -315,10 +316,10 @@ impl Reading {
     }
 }
 
-/// Records that were taken from the queue, and what the rules make of them.
+/// Records that were taken from the queue, and the task that judges them.
 struct TakenBatch {
     judged: JoinHandle<StoreResult<Pending>>,
-    /// The offset behind them.
+    /// The offset after the last of them.
     next: i64,
     last: LastRecord,
     count: usize,

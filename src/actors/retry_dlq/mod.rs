@@ -1,9 +1,9 @@
-//! What did not go well the first time: tries parked records again, and takes dead letters
-//! and verdicts from the outbox to their topics.
+//! Tries parked records again, and publishes dead letters and verdicts from the outbox to their
+//! topics.
 //!
-//! Everything is a row first: a fresh actor finds all of it by looking around. Letters,
-//! verdicts and parked records are three rounds beside each other, so that a topic that is
-//! away holds up neither of the others.
+//! Everything is stored in the database first, so that a restarted actor finds it by a scan.
+//! Letters, verdicts and parked records are processed concurrently, so that an unavailable topic
+//! delays only its own.
 
 mod outbox_relay;
 mod topic_check;
@@ -24,12 +24,12 @@ use crate::store::{Error as StoreError, Lane};
 
 use outbox_relay::{OutboxRelay, Round, publish};
 
-/// What a complaint about parked records is about.
+/// The subject of problems with parked records.
 const PARKED: &str = "parked records";
-/// How often everything is looked at, whether or not somebody gave a hint.
+/// How often everything is scanned, in case a notification was lost.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Tries again and publishes.
+/// Tries parked records again and publishes the outbox.
 pub(super) struct RetryDlq {
     instance: Arc<Instance>,
     letters: OutboxRelay,
@@ -37,16 +37,16 @@ pub(super) struct RetryDlq {
     parked: Parked,
 }
 
-/// Where the parked records stand.
+/// The state of the retries of parked records.
 struct Parked {
-    /// When the first is due, as far as we have heard, epoch milliseconds.
+    /// When the first record is due, as far as known, epoch milliseconds.
     due_ms: Option<i64>,
     trying: bool,
     timer: Option<SpawnHandle>,
     backoff: Backoff,
 }
 
-/// The kinds of what the outbox holds.
+/// The kinds of rows in the outbox.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Letters,
@@ -79,7 +79,7 @@ impl RetryDlq {
         self.scan(ctx);
     }
 
-    /// Looks now and then whether the topics can take what is published.
+    /// Checks periodically that the topics are suited for what is published to them.
     fn check_topics(&mut self, ctx: &mut Context<Self>) {
         let instance = self.instance.clone();
         let look = tokio::spawn(async move { topic_check::check(&instance).await });
@@ -125,13 +125,13 @@ impl RetryDlq {
         let recoveries = self.instance.recoveries();
         let wait = self.relay(kind).end(round, recoveries);
         let about = kind.about();
-        // What waits for good is shown when what may pass has passed.
+        // Rows that the topic refuses are reported once there is no temporary failure.
         match failure.or_else(|| self.relay(kind).refusal(about)) {
             None => self.instance.health.clear(about),
             Some(why) => self.instance.health.report(about, ProblemKind::NotPublished, why),
         }
         match wait {
-            // What comes meanwhile waits, too: the topic is away for all of it.
+            // New rows wait as well, since the failure concerns the whole topic.
             Some(wait) => {
                 let instance = self.instance.clone();
                 let waited = async move { instance.wait_or_recovery(wait).await };
@@ -154,7 +154,7 @@ impl RetryDlq {
         counters.add(not_taken_before, not_taken);
     }
 
-    /// A parked record is due at `due_ms`, or earlier by what we have heard.
+    /// Notes that a parked record is due at `due_ms`.
     fn parked_at(&mut self, due_ms: i64, ctx: &mut Context<Self>) {
         let parked = &mut self.parked;
         parked.due_ms = Some(parked.due_ms.map_or(due_ms, |known| known.min(due_ms)));
@@ -167,7 +167,7 @@ impl RetryDlq {
         }
         let Some(due_ms) = self.parked.due_ms.filter(|_| !self.parked.trying) else { return };
         let wait_ms = u64::try_from(due_ms - self.instance.clock.now_ms()).unwrap_or(0);
-        // A stepped clock is noticed at the next look around.
+        // Limited, so that a change of the system clock is noticed.
         let wait = Duration::from_millis(wait_ms).min(SCAN_INTERVAL);
         self.parked.timer = Some(ctx.run_later(wait, |actor, ctx| {
             actor.parked.timer = None;
@@ -215,7 +215,7 @@ fn report_error(instance: &Instance, error: &StoreError) {
 }
 
 impl Kind {
-    /// What a complaint is about.
+    /// The subject of problems with this kind.
     fn about(self) -> &'static str {
         match self {
             Self::Letters => "dead letters",
@@ -227,7 +227,7 @@ impl Kind {
 impl Actor for RetryDlq {
     type Context = Context<Self>;
 
-    /// A predecessor may have left something.
+    /// Scans for what the replaced actor left unfinished.
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.scan(ctx);
         ctx.run_later(SCAN_INTERVAL, Self::scan_again);

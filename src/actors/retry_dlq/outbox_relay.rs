@@ -1,5 +1,5 @@
-//! From the outbox to a topic: everything at least once, in the order of its lane, and
-//! removed from the outbox only after the broker's acknowledgement.
+//! Publishes rows of the outbox to a topic: each at least once, in the order of its lane, and
+//! deleted only after the broker's acknowledgement.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,46 +14,46 @@ use crate::model::verdict::{Event, pack, unpack};
 use crate::recovery::Backoff;
 use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
 
-/// Letters that are read and published together at most, at first, and about their bytes.
+/// How many letters are read and published together at most, and in the first round.
 const LETTERS: (u64, u64) = (50, 8);
 const LETTER_BYTES: usize = 4 << 20;
-/// Batches of verdicts that are read and published together.
+/// How many batches of verdicts are read and published together.
 const BATCHES: u64 = 10;
-/// Rows that one round finds refused at most; the next goes on behind them.
+/// A round ends when the topic has refused this many rows; the next one skips them.
 const MOST_REFUSED: usize = 500;
-/// Rows that are passed over at most until the next look: each is named to the database.
+/// How many refused rows are skipped at most: the query has to list each of them.
 const MOST_PASSED: usize = 10_000;
-/// What says that a record is a `CloudEvent` in structured form.
+/// The content type of a `CloudEvent` in structured mode.
 const CLOUD_EVENT: &str = "application/cloudevents+json; charset=UTF-8";
 
-/// One kind of what the outbox holds, on its way to its topic.
+/// The relay of one kind of rows to their topic.
 #[derive(Debug, Default)]
 pub(super) struct OutboxRelay {
-    /// Lanes that may have something, beside those that are being published.
+    /// Lanes that may have rows, except those that are being published.
     lanes: HashSet<Lane>,
-    /// Rows that the topic refuses, too large ones say: what is behind them passes them.
+    /// Rows that the topic refuses, for example because they are too large. They are skipped.
     refused: Refused,
-    /// Some of them are to be tried again, with all lanes.
+    /// Some of the refused rows are tried again in the next round.
     trial_is_due: bool,
-    /// What was not taken when it was first sent, and has been counted as that.
+    /// Hashes of what failed when it was first sent and has been counted.
     counted: HashSet<u64>,
     publishing: bool,
     backoff: Backoff,
     pub(super) published: u64,
 }
 
-/// What came of one round.
+/// One round of publishing, and its results.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     lanes: Vec<Lane>,
-    /// Rows that are not read: those that the topic refuses.
+    /// Rows that are skipped, since the topic refuses them.
     passed: Vec<i64>,
-    /// Rows that this round found refused, and why.
+    /// Rows that the topic refused in this round, with the reasons.
     refused: Vec<(i64, String)>,
-    /// What was taken and what was not, each by a number of its own.
+    /// Hashes of what was acknowledged and of what failed.
     taken: Vec<u64>,
     not_taken: Vec<u64>,
-    /// Something that concerns all of it, and that may pass.
+    /// A failure of the whole round that may be temporary.
     pub(super) failure: Option<String>,
 }
 
@@ -62,7 +62,7 @@ impl OutboxRelay {
         self.lanes.extend(lanes);
     }
 
-    /// The next round, unless one is under way or there is nothing to do.
+    /// Starts the next round, unless one is running or there is nothing to publish.
     pub(super) fn begin(&mut self, owns: impl Fn(Lane) -> bool) -> Option<Round> {
         if self.publishing || self.lanes.is_empty() {
             return None;
@@ -71,24 +71,24 @@ impl OutboxRelay {
         if std::mem::take(&mut self.trial_is_due) {
             self.refused.start_trial();
         }
-        // Who lost a lane leaves it to its new owner.
+        // Lanes that this instance has lost are published by their new owners.
         let lanes = self.lanes.drain().filter(|lane| owns(*lane)).collect();
         Some(Round { lanes, passed: self.refused.rows(), ..Round::default() })
     }
 
-    /// Some of what was refused is tried again with the next round, which all lanes must be
-    /// added to.
+    /// Tries some of the refused rows again in the next round, to which the caller has to add all
+    /// lanes.
     pub(super) fn schedule_trial(&mut self) {
         self.trial_is_due = true;
     }
 
-    /// What the topic refuses, as a sentence.
+    /// The refused rows and their reasons as a sentence, if there are any.
     pub(super) fn refusal(&self, what: &str) -> Option<String> {
         self.refused.sentence(what)
     }
 
-    /// How much a round sent, and how much of what it could not send was not counted before:
-    /// what waits is one, however often it is tried.
+    /// How much a round sent, and how much failed for the first time: a row that fails repeatedly
+    /// is counted once.
     pub(super) fn count(&mut self, round: &Round) -> (usize, usize) {
         for taken in &round.taken {
             self.counted.remove(taken);
@@ -97,11 +97,12 @@ impl OutboxRelay {
         (round.taken.len(), new)
     }
 
-    /// How long to wait before the next round, after a failure and so many recoveries.
+    /// Ends a round, and returns the wait before the next one if this one failed. `recoveries` is
+    /// the number of outages that have ended.
     pub(super) fn end(&mut self, round: Round, recoveries: u64) -> Option<Duration> {
         self.published += round.taken.len() as u64;
         let mut goes_on = round.goes_on();
-        // A topic that takes one of them now may take all.
+        // If a refused row is accepted now, others may be, too.
         goes_on |= self.refused.finish_trial(&round.refused, !round.is_over());
         if round.failure.is_some() || goes_on {
             self.lanes.extend(round.lanes);
@@ -114,7 +115,7 @@ impl OutboxRelay {
         Some(self.backoff.failed(recoveries))
     }
 
-    /// The wait after a failure is over.
+    /// Allows the next round after the wait that followed a failure.
     pub(super) fn resume(&mut self) {
         self.publishing = false;
     }
@@ -124,7 +125,7 @@ impl OutboxRelay {
     }
 }
 
-/// Publishes what the round's lanes have of one kind.
+/// Publishes the rows of one kind in the round's lanes.
 pub(super) async fn publish(instance: &Instance, kind: Kind, mut round: Round) -> Round {
     let published = match kind {
         Kind::Letters => publish_letters(instance, &mut round).await,
@@ -193,7 +194,8 @@ async fn publish_verdicts(instance: &Instance, round: &mut Round) -> StoreResult
                 acknowledged.push(row.id);
                 continue;
             }
-            // In an outage all of it is told again, in order: the events have the same ids.
+            // After an outage the whole row is sent again in order; consumers recognise repeated
+            // events by their ids.
             if left.len() < all && round.failure.is_none() {
                 instance.store.keep_verdicts(row.id, pack(&left)).await?;
             }
@@ -208,18 +210,18 @@ async fn publish_verdicts(instance: &Instance, round: &mut Round) -> StoreResult
 }
 
 impl Round {
-    /// Rows that are not read any more.
+    /// The rows to skip.
     fn passed(&self) -> Vec<i64> {
         let found = self.refused.iter().map(|(row, _)| *row);
         self.passed.iter().copied().chain(found).collect()
     }
 
-    /// Something is unavailable, or so much was refused that it is another round's turn.
+    /// Whether the round has to end, after a failure or after too many refusals.
     fn is_over(&self) -> bool {
         self.failure.is_some() || self.refused.len() >= MOST_REFUSED
     }
 
-    /// Whether another round goes on behind what this one found refused.
+    /// Whether another round has to continue after the rows that this one found refused.
     fn goes_on(&self) -> bool {
         let rows = self.passed.len() + self.refused.len();
         if self.refused.len() >= MOST_REFUSED && rows >= MOST_PASSED {
@@ -228,11 +230,11 @@ impl Round {
         self.refused.len() >= MOST_REFUSED && rows < MOST_PASSED
     }
 
-    /// The record, or one of the records, of this row was not taken.
+    /// Notes that a record of this row was not sent.
     fn not_taken(&mut self, row: i64, number: u64, error: &kafka::Error) {
         self.not_taken.push(number);
         match error {
-            // That is nobody's outage: what is behind it can pass.
+            // Concerns this record alone, so that later ones can be sent.
             kafka::Error::Refused { .. } => {
                 tracing::debug!(row, %error, "row {row} stays in the outbox: {error}");
                 if self.refused.last().is_none_or(|(last, _)| *last != row) {
@@ -244,7 +246,7 @@ impl Round {
     }
 }
 
-/// What stands for a letter or verdict in the memory of what was counted.
+/// A hash that identifies a letter or verdict in the set of what was counted.
 fn number_of(of: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
@@ -258,7 +260,7 @@ fn size_of_letter(outgoing: &Outgoing) -> usize {
 
 fn events_of(row: &OutgoingVerdicts) -> Vec<Event> {
     unpack(&row.packed).unwrap_or_else(|error| {
-        // Nobody but us writes there.
+        // Unexpected: only this program writes these rows.
         tracing::error!(row = row.id, %error, "verdicts in the outbox cannot be read: dropped");
         Vec::new()
     })

@@ -1,31 +1,31 @@
-//! Rows of the outbox that their topic refuses: which they are, why, and which of them are
+//! The rows of the outbox that a topic refuses, with the reasons, and the choice of those that are
 //! tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-/// How many are tried again at a look: this part of them, and at least so many.
+/// How many rows are tried again at a time: one in `PART`, and at least `LEAST`.
 const PART: usize = 10;
 const LEAST: usize = 20;
 
 /// Rows that a topic refuses, in order.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
-    /// Each with its reason.
+    /// With the reasons.
     rows: BTreeMap<i64, String>,
-    /// Those that are being tried again, with the reasons for which they were refused.
+    /// Rows that are being tried again, with the reasons of their refusal.
     trial: BTreeMap<i64, String>,
-    /// The last that was tried again: each has its turn.
+    /// The last row that was chosen; the next trial continues after it.
     last: i64,
 }
 
 impl Refused {
-    /// All of them but those that are being tried again.
+    /// The rows that are not being tried again.
     pub(super) fn rows(&self) -> Vec<i64> {
         self.rows.keys().copied().collect()
     }
 
-    /// Chooses the next ones to be tried again, and one of each reason among them.
+    /// Chooses the rows to be tried again: the next ones in order, and one for each reason.
     pub(super) fn start_trial(&mut self) {
         let count = (self.rows.len() / PART).max(LEAST);
         let behind = self.rows.range((Bound::Excluded(self.last), Bound::Unbounded));
@@ -43,10 +43,11 @@ impl Refused {
         }
     }
 
-    /// These are refused; what else was tried again is not any more, and so perhaps nothing
-    /// that was refused for the same reason: true if that is to be tried, too.
+    /// Ends a trial in which `refused` were refused again. If a row was accepted, and no other row
+    /// with the same reason was refused again, all rows with that reason are removed; returns true
+    /// if there were any, so that they are tried as well.
     ///
-    /// Nothing is known of what was tried by a round that did not come to its end.
+    /// A round that did not complete shows nothing about the rows that it tried.
     pub(super) fn finish_trial(&mut self, refused: &[(i64, String)], has_ended: bool) -> bool {
         let mut trial = std::mem::take(&mut self.trial);
         if !has_ended {
@@ -63,7 +64,7 @@ impl Refused {
         self.rows.len() < before
     }
 
-    /// What is refused, and why, as a sentence.
+    /// The number of refused rows and the reasons, as a sentence.
     pub(super) fn sentence(&self, what: &str) -> Option<String> {
         let (count, reasons) = (self.rows.len(), self.rows.values().collect::<BTreeSet<_>>());
         let why = reasons.into_iter().map(String::as_str).collect::<Vec<_>>().join("; ");
@@ -108,7 +109,7 @@ mod tests {
         assert_eq!(all.rows().len(), 2000);
         all.last = 0;
         all.start_trial();
-        // What was refused for want of a key is taken; nothing else is.
+        // Rows that were refused without a key are accepted now; the others are not.
         assert!(all.finish_trial(&refused(1000..1001, "too large"), true));
         assert_eq!(all.rows(), (1000..2000).collect::<Vec<_>>());
         let said = all.sentence("dead letters").unwrap();

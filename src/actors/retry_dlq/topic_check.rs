@@ -1,4 +1,4 @@
-//! Whether the topics for dead letters and verdicts keep what is published there.
+//! Checks that the topics for dead letters and verdicts keep what is published there.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use super::super::instance::Instance;
 use crate::health::ProblemKind;
 use crate::kafka::compacted_topics;
 
-/// How long to wait before looking again: when all is well, and when it is not or nobody knows.
+/// The wait before the next check if no topic is compacted, and if one is or the check failed.
 const RECHECK: Duration = Duration::from_secs(600);
 const RECHECK_SOON: Duration = Duration::from_secs(60);
 
-/// Looks whether a topic is compacted, and returns how soon to look again.
+/// Checks whether a topic is compacted, and returns the wait before the next check.
 ///
-/// Such a topic refuses what has no key, with everything that is sent beside it, and keeps of
-/// each key the last record only.
+/// A compacted topic refuses a record without a key together with its whole batch, and keeps only
+/// the last record of each key.
 pub(super) async fn check(instance: &Instance) -> Duration {
     let Some(kafka) = &instance.kafka else { return RECHECK };
     let dlq = (&kafka.config.dlq_topic, "dead letters", Some(&kafka.producer));
@@ -23,7 +23,7 @@ pub(super) async fn check(instance: &Instance) -> Duration {
     let names: Vec<&str> = topics.iter().map(|(topic, ..)| topic.as_str()).collect();
     let compacted = match compacted_topics(&kafka.config, &names).await {
         Ok(compacted) => compacted,
-        // The broker's troubles are reported by those who need it.
+        // An outage of the broker is reported by its clients.
         Err(error) => {
             tracing::debug!(%error, "the topics' cleanup.policy is not known: {error}");
             return RECHECK_SOON;

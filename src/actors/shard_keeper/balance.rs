@@ -1,5 +1,4 @@
-//! Which shards to take and which to give up, and how: those of the dead and of nobody up
-//! to a fair share, and what others are due.
+//! Takes free shards up to a fair share, and releases shards beyond it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -16,11 +15,11 @@ use super::{HEARTBEAT, ShardKeeper};
 use crate::model::ids::{AppId, Epoch, InstanceId, ShardId};
 use crate::store::{ShardFence, ShardRow};
 
-/// How long a gentle release waits for what runs.
+/// How long a release waits for running attempts.
 const RELEASE_MAX_WAIT: Duration = Duration::from_secs(2);
-/// Shards that are released together at most.
+/// The largest number of shards that are released together.
 const BATCH: usize = 500;
-/// The wait before a release that others did not let happen is tried again.
+/// The wait before a release that failed is tried again.
 const RELEASE_AGAIN_MS: i64 = 10_000;
 
 impl ShardKeeper {
@@ -43,7 +42,8 @@ impl ShardKeeper {
                 let is_free = |row: &&&ShardRow| row.owner.is_none_or(|owner| !self.is_live(owner));
                 takes.extend(rows.iter().filter(is_free).take(share - held).map(|row| **row));
             } else if held > share {
-                // Shares add up to all shards, so another instance has less than a share.
+                // The shares add up to the number of shards, so another instance has fewer than its
+                // share.
                 let surplus = self.surplus(*app, rows, held - share).into_iter();
                 releases.extend(surplus.map(|fence| (*app, fence)));
             }
@@ -58,9 +58,10 @@ impl ShardKeeper {
         }
     }
 
-    /// Declares dead whose lease is past by the database's clock and whose beat has not
-    /// seen for a whole lease by ours: a clock that jumps kills nobody. Time in which we
-    /// could not look proves nothing: whatever kept us from it may have kept others, too.
+    /// Declares an instance dead if its lease has ended by the database's clock and its beat has
+    /// not changed for a whole lease by ours, so that a jump of one clock has no effect. Intervals
+    /// in which this instance could not observe do not count, since the other ones may have been
+    /// blocked by the same cause.
     fn declare_silent_dead(&mut self) {
         let now = boot_ms();
         let lease_ms = i64::try_from(self.instance.lease.length().as_millis()).unwrap_or(i64::MAX);
@@ -92,7 +93,7 @@ impl ShardKeeper {
         self.observed.instances.iter().any(|instance| instance.id == owner)
     }
 
-    /// Shards to give up, besides those that are on their way.
+    /// Up to `count` shards to release, less those that are being released.
     fn surplus(&self, app: AppId, rows: &[&ShardRow], count: usize) -> Vec<ShardFence> {
         let now = boot_ms();
         let may_go = |fence: &ShardFence| {
@@ -105,7 +106,7 @@ impl ShardKeeper {
         idle_first(may, count, |shard| self.instance.in_flight.has(shard))
     }
 
-    /// Takes these shards in few statements, one round at a time.
+    /// Takes these shards, unless others are being taken.
     fn take(&mut self, shards: Vec<ShardRow>, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.taking, true) {
             return;
@@ -125,13 +126,14 @@ impl ShardKeeper {
             actor.instance.asked_for_shards.store(true, Ordering::Release);
             match taken {
                 Ok(taken) => actor.add_owned(taken),
-                // Which of them are ours is seen at the next heartbeat.
+                // The next heartbeat shows which of them were taken.
                 Err(error) => tracing::debug!(%error, "shards were not taken"),
             }
         }));
     }
 
-    /// Stops choosing these shards, waits for what runs, then gives them up; or keeps them.
+    /// Puts no more jobs into these shards, waits for their running attempts, and releases those
+    /// that become idle in time.
     fn release(&mut self, releases: Vec<(AppId, ShardFence)>, ctx: &mut Context<Self>) {
         let asked = FuturesUnordered::new();
         let mut shards = Vec::new();
@@ -165,7 +167,7 @@ impl ShardKeeper {
             for shard in shards {
                 actor.releasing.remove(&shard);
                 if !given_up.contains(&shard) {
-                    // Whether it still is ours is seen at the next heartbeat.
+                    // The next heartbeat shows whether it is still owned.
                     actor.release_after_ms.insert(shard, boot_ms() + RELEASE_AGAIN_MS);
                 }
             }
@@ -177,7 +179,7 @@ impl ShardKeeper {
         }));
     }
 
-    /// The schedulers hear of shards before readers put jobs into them.
+    /// Adds shards: to the schedulers first, then to `OwnedShards`, from which admissions choose.
     pub(super) fn add_owned(&self, fences: Vec<ShardFence>) {
         if fences.is_empty() {
             return;
@@ -212,8 +214,8 @@ pub(super) fn by_app(rows: &[ShardRow]) -> HashMap<AppId, Vec<&ShardRow>> {
     by_app
 }
 
-/// Until it is answered: a release without an answer may still happen, and then another
-/// instance has the shards.
+/// Releases shards until that is confirmed. A release whose answer is lost may still take effect,
+/// and then another instance owns the shards.
 async fn release_until_answered(instance: &Instance, given_up: &[(AppId, ShardFence)]) {
     let fences: Vec<ShardFence> = given_up.iter().map(|(_, fence)| *fence).collect();
     let Some(owner) = fences.first().map(|fence| fence.owner) else { return };

@@ -1,4 +1,4 @@
-//! Commands: what others ask of the owner of a shard.
+//! Commands: rows by which other processes ask the owner of a shard to do something.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -11,11 +11,12 @@ use crate::health::ProblemKind;
 use crate::model::ids::{AppId, JobId, ShardId};
 use crate::store::{Observation, UnknownCommands};
 
-/// What the report of commands is about.
+/// The subject of a problem with commands.
 const COMMANDS: &str = "commands";
 
 impl ShardKeeper {
-    /// Hands over jobs that others put into our shards, one round at a time.
+    /// Passes jobs that other processes put into our shards to the schedulers, unless that is
+    /// already running.
     pub(super) fn run_commands(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
         if observed.looks.is_empty() || std::mem::replace(&mut self.running_commands, true) {
             return;
@@ -36,7 +37,7 @@ impl ShardKeeper {
                 if !instance.registry.is_registered::<LoadJobs>(app) {
                     continue;
                 }
-                // Whoever put them there may have left verdicts, too.
+                // The same transaction may have written verdicts.
                 instance.registry.notify(ScanOutbox);
                 if instance.registry.ask(app, LoadJobs { jobs }).await.is_some()
                     && let Err(error) =
@@ -49,7 +50,7 @@ impl ShardKeeper {
         ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.running_commands = false));
     }
 
-    /// Commands of a kind that this version does not know stay where they are.
+    /// Reports commands of an unknown kind, which stay in the table.
     pub(super) fn report_unknown_commands(&self, observed: &Observation) {
         let unknown = &observed.unknown_commands;
         let count = unknown.iter().map(|commands| commands.count).sum();

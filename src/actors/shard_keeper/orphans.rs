@@ -1,8 +1,7 @@
-//! Apps that no instance has any more while jobs of them are due: nobody would fire those, so
-//! every instance reports them.
+//! Reports apps that have due jobs and that no running instance fires.
 //!
-//! Which apps those are, each heartbeat's observation shows. Only if there are any, their due
-//! jobs are counted, once a minute and up to a limit.
+//! Each heartbeat shows which apps no instance has. Only if there are any, their due jobs are
+//! counted, once a minute and up to a limit.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -14,18 +13,18 @@ use crate::health::ProblemKind;
 use crate::model::ids::{AppId, ShardId};
 use crate::store::{DueJobs, Observation};
 
-/// An app that a restart has for a moment taken away is none.
+/// An app is reported after this time without an instance, which a restart does not exceed.
 const ORPHAN_AFTER_MS: i64 = 5_000;
-/// How often jobs are counted.
+/// How often due jobs are counted.
 const COUNT_EVERY_MS: i64 = 60_000;
 
-/// What is known of them.
+/// The apps without an instance.
 #[derive(Debug, Default)]
 pub(super) struct Orphans {
-    /// Since when no instance has the app.
+    /// Since when no instance has the app, by the boot clock.
     since_ms: BTreeMap<AppId, i64>,
     counted_ms: Option<i64>,
-    /// Whose jobs were reported, by their subjects.
+    /// The apps that are reported, with the subjects of the reports.
     reported: BTreeMap<AppId, String>,
 }
 
@@ -81,7 +80,7 @@ impl ShardKeeper {
         self.instance.counters.set_without_instance(jobs);
     }
 
-    /// An instance has the app again, or its jobs are gone.
+    /// Clears the report of an app that an instance has again, or whose due jobs are gone.
     fn clear_orphan(&mut self, app: AppId) {
         if let Some(subject) = self.orphans.reported.remove(&app) {
             self.instance.health.clear(&subject);
@@ -105,7 +104,7 @@ fn sentence(due: &DueJobs) -> String {
     )
 }
 
-/// Apps with shards that no live instance has, and their shards.
+/// Apps that no live instance has, with their shards.
 fn orphans_in(observed: &Observation) -> BTreeMap<AppId, Vec<ShardId>> {
     let had: HashSet<AppId> =
         observed.instances.iter().flat_map(|instance| instance.apps.iter().copied()).collect();

@@ -1,4 +1,4 @@
-//! Stopping everything in order.
+//! Stops an instance in order.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,22 +7,23 @@ use super::super::instance::Instance;
 use super::super::messages::{Drain, ReleaseAll, StopStarting};
 use super::super::registry::Scope;
 
-/// How often a wait for the end looks.
+/// How often a condition is checked while waiting for it.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// What leaving the group may take: at least, and at most.
+/// The shortest and the longest time for leaving the consumer group.
 const INTAKE_MAX_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-/// What writing the last outcomes may take after the handlers have ended.
+/// The time for writing the last outcomes after the handlers have ended.
 const WRITE_MAX_WAIT: Duration = Duration::from_secs(10);
-/// What the last records of the outbox may take to a broker.
+/// The time for sending the last records of the producer.
 const FLUSH_MAX_WAIT: Duration = Duration::from_millis(500);
 
-/// Each step ends in time for the next, whatever group, broker or database do: what is not
-/// done by then is done again by whoever has our shards and partitions next.
+/// Stops everything, with a time limit for each step, so that no unavailable service delays the
+/// end. What is not done in time is done by the instances that own the shards and partitions next.
 pub(super) async fn drain_all(instance: Arc<Instance>, deadline: Instant) {
     let left = |until: Instant| until.saturating_duration_since(Instant::now());
     let max_wait = left(deadline);
     if let Some(intake) = instance.intake() {
-        // The attempts need the rest of the time, and a group may take longer than all of it.
+        // Limited, because leaving a group can take very long and the attempts need the remaining
+        // time.
         let max_wait = (max_wait / 2).clamp(INTAKE_MAX_WAIT.0, INTAKE_MAX_WAIT.1);
         if let Err(error) = intake.shutdown(max_wait).await {
             tracing::warn!(%error, "the intake did not stop in time: it is left to itself");
@@ -46,11 +47,11 @@ pub(super) async fn drain_all(instance: Arc<Instance>, deadline: Instant) {
     }
 }
 
-/// What jobs sent has been acknowledged, and letters and verdicts stay in the outbox until they
-/// are: nothing is lost without this, and less is published twice.
+/// Sends the records that the producer has queued. Nothing would be lost without this, since
+/// unacknowledged letters and verdicts stay in the outbox, but more would be published twice.
 async fn flush(instance: &Instance) {
     let Some(kafka) = &instance.kafka else { return };
-    // A clock that is set back makes the client's own wait longer.
+    // Limited separately, since the client's own wait becomes longer if the clock is set back.
     let flushed = tokio::time::timeout(FLUSH_MAX_WAIT * 2, kafka.producer.flush(FLUSH_MAX_WAIT));
     match flushed.await {
         Ok(Ok(())) => {}
@@ -64,7 +65,8 @@ async fn stop_starting(instance: &Instance, max_wait: Duration) {
     drop(tokio::time::timeout(max_wait, futures::future::join_all(asked)).await);
 }
 
-/// To a successor, if the keeper has just panicked: without it others wait for our lease.
+/// Asks the keeper to release all shards; if it has just panicked, its replacement. Otherwise the
+/// other instances would have to wait for the end of the lease.
 async fn release_all(instance: &Instance) {
     while instance.registry.is_registered::<ReleaseAll>(Scope::Instance) {
         if instance.registry.ask(Scope::Instance, ReleaseAll).await.is_some() {
