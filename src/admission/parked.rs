@@ -1,5 +1,5 @@
-//! Records that were parked, since their failure may pass: judged and admitted again, each row
-//! taken in the transaction that decides it.
+//! Parked records: judged and admitted again. The row of a parked record is deleted or updated in
+//! the transaction that admits it.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -10,23 +10,23 @@ use crate::model::ids::LedgerId;
 use crate::recovery::Backoff;
 use crate::store::{BatchSource, Error as StoreError, ParkedRecord, Result as StoreResult, Taken};
 
-/// Rows that are read together; each may be as large as a record.
+/// How many rows are read together; each may be as large as a record.
 const SOME: u64 = 50;
-/// How often one record is tried that a database does not take although it answers, before
-/// those behind it have their turn.
+/// How many times one record is tried while the database answers and rejects it, before later ones
+/// are tried.
 const MAX_FAILURES: u32 = 3;
-/// The wait for a lease.
+/// The wait before the lease is checked again.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
 
-/// Hears why parked records are not admitted yet.
+/// Called with each error that delays parked records.
 type OnError<'a> = &'a (dyn Fn(&StoreError) + Send + Sync);
 
 impl Admission {
-    /// Tries the parked records of these partitions, as far as they are due, and returns when
-    /// the next one is. What goes wrong meanwhile is told to `on_error`.
+    /// Tries the parked records of these partitions that are due, and returns when the next one is.
+    /// Each error meanwhile is passed to `on_error`.
     ///
     /// # Errors
-    /// If rows cannot be read, or one of them is not taken although the database answers.
+    /// If rows cannot be read, or the database answers and rejects one of them.
     pub(crate) async fn try_parked(
         &self,
         ledgers: impl Fn() -> Vec<LedgerId> + Send,
@@ -43,11 +43,11 @@ impl Admission {
             if due.is_empty() {
                 return Ok(next);
             }
-            // What nobody had registered a moment ago may be there now.
+            // An app that was unknown may have been registered meanwhile.
             self.apps.forget_unknown();
             let mut failed = Ok(());
             for (ledger, mut records) in due {
-                // All instances take rows in one order.
+                // All instances lock rows in the same order.
                 records.sort_unstable_by_key(|record| record.id);
                 failed = self.admit_parked(ledger, records, on_error).await.and(failed);
             }
@@ -55,7 +55,7 @@ impl Admission {
         }
     }
 
-    /// All together, or each by itself if they are not taken together.
+    /// Admits these records together, or one by one if that fails.
     async fn admit_parked(
         &self,
         ledger: LedgerId,
@@ -71,7 +71,7 @@ impl Admission {
             Conclusion::Ended(End::Failed(error)) => return Err(error),
             Conclusion::Ended(End::OneByOne) => {}
         }
-        // The transaction of all of them has ended when each row was locked by a later one.
+        // The transaction with all of them has ended once a later one has locked each row.
         let together = std::mem::take(&mut pending.unanswered);
         let mut failed = Ok(());
         for row in policy.rows {
@@ -105,8 +105,9 @@ impl Admission {
     }
 }
 
-/// Rows are taken with their jobs: a try that finds one otherwise than it was read knows that
-/// another one, perhaps an earlier one of ours, has decided it.
+/// The tries for parked records, whose rows are changed in the same transaction. A try that finds a
+/// row changed knows that another transaction has decided it, which may be an earlier try whose
+/// answer was lost.
 struct ParkedTries<'a> {
     ledger: LedgerId,
     rows: Vec<Taken>,
@@ -116,9 +117,9 @@ struct ParkedTries<'a> {
 }
 
 enum End {
-    /// Each is to be tried by itself.
+    /// Each record has to be tried by itself.
     OneByOne,
-    /// This one is not taken although the database answers.
+    /// The database answers and rejects this record.
     Failed(StoreError),
 }
 
@@ -159,7 +160,7 @@ impl TryPolicy for ParkedTries<'_> {
         (self.on_error)(&error);
         self.failed += 1;
         let database = &admission.database;
-        // One that cannot be tried just now keeps none behind it from being tried.
+        // A record that fails does not keep later ones from being tried.
         let end = if self.rows.len() > 1 {
             Some(End::OneByOne)
         } else if self.failed >= MAX_FAILURES && database.store().ping().await.is_ok() {

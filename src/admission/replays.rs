@@ -1,5 +1,5 @@
-//! Dead letters that are tried once more: the same judgement and the same admission, in the
-//! transaction that takes the letter's row.
+//! Replays of dead letters: the same rules and the same admission as for other requests, in the
+//! transaction that changes the letter's row.
 
 use uuid::Uuid;
 
@@ -13,16 +13,16 @@ use crate::store::{
     BatchSource, Decision, LetterToReplay, Names, PlacedCandidate, Result as StoreResult,
 };
 
-/// What is to be replayed.
+/// A replay to be made.
 #[derive(Clone, Debug)]
 pub(crate) struct Replay {
-    /// The letter.
+    /// The dead letter.
     pub letter: Uuid,
-    /// The request to admit in the place of the letter's own.
+    /// A request that replaces the letter's own.
     pub value: Option<Vec<u8>>,
 }
 
-/// What became of a replay, or would.
+/// The result of a replay, or of its preview.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub(crate) enum Replayed {
@@ -31,21 +31,21 @@ pub(crate) enum Replayed {
         /// The job.
         job_id: JobId,
     },
-    /// Its request has a job already.
+    /// Its request already has a job.
     Duplicate {
         /// That job.
         job_id: JobId,
-        /// The request that it came by.
+        /// The id of the request that created it.
         of: String,
     },
-    /// Its request is refused; the letter stays as it was.
+    /// The request is refused; the letter is unchanged.
     Refused(Refusal),
-    /// The letter cannot be replayed: why.
+    /// The letter cannot be replayed, for this reason.
     NotPossible(String),
 }
 
 impl Admission {
-    /// What a replay would come to just now, after those that were foreseen with the same
+    /// The result that a replay would have now, after those that were previewed with the same
     /// `names`. Nothing is written.
     ///
     /// # Errors
@@ -65,11 +65,11 @@ impl Admission {
         Ok(answer(decisions.into_iter().next(), job_id))
     }
 
-    /// Replays a letter, or says why not.
+    /// Replays a letter.
     ///
     /// # Errors
-    /// [`SubmitError::Unavailable`]: unknown whether it was replayed; asked again, it will not
-    /// be replayed twice.
+    /// [`SubmitError::Unavailable`] if it is not known whether it was replayed. It may be replayed
+    /// again, which does not create a second job.
     pub(crate) async fn replay(&self, replay: &Replay) -> Result<Replayed, SubmitError> {
         let (mut made, mut unanswered, mut last) = (0, false, None);
         while BoundedTries::wait(self, made).await {
@@ -97,8 +97,8 @@ impl Admission {
                 Conclusion::Ended(End::Unavailable(why)) => {
                     return Err(SubmitError::Unavailable(why));
                 }
-                // Another operator has changed the letter, or a try of ours without an answer
-                // has replayed it: its row tells.
+                // Another operator has changed the letter, or a try whose answer was lost has
+                // replayed it: the next look at its row shows which.
                 Conclusion::Fenced(tries) => {
                     unanswered |= tries.unanswered;
                     made += tries.made;
@@ -110,7 +110,8 @@ impl Admission {
         Err(SubmitError::Unavailable(why))
     }
 
-    /// `again`: an earlier try of the same replay got no answer, and may have been it.
+    /// Reads the letter and judges its request. `again`: the answer to an earlier try of this
+    /// replay was lost, so that a replayed letter may be its result.
     async fn prepare(&self, replay: &Replay, again: bool) -> StoreResult<Prepared> {
         let id = replay.letter;
         let impossible = |why: String| Ok(Prepared::Answer(Replayed::NotPossible(why)));
@@ -145,7 +146,7 @@ enum Prepared {
     Answer(Replayed),
 }
 
-/// The request that a letter stands for. What a failed job was fired with is one, too.
+/// The request of a letter. The body that a failed job was fired with is a valid request, too.
 fn request_of(
     letter: &LetterToReplay,
     value: Option<&[u8]>,
@@ -155,7 +156,7 @@ fn request_of(
         let message = "the letter has no value: give it a correction";
         return Err(Refusal::new(ErrorKind::EmptyValue, message));
     };
-    // What a job was fired with is a little larger than its record was.
+    // That body is a little larger than the record was.
     if let Some(refusal) = too_large(value, max_bytes).filter(|_| !letter.is_of_a_job()) {
         return Err(refusal);
     }

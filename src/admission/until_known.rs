@@ -1,8 +1,8 @@
-//! The one loop of every admission: tried until it is known what became of it.
+//! The loop of every admission, which tries until the result is known.
 //!
-//! An answer may be lost with its connection while the transaction commits. Until that is
-//! known the schedulers' tickets stay out, and once the transaction has ended they read
-//! what it may have brought; so a job that is due fires at once, whichever way it came.
+//! An answer may be lost with its connection while the transaction commits. Until the result is
+//! known, the schedulers' tickets are not returned; once the transaction has ended, the schedulers
+//! read what it may have written. So a job that is due fires at once, whatever its source.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -14,36 +14,38 @@ use super::tickets::Tickets;
 use super::{Admission, Pending};
 use crate::store::{Admitted, Batch, BatchSource, Decision, Entry, Error as StoreError};
 
-/// How often shards are chosen among ours before the owner is told to look instead.
+/// How many times shards of this instance are chosen before a job is left to the owner of its home
+/// shard.
 const MAX_CHOICES: u32 = 3;
 /// The wait before other shards are chosen.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
 
-/// What is particular to one way in.
+/// How requests from one source are tried.
 pub(crate) trait TryPolicy: Send + Sync {
-    /// How an admission may end, beside by its commit.
+    /// How an admission may end other than by a commit.
     type End: Send;
 
-    /// What the batch changes beside its entries.
+    /// The source of the batch, whose state is changed in the same transaction.
     fn source(&self, tries: &Tries) -> BatchSource;
 
-    /// Whether the batch is read before it is written, since it is probably known already.
+    /// Whether the batch is read before it is written, because it is probably a duplicate.
     fn reads_first(&self, tries: &Tries) -> bool;
 
-    /// Ends the wait for a scheduler.
+    /// Cancels the wait for a scheduler.
     fn leaving(&self) -> Option<&CancellationToken> {
         None
     }
 
-    /// Waits until the next try may begin, or ends the admission. Without a valid lease jobs
-    /// go into shards of other instances.
+    /// Waits until the next try may begin, or ends the admission. Without a valid lease jobs are
+    /// put into shards of other instances.
     fn before(
         &mut self,
         admission: &Admission,
         tries: &Tries,
     ) -> impl Future<Output = ControlFlow<Self::End>> + Send;
 
-    /// A try had no answer but this error: what did it write, and is there another try?
+    /// Handles a try that ended with this error: determines what it wrote, and whether there is
+    /// another try.
     fn after(
         &mut self,
         admission: &Admission,
@@ -57,18 +59,18 @@ pub(crate) trait TryPolicy: Send + Sync {
 pub(crate) struct Tries {
     /// How many were made.
     pub(crate) made: u32,
-    /// In how many of them the shards were not ours any more.
+    /// In how many of them the chosen shards had been reassigned.
     pub(crate) reassigned: u32,
-    /// Some had no answer, and may have committed.
+    /// At least one had no answer, and may have committed.
     pub(crate) unanswered: bool,
 }
 
-/// What is known after a try without an answer.
+/// What is known after a try whose answer was lost.
 #[derive(Debug)]
 pub(crate) struct LostAnswer<E> {
     /// What it wrote.
     pub(crate) written: Written,
-    /// Whether it is tried again.
+    /// Whether there is another try.
     pub(crate) next: ControlFlow<E>,
 }
 
@@ -77,31 +79,31 @@ pub(crate) struct LostAnswer<E> {
 pub(crate) enum Written {
     /// Nothing.
     Nothing,
-    /// All of it, or some; its transaction has ended.
+    /// All of it or a part, and its transaction has ended.
     Something,
-    /// That is not known. The next try waits for its transaction.
+    /// Not known. The next try waits for its transaction.
     Unknown,
 }
 
-/// What became of an admission.
+/// The result of an admission.
 #[derive(Debug)]
 pub(crate) enum Conclusion<E> {
-    /// It is committed; what was decided of each entry.
+    /// It is committed, with this decision on each entry.
     Decided(Vec<Decision>),
-    /// What it came from is not as it was read. A try of these without an answer may be the
-    /// cause.
+    /// Its source has changed since it was read, possibly by one of these tries, if an answer was
+    /// lost.
     Fenced(Tries),
-    /// It ended as its policy says.
+    /// It ended as its policy decided.
     Ended(E),
-    /// Its policy's [`leaving`](TryPolicy::leaving) was cancelled; nothing was written.
+    /// Its policy's [`leaving`](TryPolicy::leaving) was cancelled, and nothing was written.
     Cancelled,
 }
 
 impl Admission {
-    /// Admits `pending`, all of it or nothing, until it is known what became of it.
+    /// Admits `pending`, all of it or nothing, until the result is known.
     ///
-    /// If it does not end by a commit, the entries are in `pending` again. Dropped then, the
-    /// schedulers read the shards of tries whose end is not known after two leases.
+    /// If it does not end by a commit, `pending` contains the entries again. If that is dropped,
+    /// the schedulers read the shards of unanswered tries after two leases.
     pub(crate) async fn admit_until_known<P: TryPolicy>(
         &self,
         pending: &mut Pending,
@@ -125,7 +127,8 @@ impl Admission {
             tries.made += 1;
             match answer {
                 Ok(Admitted::Done(decisions)) => {
-                    // Names or rows of a transaction under way were waited for: it has ended.
+                    // The unanswered tries have ended: this one waited for the ids or rows of their
+                    // transactions.
                     std::mem::take(&mut pending.unanswered).read_again();
                     let decided = without_own_duplicate(&batch, &decisions);
                     let known = decided.as_deref().unwrap_or(&decisions);
@@ -141,8 +144,8 @@ impl Admission {
                     tokio::time::sleep(SHORT_WAIT).await;
                 }
                 Ok(Admitted::Fenced) => {
-                    // Part of a split batch may stand; and what decided it may be a try of
-                    // ours, which has ended then.
+                    // Part of a split batch may be committed, and an unanswered try of ours may
+                    // have changed the source, which has ended then.
                     tickets.read_again();
                     std::mem::take(&mut pending.unanswered).read_again();
                     pending.restore(batch);
@@ -168,8 +171,8 @@ impl Admission {
     }
 }
 
-/// A call is no duplicate of its own earlier try: the decisions with that set right, if a try
-/// of it had no answer.
+/// A call is no duplicate of its own earlier try. Returns the corrected decisions if an earlier try
+/// had no answer.
 fn without_own_duplicate(batch: &Batch, decisions: &[Decision]) -> Option<Vec<Decision>> {
     let BatchSource::Call { again: true } = batch.source else { return None };
     let is_own = |entry: &Entry, decision: &Decision| match (entry, decision) {

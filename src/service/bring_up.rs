@@ -1,4 +1,4 @@
-//! Bringing everything up, in order: database and migrations, actors, Kafka.
+//! Starts everything in order: database and migrations, actors, Kafka.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
@@ -19,19 +19,19 @@ use crate::model::app::{AppConfig, AppName};
 use crate::operations::Operations;
 use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 
-/// The wait before something that does not answer is tried again, doubling up to the second
-/// one.
+/// The wait before an unavailable service is tried again, doubling up to the second value.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-/// How often it is looked at what the clients of the broker have found out.
+/// How often the state of the Kafka clients is reported.
 const BROKER_CHECK_INTERVAL: Duration = Duration::from_millis(200);
-/// How long another instance may take to leave a database file.
+/// How long to wait for another instance to release a database file.
 const FILE_MAX_WAIT: Duration = Duration::from_secs(5);
-/// The longest wait for the database at the start: what has not started is missed by somebody.
+/// The longest wait between two tries at the start: short, because somebody may be waiting for the
+/// start.
 const MAX_START_BACKOFF: Duration = Duration::from_secs(1);
-/// How often a condition of the start is looked at.
+/// How often a condition of the start is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Why a start cannot succeed, however long one waits.
+/// Why a start failed, for a reason that is not temporary.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -41,12 +41,12 @@ pub enum StartError {
     /// The database cannot be used.
     #[error("{0}")]
     Database(String),
-    /// The machine gave no thread or runtime.
+    /// No thread or runtime could be created.
     #[error("cannot start: {0}")]
     Machine(String),
 }
 
-/// What the thread hands back when everything is up.
+/// What the scheduler's thread returns after the start.
 struct Started {
     instance: Arc<Instance>,
     supervisor: actix::Addr<Supervisor>,
@@ -116,8 +116,8 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The thread: a System on a runtime of several workers. It ends when it is asked to, or
-/// when nobody holds a handle any more.
+/// The scheduler's thread: an actix System on a multi-threaded runtime. It ends on request, or when
+/// the last handle is dropped.
 fn run(
     builder: SchedulerBuilder,
     up: oneshot::Sender<Result<Started, StartError>>,
@@ -138,12 +138,12 @@ fn run(
         let mut stopped = stopped;
         let brought = tokio::select! {
             brought = bring_up(builder) => brought,
-            // The caller gave up waiting.
+            // The caller has dropped the start.
             _ = &mut stopped => return,
         };
         let succeeded = brought.is_ok();
         if up.send(brought).is_ok() && succeeded {
-            // An error is a handle that was dropped: the same end.
+            // An error means that the last handle was dropped.
             stopped.await.ok();
         }
     });
@@ -201,7 +201,7 @@ fn database_url(builder: &SchedulerBuilder) -> SecretString {
     }
 }
 
-/// Waits for the database at `url` and brings its tables up to this version.
+/// Waits for the database at `url` and migrates its tables to this version.
 async fn connect(
     builder: &SchedulerBuilder,
     url: SecretString,
@@ -226,11 +226,11 @@ async fn connect(
     Ok(store)
 }
 
-/// What a record's row needs beside the record's own bytes in what the database is sent.
+/// The bytes that a statement with a record needs besides the record.
 const PACKET_OVERHEAD: u64 = 64 << 10;
 
-/// A server may take less at once than the largest record: then such a record can never be
-/// written.
+/// Reports if the server's limit for one packet is too small for the largest record, which could
+/// then never be written.
 async fn check_packets(store: &Store, max_record_bytes: usize, health: &Health) {
     let most = match store.max_packet_bytes().await {
         Ok(Some(most)) => most,
@@ -255,7 +255,7 @@ fn mysql_url(parts: &MySqlParts) -> SecretString {
     SecretString::from(format!("mysql://{user}:{password}@{host}:{port}/{database}"))
 }
 
-/// Whatever a name or password is made of must not be taken for a part of the URL.
+/// Encodes a name or password for a URL.
 fn percent(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     text.bytes()
@@ -263,7 +263,7 @@ fn percent(text: &str) -> String {
         .collect()
 }
 
-/// An outage is waited for; what waiting cannot mend is said at once.
+/// Waits while the database is unavailable; errors that are not temporary are returned at once.
 async fn await_database<T, F>(
     progress: &StartProgress,
     shown: &str,
@@ -297,7 +297,7 @@ where
     }
 }
 
-/// A database file belongs to one process at a time. One that is just ending is waited for.
+/// Waits until no other process uses the database file, since it belongs to one process at a time.
 async fn await_file(
     progress: &StartProgress,
     store: &Store,
@@ -354,7 +354,7 @@ async fn register_apps(
     Ok(apps)
 }
 
-/// Reports what is wrong between us and the brokers, for as long as anybody has the scheduler.
+/// Reports the state of the Kafka clients until the scheduler is dropped.
 async fn watch_brokers(instance: Weak<Instance>) {
     while let Some(instance) = instance.upgrade() {
         instance.report_brokers();
@@ -363,8 +363,8 @@ async fn watch_brokers(instance: Weak<Instance>) {
     }
 }
 
-/// Settings that can never work are an error at once; a broker that is away is waited for
-/// in the background.
+/// Starts the intake. Invalid settings are an error; while the broker is unavailable, it is tried
+/// again in the background.
 async fn start_intake(
     instance: &Arc<Instance>,
     config: KafkaIngestConfig,

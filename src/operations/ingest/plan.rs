@@ -1,10 +1,10 @@
-//! What a seek does to one partition, and what that means for its records.
+//! The effect of a seek on one partition and its records.
 
 use serde::Serialize;
 
 use crate::kafka::LogRange;
 
-/// One partition's part of a seek.
+/// The effect of a seek on one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -13,36 +13,36 @@ pub struct PartitionMove {
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// The offset that was to be read next, or at which reading would begin.
+    /// The offset that would have been read next without the seek.
     pub from: i64,
     /// The offset that is to be read next.
     pub to: i64,
-    /// Records that are read again, at most: compaction and transactions leave gaps.
+    /// The largest number of records that are read again; compaction and transactions leave gaps.
     pub read_again: i64,
-    /// Records that are never read, at most.
+    /// The largest number of records that are never read.
     pub skipped: i64,
-    /// Whether it was moved.
+    /// Whether the partition was moved.
     pub moved: bool,
 }
 
-/// Where one partition is to be read on.
+/// The position to seek to in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Offset(i64),
-    /// The first record that is not older than some moment, if there is one.
+    /// The first record at or after some time, if there is one.
     Moment(Option<i64>),
     Beginning,
     End,
 }
 
 impl Place {
-    /// The offset of this place in `log`; `None` if the log does not have it.
+    /// The offset of this position in `log`; `None` if it is outside the log.
     pub(super) fn in_log(self, log: LogRange) -> Option<i64> {
         match self {
             Self::Offset(offset) => (log.begin..=log.end).contains(&offset).then_some(offset),
             Self::Moment(found) => Some(found.unwrap_or(log.stable).clamp(log.begin, log.stable)),
             Self::Beginning => Some(log.begin),
-            // What an open transaction holds back is not passed over unseen.
+            // Not beyond an open transaction, whose records would be skipped.
             Self::End => Some(log.stable),
         }
     }
@@ -55,21 +55,21 @@ impl PartitionMove {
             partition,
             from,
             to,
-            // What the log does not have any more, or never had, is not read either way.
+            // Offsets outside the log do not count as records.
             read_again: (from.min(log.end) - to).max(0),
             skipped: (to - from.max(log.begin)).max(0),
             moved: false,
         }
     }
 
-    /// Whether there is nothing to move: it is read on there already.
+    /// Whether the partition is already at that offset.
     pub fn is_noop(&self) -> bool {
         self.from == self.to
     }
 
-    /// Where to go if `from` is to be read next by now. A reader that has passed the place leaves
-    /// nothing to skip; and where another seek has moved back further, a move that was meant to read
-    /// again skips nothing.
+    /// The offset to move to if the row has meanwhile changed to `from`. A forward seek does not
+    /// move a reader back that has passed its target, and a backward seek does not undo one that
+    /// went further back.
     pub(super) fn to_from(&self, from: i64) -> i64 {
         if self.from < self.to { self.to.max(from) } else { self.to.min(from) }
     }
@@ -91,7 +91,7 @@ mod tests {
             (Place::Offset(30), Some(30)),
             (Place::Offset(31), None),
             (Place::Moment(Some(12)), Some(12)),
-            // Of an open transaction, so that readers may not see it yet.
+            // Part of an open transaction, so that consumers do not see it yet.
             (Place::Moment(Some(31)), Some(30)),
             (Place::Moment(None), Some(30)),
         ] {
@@ -105,7 +105,7 @@ mod tests {
             (20, 20, 0, 0),
             (20, 12, 8, 0),
             (20, 30, 0, 10),
-            // Retention took what lies before 10.
+            // Retention has removed the records before 10.
             (0, 10, 0, 0),
             (0, 30, 0, 20),
             // The topic was recreated.
