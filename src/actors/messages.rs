@@ -40,7 +40,7 @@ pub(super) struct PartitionsRevoked {
 pub(super) struct StopReading;
 
 /// `ShardKeeper` → `PartitionReader`, with each heartbeat: the partition's ledger row has this
-/// token. If it is not the reader's own, the row was moved, and the reader restarts at the row's
+/// token. If it is not the reader's own, the row was changed, and the reader restarts at the row's
 /// offset. If lost, the next heartbeat sends it again. One that was sent before the reader's latest
 /// claim only makes it restart at the same offset.
 #[derive(Debug, Message)]
@@ -52,7 +52,7 @@ pub(super) struct LedgerSeen {
 
 /// `ShardKeeper` → `PartitionReader`: this instance has a new id. The reader claims its row again,
 /// so that the row names that id. If lost, the reader notices only with its next record that an
-/// operator has moved the row.
+/// operator has changed the row.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Rejoined;

@@ -1,5 +1,5 @@
 //! Renews the lease, and with each heartbeat reads which shards this instance owns, what other
-//! instances put into them, and which ledger rows were moved. `balance` takes and releases shards.
+//! instances put into them, and which ledger rows were changed. `balance` takes and releases shards.
 //!
 //! All of that comes from one statement per heartbeat. The owned shards are compared with it each
 //! time, so that a restarted keeper continues where the last one ended.
@@ -242,7 +242,7 @@ impl ShardKeeper {
     }
 
     /// Sends the readers the tokens of their rows: a reader without records would not notice that
-    /// its row was moved.
+    /// its row was changed.
     fn notify_readers(&self, observed: &Observation) {
         for held in &observed.partitions {
             let partition = TopicPartition::new(held.topic.as_str(), held.partition);

@@ -1,4 +1,4 @@
-//! Judges one record or request by the rules, before it is written to the database.
+//! Validates one record or request by the rules, before it is written to the database.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl Admission {
         !keys.is_empty() && self.shards.knows_any(keys).await
     }
 
-    /// Judges records that were never tried before, in their order. A request without an id gets
+    /// Validates records that were never tried before, in their order. A request without an id gets
     /// the one that `name` returns, which is the same whenever the record is read.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl Admission {
         Ok(Pending::new(judged))
     }
 
-    /// Judges a record: it becomes a candidate or a dead letter, or is parked to be tried again.
+    /// Validates a record: it becomes a candidate or a dead letter, or is parked to be tried again.
     ///
     /// `before` is the number of earlier tries; a request without an id gets the one that `name`
     /// returns.
@@ -132,7 +132,7 @@ impl Admission {
         Ok(Entry::Wait(Box::new(Wait { letter, due_ms })))
     }
 
-    /// Judges a request, which came by `record` or by API.
+    /// Validates a request, which came by `record` or by API.
     ///
     /// # Errors
     /// Only if an app's row cannot be read.

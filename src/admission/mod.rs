@@ -1,4 +1,4 @@
-//! Admission: the path of every request into the database. A request is judged by the rules, placed
+//! Admission: the path of every request into the database. A request is validated by the rules, placed
 //! into a shard, and written until its result is known.
 //!
 //! Records of a partition, parked records, replays of dead letters and calls take the same path and

@@ -1,4 +1,4 @@
-//! Parked records: judged and admitted again. The row of a parked record is deleted or updated in
+//! Parked records: validated and admitted again. The row of a parked record is deleted or updated in
 //! the transaction that admits it.
 
 use std::collections::BTreeMap;

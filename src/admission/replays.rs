@@ -110,7 +110,7 @@ impl Admission {
         Err(SubmitError::Unavailable(why))
     }
 
-    /// Reads the letter and judges its request. `again`: the answer to an earlier try of this
+    /// Reads the letter and validates its request. `again`: the answer to an earlier try of this
     /// replay was lost, so that a replayed letter may be its result.
     async fn prepare(&self, replay: &Replay, again: bool) -> StoreResult<Prepared> {
         let id = replay.letter;

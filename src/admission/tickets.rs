@@ -1,4 +1,4 @@
-//! Tickets: a scheduler is told of an admission before its transaction begins, so that it misses no
+//! Tickets: a scheduler learns of an admission before its transaction begins, so that it misses no
 //! job that is committed while it reads.
 
 use std::collections::BTreeMap;

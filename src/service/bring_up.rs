@@ -25,7 +25,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const BROKER_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long to wait for another instance to release a database file.
 const FILE_MAX_WAIT: Duration = Duration::from_secs(5);
-/// The longest wait between two tries at the start: short, because somebody may be waiting for the
+/// The longest wait between two tries at the start: short, because a user may be waiting for the
 /// start.
 const MAX_START_BACKOFF: Duration = Duration::from_secs(1);
 /// How often a condition of the start is checked.

@@ -1,7 +1,7 @@
-//! Reads one partition: takes a batch, judges its records by the rules, admits it, and continues
+//! Reads one partition: takes a batch, validates its records by the rules, admits it, and continues
 //! after it.
 //!
-//! One batch is admitted at a time. After a full batch the next one is judged meanwhile; further
+//! One batch is admitted at a time. After a full batch the next one is validated meanwhile; further
 //! records wait in librdkafka's queue. The position is stored in the partition's ledger row and
 //! nowhere else.
 

@@ -1,5 +1,5 @@
-//! One step of a reader: takes a batch, checks that it continues the known log, judges its records
-//! by the rules and admits them. After a full batch, the next one is judged meanwhile.
+//! One step of a reader: takes a batch, checks that it continues the known log, validates its records
+//! by the rules and admits them. After a full batch, the next one is validated meanwhile.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -140,7 +140,7 @@ impl Reading {
         }
     }
 
-    /// Starts a task that judges these records by the rules; `None` if there are none.
+    /// Starts a task that validates these records by the rules; `None` if there are none.
     fn judge(&self, records: Vec<RawRecord>) -> Option<TakenBatch> {
         let (position, last) = (self.position.as_ref()?, records.last()?);
         let (next, last, count) = (last.offset + 1, LastRecord::of(last), records.len());
@@ -156,7 +156,7 @@ impl Reading {
         Some(TakenBatch { judged, next, last, count })
     }
 
-    /// Takes the records after a full batch and starts to judge them. After a smaller batch nothing
+    /// Takes the records after a full batch and starts to validate them. After a smaller batch nothing
     /// is taken, so that the records that arrive meanwhile form one batch.
     fn look_ahead(&mut self, count: usize) {
         let Some(limits) = self.limits().filter(|limits| count >= limits.max_records) else {
@@ -316,7 +316,7 @@ impl Reading {
     }
 }
 
-/// Records that were taken from the queue, and the task that judges them.
+/// Records that were taken from the queue, and the task that validates them.
 struct TakenBatch {
     judged: JoinHandle<StoreResult<Pending>>,
     /// The offset after the last of them.

@@ -21,7 +21,7 @@ pub struct PartitionMove {
     pub read_again: i64,
     /// The largest number of records that are never read.
     pub skipped: i64,
-    /// Whether the partition was moved.
+    /// Whether the offset was changed.
     pub moved: bool,
 }
 

@@ -1,6 +1,6 @@
 //! Changes the offsets from which partitions are read on, with or without running instances.
 //!
-//! Each partition is moved by one compare-and-set of its ledger row, which also replaces the
+//! Each offset is changed by one compare-and-set of its ledger row, which also replaces the
 //! reader's token: the reader cannot write its current batch, and restarts at the row.
 
 use std::collections::{BTreeMap, HashMap};
@@ -50,11 +50,11 @@ pub enum SeekTo {
 pub struct SeekAnswer {
     /// The consumer group.
     pub group: String,
-    /// Whether a partition was moved, and none failed.
+    /// Whether an offset was changed, and no change failed.
     pub moved: bool,
     /// The partitions, by topic and number.
     pub partitions: Vec<PartitionMove>,
-    /// The error that ended the seek before all partitions were moved.
+    /// The error that ended the seek before all offsets were changed.
     #[serde(skip)]
     pub failure: Option<Error>,
 }
@@ -75,7 +75,7 @@ impl Ingest<'_> {
     /// # Errors
     /// [`Error::Invalid`] if the topic or a partition is not read, or no Kafka is configured;
     /// [`Error::Conflict`] if a log does not have the offset; [`Error::Unavailable`] when Kafka or
-    /// the database does not answer. In these cases nothing was moved. A later error is in
+    /// the database does not answer. In these cases nothing was changed. A later error is in
     /// [`SeekAnswer::failure`].
     pub async fn seek(&self, seek: Seek) -> Result<SeekAnswer> {
         self.context.run(|context| async move { run(&context, &seek).await }).await
@@ -138,7 +138,7 @@ async fn choose(
     Ok(partitions)
 }
 
-/// A partition that is to be moved.
+/// A partition whose offset is to be changed.
 struct Part {
     key: LedgerKey,
     /// Its ledger row, if it was ever read.
