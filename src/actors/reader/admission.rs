@@ -14,7 +14,7 @@ use super::position::Position;
 use crate::admission::{Admission, Conclusion, LostAnswer, Pending, Tries, TryPolicy, Written};
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
-use crate::model::ids::ReaderToken;
+use crate::model::ids::{Offset, ReaderToken};
 use crate::recovery::Backoff;
 use crate::store::{Advance, BatchSource, Error as StoreError, LastRecord, LedgerRow};
 
@@ -54,7 +54,7 @@ struct PartTries<'a> {
     /// The number of records.
     count: usize,
     /// The offset after the last of them.
-    next: i64,
+    next: Offset,
     /// The last record of the whole batch, if it is among them.
     last: Option<LastRecord>,
     /// One of their keys is in the cache.
@@ -75,7 +75,7 @@ impl RecordsAdmission {
     pub(super) async fn run(
         mut self,
         mut pending: Pending,
-        next: i64,
+        next: Offset,
         last: LastRecord,
     ) -> Result<Progress, Step> {
         let backoff = Backoff::default();
@@ -98,7 +98,7 @@ impl RecordsAdmission {
     async fn admit(
         &mut self,
         pending: &mut Pending,
-        next: i64,
+        next: Offset,
         last: Option<LastRecord>,
         failures: &mut Failures,
     ) -> Result<PartEnd, Step> {
@@ -156,7 +156,7 @@ impl RecordsAdmission {
     }
 
     /// Handles a row that did not have the expected token or offset.
-    async fn compare_row(&mut self, next: i64, count: usize) -> Result<PartEnd, Step> {
+    async fn compare_row(&mut self, next: Offset, count: usize) -> Result<PartEnd, Step> {
         let row = self.instance.store.read_ledger(self.position.ledger).await;
         let row = row.map_err(|error| Step::Unavailable(error.to_string()))?;
         if row.reader != self.position.reader {
@@ -168,7 +168,7 @@ impl RecordsAdmission {
     }
 
     /// Continues at the row's offset, which a transaction of ours wrote whose answer was lost.
-    fn resume_at_row(&mut self, row_next: i64, next: i64, count: usize) -> PartEnd {
+    fn resume_at_row(&mut self, row_next: Offset, next: Offset, count: usize) -> PartEnd {
         // That transaction may have written letters, verdicts and parked records.
         self.instance.registry.notify(ScanOutbox);
         self.position.next = row_next;

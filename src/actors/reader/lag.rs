@@ -3,6 +3,7 @@
 use chrono::{DateTime, SecondsFormat};
 
 use crate::kafka::{Error, Intake, TopicPartition};
+use crate::model::ids::Offset;
 
 /// A transaction that is open for longer than this is reported. Most take milliseconds, and by
 /// default brokers abort them after a minute.
@@ -21,7 +22,7 @@ pub(super) struct Backlog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OpenTransaction {
     /// The offset of its first record, beyond which consumers do not read.
-    pub(super) first: i64,
+    pub(super) first: Offset,
     /// When that record was written, epoch milliseconds.
     pub(super) since_ms: i64,
 }
@@ -45,7 +46,7 @@ impl Backlog {
     pub(super) async fn after(
         intake: &Intake,
         partition: &TopicPartition,
-        next: i64,
+        next: Offset,
         known: Option<OpenTransaction>,
         now_ms: i64,
     ) -> Result<Self, Error> {

@@ -22,6 +22,7 @@ use super::messages::*;
 use super::registry::{Routes, Scope};
 use crate::health::ProblemKind;
 use crate::kafka::{PartitionQueue, TopicPartition};
+use crate::model::ids::Offset;
 use crate::recovery::Backoff;
 
 use lag::{Backlog, OpenTransaction};
@@ -39,7 +40,7 @@ pub(super) struct PartitionReader {
     /// Reading has stopped until an operator decides how to continue.
     stopped: bool,
     /// The sender of the `StopReading` that is not answered yet.
-    on_stopped: Option<oneshot::Sender<Option<i64>>>,
+    on_stopped: Option<oneshot::Sender<Option<Offset>>>,
     backoff: Backoff,
     figures: Figures,
     /// The transaction that holds the partition back.
@@ -53,9 +54,9 @@ pub(super) struct PartitionReader {
 struct Figures {
     records: u64,
     batches: u64,
-    next_offset: Option<i64>,
+    next_offset: Option<Offset>,
     /// The last value of `next_offset` that was known.
-    known_offset: Option<i64>,
+    known_offset: Option<Offset>,
 }
 
 /// The result of one step.
@@ -217,7 +218,7 @@ impl Child for PartitionReader {
 }
 
 impl Handler<StopReading> for PartitionReader {
-    type Result = ResponseFuture<Option<i64>>;
+    type Result = ResponseFuture<Option<Offset>>;
 
     fn handle(&mut self, _: StopReading, ctx: &mut Context<Self>) -> Self::Result {
         let (on_stopped, gone) = oneshot::channel();
@@ -265,7 +266,7 @@ impl Handler<Report> for PartitionReader {
 
 impl PartitionReader {
     /// Logs the counters, and reports a transaction that holds the partition back.
-    fn report(&mut self, next_offset: i64, left: Option<Backlog>) {
+    fn report(&mut self, next_offset: Offset, left: Option<Backlog>) {
         let Self { partition, figures, instance, .. } = &*self;
         let lag = left.map_or(-1, |left| left.lag);
         let held = left.and_then(|left| left.held);
@@ -279,7 +280,7 @@ impl PartitionReader {
             %partition,
             records = figures.records,
             batches = figures.batches,
-            next_offset,
+            next_offset = next_offset.0,
             lag,
             "{partition}: {} records read, lag {lag}{held_back}",
             figures.records,

@@ -15,7 +15,7 @@ use super::position::{self, Claim, Position};
 use super::{Step, unavailable};
 use crate::admission::Pending;
 use crate::kafka::{BatchLimits, Error as KafkaError, PartitionQueue, TopicPartition};
-use crate::model::ids::derived_request_id;
+use crate::model::ids::{Offset, derived_request_id};
 use crate::model::record::RawRecord;
 use crate::store::{LastRecord, Result as StoreResult};
 
@@ -32,14 +32,14 @@ pub(super) struct Reading {
     /// The next batch, if it was taken while the last one was admitted.
     ahead: Option<TakenBatch>,
     /// The last offset of the ledger row that was known.
-    known: Option<i64>,
+    known: Option<Offset>,
     /// The last step reached the end of the log.
     at_end: bool,
     leaving: CancellationToken,
     claim: Arc<Claim>,
     committed_at: Instant,
     /// The offset that was committed to Kafka last.
-    committed_offset: Option<i64>,
+    committed_offset: Option<Offset>,
 }
 
 impl Reading {
@@ -67,12 +67,12 @@ impl Reading {
     }
 
     /// The offset of the ledger row, if it is known.
-    pub(super) fn next_offset(&self) -> Option<i64> {
+    pub(super) fn next_offset(&self) -> Option<Offset> {
         self.position.as_ref().map(|position| position.next)
     }
 
     /// The last offset of the ledger row that was known.
-    pub(super) fn known_offset(&self) -> Option<i64> {
+    pub(super) fn known_offset(&self) -> Option<Offset> {
         self.next_offset().or(self.known)
     }
 
@@ -200,7 +200,7 @@ impl Reading {
         Ok(())
     }
 
-    async fn seek(&mut self, offset: i64) -> Result<(), Step> {
+    async fn seek(&mut self, offset: Offset) -> Result<(), Step> {
         let Some(intake) = self.instance.intake() else {
             return Err(Step::Unavailable("the intake is not there yet".into()));
         };
@@ -320,7 +320,7 @@ impl Reading {
 struct TakenBatch {
     judged: JoinHandle<StoreResult<Pending>>,
     /// The offset after the last of them.
-    next: i64,
+    next: Offset,
     last: LastRecord,
     count: usize,
 }

@@ -6,6 +6,7 @@ use crate::cli::output::{report, say, table};
 use crate::cli::session::{Session, failed};
 use crate::cli::{CannotStart, ConfigFile, cannot_start};
 use crate::config::Config;
+use crate::model::ids::{Offset, Partition};
 use crate::model::time::ScheduledTime;
 use crate::operations::{Seek, SeekAnswer, SeekTo};
 
@@ -76,7 +77,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
     let seek = Seek {
         to: arguments.target.read(&session.config)?,
         topic: arguments.topic,
-        partitions: arguments.partition,
+        partitions: arguments.partition.into_iter().map(Partition).collect(),
         dry_run: !arguments.yes,
     };
     let answer = session.operations.ingest().seek(seek).await.map_err(failed)?;
@@ -107,7 +108,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
 impl Target {
     fn read(&self, config: &Config) -> Result<SeekTo, CannotStart> {
         if let Some(offset) = self.to_offset {
-            return Ok(SeekTo::Offset(offset));
+            return Ok(SeekTo::Offset(Offset(offset)));
         }
         let Some(time) = self.to_time else {
             return Ok(if self.to_beginning { SeekTo::Beginning } else { SeekTo::End });
@@ -124,7 +125,8 @@ fn text(answer: &SeekAnswer) -> String {
         .partitions
         .iter()
         .map(|one| {
-            let numbers = [i64::from(one.partition), one.from, one.to, one.read_again, one.skipped];
+            let numbers =
+                [i64::from(one.partition.0), one.from.0, one.to.0, one.read_again, one.skipped];
             let numbers = numbers.into_iter().map(|number| number.to_string());
             let moved = if one.moved { "yes" } else { "no" };
             [one.topic.clone()].into_iter().chain(numbers).chain([moved.to_owned()]).collect()

@@ -48,7 +48,8 @@ fn cells(one: &PartitionPosition) -> Vec<String> {
     let known = |number: Option<i64>| number.map_or_else(|| "-".into(), |n| n.to_string());
     let owner = one.owner.clone().unwrap_or_else(|| "nobody".into());
     let mut cells = vec![one.topic.clone(), one.partition.to_string(), owner];
-    cells.extend([one.next_offset, one.end_offset, one.lag].map(known));
+    let [next, end] = [one.next_offset, one.end_offset].map(|offset| offset.map(|offset| offset.0));
+    cells.extend([next, end, one.lag].map(known));
     let Totals { records, jobs, duplicates, operations, dead_letters, parked } = one.totals;
     let counts = [records, jobs, duplicates, operations, dead_letters, parked];
     cells.extend(counts.map(|count| count.to_string()));

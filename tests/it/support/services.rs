@@ -189,7 +189,8 @@ impl TestDatabase {
         connect(&self.url, 4).await
     }
 
-    /// The result of `SELECT COUNT(*) ...`, or any query for one integer.
+    /// The result of `SELECT COUNT(*) ...`, or any query for one integer; the null of a `SUM` over
+    /// no rows is 0.
     pub(crate) async fn count(&self, sql: &str) -> i64 {
         let connection = connect(&self.url, 1).await;
         let row = connection
@@ -197,9 +198,10 @@ impl TestDatabase {
             .await
             .unwrap_or_else(|error| panic!("{sql}: {error}"))
             .unwrap_or_else(|| panic!("{sql}: no row"));
-        let count = row.try_get_by_index(0).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let count: Option<i64> =
+            row.try_get_by_index(0).unwrap_or_else(|error| panic!("{sql}: {error}"));
         connection.close().await.expect("a connection that closes");
-        count
+        count.unwrap_or(0)
     }
 
     /// Runs statements that return no rows.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use infinite_scheduler::model::ids::{Epoch, InstanceId, JobId};
+use infinite_scheduler::model::ids::{Epoch, InstanceId, JobId, Offset};
 use infinite_scheduler::model::verdict::Event;
 use infinite_scheduler::store::{
     Admitted, Decision, Ended, Entry, InstanceRow, ListRange, Outcome, OutcomeBatch, ShardFence,
@@ -142,7 +142,7 @@ async fn an_admission_into_a_shard_of_an_old_epoch_writes_nothing() {
             assert_eq!(rows, 0, "{backend:?}: {table}");
         }
         let row = fixture.store.read_ledger(fixture.ledger.id).await.expect("the row");
-        assert_eq!(row.next_offset, 0, "{backend:?}");
+        assert_eq!(row.next_offset, Offset(0), "{backend:?}");
         let ours = batch(fixture.records(0), vec![job(&fixture, "r")], vec![fence]);
         let answer = fixture.store.admit(&ours).await.expect("an answer");
         assert_eq!(answer, Admitted::Done(vec![Decision::Accepted]), "{backend:?}");
