@@ -215,8 +215,8 @@ impl Scheduler {
         let drained = self.inner.supervisor.send(Drain { deadline });
         match tokio::time::timeout(left(), drained).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => tracing::error!("the supervisor is gone: leaving without draining"),
-            Err(_) => tracing::error!("the supervisor does not answer: leaving without draining"),
+            Ok(Err(_)) => tracing::error!("the supervisor has ended: stopping without draining"),
+            Err(_) => tracing::error!("the supervisor does not answer: stopping without draining"),
         }
         let store = self.inner.instance.store.clone();
         let max_wait = left().max(CLOSE_MAX_WAIT / 2);

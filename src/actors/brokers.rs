@@ -42,7 +42,7 @@ impl Instance {
 
     /// Reports that the group has not assigned partitions to this instance yet.
     pub(crate) fn report_joining(&self) {
-        let joining = "waits for the partitions that the consumer group gives it";
+        let joining = "waits for the consumer group to assign partitions to it";
         self.health.report(KAFKA, ProblemKind::JoiningGroup, joining);
     }
 

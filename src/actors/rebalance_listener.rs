@@ -46,7 +46,7 @@ impl Assignments for RebalanceListener {
             return Vec::new();
         }
         if lost {
-            tracing::warn!(?partitions, "partitions were lost: the group gave them away");
+            tracing::warn!(?partitions, "partitions were lost: the group has reassigned them");
         }
         let (reply, answer) = sync_channel(1);
         notify(&self.supervisor, PartitionsRevoked { partitions, reply });

@@ -133,7 +133,9 @@ impl ShardKeeper {
             }
             Ok(Heartbeat::Unknown) => {
                 if self.instance.me().0 != 0 {
-                    tracing::warn!("declared dead by others: dropping every shard, joining anew");
+                    tracing::warn!(
+                        "declared dead by another instance: dropping every shard and registering again"
+                    );
                 }
                 self.drop_all_shards();
                 self.join(ctx);
@@ -271,7 +273,7 @@ impl ShardKeeper {
             let lost: Vec<ShardId> =
                 held.iter().filter(|fence| !is_ours(fence)).map(|fence| fence.shard).collect();
             if !lost.is_empty() {
-                tracing::warn!(app = %app.name, ?lost, "shards were taken from us");
+                tracing::warn!(app = %app.name, ?lost, "shards were reassigned to other instances");
                 lost.iter().for_each(|shard| self.instance.owned.remove(app.id, *shard));
                 self.instance.registry.notify_scope(app.id, ShardsLost { shards: lost });
             }
@@ -328,7 +330,7 @@ impl Handler<ReleaseAll> for ShardKeeper {
             match left.await {
                 Ok(Ok(())) => true,
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "could not say goodbye: others wait for the lease");
+                    tracing::warn!(%error, "the shards were not released: other instances wait for the end of the lease");
                     false
                 }
                 Err(_) => false,

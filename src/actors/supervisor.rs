@@ -240,7 +240,7 @@ impl Handler<PartitionsAssigned> for Supervisor {
     fn handle(&mut self, assigned: PartitionsAssigned, ctx: &mut Context<Self>) {
         for queue in assigned.queues {
             let partition = queue.partition().clone();
-            tracing::info!(%partition, "{partition} is ours to read");
+            tracing::info!(%partition, "{partition} is assigned to this instance");
             self.start(reader_of(queue), BACKOFF.0, ctx);
         }
     }

@@ -143,13 +143,13 @@ pub(super) enum End {
 
 impl BoundedTries {
     fn call() -> Self {
-        let last = "no instance holds the shards".into();
+        let last = "no instance owns the shards".into();
         Self { source: BatchSource::Call { again: false }, made: 0, last }
     }
 
     /// The tries of a replay, of which `made` were already made.
     pub(super) fn replay(source: BatchSource, made: u32) -> Self {
-        Self { source, made, last: "others change it all the time".into() }
+        Self { source, made, last: "it was changed at the same time, repeatedly".into() }
     }
 
     /// Waits before the next try, except before the first. Returns false if no try is left.

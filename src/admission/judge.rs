@@ -302,7 +302,8 @@ fn validate(app: &OwnApp, data: &JobData) -> Result<(), Objection> {
     let asked = catch_unwind(AssertUnwindSafe(|| app.handler.validate(data)));
     asked.unwrap_or_else(|_| {
         let name = &app.row.name;
-        let why = format!("the handler of {name} panicked when it was to judge it: see its log");
+        let why =
+            format!("the handler of {name} panicked when it validated the request: see its log");
         Err(Objection::Invalid(why))
     })
 }

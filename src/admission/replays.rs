@@ -106,7 +106,7 @@ impl Admission {
                 Conclusion::Cancelled => made += 1,
             }
         }
-        let why = last.unwrap_or_else(|| "others change it all the time".into());
+        let why = last.unwrap_or_else(|| "it was changed at the same time, repeatedly".into());
         Err(SubmitError::Unavailable(why))
     }
 

@@ -311,7 +311,7 @@ async fn await_file(
                  PostgreSQL to run several"
             )));
         }
-        progress.set(Some(format!("waiting for another instance to leave {shown}")));
+        progress.set(Some(format!("waiting for another instance to release {shown}")));
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     progress.set(None);

@@ -181,7 +181,7 @@ async fn a_topic_made_again_is_not_read_if_so_told(later: std::ops::Range<usize>
     wait_until(DEADLINE, "the complaint", async || {
         scheduler.health().sentences().iter().any(|complaint| {
             complaint.starts_with(&about)
-                && complaint.contains("it was made again")
+                && complaint.contains("it was recreated")
                 && complaint.contains("on_offset_lost")
         })
     })

@@ -161,7 +161,7 @@ impl RecordsAdmission {
         let row = row.map_err(|error| Step::Unavailable(error.to_string()))?;
         if row.reader != self.position.reader {
             let partition = &self.partition;
-            tracing::warn!(%partition, "{partition} was claimed by another reader, or moved by hand");
+            tracing::warn!(%partition, "{partition} was claimed by another reader, or moved by an operator");
             return Ok(PartEnd::Stop(Progress::ClaimAgain));
         }
         Ok(self.resume_at_row(row.next_offset, next, count))

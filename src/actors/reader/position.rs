@@ -114,7 +114,7 @@ pub(super) async fn open(
 ) -> Result<Position, Step> {
     claim.discard_requests();
     let (Some(intake), Some(kafka)) = (instance.intake(), &instance.kafka) else {
-        return Err(Step::Unavailable("the intake is not there yet".into()));
+        return Err(Step::Unavailable("the intake has not started yet".into()));
     };
     if !intake.is_assigned(partition) {
         return Err(Step::Revoked);
@@ -144,7 +144,8 @@ pub(super) async fn open(
         gap_confirmed: false,
     };
     if position.next > high {
-        let why = format!("ends at {high}, and we stood at {}: it was made again", position.next);
+        let why =
+            format!("ends at {high}, and {} was to be read next: it was recreated", position.next);
         continue_at(instance, partition, &mut position, low, Loss::Recreated, &why).await?;
     } else if position.next < low {
         let lost = usize::try_from(low - position.next).unwrap_or(0);
@@ -164,7 +165,7 @@ pub(super) async fn recreated(
     let (low, _) =
         intake.watermarks(partition).await.map_err(|error| Step::Unavailable(error.to_string()))?;
     let why = format!(
-        "has another record at {} than the one that was read: it was made again",
+        "has another record at {} than the one that was read: it was recreated",
         position.next - 1
     );
     continue_at(instance, partition, position, low, Loss::Recreated, &why).await
@@ -190,7 +191,7 @@ async fn find_or_open(
     };
     instance.store.open_ledger(key, start).await.map_err(|error| unavailable(&error))?;
     tracing::info!(%partition, start = start.0, "{partition} is read for the first time, from {start}");
-    find().await?.ok_or_else(|| Step::Unavailable("the ledger row is not there yet".into()))
+    find().await?.ok_or_else(|| Step::Unavailable("the ledger row does not exist yet".into()))
 }
 
 /// Moves the row to `low` and counts the loss; with `on_offset_lost = "stop"` it only counts it and
@@ -221,7 +222,7 @@ async fn continue_at(
             position.gap_confirmed = false;
             Ok(())
         }
-        Ok(false) => Err(Step::Unavailable("another reader moved the ledger".into())),
+        Ok(false) => Err(Step::Unavailable("another reader changed the ledger row".into())),
         Err(error) => Err(unavailable(&error)),
     }
 }

@@ -178,7 +178,9 @@ impl Reading {
                 let passed = self.instance.store.pass_ledger(&row, end.stable);
                 match self.instance.bounded(passed).await {
                     Ok(true) => position.next = end.stable,
-                    Ok(false) => return Err(Step::Unavailable("the ledger row was moved".into())),
+                    Ok(false) => {
+                        return Err(Step::Unavailable("the ledger row was changed".into()));
+                    }
                     Err(error) => return Err(unavailable(&error)),
                 }
             }
@@ -202,7 +204,7 @@ impl Reading {
 
     async fn seek(&mut self, offset: Offset) -> Result<(), Step> {
         let Some(intake) = self.instance.intake() else {
-            return Err(Step::Unavailable("the intake is not there yet".into()));
+            return Err(Step::Unavailable("the intake has not started yet".into()));
         };
         intake.seek(&self.partition, offset).await.map_err(step_of)?;
         if self.queue.is_none() {
@@ -228,7 +230,7 @@ impl Reading {
             batch = queue.next_batch(limits) => batch,
             () = self.leaving.cancelled() => return Ok(Vec::new()),
             () = self.claim.restart_requested() => {
-                tracing::info!(partition = %self.partition, "{}: beginning again where the ledger stands", self.partition);
+                tracing::info!(partition = %self.partition, "{}: restarting at the offset of its ledger row", self.partition);
                 self.position = None;
                 return Ok(Vec::new());
             }

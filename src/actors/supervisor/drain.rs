@@ -26,7 +26,7 @@ pub(super) async fn drain_all(instance: Arc<Instance>, deadline: Instant) {
         // time.
         let max_wait = (max_wait / 2).clamp(INTAKE_MAX_WAIT.0, INTAKE_MAX_WAIT.1);
         if let Err(error) = intake.shutdown(max_wait).await {
-            tracing::warn!(%error, "the intake did not stop in time: it is left to itself");
+            tracing::warn!(%error, "the intake did not stop in time, and is not waited for");
         }
     }
     stop_starting(&instance, left(deadline)).await;
@@ -43,7 +43,9 @@ pub(super) async fn drain_all(instance: Arc<Instance>, deadline: Instant) {
     let gone = (Instant::now() + WRITE_MAX_WAIT).min(deadline + Drain::REST);
     let goodbye = tokio::time::timeout(left(gone), release_all(&instance));
     if tokio::join!(goodbye, flush(&instance)).0.is_err() {
-        tracing::warn!("no time left to say goodbye: others wait for the lease");
+        tracing::warn!(
+            "no time left to release the shards: other instances wait for the end of the lease"
+        );
     }
 }
 

@@ -177,9 +177,7 @@ async fn plan(
     let mut parts = Vec::new();
     for partition in partitions {
         let (Some(log), Some(place)) = (logs.get(&partition), places.get(&partition)) else {
-            return Err(Error::Unavailable(format!(
-                "Kafka said nothing of {partition}: try again"
-            )));
+            return Err(Error::Unavailable(format!("Kafka did not report {partition}: try again")));
         };
         let key = LedgerKey {
             cluster: cluster.clone(),
