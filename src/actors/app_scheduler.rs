@@ -142,7 +142,7 @@ impl AppScheduler {
             app: self.app.clone(),
             fence,
             fired_ms,
-            shown: Fence::new(0, 0),
+            receiver_fence: Fence::new(0, 0),
             bytes: 0,
             cancelled,
             ended: None,

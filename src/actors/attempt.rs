@@ -54,8 +54,13 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Ended {
         true => Duration::MAX,
         false => job.timeout(app.config.timeout),
     };
-    let context =
-        JobContext::new(app.name.clone(), job.clone(), attempt.shown, *fired_ms, cancelled.clone());
+    let context = JobContext::new(
+        app.name.clone(),
+        job.clone(),
+        attempt.receiver_fence,
+        *fired_ms,
+        cancelled.clone(),
+    );
     // The instance that admitted the job may not have had the handler, and a temporary objection
     // may no longer apply.
     if let Err(rejection) = app.handler.validate(&job.data) {

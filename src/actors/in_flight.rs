@@ -45,7 +45,7 @@ pub(super) struct Attempt {
     pub(super) fence: ShardFence,
     pub(super) fired_ms: i64,
     /// The fence that the handler's receiver gets; set by the table at the start.
-    pub(super) shown: Fence,
+    pub(super) receiver_fence: Fence,
     pub(super) cancelled: CancellationToken,
     /// The bytes that count towards the app's memory; set by the table.
     pub(super) bytes: usize,
@@ -84,7 +84,7 @@ impl InFlight {
                 attempt.app.unwritten.fetch_add(1, Ordering::Relaxed);
                 attempt.bytes = attempt.job.size();
                 attempt.app.memory.add_in_flight(attempt.bytes);
-                attempt.shown = self.fences.next(attempt.fence.epoch, now_us);
+                attempt.receiver_fence = self.fences.next(attempt.fence.epoch, now_us);
                 table.attempts.insert(id, attempt.clone());
                 attempt
             })

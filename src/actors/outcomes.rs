@@ -28,6 +28,7 @@ use writing::{batch_of, next_batch, write_until_answered};
 
 /// How many batches are written concurrently.
 const WRITERS: usize = 2;
+
 /// Computes outcomes and writes them.
 pub(super) struct Outcomes {
     instance: Arc<Instance>,

@@ -27,6 +27,7 @@ use crate::model::ids::AppId;
 /// The wait before a child is restarted, doubling up to the second value. It is reset for a child
 /// that ran for longer than the second value.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+
 /// The parent of all actors.
 pub(crate) struct Supervisor {
     instance: Arc<Instance>,

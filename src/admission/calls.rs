@@ -178,7 +178,7 @@ impl TryPolicy for BoundedTries {
         tries.unanswered || matches!(self.source, BatchSource::Replay { .. })
     }
 
-    async fn before(&mut self, admission: &Admission, tries: &Tries) -> ControlFlow<End> {
+    async fn before_try(&mut self, admission: &Admission, tries: &Tries) -> ControlFlow<End> {
         match Self::wait(admission, self.made + tries.made).await {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(End::Unavailable(std::mem::take(&mut self.last))),
@@ -186,7 +186,12 @@ impl TryPolicy for BoundedTries {
     }
 
     /// The next try has the same ids or row, and therefore waits for the transaction of this one.
-    async fn after(&mut self, _: &Admission, error: StoreError, _: &Tries) -> LostAnswer<End> {
+    async fn after_error(
+        &mut self,
+        _: &Admission,
+        error: StoreError,
+        _: &Tries,
+    ) -> LostAnswer<End> {
         match error {
             StoreError::Refused(why) => LostAnswer {
                 written: Written::Nothing,

@@ -140,7 +140,7 @@ impl TryPolicy for ParkedTries<'_> {
         true
     }
 
-    async fn before(&mut self, admission: &Admission, tries: &Tries) -> ControlFlow<End> {
+    async fn before_try(&mut self, admission: &Admission, tries: &Tries) -> ControlFlow<End> {
         while !admission.shards.has_lease() {
             if !tries.unanswered {
                 let why = StoreError::Unavailable("the lease is not valid".into());
@@ -151,7 +151,7 @@ impl TryPolicy for ParkedTries<'_> {
         ControlFlow::Continue(())
     }
 
-    async fn after(
+    async fn after_error(
         &mut self,
         admission: &Admission,
         error: StoreError,

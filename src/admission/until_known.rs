@@ -38,7 +38,7 @@ pub(crate) trait TryPolicy: Send + Sync {
 
     /// Waits until the next try may begin, or ends the admission. Without a valid lease jobs are
     /// put into shards of other instances.
-    fn before(
+    fn before_try(
         &mut self,
         admission: &Admission,
         tries: &Tries,
@@ -46,7 +46,7 @@ pub(crate) trait TryPolicy: Send + Sync {
 
     /// Handles a try that ended with this error: determines what it wrote, and whether there is
     /// another try.
-    fn after(
+    fn after_error(
         &mut self,
         admission: &Admission,
         error: StoreError,
@@ -112,7 +112,7 @@ impl Admission {
         let never = CancellationToken::new();
         let mut tries = Tries::default();
         loop {
-            if let ControlFlow::Break(end) = policy.before(self, &tries).await {
+            if let ControlFlow::Break(end) = policy.before_try(self, &tries).await {
                 return Conclusion::Ended(end);
             }
             let own = tries.reassigned < MAX_CHOICES && self.shards.has_lease();
@@ -144,8 +144,8 @@ impl Admission {
                     tokio::time::sleep(SHORT_WAIT).await;
                 }
                 Ok(Admitted::Fenced) => {
-                    // Part of a split batch may be committed, and an unanswered try of ours may
-                    // have changed the source, which has ended then.
+                    // Part of a split batch may be committed. If an unanswered try of ours has
+                    // changed the source, its transaction has ended.
                     tickets.read_again();
                     std::mem::take(&mut pending.unanswered).read_again();
                     pending.restore(batch);
@@ -153,7 +153,8 @@ impl Admission {
                 }
                 Err(error) => {
                     pending.restore(batch);
-                    let LostAnswer { written, next } = policy.after(self, error, &tries).await;
+                    let LostAnswer { written, next } =
+                        policy.after_error(self, error, &tries).await;
                     match written {
                         Written::Nothing => tickets.return_nothing(),
                         Written::Something => tickets.read_again(),

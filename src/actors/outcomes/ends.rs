@@ -58,7 +58,7 @@ fn kept(why: &str) -> String {
 }
 
 fn bury(instance: &Instance, attempt: &Attempt, kind: ErrorKind, message: String) -> Outcome {
-    let Attempt { job, app, shown, fired_ms, .. } = attempt;
+    let Attempt { job, app, receiver_fence, fired_ms, .. } = attempt;
     let attempts = job.attempts + u32::from(kind != ErrorKind::Expired);
     let trace = |name: &str, value: &String| (name.to_owned(), Some(value.clone().into_bytes()));
     let headers = job.trace.iter().flat_map(|context| {
@@ -73,7 +73,7 @@ fn bury(instance: &Instance, attempt: &Attempt, kind: ErrorKind, message: String
         job_id: Some(job.id),
         source: None,
         key: Some(job.request_id.clone().into_bytes()),
-        value: Some(FiredJob::new(&app.name, job, *shown, *fired_ms).to_json()),
+        value: Some(FiredJob::new(&app.name, job, *receiver_fence, *fired_ms).to_json()),
         headers: headers.flatten().collect(),
         attempts,
         at_ms: instance.clock.now_ms(),
@@ -83,7 +83,7 @@ fn bury(instance: &Instance, attempt: &Attempt, kind: ErrorKind, message: String
 /// The verdicts about an attempt, in order. An attempt that was snoozed has none: during an outage
 /// of the target there would be one per second.
 pub(super) fn verdicts(attempt: &Attempt, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
-    let Attempt { job, app, fired_ms, shown, .. } = attempt;
+    let Attempt { job, app, fired_ms, receiver_fence, .. } = attempt;
     let subject = Subject {
         request_id: Some(job.request_id.as_str().into()),
         app: Some(&app.name),
@@ -91,7 +91,7 @@ pub(super) fn verdicts(attempt: &Attempt, outcome: &Outcome, now_ms: i64) -> Vec
         source: None,
     };
     let number = job.attempts.saturating_add(1);
-    let firing = Firing { attempt: number, fence: *shown, fired_ms: *fired_ms };
+    let firing = Firing { attempt: number, fence: *receiver_fence, fired_ms: *fired_ms };
     let about = about_attempt(job, firing.fence);
     let end = match outcome {
         Outcome::Succeeded => Verdict::Succeeded(firing),

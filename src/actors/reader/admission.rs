@@ -203,7 +203,7 @@ impl TryPolicy for PartTries<'_> {
     }
 
     /// Waits while this instance has no valid lease.
-    async fn before(&mut self, _: &Admission, _: &Tries) -> ControlFlow<Self::End> {
+    async fn before_try(&mut self, _: &Admission, _: &Tries) -> ControlFlow<Self::End> {
         while !self.of.instance.has_lease() {
             if self.of.leaving.is_cancelled() {
                 return ControlFlow::Break(Err(Step::Revoked));
@@ -214,7 +214,7 @@ impl TryPolicy for PartTries<'_> {
     }
 
     /// The answer is lost, but the transaction may have committed: the row shows it.
-    async fn after(
+    async fn after_error(
         &mut self,
         _: &Admission,
         error: StoreError,

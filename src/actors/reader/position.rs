@@ -31,7 +31,7 @@ pub(super) struct Position {
 impl Position {
     /// The offset to seek to. Reading the record before `next` shows whether the topic was
     /// recreated.
-    pub(super) fn first_wanted(&self) -> Offset {
+    pub(super) fn seek_offset(&self) -> Offset {
         self.next - i64::from(self.unverified.is_some())
     }
 
@@ -40,7 +40,7 @@ impl Position {
     ///
     /// Compaction and transactions leave gaps, and an aborted fetch can look like one. Only a gap
     /// of the log itself appears twice.
-    pub(super) fn meets_gap(&mut self, first: Option<Offset>) -> bool {
+    pub(super) fn has_new_gap(&mut self, first: Option<Offset>) -> bool {
         let meets = !self.gap_confirmed && first.is_some_and(|first| first > self.next);
         self.gap_confirmed |= first.is_some();
         meets
@@ -245,16 +245,16 @@ mod tests {
     #[test]
     fn a_gap_at_the_start_is_believed_the_second_time() {
         let mut position = at(Offset(5));
-        assert!(!position.meets_gap(None), "nothing came");
-        assert!(position.meets_gap(Some(Offset(7))));
-        assert!(!position.meets_gap(Some(Offset(7))), "the log's own");
+        assert!(!position.has_new_gap(None), "nothing came");
+        assert!(position.has_new_gap(Some(Offset(7))));
+        assert!(!position.has_new_gap(Some(Offset(7))), "the log's own");
     }
 
     #[test]
     fn a_gap_behind_the_start_is_the_logs_own() {
         let mut position = at(Offset(5));
-        assert!(!position.meets_gap(Some(Offset(5))));
+        assert!(!position.has_new_gap(Some(Offset(5))));
         position.next = Offset(6);
-        assert!(!position.meets_gap(Some(Offset(9))));
+        assert!(!position.has_new_gap(Some(Offset(9))));
     }
 }

@@ -194,7 +194,7 @@ impl Reading {
     /// Determines the position and seeks to it.
     async fn begin(&mut self) -> Result<(), Step> {
         let position = position::open(&self.instance, &self.partition, &self.claim).await?;
-        self.seek(position.first_wanted()).await?;
+        self.seek(position.seek_offset()).await?;
         self.instance.partitions.insert(self.partition.clone(), position.ledger);
         self.instance.registry.notify(ScanOutbox);
         self.known = Some(position.next);
@@ -262,7 +262,7 @@ impl Reading {
             return lost.map(|()| Vec::new());
         }
         records.retain(|record| record.offset >= position.next);
-        if position.meets_gap(records.first().map(|first| first.offset)) {
+        if position.has_new_gap(records.first().map(|first| first.offset)) {
             let next = position.next;
             self.seek(next).await?;
             return Ok(Vec::new());
