@@ -5,6 +5,7 @@
 
 mod builder;
 mod bring_up;
+mod intake;
 mod start;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! Starts everything in order: database and migrations, actors, Kafka.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, System};
@@ -9,25 +9,22 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::oneshot;
 
 use super::builder::{MySqlParts, SchedulerBuilder, Target};
+use super::intake::{start_intake, watch_brokers};
 use super::{Inner, Scheduler, StartProgress};
-use crate::actors::{Instance, KAFKA, RebalanceListener, Supervisor};
+use crate::actors::{Instance, RebalanceListener, Supervisor};
 use crate::config::TimeZones;
 use crate::dispatch::{KafkaDispatch, SharedHandler};
 use crate::health::{Health, ProblemKind};
-use crate::kafka::{self, Intake, KafkaIngestConfig, Producer, ensure_topics};
+use crate::kafka::{self, KafkaIngestConfig, Producer};
 use crate::model::app::{AppConfig, AppName};
 use crate::operations::Operations;
 use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 
-/// The wait before an unavailable service is tried again, doubling up to the second value.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-/// How often the state of the Kafka clients is reported.
-const BROKER_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long to wait for another instance to release a database file.
 const FILE_MAX_WAIT: Duration = Duration::from_secs(5);
-/// The longest wait between two tries at the start: short, because a user may be waiting for the
-/// start.
-const MAX_START_BACKOFF: Duration = Duration::from_secs(1);
+/// The wait before an unavailable database is tried again, doubling up to the second value: short,
+/// because a user may be waiting for the start.
+const START_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// How often a condition of the start is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -184,7 +181,8 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Started, StartError> {
                 instance: Arc::downgrade(&instance),
             },
         )
-        .await?;
+        .await
+        .map_err(settings)?;
     }
     let runtime = tokio::runtime::Handle::current();
     Ok(Started { instance, supervisor, runtime, database, kafka: builder.kafka })
@@ -272,7 +270,7 @@ async fn await_database<T, F>(
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let mut wait = RETRY.0;
+    let mut wait = START_BACKOFF.0;
     let mut reported = None;
     loop {
         match attempt().await {
@@ -291,7 +289,7 @@ where
                 progress.set(Some(why.clone()));
                 reported = Some(why);
                 tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-                wait = (wait * 2).min(MAX_START_BACKOFF);
+                wait = (wait * 2).min(START_BACKOFF.1);
             }
         }
     }
@@ -352,70 +350,4 @@ async fn register_apps(
         apps.push((config.clone(), handler, row));
     }
     Ok(apps)
-}
-
-/// Reports the state of the Kafka clients until the scheduler is dropped.
-async fn watch_brokers(instance: Weak<Instance>) {
-    while let Some(instance) = instance.upgrade() {
-        instance.report_brokers();
-        drop(instance);
-        tokio::time::sleep(BROKER_CHECK_INTERVAL).await;
-    }
-}
-
-/// Starts the intake. Invalid settings are an error; while the broker is unavailable, it is tried
-/// again in the background.
-async fn start_intake(
-    instance: &Arc<Instance>,
-    config: KafkaIngestConfig,
-    listener: RebalanceListener,
-) -> Result<(), StartError> {
-    let listener = Arc::new(listener);
-    if let Some(remark) = config.session_warning(instance.settings.lease) {
-        tracing::warn!("kafka.{remark}");
-    }
-    instance.report_joining();
-    match try_intake(instance, &config, listener.clone()).await {
-        Ok(()) => return Ok(()),
-        Err(error @ kafka::Error::Config(_)) => return Err(settings(error)),
-        Err(error) => broker_failed(instance, &error),
-    }
-    let instance = instance.clone();
-    drop(tokio::spawn(async move {
-        let (mut wait, longest) = RETRY;
-        loop {
-            instance.wait_for_broker(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-            wait = (wait * 2).min(longest);
-            match try_intake(&instance, &config, listener.clone()).await {
-                Ok(()) => return,
-                Err(error) => broker_failed(&instance, &error),
-            }
-        }
-    }));
-    Ok(())
-}
-
-fn broker_failed(instance: &Instance, error: &kafka::Error) {
-    let kind = match error {
-        kafka::Error::Denied(_) => ProblemKind::BrokerDenied,
-        _ => ProblemKind::BrokerUnreachable,
-    };
-    instance.health.report(KAFKA, kind, error.to_string());
-}
-
-async fn try_intake(
-    instance: &Arc<Instance>,
-    config: &KafkaIngestConfig,
-    listener: Arc<RebalanceListener>,
-) -> Result<(), kafka::Error> {
-    if config.ensure_topics {
-        let mut names: Vec<&str> = config.topics.iter().map(String::as_str).collect();
-        names.push(&config.dlq_topic);
-        names.extend(config.events_topic.as_deref());
-        let partitions = i32::try_from(config.topic_partitions.get()).unwrap_or(i32::MAX);
-        ensure_topics(config, &names, partitions).await?;
-    }
-    let partitions = kafka::count_partitions(config).await?;
-    instance.set_intake(Intake::start(config, instance.settings.lease, partitions, listener)?);
-    Ok(())
 }
