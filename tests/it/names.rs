@@ -1,5 +1,5 @@
-//! Identifiers are compared byte for byte, also by the database: MariaDB and MySQL have
-//! collations that pass over spaces at the end of a text.
+//! Identifiers are compared byte for byte, by the database as well: MariaDB and MySQL have
+//! collations that ignore spaces at the end of a text.
 
 use infinite_scheduler::model::ids::{JobId, Offset, Partition};
 use infinite_scheduler::model::letter::DeadLetter;

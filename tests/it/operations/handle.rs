@@ -1,4 +1,4 @@
-//! Asking in a program, by the groups of a scheduler or of a database alone.
+//! Operations called in a program, by the groups of a scheduler or on a database alone.
 
 use infinite_scheduler::model::ids::{Offset, Partition};
 use infinite_scheduler::operations::{
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Surroundings;
 use super::asks::{self, Ask, Filter};
 
-/// The operations, whoever gives them.
+/// The operations, of a scheduler or on a database alone.
 pub(super) struct Groups<'a> {
     jobs: Jobs<'a>,
     dead_letters: DeadLetters<'a>,

@@ -1,4 +1,4 @@
-//! Who reads a partition, and from where.
+//! Which reader has a partition, and from which offset it reads.
 
 use infinite_scheduler::model::ids::{InstanceId, Offset, Partition, ReaderToken};
 use infinite_scheduler::store::{
@@ -10,7 +10,7 @@ use crate::support::fixture::Fixture;
 use crate::support::services::Database;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
+async fn a_batch_counts_at_the_offset_of_the_row_and_under_its_token() {
     for backend in Database::all() {
         let database = backend.fresh().await;
         let fixture = ground_on(&database).await;
@@ -71,7 +71,7 @@ async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
 async fn the_offset_moves_with_the_rows_or_not_at_all() {
     for backend in SERVERS {
         let database = backend.fresh().await;
-        // By a lease of a few seconds, after which nobody waits for a lock any more.
+        // By a lease of a few seconds, after which waits for a lock end.
         let fixture = Fixture::new(&database).await;
         let fence = own(&fixture).await;
         let seed = batch(fixture.records(0), vec![job(&fixture, "seed")], vec![fence]);
