@@ -1,16 +1,21 @@
 //! Requests by API: the same judgement and the same admission, without a partition.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
+use super::call_queue::Call;
 use super::{Admission, Committed, Known, Lost, Pending, Policy, Tries, Written};
 use crate::model::ids::{JobId, KeyId};
+use crate::model::job::Job;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
 use crate::model::verdict::{Subject, Verdict, pack};
 use crate::store::{
-    BatchSource, Decision, Error as StoreError, IdempotencyKey, Lane, PlacedCandidate,
-    Result as StoreResult,
+    BatchSource, Decision, Entry, Error as StoreError, IdempotencyKey, Lane, Names,
+    PlacedCandidate, Result as StoreResult,
 };
 
 /// How often an admission whose answer was lost is repeated.
@@ -53,16 +58,89 @@ pub(crate) enum SubmitError {
     Unavailable(String),
 }
 
+/// What a request by API would come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Foreseen {
+    pub(crate) submitted: Submitted,
+    /// When the job would fire, epoch milliseconds.
+    pub(crate) due_ms: i64,
+    /// After when it would not, epoch milliseconds.
+    pub(crate) expires_ms: Option<i64>,
+}
+
+/// A call on its way: its names, and where its decision will be.
+struct Asked {
+    job_id: JobId,
+    request_id: String,
+    app: String,
+    decision: oneshot::Receiver<Result<Decision, End>>,
+}
+
 impl Admission {
-    /// Admits `request`, or says why not.
+    /// Admits `requests`, or says of each why not; the answers are in their order. Calls at the
+    /// same time share their transactions. Of two requests with a name in common, either may be
+    /// the first.
     ///
     /// # Errors
-    /// [`SubmitError::Refused`] if the request is at fault, [`SubmitError::Unavailable`] if it is
-    /// not known what became of it.
-    pub(crate) async fn submit(
+    /// For each by itself, [`SubmitError::Refused`] if the request is at fault,
+    /// [`SubmitError::Unavailable`] if it is not known what became of it.
+    pub(crate) async fn submit_all(
+        self: &Arc<Self>,
+        requests: Vec<ScheduleJobRequest>,
+    ) -> Vec<Result<Submitted, SubmitError>> {
+        let mut calls = Vec::with_capacity(requests.len());
+        let mut judged: Vec<Result<Asked, SubmitError>> = Vec::with_capacity(requests.len());
+        for request in requests {
+            let unavailable = judged.last().and_then(|last| match last {
+                // An outage takes its time for each request that is asked for.
+                Err(SubmitError::Unavailable(why)) => Some(why.clone()),
+                Err(SubmitError::Refused(_)) | Ok(_) => None,
+            });
+            judged.push(match unavailable {
+                Some(why) => Err(SubmitError::Unavailable(why)),
+                None => self.judge_call(request, &mut calls).await,
+            });
+        }
+        if self.calls.push(calls) {
+            let admission = self.clone();
+            drop(tokio::spawn(async move { admission.admit_waiting_calls().await }));
+        }
+        let mut answers = Vec::with_capacity(judged.len());
+        for asked in judged {
+            answers.push(match asked {
+                Ok(asked) => self.answer(asked).await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
+    /// What `request` would come to just now. Nothing is written.
+    ///
+    /// # Errors
+    /// As [`submit_all`](Self::submit_all).
+    pub(crate) async fn foresee(
         &self,
         mut request: ScheduleJobRequest,
-    ) -> Result<Submitted, SubmitError> {
+    ) -> Result<Foreseen, SubmitError> {
+        request.request_id.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
+        let judgement = self.judge(request, None, None).await.map_err(unavailable)?;
+        let candidate = judgement.map_err(|unfit| SubmitError::Refused(unfit.into_refusal()))?;
+        let Job { id, request_id, due_ms, expires_ms, .. } = candidate.job.clone();
+        let source = BatchSource::Call { again: false };
+        let batch = Pending::of_candidate(candidate).batch(self, source, false, true);
+        let decisions = self.database.store().foresee(&batch, &mut Names::default()).await;
+        let decision = decisions.map_err(unavailable)?.into_iter().next();
+        let submitted = submitted(decision, id, request_id)?;
+        Ok(Foreseen { submitted, due_ms, expires_ms })
+    }
+
+    /// Adds the call for `request` to `calls`, if the rules accept it.
+    async fn judge_call(
+        &self,
+        mut request: ScheduleJobRequest,
+        calls: &mut Vec<Call>,
+    ) -> Result<Asked, SubmitError> {
         // Named before it is tried, so that trying again is recognised.
         let name = request.request_id.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
         let (request_id, app) = (name.clone(), request.app_name.clone());
@@ -77,25 +155,70 @@ impl Admission {
         };
         remember_tries(&mut candidate);
         let job_id = candidate.job.id;
-        let mut policy = Limited::call();
-        let mut pending = Pending::of_candidate(candidate);
-        let decision = match self.admit_until_known(&mut pending, &mut policy).await {
-            Known::Decided(decisions) => decisions.into_iter().next(),
-            Known::Ended(End::Refused(why)) => {
+        let (answer, decision) = oneshot::channel();
+        calls.push(Call { candidate, answer });
+        Ok(Asked { job_id, request_id, app, decision })
+    }
+
+    /// Admits what waits until nothing does.
+    async fn admit_waiting_calls(&self) {
+        let mut writer = self.calls.writer();
+        while let Some(calls) = writer.take() {
+            self.admit_calls(calls).await;
+        }
+    }
+
+    async fn admit_calls(&self, calls: Vec<Call>) {
+        let split = |call: Call| (Entry::Job(call.candidate), call.answer);
+        let (entries, answers): (Vec<_>, Vec<_>) = calls.into_iter().map(split).unzip();
+        let (mut pending, mut policy) = (Pending::new(entries), Limited::call(false));
+        let ended = match self.admit_until_known(&mut pending, &mut policy).await {
+            Known::Decided(decisions) => {
+                for (answer, decision) in answers.into_iter().zip(decisions) {
+                    // A caller that stopped waiting asks again, or not.
+                    answer.send(Ok(decision)).ok();
+                }
+                return;
+            }
+            // The database does not say which row it refuses: each is tried alone.
+            Known::Ended(End::Refused(_)) if answers.len() > 1 => {
+                for answer in answers {
+                    let rest = pending.split_off(1);
+                    let mut policy = Limited::call(policy.unanswered);
+                    let decision = match self.admit_until_known(&mut pending, &mut policy).await {
+                        Known::Decided(decisions) => decisions.into_iter().next(),
+                        Known::Ended(end) => {
+                            answer.send(Err(end)).ok();
+                            pending = rest;
+                            continue;
+                        }
+                        Known::Fenced(_) | Known::Left => None,
+                    };
+                    answer.send(decision.ok_or_else(End::no_answer)).ok();
+                    pending = rest;
+                }
+                return;
+            }
+            Known::Ended(end) => end,
+            Known::Fenced(_) | Known::Left => End::no_answer(),
+        };
+        for answer in answers {
+            answer.send(Err(ended.clone())).ok();
+        }
+    }
+
+    async fn answer(&self, asked: Asked) -> Result<Submitted, SubmitError> {
+        let Asked { job_id, request_id, app, decision } = asked;
+        match decision.await.unwrap_or_else(|_| Err(End::no_answer())) {
+            Ok(decision) => submitted(Some(decision), job_id, request_id),
+            Err(End::Unavailable(why)) => Err(SubmitError::Unavailable(why)),
+            Err(End::Refused(why)) => {
                 let message = format!("the database refuses this request: {why}");
                 let refusal = Refusal::new(ErrorKind::RefusedByDatabase, message);
                 let refusal = Refusal { request_id: Some(request_id), app: Some(app), ..refusal };
                 self.announce_refusal(&refusal).await.map_err(unavailable)?;
-                return Err(SubmitError::Refused(refusal));
+                Err(SubmitError::Refused(refusal))
             }
-            Known::Ended(End::Unavailable(why)) => return Err(SubmitError::Unavailable(why)),
-            Known::Fenced(_) | Known::Left => None,
-        };
-        match decision {
-            Some(Decision::Accepted) => Ok(Submitted::Accepted { job_id, request_id }),
-            Some(Decision::Duplicate { of, job }) => Ok(Submitted::Duplicate { job_id: job, of }),
-            Some(Decision::Dead(refusal)) => Err(SubmitError::Refused(refusal)),
-            Some(Decision::Waits) | None => Err(SubmitError::Unavailable("no answer".into())),
         }
     }
 
@@ -130,10 +253,12 @@ pub(super) struct Limited {
     made: u32,
     /// Why there is no answer yet.
     last: String,
+    /// Whether a try had no answer, here or before.
+    unanswered: bool,
 }
 
 /// Why there is no decision.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum End {
     /// The database refuses the row for its content.
     Refused(String),
@@ -141,15 +266,22 @@ pub(super) enum End {
     Unavailable(String),
 }
 
+impl End {
+    fn no_answer() -> Self {
+        Self::Unavailable("no answer".into())
+    }
+}
+
 impl Limited {
-    fn call() -> Self {
+    /// `unanswered`: an earlier try of the same calls had no answer.
+    fn call(unanswered: bool) -> Self {
         let last = "no instance holds the shards".into();
-        Self { source: BatchSource::Call { again: false }, made: 0, last }
+        Self { source: BatchSource::Call { again: unanswered }, made: 0, last, unanswered }
     }
 
     /// What is replayed, after so many tries before.
     pub(super) fn replay(source: BatchSource, made: u32) -> Self {
-        Self { source, made, last: "others change it all the time".into() }
+        Self { source, made, last: "others change it all the time".into(), unanswered: false }
     }
 
     /// Waits before the next try, the first one aside; false if there is none.
@@ -167,7 +299,7 @@ impl Policy for Limited {
 
     fn source(&self, tries: &Tries) -> BatchSource {
         match &self.source {
-            BatchSource::Call { .. } => BatchSource::Call { again: tries.unanswered },
+            BatchSource::Call { again } => BatchSource::Call { again: *again || tries.unanswered },
             source @ (BatchSource::Records(_)
             | BatchSource::Parked { .. }
             | BatchSource::Replay { .. }) => source.clone(),
@@ -175,7 +307,8 @@ impl Policy for Limited {
     }
 
     fn reads_first(&self, tries: &Tries) -> bool {
-        tries.unanswered || matches!(self.source, BatchSource::Replay { .. })
+        tries.unanswered
+            || matches!(self.source, BatchSource::Replay { .. } | BatchSource::Call { again: true })
     }
 
     async fn before(&mut self, admission: &Admission, tries: &Tries) -> ControlFlow<End> {
@@ -193,9 +326,23 @@ impl Policy for Limited {
             }
             error => {
                 self.last = error.to_string();
+                self.unanswered = true;
                 Lost { written: Written::Unknown, next: ControlFlow::Continue(()) }
             }
         }
+    }
+}
+
+fn submitted(
+    decision: Option<Decision>,
+    job_id: JobId,
+    request_id: String,
+) -> Result<Submitted, SubmitError> {
+    match decision {
+        Some(Decision::Accepted) => Ok(Submitted::Accepted { job_id, request_id }),
+        Some(Decision::Duplicate { of, job }) => Ok(Submitted::Duplicate { job_id: job, of }),
+        Some(Decision::Dead(refusal)) => Err(SubmitError::Refused(refusal)),
+        Some(Decision::Waits) | None => Err(SubmitError::Unavailable("no answer".into())),
     }
 }
 

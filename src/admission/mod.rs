@@ -8,6 +8,7 @@
 
 mod until_known;
 mod calls;
+mod call_queue;
 mod replays;
 mod parked;
 
@@ -29,10 +30,11 @@ use crate::model::request::Rules;
 use crate::store::Store;
 
 use apps::KnownApps;
+use call_queue::CallQueue;
 
 pub(crate) use apps::{Objection, OwnApp, Validate};
-pub(crate) use calls::SubmitError;
 pub use calls::Submitted;
+pub(crate) use calls::{Foreseen, SubmitError};
 pub(crate) use counters::AdmissionCounters;
 pub(crate) use database::Database;
 pub(crate) use pending::Pending;
@@ -53,6 +55,8 @@ pub(crate) struct Admission {
     apps: KnownApps,
     counters: Arc<AdmissionCounters>,
     shards: Arc<dyn ShardAccess>,
+    /// Requests by API that wait for their admission.
+    calls: CallQueue,
 }
 
 /// What requests are judged and admitted by.
@@ -91,7 +95,8 @@ impl Admission {
     pub(crate) fn of_instance(parts: InstanceParts, rules: AdmissionRules) -> Self {
         let InstanceParts { database, clock, moments, apps, counters, shards } = parts;
         let apps = KnownApps::new(apps);
-        Self { database, clock, moments, rules, apps, counters, shards }
+        let calls = CallQueue::default();
+        Self { database, clock, moments, rules, apps, counters, shards, calls }
     }
 
     /// The admission of a program that is no instance: it owns no shards, and the owners of the
@@ -111,6 +116,7 @@ impl Admission {
             apps: KnownApps::new(Vec::new()),
             counters: Arc::default(),
             shards: Arc::new(shard_access::NoShards),
+            calls: CallQueue::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::admission::{
-    Admission as Path, AdmissionRules, Replay, Replayed as Answer, SubmitError,
+    Admission as Path, AdmissionRules, Foreseen, Replay, Replayed as Answer, SubmitError,
 };
 use crate::model::clock::{SharedClock, SystemClock};
 use crate::model::ids::JobId;
@@ -19,6 +19,18 @@ use crate::model::request::ScheduleJobRequest;
 use crate::store::{Names, Store};
 
 pub use crate::admission::Submitted;
+
+/// What a request would come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ForeseenJob {
+    /// Whether it would be a job, or a duplicate.
+    pub submitted: Submitted,
+    /// When the job would fire, epoch milliseconds.
+    pub due_ms: i64,
+    /// After when it would not fire any more, epoch milliseconds.
+    pub expires_ms: Option<i64>,
+}
 
 /// What a replay of a dead letter came to, or would come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +87,18 @@ impl Admission {
         self.0.rules().max_record_bytes
     }
 
-    pub(super) async fn submit(&self, request: ScheduleJobRequest) -> Result<Submitted> {
-        Ok(self.0.submit(request).await?)
+    /// The answers in the order of the requests; those with a name in common in any order.
+    pub(super) async fn submit_all(
+        &self,
+        requests: Vec<ScheduleJobRequest>,
+    ) -> Vec<Result<Submitted>> {
+        let answers = self.0.submit_all(requests).await;
+        answers.into_iter().map(|answer| Ok(answer?)).collect()
+    }
+
+    pub(super) async fn foresee(&self, request: ScheduleJobRequest) -> Result<ForeseenJob> {
+        let Foreseen { submitted, due_ms, expires_ms } = self.0.foresee(request).await?;
+        Ok(ForeseenJob { submitted, due_ms, expires_ms })
     }
 
     pub(super) async fn replay(

@@ -1,21 +1,21 @@
 //! Requests for jobs, and what became of them.
 
 use std::collections::HashSet;
+use std::mem::take;
 use std::sync::Arc;
 
-use futures::future::join_all;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::context::Context;
-use super::{Result, Submitted, rfc3339_ms};
+use super::{Error, ForeseenJob, Result, Submitted, rfc3339_ms};
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
 
 pub use crate::store::RequestStatus;
 
 /// Requests of one call that are admitted at the same time.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 1000;
 
 /// Requests for jobs.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,8 @@ impl<'a> Jobs<'a> {
     /// the same request again, with the same `requestId` or idempotency key it will not become two
     /// jobs.
     pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted> {
-        self.context.run(|context| async move { context.admission.submit(request).await }).await
+        let mut answers = self.submit(vec![request]).await;
+        answers.pop().unwrap_or_else(|| Err(Error::Unavailable("no answer".into())))
     }
 
     /// Asks for several jobs; the answers are in the order of the requests. Of two requests of
@@ -54,14 +55,32 @@ impl<'a> Jobs<'a> {
         for request in requests {
             let names = names_of(&request);
             if wave.len() == AT_ONCE || names.iter().any(|name| taken.contains(name)) {
-                answers.extend(join_all(wave.drain(..).map(|one| self.schedule(one))).await);
+                answers.extend(self.submit(take(&mut wave)).await);
                 taken.clear();
             }
             taken.extend(names);
             wave.push(request);
         }
-        answers.extend(join_all(wave.into_iter().map(|one| self.schedule(one))).await);
+        answers.extend(self.submit(wave).await);
         answers
+    }
+
+    /// What [`schedule`](Self::schedule) would come to just now, with the instant at which the
+    /// job would fire. Nothing is written.
+    ///
+    /// # Errors
+    /// As [`schedule`](Self::schedule).
+    pub async fn foresee(&self, request: ScheduleJobRequest) -> Result<ForeseenJob> {
+        self.context.run(|context| async move { context.admission.foresee(request).await }).await
+    }
+
+    async fn submit(&self, requests: Vec<ScheduleJobRequest>) -> Vec<Result<Submitted>> {
+        let count = requests.len();
+        let submitted = self
+            .context
+            .run(move |context| async move { Ok(context.admission.submit_all(requests).await) })
+            .await;
+        submitted.unwrap_or_else(|error| vec![Err(error); count])
     }
 
     /// What became of the request `request_id` of `app`, as far as the tables still have it.

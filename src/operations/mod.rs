@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use self::context::Context;
 
-pub use admission::{Replayed, Submitted};
+pub use admission::{ForeseenJob, Replayed, Submitted};
 pub use apps::{App, Apps};
 pub use connect::OperationsOptions;
 pub use dead_letters::{

@@ -99,7 +99,7 @@ impl Plan {
             BatchSource::Call { .. } => !batch.verdicts,
             BatchSource::Records(_) | BatchSource::Parked { .. } => false,
         };
-        silent && matches!(self.decisions[..], [Decision::Dead(_)])
+        silent && self.decisions.iter().all(|decision| matches!(decision, Decision::Dead(_)))
     }
 
     pub(super) fn candidates<'a>(
