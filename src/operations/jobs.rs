@@ -5,6 +5,7 @@ use std::mem::take;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::context::Context;
@@ -111,14 +112,37 @@ fn names_of(request: &ScheduleJobRequest) -> Vec<(String, bool, String)> {
 }
 
 /// A [`RequestStatus`] as programs see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "camelCase", rename_all_fields = "camelCase")]
-enum Wire<'a> {
-    Accepted { job_id: JobId, scheduled_time: String },
-    Retrying { job_id: JobId, scheduled_time: String, attempts: u32, message: &'a str },
+#[schema(as = RequestStatus)]
+pub(crate) enum WireStatus<'a> {
+    /// Its job waits for its moment.
+    Accepted {
+        #[schema(value_type = Uuid)]
+        job_id: JobId,
+        scheduled_time: String,
+    },
+    /// Its job has failed and will be tried again.
+    Retrying {
+        #[schema(value_type = Uuid)]
+        job_id: JobId,
+        scheduled_time: String,
+        attempts: u32,
+        message: &'a str,
+    },
+    /// It cannot become a job yet and is tried again by itself.
     Parked { message: &'a str },
+    /// It could not become a job and is a dead letter.
     Rejected { dead_letter: Uuid, kind: &'a str, message: &'a str },
-    Dead { dead_letter: Uuid, job_id: JobId, kind: &'a str, message: &'a str },
+    /// Its job failed for good and is a dead letter.
+    Dead {
+        dead_letter: Uuid,
+        #[schema(value_type = Uuid)]
+        job_id: JobId,
+        kind: &'a str,
+        message: &'a str,
+    },
+    /// Nothing is known of it.
     Unknown,
 }
 
@@ -126,22 +150,22 @@ impl Serialize for RequestStatus {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let wire = match self {
             Self::Accepted { job_id, due_ms } => {
-                Wire::Accepted { job_id: *job_id, scheduled_time: rfc3339_ms(*due_ms) }
+                WireStatus::Accepted { job_id: *job_id, scheduled_time: rfc3339_ms(*due_ms) }
             }
-            Self::Retrying { job_id, due_ms, attempts, error } => Wire::Retrying {
+            Self::Retrying { job_id, due_ms, attempts, error } => WireStatus::Retrying {
                 job_id: *job_id,
                 scheduled_time: rfc3339_ms(*due_ms),
                 attempts: *attempts,
                 message: error,
             },
-            Self::Parked { message } => Wire::Parked { message },
+            Self::Parked { message } => WireStatus::Parked { message },
             Self::Rejected { letter, kind, message } => {
-                Wire::Rejected { dead_letter: *letter, kind, message }
+                WireStatus::Rejected { dead_letter: *letter, kind, message }
             }
             Self::Dead { letter, job_id, kind, message } => {
-                Wire::Dead { dead_letter: *letter, job_id: *job_id, kind, message }
+                WireStatus::Dead { dead_letter: *letter, job_id: *job_id, kind, message }
             }
-            Self::Unknown => Wire::Unknown,
+            Self::Unknown => WireStatus::Unknown,
         };
         wire.serialize(serializer)
     }

@@ -1,11 +1,12 @@
 //! What a seek does to one partition, and what that means for its records.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::kafka::LogRange;
 
 /// One partition's part of a seek.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PartitionMove {
