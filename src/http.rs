@@ -9,6 +9,7 @@
 //! only, and has none until the start has succeeded.
 
 mod router;
+mod endpoint;
 mod middleware;
 
 mod jobs;

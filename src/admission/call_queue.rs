@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::calls::End;
+use super::limited::End;
 use crate::model::ids::{JobId, KeyId};
 use crate::store::{Decision, PlacedCandidate};
 

@@ -9,6 +9,7 @@
 mod until_known;
 mod calls;
 mod call_queue;
+mod limited;
 mod replays;
 mod parked;
 

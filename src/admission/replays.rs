@@ -3,8 +3,9 @@
 
 use uuid::Uuid;
 
-use super::calls::{End, Limited, SubmitError, unavailable};
+use super::calls::{SubmitError, unavailable};
 use super::judge::{too_large, trace_in};
+use super::limited::{End, Limited};
 use super::{Admission, Known, Pending};
 use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};

@@ -1,6 +1,8 @@
 //! Converts the configuration as written to the one in force: checks each value, and that the
 //! values fit each other.
 
+mod http;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -9,13 +11,14 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
+use self::http::http;
 use super::raw::{
     RawApp, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawDispatch, RawIdempotency,
     RawIngest, RawInstance,
 };
 use super::zones::{TimeZones, UnknownZone};
 use super::{
-    AppSettings, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch, HttpConfig,
+    AppSettings, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch,
     IdempotencyConfig, IngestConfig, InstanceConfig, InvalidPointer, LogConfig,
 };
 use crate::kafka::KafkaIngestConfig;
@@ -51,7 +54,7 @@ impl TryFrom<RawConfig> for Config {
             idempotency: raw.idempotency.try_into()?,
             dead_letters: raw.dead_letters.into(),
             instance,
-            http: HttpConfig::new(raw.http, &raw.folder)?,
+            http: http(raw.http, &raw.folder)?,
             log: LogConfig {
                 format: raw.log.format,
                 metrics_interval: ms(raw.log.metrics_interval_ms.get()),

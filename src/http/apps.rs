@@ -5,10 +5,10 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::access::Reader;
+use super::endpoint::Endpoint;
 use super::page::Page;
 use super::problem::Problem;
 use super::query::Query;
-use super::router::Endpoint;
 use super::shared::Shared;
 use crate::operations::App;
 

@@ -15,7 +15,6 @@ use actix_web::{HttpMessage, HttpRequest, web};
 use flate2::write::MultiGzDecoder;
 use futures::StreamExt;
 
-use super::middleware::Arrived;
 use super::problem::Problem;
 use super::shared::{LargeBody, Shared};
 
@@ -30,6 +29,20 @@ pub(super) const LARGE: usize = 1 << 20;
 
 /// From the first byte of a request to the last.
 pub(super) const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
+
+/// When a request's head had been read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrived(Instant);
+
+impl Arrived {
+    pub(super) fn now() -> Self {
+        Self(Instant::now())
+    }
+
+    fn of(request: &HttpRequest) -> Instant {
+        request.extensions().get::<Self>().map_or_else(Instant::now, |arrived| arrived.0)
+    }
+}
 
 /// What a body may be.
 #[derive(Clone, Copy, Debug)]

@@ -11,12 +11,12 @@ use uuid::Uuid;
 
 use super::access::{Operator, Reader};
 use super::body::{self, Expected, VALUE_BYTES};
+use super::endpoint::Endpoint;
 use super::fields;
 use super::mask::View;
 use super::page::{List, Page, invalid_cursor};
 use super::problem::Problem;
 use super::query::Query;
-use super::router::Endpoint;
 use super::shared::Shared;
 use crate::model::ids::JobId;
 use crate::operations::{

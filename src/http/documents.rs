@@ -1,30 +1,43 @@
 //! What describes the API for programs: the OpenAPI document, made from the handlers, and the JSON
 //! Schema of a request.
 
-use std::sync::LazyLock;
-
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::web::Bytes;
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApiBuilder, Paths};
 
 use super::access::Reader;
+use super::endpoint::Endpoint;
 use super::problem::{Document, Fault, MEDIA_TYPE, Problem};
 use super::query::Query;
-use super::router::{self, Endpoint};
 use crate::model::request::SCHEMA;
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint::new(__path_openapi, openapi), Endpoint::new(__path_schema, schema)]
 }
 
+/// The OpenAPI document as text.
+#[derive(Debug)]
+pub(super) struct OpenApi(Bytes);
+
+impl OpenApi {
+    /// The document of these endpoints.
+    pub(super) fn of(endpoints: Vec<Endpoint>) -> Self {
+        Self(document(endpoints).to_string().into())
+    }
+}
+
 /// This document.
 #[utoipa::path(get, path = "/api/openapi.json", tag = "documents", operation_id = "showOpenApi",
     responses((status = 200, body = Object)))]
-async fn openapi(_: Reader, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    static DOCUMENT: LazyLock<String> = LazyLock::new(|| document().to_string());
+async fn openapi(
+    _: Reader,
+    request: HttpRequest,
+    document: web::Data<OpenApi>,
+) -> Result<HttpResponse, Problem> {
     Query::read(&request, &[])?;
-    Ok(HttpResponse::Ok().content_type("application/json").body(DOCUMENT.as_str()))
+    Ok(HttpResponse::Ok().content_type("application/json").body(document.0.clone()))
 }
 
 /// The JSON Schema of a request, 2020-12.
@@ -35,8 +48,8 @@ async fn schema(_: Reader, request: HttpRequest) -> Result<HttpResponse, Problem
     Ok(HttpResponse::Ok().content_type("application/schema+json").body(SCHEMA))
 }
 
-/// The OpenAPI 3.1 document of every endpoint.
-pub(super) fn document() -> Value {
+/// The OpenAPI 3.1 document of these endpoints.
+fn document(endpoints: Vec<Endpoint>) -> Value {
     let info = InfoBuilder::new()
         .title("infinite-scheduler")
         .version(env!("CARGO_PKG_VERSION"))
@@ -47,7 +60,7 @@ pub(super) fn document() -> Value {
         .build();
     let mut paths = Paths::new();
     let mut components = ComponentsBuilder::new();
-    for endpoint in router::endpoints() {
+    for endpoint in endpoints {
         for (path, item) in endpoint.description.paths {
             match paths.paths.get_mut(&path) {
                 Some(known) => known.merge_operations(item),
@@ -119,6 +132,7 @@ fn add_errors(operation: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::router;
     use super::*;
 
     /// Every `$ref` of a value.
@@ -135,7 +149,7 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere_and_every_operation_has_its_errors() {
-        let document = document();
+        let document = document(router::endpoints());
         assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{document}");
         let mut found = Vec::new();
         references(&document["paths"], &mut found);

@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::router::Endpoint;
+use super::endpoint::Endpoint;
 use super::shared::Shared;
 use crate::health::HealthReport;
 

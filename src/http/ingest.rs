@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 
 use super::access::{Admin, Reader};
 use super::body::{self, Expected, JOB_BYTES};
+use super::endpoint::Endpoint;
 use super::fields;
 use super::problem::Problem;
 use super::query::Query;
-use super::router::Endpoint;
 use super::shared::Shared;
 use crate::model::time::ScheduledTime;
 use crate::operations::{Positions, Seek, SeekAnswer, SeekTo};

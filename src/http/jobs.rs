@@ -12,9 +12,9 @@ use utoipa::ToSchema;
 
 use super::access::Operator;
 use super::body::{self, Body, Expected, JOB_BYTES, LARGE};
+use super::endpoint::Endpoint;
 use super::problem::{Document, Problem};
 use super::query::Query;
-use super::router::Endpoint;
 use super::shared::Shared;
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;

@@ -6,9 +6,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Map, Value};
 
 use super::access::Reader;
+use super::endpoint::Endpoint;
 use super::problem::Problem;
 use super::query::Query;
-use super::router::Endpoint;
 use super::shared::Shared;
 
 pub(super) fn endpoints() -> Vec<Endpoint> {

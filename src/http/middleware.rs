@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -15,11 +15,11 @@ use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::rt::time::timeout;
 use actix_web::web::Bytes;
-use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
+use actix_web::{Error, HttpMessage, ResponseError};
 use futures::{Stream, StreamExt};
 
 use super::access;
-use super::body;
+use super::body::{self, Arrived};
 use super::problem::{self, Problem};
 use super::shared::Shared;
 
@@ -29,22 +29,12 @@ const DRAINED: usize = 64 << 10;
 /// How long the rest of such a body is waited for.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// When a request's head had been read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Arrived(Instant);
-
-impl Arrived {
-    pub(super) fn of(request: &HttpRequest) -> Instant {
-        request.extensions().get::<Self>().map_or_else(Instant::now, |arrived| arrived.0)
-    }
-}
-
 /// The middleware.
 pub(super) async fn around(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    request.extensions_mut().insert(Arrived(Instant::now()));
+    request.extensions_mut().insert(Arrived::now());
     let body = body::has_body(request.request()).then(|| SharedPayload::take(&mut request));
     let answered = match admit(&request) {
         Ok(_in_flight) => next.call(request).await?.map_into_boxed_body(),

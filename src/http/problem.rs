@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::model::letter::{ErrorKind, Refusal};
+use crate::model::request::field_of;
 use crate::operations::Error as OperationError;
 
 /// What every type begins with; the kind follows.
@@ -155,7 +156,7 @@ impl From<Refusal> for Problem {
             | ErrorKind::AttemptsExhausted
             | ErrorKind::Expired => StatusCode::UNPROCESSABLE_ENTITY,
         };
-        let field = refusal.field();
+        let field = field_of(&refusal);
         let problem = Self::new(status, refusal.kind.as_str(), refusal.message.clone());
         let problem = match refusal.request_id {
             Some(id) => problem.with("requestId", id),

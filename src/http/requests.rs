@@ -6,10 +6,10 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::access::Reader;
+use super::endpoint::Endpoint;
 use super::mask::View;
 use super::problem::Problem;
 use super::query::Query;
-use super::router::Endpoint;
 use super::shared::Shared;
 use super::tokens::Caller;
 use crate::operations::{RequestStatus, WireStatus};

@@ -1,68 +1,16 @@
 //! Which handler answers which path and method, and what is answered where there is none.
 //!
-//! A handler is described by `#[utoipa::path]` above it: path and method are taken from that, so
-//! that the routes and the OpenAPI document are one list. It is added by a line in
-//! `endpoints` of its group.
+//! Where one path has several methods they are one resource: so another method is known to be
+//! refused (405), and not a path that does not exist (404).
 
-use actix_web::dev::Handler;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
-use actix_web::{FromRequest, HttpRequest, HttpResponse, Resource, Responder, Route, guard, web};
-use utoipa::openapi::path::{HttpMethod, Paths};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa_actix_web::OpenApiFactory;
+use actix_web::{HttpRequest, HttpResponse, Resource, web};
 
+use super::documents::OpenApi;
+use super::endpoint::Endpoint;
 use super::problem::Problem;
 use super::{apps, dead_letters, documents, health, ingest, jobs, metrics, requests};
-
-/// One handler, with its description.
-pub(super) struct Endpoint {
-    pub(super) path: String,
-    method: Method,
-    route: Route,
-    pub(super) description: Paths,
-    pub(super) schemas: Vec<(String, RefOr<Schema>)>,
-}
-
-impl Endpoint {
-    /// The endpoint that `handler` answers. `description` is what `#[utoipa::path]` makes of the
-    /// handler `name`: `__path_name`.
-    pub(super) fn new<D, F, Args>(description: D, handler: F) -> Self
-    where
-        D: utoipa::Path + OpenApiFactory,
-        F: Handler<Args>,
-        Args: FromRequest + 'static,
-        F::Output: Responder + 'static,
-    {
-        let method = D::methods().first().map_or(Method::GET, method);
-        let mut schemas = Vec::new();
-        description.schemas(&mut schemas);
-        let route = match method {
-            Method::GET => web::route().guard(guard::Any(guard::Get()).or(guard::Head())),
-            _ => web::method(method.clone()),
-        };
-        Self {
-            path: D::path(),
-            method,
-            route: route.to(handler),
-            description: description.paths(),
-            schemas,
-        }
-    }
-}
-
-fn method(method: &HttpMethod) -> Method {
-    match method {
-        HttpMethod::Get => Method::GET,
-        HttpMethod::Post => Method::POST,
-        HttpMethod::Put => Method::PUT,
-        HttpMethod::Delete => Method::DELETE,
-        HttpMethod::Options => Method::OPTIONS,
-        HttpMethod::Head => Method::HEAD,
-        HttpMethod::Patch => Method::PATCH,
-        HttpMethod::Trace => Method::TRACE,
-    }
-}
 
 /// Every endpoint.
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -99,7 +47,7 @@ pub(super) fn configure(config: &mut web::ServiceConfig) {
         let detail = format!("{} has a part that cannot be read: {error}", request.path());
         Problem::bad("invalid-path", detail).into()
     });
-    config.app_data(unreadable);
+    config.app_data(unreadable).app_data(web::Data::new(OpenApi::of(self::endpoints())));
     config.default_service(web::to(move |request: HttpRequest| {
         let problem = nowhere(request.path(), &paths);
         async move { Err::<HttpResponse, Problem>(problem) }

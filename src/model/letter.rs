@@ -7,7 +7,6 @@ use uuid::Uuid;
 
 use super::ids::JobId;
 use super::record::RawRecord;
-use super::request;
 
 /// Why a record or a job is a dead letter: the `error-kind` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,12 +94,6 @@ impl Refusal {
     /// A refusal of `kind` that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), request_id: None, app: None }
-    }
-
-    /// The field of the request that it is about: the one whose name its message begins with.
-    pub fn field(&self) -> Option<&'static str> {
-        let end = self.message.find([' ', ':']).unwrap_or(self.message.len());
-        request::FIELDS.into_iter().find(|field| *field == &self.message[..end])
     }
 }
 

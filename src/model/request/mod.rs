@@ -46,6 +46,13 @@ pub const FIELDS: [&str; 12] = [
     "version",
 ];
 
+/// The field of the request that `refusal` is about: the one whose name its message begins with.
+pub fn field_of(refusal: &Refusal) -> Option<&'static str> {
+    let message = refusal.message.as_str();
+    let end = message.find([' ', ':']).unwrap_or(message.len());
+    FIELDS.into_iter().find(|field| *field == &message[..end])
+}
+
 /// The longest `requestId` and `targetRequestId`, in Unicode scalar values.
 const MAX_REQUEST_ID_CHARS: usize = 128;
 
@@ -290,3 +297,6 @@ fn quoted(text: &str) -> String {
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
+
+#[cfg(test)]
+mod tests;
