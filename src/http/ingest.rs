@@ -14,6 +14,7 @@ use super::fields;
 use super::problem::Problem;
 use super::query::Query;
 use super::shared::Shared;
+use crate::model::ids::{Offset, Partition};
 use crate::model::time::ScheduledTime;
 use crate::operations::{Positions, Seek, SeekAnswer, SeekTo};
 
@@ -106,7 +107,7 @@ impl Place {
     fn read(&self) -> Result<SeekTo, Problem> {
         let one_of = "must have one of offset, time, beginning and end";
         match (self.offset, &self.time, self.beginning, self.end) {
-            (Some(offset), None, false, false) => Ok(SeekTo::Offset(offset)),
+            (Some(offset), None, false, false) => Ok(SeekTo::Offset(Offset(offset))),
             (None, None, true, false) => Ok(SeekTo::Beginning),
             (None, None, false, true) => Ok(SeekTo::End),
             (None, Some(time), false, false) => instant(time),
@@ -130,7 +131,7 @@ fn instant(text: &str) -> Result<SeekTo, Problem> {
 fn chosen(
     topic: Option<String>,
     partitions: &[Value],
-) -> Result<(Option<String>, Vec<i32>), Problem> {
+) -> Result<(Option<String>, Vec<Partition>), Problem> {
     let mut topic = topic;
     let mut numbers = Vec::with_capacity(partitions.len());
     for (place, partition) in partitions.iter().enumerate() {
@@ -151,7 +152,7 @@ fn chosen(
             let problem = format!("is {partition}: give a number, or a text like \"topic/3\"");
             return Err(Problem::refused_field(&pointer, problem));
         };
-        numbers.push(number);
+        numbers.push(Partition(number));
     }
     Ok((topic, numbers))
 }

@@ -18,7 +18,7 @@ async fn a_database_that_is_unavailable_is_told_at_once() {
         let served = Served::of(builder(&proxy.url(database.url())), local()).await;
         assert_eq!(served.get("/health/ready").await.0, 200);
         served.still_works("before").await;
-        proxy.set_away(true);
+        proxy.set_unavailable(true);
         wait_until(super::DEADLINE, "a server that is not ready", async || {
             served.get("/health/ready").await.0 == 503
         })
@@ -54,7 +54,7 @@ async fn a_database_that_is_unavailable_is_told_at_once() {
         }
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         assert_eq!(served.get("/api/metrics").await.0, 200, "counters are in memory");
-        proxy.set_away(false);
+        proxy.set_unavailable(false);
         wait_until(super::DEADLINE, "a server that is ready again", async || {
             served.get("/health/ready").await.0 == 200
         })
@@ -68,7 +68,7 @@ async fn a_database_that_is_unavailable_is_told_at_once() {
 async fn a_server_answers_before_its_scheduler_has_started() {
     let database = Database::Postgres.fresh().await;
     let proxy = Proxy::start(database.url()).await;
-    proxy.set_away(true);
+    proxy.set_unavailable(true);
     let builder = builder(&proxy.url(database.url()));
     let server = infinite_scheduler::http::Server::start(local()).expect("a server");
     server.show_start(builder.progress());
@@ -85,7 +85,7 @@ async fn a_server_answers_before_its_scheduler_has_started() {
     let (status, refused) = answer(client.post(url("/api/jobs")).json(&job(None, 0, "x"))).await;
     assert_eq!((status, kind(&refused)), (503, "starting"), "{refused}");
     assert_eq!(answer(client.get(url("/api/schema"))).await.0, 200);
-    proxy.set_away(false);
+    proxy.set_unavailable(false);
     let scheduler = starting.await.expect("no panic").expect("a start");
     server.show(scheduler.clone());
     assert_eq!(answer(client.post(url("/api/jobs")).json(&job(None, 0, "x"))).await.0, 201);
