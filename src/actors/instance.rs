@@ -28,7 +28,9 @@ use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
 use crate::model::process::ProcessIdentity;
 use crate::recovery::{self, Recovery};
-use crate::store::{AppRow, Error as StoreError, Lane, Membership, Result as StoreResult, Store};
+use crate::store::{
+    AppRow, Error as StoreError, Membership, OrderingKey, Result as StoreResult, Store,
+};
 
 /// What all actors of one instance share. It outlives each of them.
 #[derive(Debug)]
@@ -183,11 +185,13 @@ impl Instance {
         self.partitions.iter().map(|entry| *entry.value()).collect()
     }
 
-    /// Whether what lies in this lane of the outbox is ours to publish.
-    pub(super) fn owns(&self, lane: Lane) -> bool {
-        match lane {
-            Lane::Partition(ledger) => self.partitions.iter().any(|held| *held.value() == ledger),
-            Lane::Shard(shard) => self.apps.keys().any(|app| self.owned.has(*app, shard)),
+    /// Whether this instance publishes the outbox rows with this ordering key.
+    pub(super) fn owns(&self, ordering_key: OrderingKey) -> bool {
+        match ordering_key {
+            OrderingKey::Partition(ledger) => {
+                self.partitions.iter().any(|held| *held.value() == ledger)
+            }
+            OrderingKey::Shard(shard) => self.apps.keys().any(|app| self.owned.has(*app, shard)),
         }
     }
 

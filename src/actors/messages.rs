@@ -14,7 +14,7 @@ use crate::kafka::{PartitionQueue, TopicPartition};
 use crate::model::ids::{JobId, KeyId, LedgerId, Offset, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::{Lane, ShardFence};
+use crate::store::{OrderingKey, ShardFence};
 
 /// Poll thread → Supervisor: these partitions are ours. Never lost: the Supervisor
 /// outlives the intake.
@@ -72,11 +72,11 @@ pub(super) struct Remember {
     pub(super) keys: Vec<KeyId>,
 }
 
-/// Whoever admits, Outcomes, `ShardKeeper` → `RetryDlq`: this lane may have letters or
+/// Whoever admits, Outcomes, `ShardKeeper` → `RetryDlq`: this ordering key may have letters or
 /// verdicts to publish. If lost, they are found at the next look around.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct PublishLane(pub(super) Lane);
+pub(super) struct PublishOutbox(pub(super) OrderingKey);
 
 /// `PartitionReader`, `RetryDlq` itself → `RetryDlq`: records were parked; the first is due then. If
 /// lost, they are found at the next look around.
@@ -86,7 +86,7 @@ pub(super) struct RecordsParked {
     pub(super) due_ms: i64,
 }
 
-/// `PartitionReader` → `RetryDlq`: there may be something in any lane, and parked records. If
+/// `PartitionReader` → `RetryDlq`: there may be rows with any ordering key, and parked records. If
 /// lost, it looks around by itself after a while.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

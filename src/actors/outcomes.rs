@@ -20,7 +20,7 @@ use super::messages::*;
 use super::registry::Answers;
 use crate::model::ids::{AppId, ShardId};
 use crate::model::job::Job;
-use crate::store::{Lane, Outcome, Written};
+use crate::store::{OrderingKey, Outcome, Written};
 
 use ends::outcome_of;
 use writing::{batch_of, next_batch, write_until_answered};
@@ -143,7 +143,7 @@ impl Outcomes {
             self.instance.registry.hint_to(app, settled);
         }
         for shard in lanes {
-            self.instance.registry.hint(PublishLane(Lane::Shard(shard)));
+            self.instance.registry.hint(PublishOutbox(OrderingKey::Shard(shard)));
         }
     }
 }

@@ -56,12 +56,12 @@ impl ShardAccess for InstanceShards {
     }
 
     fn committed(&self, committed: Committed) {
-        let Committed { keys, lanes, parked_due_ms } = committed;
+        let Committed { keys, ordering_keys, parked_due_ms } = committed;
         if !keys.is_empty() {
             self.registry.hint(Remember { keys });
         }
-        for lane in lanes {
-            self.registry.hint(PublishLane(lane));
+        for ordering_key in ordering_keys {
+            self.registry.hint(PublishOutbox(ordering_key));
         }
         if let Some(due_ms) = parked_due_ms {
             self.registry.hint(RecordsParked { due_ms });

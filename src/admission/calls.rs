@@ -13,7 +13,7 @@ use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
 use crate::model::verdict::{Subject, Verdict, pack};
 use crate::store::{
-    BatchSource, Decision, Entry, Error as StoreError, IdempotencyKey, Lane, Names,
+    BatchSource, Decision, Entry, Error as StoreError, IdempotencyKey, Names, OrderingKey,
     PlacedCandidate, Result as StoreResult,
 };
 
@@ -233,9 +233,9 @@ impl Admission {
         let about = uuid::Uuid::new_v4().to_string();
         let rejected = Verdict::Rejected { kind: *kind, message };
         let event = rejected.event(&subject, &about, self.clock.now_ms());
-        store.announce(Lane::Shard(shard), pack(&[event])).await?;
-        let lanes = [Lane::Shard(shard)].into();
-        self.shards.committed(Committed { lanes, ..Committed::default() });
+        store.enqueue_verdicts(OrderingKey::Shard(shard), pack(&[event])).await?;
+        let ordering_keys = [OrderingKey::Shard(shard)].into();
+        self.shards.committed(Committed { ordering_keys, ..Committed::default() });
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::pending::key_of;
 use super::{Admission, Committed};
-use crate::store::{Batch, BatchSource, Decision, Entry, Lane};
+use crate::store::{Batch, BatchSource, Decision, Entry, OrderingKey};
 
 impl Admission {
     /// Counts what became of a batch.
@@ -49,20 +49,20 @@ impl Admission {
         });
         self.shards.committed(Committed {
             keys: batch.entries.iter().filter_map(key_of).collect(),
-            lanes: lanes_of(batch, decisions),
+            ordering_keys: ordering_keys_of(batch, decisions),
             parked_due_ms: due.min(),
         });
     }
 }
 
 /// Where letters and verdicts of this batch lie in the outbox that are ours to publish.
-fn lanes_of(batch: &Batch, decisions: &[Decision]) -> BTreeSet<Lane> {
-    let of_records = batch.source.ledger().map(Lane::Partition);
-    let lane = |(entry, decision): (&Entry, &Decision)| {
+fn ordering_keys_of(batch: &Batch, decisions: &[Decision]) -> BTreeSet<OrderingKey> {
+    let of_records = batch.source.ledger().map(OrderingKey::Partition);
+    let ordering_key = |(entry, decision): (&Entry, &Decision)| {
         let shard = match entry {
             // Its owner is told to look, and publishes.
             Entry::Job(candidate) if candidate.foreign => None,
-            Entry::Job(candidate) => Some(Lane::Shard(candidate.job.shard)),
+            Entry::Job(candidate) => Some(OrderingKey::Shard(candidate.job.shard)),
             Entry::Letter(_) | Entry::Wait(_) => None,
         };
         match decision {
@@ -72,5 +72,5 @@ fn lanes_of(batch: &Batch, decisions: &[Decision]) -> BTreeSet<Lane> {
             Decision::Waits => None,
         }
     };
-    batch.entries.iter().zip(decisions).filter_map(lane).collect()
+    batch.entries.iter().zip(decisions).filter_map(ordering_key).collect()
 }

@@ -9,7 +9,7 @@ use futures::future::{self, BoxFuture, FutureExt};
 use crate::model::ids::{AppId, JobId, KeyId, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::{Lane, ShardFence};
+use crate::store::{OrderingKey, ShardFence};
 
 /// The shards of a running instance, and the actors that hear of what goes into them.
 ///
@@ -45,7 +45,7 @@ pub(crate) struct Committed {
     /// Idempotency keys that are taken now.
     pub(crate) keys: Vec<KeyId>,
     /// Where this instance has letters and verdicts to publish.
-    pub(crate) lanes: BTreeSet<Lane>,
+    pub(crate) ordering_keys: BTreeSet<OrderingKey>,
     /// When the first record that was parked is tried again, epoch milliseconds.
     pub(crate) parked_due_ms: Option<i64>,
 }

@@ -166,11 +166,9 @@ impl Buffer {
     }
 
     async fn open(self) -> Result<Vec<u8>, Problem> {
-        let Some(gzip) = self.gzip else { return Ok(self.kept) };
-        let measured = match gzip.finish() {
-            Ok(meter) => meter.bytes,
-            Err(error) => return Err(not_gzip(&error)),
-        };
+        let Some(mut gzip) = self.gzip else { return Ok(self.kept) };
+        gzip.try_finish().map_err(|error| unopened(&error, gzip.get_ref()))?;
+        let measured = gzip.get_ref().bytes;
         let kept = self.kept;
         let open = move || -> io::Result<Vec<u8>> {
             let mut gzip = MultiGzDecoder::new(Vec::with_capacity(measured));

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -44,11 +44,12 @@ pub(super) async fn around(
         }
     };
     let mut answered = as_problem(answered);
-    if let Some(body) = body
+    if let Some(payload) = body
         && answered.status().as_u16() >= 400
-        && !body.drain().await
+        && !payload.drain().await
     {
         answered.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+        answered = answered.map_body(|_, body| BoxBody::new(Unread { body, _payload: payload }));
     }
     let headers = answered.headers_mut();
     for (name, value) in [
@@ -124,10 +125,11 @@ impl SharedPayload {
     }
 
     /// Reads the rest, if that is little; whether it has ended.
-    async fn drain(mut self) -> bool {
+    async fn drain(&self) -> bool {
         let read = async {
             let mut drained = 0;
-            while let Some(Ok(chunk)) = self.next().await {
+            let mut payload = self.clone();
+            while let Some(Ok(chunk)) = payload.next().await {
                 drained += chunk.len();
                 if drained > DRAINED {
                     return;
@@ -137,6 +139,30 @@ impl SharedPayload {
         // Whoever sends no more is cut off.
         let ended = timeout(DRAIN_PATIENCE, read).await;
         ended.is_ok() && self.0.borrow().has_ended
+    }
+}
+
+/// An answer that is sent while the request's body is still held.
+///
+/// actix-web waits without limit for the end of a chunked body that was dropped, and closes the
+/// connection only over one that was not.
+struct Unread {
+    body: BoxBody,
+    _payload: SharedPayload,
+}
+
+impl MessageBody for Unread {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(context)
     }
 }
 

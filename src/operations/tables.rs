@@ -70,7 +70,7 @@ impl Tables {
     }
 
     async fn steps(&self) -> Result<Vec<String>> {
-        let steps = self.store.steps_taken().await;
+        let steps = self.store.applied_migrations().await;
         Ok(steps.map_err(|error| self.error(error))?.into_iter().collect())
     }
 

@@ -20,7 +20,7 @@ use super::messages::*;
 use super::registry::Answers;
 use crate::health::ProblemKind;
 use crate::recovery::Backoff;
-use crate::store::{Error as StoreError, Lane};
+use crate::store::{Error as StoreError, OrderingKey};
 
 use outlet::{Outlet, Round, publish};
 
@@ -62,13 +62,13 @@ impl RetryDlq {
     }
 
     fn look_around(&mut self, ctx: &mut Context<Self>) {
-        let mut lanes: Vec<Lane> = Vec::new();
+        let mut ordering_keys: Vec<OrderingKey> = Vec::new();
         for app in self.instance.apps.keys() {
             let fences = self.instance.owned.of(*app);
-            lanes.extend(fences.iter().map(|fence| Lane::Shard(fence.shard)));
+            ordering_keys.extend(fences.iter().map(|fence| OrderingKey::Shard(fence.shard)));
         }
-        lanes.extend(self.instance.ledgers().into_iter().map(Lane::Partition));
-        self.publish_all(&lanes, ctx);
+        ordering_keys.extend(self.instance.ledgers().into_iter().map(OrderingKey::Partition));
+        self.publish_all(&ordering_keys, ctx);
         self.parked_at(0, ctx);
     }
 
@@ -89,11 +89,11 @@ impl RetryDlq {
         }));
     }
 
-    fn publish_all(&mut self, lanes: &[Lane], ctx: &mut Context<Self>) {
-        self.letters.add(lanes);
+    fn publish_all(&mut self, ordering_keys: &[OrderingKey], ctx: &mut Context<Self>) {
+        self.letters.add(ordering_keys);
         self.publish(Kind::Letters, ctx);
         if self.instance.tells_verdicts() {
-            self.verdicts.add(lanes);
+            self.verdicts.add(ordering_keys);
             self.publish(Kind::Verdicts, ctx);
         }
     }
@@ -110,7 +110,10 @@ impl RetryDlq {
             return;
         }
         let instance = self.instance.clone();
-        let Some(round) = self.outlet(kind).begin(|lane| instance.owns(lane)) else { return };
+        let Some(round) = self.outlet(kind).begin(|ordering_key| instance.owns(ordering_key))
+        else {
+            return;
+        };
         let round = tokio::spawn(async move { publish(&instance, kind, round).await });
         ctx.spawn(round.into_actor(self).map(move |round, actor, ctx| {
             let round = round.unwrap_or_else(|error| panic!("publishing: {error}"));
@@ -241,7 +244,7 @@ impl Child for RetryDlq {
     const KIND: &'static str = "retry-dlq";
 
     fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers.to::<LookAround>().to::<PublishLane>().to::<RecordsParked>()
+        answers.to::<LookAround>().to::<PublishOutbox>().to::<RecordsParked>()
     }
 }
 
@@ -253,11 +256,11 @@ impl Handler<LookAround> for RetryDlq {
     }
 }
 
-impl Handler<PublishLane> for RetryDlq {
+impl Handler<PublishOutbox> for RetryDlq {
     type Result = ();
 
-    fn handle(&mut self, lane: PublishLane, ctx: &mut Context<Self>) {
-        self.publish_all(&[lane.0], ctx);
+    fn handle(&mut self, ordering_key: PublishOutbox, ctx: &mut Context<Self>) {
+        self.publish_all(&[ordering_key.0], ctx);
     }
 }
 

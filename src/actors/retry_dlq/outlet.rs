@@ -1,4 +1,4 @@
-//! From the outbox to a topic: everything at least once, in the order of its lane, and
+//! From the outbox to a topic: everything at least once, in order within each ordering key, and
 //! removed from the outbox only after the broker's acknowledgement.
 
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use super::refused::Refused;
 use crate::kafka::{self, Outgoing as Record};
 use crate::model::verdict::{Event, pack, unpack};
 use crate::recovery::Backoff;
-use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
+use crate::store::{OrderingKey, Outgoing, OutgoingVerdicts, Result as StoreResult};
 
 /// Letters that are read and published together at most, at first, and about their bytes.
 const LETTERS: (u64, u64) = (50, 8);
@@ -29,11 +29,11 @@ const CLOUD_EVENT: &str = "application/cloudevents+json; charset=UTF-8";
 /// One kind of what the outbox holds, on its way to its topic.
 #[derive(Debug, Default)]
 pub(super) struct Outlet {
-    /// Lanes that may have something, beside those that are being published.
-    lanes: HashSet<Lane>,
+    /// Ordering keys that may have rows, other than those that are being published.
+    ordering_keys: HashSet<OrderingKey>,
     /// Rows that the topic refuses, too large ones say: what is behind them passes them.
     refused: Refused,
-    /// Some of them are to be tried again, with all lanes.
+    /// Some of them are to be tried again, with all ordering keys.
     trial_is_due: bool,
     /// What was not taken when it was first sent, and has been counted as that.
     counted: HashSet<u64>,
@@ -45,7 +45,7 @@ pub(super) struct Outlet {
 /// What came of one round.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    lanes: Vec<Lane>,
+    ordering_keys: Vec<OrderingKey>,
     /// Rows that are not read: those that the topic refuses.
     passed: Vec<i64>,
     /// Rows that this round found refused, and why.
@@ -58,25 +58,26 @@ pub(super) struct Round {
 }
 
 impl Outlet {
-    pub(super) fn add(&mut self, lanes: &[Lane]) {
-        self.lanes.extend(lanes);
+    pub(super) fn add(&mut self, ordering_keys: &[OrderingKey]) {
+        self.ordering_keys.extend(ordering_keys);
     }
 
     /// The next round, unless one is under way or there is nothing to do.
-    pub(super) fn begin(&mut self, owns: impl Fn(Lane) -> bool) -> Option<Round> {
-        if self.publishing || self.lanes.is_empty() {
+    pub(super) fn begin(&mut self, owns: impl Fn(OrderingKey) -> bool) -> Option<Round> {
+        if self.publishing || self.ordering_keys.is_empty() {
             return None;
         }
         self.publishing = true;
         if std::mem::take(&mut self.trial_is_due) {
             self.refused.try_some();
         }
-        // Who lost a lane leaves it to its new owner.
-        let lanes = self.lanes.drain().filter(|lane| owns(*lane)).collect();
-        Some(Round { lanes, passed: self.refused.rows(), ..Round::default() })
+        // A relay that lost an ordering key leaves its rows to the new owner.
+        let ordering_keys =
+            self.ordering_keys.drain().filter(|ordering_key| owns(*ordering_key)).collect();
+        Some(Round { ordering_keys, passed: self.refused.rows(), ..Round::default() })
     }
 
-    /// Some of what was refused is tried again with the next round, which all lanes must be
+    /// Some of what was refused is tried again with the next round, which all ordering keys must be
     /// added to.
     pub(super) fn try_some_refused(&mut self) {
         self.trial_is_due = true;
@@ -104,7 +105,7 @@ impl Outlet {
         // A topic that takes one of them now may take all.
         goes_on |= self.refused.end_of_trial(&round.refused, !round.is_over());
         if round.failure.is_some() || goes_on {
-            self.lanes.extend(round.lanes);
+            self.ordering_keys.extend(round.ordering_keys);
         }
         if round.failure.is_none() {
             self.publishing = false;
@@ -120,11 +121,11 @@ impl Outlet {
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.lanes.len()
+        self.ordering_keys.len()
     }
 }
 
-/// Publishes what the round's lanes have of one kind.
+/// Publishes what the round's ordering keys have of one kind.
 pub(super) async fn publish(instance: &Instance, kind: Kind, mut round: Round) -> Round {
     let published = match kind {
         Kind::Letters => publish_letters(instance, &mut round).await,
@@ -140,7 +141,8 @@ async fn publish_letters(instance: &Instance, round: &mut Round) -> StoreResult<
     let Some(kafka) = &instance.kafka else { return Ok(()) };
     let mut limit = LETTERS.1;
     loop {
-        let letters = instance.store.unpublished(&round.lanes, &round.passed(), limit).await?;
+        let letters =
+            instance.store.unpublished(&round.ordering_keys, &round.passed(), limit).await?;
         let (count, bytes) = (letters.len(), letters.iter().map(size_of_letter).sum::<usize>());
         let records = letters.iter().map(|letter| letter_record(kafka, letter)).collect();
         let answers = kafka.producer.send_all(records).await;
@@ -154,7 +156,7 @@ async fn publish_letters(instance: &Instance, round: &mut Round) -> StoreResult<
         drop(letters);
         if !acknowledged.is_empty() {
             round.taken.extend(acknowledged.iter().map(number_of));
-            instance.store.published(&acknowledged).await?;
+            instance.store.remove_published(&acknowledged).await?;
         }
         if count as u64 != limit || round.is_over() {
             return Ok(());
@@ -171,7 +173,8 @@ async fn publish_verdicts(instance: &Instance, round: &mut Round) -> StoreResult
     };
     loop {
         let passed = round.passed();
-        let rows = instance.store.unpublished_verdicts(&round.lanes, &passed, BATCHES).await?;
+        let rows =
+            instance.store.unpublished_verdicts(&round.ordering_keys, &passed, BATCHES).await?;
         let batches: Vec<Vec<Event>> = rows.iter().map(events_of).collect();
         let records = batches.iter().flatten().map(|event| event_record(topic, event)).collect();
         let mut answers = producer.send_all(records).await.into_iter();
@@ -199,7 +202,7 @@ async fn publish_verdicts(instance: &Instance, round: &mut Round) -> StoreResult
             }
         }
         if !acknowledged.is_empty() {
-            instance.store.published(&acknowledged).await?;
+            instance.store.remove_published(&acknowledged).await?;
         }
         if rows.len() as u64 != BATCHES || round.is_over() {
             return Ok(());
@@ -303,7 +306,7 @@ mod tests {
     use super::*;
     use crate::model::ids::ShardId;
 
-    const LANE: Lane = Lane::Shard(ShardId(1));
+    const ORDERING_KEY: OrderingKey = OrderingKey::Shard(ShardId(1));
 
     fn refuse(round: &mut Round, rows: std::ops::Range<i64>) {
         let error = kafka::Error::Refused { topic: "dlq".into(), reason: "too large".into() };
@@ -313,7 +316,7 @@ mod tests {
     #[test]
     fn a_round_goes_on_behind_what_was_refused() {
         let mut outlet = Outlet::default();
-        outlet.add(&[LANE]);
+        outlet.add(&[ORDERING_KEY]);
         let mut round = outlet.begin(|_| true).unwrap();
         assert!(outlet.begin(|_| true).is_none(), "one at a time");
         refuse(&mut round, 0..499);
@@ -323,7 +326,10 @@ mod tests {
         assert_eq!(outlet.end(round, 0), None, "nothing failed");
 
         let round = outlet.begin(|_| true).unwrap();
-        assert_eq!((round.lanes.as_slice(), round.passed.len()), (&[LANE][..], 500));
+        assert_eq!(
+            (round.ordering_keys.as_slice(), round.passed.len()),
+            (&[ORDERING_KEY][..], 500)
+        );
     }
 
     #[test]
