@@ -9,6 +9,7 @@ mod tokens;
 use std::time::Duration;
 
 use infinite_scheduler::http::{Server, ServerOptions};
+use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::{AppConfig, Discard, Scheduler, SchedulerBuilder};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
@@ -121,7 +122,7 @@ fn job(id: Option<&str>, time: i64, message: &str) -> Value {
 
 /// An hour from now, epoch milliseconds.
 fn in_an_hour() -> i64 {
-    chrono::Utc::now().timestamp_millis() + 3_600_000
+    SystemClock.now_ms() + 3_600_000
 }
 
 /// One instance has one file; servers have several.
