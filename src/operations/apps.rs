@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::context::Context;
 use super::{Result, rfc3339_ms};
@@ -15,7 +16,7 @@ pub struct Apps<'a> {
 }
 
 /// An app that some instance has registered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct App {
@@ -38,6 +39,7 @@ pub struct App {
     pub timeout_ms: u64,
     /// When it was first registered, epoch milliseconds.
     #[serde(rename = "registeredTime", serialize_with = "as_rfc3339")]
+    #[schema(value_type = String)]
     pub registered_ms: i64,
 }
 

@@ -25,16 +25,18 @@ use std::sync::Arc;
 
 use self::context::Context;
 
-pub use admission::{Replayed, Submitted};
+pub use admission::{JobPreview, Replayed, Submitted};
 pub use apps::{App, Apps};
 pub use connect::OperationsOptions;
 pub use dead_letters::{
     BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterOutcome,
     LetterSelection, ShownLetter,
 };
+pub(crate) use dead_letters::{WireLetter, WireLetterSummary};
 pub use error::{Error, Result};
 pub use ingest::{Ingest, PartitionMove, PartitionPosition, Positions, Seek, SeekAnswer, SeekTo};
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
+pub(crate) use jobs::WireStatus;
 pub use jobs::{Jobs, RequestStatus};
 pub use publish::Publisher;
 pub use tables::Tables;
