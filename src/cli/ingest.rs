@@ -1,4 +1,4 @@
-//! `ingest`: how far each partition has been read, by whom, and what became of its records.
+//! `ingest`: how far each partition has been read, by which instance, and what its records became.
 
 mod seek;
 mod show;
@@ -7,15 +7,16 @@ use std::process::ExitCode;
 
 use tracing_subscriber::filter::LevelFilter;
 
-use super::ConfigFile;
+use super::output::ListOptions;
 use super::session::Session;
+use super::{ConfigFile, cannot_start};
 
-/// Shows how far each partition has been read, by whom, and what became of its records
+/// Shows how far each partition has been read, by which instance, and what its records became
 ///
-/// NEXT is the first record of which nothing has become yet, END the one after the log's last, LAG what lies
-/// between. RECORDS have been read: so many became JOBS, were DUPLICATES of an earlier request,
-/// were applied as OPERATIONS, are DEAD LETTERS, or are PARKED until they are tried again. A
-/// record that was read again after a `seek` counts again.
+/// NEXT is the offset of the first record that was not processed yet, END the offset after the
+/// last record of the log, LAG the difference. RECORDS counts the processed records, each of which
+/// is one of JOBS, DUPLICATES (of an earlier request), OPERATIONS (applied), DEAD LETTERS, or
+/// PARKED (tried again later). A record that is read again after a `seek` is counted again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -23,16 +24,15 @@ Examples:
   infinite-scheduler ingest --config /etc/infinite-scheduler.toml --json
   infinite-scheduler ingest seek --to-time 2030-01-01T08:00:00Z --dry-run
 
-Exit codes: 0 shown, 1 something is missing (Kafka is away) or failed, 2 it cannot work as it was
-asked.")]
+Exit codes: 0 shown, 1 shown without what only Kafka knows, or it failed, 2 it cannot work as it was
+asked, 4 the database does not answer.")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
     config: ConfigFile,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: ListOptions,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -41,20 +41,23 @@ enum Command {
 }
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { command, config, json } = arguments;
-    // What is wrong with Kafka is part of the answer.
+    let Arguments { command, config, form } = arguments;
+    // What is wrong with Kafka is in the answer, so it is not logged as well.
     const LOG_LEVEL: LevelFilter = LevelFilter::ERROR;
     match command {
         None => {
             let session = Session::open(&config, LOG_LEVEL).await?;
-            let done = show::run(&session, json).await;
+            let done = show::run(&session, form).await;
             session.close().await;
             done
         }
         Some(Command::Seek(mut seek)) => {
+            if form.jsonl {
+                return Err(cannot_start("--jsonl is for lists: use --json with seek").into());
+            }
             let file = seek.config.config.take().or(config.config);
             let session = Session::open(&ConfigFile { config: file }, LOG_LEVEL).await?;
-            seek.json |= json;
+            seek.form.json |= form.json;
             let done = seek::run(&session, seek).await;
             session.close().await;
             done

@@ -26,6 +26,7 @@ mod dlq_topic;
 mod positions;
 mod ingest;
 mod operations;
+mod cli_output;
 mod memory;
 mod lost_answers;
 mod split_batches;

@@ -1,9 +1,12 @@
-//! The listing of partitions.
+//! The list of partitions.
 
 use std::process::ExitCode;
 
-use crate::cli::output::{report, say, table};
-use crate::cli::session::{Session, failed};
+use serde::Serialize;
+
+use crate::cli::exit::Exit;
+use crate::cli::output::{ListOptions, report, say, table};
+use crate::cli::session::Session;
 use crate::operations::{PartitionPosition, Positions, Totals};
 
 const COLUMNS: [&str; 12] = [
@@ -21,15 +24,26 @@ const COLUMNS: [&str; 12] = [
     "parked",
 ];
 
-pub(super) async fn run(session: &Session, json: bool) -> anyhow::Result<ExitCode> {
-    let positions = session.operations.ingest().positions().await.map_err(failed)?;
-    match json {
-        true => say(serde_json::to_string_pretty(&positions)?),
-        false => say(text(&positions)),
+/// What the document says besides its list.
+#[derive(Serialize)]
+struct Fields<'a> {
+    group: &'a str,
+    missing: Option<&'a str>,
+}
+
+pub(super) async fn run(session: &Session, form: ListOptions) -> anyhow::Result<ExitCode> {
+    let positions = session.operations.ingest().positions().await?;
+    let Positions { group, partitions, missing, .. } = &positions;
+    match form.printer() {
+        Some(mut printer) => {
+            partitions.iter().try_for_each(|partition| printer.item(partition))?;
+            printer.end_with(None, &Fields { group, missing: missing.as_deref() })?;
+        }
+        None => say(text(&positions)),
     }
-    if let Some(missing) = &positions.missing {
+    if let Some(missing) = missing {
         report(missing);
-        return Ok(ExitCode::FAILURE);
+        return Ok(Exit::Incomplete.into());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -48,7 +62,8 @@ fn cells(one: &PartitionPosition) -> Vec<String> {
     let known = |number: Option<i64>| number.map_or_else(|| "-".into(), |n| n.to_string());
     let owner = one.owner.clone().unwrap_or_else(|| "nobody".into());
     let mut cells = vec![one.topic.clone(), one.partition.to_string(), owner];
-    cells.extend([one.next_offset, one.end_offset, one.lag].map(known));
+    let [next, end] = [one.next_offset, one.end_offset].map(|offset| offset.map(|offset| offset.0));
+    cells.extend([next, end, one.lag].map(known));
     let Totals { records, jobs, duplicates, operations, dead_letters, parked } = one.totals;
     let counts = [records, jobs, duplicates, operations, dead_letters, parked];
     cells.extend(counts.map(|count| count.to_string()));

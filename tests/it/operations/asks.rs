@@ -1,4 +1,4 @@
-//! What can be asked.
+//! The operations that are called, with their input.
 
 /// A question; letters are named by the word that their record begins with.
 #[derive(Debug)]
