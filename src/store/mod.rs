@@ -30,6 +30,7 @@ mod review;
 mod outcomes;
 mod packets;
 mod pages;
+mod lists;
 mod columns;
 mod steps;
 
@@ -51,6 +52,7 @@ pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
+pub use lists::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
 pub use pages::{ListRange, Page, Pages};
 pub use partitions::{PartitionRow, Totals};
