@@ -1,6 +1,6 @@
-//! Removes dead letters that nobody has touched for as long as they are kept, a few at a time.
+//! Deletes dead letters that have not changed for the configured time, a few at a time.
 //!
-//! Every instance does so: a letter that another one removed is simply not there.
+//! Every instance does this; a letter that another one has deleted is skipped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use actix::prelude::*;
 use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::Answers;
+use super::registry::Routes;
 use crate::store::LetterCursor;
 
-/// From the start to the first round, which has others to wait for.
+/// The pause before the first round, which other work at the start goes before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Between two steps, so that it stays out of the way.
+/// The pause between two steps, which leaves the database free for other work.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);
-/// Between two rounds through all letters.
+/// The pause between two rounds through all letters.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 
-/// Sweeps up.
+/// Deletes old dead letters.
 pub(super) struct Janitor {
     instance: Arc<Instance>,
     expired: u64,
@@ -31,7 +31,7 @@ impl Janitor {
         Self { instance, expired: 0 }
     }
 
-    /// One step, then the next one after a pause.
+    /// Runs one step, and schedules the next one.
     fn sweep(&mut self, after: Option<LetterCursor>, ctx: &mut Context<Self>) {
         let keep_ms = self.instance.settings.keep_dead_letters.as_millis();
         let keep_ms = i64::try_from(keep_ms).unwrap_or(i64::MAX);
@@ -70,8 +70,8 @@ impl Actor for Janitor {
 impl Child for Janitor {
     const KIND: &'static str = "janitor";
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes
     }
 }
 
@@ -81,13 +81,5 @@ impl Handler<Report> for Janitor {
     fn handle(&mut self, _: Report, _: &mut Context<Self>) {
         let expired = self.expired;
         tracing::info!(actor = "janitor", expired, "{expired} old dead letters removed");
-    }
-}
-
-impl Handler<Fault> for Janitor {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
     }
 }

@@ -1,4 +1,4 @@
-//! What people do to dead letters, each by compare-and-set on what they saw.
+//! Corrects and discards dead letters, by compare-and-set on the row as it was read.
 
 use std::collections::HashMap;
 
@@ -10,37 +10,37 @@ use uuid::Uuid;
 use super::LetterSummary;
 use crate::store::{LetterState, Result, Store};
 
-/// Letters that one statement changes.
+/// The most dead letters that one statement changes.
 const STEP: usize = 200;
 
-/// What became of a change to one letter.
+/// The result of changing one dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is as was asked for.
+    /// It was changed, or was discarded already.
     Made,
-    /// It was not touched, since it reads like this now: it is not dead, or was changed by
-    /// somebody else since it was read.
+    /// It was not changed, because it is not in the state `Dead` or was changed since it was read.
+    /// Contains the current version.
     Refused(Box<LetterSummary>),
-    /// There is no such letter any more.
+    /// It no longer exists.
     Gone,
 }
 
 impl Store {
-    /// Puts a value beside the record's, for a replay to use; or takes it away. Only a dead
-    /// letter that still is as it was `seen` is changed.
+    /// Sets the corrected value of a dead letter, which a replay uses instead of the record's value;
+    /// `None` removes it. The letter is changed only if it still is as `seen`.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away; ask what is there.
+    /// [`crate::store::Error::Unavailable`] if it is unknown whether it was changed; read it again.
     pub async fn correct_letter(
         &self,
         seen: &LetterSummary,
         correction: Option<Vec<u8>>,
         now_ms: i64,
     ) -> Result<Change> {
-        // It must differ: whoever read the letter before must not replay the value of then.
+        // It must differ from the last one, so that a replay that read the old value is refused.
         let changed_ms = Ord::max(now_ms, seen.changed_ms.saturating_add(1));
         let changed = {
-            let _turn = self.turn().await;
+            let _permit = self.write_permit().await;
             Entity::update_many()
                 .col_expr(Column::Correction, Expr::value(correction))
                 .col_expr(Column::ChangedMs, Expr::value(changed_ms))
@@ -58,11 +58,11 @@ impl Store {
         Ok(now.map_or(Change::Gone, |now| Change::Refused(Box::new(now))))
     }
 
-    /// Discards those letters that are dead and still as they were `seen`; says of each what
-    /// became of it, in the same order.
+    /// Discards those dead letters that still are as `seen`. Returns the result for each of them, in
+    /// the same order.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away; the same call can be
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable; the same call can be
     /// repeated.
     pub async fn discard_letters(
         &self,
@@ -80,7 +80,7 @@ impl Store {
         let as_seen = Expr::tuple([Expr::col(Column::Id), Expr::col(Column::ChangedMs)])
             .in_tuples(seen.iter().map(|letter| (letter.id, letter.changed_ms)));
         let discarded = {
-            let _turn = self.turn().await;
+            let _permit = self.write_permit().await;
             Entity::update_many()
                 .col_expr(Column::State, Expr::value(LetterState::Discarded.code()))
                 .col_expr(Column::ChangedMs, Expr::value(now_ms))
@@ -98,7 +98,7 @@ impl Store {
             now.into_iter().map(|letter| (letter.id, letter)).collect();
         let change = |letter: &LetterSummary| match now.remove(&letter.id) {
             None => Change::Gone,
-            // By whom does not matter.
+            // It does not matter who discarded it.
             Some(now) if now.state() == LetterState::Discarded => Change::Made,
             Some(now) => Change::Refused(Box::new(now)),
         };
