@@ -12,6 +12,8 @@ mod migrate;
 mod submit;
 mod requests;
 
+mod jobs;
+
 mod ingest;
 
 mod dead_letters;
@@ -51,6 +53,7 @@ enum Command {
     Migrate(migrate::Arguments),
     Submit(Box<submit::Arguments>),
     Requests(requests::Arguments),
+    Jobs(jobs::Arguments),
     Ingest(ingest::Arguments),
     DeadLetters(dead_letters::Arguments),
     Apps(apps::Arguments),
@@ -112,6 +115,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Submit(arguments) => submit::run(*arguments).await,
         Command::Requests(arguments) => requests::run(arguments).await,
+        Command::Jobs(arguments) => jobs::run(arguments).await,
         Command::Ingest(arguments) => ingest::run(arguments).await,
         Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
         Command::Apps(arguments) => apps::run(arguments).await,

@@ -55,8 +55,8 @@ impl Pending {
     }
 
     /// Moves the requests into a batch. A job is put into a shard of this instance, if it owns one
-    /// and `own` allows it, or else into its home shard. Until [`restore`](Self::restore) nothing
-    /// is left here.
+    /// and `own` allows it, or else into its home shard; one with a concurrency key is always put
+    /// into its home shard. Until [`restore`](Self::restore) nothing is left here.
     pub(super) fn batch(
         &mut self,
         admission: &Admission,
@@ -69,14 +69,21 @@ impl Pending {
         for entry in &mut entries {
             let Entry::Job(candidate) = entry else { continue };
             let (app, id) = (&candidate.app, candidate.job.id);
-            let fence = if own { admission.shards.choose(app.id, id) } else { None };
+            let key = candidate.job.concurrency_key.as_deref();
+            let home = app.home_of(id, key);
+            let fence = match key {
+                _ if !own => None,
+                None => admission.shards.choose(app.id, id),
+                // Whoever owns its shard sees all jobs of the key.
+                Some(_) => home.and_then(|shard| admission.shards.fence(app.id, shard)),
+            };
             if let Some(fence) = fence
                 && !fences.contains(&fence)
             {
                 fences.push(fence);
             }
             candidate.foreign = fence.is_none();
-            let shard = fence.map(|fence| fence.shard).or_else(|| app.home_of(id));
+            let shard = fence.map(|fence| fence.shard).or(home);
             candidate.job.shard = shard.unwrap_or(candidate.job.shard);
         }
         fences.sort_unstable();

@@ -21,6 +21,9 @@ pub(crate) trait ShardAccess: Debug + Send + Sync {
     /// A shard of this instance for a new job of `app`; `None` if it owns none.
     fn choose(&self, app: AppId, job: JobId) -> Option<ShardFence>;
 
+    /// The fence of this shard of `app`; `None` if another instance owns it.
+    fn fence(&self, app: AppId, shard: ShardId) -> Option<ShardFence>;
+
     /// Takes a ticket from the scheduler of `app`, which thereby expects new jobs; `None` while the
     /// scheduler is being restarted.
     fn take_ticket(&self, app: AppId) -> BoxFuture<'_, Option<TicketId>>;
@@ -61,6 +64,10 @@ impl ShardAccess for NoShards {
     }
 
     fn choose(&self, _: AppId, _: JobId) -> Option<ShardFence> {
+        None
+    }
+
+    fn fence(&self, _: AppId, _: ShardId) -> Option<ShardFence> {
         None
     }
 

@@ -5,6 +5,8 @@
 
 pub(crate) mod app;
 pub mod clock;
+pub(crate) mod cursor;
+pub(crate) mod filter;
 pub(crate) mod fence;
 pub mod fingerprint;
 pub(crate) mod flaw;
@@ -17,6 +19,7 @@ pub mod record;
 pub mod request;
 pub mod retry;
 pub(crate) mod schema;
+pub(crate) mod suggest;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;

@@ -1,5 +1,7 @@
 //! Requests for jobs, and their status.
 
+mod list;
+
 use std::collections::HashSet;
 use std::mem::take;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use super::{Error, JobPreview, Result, Submitted, rfc3339_ms};
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
 
+pub use self::list::{JobPage, JobState, ListedJob, PageRequest};
 pub use crate::store::RequestStatus;
 
 /// Requests of one call that are admitted at the same time.

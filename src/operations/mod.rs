@@ -37,12 +37,15 @@ pub use error::{Error, Result};
 pub use ingest::{Ingest, PartitionMove, PartitionPosition, Positions, Seek, SeekAnswer, SeekTo};
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub(crate) use jobs::WireStatus;
-pub use jobs::{Jobs, RequestStatus};
+pub use jobs::{JobPage, JobState, Jobs, ListedJob, PageRequest, RequestStatus};
 pub use publish::Publisher;
 pub use tables::Tables;
 
+pub use crate::model::filter::{
+    DataCondition, InvalidFilter, JobFilter, ListState, TopicPartition,
+};
 pub use crate::store::{
-    InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
+    InvalidLetterName, JobCount, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
     LetterState, LetterSummary, ReplayChain, Totals,
 };
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Driver, Error, Result, Store};
 use crate::model::app::AppConfig;
-use crate::model::ids::{AppId, JobId, ShardId};
+use crate::model::ids::{AppId, JobId, ShardId, shard_number_of};
 use crate::model::job::Priority;
 use crate::model::schema::JobSchema;
 
@@ -33,12 +33,18 @@ pub struct AppRow {
     pub rules: AppRules,
     /// Its shards, in order of their number.
     pub shards: Vec<ShardId>,
+    /// How many it had when it was first registered.
+    pub first_shards: u32,
 }
 
 impl AppRow {
-    /// The shard of a job that its admitting instance does not put into a shard of its own.
-    pub fn home_of(&self, job: JobId) -> Option<ShardId> {
-        job.one_of(&self.shards).copied()
+    /// The shard of a job that its admitting instance does not put into a shard of its own. Jobs
+    /// with the same `concurrency_key` always have the same home, since it is one of the shards
+    /// that the app had at first.
+    pub fn home_of(&self, job: JobId, concurrency_key: Option<&str>) -> Option<ShardId> {
+        let Some(key) = concurrency_key else { return job.one_of(&self.shards).copied() };
+        let number = shard_number_of(&self.name, key, self.first_shards);
+        self.shards.get(usize::try_from(number).ok()?).copied()
     }
 }
 
@@ -123,13 +129,14 @@ impl Store {
                     name: app.name.clone(),
                     rules: AppRules::of(config),
                     shards: shards.remove(&app.id).unwrap_or_default(),
+                    first_shards: first_shards_of(app),
                 });
             }
         }
         Ok(rows)
     }
 
-    /// The app with this name, if it was ever registered. An app without shards is being
+    /// The app with this name, if it was ever registered. An app without its first shards is being
     /// registered at the moment and is not returned, because its jobs could not be stored yet.
     ///
     /// # Errors
@@ -138,14 +145,15 @@ impl Store {
         let query = app::Entity::find().filter(app::Column::Name.eq(name));
         let Some(row) = query.one(&self.inner.pool).await? else { return Ok(None) };
         let shards = self.shards_of(row.id).await?;
-        if shards.is_empty() {
+        let first_shards = first_shards_of(&row);
+        if shards.is_empty() || shards.len() < first_shards as usize {
             return Ok(None);
         }
         let rules = serde_json::from_str(&row.rules).map_err(|error| {
             // With default rules, requests would be accepted that the app does not allow.
             Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))
         })?;
-        Ok(Some(AppRow { id: AppId(row.id), name: row.name, rules, shards }))
+        Ok(Some(AppRow { id: AppId(row.id), name: row.name, rules, shards, first_shards }))
     }
 
     /// Counts the jobs in these shards of each app that are due by `now_ms`, up to
@@ -212,6 +220,7 @@ impl Store {
                     id: NotSet,
                     name: Set(config.name.clone()),
                     shards: Set(shards_of(config)),
+                    first_shards: Set(shards_of(config)),
                     rules: Set(encode(&AppRules::of(config))),
                     created_ms: Set(now_ms),
                 })
@@ -353,6 +362,10 @@ fn check_target(row: &app::Model) -> Result<()> {
         env!("CARGO_PKG_VERSION"),
         TARGETS.join(", "),
     )))
+}
+
+fn first_shards_of(row: &app::Model) -> u32 {
+    u32::try_from(row.first_shards).unwrap_or(1)
 }
 
 fn not_registered(app: &str) -> Error {

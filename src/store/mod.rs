@@ -32,6 +32,7 @@ mod review;
 mod outcomes;
 mod packets;
 mod pages;
+mod lists;
 mod columns;
 mod steps;
 
@@ -53,6 +54,7 @@ pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::ParkedRecord;
+pub use lists::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
 pub use pages::{ListRange, Page, Pages};

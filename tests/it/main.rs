@@ -26,6 +26,7 @@ mod dlq_topic;
 mod positions;
 mod ingest;
 mod operations;
+mod job_lists;
 mod cli_output;
 mod memory;
 mod lost_answers;

@@ -46,6 +46,9 @@ impl Http {
                 }
                 answer => plain(answer),
             },
+            Ask::Jobs(pairs) => {
+                items(read(self.request(Method::GET, "/api/jobs").query(pairs)).await)
+            }
             Ask::Apps => items(self.get("/api/apps").await),
             Ask::Positions => plain(self.get("/api/ingest").await),
             Ask::Seek(Seek { to, partitions, dry_run }) => {
