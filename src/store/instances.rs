@@ -100,6 +100,7 @@ impl Store {
             beat: Set(0),
             lease_until_us: Set(0),
             dead: Set(false),
+            drain_ms: Set(None),
         };
         let _turn = self.turn().await;
         instance::Entity::insert(row).exec_without_returning(&self.heartbeat()).await?;

@@ -31,6 +31,7 @@ mod outcomes;
 mod packets;
 mod pages;
 mod columns;
+mod audit;
 mod steps;
 
 use std::fmt;
@@ -42,6 +43,7 @@ pub use admit::{
     Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Wait,
 };
 pub use apps::{AppRow, AppRules, DueJobs};
+pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
 pub use commands::{Look, UnknownCommands};
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};
