@@ -30,7 +30,7 @@ use crate::store::Store;
 
 use apps::KnownApps;
 
-pub(crate) use apps::{Objection, OwnApp, Validate};
+pub(crate) use apps::{Objection, OwnApp, PauseState, Validate};
 pub(crate) use calls::SubmitError;
 pub use calls::Submitted;
 pub(crate) use counters::AdmissionCounters;
