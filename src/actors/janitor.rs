@@ -1,7 +1,7 @@
-//! Removes what was kept for long enough, a few rows at a time: dead letters that nobody has
-//! touched, and entries of the audit.
+//! Deletes what was kept for the configured time, a few rows at a time: dead letters that have not
+//! changed since, and entries of the audit.
 //!
-//! Every instance does so: what another one removed is simply not there.
+//! Every instance does this; a row that another one has deleted is skipped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use actix::prelude::*;
 use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::Answers;
+use super::registry::Routes;
 use crate::store::LetterCursor;
 
-/// From the start to the first round, which has others to wait for.
+/// The pause before the first round, which other work at the start goes before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Between two steps, so that it stays out of the way.
+/// The pause between two steps, which leaves the database free for other work.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);
-/// Between two rounds through everything.
+/// The pause between two rounds through everything.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 
-/// Sweeps up.
+/// Deletes old dead letters.
 pub(super) struct Janitor {
     instance: Arc<Instance>,
     expired: u64,
@@ -32,7 +32,7 @@ impl Janitor {
         Self { instance, expired: 0 }
     }
 
-    /// One step, then the next one after a pause.
+    /// Runs one step, and schedules the next one.
     fn sweep(&mut self, after: Option<LetterCursor>, ctx: &mut Context<Self>) {
         let until_ms = self.kept_since_ms(self.instance.settings.keep_dead_letters);
         let no_kafka = self.instance.kafka.is_none();
@@ -106,8 +106,8 @@ impl Actor for Janitor {
 impl Child for Janitor {
     const KIND: &'static str = "janitor";
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes
     }
 }
 
@@ -117,13 +117,5 @@ impl Handler<Report> for Janitor {
     fn handle(&mut self, _: Report, _: &mut Context<Self>) {
         let expired = self.expired;
         tracing::info!(actor = "janitor", expired, "{expired} old dead letters removed");
-    }
-}
-
-impl Handler<Fault> for Janitor {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
     }
 }

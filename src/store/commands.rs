@@ -1,4 +1,4 @@
-//! A shard's mailbox: what others ask of its owner, by rows.
+//! Commands to the owner of a shard, which are rows of a table.
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
@@ -7,7 +7,7 @@ use infinite_scheduler_entity::command;
 use super::{Result, Store};
 use crate::model::ids::{JobId, ShardId};
 
-/// Somebody who does not own the shard put these jobs into it: look whether they belong
+/// Another process inserted these jobs into the shard: its owner reads those that are due soon
 /// into memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
@@ -19,29 +19,30 @@ pub struct Look {
     pub jobs: Vec<JobId>,
 }
 
-/// Commands that wait in shards of ours and that this version cannot carry out. They stay for
-/// an instance that can.
+/// Commands to shards of this instance that its version does not support. They are kept for an
+/// instance that does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownCommands {
-    /// What they ask for.
+    /// The kind of the commands.
     pub kind: String,
-    /// How many they are.
+    /// Their number.
     pub count: u64,
 }
 
 /// The `kind` of a [`Look`].
 pub(super) const LOOK: &str = "look";
 
-/// The kinds that this version can carry out.
+/// The kinds that this version supports.
 pub(super) const KINDS: [&str; 1] = [LOOK];
 
 impl Store {
-    /// Removes commands that were carried out. One that is carried out twice does no harm.
+    /// Removes commands that were executed. Executing a command twice is harmless.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`]: they will be seen again.
+    /// [`super::Error::Unavailable`] if the database is unavailable; the commands are then observed
+    /// again.
     pub async fn finish_commands(&self, commands: &[i64]) -> Result<()> {
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         command::Entity::delete_many()
             .filter(command::Column::Id.is_in(commands.iter().copied()))
             .exec(&self.inner.pool)
@@ -54,7 +55,7 @@ pub(super) fn encode_ids(jobs: &[JobId]) -> String {
     serde_json::to_string(jobs).unwrap_or_default()
 }
 
-/// `None` if another version wrote them in another form.
+/// `None` if another version wrote them in an unknown form.
 pub(super) fn decode_ids(args: &str) -> Option<Vec<JobId>> {
     serde_json::from_str(args).ok()
 }
