@@ -20,9 +20,15 @@ mod dead_letters;
 
 mod apps;
 
+mod instances;
+
+mod audit;
+
 mod bench;
 
 mod session;
+mod author;
+mod moment;
 mod exit;
 mod output;
 mod signals;
@@ -57,6 +63,8 @@ enum Command {
     Ingest(ingest::Arguments),
     DeadLetters(dead_letters::Arguments),
     Apps(apps::Arguments),
+    Instances(instances::Arguments),
+    Audit(audit::Arguments),
     Bench(bench::Arguments),
 }
 
@@ -119,6 +127,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ingest(arguments) => ingest::run(arguments).await,
         Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
         Command::Apps(arguments) => apps::run(arguments).await,
+        Command::Instances(arguments) => instances::run(arguments).await,
+        Command::Audit(arguments) => audit::run(arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
     }
 }

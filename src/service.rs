@@ -23,8 +23,8 @@ use crate::actors::{Drain, Instance, Supervisor};
 use crate::health::{HealthReport, ProblemKind};
 use crate::model::request::ScheduleJobRequest;
 use crate::operations::{
-    Apps, DeadLetters, Error as OperationError, Ingest, Jobs, Operations, Replayed, RequestStatus,
-    Submitted,
+    AppChange, Apps, Audit, By, DeadLetters, Error as OperationError, Ingest, Instances, Jobs,
+    Operations, Replayed, RequestStatus, Submitted,
 };
 
 pub use crate::actors::{AppMetrics, IngestMetrics};
@@ -112,6 +112,22 @@ impl Scheduler {
         self.inner.operations.apps()
     }
 
+    /// The instances on the database.
+    pub fn instances(&self) -> Instances<'_> {
+        self.inner.operations.instances()
+    }
+
+    /// Who changed what, when and why.
+    pub fn audit(&self) -> Audit<'_> {
+        self.inner.operations.audit()
+    }
+
+    /// The operations of this scheduler on behalf of `by`, whom the audit names with each change
+    /// that is made through them. Changes through the handle itself are made by [`By::program`].
+    pub fn by(&self, by: By) -> Operations {
+        self.inner.operations.by(by)
+    }
+
     /// Requests a job, as [`Jobs::schedule`]. When this returns, the job is in the database.
     ///
     /// # Errors
@@ -159,6 +175,25 @@ impl Scheduler {
         value: Option<Vec<u8>>,
     ) -> Result<Replayed, OperationError> {
         self.dead_letters().preview_replay(letter, value).await
+    }
+
+    /// Pauses an app, as [`Apps::pause`]: none of its jobs is started until it is resumed, and its
+    /// requests are accepted. [`by`](Self::by) says who does so and why.
+    ///
+    /// # Errors
+    /// Those of [`Apps::pause`], and [`OperationError::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
+    pub async fn pause(&self, app: impl Into<String>) -> Result<AppChange, OperationError> {
+        self.apps().pause(app, false).await
+    }
+
+    /// Resumes an app, as [`Apps::resume`].
+    ///
+    /// # Errors
+    /// Those of [`Apps::resume`], and [`OperationError::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
+    pub async fn resume(&self, app: impl Into<String>) -> Result<AppChange, OperationError> {
+        self.apps().resume(app).await
     }
 
     /// The status of a request, as [`Jobs::request`].

@@ -21,6 +21,18 @@ pub struct Model {
     pub rules: String,
     /// When it was first registered.
     pub created_ms: i64,
+    /// Since when its jobs are not fired; none while it is not paused.
+    pub paused_ms: Option<i64>,
+    /// Who paused it.
+    pub paused_by: Option<String>,
+    /// Why it is paused.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub pause_reason: Option<String>,
+    /// Whether its requests are refused while it is paused.
+    pub refuse_requests: bool,
+    /// Since when it is retired; none unless somebody deleted it. Its row and shards stay, so that
+    /// no job can be in a shard that does not exist.
+    pub deleted_ms: Option<i64>,
 }
 
 /// Nothing is joined through the entity.

@@ -94,7 +94,7 @@ impl AppScheduler {
     }
 
     fn fire(&mut self) {
-        if self.stopping || !self.instance.lease.is_valid() {
+        if !self.may_start() {
             return;
         }
         let now_ms = self.instance.now_ms();
@@ -113,6 +113,11 @@ impl AppScheduler {
         for attempt in self.instance.in_flight.start(attempts, self.instance.database_us()) {
             attempt::spawn(&self.instance, attempt);
         }
+    }
+
+    /// Whether anything may be started just now. A paused app keeps its jobs.
+    fn may_start(&self) -> bool {
+        !self.stopping && !self.app.pause.is_paused() && self.instance.lease.is_valid()
     }
 
     /// How many attempts may start now.
@@ -159,8 +164,11 @@ impl AppScheduler {
         // A job that is already due waits for a free slot: the end of an attempt sends `Fire`.
         let wait = if wait_ms > 0 {
             Duration::from_millis(wait_ms).min(LONGEST_SLEEP)
-        } else if !self.stopping && self.instance.lease.is_valid() && self.free_slots() > 0 {
+        } else if self.may_start() && self.free_slots() > 0 {
             Duration::ZERO
+        } else if self.app.pause.is_paused() {
+            // Whoever sees that it is resumed says so.
+            LONGEST_SLEEP
         } else {
             RETRY_READ
         };

@@ -25,8 +25,8 @@ impl Instance {
     pub(crate) fn report_brokers(&self) {
         let Some(kafka) = &self.kafka else { return };
         // Until the intake exists, the code that starts it reports its problems.
-        if let Some(intake) = kafka.intake.get().filter(|_| !self.draining.load(Ordering::Acquire))
-        {
+        let is_leaving = self.draining.load(Ordering::Acquire) || self.is_drained();
+        if let Some(intake) = kafka.intake.get().filter(|_| !is_leaving) {
             let state = intake.state();
             match state.trouble.is_none() && !kafka.joined.load(Ordering::Acquire) {
                 true => self.report_joining(),
@@ -57,7 +57,8 @@ impl Instance {
     /// Updates the broker's availability, which ends backoff waits early. It is unavailable as soon
     /// as one client reports an outage, and available when no client reports one.
     fn update_recovery(&self, kafka: &KafkaClients) {
-        let intake = kafka.intake.get().map(Intake::state);
+        // One that has left the group does not know whether the broker answers.
+        let intake = kafka.intake.get().filter(|_| !self.is_drained()).map(Intake::state);
         let states = intake.into_iter().chain([kafka.producer.state()]);
         let mut unreachable = states.filter(|state| state.kind == Some(TroubleKind::Unreachable));
         match unreachable.next() {

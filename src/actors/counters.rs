@@ -26,6 +26,8 @@ pub(crate) struct Counters {
     pub(super) without_instance: AtomicU64,
     pub(super) outcomes_unmatched: AtomicU64,
     pub(super) commands_unknown: AtomicU64,
+    pub(super) ingest_paused: AtomicU64,
+    pub(super) instance_draining: AtomicU64,
     pub(super) clock_skew_ms: AtomicI64,
     pub(super) idempotency_cache: AtomicU64,
     pub(super) idempotency_hits: AtomicU64,
@@ -44,6 +46,7 @@ pub(crate) struct AppFigures {
     pub(super) failed: AtomicU64,
     pub(super) retried: AtomicU64,
     pub(super) dead: AtomicU64,
+    paused: AtomicU64,
     /// How late the latest attempt started, and the sum over all attempts, in milliseconds.
     pub(super) lateness_max_ms: AtomicI64,
     lateness_sum_ms: Sum,
@@ -113,6 +116,10 @@ pub struct IngestMetrics {
     pub outcomes_unmatched: u64,
     /// Commands in shards of this instance whose kind it does not know.
     pub commands_unknown: u64,
+    /// 1 while the ingest of the consumer group is paused, else 0.
+    pub ingest_paused: u64,
+    /// 1 after somebody has drained this instance, else 0.
+    pub instance_draining: u64,
     /// The database's clock minus the clock of this machine, in milliseconds.
     pub clock_skew_ms: i64,
     /// Records that are not read yet, by partition.
@@ -142,6 +149,8 @@ pub struct AppMetrics {
     pub retried: u64,
     /// Jobs that became dead letters.
     pub dead: u64,
+    /// 1 while the app is paused here, else 0.
+    pub paused: u64,
     /// The longest delay between a job's scheduled time and the start of its attempt, in
     /// milliseconds.
     pub lateness_max_ms: i64,
@@ -217,6 +226,8 @@ impl Counters {
             jobs_without_instance: get(&self.without_instance),
             outcomes_unmatched: get(&self.outcomes_unmatched),
             commands_unknown: get(&self.commands_unknown),
+            ingest_paused: get(&self.ingest_paused),
+            instance_draining: get(&self.instance_draining),
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -228,6 +239,10 @@ impl Counters {
 }
 
 impl AppFigures {
+    pub(super) fn set_paused(&self, is_paused: bool) {
+        self.paused.store(is_paused.into(), Ordering::Relaxed);
+    }
+
     pub(super) fn started(&self, lateness_ms: i64) {
         self.fired.fetch_add(1, Ordering::Relaxed);
         // If the clock was set back meanwhile, the lateness is negative; it must not reduce the
@@ -248,6 +263,7 @@ impl AppFigures {
             failed: get(&self.failed),
             retried: get(&self.retried),
             dead: get(&self.dead),
+            paused: get(&self.paused),
             lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
             lateness_mean_ms: i64::try_from(mean_ms).unwrap_or(i64::MAX),
         }

@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub outbox_scan: Duration,
     /// How long a dead letter is kept after its last change.
     pub keep_dead_letters: Duration,
+    /// An entry of the audit is deleted this long after it was written.
+    pub keep_audit: Duration,
     /// How often the actors' counters are logged.
     pub metrics_interval: Duration,
 }

@@ -6,6 +6,7 @@
 
 mod balance;
 mod commands;
+mod controls;
 mod heartbeat;
 mod orphans;
 mod zones;
@@ -67,6 +68,8 @@ pub(super) struct ShardKeeper {
     /// Commands are being executed.
     running_commands: bool,
     leaving: bool,
+    /// A drained instance was told to leave the consumer group.
+    has_left_group: bool,
 }
 
 impl ShardKeeper {
@@ -87,6 +90,7 @@ impl ShardKeeper {
             probes_first: false,
             running_commands: false,
             leaving: false,
+            has_left_group: false,
         }
     }
 
@@ -119,6 +123,7 @@ impl ShardKeeper {
                 self.run_commands(&observed, ctx);
                 self.report_unknown_commands(&observed);
                 self.notify_readers(&observed);
+                self.follow_controls(&observed);
                 self.observed = observed;
                 if changes == self.changes {
                     self.compare_owned();

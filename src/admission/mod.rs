@@ -33,7 +33,7 @@ use crate::store::Store;
 use apps::KnownApps;
 use call_queue::CallQueue;
 
-pub(crate) use apps::{Objection, OwnApp, Validate};
+pub(crate) use apps::{Objection, OwnApp, PauseState, Validate};
 pub use calls::Submitted;
 pub(crate) use calls::{JobPreview, SubmitError};
 pub(crate) use counters::AdmissionCounters;

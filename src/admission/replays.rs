@@ -1,12 +1,14 @@
 //! Replays of dead letters: the same rules and the same admission as for other requests, in the
 //! transaction that changes the letter's row.
 
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::bounded_tries::{BoundedTries, End};
 use super::calls::{SubmitError, unavailable};
 use super::judge::{too_large, trace_in};
 use super::{Admission, Conclusion, Pending};
+use crate::model::audit::{AuditAction, AuditEntry, By};
 use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
@@ -21,6 +23,8 @@ pub(crate) struct Replay {
     pub letter: Uuid,
     /// A request that replaces the letter's own.
     pub value: Option<Vec<u8>>,
+    /// Who asks for it.
+    pub by: By,
 }
 
 /// The result of a replay, or of its preview.
@@ -131,13 +135,23 @@ impl Admission {
             Ok(request) => request,
             Err(refusal) => return refused(refusal),
         };
+        let app = request.app_name.clone();
         let mut candidate = match self.judge(request, None, None).await? {
             Ok(candidate) => candidate,
             Err(reason) => return refused(reason.into_refusal()),
         };
         candidate.job.letter = Some(id);
         candidate.job.trace = trace_in(&letter.headers());
-        let source = BatchSource::Replay { letter: id, changed_ms: letter.changed_ms() };
+        let entry = Box::new(AuditEntry {
+            at_ms: self.clock.now_ms(),
+            by: replay.by.clone(),
+            action: AuditAction::ReplayDeadLetter,
+            app: Some(app),
+            subject: id.to_string(),
+            details: Value::Null,
+            count: 1,
+        });
+        let source = BatchSource::Replay { letter: id, changed_ms: letter.changed_ms(), entry };
         Ok(Prepared::Candidate { candidate, source })
     }
 }

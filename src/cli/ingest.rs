@@ -1,5 +1,7 @@
-//! `ingest`: how far each partition has been read, by which instance, and what its records became.
+//! `ingest`: how far each partition has been read, by which instance, and what its records became;
+//! changing where reading continues, pausing and resuming it.
 
+mod pause;
 mod seek;
 mod show;
 
@@ -7,7 +9,7 @@ use std::process::ExitCode;
 
 use tracing_subscriber::filter::LevelFilter;
 
-use super::output::ListOptions;
+use super::output::{DocumentOption, ListOptions};
 use super::session::Session;
 use super::{ConfigFile, cannot_start};
 
@@ -23,6 +25,7 @@ Examples:
   infinite-scheduler ingest
   infinite-scheduler ingest --config /etc/infinite-scheduler.toml --json
   infinite-scheduler ingest seek --to-time 2030-01-01T08:00:00Z --dry-run
+  infinite-scheduler ingest pause --reason 'a producer runs wild'
 
 Exit codes: 0 shown, 1 shown without what only Kafka knows, or it failed, 2 it cannot work as it was
 asked, 4 the database does not answer.")]
@@ -38,6 +41,8 @@ pub(super) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Seek(seek::Arguments),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
 }
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -51,16 +56,38 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             session.close().await;
             done
         }
-        Some(Command::Seek(mut seek)) => {
+        Some(mut command) => {
             if form.jsonl {
-                return Err(cannot_start("--jsonl is for lists: use --json with seek").into());
+                return Err(cannot_start("--jsonl is for lists: use --json with a command").into());
             }
-            let file = seek.config.config.take().or(config.config);
+            let file = command.config().config.take().or(config.config);
             let session = Session::open(&ConfigFile { config: file }, LOG_LEVEL).await?;
-            seek.form.json |= form.json;
-            let done = seek::run(&session, seek).await;
+            command.form().json |= form.json;
+            let done = match command {
+                Command::Seek(seek) => seek::run(&session, seek).await,
+                Command::Pause(pause) => pause::pause(&session, pause).await,
+                Command::Resume(resume) => pause::resume(&session, resume).await,
+            };
             session.close().await;
             done
+        }
+    }
+}
+
+impl Command {
+    fn config(&mut self) -> &mut ConfigFile {
+        match self {
+            Self::Seek(seek) => &mut seek.config,
+            Self::Pause(pause) => &mut pause.common.config,
+            Self::Resume(resume) => &mut resume.common.config,
+        }
+    }
+
+    fn form(&mut self) -> &mut DocumentOption {
+        match self {
+            Self::Seek(seek) => &mut seek.form,
+            Self::Pause(pause) => &mut pause.common.form,
+            Self::Resume(resume) => &mut resume.common.form,
         }
     }
 }

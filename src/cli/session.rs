@@ -2,6 +2,7 @@
 
 use tracing_subscriber::filter::LevelFilter;
 
+use super::author::Author;
 use super::{ConfigFile, cannot_start, load};
 use crate::config::Config;
 use crate::operations::Operations;
@@ -22,6 +23,11 @@ impl Session {
         telemetry::init(config.log.format, log_level).map_err(cannot_start)?;
         let operations = Operations::connect(&config).await?;
         Ok(Self { config, operations })
+    }
+
+    /// The operations on behalf of the author of a change.
+    pub(super) fn operations_of(&self, author: &Author) -> Operations {
+        self.operations.by(author.by())
     }
 
     pub(super) async fn close(self) {

@@ -13,12 +13,12 @@ use secrecy::{ExposeSecret, SecretString};
 
 use self::http::http;
 use super::raw::{
-    RawApp, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawDispatch, RawIdempotency,
-    RawIngest, RawInstance,
+    RawApp, RawAudit, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawDispatch,
+    RawIdempotency, RawIngest, RawInstance,
 };
 use super::zones::{TimeZones, UnknownZone};
 use super::{
-    AppSettings, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch,
+    AppSettings, AuditConfig, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch,
     IdempotencyConfig, IngestConfig, InstanceConfig, InvalidPointer, LogConfig,
 };
 use crate::kafka::KafkaIngestConfig;
@@ -53,6 +53,7 @@ impl TryFrom<RawConfig> for Config {
             ingest: raw.ingest.try_into()?,
             idempotency: raw.idempotency.try_into()?,
             dead_letters: raw.dead_letters.into(),
+            audit: raw.audit.into(),
             instance,
             http: http(raw.http, &raw.folder)?,
             log: LogConfig {
@@ -67,6 +68,10 @@ impl TryFrom<RawConfig> for Config {
 
 fn ms(ms: u32) -> Duration {
     Duration::from_millis(ms.into())
+}
+
+fn days(days: NonZeroU32) -> Duration {
+    Duration::from_secs(u64::from(days.get()) * 24 * 60 * 60)
 }
 
 fn time_zone(name: &str) -> Result<TimeZone, ConfigError> {
@@ -137,7 +142,13 @@ pub(crate) fn check_redis_url(url: &SecretString) -> Result<(), ConfigError> {
 impl From<RawDeadLetters> for DeadLettersConfig {
     fn from(raw: RawDeadLetters) -> Self {
         let RawDeadLetters { keep_days, max_replays } = raw;
-        Self { keep: Duration::from_secs(u64::from(keep_days.get()) * 24 * 60 * 60), max_replays }
+        Self { keep: days(keep_days), max_replays }
+    }
+}
+
+impl From<RawAudit> for AuditConfig {
+    fn from(raw: RawAudit) -> Self {
+        Self { keep: days(raw.keep_days) }
     }
 }
 

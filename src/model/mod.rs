@@ -4,6 +4,7 @@
 //! retry policy, the window of jobs in memory, the clock.
 
 pub(crate) mod app;
+pub mod audit;
 pub mod clock;
 pub(crate) mod cursor;
 pub(crate) mod filter;
@@ -14,6 +15,7 @@ pub mod ids;
 pub mod job;
 mod json;
 pub mod letter;
+pub mod pause;
 pub(crate) mod process;
 pub mod record;
 pub mod request;

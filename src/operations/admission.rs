@@ -14,6 +14,7 @@ use crate::admission::{
     Admission as CoreAdmission, AdmissionRules, JobPreview as CorePreview, Replay,
     Replayed as CoreReplayed, SubmitError,
 };
+use crate::model::audit::By;
 use crate::model::clock::{SharedClock, SystemClock};
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
@@ -61,7 +62,7 @@ pub(super) enum NotReplayed {
 }
 
 /// Admits requests and replays.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Admission(Arc<CoreAdmission>);
 
 impl Admission {
@@ -106,8 +107,9 @@ impl Admission {
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
+        by: By,
     ) -> Result<Replayed, NotReplayed> {
-        answered(self.0.replay(&Replay { letter, value }).await)
+        answered(self.0.replay(&Replay { letter, value, by }).await)
     }
 
     /// The result that a replay would have after those that were previewed with the same `names`.
@@ -115,9 +117,10 @@ impl Admission {
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
+        by: By,
         names: &mut Names,
     ) -> Result<Replayed, NotReplayed> {
-        answered(self.0.preview_replay(&Replay { letter, value }, names).await)
+        answered(self.0.preview_replay(&Replay { letter, value, by }, names).await)
     }
 }
 

@@ -1,13 +1,18 @@
-//! The apps that were ever registered on the database.
+//! The apps that were ever registered on the database: listed, paused, resumed and retired.
+
+mod change;
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::context::Context;
-use super::{Result, rfc3339_ms};
+use super::pauses::as_rfc3339;
+use super::{Paused, Result};
 use crate::store::KnownApp;
+
+pub use change::{AppChange, AppResult};
 
 /// The apps that were ever registered on the database.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +42,12 @@ pub struct App {
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
     pub timeout_ms: u64,
+    /// Since when none of its jobs is started, if it is paused.
+    pub pause: Option<Paused>,
     /// When it was first registered, epoch milliseconds.
     #[serde(rename = "registeredTime", serialize_with = "as_rfc3339")]
     #[schema(value_type = String)]
     pub registered_ms: i64,
-}
-
-fn as_rfc3339<S: Serializer>(epoch_ms: &i64, serializer: S) -> Result<S::Ok, S::Error> {
-    rfc3339_ms(*epoch_ms).serialize(serializer)
 }
 
 impl<'a> Apps<'a> {
@@ -52,8 +55,8 @@ impl<'a> Apps<'a> {
         Self { context }
     }
 
-    /// All apps that were ever registered, by name, with the rules from the latest registration of
-    /// each.
+    /// All apps that were ever registered and not deleted, by name, with the rules from the latest
+    /// registration of each.
     ///
     /// # Errors
     /// [`Error::Unavailable`](super::Error::Unavailable) when the database does not answer.
@@ -78,6 +81,7 @@ impl From<KnownApp> for App {
             has_schema: app.rules.schema.is_some(),
             max_attempts: app.rules.policy.max_attempts,
             timeout_ms: app.rules.policy.timeout_ms,
+            pause: app.pause.map(Paused::from),
             required_fields: app.rules.required_fields,
             registered_ms: app.created_ms,
         }

@@ -19,6 +19,9 @@ mod publish;
 mod dead_letters;
 mod ingest;
 mod apps;
+mod pauses;
+mod instances;
+mod audit;
 mod tables;
 
 use std::sync::Arc;
@@ -26,7 +29,8 @@ use std::sync::Arc;
 use self::context::Context;
 
 pub use admission::{JobPreview, Replayed, Submitted};
-pub use apps::{App, Apps};
+pub use apps::{App, AppChange, AppResult, Apps};
+pub use audit::{Audit, AuditItem, AuditList};
 pub use connect::OperationsOptions;
 pub use dead_letters::{
     BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterOutcome,
@@ -34,19 +38,25 @@ pub use dead_letters::{
 };
 pub(crate) use dead_letters::{WireLetter, WireLetterSummary};
 pub use error::{Error, Result};
-pub use ingest::{Ingest, PartitionMove, PartitionPosition, Positions, Seek, SeekAnswer, SeekTo};
+pub use ingest::{
+    Ingest, IngestChange, IngestResult, PartitionMove, PartitionPosition, Positions, Seek,
+    SeekAnswer, SeekTo,
+};
+pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Instances};
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub(crate) use jobs::WireStatus;
 pub use jobs::{JobPage, JobState, Jobs, ListedJob, PageRequest, RequestStatus};
+pub use pauses::Paused;
 pub use publish::Publisher;
 pub use tables::Tables;
 
+pub use crate::model::audit::{AuditAction, AuditSource, By, UnknownAction, UnknownSource};
 pub use crate::model::filter::{
     DataCondition, InvalidFilter, JobFilter, ListState, TopicPartition,
 };
 pub use crate::store::{
-    InvalidLetterName, JobCount, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
-    LetterState, LetterSummary, ReplayChain, Totals,
+    AuditCursor, AuditFilter, InvalidLetterName, JobCount, LetterCount, LetterCursor, LetterFilter,
+    LetterName, LetterPage, LetterState, LetterSummary, ReplayChain, Totals,
 };
 
 /// The operations on one database, in groups.
@@ -78,6 +88,12 @@ pub struct Operations {
 }
 
 impl Operations {
+    /// The same operations on behalf of `by`: the audit names it with each change that is made
+    /// through what is returned. Otherwise changes are made by [`By::program`].
+    pub fn by(&self, by: By) -> Self {
+        Self { context: Arc::new(Context { by, ..Context::clone(&self.context) }) }
+    }
+
     /// Requests for jobs, and their status.
     pub fn jobs(&self) -> Jobs<'_> {
         Jobs::new(&self.context)
@@ -96,6 +112,16 @@ impl Operations {
     /// The apps that were ever registered on the database.
     pub fn apps(&self) -> Apps<'_> {
         Apps::new(&self.context)
+    }
+
+    /// The instances on the database.
+    pub fn instances(&self) -> Instances<'_> {
+        Instances::new(&self.context)
+    }
+
+    /// Who changed what, when and why.
+    pub fn audit(&self) -> Audit<'_> {
+        Audit::new(&self.context)
     }
 
     /// Closes the connections to the database. References to the groups must not be used

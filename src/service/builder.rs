@@ -88,6 +88,7 @@ impl From<&Config> for Settings {
             job_memory: (config.instance.memory_mb.get() as usize).saturating_mul(1 << 20),
             outbox_scan: OUTBOX_SCAN,
             keep_dead_letters: config.dead_letters.keep,
+            keep_audit: config.audit.keep,
             metrics_interval: config.log.metrics_interval,
         }
     }
@@ -244,6 +245,12 @@ impl SchedulerBuilder {
     /// yet. Default 30 days.
     pub fn keep_dead_letters(mut self, keep: Duration) -> Self {
         self.settings.keep_dead_letters = keep;
+        self
+    }
+
+    /// An entry of the audit is deleted this long after it was written. Default 365 days.
+    pub fn keep_audit(mut self, keep: Duration) -> Self {
+        self.settings.keep_audit = keep;
         self
     }
 

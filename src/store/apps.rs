@@ -13,6 +13,7 @@ use super::{Driver, Error, Result, Store};
 use crate::model::app::AppConfig;
 use crate::model::ids::{AppId, JobId, ShardId, shard_number_of};
 use crate::model::job::Priority;
+use crate::model::pause::{AppPause, Pause};
 use crate::model::schema::JobSchema;
 
 /// The most rows of one statement.
@@ -35,6 +36,8 @@ pub struct AppRow {
     pub shards: Vec<ShardId>,
     /// How many it had when it was first registered.
     pub first_shards: u32,
+    /// Its pause, if it is paused.
+    pub pause: Option<AppPause>,
 }
 
 impl AppRow {
@@ -130,6 +133,7 @@ impl Store {
                     rules: AppRules::of(config),
                     shards: shards.remove(&app.id).unwrap_or_default(),
                     first_shards: first_shards_of(app),
+                    pause: pause_of(app),
                 });
             }
         }
@@ -142,7 +146,9 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn find_app(&self, name: &str) -> Result<Option<AppRow>> {
-        let query = app::Entity::find().filter(app::Column::Name.eq(name));
+        let query = app::Entity::find()
+            .filter(app::Column::Name.eq(name))
+            .filter(app::Column::DeletedMs.is_null());
         let Some(row) = query.one(&self.inner.pool).await? else { return Ok(None) };
         let shards = self.shards_of(row.id).await?;
         let first_shards = first_shards_of(&row);
@@ -153,7 +159,8 @@ impl Store {
             // With default rules, requests would be accepted that the app does not allow.
             Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))
         })?;
-        Ok(Some(AppRow { id: AppId(row.id), name: row.name, rules, shards, first_shards }))
+        let pause = pause_of(&row);
+        Ok(Some(AppRow { id: AppId(row.id), name: row.name, rules, shards, first_shards, pause }))
     }
 
     /// Counts the jobs in these shards of each app that are due by `now_ms`, up to
@@ -223,6 +230,11 @@ impl Store {
                     first_shards: Set(shards_of(config)),
                     rules: Set(encode(&AppRules::of(config))),
                     created_ms: Set(now_ms),
+                    paused_ms: Set(None),
+                    paused_by: Set(None),
+                    pause_reason: Set(None),
+                    refuse_requests: Set(false),
+                    deleted_ms: Set(None),
                 })
                 .collect();
             if missing.is_empty() {
@@ -247,7 +259,8 @@ impl Store {
         }
     }
 
-    /// Updates the rules to those of the configuration, and may raise the number of shards.
+    /// Updates the rules to those of the configuration, and may raise the number of shards. A
+    /// deleted app exists again; a pause remains.
     ///
     /// # Errors
     /// [`Error::Unusable`] if a newer version has given an app a dispatch target that this version
@@ -263,8 +276,8 @@ impl Store {
             check_target(row)?;
             let shards = shards_of(config).max(row.shards);
             let rules = encode(&AppRules::of(config));
-            if shards != row.shards || rules != row.rules {
-                (row.shards, row.rules) = (shards, rules);
+            if shards != row.shards || rules != row.rules || row.deleted_ms.is_some() {
+                (row.shards, row.rules, row.deleted_ms) = (shards, rules, None);
                 changed.push(row.clone());
             }
         }
@@ -278,6 +291,7 @@ impl Store {
         for row in changed {
             let mut change = row.clone().into_active_model();
             (change.shards, change.rules) = (Set(row.shards), Set(row.rules));
+            change.deleted_ms = Set(None);
             change.update(&transaction).await?;
         }
         Ok(transaction.commit().await?)
@@ -366,6 +380,17 @@ fn check_target(row: &app::Model) -> Result<()> {
 
 fn first_shards_of(row: &app::Model) -> u32 {
     u32::try_from(row.first_shards).unwrap_or(1)
+}
+
+pub(super) fn pause_of(row: &app::Model) -> Option<AppPause> {
+    Some(AppPause {
+        pause: Pause {
+            since_ms: row.paused_ms?,
+            by: row.paused_by.clone().unwrap_or_default(),
+            reason: row.pause_reason.clone(),
+        },
+        refuses_requests: row.refuse_requests,
+    })
 }
 
 fn not_registered(app: &str) -> Error {

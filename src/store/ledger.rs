@@ -8,7 +8,9 @@ use infinite_scheduler_entity::ingest_offset as row;
 use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
-use super::{Error, Result, Store};
+use super::steps::Step;
+use super::{Error, Result, Store, audit};
+use crate::model::audit::AuditEntry;
 use crate::model::ids::{InstanceId, LedgerId, Offset, Partition, ReaderToken};
 use crate::model::record::RawRecord;
 
@@ -171,7 +173,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn move_ledger(&self, seen: &LedgerRow, to: Offset) -> Result<bool> {
-        self.move_row(seen, seen.reader, to).await
+        self.transact(vec![move_row(seen, seen.reader, to)]).await
     }
 
     /// Advances the next offset past control records, such as transaction markers, which no consumer
@@ -204,25 +206,25 @@ impl Store {
         seen: &LedgerRow,
         fresh: ReaderToken,
         to: Offset,
+        entry: &AuditEntry,
     ) -> Result<bool> {
-        self.move_row(seen, fresh, to).await
+        self.transact(vec![move_row(seen, fresh, to), audit::step(entry)]).await
     }
+}
 
-    /// A compare-and-set. The record before `to` is unknown.
-    async fn move_row(&self, seen: &LedgerRow, reader: ReaderToken, to: Offset) -> Result<bool> {
-        let _permit = self.write_permit().await;
-        let moved = row::Entity::update_many()
-            .col_expr(row::Column::Reader, reader.0.into())
-            .col_expr(row::Column::NextOffset, to.0.into())
-            .col_expr(row::Column::LastTimeMs, Option::<i64>::None.into())
-            .col_expr(row::Column::LastHash, Option::<i64>::None.into())
-            .filter(row::Column::Id.eq(seen.id.0))
-            .filter(row::Column::Reader.eq(seen.reader.0))
-            .filter(row::Column::NextOffset.eq(seen.next_offset.0))
-            .exec(&self.inner.pool)
-            .await?;
-        Ok(moved.rows_affected == 1)
-    }
+/// One compare-and-set. The record before `to` is not known.
+fn move_row(seen: &LedgerRow, reader: ReaderToken, to: Offset) -> Step {
+    let update = "update scheduler_ingest_offset set reader = ?, next_offset = ?, \
+                  last_time_ms = null, last_hash = null \
+                  where id = ? and reader = ? and next_offset = ?";
+    let values = vec![
+        reader.0.into(),
+        to.0.into(),
+        seen.id.0.into(),
+        seen.reader.0.into(),
+        seen.next_offset.0.into(),
+    ];
+    Step::one(update, values)
 }
 
 pub(super) fn decode(model: row::Model) -> LedgerRow {

@@ -15,7 +15,9 @@ mod sqlite;
 
 mod apps;
 mod known_apps;
+mod pauses;
 mod instances;
+mod members;
 mod shards;
 
 mod admit;
@@ -34,6 +36,7 @@ mod packets;
 mod pages;
 mod lists;
 mod columns;
+mod audit;
 mod steps;
 
 use std::fmt;
@@ -45,6 +48,7 @@ pub use admit::{
     Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Wait,
 };
 pub use apps::{AppRow, AppRules, DueJobs};
+pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
 pub use commands::{Look, UnknownCommands};
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};
@@ -55,10 +59,12 @@ pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::ParkedRecord;
 pub use lists::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
+pub use members::{InstanceState, KnownInstance};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
 pub use pages::{ListRange, Page, Pages};
 pub use partitions::{PartitionRow, Totals};
+pub use pauses::{AppInUse, AppState};
 pub use requests::RequestStatus;
 pub use review::{
     Change, InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,

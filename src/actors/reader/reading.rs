@@ -100,6 +100,10 @@ impl Reading {
     }
 
     async fn try_step(&mut self) -> Result<usize, Step> {
+        if self.ingest_is_paused() {
+            self.await_resumption().await;
+            return Ok(0);
+        }
         // While a batch is available, the step does not wait for the queue, where a restart request
         // is noticed otherwise.
         if self.ahead.is_some() && self.claim.restart_requested().now_or_never().is_some() {
@@ -128,6 +132,23 @@ impl Reading {
             self.commit();
         }
         Ok(count)
+    }
+
+    fn ingest_is_paused(&self) -> bool {
+        *self.instance.ingest_paused.borrow()
+    }
+
+    /// Takes nothing while the ingest is paused. Reading then restarts at the ledger row, which may
+    /// have been moved meanwhile; a batch that was taken ahead is read again.
+    async fn await_resumption(&mut self) {
+        self.known = self.known_offset();
+        self.forget_position();
+        let mut paused = self.instance.ingest_paused.subscribe();
+        tokio::select! {
+            // The sender lives in the instance, so this cannot fail.
+            _ = paused.wait_for(|is_paused| !is_paused) => {}
+            () = self.leaving.cancelled() => {}
+        }
     }
 
     /// Makes the next step restart at the ledger row, since records may have been taken from the
@@ -226,9 +247,16 @@ impl Reading {
     async fn take(&mut self) -> Result<Vec<RawRecord>, Step> {
         let Some(limits) = self.limits() else { return Ok(Vec::new()) };
         let Some(queue) = &mut self.queue else { return Ok(Vec::new()) };
+        let mut paused = self.instance.ingest_paused.subscribe();
         let batch = tokio::select! {
             batch = queue.next_batch(limits) => batch,
             () = self.leaving.cancelled() => return Ok(Vec::new()),
+            _ = paused.wait_for(|is_paused| *is_paused) => {
+                // Records that were taken from the queue are read again.
+                self.known = self.known_offset();
+                self.position = None;
+                return Ok(Vec::new());
+            }
             () = self.claim.restart_requested() => {
                 tracing::info!(partition = %self.partition, "{}: restarting at the offset of its ledger row", self.partition);
                 self.position = None;

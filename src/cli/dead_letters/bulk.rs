@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use self::answer::{Answer, Fields};
 use super::selection::{Selected, Selection};
 use super::{counted, view};
+use crate::cli::author::Author;
 use crate::cli::exit::Exit;
 use crate::cli::output::{ListPrinter, grouped, on_one_line, report, say, text_table};
 use crate::cli::session::Session;
 use crate::operations::{
     BulkTally, CountedLetters, Error as OperationError, LetterAction, LetterName, LetterOutcome,
-    LetterSelection, LetterSummary, Replayed,
+    LetterSelection, LetterSummary, Operations, Replayed,
 };
 
 /// The pause between two reports of progress.
@@ -87,15 +88,17 @@ pub(super) async fn run(
     session: &Session,
     selection: &Selection,
     action: LetterAction,
+    author: &Author,
 ) -> anyhow::Result<ExitCode> {
     let wording = Wording::of(action, selection.dry_run);
+    let operations = session.operations_of(author);
     let printer = selection.form.printer();
     let tally = match selection.read(&session.config)? {
-        Selected::These(names) => of_names(session, names, &wording, printer).await?,
+        Selected::These(names) => of_names(&operations, names, &wording, printer).await?,
         Selected::Like(filter) => {
-            let letters = session.operations.dead_letters().select(filter).await?;
+            let letters = operations.dead_letters().select(filter).await?;
             match confirm(&letters, &wording, selection.yes, printer.is_some()) {
-                Confirmation::GoOn => of_filter(session, letters, &wording, printer).await?,
+                Confirmation::GoOn => of_filter(&operations, letters, &wording, printer).await?,
                 unconfirmed => {
                     if let Some(printer) = printer {
                         let fields = wording.fields(letters.total(), BulkTally::default());
@@ -113,7 +116,7 @@ pub(super) async fn run(
 }
 
 async fn of_names(
-    session: &Session,
+    operations: &Operations,
     names: Vec<LetterName>,
     wording: &Wording,
     mut printer: Option<ListPrinter>,
@@ -125,7 +128,7 @@ async fn of_names(
         Some(_) => {}
         None => say(wording.line(letter, outcome)),
     };
-    let dead_letters = session.operations.dead_letters();
+    let dead_letters = operations.dead_letters();
     let tally = dead_letters.apply(wording.action, &letters, wording.dry_run, each).await?;
     printed?;
     if let Some(printer) = printer {
@@ -171,7 +174,7 @@ fn confirm(
 }
 
 async fn of_filter(
-    session: &Session,
+    operations: &Operations,
     letters: CountedLetters,
     wording: &Wording,
     mut printer: Option<ListPrinter>,
@@ -198,7 +201,7 @@ async fn of_filter(
         }
     };
     let letters = LetterSelection::Counted(letters);
-    let dead_letters = session.operations.dead_letters();
+    let dead_letters = operations.dead_letters();
     let tally = dead_letters.apply(wording.action, &letters, wording.dry_run, each).await?;
     printed?;
     let not_done = match tally.failed {

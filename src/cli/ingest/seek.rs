@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::cli::author::Author;
 use crate::cli::exit::Exit;
 use crate::cli::output::{DocumentOption, document, report, say, table};
 use crate::cli::session::Session;
@@ -55,6 +56,8 @@ pub(super) struct Arguments {
     yes: bool,
     #[command(flatten)]
     pub(super) form: DocumentOption,
+    #[command(flatten)]
+    author: Author,
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,7 +84,8 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
         partitions: arguments.partition.into_iter().map(Partition).collect(),
         dry_run: !arguments.yes,
     };
-    let answer = session.operations.ingest().seek(seek).await?;
+    let operations = session.operations_of(&arguments.author);
+    let answer = operations.ingest().seek(seek).await?;
     // After a failure too: the partitions before it were changed.
     match arguments.form.json {
         true => document(&answer)?,

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::pause::since;
 use crate::cli::exit::Exit;
-use crate::cli::output::{ListOptions, report, say, table};
+use crate::cli::output::{ListOptions, on_one_line, report, say, table};
 use crate::cli::session::Session;
-use crate::operations::{PartitionPosition, Positions, Totals};
+use crate::operations::{PartitionPosition, Paused, Positions, Totals};
 
 const COLUMNS: [&str; 12] = [
     "topic",
@@ -28,18 +29,24 @@ const COLUMNS: [&str; 12] = [
 #[derive(Serialize)]
 struct Fields<'a> {
     group: &'a str,
+    pause: Option<&'a Paused>,
     missing: Option<&'a str>,
 }
 
 pub(super) async fn run(session: &Session, form: ListOptions) -> anyhow::Result<ExitCode> {
     let positions = session.operations.ingest().positions().await?;
-    let Positions { group, partitions, missing, .. } = &positions;
+    let Positions { group, partitions, pause, missing, .. } = &positions;
     match form.printer() {
         Some(mut printer) => {
             partitions.iter().try_for_each(|partition| printer.item(partition))?;
-            printer.end_with(None, &Fields { group, missing: missing.as_deref() })?;
+            let (pause, missing) = (pause.as_ref(), missing.as_deref());
+            printer.end_with(None, &Fields { group, pause, missing })?;
         }
         None => say(text(&positions)),
+    }
+    if let Some(pause) = pause {
+        let since = since(pause);
+        report(on_one_line(&format!("the ingest of group {group} is paused {since}")));
     }
     if let Some(missing) = missing {
         report(missing);

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Context, Ingest};
+use super::{Context, Ingest, pause};
 use crate::kafka::{
     ClusterInspector, Error as KafkaError, KafkaIngestConfig, LogRange, TopicPartition,
 };
 use crate::model::ids::{Offset, Partition};
-use crate::operations::{Result, rfc3339_s};
+use crate::operations::{Paused, Result, rfc3339_s};
 use crate::store::{PartitionRow, Totals};
 
 /// How far a consumer group has read.
@@ -23,6 +23,8 @@ pub struct Positions {
     pub partitions: Vec<PartitionPosition>,
     /// What could not be determined, as a sentence.
     pub missing: Option<String>,
+    /// Since when its readers take nothing, if the ingest is paused.
+    pub pause: Option<Paused>,
 }
 
 /// How far one partition has been read. Unknown values are `None`.
@@ -165,7 +167,8 @@ async fn positions(context: &Context) -> Result<Positions> {
         Err(error) => Some(format!("{error}: END and LAG are missing")),
     };
     let partitions = merged(rows, cluster.unwrap_or_default());
-    Ok(Positions { group: kafka.group_id.clone(), partitions, missing })
+    let pause = pause::current(context, &kafka.group_id).await?.map(Paused::from);
+    Ok(Positions { group: kafka.group_id.clone(), partitions, missing, pause })
 }
 
 /// Queries the topics that are read, and those that have ledger rows.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::model::audit::AuditEntry;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, LedgerId, Offset, ReaderToken};
 use crate::model::job::Job;
@@ -49,6 +50,8 @@ pub enum BatchSource {
         letter: Uuid,
         /// When its row last changed, as it was read.
         changed_ms: i64,
+        /// What the audit says of it.
+        entry: Box<AuditEntry>,
     },
     /// A call of the API.
     Call {

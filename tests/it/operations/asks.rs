@@ -1,5 +1,7 @@
 //! The operations that are called, with their input.
 
+use serde_json::Value;
+
 /// A question; letters are named by the word that their record begins with.
 #[derive(Debug)]
 pub(super) enum Ask {
@@ -25,9 +27,34 @@ pub(super) enum Ask {
     /// The jobs that a filter of these names and values selects.
     Jobs(&'static [(&'static str, &'static str)]),
     Apps,
+    Pause {
+        app: &'static str,
+        refuse: bool,
+    },
+    Resume(&'static str),
+    DeleteApp(&'static str),
+    Drain(&'static str),
+    PauseIngest,
+    ResumeIngest,
+    /// What `anna` did, in this way or any.
+    Audit,
     Positions,
     Seek(Seek),
     SeekForeignTopic,
+}
+
+/// Who makes the changes that the audit is asked about, and why.
+pub(super) const WHO: &str = "anna";
+pub(super) const REASON: &str = "a test";
+
+/// Entries of the audit without what differs from one way to the next.
+pub(super) fn comparable_audit(mut items: Value) -> Value {
+    for item in items.as_array_mut().into_iter().flatten() {
+        for part in ["id", "time", "source", "details"] {
+            item.as_object_mut().expect("an entry").remove(part);
+        }
+    }
+    items
 }
 
 #[derive(Debug)]

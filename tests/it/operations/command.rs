@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::Surroundings;
-use super::asks::{Ask, Edit, Filter, Seek};
+use super::asks::{Ask, Edit, Filter, REASON, Seek, WHO, comparable_audit};
 use crate::support::services::temporary_folder;
 
 /// The command with a configuration.
@@ -55,6 +55,17 @@ impl CommandLine {
                 answer
             }
             Ask::Apps => self.list("apps --json", &[]).await,
+            Ask::Pause { app, refuse } => {
+                let mut arguments = vec![*app];
+                arguments.extend(refuse.then_some("--refuse-requests"));
+                self.change("apps pause", &arguments).await
+            }
+            Ask::Resume(app) => self.change("apps resume", &[app]).await,
+            Ask::DeleteApp(app) => self.change("apps delete", &[app]).await,
+            Ask::Drain(instance) => self.change("instances drain", &[instance]).await,
+            Ask::PauseIngest => self.change("ingest pause", &[]).await,
+            Ask::ResumeIngest => self.change("ingest resume", &[]).await,
+            Ask::Audit => comparable_audit(self.list("audit --json", &["--who", WHO]).await),
             Ask::Positions => self.positions().await,
             Ask::Seek(seek) => self.seek(seek).await,
             Ask::SeekForeignTopic => {
@@ -146,6 +157,11 @@ impl CommandLine {
         self.json("ingest seek --json", &arguments).await
     }
 
+    async fn change(&self, command: &str, arguments: &[&str]) -> Value {
+        let author = ["--json", "--by", WHO, "--reason", REASON];
+        self.json(command, &[arguments, &author].concat()).await
+    }
+
     /// The items of a list, or the command's sentence.
     async fn list(&self, command: &str, arguments: &[&str]) -> Value {
         let mut list = self.json(command, arguments).await;
@@ -163,7 +179,12 @@ impl CommandLine {
     async fn positions(&self) -> Value {
         let mut list = self.json("ingest --json", &[]).await;
         let partitions = list["items"].take();
-        json!({ "group": list["group"], "missing": list["missing"], "partitions": partitions })
+        json!({
+            "group": list["group"],
+            "missing": list["missing"],
+            "pause": list["pause"],
+            "partitions": partitions,
+        })
     }
 
     /// What the command prints as JSON, or its sentence.
