@@ -8,7 +8,7 @@ use super::apps::OwnApp;
 use super::{Admission, Objection, Pending};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
-use crate::model::job::{Job, JobData, Origin, TraceContext};
+use crate::model::job::{Changes, Job, JobData, Origin, TraceContext};
 use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
 use crate::model::record::RawRecord;
 use crate::model::request::{Operation, Resolved, ScheduleJobRequest, check_required_fields};
@@ -244,6 +244,7 @@ impl Admission {
             origin: None,
             last_error: None,
             letter: None,
+            changes: Changes::default(),
         };
         (job, key)
     }

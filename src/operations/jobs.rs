@@ -97,6 +97,7 @@ fn names_of(request: &ScheduleJobRequest) -> Vec<(String, bool, String)> {
 enum Wire<'a> {
     Accepted { job_id: JobId, scheduled_time: String },
     Retrying { job_id: JobId, scheduled_time: String, attempts: u32, message: &'a str },
+    Cancelled { job_id: JobId, cancelled_time: String, cancelled_by: &'a str },
     Parked { message: &'a str },
     Rejected { dead_letter: Uuid, kind: &'a str, message: &'a str },
     Dead { dead_letter: Uuid, job_id: JobId, kind: &'a str, message: &'a str },
@@ -114,6 +115,11 @@ impl Serialize for RequestStatus {
                 scheduled_time: rfc3339_ms(*due_ms),
                 attempts: *attempts,
                 message: error,
+            },
+            Self::Cancelled { job_id, at_ms, by } => Wire::Cancelled {
+                job_id: *job_id,
+                cancelled_time: rfc3339_ms(*at_ms),
+                cancelled_by: by,
             },
             Self::Parked { message } => Wire::Parked { message },
             Self::Rejected { letter, kind, message } => {

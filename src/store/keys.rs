@@ -6,6 +6,7 @@ use infinite_scheduler_entity::{idempotency_key, job};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 use uuid::Uuid;
 
+use super::columns::TOMBSTONE;
 use super::{Hot, Result, Store};
 use crate::model::ids::KeyId;
 
@@ -60,6 +61,7 @@ impl Store {
             .select_only()
             .column(job::Column::Id)
             .filter(job::Column::Id.is_in(over.iter().map(|key| key.job)))
+            .filter(job::Column::Priority.ne(TOMBSTONE))
             .into_tuple()
             .all(&self.inner.pool)
             .await?;

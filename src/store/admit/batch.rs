@@ -160,6 +160,8 @@ pub enum Decision {
         of: String,
         /// Its job.
         job: JobId,
+        /// Whether that was cancelled.
+        cancelled: bool,
     },
     /// It is a dead letter (by API: refused).
     Dead(Refusal),

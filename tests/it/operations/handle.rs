@@ -134,7 +134,7 @@ impl<'a> Groups<'a> {
             Ok(Submitted::Accepted { job_id, request_id }) => {
                 format!("accepted, job {job_id}, request {request_id}")
             }
-            Ok(Submitted::Duplicate { job_id, of }) => {
+            Ok(Submitted::Duplicate { job_id, of, .. }) => {
                 format!("duplicate of request {of}, job {job_id}")
             }
             Err(OperationError::Refused(refusal)) => format!("refused: {refusal}"),

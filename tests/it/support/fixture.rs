@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use infinite_scheduler::model::fingerprint::Fingerprint;
 use infinite_scheduler::model::ids::{InstanceId, JobId, ReaderToken, ShardId};
+use infinite_scheduler::model::job::Changes;
 use infinite_scheduler::model::letter::{DeadLetter, ErrorKind, Refusal};
 use infinite_scheduler::model::record::RawRecord;
 use infinite_scheduler::store::{
@@ -86,6 +87,7 @@ impl Fixture {
                 origin: None,
                 last_error: None,
                 letter: None,
+                changes: Changes::default(),
             },
             fingerprint: fingerprint.expect("a fingerprint"),
             key: None,

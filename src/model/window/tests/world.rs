@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::ids::{Epoch, JobId, ShardId};
-use crate::model::job::{Job, JobData, Priority};
+use crate::model::job::{Changes, Job, JobData, Priority};
 use crate::model::window::{Audit, LookUp, PageRequest, TicketId, Window, WindowLimits, Withdrawn};
 
 /// A job without anything special.
@@ -30,6 +30,7 @@ pub(super) fn job(id: u8, shard: i32, priority: Priority, due_ms: i64) -> Job {
         origin: None,
         last_error: None,
         letter: None,
+        changes: Changes::default(),
     }
 }
 

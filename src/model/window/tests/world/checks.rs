@@ -17,7 +17,7 @@ impl World {
             .map(|list| list.jobs().values().map(|job| &**job).collect())
             .collect();
         let class = |job: &Job| {
-            let since = job.due_ms.max(job.created_ms);
+            let since = job.ready_ms();
             i64::from(job.priority.rank()) - (self.now_ms - since) / self.limits.aging_ms
         };
         let mut order = Vec::new();
