@@ -21,8 +21,8 @@ use crate::actors::{Break, Drain, Instance, Supervisor};
 use crate::health::HealthReport;
 use crate::model::request::ScheduleJobRequest;
 use crate::operations::{
-    Apps, DeadLetters, Error as OperationError, Ingest, Jobs, Operations, Replayed, RequestStatus,
-    Submitted,
+    Apps, Audit, By, DeadLetters, Error as OperationError, Ingest, Jobs, Operations, Replayed,
+    RequestStatus, Submitted,
 };
 
 pub use crate::actors::{AppMetrics, IngestMetrics};
@@ -108,6 +108,17 @@ impl Scheduler {
     /// The apps that were ever registered on the database, by whichever instance.
     pub fn apps(&self) -> Apps<'_> {
         self.inner.operations.apps()
+    }
+
+    /// Who changed what, when and why.
+    pub fn audit(&self) -> Audit<'_> {
+        self.inner.operations.audit()
+    }
+
+    /// The operations of this scheduler on behalf of `by`, whom the audit names with each change
+    /// that is made through them. Changes through the handle itself are made by [`By::program`].
+    pub fn by(&self, by: By) -> Operations {
+        self.inner.operations.by(by)
     }
 
     /// Asks for a job, as [`Jobs::schedule`]. When this returns, it is in the database.

@@ -18,6 +18,15 @@ pub struct Model {
     pub rules: String,
     /// When it was first registered.
     pub created_ms: i64,
+    /// Since when its jobs are not fired; none while it is not paused.
+    pub paused_ms: Option<i64>,
+    /// Who paused it.
+    pub paused_by: Option<String>,
+    /// Why it is paused.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub pause_reason: Option<String>,
+    /// Whether its requests are refused while it is paused.
+    pub refuse_requests: bool,
 }
 
 /// Nothing is joined through the entity.

@@ -31,6 +31,8 @@ pub struct Model {
     pub lease_until_us: i64,
     /// Whether it was declared dead; its shards may be taken then.
     pub dead: bool,
+    /// Since when it is to own nothing; none unless somebody drains it.
+    pub drain_ms: Option<i64>,
 }
 
 /// Nothing is joined through the entity.

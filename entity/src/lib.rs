@@ -4,9 +4,11 @@
 //! dead letters are UUIDs (binary on MariaDB, MySQL and SQLite).
 
 pub mod app;
+pub mod audit;
 pub mod command;
 pub mod dead_letter;
 pub mod idempotency_key;
+pub mod ingest_group;
 pub mod ingest_offset;
 pub mod instance;
 pub mod job;

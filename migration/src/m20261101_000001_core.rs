@@ -1,5 +1,5 @@
 //! The first schema: apps and their shards, instances, live jobs, idempotency keys, the
-//! ingest ledger, dead letters with their outbox, and commands to the owners of shards.
+//! ingest ledger, dead letters with their outbox, commands to the owners of shards, and the audit.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager};
 use sea_orm_migration::sea_orm::DatabaseBackend;
@@ -10,7 +10,7 @@ use crate::dialect;
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
 
-const TABLES: [(&str, &str); 9] = [
+const TABLES: [(&str, &str); 11] = [
     (
         "scheduler_app",
         "create table if not exists scheduler_app (
@@ -18,7 +18,11 @@ const TABLES: [(&str, &str); 9] = [
             name {name}(64) {binary} not null unique,
             shards integer not null,
             rules {text} not null,
-            created_ms bigint not null
+            created_ms bigint not null,
+            paused_ms bigint,
+            paused_by {name}(255),
+            pause_reason {text},
+            refuse_requests boolean not null default false
         ) {tail}",
     ),
     (
@@ -44,7 +48,8 @@ const TABLES: [(&str, &str); 9] = [
             started_ms bigint not null,
             beat bigint not null,
             lease_until_us bigint not null,
-            dead boolean not null
+            dead boolean not null,
+            drain_ms bigint
         ) {tail}",
     ),
     // On databases that store rows in the order of the primary key, that is the order of firing:
@@ -167,15 +172,42 @@ const TABLES: [(&str, &str); 9] = [
             deadline_ms bigint
         ) {tail}",
     ),
+    (
+        "scheduler_ingest_group",
+        "create table if not exists scheduler_ingest_group (
+            id {auto32},
+            consumer_group {name}(255) {binary} not null unique,
+            paused_ms bigint,
+            paused_by {name}(255),
+            pause_reason {text}
+        ) {tail}",
+    ),
+    (
+        "scheduler_audit",
+        "create table if not exists scheduler_audit (
+            id {auto64},
+            at_ms bigint not null,
+            who {name}(255) not null,
+            source {name}(16) not null,
+            action {name}(40) not null,
+            app {name}(64),
+            subject {name}(255) not null,
+            reason {text},
+            details {text} not null,
+            count bigint not null
+        ) {tail}",
+    ),
 ];
 
 /// Table, name and columns of an index that every database has.
-const INDEXES: [(&str, &str, &str); 5] = [
+const INDEXES: [(&str, &str, &str); 7] = [
     ("scheduler_dead_letter", "scheduler_dead_letter_by_time", "(created_ms, id)"),
     ("scheduler_dead_letter", "scheduler_dead_letter_by_request", "(request_id)"),
     ("scheduler_dead_letter", "scheduler_dead_letter_parked", "(state, ledger, due_ms)"),
     ("scheduler_outbox", "scheduler_outbox_by_lane", "(lane, id)"),
     ("scheduler_command", "scheduler_command_by_state", "(state, shard)"),
+    ("scheduler_audit", "scheduler_audit_by_time", "(at_ms, id)"),
+    ("scheduler_audit", "scheduler_audit_by_subject", "(subject)"),
 ];
 
 /// How a database stores the large tables.

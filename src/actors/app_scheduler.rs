@@ -5,6 +5,7 @@
 //! truth: a successor finds the shards in the owned, what runs in the in-flight table,
 //! and the jobs in the database.
 
+mod changing;
 mod reading;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::app::RegisteredApp;
 use super::attempt;
+use super::changing::PendingChange;
 use super::child::Child;
 use super::in_flight::Flight;
 use super::instance::Instance;
@@ -53,6 +55,8 @@ pub(super) struct AppScheduler {
     /// That its rows cannot be read may have been reported, by a predecessor perhaps.
     unreadable: bool,
     look_ups_out: usize,
+    /// Changes of jobs whose attempt has ended and is not written yet.
+    after_attempts: Vec<PendingChange>,
     stopping: bool,
     audited: usize,
 }
@@ -78,6 +82,7 @@ impl AppScheduler {
             reads_wait: false,
             unreadable: true,
             look_ups_out: 0,
+            after_attempts: Vec::new(),
             stopping,
             audited: 0,
         }
@@ -140,6 +145,8 @@ impl AppScheduler {
             shown: Fence::new(0, 0),
             bytes: 0,
             cancelled,
+            cancellation: None,
+            is_marking: false,
             ended: None,
             judged: None,
         })
@@ -170,7 +177,9 @@ impl AppScheduler {
         let idle: Vec<ShardId> = self
             .releasing
             .keys()
-            .filter(|shard| !self.instance.in_flight.has(**shard))
+            .filter(|shard| {
+                !self.instance.in_flight.has(**shard) && !self.instance.changing.has(**shard)
+            })
             .copied()
             .collect();
         for shard in idle {
@@ -179,6 +188,19 @@ impl AppScheduler {
             if let Some(reply) = self.releasing.remove(&shard) {
                 reply.send(true).ok();
             }
+        }
+    }
+
+    /// Tells the window what became of jobs that were taken out of it.
+    fn settle(&mut self, settled: Settled) {
+        for id in settled.finished {
+            self.window.finished(id);
+        }
+        for job in settled.put_back {
+            self.window.put_back(job);
+        }
+        for id in settled.unknown {
+            self.window.outcome_unknown(id);
         }
     }
 
@@ -202,6 +224,7 @@ impl Actor for AppScheduler {
     /// Takes over what a predecessor left.
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.window.adopt_in_flight(self.instance.in_flight.of(self.app.id));
+        self.window.adopt_in_flight(self.instance.changing.of(self.app.id));
         for fence in self.instance.owned.of(self.app.id).iter() {
             self.own(*fence);
         }
@@ -228,6 +251,8 @@ impl Child for AppScheduler {
             .to::<ReleaseShard>()
             .to::<Fire>()
             .to::<Settled>()
+            .to::<ChangeJob>()
+            .to::<JobChanged>()
             .to::<StopStarting>()
     }
 }
@@ -322,15 +347,9 @@ impl Handler<Settled> for AppScheduler {
     type Result = ();
 
     fn handle(&mut self, settled: Settled, ctx: &mut Context<Self>) {
-        for id in settled.finished {
-            self.window.finished(id);
-        }
-        for job in settled.put_back {
-            self.window.put_back(job);
-        }
-        for id in settled.unknown {
-            self.window.outcome_unknown(id);
-        }
+        self.settle(settled);
+        // Before anything of them starts again.
+        self.change_after_attempts();
         self.finish_releases();
         self.go_on(ctx);
     }

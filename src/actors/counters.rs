@@ -44,6 +44,8 @@ pub(crate) struct AppFigures {
     pub(super) failed: AtomicU64,
     pub(super) retried: AtomicU64,
     pub(super) dead: AtomicU64,
+    pub(super) cancelled: AtomicU64,
+    overdue_on_arrival: AtomicU64,
     /// The latest start after its moment, and the sum of all, in milliseconds.
     pub(super) lateness_max_ms: AtomicI64,
     lateness_sum_ms: Sum,
@@ -141,6 +143,11 @@ pub struct AppMetrics {
     pub retried: u64,
     /// Jobs that are dead letters.
     pub dead: u64,
+    /// Jobs that were cancelled.
+    pub cancelled: u64,
+    /// Attempts at jobs that were overdue already when they were admitted, rescheduled or started
+    /// by hand: their lateness counts from then.
+    pub overdue_on_arrival: u64,
     /// The latest start after its moment, in milliseconds.
     pub lateness_max_ms: i64,
     /// The mean of all starts after their moment, in milliseconds.
@@ -226,8 +233,11 @@ impl Counters {
 }
 
 impl AppFigures {
-    pub(super) fn started(&self, lateness_ms: i64) {
+    pub(super) fn started(&self, lateness_ms: i64, was_overdue: bool) {
         self.fired.fetch_add(1, Ordering::Relaxed);
+        if was_overdue {
+            self.overdue_on_arrival.fetch_add(1, Ordering::Relaxed);
+        }
         // A clock that was set back in between must not subtract from what others were late.
         self.lateness_sum_ms.add(u64::try_from(lateness_ms).unwrap_or(0));
         self.lateness_max_ms.fetch_max(lateness_ms, Ordering::Relaxed);
@@ -245,6 +255,8 @@ impl AppFigures {
             failed: get(&self.failed),
             retried: get(&self.retried),
             dead: get(&self.dead),
+            cancelled: get(&self.cancelled),
+            overdue_on_arrival: get(&self.overdue_on_arrival),
             lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
             lateness_mean_ms: i64::try_from(mean_ms).unwrap_or(i64::MAX),
         }
@@ -279,7 +291,7 @@ mod tests {
         figures.lateness_sum_ms.add(many * late_ms);
         figures.fired.fetch_add(many, Ordering::Relaxed);
         for _ in 0..3 {
-            figures.started(late_ms as i64);
+            figures.started(late_ms as i64, false);
             assert_eq!(figures.read().lateness_mean_ms, late_ms as i64);
         }
         assert_eq!(figures.read().lateness_max_ms, late_ms as i64);
@@ -288,8 +300,8 @@ mod tests {
     #[test]
     fn a_start_before_its_moment_takes_nothing_from_the_sum() {
         let figures = AppFigures::default();
-        figures.started(10);
-        figures.started(-10);
+        figures.started(10, false);
+        figures.started(-10, false);
         assert_eq!(figures.read().lateness_mean_ms, 5);
         assert_eq!(AppFigures::default().read().lateness_mean_ms, 0);
     }

@@ -15,7 +15,7 @@ use super::app::RegisteredApp;
 use crate::dispatch::JobError;
 use crate::model::fence::{Fence, FenceClock};
 use crate::model::ids::{AppId, JobId, ShardId};
-use crate::model::job::Job;
+use crate::model::job::{Cancellation, Job};
 use crate::store::{Outcome, ShardFence};
 
 /// How an attempt ended.
@@ -48,10 +48,28 @@ pub(super) struct Flight {
     pub(super) cancelled: CancellationToken,
     /// The bytes that it counts for in its app's memory; kept by the table.
     pub(super) bytes: usize,
+    /// That it was cancelled: no attempt follows this one.
+    pub(super) cancellation: Option<Cancellation>,
+    /// The cancellation is being written to the row: its outcome waits for that.
+    pub(super) is_marking: bool,
     /// How it ended, once it has.
     pub(super) ended: Option<Arc<Ended>>,
     /// What that means, where judging it again could say something else.
     pub(super) judged: Option<Outcome>,
+}
+
+/// What a job in flight is to whoever wants to change it.
+#[derive(Debug)]
+pub(super) enum Attempting {
+    /// It is not in flight.
+    No,
+    /// Its attempt has ended, and the outcome is being written.
+    Ended,
+    /// Its attempt runs.
+    Running {
+        /// Its outcome waits for a cancellation that has just begun.
+        is_marking: bool,
+    },
 }
 
 /// Every job in flight on this instance.
@@ -67,6 +85,15 @@ struct Table {
     flights: HashMap<JobId, Flight>,
     /// Those that ended since the last collection, in order.
     ended: Vec<JobId>,
+}
+
+impl Flight {
+    fn attempting(&self) -> Attempting {
+        match self.ended {
+            Some(_) => Attempting::Ended,
+            None => Attempting::Running { is_marking: false },
+        }
+    }
 }
 
 impl InFlight {
@@ -97,8 +124,58 @@ impl InFlight {
         flight.ended = Some(Arc::new(how));
         flight.app.running.fetch_sub(1, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Relaxed);
+        if flight.is_marking {
+            return false;
+        }
         table.ended.push(id);
         table.ended.len() == 1
+    }
+
+    /// What job `id` is doing.
+    pub(super) fn attempting(&self, id: JobId) -> Attempting {
+        self.table().flights.get(&id).map_or(Attempting::No, Flight::attempting)
+    }
+
+    /// Cancels the job that was admitted then, if its attempt runs, and tells the attempt to stop
+    /// if `stops`. If that is its first cancellation, its outcome waits until [`Self::marked`].
+    pub(super) fn cancel_one(
+        &self,
+        id: JobId,
+        created_ms: i64,
+        first: Cancellation,
+        stops: bool,
+    ) -> Attempting {
+        let mut table = self.table();
+        let Some(flight) = table.flights.get_mut(&id) else { return Attempting::No };
+        let attempting = flight.attempting();
+        if matches!(attempting, Attempting::Ended) || flight.job.created_ms != created_ms {
+            return attempting;
+        }
+        if stops {
+            flight.cancelled.cancel();
+        }
+        if flight.cancellation.is_some() {
+            return attempting;
+        }
+        flight.cancellation = Some(first);
+        flight.is_marking = true;
+        Attempting::Running { is_marking: true }
+    }
+
+    /// The cancellation is in the job's row, or is not if it could not be written. True if an
+    /// outcome has waited for it.
+    pub(super) fn marked(&self, id: JobId, is_written: bool) -> bool {
+        let mut table = self.table();
+        let Some(flight) = table.flights.get_mut(&id) else { return false };
+        flight.is_marking = false;
+        if !is_written {
+            flight.cancellation = None;
+        }
+        let has_ended = flight.ended.is_some();
+        if has_ended {
+            table.ended.push(id);
+        }
+        has_ended
     }
 
     /// Those that ended since the last call.
@@ -112,7 +189,8 @@ impl InFlight {
     pub(super) fn collect_all(&self) {
         let mut table = self.table();
         let Table { flights, ended, .. } = &mut *table;
-        let all = flights.iter().filter(|(_, flight)| flight.ended.is_some());
+        let all =
+            flights.iter().filter(|(_, flight)| flight.ended.is_some() && !flight.is_marking);
         *ended = all.map(|(id, _)| *id).collect();
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use super::app::RegisteredApp;
+use super::changing::Changing;
 use super::counters::Counters;
 use super::database_clock::{DatabaseClock, Moments};
 use super::in_flight::InFlight;
@@ -57,6 +58,7 @@ pub(crate) struct Instance {
     pub(super) registry: Arc<Registry>,
     pub(super) owned: Arc<OwnedShards>,
     pub(super) in_flight: InFlight,
+    pub(super) changing: Changing,
     pub(super) job_memory: Arc<JobMemory>,
     pub(super) kafka: Option<KafkaSide>,
     /// The ledger rows of the partitions that are read here.
@@ -118,6 +120,7 @@ impl Instance {
             health: Health::default(),
             apps,
             in_flight: InFlight::default(),
+            changing: Changing::default(),
             job_memory: memory,
             kafka,
             partitions: DashMap::new(),
@@ -172,6 +175,12 @@ impl Instance {
         asked: impl Future<Output = StoreResult<T>>,
     ) -> StoreResult<T> {
         self.database.bounded(asked).await
+    }
+
+    /// For how long the name of a cancelled job is remembered, milliseconds.
+    pub(super) fn window_ms(&self) -> i64 {
+        let window_ms = self.settings.admission.idempotency_window.as_millis();
+        i64::try_from(window_ms).unwrap_or(i64::MAX)
     }
 
     /// Whether producers get verdicts on their requests.

@@ -4,17 +4,20 @@
 //! All of them are in one file that imports no actor: a message is what two actors agree on,
 //! and beside the one that answers it, its senders would have to import that one.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use actix::Message;
 
+use super::changing::PendingChange;
 use crate::kafka::{PartitionQueue, TopicPartition};
 use crate::model::ids::{JobId, KeyId, LedgerId, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::{Lane, ShardFence};
+use crate::admission::ChangeReply;
+use crate::store::{ChangeRequest, Lane, ShardFence};
 
 /// Poll thread → Supervisor: these partitions are ours. Never lost: the Supervisor
 /// outlives the intake.
@@ -167,6 +170,28 @@ pub(super) struct Settled {
     pub(super) put_back: Vec<Arc<Job>>,
     /// Nobody knows: their shards were lost.
     pub(super) unknown: Vec<JobId>,
+}
+
+/// A call, `ShardKeeper` → `AppScheduler`: this change of one of your jobs is asked for. Without an
+/// answer it is asked again: what was committed is found to be so.
+#[derive(Debug, Message)]
+#[rtype(result = "ChangeReply")]
+pub(super) struct ChangeJob {
+    pub(super) shard: ShardId,
+    pub(super) request: ChangeRequest,
+    /// The command that brought it.
+    pub(super) command: Option<i64>,
+}
+
+/// Work on a change → `AppScheduler`, after COMMIT and after the job was taken off the table of
+/// changes. A successor that starts after that reads the truth from the database.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct JobChanged {
+    /// What the window is told of the job, if it was taken out of it.
+    pub(super) settled: Settled,
+    /// Further changes of the same job, in their order.
+    pub(super) next: VecDeque<PendingChange>,
 }
 
 /// Supervisor → `AppScheduler`: start nothing more.

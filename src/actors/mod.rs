@@ -18,6 +18,7 @@ mod registry;
 mod shard_access;
 mod owned_shards;
 mod in_flight;
+mod changing;
 mod database_clock;
 mod job_memory;
 mod lease;

@@ -128,6 +128,10 @@ impl Outcomes {
                     lanes.insert(job.shard);
                     settled.finished.push(job.id);
                 }
+                Outcome::Cancelled(_) => {
+                    app.figures.cancelled.fetch_add(1, Ordering::Relaxed);
+                    settled.finished.push(job.id);
+                }
                 Outcome::Retry { due_ms, attempts, error } => {
                     app.figures.retried.fetch_add(1, Ordering::Relaxed);
                     let last_error = error.or_else(|| job.last_error.clone());

@@ -10,6 +10,7 @@ mod until_known;
 mod calls;
 mod replays;
 mod parked;
+mod changes;
 
 mod judge;
 mod pending;
@@ -31,6 +32,7 @@ use crate::store::Store;
 use apps::KnownApps;
 
 pub(crate) use apps::{Objection, OwnApp, Validate};
+pub(crate) use changes::{AskedChange, ChangeReply, RowNow, change_until_known};
 pub(crate) use calls::SubmitError;
 pub use calls::Submitted;
 pub(crate) use counters::AdmissionCounters;

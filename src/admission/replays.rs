@@ -1,11 +1,13 @@
 //! Dead letters that are tried once more: the same judgement and the same admission, in the
 //! transaction that takes the letter's row.
 
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::calls::{End, Limited, SubmitError, unavailable};
 use super::judge::{too_large, trace_in};
 use super::{Admission, Known, Pending};
+use crate::model::audit::{AuditAction, AuditEntry, By};
 use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
@@ -20,6 +22,8 @@ pub(crate) struct Replay {
     pub letter: Uuid,
     /// The request to admit in the place of the letter's own.
     pub value: Option<Vec<u8>>,
+    /// Who asks for it.
+    pub by: By,
 }
 
 /// What became of a replay, or would.
@@ -127,13 +131,23 @@ impl Admission {
             Ok(request) => request,
             Err(refusal) => return refused(refusal),
         };
+        let app = request.app_name.clone();
         let mut candidate = match self.judge(request, None, None).await? {
             Ok(candidate) => candidate,
             Err(unfit) => return refused(unfit.into_refusal()),
         };
         candidate.job.letter = Some(id);
         candidate.job.trace = trace_in(&letter.headers());
-        let source = BatchSource::Replay { letter: id, changed_ms: letter.changed_ms() };
+        let entry = Box::new(AuditEntry {
+            at_ms: self.clock.now_ms(),
+            by: replay.by.clone(),
+            action: AuditAction::ReplayDeadLetter,
+            app: Some(app),
+            subject: id.to_string(),
+            details: Value::Null,
+            count: 1,
+        });
+        let source = BatchSource::Replay { letter: id, changed_ms: letter.changed_ms(), entry };
         Ok(Prepared::Candidate { candidate, source })
     }
 }

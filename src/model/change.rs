@@ -67,6 +67,8 @@ pub struct Answer {
     pub job_id: JobId,
     /// Whether that is what was asked for.
     pub done: bool,
+    /// Whether this change of it is what made it so.
+    pub changed: bool,
     /// While an attempt runs: whether another one follows if it fails.
     pub will_retry: Option<bool>,
     /// When its next attempt is due, epoch milliseconds.
@@ -131,6 +133,13 @@ pub enum Decision {
     Refused(Refusal),
 }
 
+impl Decision {
+    fn changed(job: Job, tombstone_until: Option<i64>, answer: Answer) -> Self {
+        let answer = Answer { changed: true, ..answer };
+        Self::Changed { job: Box::new(job), tombstone_until, answer }
+    }
+}
+
 impl<T> Setting<T> {
     /// What `now` becomes.
     pub fn apply(self, now: Option<T>) -> Option<T> {
@@ -161,7 +170,15 @@ impl ChangeResult {
 impl Answer {
     /// Of a job that is not what was asked for, and about which nothing else is said.
     pub fn no(result: ChangeResult, job_id: JobId) -> Self {
-        Self { result, job_id, done: false, will_retry: None, due_ms: None, cancelled: None }
+        Self {
+            result,
+            job_id,
+            done: false,
+            changed: false,
+            will_retry: None,
+            due_ms: None,
+            cancelled: None,
+        }
     }
 
     fn yes(result: ChangeResult, job_id: JobId) -> Self {
@@ -222,7 +239,7 @@ fn cancel(job: &Job, now: Circumstances<'_>) -> Decision {
         false => Answer::cancelled(&job, true),
     };
     let tombstone_until = (!now.running).then(|| remembered_until(&job, now.window_ms));
-    Decision::Changed { job: Box::new(job), tombstone_until, answer }
+    Decision::changed(job, tombstone_until, answer)
 }
 
 /// Until when a cancelled job is remembered: the later of the end of its window and its instant
@@ -250,7 +267,7 @@ fn run(job: &Job, now: Circumstances<'_>) -> Decision {
     job.changes.moved_ms = Some(now.now_ms);
     (job.due_ms, job.scheduled_ms) = (now.now_ms, now.now_ms);
     let answer = Answer { due_ms: Some(job.due_ms), ..started };
-    Decision::Changed { job: Box::new(job), tombstone_until: None, answer }
+    Decision::changed(job, None, answer)
 }
 
 fn changed(job: &Job) -> Job {
@@ -280,7 +297,7 @@ impl JobEdit {
         }
         let mut edited = edited;
         edited.changes.revision = edited.changes.revision.saturating_add(1);
-        Decision::Changed { job: Box::new(edited), tombstone_until: None, answer }
+        Decision::changed(edited, None, answer)
     }
 
     fn applied(&self, job: &Job, now_ms: i64) -> Result<Job, Refusal> {

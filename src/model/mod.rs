@@ -4,6 +4,7 @@
 //! retry policy, the window of jobs in memory, the clock.
 
 pub(crate) mod app;
+pub mod audit;
 pub mod change;
 pub mod clock;
 pub(crate) mod fence;

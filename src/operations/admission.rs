@@ -13,6 +13,7 @@ use super::{Error, Result};
 use crate::admission::{
     Admission as Path, AdmissionRules, Replay, Replayed as Answer, SubmitError,
 };
+use crate::model::audit::By;
 use crate::model::clock::{SharedClock, SystemClock};
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
@@ -48,7 +49,7 @@ pub(super) enum NotReplayed {
 }
 
 /// The way in for requests and replays.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Admission(Arc<Path>);
 
 impl Admission {
@@ -83,8 +84,9 @@ impl Admission {
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
+        by: By,
     ) -> Result<Replayed, NotReplayed> {
-        answered(self.0.replay(&Replay { letter, value }).await)
+        answered(self.0.replay(&Replay { letter, value, by }).await)
     }
 
     /// What a replay would come to after those that were foreseen with the same `names`.
@@ -92,9 +94,10 @@ impl Admission {
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
+        by: By,
         names: &mut Names,
     ) -> Result<Replayed, NotReplayed> {
-        answered(self.0.foresee_replay(&Replay { letter, value }, names).await)
+        answered(self.0.foresee_replay(&Replay { letter, value, by }, names).await)
     }
 }
 

@@ -13,6 +13,7 @@ use super::{Error, Operations, Result};
 use crate::admission::{Admission as Path, AdmissionRules};
 use crate::config::{Config, TimeZones};
 use crate::kafka::KafkaIngestConfig;
+use crate::model::audit::By;
 use crate::model::request::Rules;
 use crate::store::{Store, StoreOptions, redact};
 
@@ -159,6 +160,7 @@ impl Operations {
             kafka: options.kafka,
             runtime: Handle::current(),
             running: None,
+            by: By::program(),
         };
         Ok(Self { context: Arc::new(context) })
     }
@@ -172,7 +174,7 @@ impl Operations {
         running: Arc<AtomicBool>,
     ) -> Self {
         let admission = Admission::of_scheduler(path);
-        let running = Some(running);
-        Self { context: Arc::new(Context { admission, database, kafka, runtime, running }) }
+        let (running, by) = (Some(running), By::program());
+        Self { context: Arc::new(Context { admission, database, kafka, runtime, running, by }) }
     }
 }

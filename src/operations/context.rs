@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::admission::Admission;
 use super::{Error, Result};
 use crate::kafka::KafkaIngestConfig;
+use crate::model::audit::{AuditAction, AuditEntry, By};
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::store::{Error as StoreError, Store};
 
 /// What every operation works with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Context {
     /// How requests are admitted, with the database that they go into.
     pub(super) admission: Admission,
@@ -24,6 +26,8 @@ pub(super) struct Context {
     pub(super) runtime: Handle,
     /// False after the scheduler was shut down; `None` on a database alone.
     pub(super) running: Option<Arc<AtomicBool>>,
+    /// On whose behalf changes are made.
+    pub(super) by: By,
 }
 
 impl Context {
@@ -33,6 +37,20 @@ impl Context {
 
     pub(super) fn now_ms(&self) -> i64 {
         self.admission.clock().now_ms()
+    }
+
+    /// What the audit says of a change to `subject` that is made now, of one row and without
+    /// particulars.
+    pub(super) fn entry(&self, action: AuditAction, subject: impl ToString) -> AuditEntry {
+        AuditEntry {
+            at_ms: self.now_ms(),
+            by: self.by.clone(),
+            action,
+            app: None,
+            subject: subject.to_string(),
+            details: json!({}),
+            count: 1,
+        }
     }
 
     /// Does `work` on the runtime that the connections belong to, whatever the caller runs on. It

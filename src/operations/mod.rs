@@ -19,6 +19,7 @@ mod publish;
 mod dead_letters;
 mod ingest;
 mod apps;
+mod audit;
 mod tables;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use self::context::Context;
 
 pub use admission::{Replayed, Submitted};
 pub use apps::{App, Apps};
+pub use audit::{Audit, AuditItem, AuditList};
 pub use connect::OperationsOptions;
 pub use dead_letters::{
     BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterOutcome,
@@ -39,9 +41,10 @@ pub use jobs::{Jobs, RequestStatus};
 pub use publish::Publisher;
 pub use tables::Tables;
 
+pub use crate::model::audit::{AuditAction, AuditSource, By, UnknownAction, UnknownSource};
 pub use crate::store::{
-    InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,
-    LetterState, LetterSummary, ReplayChain, Totals,
+    AuditCursor, AuditFilter, InvalidLetterName, LetterCount, LetterCursor, LetterFilter,
+    LetterName, LetterPage, LetterState, LetterSummary, ReplayChain, Totals,
 };
 
 /// The operations on one database, in groups.
@@ -73,6 +76,12 @@ pub struct Operations {
 }
 
 impl Operations {
+    /// The same operations on behalf of `by`: the audit names it with each change that is made
+    /// through what is returned. Otherwise changes are made by [`By::program`].
+    pub fn by(&self, by: By) -> Self {
+        Self { context: Arc::new(Context { by, ..Context::clone(&self.context) }) }
+    }
+
     /// Requests for jobs, and what became of them.
     pub fn jobs(&self) -> Jobs<'_> {
         Jobs::new(&self.context)
@@ -91,6 +100,11 @@ impl Operations {
     /// The apps that were ever registered on the database.
     pub fn apps(&self) -> Apps<'_> {
         Apps::new(&self.context)
+    }
+
+    /// Who changed what, when and why.
+    pub fn audit(&self) -> Audit<'_> {
+        Audit::new(&self.context)
     }
 
     /// Closes the connections to the database; afterwards nothing works any more.

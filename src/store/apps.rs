@@ -215,6 +215,10 @@ impl Store {
                     shards: Set(shards_of(config)),
                     rules: Set(encode(&AppRules::of(config))),
                     created_ms: Set(now_ms),
+                    paused_ms: Set(None),
+                    paused_by: Set(None),
+                    pause_reason: Set(None),
+                    refuse_requests: Set(false),
                 })
                 .collect();
             if missing.is_empty() {

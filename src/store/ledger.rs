@@ -8,7 +8,9 @@ use infinite_scheduler_entity::ingest_offset as row;
 use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
-use super::{Error, Result, Store};
+use super::steps::Step;
+use super::{Error, Result, Store, audit};
+use crate::model::audit::AuditEntry;
 use crate::model::ids::{InstanceId, LedgerId, ReaderToken};
 use crate::model::record::RawRecord;
 
@@ -169,7 +171,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
     pub async fn move_ledger(&self, seen: &LedgerRow, to: i64) -> Result<bool> {
-        self.move_row(seen, seen.reader, to).await
+        self.transact(vec![move_row(seen, seen.reader, to)]).await
     }
 
     /// Moves the row past what the log has for its own use and shows to nobody, such as the
@@ -197,25 +199,30 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away or that batch does not end.
-    pub async fn seek_ledger(&self, seen: &LedgerRow, fresh: ReaderToken, to: i64) -> Result<bool> {
-        self.move_row(seen, fresh, to).await
+    pub async fn seek_ledger(
+        &self,
+        seen: &LedgerRow,
+        fresh: ReaderToken,
+        to: i64,
+        entry: &AuditEntry,
+    ) -> Result<bool> {
+        self.transact(vec![move_row(seen, fresh, to), audit::step(entry)]).await
     }
+}
 
-    /// One compare-and-set: nobody knows the record before `to`.
-    async fn move_row(&self, seen: &LedgerRow, reader: ReaderToken, to: i64) -> Result<bool> {
-        let _turn = self.turn().await;
-        let moved = row::Entity::update_many()
-            .col_expr(row::Column::Reader, reader.0.into())
-            .col_expr(row::Column::NextOffset, to.into())
-            .col_expr(row::Column::LastTimeMs, Option::<i64>::None.into())
-            .col_expr(row::Column::LastHash, Option::<i64>::None.into())
-            .filter(row::Column::Id.eq(seen.id.0))
-            .filter(row::Column::Reader.eq(seen.reader.0))
-            .filter(row::Column::NextOffset.eq(seen.next_offset))
-            .exec(&self.inner.pool)
-            .await?;
-        Ok(moved.rows_affected == 1)
-    }
+/// One compare-and-set: nobody knows the record before `to`.
+fn move_row(seen: &LedgerRow, reader: ReaderToken, to: i64) -> Step {
+    let update = "update scheduler_ingest_offset set reader = ?, next_offset = ?, \
+                  last_time_ms = null, last_hash = null \
+                  where id = ? and reader = ? and next_offset = ?";
+    let values = vec![
+        reader.0.into(),
+        to.into(),
+        seen.id.0.into(),
+        seen.reader.0.into(),
+        seen.next_offset.into(),
+    ];
+    Step::one(update, values)
 }
 
 pub(super) fn decode(model: row::Model) -> LedgerRow {

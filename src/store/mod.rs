@@ -20,6 +20,7 @@ mod shards;
 
 mod admit;
 mod commands;
+mod job_changes;
 mod ledger;
 mod partitions;
 mod keys;
@@ -31,6 +32,7 @@ mod outcomes;
 mod packets;
 mod pages;
 mod columns;
+mod audit;
 mod steps;
 
 use std::fmt;
@@ -42,16 +44,20 @@ pub use admit::{
     Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Wait,
 };
 pub use apps::{AppRow, AppRules, DueJobs};
-pub use commands::{Look, UnknownCommands};
+pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
+pub use commands::{
+    ChangeAnswer, ChangeCommand, ChangeRequest, CommandState, Look, Operation, UnknownCommands,
+};
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
+pub use job_changes::{Claim, JobWrite, JobWritten, LocatedJob, StoredJob};
 pub use keys::{IdempotencyKey, KeyCursor};
 pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
-pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
+pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};
 pub use pages::{ListRange, Page, Pages};
 pub use partitions::{PartitionRow, Totals};
 pub use requests::RequestStatus;

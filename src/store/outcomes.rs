@@ -12,11 +12,12 @@ use infinite_scheduler_entity::{dead_letter, ingest_offset, job};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use uuid::Uuid;
 
+use super::job_changes::bury_fired;
 use super::letters::{self, Lane};
 use super::steps::Step;
 use super::{Hot, Result, ShardFence, Store};
 use crate::model::ids::{JobId, ShardId};
-use crate::model::job::Job;
+use crate::model::job::{Cancellation, Job};
 use crate::model::letter::{DeadLetter, Source};
 use crate::model::verdict::{Event, pack};
 
@@ -56,6 +57,19 @@ pub enum Outcome {
     },
     /// It failed for good.
     Buried(Arc<DeadLetter>),
+    /// It was cancelled while the attempt ran, or before it would have started.
+    Cancelled(Arc<Tombstone>),
+}
+
+/// What is kept of a job that was cancelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// Its first cancellation.
+    pub first: Cancellation,
+    /// Until when its row is kept, epoch milliseconds.
+    pub until_ms: i64,
+    /// Whether an attempt had started.
+    pub fired: bool,
 }
 
 impl Outcome {
@@ -63,7 +77,7 @@ impl Outcome {
     pub fn size(&self) -> usize {
         match self {
             Self::Buried(letter) => letter.size(),
-            Self::Succeeded | Self::Retry { .. } => 0,
+            Self::Succeeded | Self::Retry { .. } | Self::Cancelled(_) => 0,
         }
     }
 }
@@ -213,7 +227,7 @@ impl OutcomeBatch {
         self.fences.iter().map(|fence| fence.shard).filter(|shard| !held(*shard)).collect()
     }
 
-    /// Letters and verdicts of shards that are not lost.
+    /// Letters, verdicts and tombstones of shards that are not lost.
     fn published(&self, lost: &[ShardId], letters: &Letters) -> Vec<Step> {
         let lane = |shard: ShardId| Lane::Shard(shard).number();
         let letters = letters.iter().filter(|(shard, _)| !lost.contains(shard));
@@ -227,6 +241,12 @@ impl OutcomeBatch {
         }
         let told = events.into_iter();
         steps.extend(told.map(|(shard, events)| letters::announce(lane(shard), pack(&events))));
+        steps.extend(self.kept(lost).filter_map(|ended| match &ended.outcome {
+            Outcome::Cancelled(stone) => {
+                Some(bury_fired(&ended.job, &stone.first, stone.until_ms))
+            }
+            _ => None,
+        }));
         steps
     }
 
@@ -236,7 +256,8 @@ impl OutcomeBatch {
 
     /// Jobs of shards that are not lost, whose rows go; sorted by id.
     fn gone<'a>(&'a self, lost: &'a [ShardId]) -> Vec<&'a Job> {
-        let ended = |ended: &&Ended| !matches!(ended.outcome, Outcome::Retry { .. });
+        let ended =
+            |ended: &&Ended| matches!(ended.outcome, Outcome::Succeeded | Outcome::Buried(_));
         let mut jobs: Vec<&Job> = self.kept(lost).filter(ended).map(|ended| &*ended.job).collect();
         jobs.sort_unstable_by_key(|job| job.id);
         jobs

@@ -42,7 +42,7 @@ const BATCH: usize = 500;
 /// How far our own clock may be ahead of the database's and still count for an epoch, seconds.
 const MOST_AHEAD_S: i64 = 60;
 /// Whose owner is not alive.
-const IS_FREE: &str =
+pub(super) const IS_FREE: &str =
     "(owner is null or owner not in (select id from scheduler_instance where not dead))";
 
 impl Store {

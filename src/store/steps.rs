@@ -12,7 +12,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySql, MySqlTransaction, PgTransaction, Postgres};
 use uuid::Uuid;
 
-use super::Result;
+use super::{Hot, Result, Store};
 
 /// One statement.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ enum Rule {
     /// None means that the row is there already and stays as it is; one that is new is
     /// followed by this.
     IfNew(Box<Step>),
+    /// None means that it does not apply; one that does is followed by this.
+    IfChanged(Box<Step>),
 }
 
 /// A value of a column.
@@ -82,6 +84,11 @@ impl Step {
     pub(super) fn if_new(sql: impl Into<String>, values: Vec<Value>, then: Self) -> Self {
         Self { sql: sql.into(), values, rule: Rule::IfNew(Box::new(then)) }
     }
+
+    /// An update or delete of one row: where it finds none, `then` is not run.
+    pub(super) fn if_changed(sql: impl Into<String>, values: Vec<Value>, then: Self) -> Self {
+        Self { sql: sql.into(), values, rule: Rule::IfChanged(Box::new(then)) }
+    }
 }
 
 /// What to do after a step.
@@ -102,8 +109,41 @@ impl Rule {
     fn after(self, changed: u64) -> Next {
         match self {
             Self::One if changed != 1 => Next::Stop,
-            Self::IfNew(then) if changed == 1 => Next::Run(*then),
+            Self::IfNew(then) | Self::IfChanged(then) if changed == 1 => Next::Run(*then),
             _ => Next::GoOn,
+        }
+    }
+}
+
+impl Store {
+    /// Runs all in a transaction of their own; false if one did not find its row: nothing was
+    /// written then.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](super::Error::Unavailable): unknown whether they were committed.
+    pub(super) async fn transact(&self, steps: Vec<Step>) -> Result<bool> {
+        match &self.inner.hot {
+            Hot::Postgres(pool) => {
+                let mut transaction = pool.begin().await?;
+                let done = run_postgres(&mut transaction, steps).await?;
+                match done {
+                    true => transaction.commit().await?,
+                    false => transaction.rollback().await?,
+                }
+                Ok(done)
+            }
+            Hot::MySql(pool) => {
+                let mut transaction = pool.begin().await?;
+                let done = run_mysql(&mut transaction, steps).await?;
+                match done {
+                    true => transaction.commit().await?,
+                    false => transaction.rollback().await?,
+                }
+                Ok(done)
+            }
+            Hot::Sqlite(sqlite) => {
+                sqlite.write_if(|done| *done, move |connection| run_sqlite(connection, steps)).await
+            }
         }
     }
 }

@@ -6,10 +6,12 @@ mod replayed;
 
 use std::time::Duration;
 
+use infinite_scheduler::model::audit::AuditAction;
 use infinite_scheduler::store::{Change, LetterCursor, LetterFilter, LetterState, Lookup, Store};
 use serde_json::{Value, json};
 
 use self::post::{BULK, Post};
+use crate::support::fixture::audit_entry;
 use crate::support::services::Database;
 use crate::support::wait_until;
 
@@ -272,11 +274,14 @@ async fn a_correction_is_a_sound_request_beside_the_value_and_replaced_only_when
 async fn of_two_that_read_the_same_letter_one_is_refused(post: &Post) {
     let (store, id) = (post.store().await, post.id_of("large").await);
     let seen = summary(&store, &id).await;
-    let first = store.correct_letter(&seen, Some(b"{}".to_vec()), seen.changed_ms).await;
+    let edit = audit_entry(AuditAction::EditDeadLetter, seen.changed_ms);
+    let first = store.correct_letter(&seen, Some(b"{}".to_vec()), &edit).await;
     assert_eq!(first.expect("an answer"), Change::Made);
-    let second = store.correct_letter(&seen, None, seen.changed_ms).await.expect("an answer");
+    let second = store.correct_letter(&seen, None, &edit).await.expect("an answer");
     assert!(matches!(second, Change::Refused(now) if now.corrected), "the first one stays");
-    let stale = store.discard_letters(std::slice::from_ref(&seen), 7).await.expect("an answer");
+    let discard = |_: &_| audit_entry(AuditAction::DiscardDeadLetter, 7);
+    let stale = store.discard_letters(std::slice::from_ref(&seen), 7, discard).await;
+    let stale = stale.expect("an answer");
     assert!(matches!(&stale[..], [Change::Refused(now)] if now.state() == LetterState::Dead));
     assert_eq!(summary(&store, &id).await.state(), LetterState::Dead);
     store.close().await;

@@ -14,7 +14,7 @@ use crate::support::world::LEASE;
 
 const DEADLINE: Duration = Duration::from_secs(90);
 /// The tables that this version has.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 11] = [
     "scheduler_job",
     "scheduler_dead_letter",
     "scheduler_app",
@@ -24,6 +24,8 @@ const TABLES: [&str; 9] = [
     "scheduler_ingest_offset",
     "scheduler_outbox",
     "scheduler_command",
+    "scheduler_ingest_group",
+    "scheduler_audit",
 ];
 const FUTURE: &str = "m29990101_000001_from_the_future";
 

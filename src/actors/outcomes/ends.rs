@@ -6,16 +6,21 @@ use std::sync::atomic::Ordering;
 use super::super::in_flight::{Ended, Flight};
 use super::super::instance::Instance;
 use crate::dispatch::{FiredJob, JobError};
+use crate::model::change::remembered_until;
+use crate::model::job::Cancellation;
 use crate::model::letter::{DeadLetter, ErrorKind};
 use crate::model::retry::{due_after, due_at};
-use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt};
-use crate::store::Outcome;
+use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt, about_job};
+use crate::store::{Outcome, Tombstone};
 
 /// Characters of an error that its job's row keeps.
 const LONGEST_ERROR: usize = 4096;
 
 /// What an attempt's end means for its job; `None` if it never started.
 pub(super) fn outcome_of(instance: &Instance, flight: &Flight, how: &Ended) -> Option<Outcome> {
+    if let Some(first) = flight.cancellation.as_ref().or(flight.job.changes.cancelled.as_deref()) {
+        return Some(after_cancellation(instance, flight, how, first));
+    }
     let error = match how {
         Ended::NotStarted | Ended::Cancelled => return None,
         Ended::Answered(Ok(())) => return Some(Outcome::Succeeded),
@@ -30,6 +35,28 @@ pub(super) fn outcome_of(instance: &Instance, flight: &Flight, how: &Ended) -> O
         Ended::Broke => JobError::Retry("the handler panicked".into()),
     };
     Some(after_failure(instance, flight, error))
+}
+
+/// A cancelled job has no further attempt: the one that ran may have been the good one.
+fn after_cancellation(
+    instance: &Instance,
+    flight: &Flight,
+    how: &Ended,
+    first: &Cancellation,
+) -> Outcome {
+    match how {
+        Ended::Answered(Ok(())) => return Outcome::Succeeded,
+        Ended::Answered(Err(JobError::Snooze(_)))
+        | Ended::NotStarted
+        | Ended::Expired
+        | Ended::Cancelled => {}
+        Ended::Answered(Err(_)) | Ended::TimedOut(_) | Ended::Broke => {
+            flight.app.figures.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let until_ms = remembered_until(&flight.job, instance.window_ms());
+    let fired = !matches!(how, Ended::NotStarted | Ended::Expired);
+    Outcome::Cancelled(Arc::new(Tombstone { first: first.clone(), until_ms, fired }))
 }
 
 fn after_failure(instance: &Instance, flight: &Flight, error: JobError) -> Outcome {
@@ -93,20 +120,28 @@ pub(super) fn verdicts(flight: &Flight, outcome: &Outcome, now_ms: i64) -> Vec<E
     };
     let attempt = job.attempts.saturating_add(1);
     let firing = Firing { attempt, fence: flight.shown, fired_ms: *fired_ms };
-    let about = about_attempt(job, firing.fence);
+    let about = match outcome {
+        Outcome::Cancelled(_) => about_job(job),
+        _ => about_attempt(job, firing.fence),
+    };
     let end = match outcome {
         Outcome::Succeeded => Verdict::Succeeded(firing),
         Outcome::Retry { due_ms, error: Some(message), .. } => {
             Verdict::Retrying { firing, due_ms: *due_ms, message }
         }
         Outcome::Retry { error: None, .. } => return Vec::new(),
+        Outcome::Cancelled(_) => Verdict::Cancelled,
         Outcome::Buried(letter) => Verdict::Dead {
             firing: (letter.kind != ErrorKind::Expired).then_some(firing),
             kind: letter.kind,
             message: &letter.message,
         },
     };
-    let has_fired = !matches!(end, Verdict::Dead { firing: None, .. });
-    let fired = has_fired.then(|| Verdict::Fired(firing).event(&subject, &about, *fired_ms));
+    let has_fired = match outcome {
+        Outcome::Cancelled(stone) => stone.fired,
+        _ => !matches!(end, Verdict::Dead { firing: None, .. }),
+    };
+    let attempt = about_attempt(job, firing.fence);
+    let fired = has_fired.then(|| Verdict::Fired(firing).event(&subject, &attempt, *fired_ms));
     fired.into_iter().chain([end.event(&subject, &about, now_ms)]).collect()
 }

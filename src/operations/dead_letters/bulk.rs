@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Context, DeadLetters, GONE, explained, find, why_not};
+use crate::model::audit::{AuditAction, AuditEntry};
 use crate::operations::{
     Error, LetterCount, LetterFilter, LetterName, LetterState, LetterSummary, Replayed, Result,
 };
@@ -212,9 +213,10 @@ impl Bulk {
                 continue;
             }
             let admission = &context.admission;
+            let by = context.by.clone();
             let replayed = match self.dry_run {
-                true => admission.foresee_replay(letter.id, None, &mut self.names).await,
-                false => admission.replay(letter.id, None).await,
+                true => admission.foresee_replay(letter.id, None, by, &mut self.names).await,
+                false => admission.replay(letter.id, None, by).await,
             };
             let replayed = explained(context, letter.id, replayed).await;
             is_unavailable = matches!(replayed, Err(Error::Unavailable(_))) && !self.dry_run;
@@ -235,7 +237,11 @@ async fn discard(
     context: &Context,
     letters: &[LetterSummary],
 ) -> Result<Vec<Result<LetterOutcome>>> {
-    let changes = context.store().discard_letters(letters, context.now_ms()).await;
+    let entry = |letter: &LetterSummary| {
+        let entry = context.entry(AuditAction::DiscardDeadLetter, letter.id);
+        AuditEntry { app: letter.app.clone(), ..entry }
+    };
+    let changes = context.store().discard_letters(letters, context.now_ms(), entry).await;
     let outcome = |change| match change {
         Change::Made => Ok(LetterOutcome::Discarded),
         Change::Refused(now) => Err(Error::Conflict(why_not(&now))),

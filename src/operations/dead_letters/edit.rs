@@ -1,8 +1,10 @@
 //! Correcting one letter: a value that a replay uses in the place of its record's.
 
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{Context, DeadLetters, GONE, find, why_not};
+use crate::model::audit::{AuditAction, AuditEntry};
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
 use crate::operations::{Error, LetterName, LetterState, LetterSummary, Result};
@@ -70,7 +72,15 @@ async fn change(context: &Context, name: &LetterName, edit: Edit) -> Result<Edit
     if edit.dry_run {
         return Ok(edited);
     }
-    let change = context.store().correct_letter(&letter, edit.correction, context.now_ms()).await;
+    let entry = AuditEntry {
+        app: letter.app.clone(),
+        details: json!({
+            "hadCorrection": edited.had_correction,
+            "hasCorrection": edited.has_correction,
+        }),
+        ..context.entry(AuditAction::EditDeadLetter, id)
+    };
+    let change = context.store().correct_letter(&letter, edit.correction, &entry).await;
     match change.map_err(|error| context.database_error(error))? {
         Change::Made => Ok(edited),
         Change::Refused(now) => {

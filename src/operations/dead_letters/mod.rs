@@ -130,7 +130,7 @@ impl<'a> DeadLetters<'a> {
     pub async fn replay(&self, letter: Uuid, value: Option<Vec<u8>>) -> Result<Replayed> {
         self.context
             .run(move |context| async move {
-                let replayed = context.admission.replay(letter, value).await;
+                let replayed = context.admission.replay(letter, value, context.by.clone()).await;
                 explained(&context, letter, replayed).await
             })
             .await
@@ -144,7 +144,9 @@ impl<'a> DeadLetters<'a> {
         self.context
             .run(move |context| async move {
                 let mut names = Names::default();
-                let foreseen = context.admission.foresee_replay(letter, value, &mut names).await;
+                let by = context.by.clone();
+                let admission = &context.admission;
+                let foreseen = admission.foresee_replay(letter, value, by, &mut names).await;
                 explained(&context, letter, foreseen).await
             })
             .await

@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::plan::{PartitionMove, Place};
 use super::{Context, Ingest};
 use crate::kafka::{ClusterInspector, KafkaIngestConfig, LogRange, TopicPartition};
+use crate::model::audit::{AuditAction, AuditEntry};
 use crate::model::ids::ReaderToken;
 use crate::operations::{Error, Result};
 use crate::store::{LedgerKey, LedgerRow};
@@ -238,7 +240,7 @@ async fn move_one(context: &Context, part: &mut Part) -> Result<()> {
     for _ in 0..TRIES {
         let from = row.next_offset;
         let to = planned.to_from(from);
-        if from == to || move_row(context, &row, to).await? {
+        if from == to || move_row(context, &part.key, &row, to).await? {
             part.note(from, to);
             return Ok(());
         }
@@ -259,8 +261,13 @@ async fn row_of(context: &Context, part: &Part) -> Result<LedgerRow> {
     found.ok_or_else(|| Error::Unavailable("its ledger row does not exist yet".into()))
 }
 
-async fn move_row(context: &Context, row: &LedgerRow, to: i64) -> Result<bool> {
-    let moved = context.store().seek_ledger(row, ReaderToken::random(), to).await;
+async fn move_row(context: &Context, key: &LedgerKey, row: &LedgerRow, to: i64) -> Result<bool> {
+    let partition = format!("{}/{}", key.topic, key.partition);
+    let entry = AuditEntry {
+        details: json!({ "group": key.group, "from": row.next_offset, "to": to }),
+        ..context.entry(AuditAction::SeekIngest, partition)
+    };
+    let moved = context.store().seek_ledger(row, ReaderToken::random(), to, &entry).await;
     moved.map_err(|error| context.database_error(error))
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::model::audit::AuditEntry;
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, LedgerId, ReaderToken};
 use crate::model::job::Job;
@@ -48,6 +49,8 @@ pub enum BatchSource {
         letter: Uuid,
         /// When its row came into the state in which it was read.
         changed_ms: i64,
+        /// What the audit says of it.
+        entry: Box<AuditEntry>,
     },
     /// A call by API.
     Call {

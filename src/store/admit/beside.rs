@@ -2,12 +2,15 @@
 //! others' shards, verdicts. The same on every database.
 
 use infinite_scheduler_entity::dead_letter;
+use serde_json::json;
 
 use super::batch::{Batch, BatchSource, Decision, Entry, Taken};
 use super::plan::Plan;
+use crate::model::audit::AuditEntry;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::letter::{DeadLetter, Refusal, Source};
 use crate::model::verdict::{Event, Subject, Verdict, about_job, pack};
+use crate::store::audit;
 use crate::store::commands::{self, LOOK};
 use crate::store::letters::{self, DEAD, LONGEST_MESSAGE, Lane, PARKED, REPLAYED, kept};
 use crate::store::steps::{Step, Value};
@@ -18,7 +21,7 @@ impl Plan {
     pub(super) fn takes(&self, batch: &Batch) -> Vec<Step> {
         match &batch.source {
             BatchSource::Records(_) | BatchSource::Call { .. } => Vec::new(),
-            BatchSource::Replay { letter, changed_ms } => {
+            BatchSource::Replay { letter, changed_ms, entry } => {
                 let job = match self.decisions.first() {
                     Some(Decision::Accepted) => self.candidates(batch).next().map(|one| one.job.id),
                     Some(Decision::Duplicate { job, .. }) => Some(*job),
@@ -34,7 +37,9 @@ impl Plan {
                     (*letter).into(),
                     (*changed_ms).into(),
                 ];
-                vec![Step::one(take, values)]
+                let job = job.map(|job| json!({ "jobId": job })).unwrap_or_default();
+                let entry = AuditEntry { details: job, ..(**entry).clone() };
+                vec![Step::one(take, values), audit::step(&entry)]
             }
             BatchSource::Parked { rows, .. } => {
                 let all = batch.entries.iter().zip(&self.decisions).zip(rows);

@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 
-use infinite_scheduler_entity::dead_letter::{Column, Entity};
-use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use uuid::Uuid;
 
 use super::LetterSummary;
-use crate::store::{LetterState, Result, Store};
+use crate::model::audit::AuditEntry;
+use crate::store::steps::Step;
+use crate::store::{LetterState, Result, Store, audit};
 
-/// Letters that one statement changes.
+/// Letters that one transaction changes.
 const STEP: usize = 200;
+
+const DEAD: i16 = LetterState::Dead.code();
+const DISCARDED: i16 = LetterState::Discarded.code();
 
 /// What became of a change to one letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,23 +37,17 @@ impl Store {
         &self,
         seen: &LetterSummary,
         correction: Option<Vec<u8>>,
-        now_ms: i64,
+        entry: &AuditEntry,
     ) -> Result<Change> {
         // It must differ: whoever read the letter before must not replay the value of then.
-        let changed_ms = Ord::max(now_ms, seen.changed_ms.saturating_add(1));
-        let changed = {
-            let _turn = self.turn().await;
-            Entity::update_many()
-                .col_expr(Column::Correction, Expr::value(correction))
-                .col_expr(Column::ChangedMs, Expr::value(changed_ms))
-                .filter(Column::Id.eq(seen.id))
-                .filter(Column::State.eq(LetterState::Dead.code()))
-                .filter(Column::ChangedMs.eq(seen.changed_ms))
-                .exec(&self.inner.pool)
-                .await?
-                .rows_affected
-        };
-        if changed > 0 {
+        let changed_ms = Ord::max(entry.at_ms, seen.changed_ms.saturating_add(1));
+        let update = format!(
+            "update scheduler_dead_letter set correction = ?, changed_ms = ? \
+             where id = ? and state = {DEAD} and changed_ms = ?"
+        );
+        let values =
+            vec![correction.into(), changed_ms.into(), seen.id.into(), seen.changed_ms.into()];
+        if self.transact(vec![Step::one(update, values), audit::step(entry)]).await? {
             return Ok(Change::Made);
         }
         let now = self.letters_by_id([seen.id]).await?.pop();
@@ -59,7 +55,7 @@ impl Store {
     }
 
     /// Discards those letters that are dead and still as they were `seen`; says of each what
-    /// became of it, in the same order.
+    /// became of it, in the same order. `entry` makes the audit's entry of one of them.
     ///
     /// # Errors
     /// [`crate::store::Error::Unavailable`] if the database is away; the same call can be
@@ -68,31 +64,18 @@ impl Store {
         &self,
         seen: &[LetterSummary],
         now_ms: i64,
+        entry: impl Fn(&LetterSummary) -> AuditEntry + Send + Sync,
     ) -> Result<Vec<Change>> {
         let mut changes = Vec::with_capacity(seen.len());
         for some in seen.chunks(STEP) {
-            changes.extend(self.discard_some(some, now_ms).await?);
+            let discard = |letter| discard(letter, now_ms, &entry(letter));
+            self.transact(some.iter().map(discard).collect()).await?;
+            changes.extend(self.what_became_of(some).await?);
         }
         Ok(changes)
     }
 
-    async fn discard_some(&self, seen: &[LetterSummary], now_ms: i64) -> Result<Vec<Change>> {
-        let as_seen = Expr::tuple([Expr::col(Column::Id), Expr::col(Column::ChangedMs)])
-            .in_tuples(seen.iter().map(|letter| (letter.id, letter.changed_ms)));
-        let discarded = {
-            let _turn = self.turn().await;
-            Entity::update_many()
-                .col_expr(Column::State, Expr::value(LetterState::Discarded.code()))
-                .col_expr(Column::ChangedMs, Expr::value(now_ms))
-                .filter(Column::State.eq(LetterState::Dead.code()))
-                .filter(as_seen)
-                .exec(&self.inner.pool)
-                .await?
-                .rows_affected
-        };
-        if discarded == seen.len() as u64 {
-            return Ok(vec![Change::Made; seen.len()]);
-        }
+    async fn what_became_of(&self, seen: &[LetterSummary]) -> Result<Vec<Change>> {
         let now = self.letters_by_id(seen.iter().map(|letter| letter.id)).await?;
         let mut now: HashMap<Uuid, LetterSummary> =
             now.into_iter().map(|letter| (letter.id, letter)).collect();
@@ -104,4 +87,13 @@ impl Store {
         };
         Ok(seen.iter().map(change).collect())
     }
+}
+
+fn discard(letter: &LetterSummary, now_ms: i64, entry: &AuditEntry) -> Step {
+    let update = format!(
+        "update scheduler_dead_letter set state = {DISCARDED}, changed_ms = ? \
+         where id = ? and state = {DEAD} and changed_ms = ?"
+    );
+    let values = vec![now_ms.into(), letter.id.into(), letter.changed_ms.into()];
+    Step::if_changed(update, values, audit::step(entry))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use infinite_scheduler::model::audit::{AuditAction, AuditEntry, By};
 use infinite_scheduler::model::fingerprint::Fingerprint;
 use infinite_scheduler::model::ids::{InstanceId, JobId, ReaderToken, ShardId};
 use infinite_scheduler::model::job::Changes;
@@ -19,6 +20,19 @@ use super::world::LEASE;
 pub(crate) async fn store(database: &TestDatabase) -> Store {
     let options = StoreOptions { url: database.url().into(), max_connections: 4, lease: LEASE };
     Store::connect(&options).await.expect("a store")
+}
+
+/// What the audit is to say of a change at `at_ms`.
+pub(crate) fn audit_entry(action: AuditAction, at_ms: i64) -> AuditEntry {
+    AuditEntry {
+        at_ms,
+        by: By::new("anna").because("a test"),
+        action,
+        app: None,
+        subject: "x".into(),
+        details: serde_json::json!({}),
+        count: 1,
+    }
 }
 
 /// A store with an app, a claimed ledger row, and a record to be admitted.

@@ -1,12 +1,13 @@
 //! Who reads a partition, and from where.
 
+use infinite_scheduler::model::audit::AuditAction;
 use infinite_scheduler::model::ids::{InstanceId, ReaderToken};
 use infinite_scheduler::store::{
     Admitted, Advance, BatchSource, Decision, Entry, LedgerKey, LedgerRow,
 };
 
 use super::{DEADLINE, SERVERS, await_held_up, batch, ground_on, hold, hold_up_insert, job, own};
-use crate::support::fixture::Fixture;
+use crate::support::fixture::{Fixture, audit_entry};
 use crate::support::services::Database;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,8 +50,11 @@ async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
         ] {
             assert!(!fixture.store.move_ledger(&other, 7).await.expect("an answer"), "{backend:?}");
             let fresh = ReaderToken::random();
-            let moved = fixture.store.seek_ledger(&other, fresh, 7).await.expect("an answer");
-            assert!(!moved, "{backend:?}: {other:?}");
+            let entry = audit_entry(AuditAction::SeekIngest, 7);
+            let moved = fixture.store.seek_ledger(&other, fresh, 7, &entry).await;
+            assert!(!moved.expect("an answer"), "{backend:?}: {other:?}");
+            let audited = database.count("select count(*) from scheduler_audit").await;
+            assert_eq!(audited, 0, "{backend:?}: {other:?}");
         }
         assert_eq!(row().await, seen, "{backend:?}");
         assert_eq!(database.count("select count(*) from scheduler_job").await, 0, "{backend:?}");

@@ -1,11 +1,13 @@
 //! Rows that people and instances take from each other, and those that are swept.
 
+use infinite_scheduler::model::audit::AuditAction;
 use infinite_scheduler::model::ids::KeyId;
 use infinite_scheduler::store::{
     Admitted, BatchSource, Change, Decision, Entry, IdempotencyKey, KeyCursor,
 };
 
 use super::{SERVERS, await_held_up, ground_on, hold};
+use crate::support::fixture::audit_entry;
 use crate::support::services::Database;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +53,8 @@ async fn a_letter_is_replayed_as_it_was_read_or_not_at_all() {
         let letter = fixture.letter(1);
         fixture.admit(fixture.records(0), Entry::Letter(Box::new(letter.clone()))).await;
         let replay = async |changed_ms| {
-            let source = BatchSource::Replay { letter: letter.id(), changed_ms };
+            let entry = Box::new(audit_entry(AuditAction::ReplayDeadLetter, 8));
+            let source = BatchSource::Replay { letter: letter.id(), changed_ms, entry };
             fixture.admit(source, fixture.job()).await
         };
         assert_eq!(replay(letter.at_ms - 1).await, Admitted::Fenced, "{backend:?}: changed since");
@@ -61,6 +64,8 @@ async fn a_letter_is_replayed_as_it_was_read_or_not_at_all() {
             database.execute(&format!("update scheduler_dead_letter set state = {state}")).await;
             assert_eq!(replay(letter.at_ms).await, outcome, "{backend:?}: state {state}");
         }
+        let audited = database.count("select count(*) from scheduler_audit").await;
+        assert_eq!(audited, 1, "{backend:?}: the replay that was admitted");
         fixture.store.close().await;
     }
 }
@@ -80,10 +85,14 @@ async fn a_letter_that_is_not_dead_any_more_is_neither_corrected_nor_discarded()
         let seen = see().await;
         database.execute("update scheduler_dead_letter set state = 2").await;
         let refused = Change::Refused(Box::new(see().await));
-        let corrected = fixture.store.correct_letter(&seen, Some(b"{}".to_vec()), 9).await;
+        let edit = audit_entry(AuditAction::EditDeadLetter, 9);
+        let corrected = fixture.store.correct_letter(&seen, Some(b"{}".to_vec()), &edit).await;
         assert_eq!(corrected.expect("an answer"), refused, "{backend:?}");
-        let discarded = fixture.store.discard_letters(&[seen], 9).await;
+        let discard = |_: &_| audit_entry(AuditAction::DiscardDeadLetter, 9);
+        let discarded = fixture.store.discard_letters(&[seen], 9, discard).await;
         assert_eq!(discarded.expect("an answer"), [refused], "{backend:?}");
+        let audited = database.count("select count(*) from scheduler_audit").await;
+        assert_eq!(audited, 0, "{backend:?}: what was not done is not audited");
         fixture.store.close().await;
     }
 }
