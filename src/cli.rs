@@ -19,9 +19,15 @@ mod dead_letters;
 
 mod apps;
 
+mod instances;
+
+mod audit;
+
 mod bench;
 
 mod session;
+mod author;
+mod moment;
 mod output;
 mod signals;
 mod timing;
@@ -53,6 +59,8 @@ enum Command {
     Ingest(ingest::Arguments),
     DeadLetters(dead_letters::Arguments),
     Apps(apps::Arguments),
+    Instances(instances::Arguments),
+    Audit(audit::Arguments),
     Bench(bench::Arguments),
 }
 
@@ -86,8 +94,11 @@ pub fn main() -> ExitCode {
     }
     done.unwrap_or_else(|error| {
         output::report(format_args!("infinite-scheduler: {error:#}"));
-        let cannot_start = error.downcast_ref::<CannotStart>().is_some();
-        ExitCode::from(if cannot_start { 2 } else { 1 })
+        ExitCode::from(match &error {
+            error if error.is::<CannotStart>() => 2,
+            error if error.is::<Refused>() => 3,
+            _ => 1,
+        })
     })
 }
 
@@ -101,9 +112,16 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ingest(arguments) => ingest::run(arguments).await,
         Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
         Command::Apps(arguments) => apps::run(arguments).await,
+        Command::Instances(arguments) => instances::run(arguments).await,
+        Command::Audit(arguments) => audit::run(arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
     }
 }
+
+/// The answer of an operation is no: what it is about does not exist, or does not allow it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
 
 fn load(file: Option<&Path>) -> Result<Config, CannotStart> {
     Config::load(file, environment()).map_err(cannot_start)

@@ -21,8 +21,8 @@ use crate::actors::{Break, Drain, Instance, Supervisor};
 use crate::health::HealthReport;
 use crate::model::request::ScheduleJobRequest;
 use crate::operations::{
-    Apps, Audit, By, DeadLetters, Error as OperationError, Ingest, Jobs, Operations, Replayed,
-    RequestStatus, Submitted,
+    AppChange, Apps, Audit, By, DeadLetters, Error as OperationError, Ingest, Instances, Jobs,
+    Operations, Replayed, RequestStatus, Submitted,
 };
 
 pub use crate::actors::{AppMetrics, IngestMetrics};
@@ -110,6 +110,11 @@ impl Scheduler {
         self.inner.operations.apps()
     }
 
+    /// The instances on the database.
+    pub fn instances(&self) -> Instances<'_> {
+        self.inner.operations.instances()
+    }
+
     /// Who changed what, when and why.
     pub fn audit(&self) -> Audit<'_> {
         self.inner.operations.audit()
@@ -168,6 +173,25 @@ impl Scheduler {
         value: Option<Vec<u8>>,
     ) -> Result<Replayed, OperationError> {
         self.dead_letters().foresee_replay(letter, value).await
+    }
+
+    /// Pauses an app, as [`Apps::pause`]: none of its jobs is started until it is resumed, and its
+    /// requests are accepted. [`by`](Self::by) says who does so and why.
+    ///
+    /// # Errors
+    /// Those of [`Apps::pause`], and [`OperationError::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
+    pub async fn pause(&self, app: impl Into<String>) -> Result<AppChange, OperationError> {
+        self.apps().pause(app, false).await
+    }
+
+    /// Resumes an app, as [`Apps::resume`].
+    ///
+    /// # Errors
+    /// Those of [`Apps::resume`], and [`OperationError::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
+    pub async fn resume(&self, app: impl Into<String>) -> Result<AppChange, OperationError> {
+        self.apps().resume(app).await
     }
 
     /// What became of the request of this app under this name, as [`Jobs::request`].

@@ -27,6 +27,9 @@ pub struct Model {
     pub pause_reason: Option<String>,
     /// Whether its requests are refused while it is paused.
     pub refuse_requests: bool,
+    /// Since when it is retired; none unless somebody deleted it. Its row and shards stay, so that
+    /// no job can be in a shard that does not exist.
+    pub deleted_ms: Option<i64>,
 }
 
 /// Nothing is joined through the entity.

@@ -22,7 +22,8 @@ const TABLES: [(&str, &str); 11] = [
             paused_ms bigint,
             paused_by {name}(255),
             pause_reason {text},
-            refuse_requests boolean not null default false
+            refuse_requests boolean not null default false,
+            deleted_ms bigint
         ) {tail}",
     ),
     (

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::counters::{AppFigures, Counters};
 use super::job_memory::{AppMemory, JobMemory};
-use crate::admission::{Objection, OwnApp, Validate};
+use crate::admission::{Objection, OwnApp, PauseState, Validate};
 use crate::dispatch::{Rejection, SharedHandler};
 use crate::model::app::AppConfig;
 use crate::model::ids::AppId;
@@ -24,6 +24,8 @@ pub(crate) struct RegisteredApp {
     pub handler: SharedHandler,
     /// Its row, with rules and shards.
     pub row: Arc<AppRow>,
+    /// Whether it is paused.
+    pub(super) pause: Arc<PauseState>,
     pub(super) figures: Arc<AppFigures>,
     /// The bytes of its jobs.
     pub(super) memory: AppMemory,
@@ -47,12 +49,15 @@ impl RegisteredApp {
         counters: &Counters,
         memory: &Arc<JobMemory>,
     ) -> Self {
+        let figures = counters.app(&config.name);
+        figures.set_paused(row.pause.is_some());
         Self {
             id: row.id,
             name: config.name.as_str().into(),
-            figures: counters.app(&config.name),
+            figures,
             config,
             handler,
+            pause: Arc::new(PauseState::of(&row)),
             row: Arc::new(row),
             memory: AppMemory::of(memory),
             running: AtomicUsize::new(0),
@@ -68,7 +73,8 @@ impl RegisteredApp {
 
     /// What an admission needs of it.
     pub(super) fn for_admission(&self) -> OwnApp {
-        OwnApp { row: self.row.clone(), handler: Box::new(OwnHandler(self.handler.clone())) }
+        let handler = Box::new(OwnHandler(self.handler.clone()));
+        OwnApp { row: self.row.clone(), pause: self.pause.clone(), handler }
     }
 }
 

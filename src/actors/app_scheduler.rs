@@ -98,7 +98,7 @@ impl AppScheduler {
     }
 
     fn fire(&mut self) {
-        if self.stopping || !self.instance.lease.is_valid() {
+        if !self.may_start() {
             return;
         }
         let now_ms = self.instance.now_ms();
@@ -114,6 +114,11 @@ impl AppScheduler {
         for flight in self.instance.in_flight.start(flights, self.instance.database_us()) {
             attempt::spawn(&self.instance, flight);
         }
+    }
+
+    /// Whether anything may be started just now. A paused app keeps its jobs.
+    fn may_start(&self) -> bool {
+        !self.stopping && !self.app.pause.is_paused() && self.instance.lease.is_valid()
     }
 
     /// How many attempts may start now.
@@ -161,8 +166,11 @@ impl AppScheduler {
         // What is due already waits for room: an attempt that ends will say so.
         let wait = if wait_ms > 0 {
             Duration::from_millis(wait_ms).min(LONGEST_SLEEP)
-        } else if !self.stopping && self.instance.lease.is_valid() && self.room() > 0 {
+        } else if self.may_start() && self.room() > 0 {
             Duration::ZERO
+        } else if self.app.pause.is_paused() {
+            // Whoever sees that it is resumed says so.
+            LONGEST_SLEEP
         } else {
             READ_AGAIN
         };

@@ -25,8 +25,8 @@ impl Instance {
     pub(crate) fn report_brokers(&self) {
         let Some(kafka) = &self.kafka else { return };
         // Before there is an intake, whoever starts it reports.
-        if let Some(intake) = kafka.intake.get().filter(|_| !self.draining.load(Ordering::Acquire))
-        {
+        let is_leaving = self.draining.load(Ordering::Acquire) || self.is_drained();
+        if let Some(intake) = kafka.intake.get().filter(|_| !is_leaving) {
             let state = intake.state();
             match state.trouble.is_none() && !kafka.joined.load(Ordering::Acquire) {
                 true => self.report_joining(),
@@ -57,7 +57,8 @@ impl Instance {
     /// Lets what waits for the broker know whether it answers: of several clients, the first one
     /// that hears of an outage and the last one that hears of its end.
     fn note_broker(&self, kafka: &KafkaSide) {
-        let intake = kafka.intake.get().map(Intake::state);
+        // One that has left the group knows nothing of the brokers any more.
+        let intake = kafka.intake.get().filter(|_| !self.is_drained()).map(Intake::state);
         let states = intake.into_iter().chain([kafka.producer.state()]);
         let mut unreachable = states.filter(|state| state.kind == Some(TroubleKind::Unreachable));
         match unreachable.next() {

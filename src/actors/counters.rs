@@ -26,6 +26,8 @@ pub(crate) struct Counters {
     pub(super) without_instance: AtomicU64,
     pub(super) outcomes_unmatched: AtomicU64,
     pub(super) commands_unknown: AtomicU64,
+    pub(super) ingest_paused: AtomicU64,
+    pub(super) instance_draining: AtomicU64,
     pub(super) clock_skew_ms: AtomicI64,
     pub(super) idempotency_cache: AtomicU64,
     pub(super) idempotency_hits: AtomicU64,
@@ -46,6 +48,7 @@ pub(crate) struct AppFigures {
     pub(super) dead: AtomicU64,
     pub(super) cancelled: AtomicU64,
     overdue_on_arrival: AtomicU64,
+    paused: AtomicU64,
     /// The latest start after its moment, and the sum of all, in milliseconds.
     pub(super) lateness_max_ms: AtomicI64,
     lateness_sum_ms: Sum,
@@ -113,6 +116,10 @@ pub struct IngestMetrics {
     pub outcomes_unmatched: u64,
     /// Commands that wait in shards of this instance and are of a kind that it does not know.
     pub commands_unknown: u64,
+    /// 1 while the ingest of the consumer group is paused, else 0.
+    pub ingest_paused: u64,
+    /// 1 after somebody has drained this instance, else 0.
+    pub instance_draining: u64,
     /// The database's clock less ours, in milliseconds.
     pub clock_skew_ms: i64,
     /// Records not read yet, by partition.
@@ -148,6 +155,8 @@ pub struct AppMetrics {
     /// Attempts at jobs that were overdue already when they were admitted, rescheduled or started
     /// by hand: their lateness counts from then.
     pub overdue_on_arrival: u64,
+    /// 1 while the app is paused here, else 0.
+    pub paused: u64,
     /// The latest start after its moment, in milliseconds.
     pub lateness_max_ms: i64,
     /// The mean of all starts after their moment, in milliseconds.
@@ -222,6 +231,8 @@ impl Counters {
             jobs_without_instance: get(&self.without_instance),
             outcomes_unmatched: get(&self.outcomes_unmatched),
             commands_unknown: get(&self.commands_unknown),
+            ingest_paused: get(&self.ingest_paused),
+            instance_draining: get(&self.instance_draining),
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -233,6 +244,10 @@ impl Counters {
 }
 
 impl AppFigures {
+    pub(super) fn set_paused(&self, is_paused: bool) {
+        self.paused.store(is_paused.into(), Ordering::Relaxed);
+    }
+
     pub(super) fn started(&self, lateness_ms: i64, was_overdue: bool) {
         self.fired.fetch_add(1, Ordering::Relaxed);
         if was_overdue {
@@ -257,6 +272,7 @@ impl AppFigures {
             dead: get(&self.dead),
             cancelled: get(&self.cancelled),
             overdue_on_arrival: get(&self.overdue_on_arrival),
+            paused: get(&self.paused),
             lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
             lateness_mean_ms: i64::try_from(mean_ms).unwrap_or(i64::MAX),
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use tokio::sync::watch;
 
 use super::app::RegisteredApp;
 use super::changing::Changing;
@@ -69,6 +70,10 @@ pub(crate) struct Instance {
     pub(super) draining: AtomicBool,
     /// The shards that are due to us were asked for at least once.
     pub(super) asked_for_shards: AtomicBool,
+    /// Somebody has drained this instance: it owns nothing until it is restarted.
+    pub(super) drained: AtomicBool,
+    /// The ingest of our consumer group is paused.
+    pub(super) ingest_paused: watch::Sender<bool>,
 }
 
 impl Instance {
@@ -128,6 +133,8 @@ impl Instance {
             process: processes::own(),
             draining: AtomicBool::new(false),
             asked_for_shards: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
+            ingest_paused: watch::Sender::new(false),
         }
     }
 
@@ -138,6 +145,11 @@ impl Instance {
             Some(app) if apps.len() == 1 => app.name.to_string(),
             _ => format!("{} apps", apps.len()),
         }
+    }
+
+    /// Whether somebody has drained this instance.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
     }
 
     /// Whether this instance has asked for its share of the shards.
@@ -228,6 +240,7 @@ impl Instance {
             time_zones: self.settings.time_zones.clone(),
             lease: self.settings.lease,
             process: self.process.clone(),
+            is_drained: self.is_drained(),
         }
     }
 }

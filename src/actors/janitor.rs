@@ -1,6 +1,7 @@
-//! Removes dead letters that nobody has touched for as long as they are kept, a few at a time.
+//! Removes what was kept for long enough, a few rows at a time: dead letters that nobody has
+//! touched, and entries of the audit.
 //!
-//! Every instance does so: a letter that another one removed is simply not there.
+//! Every instance does so: what another one removed is simply not there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::store::LetterCursor;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Between two steps, so that it stays out of the way.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);
-/// Between two rounds through all letters.
+/// Between two rounds through everything.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 
 /// Sweeps up.
@@ -33,29 +34,64 @@ impl Janitor {
 
     /// One step, then the next one after a pause.
     fn sweep(&mut self, after: Option<LetterCursor>, ctx: &mut Context<Self>) {
-        let keep_ms = self.instance.settings.keep_dead_letters.as_millis();
-        let keep_ms = i64::try_from(keep_ms).unwrap_or(i64::MAX);
-        let until_ms = self.instance.clock.now_ms().saturating_sub(keep_ms);
+        let until_ms = self.kept_since_ms(self.instance.settings.keep_dead_letters);
         let no_kafka = self.instance.kafka.is_none();
         let store = self.instance.store.clone();
         let expire = async move { store.expire_letters(after, until_ms, no_kafka).await };
         let step = tokio::spawn(expire);
         ctx.spawn(step.into_actor(self).map(move |step, actor, ctx| {
             let step = step.unwrap_or_else(|error| panic!("removing old letters: {error}"));
-            let (pause, next) = match step {
+            match step {
+                Ok((expired, None)) => {
+                    actor.expired += expired;
+                    actor.after(BETWEEN_STEPS, ctx, Self::sweep_audit);
+                }
                 Ok((expired, next)) => {
                     actor.expired += expired;
-                    (next.map_or(BETWEEN_ROUNDS, |_| BETWEEN_STEPS), next)
+                    actor.after(BETWEEN_STEPS, ctx, move |actor, ctx| actor.sweep(next, ctx));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "old dead letters could not be removed");
-                    (BETWEEN_ROUNDS, after)
+                    actor.after(BETWEEN_ROUNDS, ctx, move |actor, ctx| actor.sweep(after, ctx));
                 }
-            };
-            let instance = actor.instance.clone();
-            let waited = async move { instance.database.recovery().wait(pause).await };
-            ctx.spawn(waited.into_actor(actor).map(move |(), actor, ctx| actor.sweep(next, ctx)));
+            }
         }));
+    }
+
+    /// One step through the audit, oldest first; the next round begins after the last one.
+    fn sweep_audit(&mut self, ctx: &mut Context<Self>) {
+        let until_ms = self.kept_since_ms(self.instance.settings.keep_audit);
+        let store = self.instance.store.clone();
+        let step = tokio::spawn(async move { store.expire_audit(until_ms).await });
+        ctx.spawn(step.into_actor(self).map(|step, actor, ctx| {
+            let step = step.unwrap_or_else(|error| panic!("removing old audit entries: {error}"));
+            match step {
+                Ok(true) => actor.after(BETWEEN_STEPS, ctx, Self::sweep_audit),
+                Ok(false) => actor.after(BETWEEN_ROUNDS, ctx, |actor, ctx| actor.sweep(None, ctx)),
+                Err(error) => {
+                    tracing::debug!(%error, "old audit entries could not be removed");
+                    actor.after(BETWEEN_ROUNDS, ctx, Self::sweep_audit);
+                }
+            }
+        }));
+    }
+
+    /// What is not younger than this was kept for `keep`, epoch milliseconds.
+    fn kept_since_ms(&self, keep: Duration) -> i64 {
+        let keep_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+        self.instance.clock.now_ms().saturating_sub(keep_ms)
+    }
+
+    /// Does `next` after a pause, or once the database answers again.
+    fn after(
+        &self,
+        pause: Duration,
+        ctx: &mut Context<Self>,
+        next: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
+    ) {
+        let instance = self.instance.clone();
+        let waited = async move { instance.database.recovery().wait(pause).await };
+        ctx.spawn(waited.into_actor(self).map(|(), actor, ctx| next(actor, ctx)));
     }
 }
 

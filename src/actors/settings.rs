@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub job_memory: usize,
     /// A dead letter goes this long after it came or was last changed.
     pub keep_dead_letters: Duration,
+    /// An entry of the audit is deleted this long after it was written.
+    pub keep_audit: Duration,
     /// How often the actors' figures are logged.
     pub metrics_interval: Duration,
 }

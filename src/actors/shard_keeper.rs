@@ -6,6 +6,7 @@
 
 mod balance;
 mod commands;
+mod controls;
 mod heartbeat;
 mod orphans;
 mod zones;
@@ -66,6 +67,8 @@ pub(super) struct ShardKeeper {
     /// Commands are being carried out.
     looking: bool,
     leaving: bool,
+    /// A drained instance was told to leave the consumer group.
+    has_left_group: bool,
 }
 
 impl ShardKeeper {
@@ -86,6 +89,7 @@ impl ShardKeeper {
             knocks: false,
             looking: false,
             leaving: false,
+            has_left_group: false,
         }
     }
 
@@ -117,6 +121,7 @@ impl ShardKeeper {
                 self.look_after_commands(&observed, ctx);
                 self.report_unknown_commands(&observed);
                 self.tell_readers(&observed);
+                self.follow_controls(&observed);
                 self.observed = observed;
                 if changes == self.changes {
                     self.compare_owned();

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Admission;
 use crate::model::job::JobData;
+use crate::model::pause::AppPause;
 use crate::store::{AppRow, Result as StoreResult};
 
 /// How long an app's row that others registered is believed, in milliseconds.
@@ -28,9 +29,39 @@ pub(crate) enum Objection {
     NotYet(String),
 }
 
+/// The pause of an app that is registered here, as it was last seen.
+#[derive(Debug)]
+pub(crate) struct PauseState(RwLock<Option<AppPause>>);
+
+impl PauseState {
+    /// As the app's row has it.
+    pub(crate) fn of(row: &AppRow) -> Self {
+        Self(RwLock::new(row.pause.clone()))
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Notes how it is seen now. True if that is news.
+    pub(crate) fn set(&self, pause: Option<&AppPause>) -> bool {
+        if self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref() == pause {
+            return false;
+        }
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = pause.cloned();
+        true
+    }
+
+    fn refusal(&self) -> Option<AppPause> {
+        let pause = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        pause.as_ref().filter(|pause| pause.refuses_requests).cloned()
+    }
+}
+
 /// An app that is registered here.
 pub(crate) struct OwnApp {
     pub(crate) row: Arc<AppRow>,
+    pub(crate) pause: Arc<PauseState>,
     pub(crate) handler: Box<dyn Validate>,
 }
 
@@ -66,6 +97,14 @@ impl KnownApps {
         let mut names: Vec<String> = self.own.keys().cloned().collect();
         names.sort();
         names
+    }
+
+    /// The pause of the app of `row`, if it refuses requests meanwhile.
+    pub(super) fn refusal(&self, row: &AppRow) -> Option<AppPause> {
+        match self.own.get(&row.name) {
+            Some(app) => app.pause.refusal(),
+            None => row.pause.clone().filter(|pause| pause.refuses_requests),
+        }
     }
 
     /// Believes no more that these were never registered: one may just have been.

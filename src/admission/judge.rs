@@ -4,12 +4,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat};
+
 use super::apps::OwnApp;
 use super::{Admission, Objection, Pending};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
 use crate::model::job::{Changes, Job, JobData, Origin, TraceContext};
 use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
+use crate::model::pause::{AppPause, Pause};
 use crate::model::record::RawRecord;
 use crate::model::request::{Operation, Resolved, ScheduleJobRequest, check_required_fields};
 use crate::model::retry::Backoff;
@@ -192,6 +195,9 @@ impl Admission {
         may_wait: bool,
     ) -> Result<(Resolved, Fingerprint), Unfit> {
         check_operation(request)?;
+        if let Some(pause) = self.apps.refusal(row) {
+            return Err(refused_while_paused(row, &pause).into());
+        }
         let resolved = request.resolve(&self.rules.requests, now_ms)?;
         check_required_fields(&request.job_data, &row.rules.required_fields)?;
         if let Some(schema) = &row.rules.schema {
@@ -276,6 +282,21 @@ fn check_operation(request: &ScheduleJobRequest) -> Result<(), Refusal> {
             request.operation.as_str()
         ),
     ))
+}
+
+fn refused_while_paused(row: &AppRow, pause: &AppPause) -> Refusal {
+    let Pause { since_ms, by, reason } = &pause.pause;
+    let since = DateTime::from_timestamp_millis(*since_ms).unwrap_or_default();
+    let since = since.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let name = &row.name;
+    Refusal::new(
+        ErrorKind::RefusedByApp,
+        format!(
+            "app {name} is paused and refuses requests since {since}, by {by}{reason}; send the \
+             request again after it was resumed"
+        ),
+    )
 }
 
 /// Why a value of more than `most` bytes is refused.

@@ -31,7 +31,7 @@ use crate::store::Store;
 
 use apps::KnownApps;
 
-pub(crate) use apps::{Objection, OwnApp, Validate};
+pub(crate) use apps::{Objection, OwnApp, PauseState, Validate};
 pub(crate) use changes::{AskedChange, ChangeReply, RowNow, change_until_known};
 pub(crate) use calls::SubmitError;
 pub use calls::Submitted;

@@ -1,60 +1,48 @@
-//! `apps`: the apps that were ever registered, and who fires their jobs.
+//! `apps`: the apps that were ever registered, who fires their jobs, and pausing, resuming and
+//! deleting one.
+
+mod change;
+mod list;
 
 use std::process::ExitCode;
 
-use serde_json::json;
-use tracing_subscriber::filter::LevelFilter;
-
-use super::ConfigFile;
-use super::output::{report, say, table};
-use super::session::{Session, failed};
-use crate::operations::App;
-
-/// Lists the apps that were ever registered on the database, and who fires their jobs
+/// Lists the apps that were ever registered, and pauses, resumes or deletes one
 ///
-/// OWNED are the shards that belong to an instance which is alive. The limits are those of the
-/// instance that registered the app last.
+/// Without a command the apps are listed, as by `apps list`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   infinite-scheduler apps
-  infinite-scheduler apps --json
+  infinite-scheduler apps list --json
+  infinite-scheduler apps pause sms --reason 'the provider is down'
+  infinite-scheduler apps resume sms
 
-Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked.")]
+Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked."
+)]
 pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Option<Action>,
     #[command(flatten)]
-    config: ConfigFile,
-    /// For programs: a JSON object with `items`
-    #[arg(long)]
-    json: bool,
+    list: list::Arguments,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    List(list::Arguments),
+    Pause(change::Pause),
+    Resume(change::Resume),
+    Delete(change::Delete),
 }
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let session = Session::open(&arguments.config, LevelFilter::WARN).await?;
-    let apps = session.operations.apps().list().await;
-    session.close().await;
-    let apps = apps.map_err(failed)?;
-    if arguments.json {
-        say(serde_json::to_string_pretty(&json!({ "items": apps, "next": null }))?);
-    } else if apps.is_empty() {
-        report("no app was ever registered");
-    } else {
-        let names = ["app", "shards", "owned", "max attempts", "timeout ms", "instances"];
-        let rows: Vec<Vec<String>> = apps.iter().map(cells).collect();
-        say(table(&names, &rows).trim_end());
+    let Arguments { action, list } = arguments;
+    match action {
+        None => list::run(list).await,
+        Some(Action::List(list)) => list::run(list).await,
+        Some(Action::Pause(pause)) => change::pause(pause).await,
+        Some(Action::Resume(resume)) => change::resume(resume).await,
+        Some(Action::Delete(delete)) => change::delete(delete).await,
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn cells(app: &App) -> Vec<String> {
-    let instances = match app.instances.is_empty() {
-        true => "none".to_owned(),
-        false => app.instances.join(", "),
-    };
-    let numbers =
-        [u64::from(app.shards), app.owned_shards.into(), app.max_attempts.into(), app.timeout_ms];
-    let mut cells = vec![app.app_name.clone()];
-    cells.extend(numbers.map(|number| number.to_string()));
-    cells.push(instances);
-    cells
 }

@@ -1,5 +1,7 @@
-//! `ingest`: how far each partition has been read, by whom, and what became of its records.
+//! `ingest`: how far each partition has been read, by whom, and what became of its records;
+//! moving where reading goes on, pausing and resuming it.
 
+mod pause;
 mod seek;
 mod show;
 
@@ -22,6 +24,7 @@ Examples:
   infinite-scheduler ingest
   infinite-scheduler ingest --config /etc/infinite-scheduler.toml --json
   infinite-scheduler ingest seek --to-time 2030-01-01T08:00:00Z --dry-run
+  infinite-scheduler ingest pause --reason 'a producer runs wild'
 
 Exit codes: 0 shown, 1 something is missing (Kafka is away) or failed, 2 it cannot work as it was
 asked.")]
@@ -38,6 +41,8 @@ pub(super) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Seek(seek::Arguments),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
 }
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -51,13 +56,40 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             session.close().await;
             done
         }
-        Some(Command::Seek(mut seek)) => {
-            let file = seek.config.config.take().or(config.config);
+        Some(mut command) => {
+            let own = command.config();
+            let file = own.config.take().or(config.config);
             let session = Session::open(&ConfigFile { config: file }, LOG_LEVEL).await?;
-            seek.json |= json;
-            let done = seek::run(&session, seek).await;
+            let done = change(&session, command, json).await;
             session.close().await;
             done
+        }
+    }
+}
+
+async fn change(session: &Session, command: Command, json: bool) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Seek(mut seek) => {
+            seek.json |= json;
+            seek::run(session, seek).await
+        }
+        Command::Pause(mut pause) => {
+            pause.common.json |= json;
+            pause::pause(session, pause).await
+        }
+        Command::Resume(mut resume) => {
+            resume.common.json |= json;
+            pause::resume(session, resume).await
+        }
+    }
+}
+
+impl Command {
+    fn config(&mut self) -> &mut ConfigFile {
+        match self {
+            Self::Seek(seek) => &mut seek.config,
+            Self::Pause(pause) => &mut pause.common.config,
+            Self::Resume(resume) => &mut resume.common.config,
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{ConfigFile, cannot_start, load};
+use super::author::Author;
+use super::{ConfigFile, Refused, cannot_start, load};
 use crate::config::Config;
 use crate::operations::{Error as OperationError, Operations};
 use crate::telemetry;
@@ -24,6 +25,11 @@ impl Session {
         Ok(Self { config, operations })
     }
 
+    /// The operations on behalf of the author of a change.
+    pub(super) fn operations_of(&self, author: &Author) -> Operations {
+        self.operations.by(author.by())
+    }
+
     pub(super) async fn close(self) {
         self.operations.close().await;
     }
@@ -40,5 +46,13 @@ pub(super) fn failed(error: OperationError) -> anyhow::Error {
         | OperationError::Unconfirmed(_)
         | OperationError::Unavailable(_)
         | OperationError::ShutDown => error.into(),
+    }
+}
+
+/// As [`failed`], where what does not exist or does not allow it is an answer and no failure.
+pub(super) fn refused(error: OperationError) -> anyhow::Error {
+    match error {
+        OperationError::NotFound(why) | OperationError::Conflict(why) => Refused(why).into(),
+        error => failed(error),
     }
 }

@@ -11,13 +11,13 @@ use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::raw::{
-    RawApp, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawDispatch, RawIdempotency,
-    RawIngest, RawInstance,
+    RawApp, RawAudit, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawDispatch,
+    RawIdempotency, RawIngest, RawInstance,
 };
 use super::zones::{TimeZones, UnknownZone};
 use super::{
-    AppSettings, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch, HttpConfig,
-    IdempotencyConfig, IngestConfig, InstanceConfig, LogConfig,
+    AppSettings, AuditConfig, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch,
+    HttpConfig, IdempotencyConfig, IngestConfig, InstanceConfig, LogConfig,
 };
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::{AppConfig, AppName};
@@ -51,6 +51,7 @@ impl TryFrom<RawConfig> for Config {
             ingest: raw.ingest.try_into()?,
             idempotency: raw.idempotency.try_into()?,
             dead_letters: raw.dead_letters.into(),
+            audit: raw.audit.into(),
             instance,
             http: HttpConfig { listen: listen(&raw.http.listen)? },
             log: LogConfig {
@@ -65,6 +66,10 @@ impl TryFrom<RawConfig> for Config {
 
 fn ms(ms: u32) -> Duration {
     Duration::from_millis(ms.into())
+}
+
+fn days(days: NonZeroU32) -> Duration {
+    Duration::from_secs(u64::from(days.get()) * 24 * 60 * 60)
 }
 
 fn time_zone(name: &str) -> Result<TimeZone, ConfigError> {
@@ -135,7 +140,13 @@ pub(crate) fn check_redis_url(url: &SecretString) -> Result<(), ConfigError> {
 impl From<RawDeadLetters> for DeadLettersConfig {
     fn from(raw: RawDeadLetters) -> Self {
         let RawDeadLetters { keep_days, max_replays } = raw;
-        Self { keep: Duration::from_secs(u64::from(keep_days.get()) * 24 * 60 * 60), max_replays }
+        Self { keep: days(keep_days), max_replays }
+    }
+}
+
+impl From<RawAudit> for AuditConfig {
+    fn from(raw: RawAudit) -> Self {
+        Self { keep: days(raw.keep_days) }
     }
 }
 

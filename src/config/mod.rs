@@ -53,6 +53,8 @@ pub struct Config {
     pub idempotency: IdempotencyConfig,
     /// Dead letters: how long they are kept, and how many times they may be replayed.
     pub dead_letters: DeadLettersConfig,
+    /// The audit: how long its entries are kept.
+    pub audit: AuditConfig,
     /// This process as one instance of several.
     pub instance: InstanceConfig,
     /// The HTTP server.
@@ -96,6 +98,14 @@ pub struct DeadLettersConfig {
     pub keep: Duration,
     /// How many times in a row a job may be replayed that fails again each time. Default 5.
     pub max_replays: u32,
+}
+
+/// How long the audit is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AuditConfig {
+    /// An entry is deleted this long after it was written. Default 365 days.
+    pub keep: Duration,
 }
 
 /// This process as one instance of several on the same database.

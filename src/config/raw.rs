@@ -20,6 +20,7 @@ pub(super) struct RawConfig {
     pub(super) ingest: RawIngest,
     pub(super) idempotency: RawIdempotency,
     pub(super) dead_letters: RawDeadLetters,
+    pub(super) audit: RawAudit,
     pub(super) instance: RawInstance,
     pub(super) http: RawHttp,
     pub(super) log: RawLog,
@@ -57,6 +58,12 @@ pub(super) struct RawIdempotency {
 pub(super) struct RawDeadLetters {
     pub(super) keep_days: NonZeroU32,
     pub(super) max_replays: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawAudit {
+    pub(super) keep_days: NonZeroU32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,6 +145,7 @@ impl Default for RawConfig {
             ingest: RawIngest::default(),
             idempotency: RawIdempotency::default(),
             dead_letters: RawDeadLetters::default(),
+            audit: RawAudit::default(),
             instance: RawInstance::default(),
             http: RawHttp::default(),
             log: RawLog::default(),
@@ -179,6 +187,12 @@ impl Default for RawIdempotency {
 impl Default for RawDeadLetters {
     fn default() -> Self {
         Self { keep_days: const { NonZeroU32::new(30).unwrap() }, max_replays: 5 }
+    }
+}
+
+impl Default for RawAudit {
+    fn default() -> Self {
+        Self { keep_days: const { NonZeroU32::new(365).unwrap() } }
     }
 }
 

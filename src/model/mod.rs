@@ -14,6 +14,7 @@ pub mod ids;
 pub mod job;
 mod json;
 pub mod letter;
+pub mod pause;
 pub(crate) mod process;
 pub mod record;
 pub mod request;

@@ -1,12 +1,17 @@
-//! The apps that were ever registered on the database.
+//! The apps that were ever registered on the database: listed, paused, resumed and retired.
+
+mod change;
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::context::Context;
-use super::{Result, rfc3339_ms};
+use super::pauses::as_rfc3339;
+use super::{Paused, Result};
 use crate::store::KnownApp;
+
+pub use change::{AppChange, AppResult};
 
 /// The apps that were ever registered on the database.
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +40,11 @@ pub struct App {
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
     pub timeout_ms: u64,
+    /// Since when none of its jobs is started, if it is paused.
+    pub pause: Option<Paused>,
     /// When it was first registered, epoch milliseconds.
     #[serde(rename = "registeredTime", serialize_with = "as_rfc3339")]
     pub registered_ms: i64,
-}
-
-fn as_rfc3339<S: Serializer>(epoch_ms: &i64, serializer: S) -> Result<S::Ok, S::Error> {
-    rfc3339_ms(*epoch_ms).serialize(serializer)
 }
 
 impl<'a> Apps<'a> {
@@ -49,7 +52,7 @@ impl<'a> Apps<'a> {
         Self { context }
     }
 
-    /// All apps that were ever registered, by name, with the rules of the instance that registered
+    /// All apps that were ever registered and not deleted, by name, with the rules of the instance that registered
     /// each of them last.
     ///
     /// # Errors
@@ -75,6 +78,7 @@ impl From<KnownApp> for App {
             has_schema: app.rules.schema.is_some(),
             max_attempts: app.rules.policy.max_attempts,
             timeout_ms: app.rules.policy.timeout_ms,
+            pause: app.pause.map(Paused::from),
             required_fields: app.rules.required_fields,
             registered_ms: app.created_ms,
         }

@@ -19,6 +19,8 @@ mod publish;
 mod dead_letters;
 mod ingest;
 mod apps;
+mod pauses;
+mod instances;
 mod audit;
 mod tables;
 
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use self::context::Context;
 
 pub use admission::{Replayed, Submitted};
-pub use apps::{App, Apps};
+pub use apps::{App, AppChange, AppResult, Apps};
 pub use audit::{Audit, AuditItem, AuditList};
 pub use connect::OperationsOptions;
 pub use dead_letters::{
@@ -35,9 +37,14 @@ pub use dead_letters::{
     LetterSelection, ShownLetter,
 };
 pub use error::{Error, Result};
-pub use ingest::{Ingest, PartitionMove, PartitionPosition, Positions, Seek, SeekAnswer, SeekTo};
+pub use ingest::{
+    Ingest, IngestChange, IngestResult, PartitionMove, PartitionPosition, Positions, Seek,
+    SeekAnswer, SeekTo,
+};
+pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Instances};
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub use jobs::{Jobs, RequestStatus};
+pub use pauses::Paused;
 pub use publish::Publisher;
 pub use tables::Tables;
 
@@ -100,6 +107,11 @@ impl Operations {
     /// The apps that were ever registered on the database.
     pub fn apps(&self) -> Apps<'_> {
         Apps::new(&self.context)
+    }
+
+    /// The instances on the database.
+    pub fn instances(&self) -> Instances<'_> {
+        Instances::new(&self.context)
     }
 
     /// Who changed what, when and why.

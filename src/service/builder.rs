@@ -84,6 +84,7 @@ impl From<&Config> for Settings {
             max_batch_bytes: config.ingest.max_batch_bytes,
             job_memory: (config.instance.memory_mb.get() as usize).saturating_mul(1 << 20),
             keep_dead_letters: config.dead_letters.keep,
+            keep_audit: config.audit.keep,
             metrics_interval: config.log.metrics_interval,
         }
     }
@@ -232,6 +233,12 @@ impl SchedulerBuilder {
     /// or not published yet. Default 30 days.
     pub fn keep_dead_letters(mut self, keep: Duration) -> Self {
         self.settings.keep_dead_letters = keep;
+        self
+    }
+
+    /// An entry of the audit is deleted this long after it was written. Default 365 days.
+    pub fn keep_audit(mut self, keep: Duration) -> Self {
+        self.settings.keep_audit = keep;
         self
     }
 

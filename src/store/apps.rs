@@ -13,6 +13,7 @@ use super::{Error, Hot, Result, Store};
 use crate::model::app::AppConfig;
 use crate::model::ids::{AppId, JobId, ShardId};
 use crate::model::job::Priority;
+use crate::model::pause::{AppPause, Pause};
 use crate::model::schema::JobSchema;
 
 /// Rows of one statement.
@@ -33,6 +34,8 @@ pub struct AppRow {
     pub rules: AppRules,
     /// Its shards, in order of their number.
     pub shards: Vec<ShardId>,
+    /// Its pause, if it is paused.
+    pub pause: Option<AppPause>,
 }
 
 impl AppRow {
@@ -124,6 +127,7 @@ impl Store {
                     name: app.name.clone(),
                     rules: AppRules::of(config),
                     shards: shards.remove(&app.id).unwrap_or_default(),
+                    pause: pause_of(app),
                 });
             }
         }
@@ -136,7 +140,9 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
     pub async fn find_app(&self, name: &str) -> Result<Option<AppRow>> {
-        let query = app::Entity::find().filter(app::Column::Name.eq(name));
+        let query = app::Entity::find()
+            .filter(app::Column::Name.eq(name))
+            .filter(app::Column::DeletedMs.is_null());
         let Some(row) = query.one(&self.inner.pool).await? else { return Ok(None) };
         let shards = self.shards_of(row.id).await?;
         if shards.is_empty() {
@@ -146,7 +152,8 @@ impl Store {
             // Guessed rules would let in what the app does not want.
             Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))
         })?;
-        Ok(Some(AppRow { id: AppId(row.id), name: row.name, rules, shards }))
+        let pause = pause_of(&row);
+        Ok(Some(AppRow { id: AppId(row.id), name: row.name, rules, shards, pause }))
     }
 
     /// How many jobs of these apps, by their shards, are due by `now_ms`: those with any, each
@@ -219,6 +226,7 @@ impl Store {
                     paused_by: Set(None),
                     pause_reason: Set(None),
                     refuse_requests: Set(false),
+                    deleted_ms: Set(None),
                 })
                 .collect();
             if missing.is_empty() {
@@ -243,7 +251,8 @@ impl Store {
         }
     }
 
-    /// The configuration decides the rules, and may add shards.
+    /// The configuration decides the rules, and may add shards. A retired app is one again. A
+    /// pause stays.
     ///
     /// # Errors
     /// [`Error::Unusable`] if a newer version has given an app a target that this one does not
@@ -259,8 +268,8 @@ impl Store {
             check_target(row)?;
             let shards = shards_of(config).max(row.shards);
             let rules = encode(&AppRules::of(config));
-            if shards != row.shards || rules != row.rules {
-                (row.shards, row.rules) = (shards, rules);
+            if shards != row.shards || rules != row.rules || row.deleted_ms.is_some() {
+                (row.shards, row.rules, row.deleted_ms) = (shards, rules, None);
                 changed.push(row.clone());
             }
         }
@@ -274,6 +283,7 @@ impl Store {
         for row in changed {
             let mut change = row.clone().into_active_model();
             (change.shards, change.rules) = (Set(row.shards), Set(row.rules));
+            change.deleted_ms = Set(None);
             change.update(&transaction).await?;
         }
         Ok(transaction.commit().await?)
@@ -358,6 +368,17 @@ fn check_target(row: &app::Model) -> Result<()> {
         env!("CARGO_PKG_VERSION"),
         TARGETS.join(", "),
     )))
+}
+
+pub(super) fn pause_of(row: &app::Model) -> Option<AppPause> {
+    Some(AppPause {
+        pause: Pause {
+            since_ms: row.paused_ms?,
+            by: row.paused_by.clone().unwrap_or_default(),
+            reason: row.pause_reason.clone(),
+        },
+        refuses_requests: row.refuse_requests,
+    })
 }
 
 fn not_there(app: &str) -> Error {

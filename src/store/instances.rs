@@ -1,6 +1,6 @@
 //! Who is alive: heartbeats and leases, by the database's clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use infinite_scheduler_entity::instance;
@@ -12,6 +12,7 @@ use super::commands::{
 };
 use super::{Result, ShardRow, Store};
 use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, ReaderToken, ShardId};
+use crate::model::pause::{AppPause, Pause};
 use crate::model::process::ProcessIdentity;
 
 /// What an instance says of itself when it joins.
@@ -27,6 +28,8 @@ pub struct Membership {
     pub lease: Duration,
     /// Its process, where the kernel tells.
     pub process: Option<ProcessIdentity>,
+    /// It was drained under an earlier id, and takes nothing.
+    pub is_drained: bool,
 }
 
 /// An instance that was not declared dead.
@@ -76,6 +79,12 @@ pub struct Observation {
     pub unknown_commands: Vec<UnknownCommands>,
     /// The partitions that our readers have claimed.
     pub partitions: Vec<HeldPartition>,
+    /// The apps that are paused.
+    pub paused_apps: BTreeMap<AppId, AppPause>,
+    /// The consumer groups whose ingest is paused.
+    pub paused_groups: BTreeSet<String>,
+    /// The instances that are to own nothing.
+    pub draining: BTreeSet<InstanceId>,
 }
 
 /// Commands that one look around brings at most.
@@ -104,7 +113,7 @@ impl Store {
             beat: Set(0),
             lease_until_us: Set(0),
             dead: Set(false),
-            drain_ms: Set(None),
+            drain_ms: Set(membership.is_drained.then_some(now_ms)),
         };
         let _turn = self.turn().await;
         instance::Entity::insert(row).exec_without_returning(&self.heartbeat()).await?;
@@ -150,6 +159,12 @@ impl Store {
              union all select 's', id, app, owner, epoch, null, null from scheduler_shard \
              union all select 'p', id, reader, number, 0, topic, null from scheduler_ingest_offset \
              where instance = {me} \
+             union all select 'a', id, case when refuse_requests then 1 else 0 end, paused_ms, 0, \
+             pause_reason, paused_by from scheduler_app where paused_ms is not null \
+             union all select 'g', 0, 0, 0, 0, consumer_group, null from scheduler_ingest_group \
+             where paused_ms is not null \
+             union all select 'd', id, 0, 0, 0, null, null from scheduler_instance \
+             where drain_ms is not null and not dead \
              union all select 'u', count(*), 0, 0, 0, kind, null {waiting} \
              and kind not in ({kinds}) group by kind \
              union all select * from (select 'c' as kind, id, shard, deadline_ms as b, 0 as c, args, \
@@ -272,6 +287,24 @@ impl Observation {
                     partition: i32::try_from(number).unwrap_or_default(),
                     reader: ReaderToken(row.try_get_by_index(2)?),
                 });
+            }
+            "a" => {
+                let app = AppId(i32::try_from(id).unwrap_or_default());
+                let by: Option<String> = row.try_get_by_index(6)?;
+                let pause = Pause {
+                    since_ms: row.try_get_by_index(3)?,
+                    by: by.unwrap_or_default(),
+                    reason: row.try_get_by_index(5)?,
+                };
+                let refuses: i64 = row.try_get_by_index(2)?;
+                let pause = AppPause { pause, refuses_requests: refuses != 0 };
+                self.paused_apps.insert(app, pause);
+            }
+            "g" => {
+                self.paused_groups.insert(row.try_get_by_index(5)?);
+            }
+            "d" => {
+                self.draining.insert(InstanceId(id));
             }
             "u" => {
                 let count = u64::try_from(id).unwrap_or_default();

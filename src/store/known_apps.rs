@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use infinite_scheduler_entity::{app, shard};
-use sea_orm::EntityTrait;
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
+use super::apps::pause_of;
 use super::{AppRules, Error, Result, Store};
+use crate::model::pause::AppPause;
 
 /// An app that was ever registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,15 +24,18 @@ pub struct KnownApp {
     pub owned_shards: u32,
     /// The names of the instances that are alive and fire its jobs, in order.
     pub instances: Vec<String>,
+    /// Its pause, if it is paused.
+    pub pause: Option<AppPause>,
 }
 
 impl Store {
-    /// Every app that was ever registered, by name.
+    /// Every app that was ever registered and is not retired, by name.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer, or an app's rules cannot be read.
     pub async fn known_apps(&self) -> Result<Vec<KnownApp>> {
-        let mut apps = app::Entity::find().all(&self.inner.pool).await?;
+        let kept = app::Entity::find().filter(app::Column::DeletedMs.is_null());
+        let mut apps = kept.all(&self.inner.pool).await?;
         // Not by the database, which has an order of its own for texts.
         apps.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let living = self.living_instances().await?;
@@ -49,6 +54,7 @@ impl Store {
             }
         }
         let known = |row: app::Model| {
+            let pause = pause_of(&row);
             let name = row.name;
             let rules = serde_json::from_str(&row.rules).map_err(|error| {
                 Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))
@@ -57,7 +63,7 @@ impl Store {
             let mut instances = instances.remove(&row.id).unwrap_or_default();
             instances.sort_unstable();
             let created_ms = row.created_ms;
-            Ok(KnownApp { name, rules, created_ms, shards, owned_shards, instances })
+            Ok(KnownApp { name, rules, created_ms, shards, owned_shards, instances, pause })
         };
         apps.into_iter().map(known).collect()
     }

@@ -15,7 +15,9 @@ mod sqlite;
 
 mod apps;
 mod known_apps;
+mod pauses;
 mod instances;
+mod members;
 mod shards;
 
 mod admit;
@@ -57,9 +59,11 @@ pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
+pub use members::{InstanceState, KnownInstance};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};
 pub use pages::{ListRange, Page, Pages};
 pub use partitions::{PartitionRow, Totals};
+pub use pauses::{AppInUse, AppState};
 pub use requests::RequestStatus;
 pub use review::{
     Change, InvalidLetterName, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage,

@@ -34,6 +34,7 @@ async fn an_outcome_of_an_old_epoch_changes_nothing() {
             time_zones: "2026f".into(),
             lease: LEASE,
             process: None,
+            is_drained: false,
         };
         let me = store.join(&membership, 0).await.expect("joined");
         let id = infinite_scheduler::model::ids::JobId::derive("sms", "far");

@@ -50,6 +50,7 @@ async fn join(store: &Store, lease: Duration) -> InstanceId {
         time_zones: "2026f".into(),
         lease,
         process: None,
+        is_drained: false,
     };
     store.join(&membership, 0).await.expect("joined")
 }

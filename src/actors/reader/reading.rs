@@ -100,6 +100,10 @@ impl Reading {
     }
 
     async fn try_step(&mut self) -> Result<usize, Step> {
+        if self.is_paused() {
+            self.await_resumption().await;
+            return Ok(0);
+        }
         // With a batch in hand nobody waits for the queue, where this is noticed otherwise.
         if self.ahead.is_some() && self.claim.given_up().now_or_never().is_some() {
             self.forget_position();
@@ -127,6 +131,23 @@ impl Reading {
             self.commit();
         }
         Ok(count)
+    }
+
+    fn is_paused(&self) -> bool {
+        *self.instance.ingest_paused.borrow()
+    }
+
+    /// Takes nothing while the ingest is paused. Reading then begins again where the row stands:
+    /// somebody may have moved it meanwhile, and what was taken ahead is forgotten.
+    async fn await_resumption(&mut self) {
+        self.known = self.known_offset();
+        self.forget_position();
+        let mut paused = self.instance.ingest_paused.subscribe();
+        tokio::select! {
+            // It ends with the instance, which we hold.
+            _ = paused.wait_for(|is_paused| !is_paused) => {}
+            () = self.leaving.cancelled() => {}
+        }
     }
 
     /// Records may have been taken from the queue and not admitted: the next step begins again
@@ -223,9 +244,15 @@ impl Reading {
     async fn take(&mut self) -> Result<Vec<RawRecord>, Step> {
         let Some(limits) = self.limits() else { return Ok(Vec::new()) };
         let Some(queue) = &mut self.queue else { return Ok(Vec::new()) };
+        let mut paused = self.instance.ingest_paused.subscribe();
         let batch = tokio::select! {
             batch = queue.next_batch(limits) => batch,
             () = self.leaving.cancelled() => return Ok(Vec::new()),
+            _ = paused.wait_for(|is_paused| *is_paused) => {
+                // What is in the queue's hands is read again.
+                self.position = None;
+                return Ok(Vec::new());
+            }
             () = self.claim.given_up() => {
                 tracing::info!(partition = %self.partition, "{}: beginning again where the ledger stands", self.partition);
                 self.position = None;

@@ -35,9 +35,13 @@ impl ShardKeeper {
             let instances = self.observed.instances.iter();
             let live: Vec<InstanceId> = instances
                 .filter(|instance| instance.apps.binary_search(app).is_ok())
+                .filter(|instance| !self.observed.draining.contains(&instance.id))
                 .map(|instance| instance.id)
                 .collect();
-            let share = share_of(me, *app, rows.len(), &live);
+            let share = match self.instance.is_drained() {
+                true => 0,
+                false => share_of(me, *app, rows.len(), &live),
+            };
             let held = rows.iter().filter(|row| row.owner == Some(me)).count();
             if held < share {
                 let is_free =

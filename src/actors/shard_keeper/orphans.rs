@@ -105,10 +105,10 @@ fn sentence(due: &DueJobs) -> String {
     )
 }
 
-/// Apps with shards that no live instance has, and their shards.
+/// Apps with shards that no live instance has, and their shards. A drained instance fires nothing.
 fn orphans_in(observed: &Observation) -> BTreeMap<AppId, Vec<ShardId>> {
-    let had: HashSet<AppId> =
-        observed.instances.iter().flat_map(|instance| instance.apps.iter().copied()).collect();
+    let firing = observed.instances.iter().filter(|one| !observed.draining.contains(&one.id));
+    let had: HashSet<AppId> = firing.flat_map(|one| one.apps.iter().copied()).collect();
     let mut orphans: BTreeMap<AppId, Vec<ShardId>> = BTreeMap::new();
     for row in observed.shards.iter().filter(|row| !had.contains(&row.app)) {
         orphans.entry(row.app).or_default().push(row.id);

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::selection::{Selected, Selection};
 use super::{counted, view};
+use crate::cli::author::Author;
 use crate::cli::output::{grouped, lined_up, on_one_line, report, say};
 use crate::cli::session::{Session, failed};
 use crate::operations::{
     BulkTally, CountedLetters, Error as OperationError, LetterAction, LetterName, LetterOutcome,
-    LetterSelection, LetterSummary, Replayed,
+    LetterSelection, LetterSummary, Operations, Replayed,
 };
 
 /// How often long work is reported on.
@@ -78,14 +79,16 @@ pub(super) async fn run(
     session: &Session,
     selection: &Selection,
     action: LetterAction,
+    author: &Author,
 ) -> anyhow::Result<ExitCode> {
     let wording = Wording::of(action, selection.dry_run);
+    let operations = session.operations_of(author);
     let tally = match selection.read(&session.config)? {
-        Selected::These(names) => of_names(session, names, &wording).await?,
+        Selected::These(names) => of_names(&operations, names, &wording).await?,
         Selected::Like(filter) => {
-            let letters = session.operations.dead_letters().select(filter).await.map_err(failed)?;
+            let letters = operations.dead_letters().select(filter).await.map_err(failed)?;
             match confirm(&letters, &wording, selection.yes) {
-                Confirmation::GoOn => of_filter(session, letters, &wording).await?,
+                Confirmation::GoOn => of_filter(&operations, letters, &wording).await?,
                 Confirmation::Nothing => return Ok(ExitCode::SUCCESS),
                 Confirmation::Missing => return Ok(ExitCode::FAILURE),
             }
@@ -95,13 +98,13 @@ pub(super) async fn run(
 }
 
 async fn of_names(
-    session: &Session,
+    operations: &Operations,
     names: Vec<LetterName>,
     wording: &Wording,
 ) -> anyhow::Result<BulkTally> {
     let letters = LetterSelection::Named(names);
     let each = |letter: &LetterSummary, outcome: &_| say(wording.line(letter, outcome));
-    let dead_letters = session.operations.dead_letters();
+    let dead_letters = operations.dead_letters();
     let done = dead_letters.carry_out(wording.action, &letters, wording.dry_run, each).await;
     done.map_err(failed)
 }
@@ -136,7 +139,7 @@ fn confirm(letters: &CountedLetters, wording: &Wording, yes: bool) -> Confirmati
 }
 
 async fn of_filter(
-    session: &Session,
+    operations: &Operations,
     letters: CountedLetters,
     wording: &Wording,
 ) -> anyhow::Result<BulkTally> {
@@ -156,7 +159,7 @@ async fn of_filter(
         }
     };
     let letters = LetterSelection::Counted(letters);
-    let dead_letters = session.operations.dead_letters();
+    let dead_letters = operations.dead_letters();
     let tally = dead_letters.carry_out(wording.action, &letters, wording.dry_run, each).await;
     let tally = tally.map_err(failed)?;
     let not_done = match tally.failed {

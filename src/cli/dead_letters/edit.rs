@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::cli::author::Author;
 use crate::cli::output::say;
 use crate::cli::session::{Session, failed};
 use crate::cli::{CannotStart, ConfigFile, cannot_start};
@@ -39,6 +40,8 @@ pub(super) struct Arguments {
     /// Say what would happen, and change nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    author: Author,
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,9 +59,10 @@ struct Correction {
 }
 
 pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { letter, force, yes, dry_run, correction, .. } = arguments;
+    let Arguments { letter, force, yes, dry_run, correction, author, .. } = arguments;
+    let operations = session.operations_of(&author);
     let edit = Edit { correction: correction.read()?, force, replace: yes, dry_run };
-    let edited = session.operations.dead_letters().edit(&letter, edit).await.map_err(refused)?;
+    let edited = operations.dead_letters().edit(&letter, edit).await.map_err(refused)?;
     let id = edited.letter;
     let what = match (edited.has_correction, edited.had_correction) {
         (true, false) => "has a correction",

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::bulk;
 use super::selection::Selection;
 use crate::cli::ConfigFile;
+use crate::cli::author::Author;
 use crate::cli::session::Session;
 use crate::operations::LetterAction;
 
@@ -29,8 +30,10 @@ pub(super) struct Arguments {
     pub(super) config: ConfigFile,
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    author: Author,
 }
 
 pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    bulk::run(session, &arguments.selection, LetterAction::Replay).await
+    bulk::run(session, &arguments.selection, LetterAction::Replay, &arguments.author).await
 }

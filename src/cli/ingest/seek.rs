@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::cli::author::Author;
 use crate::cli::output::{report, say, table};
 use crate::cli::session::{Session, failed};
 use crate::cli::{CannotStart, ConfigFile, cannot_start};
@@ -53,6 +54,8 @@ pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    author: Author,
 }
 
 #[derive(Debug, clap::Args)]
@@ -79,7 +82,8 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
         partitions: arguments.partition,
         dry_run: !arguments.yes,
     };
-    let answer = session.operations.ingest().seek(seek).await.map_err(failed)?;
+    let operations = session.operations_of(&arguments.author);
+    let answer = operations.ingest().seek(seek).await.map_err(failed)?;
     // Also after a failure: the partitions before it have been moved.
     match arguments.json {
         true => say(serde_json::to_string_pretty(&answer)?),

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::cli::output::{report, say, table};
+use super::pause::since;
+use crate::cli::output::{on_one_line, report, say, table};
 use crate::cli::session::{Session, failed};
 use crate::operations::{PartitionPosition, Positions, Totals};
 
@@ -26,6 +27,10 @@ pub(super) async fn run(session: &Session, json: bool) -> anyhow::Result<ExitCod
     match json {
         true => say(serde_json::to_string_pretty(&positions)?),
         false => say(text(&positions)),
+    }
+    if let Some(pause) = positions.pause.as_ref().filter(|_| !json) {
+        let since = since(pause);
+        report(on_one_line(&format!("the ingest of group {} is paused {since}", positions.group)));
     }
     if let Some(missing) = &positions.missing {
         report(missing);

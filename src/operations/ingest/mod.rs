@@ -6,11 +6,13 @@
 mod plan;
 mod positions;
 mod seek;
+mod pause;
 
 use std::sync::Arc;
 
 use super::context::Context;
 
+pub use pause::{IngestChange, IngestResult};
 pub use plan::PartitionMove;
 pub use positions::{PartitionPosition, Positions};
 pub use seek::{Seek, SeekAnswer, SeekTo};

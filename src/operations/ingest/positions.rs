@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Context, Ingest};
+use super::{Context, Ingest, pause};
 use crate::kafka::{
     ClusterInspector, Error as KafkaError, KafkaIngestConfig, LogRange, TopicPartition,
 };
-use crate::operations::{Result, rfc3339_s};
+use crate::operations::{Paused, Result, rfc3339_s};
 use crate::store::{PartitionRow, Totals};
 
 /// How far a consumer group has read.
@@ -19,6 +19,8 @@ pub struct Positions {
     pub group: String,
     /// The partitions, by topic and number.
     pub partitions: Vec<PartitionPosition>,
+    /// Since when its readers take nothing, if the ingest is paused.
+    pub pause: Option<Paused>,
     /// What could not be found out, as a sentence.
     pub missing: Option<String>,
 }
@@ -158,7 +160,8 @@ async fn positions(context: &Context) -> Result<Positions> {
         Err(error) => Some(format!("{error}: END and LAG are missing")),
     };
     let partitions = merged(rows, cluster.unwrap_or_default());
-    Ok(Positions { group: kafka.group_id.clone(), partitions, missing })
+    let pause = pause::current(context, &kafka.group_id).await?.map(Paused::from);
+    Ok(Positions { group: kafka.group_id.clone(), partitions, pause, missing })
 }
 
 /// Of the topics that are read, and of those that once were.

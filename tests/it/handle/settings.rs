@@ -200,6 +200,7 @@ async fn instances_that_go_by_different_time_zone_rules_say_so() {
             time_zones: "2001a".into(),
             lease: Duration::from_secs(600),
             process: None,
+            is_drained: false,
         };
         let other = store.join(&other, 0).await.expect("joined");
         wait_until(DEADLINE, "the difference is told", async || told().is_some()).await;

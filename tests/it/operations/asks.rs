@@ -1,5 +1,7 @@
 //! What can be asked.
 
+use serde_json::Value;
+
 /// A question; letters are named by the word that their record begins with.
 #[derive(Debug)]
 pub(super) enum Ask {
@@ -23,9 +25,34 @@ pub(super) enum Ask {
     /// What became of a request of the app `sms`.
     Status(&'static str),
     Apps,
+    Pause {
+        app: &'static str,
+        refuse: bool,
+    },
+    Resume(&'static str),
+    DeleteApp(&'static str),
+    Drain(&'static str),
+    PauseIngest,
+    ResumeIngest,
+    /// What `anna` did, in this way or any.
+    Audit,
     Positions,
     Seek(Seek),
     SeekForeignTopic,
+}
+
+/// Who makes the changes that the audit is asked about, and why.
+pub(super) const WHO: &str = "anna";
+pub(super) const REASON: &str = "a test";
+
+/// Entries of the audit without what differs from one way to the next.
+pub(super) fn comparable_audit(mut items: Value) -> Value {
+    for item in items.as_array_mut().into_iter().flatten() {
+        for part in ["id", "time", "source", "details"] {
+            item.as_object_mut().expect("an entry").remove(part);
+        }
+    }
+    items
 }
 
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::Surroundings;
-use super::asks::{Ask, Edit, Filter, Seek};
+use super::asks::{Ask, Edit, Filter, REASON, Seek, WHO, comparable_audit};
 use crate::support::services::temporary_folder;
 
 /// The command with a configuration.
@@ -43,6 +43,20 @@ impl CommandLine {
                 self.json("requests --json --app sms", &["--request", request]).await
             }
             Ask::Apps => self.json("apps --json", &[]).await["items"].take(),
+            Ask::Pause { app, refuse } => {
+                let mut arguments = vec![*app];
+                arguments.extend(refuse.then_some("--refuse-requests"));
+                self.change("apps pause", &arguments).await
+            }
+            Ask::Resume(app) => self.change("apps resume", &[app]).await,
+            Ask::DeleteApp(app) => self.change("apps delete", &[app]).await,
+            Ask::Drain(instance) => self.change("instances drain", &[instance]).await,
+            Ask::PauseIngest => self.change("ingest pause", &[]).await,
+            Ask::ResumeIngest => self.change("ingest resume", &[]).await,
+            Ask::Audit => {
+                let mut answer = self.json("audit --json", &["--who", WHO]).await;
+                comparable_audit(answer["items"].take())
+            }
             Ask::Positions => self.json("ingest --json", &[]).await,
             Ask::Seek(seek) => self.seek(seek).await,
             Ask::SeekForeignTopic => {
@@ -142,6 +156,11 @@ impl CommandLine {
         arguments.extend(partitions.iter().flat_map(|number| ["--partition", number.as_str()]));
         arguments.push(if seek.dry_run { "--dry-run" } else { "--yes" });
         self.json("ingest seek --json", &arguments).await
+    }
+
+    async fn change(&self, command: &str, arguments: &[&str]) -> Value {
+        let author = ["--json", "--by", WHO, "--reason", REASON];
+        self.json(command, &[arguments, &author].concat()).await
     }
 
     /// What the command prints as JSON, or its sentence.

@@ -1,15 +1,15 @@
 //! Asking in a program, by the groups of a scheduler or of a database alone.
 
 use infinite_scheduler::operations::{
-    Apps, DeadLetters, Edit, Ingest, Jobs, LetterAction, LetterFilter, LetterName, LetterOutcome,
-    LetterSelection, LetterState, Operations, Seek, SeekTo,
+    Apps, Audit, AuditFilter, By, DeadLetters, Edit, Ingest, Jobs, LetterAction, LetterFilter,
+    LetterName, LetterOutcome, LetterSelection, LetterState, Operations, Seek, SeekTo,
 };
 use infinite_scheduler::{OperationError, Replayed, ScheduleJobRequest, Scheduler, Submitted};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Surroundings;
-use super::asks::{self, Ask, Filter};
+use super::asks::{self, Ask, Filter, REASON, WHO, comparable_audit};
 
 /// The operations, whoever gives them.
 pub(super) struct Groups<'a> {
@@ -17,6 +17,9 @@ pub(super) struct Groups<'a> {
     dead_letters: DeadLetters<'a>,
     ingest: Ingest<'a>,
     apps: Apps<'a>,
+    audit: Audit<'a>,
+    /// The same on behalf of somebody, with a reason.
+    authored: Operations,
 }
 
 impl<'a> Groups<'a> {
@@ -26,6 +29,8 @@ impl<'a> Groups<'a> {
             dead_letters: scheduler.dead_letters(),
             ingest: scheduler.ingest(),
             apps: scheduler.apps(),
+            audit: scheduler.audit(),
+            authored: scheduler.by(By::new(WHO).because(REASON)),
         }
     }
 
@@ -35,6 +40,8 @@ impl<'a> Groups<'a> {
             dead_letters: operations.dead_letters(),
             ingest: operations.ingest(),
             apps: operations.apps(),
+            audit: operations.audit(),
+            authored: operations.by(By::new(WHO).because(REASON)),
         }
     }
 
@@ -58,6 +65,17 @@ impl<'a> Groups<'a> {
             Ask::Submit(requests) => self.submit(requests).await,
             Ask::Status(request) => answer(self.jobs.request("sms", *request).await),
             Ask::Apps => answer(self.apps.list().await),
+            Ask::Pause { app, refuse } => answer(self.authored.apps().pause(*app, *refuse).await),
+            Ask::Resume(app) => answer(self.authored.apps().resume(*app).await),
+            Ask::DeleteApp(app) => answer(self.authored.apps().delete(*app).await),
+            Ask::Drain(instance) => answer(self.authored.instances().drain(*instance).await),
+            Ask::PauseIngest => answer(self.authored.ingest().pause().await),
+            Ask::ResumeIngest => answer(self.authored.ingest().resume().await),
+            Ask::Audit => {
+                let filter = AuditFilter { who: Some(WHO.into()), ..AuditFilter::default() };
+                let list = self.audit.list(&filter, None, 50).await;
+                comparable_audit(answer(list.map(|list| list.items)))
+            }
             Ask::Positions => answer(self.ingest.positions().await),
             Ask::Seek(asks::Seek { to, partitions, dry_run }) => {
                 let to = to.parse().map_or(SeekTo::End, SeekTo::Offset);

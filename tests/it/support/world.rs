@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use infinite_scheduler::{AppConfig, KafkaIngestConfig, Scheduler, SchedulerBuilder};
+use infinite_scheduler::{
+    AppConfig, KafkaIngestConfig, Operations, OperationsOptions, Scheduler, SchedulerBuilder,
+};
 
 use infinite_scheduler::telemetry::{self, LogFormat};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::kafka::{client_of, create_topic_by, unique_topic};
 use super::services::{Database, TestDatabase, kafka};
+use super::wait_until;
 
 /// A lease that is short enough to wait for and long enough for a loaded machine.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
@@ -107,6 +110,26 @@ impl World {
             topic = "{fired}"
             "#
         )
+    }
+
+    /// Operations on its database alone, with its topics.
+    pub(crate) async fn operations(&self) -> Operations {
+        let options = OperationsOptions::new(self.database.url()).with_kafka_ingest(self.kafka());
+        Operations::connect(options.lease(LEASE)).await.expect("a database")
+    }
+
+    /// Waits until every live instance has sent so many heartbeats more, which each follows what
+    /// its table says.
+    pub(crate) async fn await_heartbeats(&self, count: i64) {
+        let beats = format!(
+            "select cast(coalesce(min(beat), 0) as {}) from scheduler_instance where not dead",
+            self.integer()
+        );
+        let before = self.database.count(&beats).await;
+        wait_until(Duration::from_secs(60), "some heartbeats", async || {
+            self.database.count(&beats).await >= before + count
+        })
+        .await;
     }
 
     /// The SQL type of a 64-bit integer.
