@@ -58,7 +58,7 @@ pub(crate) struct Instance {
     pub(super) broker: Recovery,
     pub(super) registry: Arc<Registry>,
     pub(super) owned: Arc<OwnedShards>,
-    pub(super) in_flight: InFlight,
+    pub(super) in_flight: Arc<InFlight>,
     pub(super) changing: Changing,
     pub(super) job_memory: Arc<JobMemory>,
     pub(super) kafka: Option<KafkaSide>,
@@ -108,7 +108,7 @@ impl Instance {
             shards: Arc::new(shards.clone()),
         };
         let admission = Arc::new(Admission::of_instance(parts, settings.admission.clone()));
-        let InstanceShards { lease, owned, registry } = shards;
+        let InstanceShards { lease, owned, registry, in_flight } = shards;
         Self {
             admission,
             lease,
@@ -124,7 +124,7 @@ impl Instance {
             counters,
             health: Health::default(),
             apps,
-            in_flight: InFlight::default(),
+            in_flight,
             changing: Changing::default(),
             job_memory: memory,
             kafka,

@@ -66,6 +66,8 @@ pub(super) struct ShardKeeper {
     knocks: bool,
     /// Commands are being carried out.
     looking: bool,
+    /// Commands that were passed on and not answered yet.
+    passed_on: HashSet<i64>,
     leaving: bool,
     /// A drained instance was told to leave the consumer group.
     has_left_group: bool,
@@ -88,6 +90,7 @@ impl ShardKeeper {
             wall_since_boot_ms: None,
             knocks: false,
             looking: false,
+            passed_on: HashSet::new(),
             leaving: false,
             has_left_group: false,
         }
@@ -119,6 +122,7 @@ impl ShardKeeper {
                 self.instance.database.recovery().answers();
                 self.check_time_zones(&observed);
                 self.look_after_commands(&observed, ctx);
+                self.pass_changes_on(&observed, ctx);
                 self.report_unknown_commands(&observed);
                 self.tell_readers(&observed);
                 self.follow_controls(&observed);

@@ -64,6 +64,9 @@ pub(crate) enum RowNow {
 /// The longest wait before the database is asked again.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
+/// How often a change is tried of which the database does not say what is wrong with it.
+const UNCLEAR: u32 = 3;
+
 /// What was written, and may be committed though the answer to that was lost.
 #[derive(Debug)]
 struct Tried {
@@ -81,13 +84,22 @@ pub(crate) async fn change_until_known(
     clock: &dyn Clock,
     asked: AskedChange<'_>,
 ) -> (ChangeReply, RowNow) {
-    let (mut backoff, mut tried) = (Backoff::default(), None);
+    let (mut backoff, mut tried, mut unclear) = (Backoff::default(), None, 0);
+    // One moment for every try: the same row is then decided in the same way.
+    let now_ms = clock.now_ms();
     loop {
-        match asked.try_once(database, clock, &mut tried).await {
+        match asked.try_once(database, now_ms, &mut tried).await {
             Ok(Some(done)) => return done,
-            // The row is not what it was a moment before.
+            // The row is not what it was a moment before: it was written by an earlier try whose
+            // answer was lost.
             Ok(None) => {}
-            Err(StoreError::Refused(why)) => {
+            Err(StoreError::Unclear(why)) if unclear < UNCLEAR => {
+                unclear += 1;
+                tracing::debug!(job = %asked.request.job, why, "a change is tried again");
+            }
+            Err(
+                StoreError::Refused(why) | StoreError::Unclear(why) | StoreError::Unusable(why),
+            ) => {
                 let why = format!("the database refuses the new values: {why}");
                 tried = None;
                 if let Ok(done) = asked.unchanged(database, ChangeAnswer::Refused(why)).await {
@@ -107,17 +119,17 @@ impl AskedChange<'_> {
     async fn try_once(
         &self,
         database: &Database,
-        clock: &dyn Clock,
+        now_ms: i64,
         tried: &mut Option<Tried>,
     ) -> StoreResult<Option<(ChangeReply, RowNow)>> {
         let stored = database.bounded(database.store().stored_job(self.request.job)).await?;
-        if let (Some(stored), Some(tried)) = (&stored, tried.as_ref())
-            && stored.job.created_ms == tried.write.after.created_ms
-            && stored.job.changes.revision == tried.write.after.changes.revision
+        if let (Some(now), Some(tried)) = (&stored, tried.as_ref())
+            && now.job.created_ms == tried.write.after.created_ms
+            && now.job.changes.revision == tried.write.after.changes.revision
         {
-            return Ok(Some(committed(tried)));
+            return Ok(Some((ChangeReply::Answered(tried.answer.clone()), row_of(&stored))));
         }
-        let answer = match stored.as_ref().map(|stored| self.decide(stored, clock)) {
+        let answer = match stored.as_ref().map(|stored| self.decide(stored, now_ms)) {
             Some(Decided::Written(write, answer)) => {
                 let Tried { write, answer } = tried.insert(Tried { write: *write, answer });
                 let written = database.store().change_job(&self.claim, write);
@@ -127,10 +139,7 @@ impl AskedChange<'_> {
                     JobWritten::Withdrawn => {
                         (ChangeReply::Withdrawn, RowNow::Is(Box::new(write.before.clone())))
                     }
-                    JobWritten::Changed => {
-                        *tried = None;
-                        return Ok(None);
-                    }
+                    JobWritten::Changed => return Ok(None),
                 };
                 return Ok(Some(done));
             }
@@ -138,14 +147,10 @@ impl AskedChange<'_> {
             None => self.already_fired(),
         };
         let (reply, _) = self.unchanged(database, answer).await?;
-        let row = match stored {
-            Some(StoredJob { job, is_tombstone: false }) => RowNow::Is(Box::new(job)),
-            Some(_) | None => RowNow::Gone,
-        };
-        Ok(Some((reply, row)))
+        Ok(Some((reply, row_of(&stored))))
     }
 
-    fn decide(&self, stored: &StoredJob, clock: &dyn Clock) -> Decided {
+    fn decide(&self, stored: &StoredJob, now_ms: i64) -> Decided {
         let StoredJob { job, is_tombstone } = stored;
         let Self { request, .. } = self;
         if job.created_ms != request.created_ms {
@@ -154,7 +159,6 @@ impl AskedChange<'_> {
         if request.if_match.as_ref().is_some_and(|state| *state != job.etag()) {
             return Decided::Unchanged(ChangeAnswer::NotMatched(job.etag()));
         }
-        let now_ms = clock.now_ms();
         let circumstances = Circumstances {
             now_ms,
             running: self.is_running,
@@ -274,8 +278,11 @@ enum Decided {
     Unchanged(ChangeAnswer),
 }
 
-fn committed(tried: &Tried) -> (ChangeReply, RowNow) {
-    (ChangeReply::Answered(tried.answer.clone()), row_after(&tried.write))
+fn row_of(stored: &Option<StoredJob>) -> RowNow {
+    match stored {
+        Some(StoredJob { job, is_tombstone: false }) => RowNow::Is(Box::new(job.clone())),
+        Some(_) | None => RowNow::Gone,
+    }
 }
 
 fn row_after(write: &JobWrite) -> RowNow {

@@ -121,6 +121,11 @@ impl Admission {
         &self.database
     }
 
+    /// The shards of the instance that it belongs to.
+    pub(crate) fn shards(&self) -> &dyn ShardAccess {
+        &*self.shards
+    }
+
     /// The machine's clock.
     pub(crate) fn clock(&self) -> &SharedClock {
         &self.clock

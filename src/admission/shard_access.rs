@@ -9,7 +9,8 @@ use futures::future::{self, BoxFuture, FutureExt};
 use crate::model::ids::{AppId, JobId, KeyId, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::{Lane, ShardFence};
+use super::ChangeReply;
+use crate::store::{ChangeRequest, Lane, ShardFence};
 
 /// The shards of a running instance, and the actors that hear of what goes into them.
 ///
@@ -34,6 +35,18 @@ pub(crate) trait ShardAccess: Debug + Send + Sync {
     /// Whether one of these keys was seen lately. A wrong answer costs one read or one write
     /// of the batch more.
     fn knows_any(&self, keys: Vec<KeyId>) -> BoxFuture<'_, bool>;
+
+    /// Asks the scheduler of `app` for a change of a job in `shard`. None: it is being started
+    /// again, or there is none here, and nothing is known of the change.
+    fn change(
+        &self,
+        app: AppId,
+        shard: ShardId,
+        request: ChangeRequest,
+    ) -> BoxFuture<'_, Option<ChangeReply>>;
+
+    /// Whether an attempt at this job runs here.
+    fn is_running(&self, job: JobId) -> bool;
 
     /// Something was committed.
     fn committed(&self, committed: Committed);
@@ -73,6 +86,14 @@ impl ShardAccess for NoShards {
 
     fn knows_any(&self, _: Vec<KeyId>) -> BoxFuture<'_, bool> {
         future::ready(false).boxed()
+    }
+
+    fn change(&self, _: AppId, _: ShardId, _: ChangeRequest) -> BoxFuture<'_, Option<ChangeReply>> {
+        future::ready(None).boxed()
+    }
+
+    fn is_running(&self, _: JobId) -> bool {
+        false
     }
 
     fn committed(&self, _: Committed) {}

@@ -43,6 +43,7 @@ pub(super) fn failed(error: OperationError) -> anyhow::Error {
         OperationError::Refused(_)
         | OperationError::NotFound(_)
         | OperationError::Conflict(_)
+        | OperationError::NotMatched(_)
         | OperationError::Unconfirmed(_)
         | OperationError::Unavailable(_)
         | OperationError::ShutDown => error.into(),
@@ -52,7 +53,9 @@ pub(super) fn failed(error: OperationError) -> anyhow::Error {
 /// As [`failed`], where what does not exist or does not allow it is an answer and no failure.
 pub(super) fn refused(error: OperationError) -> anyhow::Error {
     match error {
-        OperationError::NotFound(why) | OperationError::Conflict(why) => Refused(why).into(),
+        OperationError::NotFound(why)
+        | OperationError::Conflict(why)
+        | OperationError::NotMatched(why) => Refused(why).into(),
         error => failed(error),
     }
 }

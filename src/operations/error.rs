@@ -21,6 +21,9 @@ pub enum Error {
     /// What it is about is in a state that does not allow it: look at it again.
     #[error("{0}")]
     Conflict(String),
+    /// It is not in the state that was named with `If-Match`: look at it again.
+    #[error("{0}")]
+    NotMatched(String),
     /// Something would be lost by it, and that was not confirmed: ask with the confirmation.
     #[error("{0}")]
     Unconfirmed(String),

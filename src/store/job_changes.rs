@@ -38,6 +38,8 @@ pub struct LocatedJob {
     pub app_name: String,
     /// What it demands of `jobData`, and its policy.
     pub rules: AppRules,
+    /// Whether it is paused.
+    pub is_paused: bool,
     /// No instance that is alive owns its shard, which is at this epoch.
     pub free_at: Option<Epoch>,
 }
@@ -122,7 +124,7 @@ impl Store {
         let shard = stored.job.shard;
         let select = format!(
             "select a.id, a.name, a.rules, s.epoch, \
-             case when {IS_FREE} then 1 else 0 end from scheduler_shard as s \
+             case when {IS_FREE} then 1 else 0 end, a.paused_ms from scheduler_shard as s \
              join scheduler_app as a on a.id = s.app where s.id = {shard}"
         );
         let Some(row) = self.query(&select).await?.pop() else { return Ok(None) };
@@ -138,7 +140,8 @@ impl Store {
         };
         let app = AppId(row.try_get_by_index(0)?);
         let free_at = is_free.then_some(epoch);
-        Ok(Some(LocatedJob { stored, app, app_name, rules, free_at }))
+        let is_paused = row.try_get_by_index::<Option<i64>>(5)?.is_some();
+        Ok(Some(LocatedJob { stored, app, app_name, rules, is_paused, free_at }))
     }
 
     /// The job that an app's idempotency key stands for.
