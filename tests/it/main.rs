@@ -26,6 +26,7 @@ mod dlq_topic;
 mod positions;
 mod ingest;
 mod operations;
+mod job_operations;
 mod audit;
 mod pause;
 mod instances_ops;
