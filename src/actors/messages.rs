@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use actix::Message;
 
 use crate::kafka::{PartitionQueue, TopicPartition};
-use crate::model::ids::{JobId, KeyId, LedgerId, ReaderToken, ShardId};
+use crate::model::ids::{JobId, KeyId, LedgerId, Offset, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
 use crate::store::{Lane, ShardFence};
@@ -30,13 +30,13 @@ pub(super) struct PartitionsAssigned {
 #[rtype(result = "()")]
 pub(super) struct PartitionsRevoked {
     pub(super) partitions: Vec<TopicPartition>,
-    pub(super) reply: SyncSender<Vec<(TopicPartition, i64)>>,
+    pub(super) reply: SyncSender<Vec<(TopicPartition, Offset)>>,
 }
 
 /// Supervisor → `PartitionReader`: finish the batch in hand and stop. The reply is the
 /// partition's durable next offset; lost with the reader, when the ledger has it.
 #[derive(Debug, Message)]
-#[rtype(result = "Option<i64>")]
+#[rtype(result = "Option<Offset>")]
 pub(super) struct Leave;
 
 /// `ShardKeeper` → `PartitionReader`, with each heartbeat: your partition's row has this

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 pub use super::fence::Fence;
-use super::ids::{JobId, LedgerId, ShardId};
+use super::ids::{JobId, LedgerId, Offset, ShardId};
 
 /// One live job, as the `job` table holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,7 +207,7 @@ pub struct Origin {
     /// The ledger row of its topic and partition.
     pub ledger: LedgerId,
     /// The offset in the partition.
-    pub offset: i64,
+    pub offset: Offset,
     /// The record's own time, epoch milliseconds.
     pub timestamp_ms: Option<i64>,
 }

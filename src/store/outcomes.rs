@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::letters::{self, Lane};
 use super::steps::Step;
 use super::{Hot, Result, ShardFence, Store};
-use crate::model::ids::{JobId, ShardId};
+use crate::model::ids::{JobId, Partition, ShardId};
 use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, Source};
 use crate::model::verdict::{Event, pack};
@@ -161,7 +161,7 @@ impl Store {
             let ledger = ledgers.iter().find(|row| row.id == origin.ledger.0)?;
             Some(Source {
                 topic: ledger.topic.clone(),
-                partition: ledger.number,
+                partition: Partition(ledger.number),
                 offset: origin.offset,
                 timestamp_ms: origin.timestamp_ms,
             })

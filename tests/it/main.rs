@@ -29,6 +29,7 @@ mod operations;
 mod audit;
 mod pause;
 mod instances_ops;
+mod cli_output;
 mod memory;
 mod lost_answers;
 mod split_batches;
