@@ -1,7 +1,7 @@
 //! The scheduler inside an actix-web program: an endpoint that schedules reminders, a
-//! handler that sends them, metrics, and an end without loss.
+//! handler that sends them, metrics, and a shutdown that loses nothing.
 //!
-//! Needs no set-up: `cargo run --example embed_in_actix` brings an embedded broker and a
+//! Needs no set-up: `cargo run --example embed_in_actix` uses an embedded broker and a
 //! database file in a temporary folder, posts some reminders to itself, publishes one to
 //! Kafka as another service would, waits until all were sent, and ends. With `-- --serve`
 //! it listens on 127.0.0.1:8080 until Ctrl-C:
@@ -12,7 +12,7 @@
 //! curl localhost:8080/metrics
 //! ```
 //!
-//! To run it against a real broker and database, give
+//! To run it against a real broker and database, set
 //! `KAFKA_BOOTSTRAP_SERVERS=localhost:9092` and `DATABASE_URL=mysql://user:pass@host/db`.
 
 use std::collections::HashSet;
@@ -36,13 +36,13 @@ use tracing_subscriber::filter::LevelFilter;
 
 type AnyError = Box<dyn std::error::Error>;
 
-/// The app whose jobs the reminders are.
+/// The app of the reminders.
 const APP: &str = "reminder";
-/// Where it listens with `--serve`; a demonstration takes any free port.
+/// The port with `--serve`; a demonstration uses any free port.
 const PORT: u16 = 8080;
-/// How long attempts that run may take to end.
+/// How long running attempts may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How long the demonstration waits for all of them.
+/// How long the demonstration waits for all reminders.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A job's data.
@@ -53,7 +53,7 @@ struct Reminder {
     message: String,
 }
 
-/// What `POST /remind` takes.
+/// The body of `POST /remind`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Remind {
@@ -62,7 +62,7 @@ struct Remind {
     in_seconds: u64,
 }
 
-/// Sends reminders, or would if it had a telephone.
+/// The handler that sends reminders; this one prints them.
 struct SendReminder {
     sent: mpsc::UnboundedSender<Reminder>,
 }
@@ -74,12 +74,12 @@ impl TypedHandler for SendReminder {
         let Reminder { phone_number, message } = &reminder;
         let late_ms = context.fired_ms() - context.job().scheduled_ms;
         println!("to {phone_number}: {message} (attempt {}, {late_ms} ms late)", context.attempt());
-        // With --serve nobody listens.
+        // With --serve there is no receiver.
         self.sent.send(reminder).ok();
         Ok(())
     }
 
-    /// Whoever asks for a reminder is told at once what is wrong with it.
+    /// A request for an invalid reminder is refused at once.
     fn validate(&self, reminder: &Reminder) -> Result<(), Rejection> {
         match reminder.phone_number.starts_with('+') {
             true => Ok(()),
@@ -113,12 +113,12 @@ async fn main() -> Result<(), AnyError> {
     println!("listening on http://{address}");
     let ended = if serve {
         drop(sendings);
-        // It ends by itself at Ctrl-C and SIGTERM, when its requests are answered.
+        // It ends on Ctrl-C and SIGTERM, after its requests were answered.
         server.await.map_err(AnyError::from)
     } else {
         demonstrate(server, address, &surroundings.kafka, sendings).await
     };
-    // No request comes any more; what runs may end, and what is due later is in the database.
+    // No more requests arrive; running attempts may end, and later jobs are in the database.
     scheduler.shutdown(DRAIN).await;
     ended
 }
@@ -137,8 +137,8 @@ fn listen(scheduler: &Scheduler, port: u16) -> std::io::Result<(Server, SocketAd
     Ok((server.run(), address))
 }
 
-/// 201 for a job, 200 for one that was there already by its `Idempotency-Key`, 409 if that
-/// key stands for another reminder, 422 for one that can never be, 503 if nobody knows yet.
+/// 201 for a new job, 200 for one that exists already by its `Idempotency-Key`, 409 if that key
+/// was used for another reminder, 422 for an invalid one, 503 if the result is not known.
 async fn remind(
     scheduler: web::Data<Scheduler>,
     http: HttpRequest,
@@ -170,7 +170,7 @@ async fn remind(
     }
 }
 
-/// The refusal's message names the field and the way out.
+/// The refusal's message names the field and what would be valid.
 fn refused(refusal: &Refusal) -> HttpResponse {
     let status = match refusal.kind {
         ErrorKind::IdempotencyConflict | ErrorKind::RequestConflict => StatusCode::CONFLICT,
@@ -184,7 +184,7 @@ async fn metrics(scheduler: web::Data<Scheduler>) -> impl Responder {
     web::Json(scheduler.ingest_metrics())
 }
 
-/// Runs the server while it is its own client.
+/// Runs the server, and sends requests to it.
 async fn demonstrate(
     server: Server,
     address: SocketAddr,
@@ -205,20 +205,20 @@ async fn show(
     mut sendings: mpsc::UnboundedReceiver<Reminder>,
 ) -> Result<(), AnyError> {
     let client = Client::new(address)?;
-    // A database that is kept knows the keys of earlier runs.
+    // A real database remembers the keys of earlier runs.
     let run = uuid::Uuid::new_v4().to_string();
     let reminder = |n: u64, text: &str| Reminder {
         phone_number: format!("+88017{n:08}"),
         message: format!("{text} ({})", &run[..8]),
     };
-    // The group may still be forming, so this one is given some time.
+    // The consumer group may still be forming, so this one is due later.
     let by_kafka = reminder(9, "asked for by Kafka");
     publish(kafka, &by_kafka, 5).await?;
     let mut expected = HashSet::from([by_kafka]);
     for (n, text) in (1..).zip(["water the flowers", "call the doctor", "tea is ready"]) {
         let reminder = reminder(n, text);
         client.post(&reminder, n, &format!("{run}-{n}"), StatusCode::CREATED).await?;
-        // As clients do that are not sure of their first try.
+        // As clients do that received no answer to their first try.
         client.post(&reminder, n, &format!("{run}-{n}"), StatusCode::OK).await?;
         expected.insert(reminder);
     }
@@ -241,7 +241,7 @@ async fn show(
     Ok(())
 }
 
-/// What another service does that knows nothing of this one but the topic.
+/// Another service, which knows only the topic.
 async fn publish(
     kafka: &KafkaIngestConfig,
     reminder: &Reminder,
@@ -256,7 +256,7 @@ async fn publish(
     Ok(Producer::start(kafka)?.send(outgoing).await?)
 }
 
-/// The other end of the HTTP endpoints.
+/// A client of the HTTP endpoints.
 struct Client {
     http: reqwest::Client,
     base: String,
@@ -268,7 +268,7 @@ impl Client {
         Ok(Self { http, base: format!("http://{address}") })
     }
 
-    /// Asks for a reminder, and says so if the answer is another one than `status`.
+    /// Requests a reminder; an answer other than `status` is an error.
     async fn post(
         &self,
         reminder: &Reminder,
@@ -287,7 +287,7 @@ impl Client {
         }
     }
 
-    /// Waits until so many jobs are finished in the database, too, and shows what was counted.
+    /// Waits until this many jobs are finished in the database as well, and prints the counters.
     async fn await_success_of(&self, jobs: u64) -> Result<(), AnyError> {
         loop {
             let answer = self.http.get(format!("{}/metrics", self.base)).send().await?;
@@ -301,11 +301,11 @@ impl Client {
     }
 }
 
-/// A broker and a database: given by the environment, or embedded.
+/// A broker and a database: those of the environment, or embedded ones.
 struct Surroundings {
     kafka: KafkaIngestConfig,
     database_url: String,
-    // The producer and the scheduler are gone before these are.
+    // Dropped after the producer and the scheduler, which use them.
     _broker: Option<EmbeddedBroker>,
     _folder: tempfile::TempDir,
 }

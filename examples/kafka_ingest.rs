@@ -1,8 +1,8 @@
-//! The whole story in one file: three apps, three microservices that publish to Kafka,
-//! jobs that fire at their moment, and what was counted.
+//! Ingest, handlers and shutdown in one file: three apps, three microservices that publish to
+//! Kafka, jobs that fire at their time, and the counters at the end.
 //!
-//! Needs no set-up: `cargo run --example kafka_ingest` brings an embedded broker and a
-//! SQLite file in a temporary folder. To run it against a real broker and database, give
+//! Needs no set-up: `cargo run --example kafka_ingest` uses an embedded broker and a
+//! SQLite file in a temporary folder. To run it against a real broker and database, set
 //! `KAFKA_BOOTSTRAP_SERVERS=localhost:9092` and `DATABASE_URL=mysql://user:pass@host/db`.
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const TOPIC: &str = "scheduler.jobs.ingest";
 /// What each microservice sends.
 const REQUESTS: usize = 20;
 
-/// A handler by trait: it sees the job as it is, and says at ingest what it cannot take.
+/// A handler by trait: it receives the job itself, and refuses invalid data at ingest.
 struct SmsHandler {
     sent: Arc<AtomicUsize>,
 }
@@ -70,7 +70,7 @@ struct Payment {
     currency: String,
 }
 
-/// A handler by function, with the data as a type. It fails at first, to show a retry.
+/// A handler by function, with typed data. Its first attempt fails, to show a retry.
 async fn call(context: JobContext, call: SipCall) -> Result<(), JobError> {
     if context.attempt() == 1 && call.duration == 0 {
         return Err(JobError::RetryAfter(Duration::from_millis(200), "line is busy".into()));
@@ -81,14 +81,14 @@ async fn call(context: JobContext, call: SipCall) -> Result<(), JobError> {
 
 async fn pay(context: JobContext, payment: Payment) -> Result<(), JobError> {
     let Payment { account_id, amount, currency } = payment;
-    // The fence tells a bank that remembers the highest one that this is not a late repeat.
+    // A bank that remembers the highest fence can refuse a late repetition.
     println!("pay {amount} {currency} from {account_id} (fence {})", context.fence());
     Ok(())
 }
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
-    // Quiet unless RUST_LOG asks.
+    // Only errors are logged, unless RUST_LOG says otherwise.
     telemetry::init(LogFormat::Text, LevelFilter::ERROR)?;
     let broker = Surroundings::find()?;
     let sent = Arc::new(AtomicUsize::new(0));
@@ -151,14 +151,14 @@ async fn main() -> Result<(), AnyError> {
 }
 
 /// Publishes requests that are due within the next two seconds; one of them twice, as
-/// producers do that are not sure of their first try.
+/// producers do that received no answer to their first try.
 async fn microservice(
     producer: &Producer,
     app: &str,
     priority: Priority,
     data: impl Fn(usize) -> String,
 ) -> Result<(), AnyError> {
-    // On a real database the requests of an earlier run still stand.
+    // A real database remembers the requests of an earlier run.
     let run = SystemClock.now_ms();
     for n in (0..REQUESTS).chain([0]) {
         let request = ScheduleJobRequest::builder(app)
@@ -184,11 +184,11 @@ async fn send(producer: &Producer, value: String) -> Result<(), AnyError> {
     Ok(producer.send(Outgoing { topic, key: None, value, headers: Vec::new() }).await?)
 }
 
-/// A broker and a database: given by the environment, or embedded.
+/// A broker and a database: those of the environment, or embedded ones.
 struct Surroundings {
     kafka: KafkaIngestConfig,
     database_url: String,
-    // The producer and the scheduler are gone before these are.
+    // Dropped after the producer and the scheduler, which use them.
     _broker: Option<EmbeddedBroker>,
     _folder: tempfile::TempDir,
 }

@@ -1,8 +1,7 @@
-//! The command line: what each command is asked, and how the process ends.
+//! The command line: the commands, and how the process ends.
 //!
-//! A command parses, calls an operation and renders its answer. Exit codes: 0, done. 1, it failed.
-//! 2, it cannot succeed as it was asked (a mistake in the command line or the configuration, a
-//! database of a newer version). 3, the answer is no. 128 + n, ended by signal n.
+//! A command parses, calls an operation and renders its answer: the answer on standard output,
+//! everything else on standard error (`output`). `exit` has the exit codes.
 
 mod serve;
 
@@ -28,6 +27,7 @@ mod bench;
 mod session;
 mod author;
 mod moment;
+mod exit;
 mod output;
 mod signals;
 mod timing;
@@ -39,11 +39,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use self::exit::Exit;
 use crate::config::{Config, environment};
 
-/// Schedules jobs that microservices ask for through Kafka, and fires each at its moment.
+/// Schedules the jobs that microservices request through Kafka, and fires each at its time
 #[derive(Debug, Parser)]
-#[command(name = "infinite-scheduler", version)]
+#[command(name = "infinite-scheduler", version, after_help = exit::HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -67,38 +68,48 @@ enum Command {
 /// The option that most commands have.
 #[derive(Debug, Args)]
 struct ConfigFile {
-    /// The configuration; without it infinite-scheduler.toml of the working directory, if there
+    /// The configuration file [default: infinite-scheduler.toml of the working directory, if it
+    /// exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// What was asked for cannot succeed, however often it is tried.
+/// The command cannot succeed as it was given: trying it again does not help.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct CannotStart(String);
 
-/// Does what the command line says.
+/// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let code = match Arguments::try_parse() {
+        Ok(arguments) => execute(arguments.command),
+        Err(error) if error.use_stderr() => error.exit(),
+        Err(help) => {
+            output::note(help.print());
+            ExitCode::SUCCESS
+        }
+    };
+    match output::unwritten() {
+        None => code,
+        Some(why) => {
+            output::report(format_args!(
+                "infinite-scheduler: standard output cannot be written: {why}"
+            ));
+            Exit::Incomplete.into()
+        }
+    }
+}
+
+fn execute(command: Command) -> ExitCode {
     let done = tokio::runtime::Runtime::new().context("no runtime").and_then(|runtime| {
-        let done = runtime.block_on(run(arguments.command));
-        // Nothing is waited for that blocks a thread, such as a read from a terminal.
+        let done = runtime.block_on(run(command));
+        // A thread that is blocked, as by reading from a terminal, is not waited for.
         runtime.shutdown_background();
         done
     });
-    if let Some(why) = output::unwritten() {
-        output::report(format_args!(
-            "infinite-scheduler: standard output cannot be written: {why}"
-        ));
-        return ExitCode::FAILURE;
-    }
     done.unwrap_or_else(|error| {
         output::report(format_args!("infinite-scheduler: {error:#}"));
-        ExitCode::from(match &error {
-            error if error.is::<CannotStart>() => 2,
-            error if error.is::<Refused>() => 3,
-            _ => 1,
-        })
+        Exit::of(&error).into()
     })
 }
 
@@ -117,11 +128,6 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(arguments) => bench::run(arguments).await,
     }
 }
-
-/// The answer of an operation is no: what it is about does not exist, or does not allow it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refused(String);
 
 fn load(file: Option<&Path>) -> Result<Config, CannotStart> {
     Config::load(file, environment()).map_err(cannot_start)

@@ -13,7 +13,7 @@ use actix::Message;
 
 use super::changing::PendingChange;
 use crate::kafka::{PartitionQueue, TopicPartition};
-use crate::model::ids::{JobId, KeyId, LedgerId, ReaderToken, ShardId};
+use crate::model::ids::{JobId, KeyId, LedgerId, Offset, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
 use crate::admission::ChangeReply;
@@ -33,13 +33,13 @@ pub(super) struct PartitionsAssigned {
 #[rtype(result = "()")]
 pub(super) struct PartitionsRevoked {
     pub(super) partitions: Vec<TopicPartition>,
-    pub(super) reply: SyncSender<Vec<(TopicPartition, i64)>>,
+    pub(super) reply: SyncSender<Vec<(TopicPartition, Offset)>>,
 }
 
 /// Supervisor → `PartitionReader`: finish the batch in hand and stop. The reply is the
 /// partition's durable next offset; lost with the reader, when the ledger has it.
 #[derive(Debug, Message)]
-#[rtype(result = "Option<i64>")]
+#[rtype(result = "Option<Offset>")]
 pub(super) struct Leave;
 
 /// `ShardKeeper` → `PartitionReader`, with each heartbeat: your partition's row has this

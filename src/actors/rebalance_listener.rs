@@ -10,6 +10,7 @@ use super::instance::Instance;
 use super::messages::{PartitionsAssigned, PartitionsRevoked};
 use super::supervisor::Supervisor;
 use crate::kafka::{Assignments, PartitionQueue, TopicPartition};
+use crate::model::ids::Offset;
 
 /// How long the poll thread waits for readers to stop. Longer, and the broker would throw
 /// us out of the group; the ledger fences a reader that is slower.
@@ -36,7 +37,11 @@ impl Assignments for RebalanceListener {
         }
     }
 
-    fn revoked(&self, partitions: Vec<TopicPartition>, lost: bool) -> Vec<(TopicPartition, i64)> {
+    fn revoked(
+        &self,
+        partitions: Vec<TopicPartition>,
+        lost: bool,
+    ) -> Vec<(TopicPartition, Offset)> {
         if partitions.is_empty() {
             return Vec::new();
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Admission;
 use super::tickets::Tickets;
-use crate::model::ids::KeyId;
+use crate::model::ids::{KeyId, Offset};
 use crate::store::{Batch, BatchSource, Entry, PlacedCandidate, ShardFence};
 
 /// What is to be admitted together, in the order in which it came.
@@ -45,7 +45,7 @@ impl Pending {
     }
 
     /// The place of the first record in its partition.
-    pub(crate) fn first_offset(&self) -> Option<i64> {
+    pub(crate) fn first_offset(&self) -> Option<Offset> {
         self.entries.first()?.offset()
     }
 

@@ -1,5 +1,5 @@
-//! `apps`: the apps that were ever registered, who fires their jobs, and pausing, resuming and
-//! deleting one.
+//! `apps`: the registered apps and the instances that fire their jobs; pausing, resuming and
+//! deleting an app.
 
 mod change;
 mod list;
@@ -19,7 +19,7 @@ Examples:
   infinite-scheduler apps pause sms --reason 'the provider is down'
   infinite-scheduler apps resume sms
 
-Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked."
+Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked, 4 the database does not answer."
 )]
 pub(super) struct Arguments {
     #[command(subcommand)]

@@ -3,11 +3,10 @@
 use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
-use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::output::{lined_up, on_one_line, report, say};
-use super::session::{Session, failed};
+use super::output::{self, ListOptions, ListPrinter, on_one_line, report, say, text_table};
+use super::session::Session;
 use super::{ConfigFile, moment};
 use crate::operations::{
     AuditAction, AuditCursor, AuditFilter, AuditItem, AuditSource, rfc3339_ms,
@@ -26,16 +25,18 @@ Examples:
   infinite-scheduler audit --who anna --from 2h
   infinite-scheduler audit --action app.pause --app sms --limit 1000 --json
 
-Exit codes: 0 shown, 1 it failed, 2 it cannot work as it was asked.")]
+Exit codes: 0 shown, 1 it failed, 2 it cannot work as it was asked, 4 the database does not answer.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigFile,
     /// No more than so many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     limit: u64,
-    /// For programs: a JSON object with `items`
-    #[arg(long)]
-    json: bool,
+    /// Continue after the page that ended with this cursor, the `next` of its --json
+    #[arg(long, value_parser = read_cursor)]
+    cursor: Option<AuditCursor>,
+    #[command(flatten)]
+    form: ListOptions,
     #[command(flatten)]
     filters: Filters,
 }
@@ -75,7 +76,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn show(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { limit, json, filters, .. } = arguments;
+    let Arguments { limit, cursor, form, filters, .. } = arguments;
     let zone = &session.config.default_time_zone;
     let filter = AuditFilter {
         who: filters.who,
@@ -86,30 +87,69 @@ async fn show(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCod
         from_ms: moment::read("from", filters.from.as_deref(), zone)?,
         to_ms: moment::read("to", filters.to.as_deref(), zone)?,
     };
-    let mut items = Vec::new();
-    let mut after: Option<AuditCursor> = None;
+    let mut list = match form.printer() {
+        Some(printer) => List::Program(printer),
+        None => List::Person(Vec::new()),
+    };
+    let mut shown = 0;
+    let mut after = cursor;
     loop {
-        let page = PAGE.min(limit - items.len() as u64);
-        let page = session.operations.audit().list(&filter, after, page).await.map_err(failed)?;
-        items.extend(page.items);
+        let page = PAGE.min(limit - shown);
+        let page = session.operations.audit().list(&filter, after, page).await?;
+        page.items.iter().try_for_each(|item| list.add(item))?;
+        shown += page.items.len() as u64;
         after = page.next;
-        if after.is_none() || items.len() as u64 >= limit {
+        if after.is_none() || shown >= limit || output::is_closed() {
             break;
         }
     }
-    if json {
-        say(serde_json::to_string_pretty(&json!({ "items": items, "next": null }))?);
-    } else if !items.is_empty() {
-        let names = ["time", "who", "source", "action", "subject", "count", "reason"];
-        let rows: Vec<Vec<String>> = items.iter().map(cells).collect();
-        say(lined_up(&names, &rows).trim_end());
-    }
-    match (items.is_empty(), after) {
-        (_, Some(_)) => report("there are more: more by --limit, fewer by filters"),
-        (true, None) if !json => report("no entry is like that"),
-        (_, None) => {}
+    list.end(after)?;
+    match after {
+        Some(_) => report("there are more: more by --limit, fewer by filters"),
+        None if shown == 0 && form.printer().is_none() => report("no entry is like that"),
+        None => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The list, printed entry by entry for a program, or gathered for a table.
+enum List {
+    Program(ListPrinter),
+    Person(Vec<Vec<String>>),
+}
+
+impl List {
+    fn add(&mut self, item: &AuditItem) -> serde_json::Result<()> {
+        match self {
+            Self::Program(printer) => printer.item(item),
+            Self::Person(rows) => {
+                rows.push(cells(item));
+                Ok(())
+            }
+        }
+    }
+
+    fn end(self, next: Option<AuditCursor>) -> serde_json::Result<()> {
+        const NAMES: [&str; 7] = ["time", "who", "source", "action", "subject", "count", "reason"];
+        match self {
+            Self::Program(printer) => return printer.end(next.map(write_cursor).as_deref()),
+            Self::Person(rows) if rows.is_empty() => {}
+            Self::Person(rows) => say(text_table(&NAMES, &rows).trim_end()),
+        }
+        Ok(())
+    }
+}
+
+/// The cursor as text: the time and the id of the last entry.
+fn write_cursor(AuditCursor { at_ms, id }: AuditCursor) -> String {
+    format!("{at_ms}.{id}")
+}
+
+fn read_cursor(text: &str) -> Result<AuditCursor, &'static str> {
+    let parts = text.split_once('.').and_then(|(at_ms, id)| {
+        Some(AuditCursor { at_ms: at_ms.parse().ok()?, id: id.parse().ok()? })
+    });
+    parts.ok_or("must be the `next` of an earlier page")
 }
 
 fn cells(item: &AuditItem) -> Vec<String> {
@@ -120,4 +160,20 @@ fn cells(item: &AuditItem) -> Vec<String> {
     row.extend(cells);
     row.extend([item.count.to_string(), on_one_line(reason)]);
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_written() {
+        for at_ms in [0, -5, 1_893_484_800_000] {
+            let cursor = AuditCursor { at_ms, id: 7 };
+            assert_eq!(read_cursor(&write_cursor(cursor)), Ok(cursor));
+        }
+        for text in ["", "1", "1.", ".1", "x.y"] {
+            assert!(read_cursor(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! `bench`: how quick this is, here and now, beside the quickest plain statements.
+//! `bench`: measures this system, compared with the quickest plain statements.
 
 mod fire;
 mod idle;
@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// A measurement without progress for so long has failed.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Measures this system on a database, beside the quickest plain statements
+/// Measures this system on a database, compared with the quickest plain statements
 ///
 /// Each measurement wants an empty database, makes the tables, and refuses a database with
 /// jobs or apps in it. Without --database it makes a SQLite file in a temporary folder.

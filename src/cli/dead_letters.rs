@@ -1,7 +1,6 @@
-//! `dead-letters`: what became of records and jobs that failed for good, and what people do
-//! about it.
+//! `dead-letters`: records and jobs that failed for good: listed, corrected, replayed, discarded.
 //!
-//! `bulk` and `selection` are for what is done to several letters at once.
+//! `bulk` and `selection` serve the actions on several letters at once.
 
 mod filters;
 
@@ -24,10 +23,11 @@ use super::ConfigFile;
 use super::output::grouped;
 use super::session::Session;
 
-/// Shows and corrects what could not become a job, or failed for good
+/// Lists, corrects, replays and discards dead letters: records that could not become a job, and
+/// jobs that failed for good
 ///
-/// Letters are rows of the database and records on the DLQ topic; these commands are about the
-/// rows. An id may be shortened to its first 8 digits or more.
+/// A dead letter is a row of the database and a record on the DLQ topic; these commands read and
+/// change the rows. An id may be shortened to its first 8 digits or more.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::ConfigFile;
 use super::author::Author;
-use super::output::{lined_up, on_one_line, report, say};
-use super::session::{Session, failed, refused};
+use super::output::{DocumentOption, ListOptions, document, on_one_line, report, say, text_table};
+use super::session::Session;
 use crate::operations::{DrainResult, InstanceItem, rfc3339_s};
 
 /// Shows who is alive and which shards they own; drains one
@@ -39,13 +38,12 @@ Examples:
   infinite-scheduler instances list
   infinite-scheduler instances list --json
 
-Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked.")]
+Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked, 4 the database does not answer.")]
 struct List {
     #[command(flatten)]
     config: ConfigFile,
-    /// For programs: a JSON object with `items`
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: ListOptions,
 }
 
 /// Makes an instance give up its shards and partitions
@@ -58,16 +56,15 @@ Examples:
   infinite-scheduler instances drain 4711 --reason 'the host is replaced'
 
 Exit codes: 0 it was told, now or before; 1 it failed; 2 it cannot work as it was asked; 3 there is
-no such instance, or it is dead.")]
+no such instance, or it is dead; 4 the database does not answer.")]
 struct Drain {
     #[command(flatten)]
     config: ConfigFile,
     /// Its id, as `instances list` shows it
     #[arg(value_name = "ID")]
     instance: String,
-    /// For programs: a JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: DocumentOption,
     #[command(flatten)]
     author: Author,
 }
@@ -83,16 +80,16 @@ async fn list(arguments: List) -> anyhow::Result<ExitCode> {
     let session = Session::open(&arguments.config, LevelFilter::WARN).await?;
     let instances = session.operations.instances().list().await;
     session.close().await;
-    let instances = instances.map_err(failed)?;
-    if arguments.json {
-        say(serde_json::to_string_pretty(&json!({ "items": instances, "next": null }))?);
+    let instances = instances?;
+    if let Some(printer) = arguments.form.printer() {
+        printer.whole(&instances)?;
     } else if instances.is_empty() {
         report("no instance runs on this database");
     } else {
         let names =
             ["id", "name", "state", "version", "zones", "since", "lease until", "shards", "apps"];
         let rows: Vec<Vec<String>> = instances.iter().map(cells).collect();
-        say(lined_up(&names, &rows).trim_end());
+        say(text_table(&names, &rows).trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -102,9 +99,9 @@ async fn drain(arguments: Drain) -> anyhow::Result<ExitCode> {
     let operations = session.operations_of(&arguments.author);
     let drained = operations.instances().drain(&arguments.instance).await;
     session.close().await;
-    let answer = drained.map_err(refused)?;
-    if arguments.json {
-        say(serde_json::to_string_pretty(&answer)?);
+    let answer = drained?;
+    if arguments.form.json {
+        document(&answer)?;
         return Ok(ExitCode::SUCCESS);
     }
     let (id, name) = (&answer.instance.id, on_one_line(&answer.instance.name));

@@ -1,48 +1,70 @@
-//! Printing. A closed pipe (`| head`) is no failure of ours; a full disk is.
+//! Prints to standard output and standard error, for people and for programs.
+//!
+//! Answers go to standard output, everything else to standard error. A closed pipe (`| head`) is
+//! not a failure of the command; a full disk is. `list` has the forms for programs.
+
+mod list;
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
-/// Why something that was printed could not be written.
-static UNWRITTEN: OnceLock<String> = OnceLock::new();
+pub(super) use self::list::{DocumentOption, ListOptions, ListPrinter};
 
-/// A line on standard output.
+/// The first error in writing to standard output.
+static FAILURE: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a line on standard output.
 pub(super) fn say(line: impl Display) {
     let mut output = io::stdout();
     note(writeln!(output, "{line}").and_then(|()| output.flush()));
 }
 
-fn note(written: io::Result<()>) {
-    if let Err(error) = written
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        UNWRITTEN.get_or_init(|| error.to_string());
+/// Prints one thing as a JSON document.
+///
+/// # Errors
+/// If it cannot be represented as JSON.
+pub(super) fn document(answer: &impl serde::Serialize) -> serde_json::Result<()> {
+    say(serde_json::to_string_pretty(answer)?);
+    Ok(())
+}
+
+/// Notes whether something was written to standard output.
+pub(super) fn note(written: io::Result<()>) {
+    if let Err(error) = written {
+        FAILURE.get_or_init(|| error);
     }
 }
 
-/// Why not all was written, if so: a program that reads it must not take it for all.
-pub(super) fn unwritten() -> Option<&'static str> {
-    UNWRITTEN.get().map(String::as_str)
+/// Whether the reader of standard output has closed it: nothing more needs to be printed.
+pub(super) fn is_closed() -> bool {
+    FAILURE.get().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// A text that may be a producer's, on one line: nothing in it steers the terminal.
+/// Why not everything was written, unless the reader has closed the pipe. A program that reads an
+/// incomplete answer must learn of it.
+pub(super) fn unwritten() -> Option<&'static io::Error> {
+    FAILURE.get().filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
+}
+
+/// A text on one line. It may be a producer's, so control characters are replaced: they could
+/// control the terminal.
 pub(super) fn on_one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A line on standard error.
+/// Prints a line on standard error.
 pub(super) fn report(line: impl Display) {
     writeln!(io::stderr(), "{line}").ok();
 }
 
-/// Columns under their names, as wide as they need; the first to the left, figures to the right.
+/// A table of numbers: the first column is aligned to the left, all others to the right.
 pub(super) fn table(names: &[&str], rows: &[Vec<String>]) -> String {
     aligned(names, rows, false)
 }
 
-/// Columns of text under their names, all to the left.
-pub(super) fn lined_up(names: &[&str], rows: &[Vec<String>]) -> String {
+/// A table of texts, aligned to the left.
+pub(super) fn text_table(names: &[&str], rows: &[Vec<String>]) -> String {
     aligned(names, rows, true)
 }
 
@@ -103,7 +125,7 @@ mod tests {
     #[test]
     fn text_is_to_the_left_and_no_line_ends_in_blanks() {
         let rows = [vec!["1".into(), "sms".into()], vec!["2".into(), "payment".into()]];
-        let text = lined_up(&["id", "app"], &rows);
+        let text = text_table(&["id", "app"], &rows);
         assert_eq!(text, "id  app\n1   sms\n2   payment\n");
     }
 

@@ -1,53 +1,52 @@
-//! `requests`: what became of a request, by its name.
+//! `requests`: the status of one request.
 
 use std::process::ExitCode;
 
 use tracing_subscriber::filter::LevelFilter;
 
 use super::ConfigFile;
-use super::output::{on_one_line, say};
-use super::session::{Session, failed};
+use super::exit::Exit;
+use super::output::{DocumentOption, document, on_one_line, say};
+use super::session::Session;
 use crate::operations::{RequestStatus, rfc3339_s};
 
-/// The exit code for a request of which nothing is known.
-const UNKNOWN: u8 = 3;
-
-/// Shows what became of a request, as far as the tables still have it
+/// Shows the status of a request, as far as the tables still have it
 ///
-/// A request is unknown if it never came, its job has ended well, it repeated a request of another
-/// name, it was a call that was refused, or its dead letter was discarded.
+/// A request is unknown if it never arrived, if its job succeeded, if it was a duplicate of a
+/// request with another requestId, if it was a call that was refused, or if its dead letter was
+/// discarded.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   infinite-scheduler requests --app sms --request 9f1c
   infinite-scheduler requests --app sms --request 9f1c --json
 
-Exit codes: 0 shown, 1 it failed, 2 it cannot work as it was asked, 3 nothing is known of it.")]
+Exit codes: 0 shown, 1 it failed, 2 it cannot work as it was asked, 3 nothing is known of the
+request, 4 the database does not answer.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigFile,
-    /// The app that it is for
+    /// The app of the request
     #[arg(long, value_name = "NAME")]
     app: String,
     /// Its requestId
     #[arg(long, value_name = "ID")]
     request: String,
-    /// For programs: a JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: DocumentOption,
 }
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let session = Session::open(&arguments.config, LevelFilter::WARN).await?;
     let status = session.operations.jobs().request(&arguments.app, &arguments.request).await;
     session.close().await;
-    let status = status.map_err(failed)?;
-    match arguments.json {
-        true => say(serde_json::to_string_pretty(&status)?),
+    let status = status?;
+    match arguments.form.json {
+        true => document(&status)?,
         false => say(on_one_line(&sentence(&status))),
     }
     Ok(match status {
-        RequestStatus::Unknown => ExitCode::from(UNKNOWN),
+        RequestStatus::Unknown => Exit::No.into(),
         RequestStatus::Accepted { .. }
         | RequestStatus::Retrying { .. }
         | RequestStatus::Cancelled { .. }

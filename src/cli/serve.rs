@@ -1,4 +1,4 @@
-//! `serve`: one instance of the service, until a signal ends it.
+//! `serve`: runs one instance of the service until a signal ends it.
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -14,23 +14,26 @@ use crate::http::Server;
 use crate::service::{Scheduler, SchedulerBuilder};
 use crate::telemetry;
 
-/// How often the scheduler is asked whether it is ready.
+/// How often readiness is checked.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What ending the HTTP server may take.
+/// How long the end of the HTTP server is waited for.
 const PAGE_PATIENCE: Duration = Duration::from_millis(200);
 
-/// Runs the service: takes requests, keeps jobs, fires them
+/// Runs the service: reads requests, keeps the jobs in the database and fires them
 ///
-/// Prints one line when the HTTP server listens and one that says `ready` when everything
-/// runs. SIGTERM and SIGINT let running jobs end, up to `instance.drain_timeout_ms`; a second
-/// one ends it at once.
+/// Prints `listening on http://...`, then `ready` when it reads requests and fires jobs. SIGTERM
+/// and SIGINT let running jobs end, up to `instance.drain_timeout_ms`; a second one ends the
+/// process at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   infinite-scheduler serve
   infinite-scheduler serve --config /etc/infinite-scheduler.toml
-  INFINITE_SCHEDULER__DATABASE__URL=postgres://user:pass@host/db infinite-scheduler serve")]
+  INFINITE_SCHEDULER__DATABASE__URL=postgres://user:pass@host/db infinite-scheduler serve
+
+Exit codes: 0 drained, 2 it cannot start with this configuration or database, 130 or 143 ended by a
+second signal without draining.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigFile,
@@ -71,7 +74,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says once that everything runs. What goes wrong later is for `/health/ready`.
+/// Prints `ready` once. Later problems are reported by `/health/ready`.
 async fn announce_ready(scheduler: &Scheduler) -> Infallible {
     while !runs(&scheduler.health()) {
         tokio::time::sleep(LOOK).await;
@@ -80,7 +83,8 @@ async fn announce_ready(scheduler: &Scheduler) -> Infallible {
     std::future::pending().await
 }
 
-/// Ready, and given its part of the topic: what else may be wrong concerns others.
+/// Whether it is ready and the consumer group has assigned its partitions. Other problems, such as
+/// a partition that cannot be read, do not concern this instance as a whole.
 fn runs(health: &HealthReport) -> bool {
     health.ready && health.degraded.iter().all(|problem| problem.subject != "kafka")
 }

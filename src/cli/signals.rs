@@ -10,16 +10,15 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens to SIGINT and SIGTERM instead of dying of the first of them. The second one ends the
-/// process whatever it does: the signal's own handler does that, and no task or thread of ours
-/// has to get its turn.
+/// Receives SIGINT and SIGTERM, so that the first one does not end the process. The second one
+/// does, from within the signal's handler: it does not depend on any task or thread of the program.
 #[derive(Debug)]
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
-/// One of them.
+/// One of these signals.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ask {
     Interrupt,
@@ -50,7 +49,7 @@ impl Signals {
 }
 
 impl Ask {
-    /// How a shell sees a process that this signal ended.
+    /// The exit code that shells report for a process which this signal ended.
     pub(super) fn exit_code(self) -> ExitCode {
         self.exit_status().into()
     }

@@ -17,7 +17,6 @@ use self::flags::Flags;
 pub(super) use self::flags::delay;
 use self::input::{Input, Line};
 use super::output::{on_one_line, report, say};
-use super::session::failed;
 use super::{CannotStart, ConfigFile, cannot_start, load};
 use crate::config::Config;
 use crate::operations::{
@@ -25,47 +24,48 @@ use crate::operations::{
 };
 use crate::telemetry;
 
-/// How often a long input is reported on.
+/// The pause between two reports of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 /// Sends requests for jobs, through Kafka or straight into the database
 ///
-/// Reads one request (a JSON object) or JSON lines from FILE or standard input, or makes one
-/// request of the flags. Each line is checked first; a line that is refused keeps no other
-/// from being sent. Through Kafka, duplicates and unknown apps show at the scheduler only.
+/// Reads one request (a JSON object) or JSON lines from FILE or standard input, or builds one
+/// request from options. Each line is checked first; a line that is refused does not keep others
+/// from being sent. Through Kafka, only the scheduler can detect duplicates and unknown apps.
 #[derive(Debug, clap::Args)]
 #[command(after_help = r#"Examples:
   infinite-scheduler submit --app sms --in 5s --data '{"phoneNumber":"+491","message":"hi"}'
   infinite-scheduler submit requests.jsonl
   echo '{"appName":"sms","scheduledTime":"2030-01-01T08:00:00Z"}' | infinite-scheduler submit --direct -
 
-Exit codes: 0 all taken, 1 something was refused or failed, 2 it cannot work as it was asked."#)]
+Exit codes: 0 all accepted, 1 a request was refused or not sent, 2 it cannot work as it was asked, 4
+the database does not answer (--direct)."#)]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigFile,
-    /// Into the database, without Kafka
+    /// Write the requests into the database, without Kafka
     #[arg(long)]
     direct: bool,
-    /// Print only what was refused, and the summary
+    /// Print only the requests that were refused, and the summary
     #[arg(long, short)]
     quiet: bool,
-    /// The requests; - for standard input
+    /// The file with the requests; - for standard input
     #[arg(value_name = "FILE", conflicts_with = "app")]
     file: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
 }
 
-/// Where requests go.
+/// How requests are sent.
 enum Way {
     Kafka(Publisher),
     Direct(Operations),
 }
 
-/// What became of a line.
+/// The result for one line.
 #[derive(Debug)]
 enum Verdict {
-    /// The broker has it.
+    /// The broker acknowledged it.
     Sent,
     Accepted {
         job: String,
@@ -77,7 +77,7 @@ enum Verdict {
         cancelled: bool,
     },
     Refused(String),
-    /// Nobody is at fault but an outage: it may be sent again.
+    /// It was not sent because of an outage: it may be sent again.
     Failed(String),
 }
 
@@ -113,10 +113,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             }
         }
         if tally.failed > 0 {
-            // They went together: some behind the first that failed were taken.
+            // The lines were sent concurrently: some after the first failure were accepted.
             report(format_args!(
-                "stopped after line {last}: send those that failed, and all after line {last}, \
-                 again; one without a requestId or idempotencyKey may become a second job",
+                "stopped after line {last}: send the lines that failed, and all after line {last}, \
+                 again; a request without a requestId or idempotencyKey may become a second job",
             ));
             break;
         }
@@ -149,7 +149,7 @@ fn open_input(arguments: &Arguments) -> anyhow::Result<Input> {
     Ok(Input::new(BufReader::new(source)))
 }
 
-/// What waiting or trying again would not make readable is no failure but a wrong input.
+/// Input that can never be read is a mistake of the command line, not a failure.
 fn unreadable(error: io::Error) -> anyhow::Error {
     const WHAT: &str = "the input cannot be read";
     match error.kind() {
@@ -162,15 +162,15 @@ impl Way {
     async fn open(config: &Config, direct: bool) -> anyhow::Result<Self> {
         if direct {
             let options = OperationsOptions::from(config).migrate_first();
-            return Ok(Self::Direct(Operations::connect(options).await.map_err(failed)?));
+            return Ok(Self::Direct(Operations::connect(options).await?));
         }
         let Some(kafka) = &config.kafka else {
             bail!(CannotStart("the configuration has no [kafka]: add it, or give --direct".into()));
         };
-        Ok(Self::Kafka(Publisher::start(kafka).map_err(failed)?))
+        Ok(Self::Kafka(Publisher::start(kafka)?))
     }
 
-    /// Requests that are on their way together.
+    /// How many requests are sent concurrently.
     fn at_once(&self) -> usize {
         match self {
             Self::Kafka(_) => 2000,

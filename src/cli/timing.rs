@@ -1,4 +1,4 @@
-//! How late jobs start, in figures.
+//! Measures how late jobs start.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::dispatch::{JobContext, JobError, JobHandler};
 use crate::model::job::Job;
 
-/// A handler that notes how late each job starts, and does nothing else.
+/// A handler that only records how late each job starts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stopwatch {
     late_us: Arc<Mutex<Vec<i64>>>,
@@ -36,14 +36,14 @@ impl JobHandler for Stopwatch {
     }
 }
 
-/// How long ago the job was to start, in microseconds; less than nothing if it is early.
+/// How long ago the job was due, in microseconds; negative if it is early.
 pub(super) fn late_us(job: &Job) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
     now_us.saturating_sub(job.due_ms.saturating_mul(1000))
 }
 
-/// How late jobs were.
+/// The distribution of how late jobs started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Spread {
@@ -51,14 +51,14 @@ pub(super) struct Spread {
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
     pub(super) max_ms: f64,
-    /// Jobs that started before their moment, which must not be.
+    /// Jobs that started before they were due, which must not happen.
     pub(super) early: usize,
 }
 
 impl Spread {
     pub(super) fn of(late_us: &mut [i64]) -> Self {
         late_us.sort_unstable();
-        // The nearest rank: a value that occurred, not one in between.
+        // The nearest-rank method: a percentile is a value that occurred, not an interpolation.
         let at = |part: f64| {
             let rank = (part * late_us.len() as f64).ceil() as usize;
             late_us.get(rank.saturating_sub(1)).map_or(0.0, |&us| us as f64 / 1000.0)

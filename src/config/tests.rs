@@ -35,6 +35,7 @@ fn an_empty_file_means_the_defaults() {
     assert_eq!(config.ingest.max_record_bytes, 1_048_576);
     assert_eq!(config.ingest.max_batch_bytes, 8_388_608);
     assert_eq!(config.idempotency.window, s(24 * 3600));
+    assert_eq!(config.audit.keep, s(365 * 86_400));
     assert_eq!((config.instance.lease, config.instance.drain_timeout), (s(10), s(25)));
     assert!(!config.instance.id.is_empty());
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:7070");
@@ -62,6 +63,8 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
         topic = "in"
         on_offset_lost = "stop"
         properties = { "security.protocol" = "SASL_SSL", "sasl.password" = "hush" }
+        [audit]
+        keep_days = 30
         [instance]
         id = "scheduler-1"
         [log]
@@ -86,6 +89,7 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
     )
     .unwrap();
     assert_eq!(config.default_time_zone.iana_name(), Some("Asia/Dhaka"));
+    assert_eq!(config.audit.keep, s(30 * 86_400));
     assert_eq!(config.instance.id, "scheduler-1");
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.kafka.as_ref().unwrap().topics, ["in"]);

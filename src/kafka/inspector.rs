@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::connectivity::Connectivity;
 use super::listener::Listener;
 use super::rebalance::list_of;
 use super::uncommitted::Uncommitted;
 use super::{Error, KafkaIngestConfig, TopicPartition};
+use crate::model::ids::{Offset, Partition};
 
 /// The longest wait for one answer; short, because a person waits at a terminal.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
@@ -23,18 +24,18 @@ const EXPLAIN: Duration = Duration::from_millis(100);
 const THINGS: usize = 10;
 
 /// Offsets by partition.
-pub type Offsets = BTreeMap<TopicPartition, i64>;
+pub type Offsets = BTreeMap<TopicPartition, Offset>;
 
 /// The range of offsets of a partition's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRange {
     /// The first offset that the log has.
-    pub begin: i64,
+    pub begin: Offset,
     /// The one after the last record.
-    pub end: i64,
+    pub end: Offset,
     /// The last stable offset. Less than `end` while a transaction is open, and then the offset
     /// of its first record.
-    pub stable: i64,
+    pub stable: Offset,
 }
 
 /// A client that joins no group, so that it takes no partition from a member.
@@ -84,7 +85,7 @@ impl ClusterInspector {
                 .flat_map(|topic| {
                     let name: Arc<str> = topic.name().into();
                     let numbers = topic.partitions().iter().map(|partition| partition.id());
-                    numbers.map(move |number| TopicPartition::new(name.clone(), number))
+                    numbers.map(move |number| TopicPartition::new(name.clone(), Partition(number)))
                 })
                 .collect();
             all.sort();
@@ -104,9 +105,10 @@ impl ClusterInspector {
         let uncommitted = self.uncommitted.clone();
         self.ask(move |client| {
             let range = |partition: TopicPartition| {
-                let (topic, number) = (&partition.topic, partition.partition);
+                let (topic, number) = (&partition.topic, partition.partition.0);
                 // Read before the end, which may grow meanwhile.
                 let (begin, stable) = client.fetch_watermarks(topic, number, ANSWER_PATIENCE)?;
+                let (begin, stable) = (Offset(begin), Offset(stable));
                 let end = uncommitted.end(&partition, ANSWER_PATIENCE)?;
                 Ok((partition, LogRange { begin, end, stable }))
             };
@@ -122,7 +124,7 @@ impl ClusterInspector {
     pub async fn time_at(
         &self,
         partition: &TopicPartition,
-        offset: i64,
+        offset: Offset,
     ) -> Result<Option<i64>, Error> {
         let (uncommitted, partition) = (self.uncommitted.clone(), partition.clone());
         self.ask(move |_| uncommitted.time_at(&partition, offset)).await
@@ -139,7 +141,8 @@ impl ClusterInspector {
         time_ms: i64,
     ) -> Result<Offsets, Error> {
         self.ask(move |client| {
-            let times: Vec<_> = partitions.into_iter().map(|one| (one, time_ms)).collect();
+            // The client takes the times in the place of offsets.
+            let times: Vec<_> = partitions.into_iter().map(|one| (one, Offset(time_ms))).collect();
             offsets_in(&client.offsets_for_times(list_of(&times)?, ANSWER_PATIENCE)?)
         })
         .await
@@ -152,7 +155,7 @@ impl ClusterInspector {
     /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer for one of them.
     pub async fn committed(&self, partitions: Vec<TopicPartition>) -> Result<Offsets, Error> {
         self.ask(move |client| {
-            let places: Vec<_> = partitions.into_iter().map(|one| (one, 0)).collect();
+            let places: Vec<_> = partitions.into_iter().map(|one| (one, Offset(0))).collect();
             offsets_in(&client.committed_offsets(list_of(&places)?, ANSWER_PATIENCE)?)
         })
         .await
@@ -185,8 +188,9 @@ fn offsets_in(list: &TopicPartitionList) -> Result<Offsets, Error> {
     let mut offsets = Offsets::new();
     for element in list.elements() {
         element.error()?;
-        if let Offset::Offset(offset) = element.offset() {
-            offsets.insert(TopicPartition::new(element.topic(), element.partition()), offset);
+        if let rdkafka::Offset::Offset(offset) = element.offset() {
+            let partition = Partition(element.partition());
+            offsets.insert(TopicPartition::new(element.topic(), partition), Offset(offset));
         }
     }
     Ok(offsets)

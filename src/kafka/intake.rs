@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
-use rdkafka::topic_partition_list::Offset;
 use tokio::sync::watch;
 use tracing::error;
 
@@ -19,6 +18,7 @@ use super::member::{CurrentConsumer, Member};
 use super::rebalance::{Assignments, Consumer, commit, list_of};
 use super::uncommitted::Uncommitted;
 use super::{BrokerState, Error, KafkaIngestConfig, PartitionQueue, TopicPartition, TroubleKind};
+use crate::model::ids::Offset;
 
 /// The longest wait for an answer of the broker.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
@@ -93,7 +93,7 @@ impl Intake {
     /// # Errors
     /// [`Error::Revoked`] if the partition is not assigned, [`Error::Unavailable`] if the client
     /// cannot seek at the moment.
-    pub async fn seek(&self, partition: &TopicPartition, offset: i64) -> Result<(), Error> {
+    pub async fn seek(&self, partition: &TopicPartition, offset: Offset) -> Result<(), Error> {
         let partition = partition.clone();
         self.ask(move |consumer| seek(consumer, &partition, offset)).await
     }
@@ -113,16 +113,16 @@ impl Intake {
     ///
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer.
-    pub async fn committed(&self, partition: &TopicPartition) -> Result<Option<i64>, Error> {
+    pub async fn committed(&self, partition: &TopicPartition) -> Result<Option<Offset>, Error> {
         let partition = partition.clone();
         self.ask(move |consumer| {
-            let list = list_of(&[(partition, 0)])?;
+            let list = list_of(&[(partition, Offset(0))])?;
             let answers = consumer.committed_offsets(list, ANSWER_PATIENCE)?;
             let elements = answers.elements();
             let Some(answer) = elements.first() else { return Ok(None) };
             answer.error()?;
             Ok(match answer.offset() {
-                Offset::Offset(offset) => Some(offset),
+                rdkafka::Offset::Offset(offset) => Some(Offset(offset)),
                 _ => None,
             })
         })
@@ -133,11 +133,12 @@ impl Intake {
     ///
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer.
-    pub async fn watermarks(&self, partition: &TopicPartition) -> Result<(i64, i64), Error> {
+    pub async fn watermarks(&self, partition: &TopicPartition) -> Result<(Offset, Offset), Error> {
         let partition = partition.clone();
         self.ask(move |consumer| {
-            let (topic, number) = (&partition.topic, partition.partition);
-            Ok(consumer.fetch_watermarks(topic, number, ANSWER_PATIENCE)?)
+            let (topic, number) = (&partition.topic, partition.partition.0);
+            let (low, high) = consumer.fetch_watermarks(topic, number, ANSWER_PATIENCE)?;
+            Ok((Offset(low), Offset(high)))
         })
         .await
     }
@@ -146,7 +147,7 @@ impl Intake {
     ///
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Denied`] if the broker does not answer.
-    pub async fn end(&self, partition: &TopicPartition) -> Result<i64, Error> {
+    pub async fn end(&self, partition: &TopicPartition) -> Result<Offset, Error> {
         let partition = partition.clone();
         self.ask_uncommitted(move |uncommitted| uncommitted.end(&partition, ANSWER_PATIENCE)).await
     }
@@ -158,14 +159,14 @@ impl Intake {
     pub async fn time_at(
         &self,
         partition: &TopicPartition,
-        offset: i64,
+        offset: Offset,
     ) -> Result<Option<i64>, Error> {
         let partition = partition.clone();
         self.ask_uncommitted(move |uncommitted| uncommitted.time_at(&partition, offset)).await
     }
 
     /// Commits offsets to Kafka, for lag tools; does not wait, and may fail without notice.
-    pub fn commit(&self, offsets: &[(TopicPartition, i64)]) {
+    pub fn commit(&self, offsets: &[(TopicPartition, Offset)]) {
         if let Ok(consumer) = self.consumer() {
             // Without a broker the commits would pile up in the client.
             if !consumer.context().connectivity.should_probe() {
@@ -267,7 +268,7 @@ fn stopped() -> Error {
     Error::Unavailable("the consumer has stopped".to_owned())
 }
 
-fn seek(consumer: &Consumer, partition: &TopicPartition, offset: i64) -> Result<(), Error> {
+fn seek(consumer: &Consumer, partition: &TopicPartition, offset: Offset) -> Result<(), Error> {
     let began = Instant::now();
     loop {
         let slot = consumer.context().slot(partition)?;

@@ -24,6 +24,7 @@ mod broker;
 #[cfg(test)]
 mod tests;
 
+use crate::model::ids::Partition;
 use std::fmt;
 use std::sync::Arc;
 
@@ -44,12 +45,12 @@ pub struct TopicPartition {
     /// The topic's name.
     pub topic: Arc<str>,
     /// The partition's number, from 0.
-    pub partition: i32,
+    pub partition: Partition,
 }
 
 impl TopicPartition {
     /// The partition with this number of `topic`.
-    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
+    pub fn new(topic: impl Into<Arc<str>>, partition: Partition) -> Self {
         Self { topic: topic.into(), partition }
     }
 }

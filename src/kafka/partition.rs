@@ -20,6 +20,7 @@ use super::error::{is_denial, is_passing};
 use super::memory::{BatchMemory, RecordMemory};
 use super::slot::Slot;
 use super::{Error, TopicPartition};
+use crate::model::ids::{Offset, Partition};
 use crate::model::record::RawRecord;
 
 /// A split queue can miss a wake-up (rust-rdkafka issue 840), so it is polled at least this
@@ -49,9 +50,9 @@ pub struct LogEnd {
     /// The last stable offset: the first one that a reader of committed records may not see yet.
     /// It can be beyond the last record read, because control records (transaction markers) have
     /// offsets too.
-    pub stable: i64,
+    pub stable: Offset,
     /// The high watermark: the offset after the last record, committed or not.
-    pub high: i64,
+    pub high: Offset,
 }
 
 thread_local! {
@@ -70,7 +71,7 @@ pub(super) fn keep_end(message: &str) {
 fn end_of(message: &str) -> Option<LogEnd> {
     let (_, numbers) = message.split_once("end of partition at offset ")?;
     let (stable, high) = numbers.strip_suffix(')')?.split_once(" (HighwaterMark ")?;
-    Some(LogEnd { stable: stable.parse().ok()?, high: high.parse().ok()? })
+    Some(LogEnd { stable: Offset(stable.parse().ok()?), high: Offset(high.parse().ok()?) })
 }
 
 /// The records of one partition, from its assignment or the latest seek until it is revoked.
@@ -125,7 +126,7 @@ impl PartitionQueue {
     ) -> Result<Self, Error> {
         let partition = &slot.partition;
         let queue = consumer
-            .split_partition_queue(&partition.topic, partition.partition)
+            .split_partition_queue(&partition.topic, partition.partition.0)
             .ok_or_else(|| Error::Config(format!("{partition} is not a partition")))?;
         let reader = slot.next_reader()?;
         let consumer = consumer.clone();
@@ -311,8 +312,8 @@ impl PartitionQueue {
     fn record(&self, message: &BorrowedMessage<'_>) -> RawRecord {
         RawRecord {
             topic: self.slot.partition.topic.clone(),
-            partition: message.partition(),
-            offset: message.offset(),
+            partition: Partition(message.partition()),
+            offset: Offset(message.offset()),
             timestamp_ms: message.timestamp().to_millis(),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
@@ -388,7 +389,7 @@ mod tests {
     fn the_end_is_read_from_the_text_of_the_error() {
         let message =
             "Fetch from broker 1 reached end of partition at offset 502 (HighwaterMark 503)";
-        assert_eq!(end_of(message), Some(LogEnd { stable: 502, high: 503 }));
+        assert_eq!(end_of(message), Some(LogEnd { stable: Offset(502), high: Offset(503) }));
         for other in ["", "end of partition at offset x (HighwaterMark 5)", "at offset 3"] {
             assert_eq!(end_of(other), None, "{other}");
         }

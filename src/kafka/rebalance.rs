@@ -11,7 +11,7 @@ use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
 };
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
 use tracing::{debug, error, info, warn};
@@ -21,6 +21,7 @@ use super::memory::RecordMemory;
 use super::partition::keep_end;
 use super::slot::Slot;
 use super::{Error, PartitionQueue, TopicPartition};
+use crate::model::ids::{Offset, Partition};
 
 /// The rebalance listener: it starts and stops the readers of the partitions that the group
 /// assigns to this process.
@@ -35,7 +36,8 @@ pub trait Assignments: Send + Sync + 'static {
     /// of each, where known. Called on the poll thread, for which the whole group waits: may
     /// block, for a bounded time. The queues already return [`Error::Revoked`]. `lost` means that
     /// another member may have the partitions already.
-    fn revoked(&self, partitions: Vec<TopicPartition>, lost: bool) -> Vec<(TopicPartition, i64)>;
+    fn revoked(&self, partitions: Vec<TopicPartition>, lost: bool)
+    -> Vec<(TopicPartition, Offset)>;
 }
 
 /// The consumer with these callbacks.
@@ -152,7 +154,7 @@ impl Rebalancer {
         &self,
         consumer: &Consumer,
         partition: &TopicPartition,
-        offset: i64,
+        offset: Offset,
     ) -> Result<(), Error> {
         let _guard = lock(&self.assignment_lock);
         self.slot(partition)?;
@@ -173,7 +175,7 @@ impl Rebalancer {
     /// assignment.
     fn forget_queued(&self, partition: &TopicPartition) {
         let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
-        let queue = consumer.split_partition_queue(&partition.topic, partition.partition);
+        let queue = consumer.split_partition_queue(&partition.topic, partition.partition.0);
         let Some(queue) = queue else { return };
         while queue.poll(Duration::ZERO).is_some() {}
     }
@@ -232,7 +234,11 @@ impl Rebalancer {
     }
 
     /// Ends the reading of partitions, and returns the next offset of each that is durable.
-    fn end(&self, mut partitions: Vec<TopicPartition>, lost: bool) -> Vec<(TopicPartition, i64)> {
+    fn end(
+        &self,
+        mut partitions: Vec<TopicPartition>,
+        lost: bool,
+    ) -> Vec<(TopicPartition, Offset)> {
         partitions.retain(|partition| match self.slots().remove(partition) {
             Some(slot) => {
                 slot.revoke();
@@ -294,7 +300,7 @@ impl ConsumerContext for Rebalancer {
 }
 
 /// Sends offsets to Kafka without waiting; nothing but lag tools depends on them.
-pub(super) fn commit(consumer: &Consumer, offsets: &[(TopicPartition, i64)]) {
+pub(super) fn commit(consumer: &Consumer, offsets: &[(TopicPartition, Offset)]) {
     if offsets.is_empty() {
         return;
     }
@@ -306,11 +312,11 @@ pub(super) fn commit(consumer: &Consumer, offsets: &[(TopicPartition, i64)]) {
 }
 
 /// A list for one call only: keeping it can prevent the client from closing.
-pub(super) fn list_of(offsets: &[(TopicPartition, i64)]) -> Result<TopicPartitionList, Error> {
+pub(super) fn list_of(offsets: &[(TopicPartition, Offset)]) -> Result<TopicPartitionList, Error> {
     let mut list = TopicPartitionList::with_capacity(offsets.len());
     for (partition, offset) in offsets {
-        let offset = Offset::Offset(*offset);
-        list.add_partition_offset(&partition.topic, partition.partition, offset)?;
+        let offset = rdkafka::Offset::Offset(offset.0);
+        list.add_partition_offset(&partition.topic, partition.partition.0, offset)?;
     }
     Ok(list)
 }
@@ -362,7 +368,7 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<TopicPartition> {
     let elements = list.elements();
     elements
         .iter()
-        .map(|element| TopicPartition::new(element.topic(), element.partition()))
+        .map(|element| TopicPartition::new(element.topic(), Partition(element.partition())))
         .collect()
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::model::ids::{Offset, Partition};
 use crate::model::record::RawRecord;
 
 const TOPIC: &str = "in";
@@ -19,7 +20,7 @@ const LIMITS: BatchLimits =
 /// Hands queues on to the test, and answers a revocation with what the test says is durable.
 struct Listener {
     queues: mpsc::UnboundedSender<PartitionQueue>,
-    durable: Mutex<BTreeMap<TopicPartition, i64>>,
+    durable: Mutex<BTreeMap<TopicPartition, Offset>>,
     left: Mutex<BTreeSet<TopicPartition>>,
     /// The number of calls of `assigned`.
     assigned_calls: Mutex<u32>,
@@ -41,7 +42,11 @@ impl Assignments for Listener {
         }
     }
 
-    fn revoked(&self, partitions: Vec<TopicPartition>, _lost: bool) -> Vec<(TopicPartition, i64)> {
+    fn revoked(
+        &self,
+        partitions: Vec<TopicPartition>,
+        _lost: bool,
+    ) -> Vec<(TopicPartition, Offset)> {
         self.left.lock().unwrap().extend(partitions.iter().cloned());
         let durable = self.durable.lock().unwrap();
         let next = |partition| durable.get_key_value(partition).map(|(p, o)| (p.clone(), *o));
@@ -86,7 +91,7 @@ async fn offsets(queue: &mut PartitionQueue, count: usize) -> Vec<i64> {
     let mut offsets = Vec::new();
     while offsets.len() < count && Instant::now() < deadline {
         let batch = queue.next_batch(LIMITS).await.unwrap();
-        offsets.extend(batch.iter().map(|record| record.offset));
+        offsets.extend(batch.iter().map(|record| record.offset.0));
     }
     offsets
 }
@@ -113,12 +118,12 @@ async fn each_partition_yields_its_records_in_order_once_it_was_sought() {
         let refusal = queue.next_batch(LIMITS).await.unwrap_err();
         assert_eq!(refusal, Error::NotSought { partition: partition.clone() });
         let (low, high) = intake.watermarks(&partition).await.unwrap();
-        assert!(low == 0 && high > 50, "{partition}: {low} to {high}");
+        assert!(low == Offset(0) && high > Offset(50), "{partition}: {low} to {high}");
         assert!(intake.is_assigned(&partition));
-        intake.seek(&partition, 10).await.unwrap();
-        let expected: Vec<i64> = (10..high).collect();
+        intake.seek(&partition, Offset(10)).await.unwrap();
+        let expected: Vec<i64> = (10..high.0).collect();
         assert_eq!(offsets(&mut queue, expected.len()).await, expected);
-        total += high;
+        total += high.0;
     }
     assert_eq!(total, 300);
     assert_eq!(intake.state(), BrokerState { reachable: true, trouble: None, kind: None });
@@ -132,7 +137,7 @@ async fn a_batch_keeps_its_limits_and_a_dropped_wait_loses_nothing() {
     let (listener, mut queues) = Listener::new();
     let intake = Intake::start(&config, LEASE, 6, listener).unwrap();
     let mut queue = queue(&mut queues).await;
-    intake.seek(queue.partition(), 0).await.unwrap();
+    intake.seek(queue.partition(), Offset(0)).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 50 {
         let small = BatchLimits { max_records: 7, max_bytes: 30, wait: Duration::from_secs(5) };
@@ -144,7 +149,7 @@ async fn a_batch_keeps_its_limits_and_a_dropped_wait_loses_nothing() {
         };
         let bytes: usize = batch.iter().map(|record| record.size()).sum();
         assert!(batch.len() <= 7 && (bytes <= 30 || batch.len() == 1), "{bytes} bytes");
-        seen.extend(batch.iter().map(|record| record.offset));
+        seen.extend(batch.iter().map(|record| record.offset.0));
     }
     assert_eq!(seen, (0..50).collect::<Vec<_>>());
     let began = Instant::now();
@@ -158,8 +163,9 @@ async fn a_batch_ahead_follows_the_one_before_if_there_is_room_for_both() {
     let (_broker, config) = broker(1);
     publish(&config, 50).await;
     let small = BatchLimits { max_records: 7, ..LIMITS };
-    let offsets =
-        |batch: Vec<RawRecord>| -> Vec<i64> { batch.iter().map(|record| record.offset).collect() };
+    let offsets = |batch: Vec<RawRecord>| -> Vec<i64> {
+        batch.iter().map(|record| record.offset.0).collect()
+    };
     for (memory_mb, has_room) in [(128, true), (1, false)] {
         let memory_mb = NonZeroU32::new(memory_mb).unwrap();
         let (group_id, config) = (format!("group-{memory_mb}"), config.clone());
@@ -167,7 +173,7 @@ async fn a_batch_ahead_follows_the_one_before_if_there_is_room_for_both() {
         let (listener, mut queues) = Listener::new();
         let intake = Intake::start(&config, LEASE, 6, listener).unwrap();
         let mut queue = queue(&mut queues).await;
-        intake.seek(queue.partition(), 0).await.unwrap();
+        intake.seek(queue.partition(), Offset(0)).await.unwrap();
         let mut seen = Vec::new();
         while seen.len() < 50 {
             seen.extend(offsets(queue.next_batch(small).await.unwrap()));
@@ -200,7 +206,7 @@ async fn a_record_arrives_as_it_was_sent() {
     let (listener, mut queues) = Listener::new();
     let intake = Intake::start(&config, LEASE, 6, listener).unwrap();
     let mut queue = queue(&mut queues).await;
-    intake.seek(queue.partition(), 0).await.unwrap();
+    intake.seek(queue.partition(), Offset(0)).await.unwrap();
     let mut received = Vec::new();
     let deadline = Instant::now() + PATIENCE;
     while received.len() < sent.len() && Instant::now() < deadline {
@@ -226,10 +232,10 @@ async fn a_new_reader_goes_on_where_it_is_told_and_the_old_one_ends() {
     let intake = Intake::start(&config, LEASE, 6, listener).unwrap();
     let mut old = queue(&mut queues).await;
     let partition = old.partition().clone();
-    intake.seek(&partition, 0).await.unwrap();
+    intake.seek(&partition, Offset(0)).await.unwrap();
     assert_eq!(offsets(&mut old, 60).await.len(), 60);
 
-    intake.seek(&partition, 20).await.unwrap();
+    intake.seek(&partition, Offset(20)).await.unwrap();
     let mut new = intake.split(&partition).unwrap();
     assert_eq!(old.next_batch(LIMITS).await, Err(Error::Revoked { partition: partition.clone() }));
     drop(old);
@@ -242,7 +248,7 @@ async fn a_new_reader_goes_on_where_it_is_told_and_the_old_one_ends() {
     publish(&config, 1).await;
     let published = Instant::now();
     let (batch, woken) = waiting.await.unwrap();
-    assert_eq!(batch.unwrap()[0].offset, 60);
+    assert_eq!(batch.unwrap()[0].offset, Offset(60));
     assert!(woken < published + Duration::from_millis(500));
     intake.shutdown(PATIENCE).await.unwrap();
 }
@@ -255,11 +261,11 @@ async fn a_lost_offset_is_told_and_a_seek_heals_it() {
     let intake = Intake::start(&config, LEASE, 6, listener).unwrap();
     let mut queue = queue(&mut queues).await;
     let partition = queue.partition().clone();
-    intake.seek(&partition, 5000).await.unwrap();
+    intake.seek(&partition, Offset(5000)).await.unwrap();
     let patient = BatchLimits { wait: PATIENCE, ..LIMITS };
     let lost = queue.next_batch(patient).await;
     assert_eq!(lost, Err(Error::OffsetLost { partition: partition.clone() }));
-    intake.seek(&partition, 25).await.unwrap();
+    intake.seek(&partition, Offset(25)).await.unwrap();
     let mut queue = intake.split(&partition).unwrap();
     assert_eq!(offsets(&mut queue, 5).await, (25..30).collect::<Vec<_>>());
     intake.shutdown(PATIENCE).await.unwrap();
@@ -273,8 +279,8 @@ async fn a_second_member_takes_over_where_the_first_says_it_is() {
     let mut held = Vec::new();
     for _ in 0..4 {
         let queue = queue(&mut first_queues).await;
-        first.seek(queue.partition(), 0).await.unwrap();
-        let durable = 100 + i64::from(queue.partition().partition);
+        first.seek(queue.partition(), Offset(0)).await.unwrap();
+        let durable = Offset(100) + i64::from(queue.partition().partition.0);
         first_desk.durable.lock().unwrap().insert(queue.partition().clone(), durable);
         held.push(queue);
     }
@@ -287,7 +293,7 @@ async fn a_second_member_takes_over_where_the_first_says_it_is() {
     assert!(!first.is_assigned(&partition));
     assert!(second.is_assigned(&partition));
     let committed = second.committed(&partition).await.unwrap();
-    assert_eq!(committed, Some(100 + i64::from(partition.partition)));
+    assert_eq!(committed, Some(Offset(100) + i64::from(partition.partition.0)));
     for queue in &mut held {
         let partition = queue.partition().clone();
         let is_revoked = || first_desk.left.lock().unwrap().contains(&partition);
@@ -301,7 +307,7 @@ async fn a_second_member_takes_over_where_the_first_says_it_is() {
 
     // Queues that a reader still holds do not keep the member in the group.
     first.shutdown(PATIENCE).await.unwrap();
-    let all = |number| second.is_assigned(&TopicPartition::new(TOPIC, number));
+    let all = |number| second.is_assigned(&TopicPartition::new(TOPIC, Partition(number)));
     eventually("all partitions are the second member's", || (0..4).all(all)).await;
     assert!(!first.state().reachable);
     drop(held);
@@ -321,7 +327,7 @@ async fn a_member_without_a_partition_learns_so_and_leaves_at_once() {
         assigned_calls(&first_desk) > 0 && assigned_calls(&second_desk) > 0
     })
     .await;
-    let partition = TopicPartition::new(TOPIC, 0);
+    let partition = TopicPartition::new(TOPIC, Partition(0));
     let (idle, reading) = match first.is_assigned(&partition) {
         true => (second, first),
         false => (first, second),
@@ -348,7 +354,7 @@ async fn a_broker_that_goes_and_comes_back_is_told() {
     broker.set_reachable(true);
     let mut queue = queue(&mut queues).await;
     eventually("the outage ends", || intake.state().trouble.is_none()).await;
-    intake.seek(queue.partition(), 0).await.unwrap();
+    intake.seek(queue.partition(), Offset(0)).await.unwrap();
     broker.set_reachable(false);
     eventually("the second outage shows", || !intake.state().reachable).await;
     assert_eq!(queue.next_batch(LIMITS).await, Ok(Vec::new()));

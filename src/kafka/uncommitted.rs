@@ -13,6 +13,7 @@ use super::connectivity::Connectivity;
 use super::listener::Listener;
 use super::rebalance::list_of;
 use super::{Error, KafkaIngestConfig, TopicPartition};
+use crate::model::ids::Offset;
 
 /// The longest wait for a record that is known to exist.
 const RECORD_PATIENCE: Duration = Duration::from_secs(3);
@@ -43,11 +44,15 @@ impl Uncommitted {
     }
 
     /// The high watermark of `partition`: the offset after its last record, committed or not.
-    pub(super) fn end(&self, partition: &TopicPartition, patience: Duration) -> Result<i64, Error> {
-        let (topic, number) = (&partition.topic, partition.partition);
+    pub(super) fn end(
+        &self,
+        partition: &TopicPartition,
+        patience: Duration,
+    ) -> Result<Offset, Error> {
+        let (topic, number) = (&partition.topic, partition.partition.0);
         let asked = self.client.fetch_watermarks(topic, number, patience);
         asked
-            .map(|(_, end)| end)
+            .map(|(_, end)| Offset(end))
             .map_err(|error| self.client.context().connectivity.explain(error.into()))
     }
 
@@ -55,7 +60,7 @@ impl Uncommitted {
     pub(super) fn time_at(
         &self,
         partition: &TopicPartition,
-        offset: i64,
+        offset: Offset,
     ) -> Result<Option<i64>, Error> {
         let _guard = self.assignment_lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.client.assign(&list_of(&[(partition.clone(), offset)])?)?;

@@ -1,6 +1,6 @@
 //! Identifiers, each with a type of its own, so that they cannot be mixed up.
 
-use std::fmt;
+use std::{fmt, ops};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -105,7 +105,12 @@ fn digest(kind: &[u8], app: &str, name: &str) -> [u8; 16] {
 }
 
 /// The request id of a record without one: the same record always has the same id.
-pub fn derived_request_id(cluster: &str, topic: &str, partition: i32, offset: i64) -> String {
+pub fn derived_request_id(
+    cluster: &str,
+    topic: &str,
+    partition: Partition,
+    offset: Offset,
+) -> String {
     let name = format!("{cluster}/{topic}/{partition}/{offset}");
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string()
 }
@@ -151,6 +156,40 @@ number! {
     ReaderToken(i64)
 }
 
+number! {
+    /// The number of a partition within its topic, from 0.
+    Partition(i32)
+}
+number! {
+    /// The offset of a record within its partition.
+    Offset(i64)
+}
+
+impl ops::Add<i64> for Offset {
+    type Output = Self;
+
+    fn add(self, records: i64) -> Self {
+        Self(self.0 + records)
+    }
+}
+
+impl ops::Sub<i64> for Offset {
+    type Output = Self;
+
+    fn sub(self, records: i64) -> Self {
+        Self(self.0 - records)
+    }
+}
+
+/// The number of offsets from the right-hand side to the left; negative if that lies before it.
+impl ops::Sub for Offset {
+    type Output = i64;
+
+    fn sub(self, earlier: Self) -> i64 {
+        self.0 - earlier.0
+    }
+}
+
 impl InstanceId {
     /// A fresh random id, never zero or negative.
     pub fn random() -> Self {
@@ -180,9 +219,10 @@ mod tests {
 
     #[test]
     fn a_record_read_twice_has_one_name() {
-        let name = derived_request_id("c", "t", 3, 41);
-        assert_eq!(name, derived_request_id("c", "t", 3, 41));
-        assert_ne!(name, derived_request_id("c", "t", 3, 42));
+        let named = |offset| derived_request_id("c", "t", Partition(3), Offset(offset));
+        let name = named(41);
+        assert_eq!(name, named(41));
+        assert_ne!(name, named(42));
         assert_eq!(name.len(), 36);
     }
 
@@ -203,7 +243,7 @@ mod tests {
     fn ids_never_change_because_databases_hold_them() {
         let job = JobId::derive("sms", "r1");
         let key = KeyId::derive("sms", "r1");
-        let record = derived_request_id("cluster", "topic", 3, 41);
+        let record = derived_request_id("cluster", "topic", Partition(3), Offset(41));
         assert_eq!(
             (job.to_string().as_str(), format!("{key:?}").as_str(), record.as_str()),
             (

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 pub use super::fence::Fence;
 use super::fingerprint::Fingerprint;
-use super::ids::{JobId, LedgerId, ShardId};
+use super::ids::{JobId, LedgerId, Offset, ShardId};
 
 /// One live job, as the `job` table holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,7 +245,7 @@ pub struct Origin {
     /// The ledger row of its topic and partition.
     pub ledger: LedgerId,
     /// The offset in the partition.
-    pub offset: i64,
+    pub offset: Offset,
     /// The record's own time, epoch milliseconds.
     pub timestamp_ms: Option<i64>,
 }

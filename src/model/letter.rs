@@ -5,7 +5,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::ids::JobId;
+use super::ids::{JobId, Offset, Partition};
 use super::record::RawRecord;
 
 /// Why a record or a job is a dead letter: the `error-kind` header.
@@ -103,9 +103,9 @@ pub struct Source {
     /// The topic.
     pub topic: String,
     /// The partition.
-    pub partition: i32,
+    pub partition: Partition,
     /// The offset in the partition.
-    pub offset: i64,
+    pub offset: Offset,
     /// The record's own time, epoch milliseconds.
     pub timestamp_ms: Option<i64>,
 }
@@ -191,8 +191,8 @@ impl DeadLetter {
         let mut hash = Sha256::new();
         if let Some(source) = &self.source {
             hash.update(source.topic.as_bytes());
-            hash.update(source.partition.to_be_bytes());
-            hash.update(source.offset.to_be_bytes());
+            hash.update(source.partition.0.to_be_bytes());
+            hash.update(source.offset.0.to_be_bytes());
             hash.update(source.timestamp_ms.unwrap_or(-1).to_be_bytes());
         }
         match self.job_id {
@@ -215,8 +215,8 @@ mod tests {
     fn letter() -> DeadLetter {
         let record = RawRecord {
             topic: "in".into(),
-            partition: 3,
-            offset: 41,
+            partition: Partition(3),
+            offset: Offset(41),
             timestamp_ms: None,
             key: None,
             value: Some(b"{".to_vec()),
@@ -240,8 +240,8 @@ mod tests {
         let source = letter().source.unwrap();
         for other in [
             Source { topic: "out".into(), ..source.clone() },
-            Source { partition: 4, ..source.clone() },
-            Source { offset: 42, ..source.clone() },
+            Source { partition: Partition(4), ..source.clone() },
+            Source { offset: Offset(42), ..source.clone() },
             Source { timestamp_ms: Some(1), ..source },
         ] {
             let other = DeadLetter { source: Some(other), ..letter() };
@@ -271,8 +271,8 @@ mod tests {
         let known = DeadLetter::of_record(
             &RawRecord {
                 topic: "in".into(),
-                partition: 0,
-                offset: 0,
+                partition: Partition(0),
+                offset: Offset(0),
                 timestamp_ms: Some(7),
                 key: None,
                 value: None,

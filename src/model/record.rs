@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use super::ids::{Offset, Partition};
+
 /// One Kafka record, unchanged, as a dead letter preserves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawRecord {
     /// The topic that it was read from.
     pub topic: Arc<str>,
     /// The partition that it was read from.
-    pub partition: i32,
+    pub partition: Partition,
     /// Its offset.
-    pub offset: i64,
+    pub offset: Offset,
     /// Epoch milliseconds, by the producer's or the broker's clock.
     pub timestamp_ms: Option<i64>,
     /// The record key, if it has one.
@@ -41,8 +43,8 @@ mod tests {
         let header = |name: &str, value: Option<&[u8]>| (name.to_owned(), value.map(Into::into));
         RawRecord {
             topic: "jobs".into(),
-            partition: 3,
-            offset: 41,
+            partition: Partition(3),
+            offset: Offset(41),
             timestamp_ms: None,
             key: Some(b"key".to_vec()),
             value: Some(b"value".to_vec()),

@@ -7,7 +7,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::ids::JobId;
+use super::ids::{JobId, Offset, Partition};
 use super::job::{Fence, Job};
 use super::letter::{ErrorKind, Source};
 
@@ -142,9 +142,9 @@ struct Data<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    partition: Option<i32>,
+    partition: Option<Partition>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    offset: Option<i64>,
+    offset: Option<Offset>,
 }
 
 impl<'a> Verdict<'a> {
@@ -298,8 +298,8 @@ mod tests {
             job_id: Some(JobId::from_bytes([1; 16])),
             source: Some(Source {
                 topic: "in".into(),
-                partition: 3,
-                offset: 41,
+                partition: Partition(3),
+                offset: Offset(41),
                 timestamp_ms: None,
             }),
         };

@@ -9,7 +9,7 @@ use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 
 use crate::model::fingerprint::Fingerprint;
-use crate::model::ids::{JobId, LedgerId, ShardId};
+use crate::model::ids::{JobId, LedgerId, Offset, ShardId};
 use crate::model::job::{Cancellation, Changes, Job, JobData, Origin, Priority, TraceContext};
 
 /// The columns of a job as it is admitted: name, PostgreSQL's type, value of a [`Job`]. The way
@@ -32,7 +32,7 @@ macro_rules! job_columns {
             traceparent: "text" = |job| job.trace.as_ref().map(|trace| trace.parent.as_str());
             tracestate: "text" = |job| job.trace.as_ref().and_then(|trace| trace.state.as_deref());
             ledger: "integer" = |job| job.origin.as_ref().map(|origin| origin.ledger.0);
-            source_offset: "bigint" = |job| job.origin.as_ref().map(|origin| origin.offset);
+            source_offset: "bigint" = |job| job.origin.as_ref().map(|origin| origin.offset.0);
             source_time_ms: "bigint" = |job| job.origin.as_ref().and_then(|origin| origin.timestamp_ms);
             last_error: "text" = |job| job.last_error.as_deref();
             letter: "uuid" = |job| job.letter;
@@ -185,7 +185,7 @@ pub(super) mod keys {
 pub(super) fn job_of(row: job::Model) -> Job {
     let origin = row.ledger.zip(row.source_offset).map(|(ledger, offset)| Origin {
         ledger: LedgerId(ledger),
-        offset,
+        offset: Offset(offset),
         timestamp_ms: row.source_time_ms,
     });
     let state = row.tracestate;

@@ -11,7 +11,7 @@ use super::commands::{
     ChangeCommand, KINDS, LOOK, Look, UnknownCommands, decode_change, decode_ids,
 };
 use super::{Result, ShardRow, Store};
-use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, ReaderToken, ShardId};
+use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, Partition, ReaderToken, ShardId};
 use crate::model::pause::{AppPause, Pause};
 use crate::model::process::ProcessIdentity;
 
@@ -55,7 +55,7 @@ pub struct HeldPartition {
     /// The topic.
     pub topic: String,
     /// The partition.
-    pub partition: i32,
+    pub partition: Partition,
     /// The token in the row: another than our reader's if somebody moved it.
     pub reader: ReaderToken,
 }
@@ -284,7 +284,7 @@ impl Observation {
                 self.partitions.push(HeldPartition {
                     ledger: LedgerId(i32::try_from(id).unwrap_or_default()),
                     topic: row.try_get_by_index(5)?,
-                    partition: i32::try_from(number).unwrap_or_default(),
+                    partition: Partition(i32::try_from(number).unwrap_or_default()),
                     reader: ReaderToken(row.try_get_by_index(2)?),
                 });
             }

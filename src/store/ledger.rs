@@ -11,7 +11,7 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use super::steps::Step;
 use super::{Error, Result, Store, audit};
 use crate::model::audit::AuditEntry;
-use crate::model::ids::{InstanceId, LedgerId, ReaderToken};
+use crate::model::ids::{InstanceId, LedgerId, Offset, Partition, ReaderToken};
 use crate::model::record::RawRecord;
 
 /// Names one partition, as one consumer group reads it.
@@ -24,7 +24,7 @@ pub struct LedgerKey {
     /// The topic.
     pub topic: String,
     /// The partition.
-    pub partition: i32,
+    pub partition: Partition,
 }
 
 /// Where a partition stands.
@@ -35,7 +35,7 @@ pub struct LedgerRow {
     /// Who holds it.
     pub reader: ReaderToken,
     /// The first record that has no fate yet.
-    pub next_offset: i64,
+    pub next_offset: Offset,
     /// What the record before it looked like.
     pub last: Option<LastRecord>,
 }
@@ -74,7 +74,7 @@ impl Store {
             .filter(row::Column::Cluster.eq(&key.cluster))
             .filter(row::Column::ConsumerGroup.eq(&key.group))
             .filter(row::Column::Topic.eq(&key.topic))
-            .filter(row::Column::Number.eq(key.partition));
+            .filter(row::Column::Number.eq(key.partition.0));
         Ok(query.one(&self.inner.pool).await?.map(decode))
     }
 
@@ -82,15 +82,15 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
-    pub async fn open_ledger(&self, key: &LedgerKey, start: i64) -> Result<()> {
+    pub async fn open_ledger(&self, key: &LedgerKey, start: Offset) -> Result<()> {
         let new = row::ActiveModel {
             id: NotSet,
             cluster: Set(key.cluster.clone()),
             consumer_group: Set(key.group.clone()),
             topic: Set(key.topic.clone()),
-            number: Set(key.partition),
+            number: Set(key.partition.0),
             reader: Set(0),
-            next_offset: Set(start),
+            next_offset: Set(start.0),
             jobs: Set(0),
             duplicates: Set(0),
             operations: Set(0),
@@ -170,7 +170,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
-    pub async fn move_ledger(&self, seen: &LedgerRow, to: i64) -> Result<bool> {
+    pub async fn move_ledger(&self, seen: &LedgerRow, to: Offset) -> Result<bool> {
         self.transact(vec![move_row(seen, seen.reader, to)]).await
     }
 
@@ -180,13 +180,13 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
-    pub async fn pass_ledger(&self, seen: &LedgerRow, to: i64) -> Result<bool> {
+    pub async fn pass_ledger(&self, seen: &LedgerRow, to: Offset) -> Result<bool> {
         let _turn = self.turn().await;
         let passed = row::Entity::update_many()
-            .col_expr(row::Column::NextOffset, to.into())
+            .col_expr(row::Column::NextOffset, to.0.into())
             .filter(row::Column::Id.eq(seen.id.0))
             .filter(row::Column::Reader.eq(seen.reader.0))
-            .filter(row::Column::NextOffset.eq(seen.next_offset))
+            .filter(row::Column::NextOffset.eq(seen.next_offset.0))
             .exec(&self.inner.pool)
             .await?;
         Ok(passed.rows_affected == 1)
@@ -203,24 +203,24 @@ impl Store {
         &self,
         seen: &LedgerRow,
         fresh: ReaderToken,
-        to: i64,
+        to: Offset,
         entry: &AuditEntry,
     ) -> Result<bool> {
         self.transact(vec![move_row(seen, fresh, to), audit::step(entry)]).await
     }
 }
 
-/// One compare-and-set: nobody knows the record before `to`.
-fn move_row(seen: &LedgerRow, reader: ReaderToken, to: i64) -> Step {
+/// One compare-and-set. The record before `to` is not known.
+fn move_row(seen: &LedgerRow, reader: ReaderToken, to: Offset) -> Step {
     let update = "update scheduler_ingest_offset set reader = ?, next_offset = ?, \
                   last_time_ms = null, last_hash = null \
                   where id = ? and reader = ? and next_offset = ?";
     let values = vec![
         reader.0.into(),
-        to.into(),
+        to.0.into(),
         seen.id.0.into(),
         seen.reader.0.into(),
-        seen.next_offset.into(),
+        seen.next_offset.0.into(),
     ];
     Step::one(update, values)
 }
@@ -231,7 +231,7 @@ pub(super) fn decode(model: row::Model) -> LedgerRow {
     LedgerRow {
         id: LedgerId(model.id),
         reader: ReaderToken(model.reader),
-        next_offset: model.next_offset,
+        next_offset: Offset(model.next_offset),
         last,
     }
 }

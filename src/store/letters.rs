@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::steps::{Step, Value};
 use super::{Hot, LetterState, Result, Store};
-use crate::model::ids::{LedgerId, ShardId};
+use crate::model::ids::{LedgerId, Offset, Partition, ShardId};
 use crate::model::letter::DeadLetter;
 use crate::model::record::RawRecord;
 
@@ -265,8 +265,8 @@ fn parked_record(row: dead_letter::Model) -> Option<ParkedRecord> {
         due_ms: row.due_ms.unwrap_or(0),
         record: RawRecord {
             topic: row.topic?.into(),
-            partition: row.number?,
-            offset: row.source_offset?,
+            partition: Partition(row.number?),
+            offset: Offset(row.source_offset?),
             timestamp_ms: row.source_time_ms,
             key: row.record_key,
             value: row.record_value,
@@ -348,8 +348,8 @@ pub(super) fn encode(letter: &DeadLetter) -> dead_letter::Model {
         request_id: letter.request_id.as_deref().map(|id| kept(id, 128)),
         job: letter.job_id.map(|job| job.uuid()),
         topic: source.map(|source| source.topic.clone()),
-        number: source.map(|source| source.partition),
-        source_offset: source.map(|source| source.offset),
+        number: source.map(|source| source.partition.0),
+        source_offset: source.map(|source| source.offset.0),
         source_time_ms: source.and_then(|source| source.timestamp_ms),
         record_key: letter.key.clone(),
         record_value: letter.value.clone(),

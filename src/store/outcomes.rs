@@ -16,7 +16,7 @@ use super::job_changes::bury_fired;
 use super::letters::{self, Lane};
 use super::steps::Step;
 use super::{Hot, Result, ShardFence, Store};
-use crate::model::ids::{JobId, ShardId};
+use crate::model::ids::{JobId, Partition, ShardId};
 use crate::model::job::{Cancellation, Job};
 use crate::model::letter::{DeadLetter, Source};
 use crate::model::verdict::{Event, pack};
@@ -175,7 +175,7 @@ impl Store {
             let ledger = ledgers.iter().find(|row| row.id == origin.ledger.0)?;
             Some(Source {
                 topic: ledger.topic.clone(),
-                partition: ledger.number,
+                partition: Partition(ledger.number),
                 offset: origin.offset,
                 timestamp_ms: origin.timestamp_ms,
             })

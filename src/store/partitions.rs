@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::ledger::decode;
 use super::{LedgerKey, LedgerRow, Result, Store};
+use crate::model::ids::Partition;
 
 /// One partition as one consumer group reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ fn partition_of(row: ingest_offset::Model, names: &HashMap<i64, String>) -> Part
             cluster: row.cluster.clone(),
             group: row.consumer_group.clone(),
             topic: row.topic.clone(),
-            partition: row.number,
+            partition: Partition(row.number),
         },
         owner: row.instance.and_then(|instance| names.get(&instance).cloned()),
         totals: Totals {

@@ -1,26 +1,24 @@
-//! SQLite's one writer: a thread that commits whatever gathered while it last committed.
-//!
-//! A commit costs a sync of the file, whether it holds one job or ten thousand. So work
-//! queues up for the thread, each piece runs in a savepoint of its own, and all share
-//! one commit. Readers have connections of their own.
+//! A SQLite file: one thread writes ([`writer`]), and reads use another connection. A lock on a
+//! file next to it keeps a second process from serving it.
+
+mod writer;
 
 use std::fs::TryLockError;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
+use self::writer::Request;
 use super::settings::OF_SQLITE;
 use super::{Error, Result};
 
 /// How long to wait for another process that writes to the file.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
-/// Pieces of work that share one commit at most.
-const GROUP: usize = 64;
 /// Prepared statements that a connection keeps.
 const STATEMENTS: usize = 64;
 
@@ -126,30 +124,21 @@ pub(super) struct Sqlite {
     file: Arc<File>,
     /// Held for as long as this process serves the file; the kernel gives it back with its end.
     lock: std::sync::Mutex<Option<std::fs::File>>,
-    queue: Sender<Task>,
+    queue: Sender<Request>,
     turn: Arc<Mutex<()>>,
     reader: Arc<std::sync::Mutex<Connection>>,
 }
 
-/// Runs in a savepoint, or hears why there is none; what it gives back is told how the commit went.
-type Work = Box<dyn FnOnce(Result<&Connection>) -> (bool, Report) + Send>;
-type Report = Box<dyn FnOnce(Result<()>) + Send>;
-
-enum Task {
-    Write(Work),
-    Close(oneshot::Sender<()>),
-}
-
 impl Sqlite {
     pub(super) fn open(file: &Arc<File>) -> Result<Self> {
-        let writer = file.open()?;
+        let connection = file.open()?;
         let reader = file.open()?;
-        let (queue, tasks) = mpsc::channel();
+        let (queue, requests) = mpsc::channel();
         let turn = Arc::new(Mutex::new(()));
-        let gate = turn.clone();
+        let turn_of_thread = turn.clone();
         std::thread::Builder::new()
             .name("sqlite-writer".into())
-            .spawn(move || write_until_closed(&writer, &tasks, &gate))
+            .spawn(move || writer::serve(&connection, &requests, &turn_of_thread))
             .map_err(|error| {
                 Error::Unusable(format!("no thread for the SQLite writer: {error}"))
             })?;
@@ -162,34 +151,24 @@ impl Sqlite {
         self.turn.clone().lock_owned().await
     }
 
-    /// Runs `work` in a transaction that others may share and answers after its commit.
-    /// An error of `work` undoes what it did and nothing else.
-    pub(super) async fn write<T, F>(&self, work: F) -> Result<T>
+    /// Makes a change in a transaction that others may share, and answers after its commit. An error
+    /// of `run` undoes what it did and nothing else. It may run more than once: what it did before
+    /// is undone then.
+    pub(super) async fn write<T, F>(&self, run: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
-        self.write_if(|_| true, work).await
+        writer::write(&self.queue, |_| true, run).await
     }
 
-    /// The same, and what `work` gives back tells whether what it did is kept.
-    pub(super) async fn write_if<T, F>(&self, keep: fn(&T) -> bool, work: F) -> Result<T>
+    /// As [`write`](Self::write); what `run` did is undone, too, if `keep` says no to its value.
+    pub(super) async fn write_if<T, F>(&self, keep: fn(&T) -> bool, run: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        let task: Work = Box::new(move |connection| {
-            let result = connection.and_then(work);
-            let succeeded = result.as_ref().is_ok_and(keep);
-            let report: Report = Box::new(move |committed| {
-                // Nobody may be waiting any more: a caller that was dropped.
-                drop(answer.send(result.and_then(|value| committed.map(|()| value))));
-            });
-            (succeeded, report)
-        });
-        self.queue.send(Task::Write(task)).map_err(|_| closed())?;
-        answered.await.map_err(|_| closed())?
+        writer::write(&self.queue, keep, run).await
     }
 
     /// Runs `query` on the reading connection.
@@ -220,95 +199,11 @@ impl Sqlite {
 
     pub(super) async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.queue.send(Task::Close(done)).is_ok() {
+        if self.queue.send(Request::Close(done)).is_ok() {
             drop(closed.await);
         }
         let mut lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         drop(lock.take());
-    }
-}
-
-fn closed() -> Error {
-    Error::Unavailable("the database was closed".into())
-}
-
-fn write_until_closed(connection: &Connection, tasks: &Receiver<Task>, turn: &Mutex<()>) {
-    while let Ok(first) = tasks.recv() {
-        let first = match first {
-            Task::Write(work) => work,
-            Task::Close(done) => {
-                done.send(()).ok();
-                return;
-            }
-        };
-        let _turn = turn.blocking_lock();
-        if let Some(done) = write_group(connection, first, tasks) {
-            done.send(()).ok();
-            return;
-        }
-    }
-}
-
-/// One transaction with all that is waiting. Gives back the request to close, if it came.
-fn write_group(
-    connection: &Connection,
-    first: Work,
-    tasks: &Receiver<Task>,
-) -> Option<oneshot::Sender<()>> {
-    let begun = begin(connection);
-    let mut reports = Vec::new();
-    let mut close = None;
-    let mut next = Some(first);
-    while let Some(work) = next.take() {
-        match &begun {
-            Ok(()) => reports.push(run_in_savepoint(connection, work)),
-            Err(why) => refuse(work, why),
-        }
-        if reports.len() < GROUP {
-            match tasks.try_recv() {
-                Ok(Task::Write(work)) => next = Some(work),
-                Ok(Task::Close(done)) => close = Some(done),
-                Err(_) => {}
-            }
-        }
-    }
-    match begun {
-        Ok(()) => commit(connection, reports),
-        Err(why) => tracing::warn!("the database file cannot be written: {why}"),
-    }
-    close
-}
-
-/// Why not, if somebody else writes for longer than we wait.
-fn begin(connection: &Connection) -> std::result::Result<(), String> {
-    connection.execute_batch("begin immediate").map_err(|error| match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DatabaseBusy) => {
-            format!("another writer has the file: {error}")
-        }
-        _ => error.to_string(),
-    })
-}
-
-/// The work is not done: whoever waits for it hears why.
-fn refuse(work: Work, why: &str) {
-    let (_, report) = work(Err(Error::Unavailable(why.to_owned())));
-    report(Ok(()));
-}
-
-fn run_in_savepoint(connection: &Connection, work: Work) -> Report {
-    if let Err(error) = connection.execute_batch("savepoint work") {
-        refuse(work, &error.to_string());
-        tracing::warn!(%error, "a savepoint failed");
-        return Box::new(|_| {});
-    }
-    let (succeeded, report) = work(Ok(connection));
-    let end = if succeeded { "release work" } else { "rollback to work; release work" };
-    match connection.execute_batch(end) {
-        Ok(()) => report,
-        Err(error) => {
-            let error = error.to_string();
-            Box::new(move |_| report(Err(Error::Unavailable(error))))
-        }
     }
 }
 
@@ -317,22 +212,9 @@ pub(super) async fn try_anew(file: Arc<File>) -> Result<()> {
     let asked = tokio::task::spawn_blocking(move || {
         let connection = file.connect()?;
         connection.busy_timeout(Duration::ZERO)?;
-        begin(&connection).map_err(Error::Unavailable)
+        writer::begin(&connection).map_err(Error::Unavailable)
     });
     asked.await.map_err(|error| Error::Unavailable(error.to_string()))?
-}
-
-fn commit(connection: &Connection, reports: Vec<Report>) {
-    let committed = connection.execute_batch("commit").map_err(|error| {
-        let text = error.to_string();
-        if let Err(error) = connection.execute_batch("rollback") {
-            tracing::debug!(%error, "nothing to roll back");
-        }
-        text
-    });
-    for report in reports {
-        report(committed.clone().map_err(Error::Unavailable));
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use infinite_scheduler::model::clock::{Clock, SystemClock};
+use infinite_scheduler::model::ids::{Offset, Partition};
 use infinite_scheduler::operations::{
     AuditAction, AuditFilter, AuditItem, AuditSource, By, Edit, LetterAction, LetterFilter,
     LetterName, LetterSelection, Operations, Seek, SeekTo,
@@ -66,9 +67,9 @@ async fn each_change_has_its_entry_and_what_was_not_changed_has_none() {
         let discard = anna.dead_letters();
         discard.carry_out(LetterAction::Discard, &letters, true, |_, _| {}).await.expect("dry");
         discard.carry_out(LetterAction::Discard, &letters, false, |_, _| {}).await.expect("done");
-        let seek = |to, dry_run| Seek { to, topic: None, partitions: vec![0], dry_run };
-        all.ingest().seek(seek(SeekTo::Offset(1), true)).await.expect("a dry run");
-        all.ingest().seek(seek(SeekTo::Offset(1), false)).await.expect("a seek");
+        let seek = |to, dry_run| Seek { to, topic: None, partitions: vec![Partition(0)], dry_run };
+        all.ingest().seek(seek(SeekTo::Offset(Offset(1)), true)).await.expect("a dry run");
+        all.ingest().seek(seek(SeekTo::Offset(Offset(1)), false)).await.expect("a seek");
         all.apps().resume("sms").await.expect("no news");
 
         let entries = audit(&all, &AuditFilter::default()).await;

@@ -1,5 +1,5 @@
-//! Bad input on the ingest topic: each bad record is one dead letter, unchanged, under a
-//! message that helps its producer, and the good record behind it fires.
+//! Invalid records on the ingest topic: each becomes one dead letter, unchanged and with a message
+//! that helps its producer, and the valid record after it fires.
 
 mod records;
 mod too_large;
@@ -45,7 +45,7 @@ async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody_on_postgres() {
     every_bad_record_is_a_dead_letter_and_holds_up_nobody(Database::Postgres).await;
 }
 
-/// A reader that panicked, or stood still, would leave the good record behind the bad one
+/// A reader that panicked, or stopped, would leave the good record behind the bad one
 /// unfired: they are all in one partition.
 async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody(database: Database) {
     let world = World::new(database, 1).await;
@@ -61,7 +61,7 @@ async fn every_bad_record_is_a_dead_letter_and_holds_up_nobody(database: Databas
         r#"{{"requestId":"{id}","idempotencyKey":"{key}","appName":"sms","scheduledTime":0}}"#
     );
     records.push(RawRecord::new(0, longest));
-    // Nothing waits to heal, so that letters come in the order of their records.
+    // No record is parked, so that letters are published in the order of their records.
     let kafka = KafkaIngestConfig { max_retries: 0, ..world.kafka() };
     let scheduler = world.builder().with_kafka_ingest(kafka).start().await.expect("a start");
     let offsets = produce(&world.topic, &records).await;
@@ -213,26 +213,26 @@ async fn a_row_that_the_database_refuses_does_not_sink_its_batch(database: Datab
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_stands_for_one_job_across_its_end_and_a_restart_on_sqlite() {
-    a_key_stands_for_one_job_across_its_end_and_a_restart(Database::Sqlite).await;
+async fn a_key_means_one_job_across_its_end_and_a_restart_on_sqlite() {
+    a_key_means_one_job_across_its_end_and_a_restart(Database::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_stands_for_one_job_across_its_end_and_a_restart_on_mariadb() {
-    a_key_stands_for_one_job_across_its_end_and_a_restart(Database::MariaDb).await;
+async fn a_key_means_one_job_across_its_end_and_a_restart_on_mariadb() {
+    a_key_means_one_job_across_its_end_and_a_restart(Database::MariaDb).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_stands_for_one_job_across_its_end_and_a_restart_on_mysql() {
-    a_key_stands_for_one_job_across_its_end_and_a_restart(Database::MySql).await;
+async fn a_key_means_one_job_across_its_end_and_a_restart_on_mysql() {
+    a_key_means_one_job_across_its_end_and_a_restart(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_stands_for_one_job_across_its_end_and_a_restart_on_postgres() {
-    a_key_stands_for_one_job_across_its_end_and_a_restart(Database::Postgres).await;
+async fn a_key_means_one_job_across_its_end_and_a_restart_on_postgres() {
+    a_key_means_one_job_across_its_end_and_a_restart(Database::Postgres).await;
 }
 
-async fn a_key_stands_for_one_job_across_its_end_and_a_restart(database: Database) {
+async fn a_key_means_one_job_across_its_end_and_a_restart(database: Database) {
     let world = World::new(database, 1).await;
     let request = |id: &str, key: Option<&str>, time: &str, data: &str| {
         let key = key.map(|key| format!(r#""idempotencyKey":"{key}","#)).unwrap_or_default();

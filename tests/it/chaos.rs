@@ -1,13 +1,13 @@
-//! The chaos run: records flow, instances and servers die, hang and come back at random; then
-//! everything is counted.
+//! The chaos run: while records are produced, instances and servers are killed, suspended and
+//! restarted at random; then everything is counted.
 //!
-//! A short run is part of all tests; `tests/run chaos MINUTES [SEED]` makes a long one. What
-//! is killed here is its own: instances, a broker and a database server that nobody else uses.
+//! A short run is part of all tests; `tests/run chaos MINUTES [SEED]` is a long one. It has its
+//! own instances, broker and database server, which no other test uses.
 
 mod crew;
 mod flow;
 mod proof;
-mod told;
+mod verdicts;
 pub(crate) mod topics;
 mod troubles;
 
@@ -29,12 +29,12 @@ use troubles::{Diary, Over};
 
 /// Partitions of the ingest topic.
 const PARTITIONS: i32 = 6;
-/// How long the troubles last in a short run; about as much again goes for starting and settling.
+/// How long faults are made in a short run; start and end take about as long.
 const SHORT: Duration = Duration::from_secs(35);
 /// What the last record and the last job may take once nothing is in the way any more: waits
 /// that have doubled during an outage, a lease, a rebalance, and a loaded machine.
 const SETTLING: Duration = Duration::from_secs(180);
-/// For records that come when all troubles are over.
+/// For records that are produced after the last fault.
 const CALM: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -146,7 +146,7 @@ async fn settle(world: &World, tables: &Tables) {
     if settled.await.is_err() {
         let [unread, jobs, letters, commands, parked] = last;
         panic!(
-            "after {SETTLING:?} there are {unread} records without a fate, {jobs} jobs, \
+            "after {SETTLING:?} there are {unread} records that were not processed, {jobs} jobs, \
              {letters} letters and verdicts to publish, {commands} commands and {parked} \
              records to try again"
         );

@@ -1,5 +1,5 @@
-//! An instance whose clock is wrong: it is not ready, and fires only what is due by its own
-//! clock and by the database's.
+//! An instance whose clock is wrong is not ready, and fires only what is due by its own clock and
+//! by the database's.
 
 use std::time::Duration;
 
@@ -39,21 +39,21 @@ async fn beats(instance: &Instance, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once_on_mariadb() {
-    a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once(Database::MariaDb).await;
+async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_reported_once_on_mariadb() {
+    a_clock_that_runs_ahead_fires_nothing_early_and_is_reported_once(Database::MariaDb).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once_on_mysql() {
-    a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once(Database::MySql).await;
+async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_reported_once_on_mysql() {
+    a_clock_that_runs_ahead_fires_nothing_early_and_is_reported_once(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once_on_postgres() {
-    a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once(Database::Postgres).await;
+async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_reported_once_on_postgres() {
+    a_clock_that_runs_ahead_fires_nothing_early_and_is_reported_once(Database::Postgres).await;
 }
 
-async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_told_once(database: Database) {
+async fn a_clock_that_runs_ahead_fires_nothing_early_and_is_reported_once(database: Database) {
     let world = World::new(database, 1).await;
     let to_topic = format!("dispatch = \"kafka\"\n            topic = \"{}\"", world.fired);
     let config = world.config().replace(&to_topic, "dispatch = \"log\"");

@@ -1,5 +1,5 @@
-//! Instances are killed and suspended in the middle of everything: what they had is taken
-//! over in time, exactly once by the ledger, and what comes back late changes nothing.
+//! Instances are killed and suspended under load: their work is taken over in time, exactly once by
+//! the ledger, and their late writes change nothing.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::services::Database;
 use crate::support::wait_until;
 use crate::support::world::LEASE;
 
-/// From an instance's last breath until all its shards are somebody else's: a lease by the
+/// From the death of an instance until all its shards are another instance's: a lease by the
 /// database's clock, some heartbeats, and the slowness of this machine.
 const TAKEOVER: Duration = Duration::from_secs(LEASE.as_secs() + 7);
 
@@ -166,7 +166,7 @@ async fn a_suspended_transaction_delays_no_takeover(database: Database) {
     fleet.check_fired_once(&[&a, &b], &flows).await;
 }
 
-/// Transactions that somebody has left open for a while.
+/// Transactions that another client leaves open for a while.
 fn idle_transactions(database: Database) -> &'static str {
     match database {
         Database::Postgres => {
@@ -222,7 +222,7 @@ async fn in_the_middle_of_everything(
     ([soon, late], writes)
 }
 
-/// Waits until `b` has every shard, and says so if that came too late.
+/// Waits until `b` has every shard, and fails if that took too long.
 async fn await_takeover(fleet: &Fleet, since: Instant) {
     fleet.await_shares(&["b"], &[8]).await;
     let took = since.elapsed();

@@ -1,5 +1,5 @@
-//! Dead letters for people: listed, shown, corrected, discarded and at last forgotten; by the
-//! command, over letters that real records and a real job have left.
+//! The command `dead-letters`: letters of real records and of a real job are listed, shown,
+//! corrected and discarded, and old ones are deleted.
 
 mod post;
 mod replayed;
@@ -174,7 +174,7 @@ async fn a_letter_is_shown_whole(post: &Post) {
     for (id, code, said) in [
         ("0198c0d", 2, "first 8"),
         ("not-an-id", 2, "hexadecimal"),
-        ("00000000-0000-0000-0000-000000000000", 1, "there is no dead letter"),
+        ("00000000-0000-0000-0000-000000000000", 3, "there is no dead letter"),
     ] {
         let (was, _, error) = post.command("show", &[id]).await;
         assert_eq!(was, code, "{error}");
@@ -220,7 +220,7 @@ async fn a_letter_waits_to_be_published_as_long_as_it_is_in_the_outbox() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_correction_is_a_sound_request_beside_the_value_and_replaced_only_when_told() {
+async fn a_correction_is_a_valid_request_kept_with_the_value_and_replaced_only_when_confirmed() {
     for backend in Database::all() {
         let post = Post::delivered(backend).await;
         let id = post.id_of("50%_OFF").await;
@@ -264,7 +264,7 @@ async fn a_correction_is_a_sound_request_beside_the_value_and_replaced_only_when
         for (state, said) in [(1, "parked"), (2, "replayed"), (3, "discarded")] {
             post.set(&id, &format!("state = {state}")).await;
             let (code, _, error) = edit(&["--value", good]).await;
-            assert!(code == 1 && error.contains(said), "{backend:?} {state}: {error}");
+            assert!(code == 3 && error.contains(said), "{backend:?} {state}: {error}");
             assert_eq!(post.show("50%_OFF").await["correction"], Value::Null);
         }
         of_two_that_read_the_same_letter_one_is_refused(&post).await;
@@ -309,7 +309,7 @@ async fn letters_are_discarded_by_name_and_by_filter_and_a_dry_run_changes_nothi
 
 async fn letters_are_discarded_by_name_and_by_filter(database: Database) {
     let post = Post::delivered(database).await;
-    // The command works beside an instance, also on its file.
+    // The command works while an instance runs, also on its file.
     let running = post.world.builder().start().await.expect("a start");
     let all = &["--limit", "100000", "--state", "all"][..];
     let before = post.list(all).await;
@@ -319,7 +319,7 @@ async fn letters_are_discarded_by_name_and_by_filter(database: Database) {
         (&[&job, "--app", "sms"], 2, "not both"),
         (&["--all", "--dry-run", "--yes"], 2, "cannot be used with"),
         (&[&job, "--dry-run"], 0, "would be discarded"),
-        (&[&job, "00000000"], 1, "there is no dead letter"),
+        (&[&job, "00000000"], 3, "there is no dead letter"),
         (&["--kind", "invalid-json"], 1, "--yes"),
         (&["--kind", "invalid-json", "--dry-run"], 0, "nothing was changed"),
         (&["--contains", "50__OFF", "--yes"], 0, "no dead letter is like that"),
@@ -377,26 +377,26 @@ async fn reading_makes_no_file_and_output_that_is_lost_is_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_letters_go_and_those_that_somebody_needs_stay_on_sqlite() {
-    old_letters_go_and_those_that_somebody_needs_stay(Database::Sqlite).await;
+async fn old_letters_are_deleted_and_those_that_are_needed_stay_on_sqlite() {
+    old_letters_are_deleted_and_those_that_are_needed_stay(Database::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_letters_go_and_those_that_somebody_needs_stay_on_mariadb() {
-    old_letters_go_and_those_that_somebody_needs_stay(Database::MariaDb).await;
+async fn old_letters_are_deleted_and_those_that_are_needed_stay_on_mariadb() {
+    old_letters_are_deleted_and_those_that_are_needed_stay(Database::MariaDb).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_letters_go_and_those_that_somebody_needs_stay_on_mysql() {
-    old_letters_go_and_those_that_somebody_needs_stay(Database::MySql).await;
+async fn old_letters_are_deleted_and_those_that_are_needed_stay_on_mysql() {
+    old_letters_are_deleted_and_those_that_are_needed_stay(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_letters_go_and_those_that_somebody_needs_stay_on_postgres() {
-    old_letters_go_and_those_that_somebody_needs_stay(Database::Postgres).await;
+async fn old_letters_are_deleted_and_those_that_are_needed_stay_on_postgres() {
+    old_letters_are_deleted_and_those_that_are_needed_stay(Database::Postgres).await;
 }
 
-async fn old_letters_go_and_those_that_somebody_needs_stay(database: Database) {
+async fn old_letters_are_deleted_and_those_that_are_needed_stay(database: Database) {
     let post = Post::delivered(database).await;
     let store = post.store().await;
     let all = post.count().await;

@@ -1,4 +1,4 @@
-//! A DLQ topic that does not take letters: they stay rows, and are published when it does.
+//! A DLQ topic that refuses letters: they stay rows, and are published when it accepts them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::services::Database;
 use crate::support::world::World;
 use crate::support::{wait_for, wait_until};
 
-/// librdkafka alone waits half a minute before it believes that a topic is gone.
+/// librdkafka waits half a minute before it reports that a topic does not exist.
 const DEADLINE: Duration = Duration::from_secs(180);
 const DRAIN: Duration = Duration::from_secs(10);
 const WAITING: &str = "select count(*) from scheduler_outbox";
@@ -36,7 +36,7 @@ async fn letters_wait_for_a_dlq_topic_that_was_deleted_on_postgres() {
     letters_wait_for_a_dlq_topic_that_was_deleted(Database::Postgres).await;
 }
 
-/// Deleted while letters go there, and made again: neither are letters lost nor do jobs wait.
+/// Deleted while letters go there, and recreated: neither are letters lost nor do jobs wait.
 async fn letters_wait_for_a_dlq_topic_that_was_deleted(database: Database) {
     const LATER: u64 = 300;
     let world = World::new(database, 1).await;
@@ -71,7 +71,7 @@ async fn letters_wait_for_a_dlq_topic_that_was_deleted(database: Database) {
     assert_eq!(read_all(&world.fired).await.len(), 2);
 }
 
-/// The topic is away from the start, and the process that met the poison is not the one that
+/// The topic is missing from the start, and the process that met the poison is not the one that
 /// sees the topic made.
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_wait_for_a_dlq_topic_across_a_restart() {
@@ -98,10 +98,10 @@ async fn letters_wait_for_a_dlq_topic_across_a_restart() {
     check_published(&world, &[records[0].clone(), records[2].clone()]).await;
 }
 
-/// While the topic is away nothing can be said of a letter that is too large for it: that
-/// shows when it is back, and holds up nobody.
+/// While the topic is missing nothing is known of a letter that is too large for it: that
+/// shows when it is back, and no other letter waits for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_too_small_takes_what_it_can_and_the_rest_when_it_is_enlarged() {
+async fn a_topic_recreated_too_small_takes_what_it_can_and_the_rest_when_it_is_enlarged() {
     let world = World::new(Database::Sqlite, 1).await;
     let scheduler = start(&world).await;
     produce(&world.topic, &[poison("before")]).await;
@@ -123,7 +123,7 @@ async fn a_topic_made_again_too_small_takes_what_it_can_and_the_rest_when_it_is_
     assert_eq!(scheduler.ingest_metrics().apps["sms"].succeeded, 1);
     scheduler.shutdown(DRAIN).await;
 
-    // Its row is found by whoever comes next.
+    // Its row is found by the next instance.
     let scheduler = start(&world).await;
     produce(&world.topic, &[poison("last")]).await;
     published(&scheduler, 1).await;
@@ -223,7 +223,7 @@ async fn a_topic_that_refuses_our_clock_costs_no_attempt_and_no_letter() {
     assert!(fired.iter().all(|record| record.header("attempt") == Some("1")));
 }
 
-/// With `ensure_topics = false`: what is missing is for somebody else to make.
+/// With `ensure_topics = false`: missing topics are created by others.
 async fn start(world: &World) -> Scheduler {
     let kafka = KafkaIngestConfig { ensure_topics: false, ..world.kafka() };
     world.builder().with_kafka_ingest(kafka).start().await.expect("a start")

@@ -1,5 +1,5 @@
-//! An instance that is told to end has ended soon after `drain_timeout_ms`, whatever its clock,
-//! its group, the broker or the database do; and at once when it is told again.
+//! An instance that is asked to end does so within `drain_timeout_ms`, whatever its clock, the
+//! group, the broker or the database do; and at once if it is asked again.
 
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ async fn a_clock_that_is_set_back_keeps_no_instance_from_its_end() {
     instance.ready(DEADLINE).await;
     clock.set_back(AGES);
     ends(&mut instance).await;
-    // The group was left all the same: nobody waits for the end of the session.
+    // It has left the group nevertheless: no member waits for the session timeout.
     let mut next = Instance::start(&config).await;
     let began = Instant::now();
     produce_by(&client_of(&world.broker), &world.topic, &[record("r", 0)]).await;
@@ -134,29 +134,29 @@ async fn a_broker_that_does_not_answer_keeps_no_instance_from_its_end() {
     let one = World::at(address.clone(), Database::Sqlite.fresh().await, 1).await;
     let other = World::at(address, Database::Sqlite.fresh().await, 1).await;
     let mut patient = Instance::start(&with_timeout(&one.config(), TIMEOUT)).await;
-    let mut told_twice = Instance::start(&with_timeout(&other.config(), AGES)).await;
+    let mut asked_twice = Instance::start(&with_timeout(&other.config(), AGES)).await;
     let due_ms = SystemClock.now_ms() + 6_000;
-    for (world, instance) in [(&one, &patient), (&other, &told_twice)] {
+    for (world, instance) in [(&one, &patient), (&other, &asked_twice)] {
         let client = client_of(&world.broker);
         produce_by(&client, &world.topic, &[record("r", due_ms)]).await;
         wait_until(DEADLINE, "the job", async || counter(instance, "messagesProcessed").await == 1)
             .await;
     }
     tokio::task::block_in_place(|| broker.order("suspend"));
-    for instance in [&patient, &told_twice] {
+    for instance in [&patient, &asked_twice] {
         wait_until(DEADLINE, "an attempt", async || counter(instance, "apps.sms.fired").await == 1)
             .await;
         assert_eq!(counter(instance, "apps.sms.succeeded").await, 0, "the broker does not answer");
     }
     ends(&mut patient).await;
 
-    told_twice.ask_to_end();
+    asked_twice.ask_to_end();
     wait_until(DEADLINE, "a drain", async || {
-        told_twice.stderr().contains("another signal ends this at once")
+        asked_twice.stderr().contains("another signal ends this at once")
     })
     .await;
     let began = Instant::now();
-    assert_eq!(told_twice.terminate(DEADLINE).await.code(), Some(143));
+    assert_eq!(asked_twice.terminate(DEADLINE).await.code(), Some(143));
     assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
     tokio::task::block_in_place(|| broker.order("resume"));
 }

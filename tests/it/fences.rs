@@ -1,4 +1,4 @@
-//! A writer that believes in an old epoch of a shard writes nothing into it.
+//! A writer with an old epoch of a shard writes nothing into it.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Idempotency keys that a fleet remembers together, in Redis: it saves work, and nothing depends on it.
+//! The cache of idempotency keys in Redis that instances share: it only saves work.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::support::world::World;
 const DEADLINE: Duration = Duration::from_secs(90);
 /// Records of a wave on each partition.
 const WAVE: usize = 300;
-/// Records of a batch, so that a wave is 100 of them on each partition.
+/// Records of a batch, so that a wave has 100 batches on each partition.
 const BATCH: u32 = 3;
 
 /// Instances that share a Redis, and what was sent to them.
@@ -95,7 +95,7 @@ impl Fleet {
     }
 
     /// New keys on either partition; then the same on the other one, where they meet the
-    /// first or come ahead of them, beside keys of the wave before. Gives back how long it
+    /// first or come ahead of them, among keys of the wave before. Returns how long it
     /// took until all were read.
     async fn wave(&mut self, deadline: Duration, what: &str) -> Duration {
         let first = self.keys;
@@ -182,7 +182,7 @@ async fn what_one_instance_admitted_another_recognises_without_a_refused_write_o
     let (repeats, with) = recognised(Database::Postgres, Some(&services::redis_url())).await;
     let unrecognised = repeats - RECOGNISED;
     let (repeats, without) = recognised(Database::Postgres, None).await;
-    // Starting has some of its own.
+    // The start needs some as well.
     let of_start = without.checked_sub(repeats).expect("each repeat is refused without Redis");
     assert!(
         with < unrecognised + of_start + RECOGNISED / 2,
@@ -193,7 +193,7 @@ async fn what_one_instance_admitted_another_recognises_without_a_refused_write_o
 /// Repeats that must be recognised.
 const RECOGNISED: u64 = 10;
 
-/// Gives back how many repeats there were, and (on PostgreSQL) how many transactions were
+/// Returns how many repeats there were, and (on PostgreSQL) how many transactions were
 /// rolled back, as each refused write is.
 async fn recognised(database: Database, redis: Option<&str>) -> (u64, u64) {
     let mut fleet = Fleet::start(database, redis).await;
@@ -323,7 +323,7 @@ async fn all_is_right_whatever_redis_does(database: Database) {
 const HUSH: &str = "hush-8f1c";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_said_once_that_redis_is_away_and_once_that_it_is_there() {
+async fn it_is_reported_once_that_redis_is_unavailable_and_once_that_it_answers() {
     let logs = temporary_folder();
     let server = tokio::task::block_in_place(|| Server::start("redis", logs.path()));
     let url = server.address().replace("redis://", &format!("redis://:{HUSH}@"));
@@ -335,7 +335,7 @@ async fn it_is_said_once_that_redis_is_away_and_once_that_it_is_there() {
         let answer = reqwest::get(instance.url("/health/ready")).await.expect("an answer");
         assert_eq!(answer.status().as_u16(), 200, "it depends on Redis");
     };
-    // The server has no password, and refuses whoever gives one.
+    // The server has no password, and refuses clients that send one.
     wait_until(DEADLINE, "three reports that Redis is away", async || {
         is_ready().await;
         said("redis=\"away: ") >= 3

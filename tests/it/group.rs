@@ -1,5 +1,5 @@
-//! Members of the consumer group come and go: restarts, kills, members without a partition, and
-//! members that the group does not accept.
+//! Members join and leave the consumer group: restarts, kills, members without a partition, and
+//! members that the group refuses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! `infinite-scheduler ingest`: what it shows of each partition, and how it moves where
-//! reading goes on, beside a running instance and without one.
+//! The command `ingest`: what it shows of each partition, and how it changes the offset, with and
+//! without a running instance.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
@@ -74,7 +74,7 @@ async fn what_kafka_does_not_say_is_named_and_the_rest_is_shown() {
     let shown = json(&shown);
     let why = shown["missing"].as_str().unwrap_or_default();
     assert!(why.contains("127.0.0.1:1") && why.contains("refused"), "{shown}");
-    let line = &shown["partitions"][0];
+    let line = &shown["items"][0];
     assert_eq!([number(line, "nextOffset"), number(line, "jobs")], [9, 9], "{line}");
     assert_eq!([&line["endOffset"], &line["lag"]], [&Value::Null; 2], "{line}");
     let elsewhere = world.config().replace(&world.topic, "no-such-topic");
@@ -82,11 +82,11 @@ async fn what_kafka_does_not_say_is_named_and_the_rest_is_shown() {
     assert_eq!(shown.status.code(), Some(1), "{}", text(&shown.stderr));
     assert!(text(&shown.stderr).contains("topic no-such-topic does not exist"));
     let sought = run(&config, &["ingest", "seek", "--to-beginning", "--yes"]).await;
-    assert_eq!(sought.status.code(), Some(1));
+    assert_eq!(sought.status.code(), Some(4));
     assert!(text(&sought.stderr).contains("kafka is not available"), "{}", text(&sought.stderr));
 }
 
-/// A log that is not the one that the row knows is remarked on, whoever reads it or nobody.
+/// A log that is not the one that the row knows is remarked on, whether or not an instance reads it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_went_on_without_us_is_remarked_on() {
     let world = World::new(Database::Sqlite, 1).await;
@@ -109,7 +109,7 @@ async fn a_seek_back_is_noticed_by_a_reader_that_has_nothing_to_read() {
         produce(&world.topic, &records).await;
         wait_until(DEADLINE, "all jobs to end", async || fired_and_done(&scheduler, 30)).await;
 
-        // Kept by no job any more: only the keys stand.
+        // Kept by no job any more: only the keys remain.
         let moved = seek(&world, &["--to-offset", "10", "--yes"]).await;
         assert_eq!(moved["moved"], true, "{backend:?}: {moved}");
         assert_eq!(one_move(&moved), [31, 10, 21, 0], "{backend:?}");
@@ -211,7 +211,7 @@ async fn a_seek_to_a_time_goes_to_the_first_record_that_is_not_older() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_seek_to_the_end_skips_what_was_not_read_but_only_when_told_twice() {
+async fn a_seek_to_the_end_skips_what_was_not_read_but_only_when_confirmed() {
     for backend in Database::all() {
         let world = World::new(backend, 1).await;
         produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
@@ -242,7 +242,7 @@ async fn a_seek_to_the_end_skips_what_was_not_read_but_only_when_told_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_tells_and_changes_nothing() {
+async fn a_dry_run_shows_and_changes_nothing() {
     for backend in Database::all() {
         let world = World::new(backend, 2).await;
         produce(&world.topic, &(0..10).map(|n| later(0, n)).collect::<Vec<_>>()).await;
@@ -272,9 +272,9 @@ async fn what_cannot_be_sought_is_refused_with_what_can() {
         read(&world, world.kafka(), 40).await;
         delete_records_before(&world.topic, 0, 5).await;
         for (arguments, code, said) in [
-            (&["--to-offset", "4"][..], 1, "its log begins at 5 and ends at 20"),
-            (&["--to-offset", "21"], 1, "its log begins at 5 and ends at 20"),
-            (&["--to-offset", "21", "--partition", "1"], 1, "begins at 0 and ends at 20"),
+            (&["--to-offset", "4"][..], 3, "its log begins at 5 and ends at 20"),
+            (&["--to-offset", "21"], 3, "its log begins at 5 and ends at 20"),
+            (&["--to-offset", "21", "--partition", "1"], 3, "begins at 0 and ends at 20"),
             (&["--to-end", "--partition", "2"], 2, "has partitions 0 to 1"),
             (&["--to-end", "--topic", "foreign"], 2, "kafka.topics has"),
             (&["--to-time", "soon"], 2, "is not a time"),
@@ -345,7 +345,7 @@ async fn rows_of_other_clusters_and_groups_stay_where_they_are() {
     }
 }
 
-/// `on_offset_lost = "stop"` waits for somebody to decide; a seek is that, without a restart.
+/// `on_offset_lost = "stop"` waits for an operator; a seek is enough, without a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stopped_goes_on_where_it_was_sought() {
     let world = World::new(Database::Sqlite, 1).await;
@@ -368,7 +368,7 @@ async fn a_reader_that_stopped_goes_on_where_it_was_sought() {
     totals_add_up(&world, &[36]).await;
 }
 
-/// By partition: every record that was read has one fate. What was read again counts again.
+/// By partition: every record that was read is counted once. A record that was read again counts again.
 async fn totals_add_up(world: &World, read: &[i64]) {
     let lines = listing(world).await;
     let fates = ["jobs", "duplicates", "operations", "deadLetters", "parked"];
@@ -434,7 +434,7 @@ async fn next_offset(world: &World) -> i64 {
 async fn listing(world: &World) -> Vec<Value> {
     let shown = ingest(world, &["--json"]).await;
     assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));
-    json(&shown)["partitions"].as_array().expect("partitions").clone()
+    json(&shown)["items"].as_array().expect("items").clone()
 }
 
 /// What `ingest seek --json` says when it has done what it was asked.

@@ -1,4 +1,4 @@
-//! Instances come and go while records flow: nothing twice, nothing lost, fair shares.
+//! Instances start and end while records are produced: nothing twice, nothing lost, fair shares.
 
 pub(crate) mod fleet;
 
@@ -49,7 +49,7 @@ async fn instances_join_and_leave_while_records_flow(database: Database) {
     fleet.check_fired_once(&[&a, &b, &c], &[&flow]).await;
 }
 
-/// What a job may be late that somebody else's instance has read: a heartbeat, and the
+/// What a job may be late that another instance has read: a heartbeat, and the
 /// slowness of this machine. An audit would find it as well, but only after minutes.
 const LATE_MS: i64 = 5_000;
 
@@ -72,7 +72,7 @@ async fn records_read_by_an_instance_without_the_app_fire_elsewhere(database: Da
     let fleet = Fleet::new(database).await;
     let with = fleet.start("with").await;
     let without = fleet.start_without_sms("without").await;
-    // Once it reads anything, the group has settled.
+    // Once it reads anything, the rebalance is over.
     let first = Flow::begin("first", &fleet.world.topic);
     wait_until(DEADLINE, "records read by both", async || {
         counter(&without, "messagesReceived").await > 0

@@ -1,4 +1,4 @@
-//! Idempotency keys are forgotten after their window, and never before their job has ended.
+//! Idempotency keys are deleted after their window, and never before their job has ended.
 
 use infinite_scheduler::model::ids::{JobId, KeyId};
 use infinite_scheduler::store::{
@@ -45,7 +45,7 @@ async fn a_key_goes_after_its_window_unless_its_job_lives() {
 
 /// Clocks differ, and batches take their time.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_kept_an_hour_longer_and_stands_for_its_job_as_long_as_that_lives() {
+async fn a_key_is_kept_an_hour_longer_and_as_long_as_its_job_exists() {
     const HOUR_MS: i64 = 3_600_000;
     for backend in Database::all() {
         let database = backend.fresh().await;

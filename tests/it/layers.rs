@@ -1,4 +1,4 @@
-//! The rooms of `src/` and what each may import, as ARCHITECTURE.md has it: read from the source text.
+//! What each module of `src/` may import, as ARCHITECTURE.md has it, checked in the source text.
 //!
 //! Comments, strings and doc text do not count. Test code may use tokio anywhere, for `#[tokio::test]`.
 
@@ -31,7 +31,7 @@ const WATCHED: &[&str] = &[
 struct Room {
     /// A module of ours, or a part of one that may import more: the longest name counts.
     name: &'static str,
-    /// Modules of ours, beside itself.
+    /// Modules of ours, besides itself.
     ours: &'static [&'static str],
     /// Of the watched crates.
     crates: &'static [&'static str],

@@ -1,5 +1,4 @@
-//! Commits whose answer is lost or late, and batches that commit late: nothing is doubled,
-//! nothing is stranded.
+//! Commits whose answer is lost or late, and batches that commit late: no job is doubled or lost.
 
 mod late;
 mod taken;
@@ -155,7 +154,7 @@ async fn a_lost_answer_to_outcomes_fires_nothing_again_on_postgres() {
 
 const DELETE: &str = "delete from scheduler_job";
 
-/// For each kind of outcome: a text that is in its transaction, what the jobs are told to
+/// For each kind of outcome: a text that is in its transaction, what the jobs
 /// do, and the attempts that each of them has then had.
 const OUTCOMES: [(&str, &str, u32); 3] = [
     (DELETE, "succeed", 1),
@@ -270,7 +269,7 @@ async fn a_lost_answer_to_a_request_by_api(database: Database) {
     assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
 }
 
-/// The owner of the shard is quicker than the instance that asks again: the job was there,
+/// The owner of the shard fires before the other instance tries again: the job existed,
 /// and is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_to_a_request_whose_job_has_ended_is_not_a_second_job() {
@@ -294,9 +293,9 @@ async fn a_lost_answer_to_a_request_whose_job_has_ended_is_not_a_second_job() {
         async move { asking.schedule(request).await }
     });
     wait_until(DEADLINE, "the lost answer", async || proxy.cuts() == 1).await;
-    proxy.set_away(true);
+    proxy.set_unavailable(true);
     wait_until(DEADLINE, "the job done", async || succeeded(&owner) == 1).await;
-    proxy.set_away(false);
+    proxy.set_unavailable(false);
     assert_eq!(accepted(asked.await.expect("an answer")), "mine");
     // Another one, behind which the first cannot hide.
     let request = api_request("succeed").request_id("other").build().expect("a request");
@@ -321,7 +320,7 @@ async fn records_that_could_not_be_judged_are_read_again() {
         produce(&world.topic, &[RawRecord::new(0, request("before", ""))]).await;
         wait_until(DEADLINE, "the first job", async || succeeded(&scheduler) == 1).await;
 
-        proxy.set_away(true);
+        proxy.set_unavailable(true);
         let mail = request("mail", "").replace("sms", "mail");
         produce(&world.topic, &[RawRecord::new(0, mail)]).await;
         wait_until(DEADLINE, "a complaint of the reader", async || {
@@ -332,7 +331,7 @@ async fn records_that_could_not_be_judged_are_read_again() {
                 .any(|complaint| complaint.starts_with("partition"))
         })
         .await;
-        proxy.set_away(false);
+        proxy.set_unavailable(false);
         produce(&world.topic, &[RawRecord::new(0, request("after", ""))]).await;
         wait_until(DEADLINE, "the last job", async || succeeded(&scheduler) == 2).await;
         scheduler.shutdown(DEADLINE).await;

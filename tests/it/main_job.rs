@@ -1,5 +1,5 @@
-//! The main job on real input: what foreign producers put on the topic becomes the right
-//! jobs, duplicates and dead letters, and each job fires once, never early.
+//! Real input of other producers becomes the right jobs, duplicates and dead letters, and each job
+//! fires once, never early.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::support::world::World;
 const RECORDS: usize = 20_000;
 /// Partitions of the ingest topic.
 const PARTITIONS: i32 = 6;
-/// What all of it may take: a debug build beside three servers on two cores.
+/// What all of it may take: a debug build with three servers on two cores.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What each record must become.
@@ -52,7 +52,7 @@ async fn mixed_records_become_the_right_jobs_on_postgres() {
 
 async fn mixed_records_become_the_right_jobs(database: Database) {
     let world = World::new(database, PARTITIONS).await;
-    // Two of these are the patience with an answer, without which nobody knows what to count.
+    // Two of these are the patience with an answer, without which it is not known what to count.
     let scheduler = world.builder().lease(DEADLINE).start().await.expect("a start");
     let mut expected = Expected::default();
     let records = records(&mut expected);

@@ -1,4 +1,4 @@
-//! Many apps on one instance, and an app that no instance has any more.
+//! Many apps on one instance, and an app that no instance has.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -87,26 +87,26 @@ async fn half_of_them_go_to_another(config: &str, database: &TestDatabase) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn due_jobs_of_an_app_that_no_instance_has_are_told_once_on_sqlite() {
-    due_jobs_of_an_app_that_no_instance_has_are_told_once(Database::Sqlite).await;
+async fn due_jobs_of_an_app_that_no_instance_has_are_reported_once_on_sqlite() {
+    due_jobs_of_an_app_that_no_instance_has_are_reported_once(Database::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn due_jobs_of_an_app_that_no_instance_has_are_told_once_on_mariadb() {
-    due_jobs_of_an_app_that_no_instance_has_are_told_once(Database::MariaDb).await;
+async fn due_jobs_of_an_app_that_no_instance_has_are_reported_once_on_mariadb() {
+    due_jobs_of_an_app_that_no_instance_has_are_reported_once(Database::MariaDb).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn due_jobs_of_an_app_that_no_instance_has_are_told_once_on_mysql() {
-    due_jobs_of_an_app_that_no_instance_has_are_told_once(Database::MySql).await;
+async fn due_jobs_of_an_app_that_no_instance_has_are_reported_once_on_mysql() {
+    due_jobs_of_an_app_that_no_instance_has_are_reported_once(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn due_jobs_of_an_app_that_no_instance_has_are_told_once_on_postgres() {
-    due_jobs_of_an_app_that_no_instance_has_are_told_once(Database::Postgres).await;
+async fn due_jobs_of_an_app_that_no_instance_has_are_reported_once_on_postgres() {
+    due_jobs_of_an_app_that_no_instance_has_are_reported_once(Database::Postgres).await;
 }
 
-async fn due_jobs_of_an_app_that_no_instance_has_are_told_once(backend: Database) {
+async fn due_jobs_of_an_app_that_no_instance_has_are_reported_once(backend: Database) {
     let database = backend.fresh().await;
     let with_sms = Scheduler::builder()
         .database_url(database.url())

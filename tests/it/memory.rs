@@ -1,5 +1,4 @@
-//! What an instance needs of memory when there is much of everything: it is bounded by the
-//! settings and not by what comes.
+//! The memory of an instance under load is bounded by the settings, whatever arrives.
 
 use std::env;
 use std::time::Duration;
@@ -113,7 +112,7 @@ async fn a_backlog_over_many_partitions_is_read_within_its_memory() {
     })
     .await;
 
-    proxy.set_away(true);
+    proxy.set_unavailable(true);
     for round in 0..of_each {
         let record = |partition| {
             let data = noise(SIZE);
@@ -126,7 +125,7 @@ async fn a_backlog_over_many_partitions_is_read_within_its_memory() {
         produce(&world.topic, &(0..PARTITIONS).map(record).collect::<Vec<_>>()).await;
     }
     let unavailable = instance.peak_memory_mb();
-    proxy.set_away(false);
+    proxy.set_unavailable(false);
     let all = i64::from(PARTITIONS) * i64::from(of_each);
     wait_until(DEADLINE, "every record read", async || world.database.count(read).await == all)
         .await;

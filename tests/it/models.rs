@@ -1,5 +1,5 @@
-//! The protocols as models, explored to the end for small sizes; and each of their guards
-//! taken out once, to see that the model would have found out.
+//! The protocols as models that are explored completely for small sizes. For each guard there is a
+//! test that removes it, to check that the model detects that.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;

@@ -1,4 +1,5 @@
-//! What is MySQL's own among the servers: how it takes a password, and how it ends idle connections.
+//! What only MySQL does among the servers: how it accepts a password, and how it closes idle
+//! connections.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

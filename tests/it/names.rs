@@ -1,6 +1,7 @@
-//! Identifiers are compared byte for byte, also by the database: MariaDB and MySQL have
-//! collations that pass over spaces at the end of a text.
+//! Identifiers are compared byte for byte, by the database as well: MariaDB and MySQL have
+//! collations that ignore spaces at the end of a text.
 
+use infinite_scheduler::model::ids::{JobId, Offset, Partition};
 use infinite_scheduler::model::letter::DeadLetter;
 use infinite_scheduler::model::record::RawRecord;
 use infinite_scheduler::store::{Admitted, Entry, LedgerKey, LetterFilter, RequestStatus, Store};
@@ -14,7 +15,7 @@ const ALIKE: [&str; 5] = ["x ", "x  ", "X", "x\u{a0}", "ｘ"];
 
 /// A dead letter of this request, which came as the record at this offset.
 fn letter(fixture: &Fixture, request_id: &str, offset: i64) -> Entry {
-    let record = RawRecord { offset, ..(*fixture.record).clone() };
+    let record = RawRecord { offset: Offset(offset), ..(*fixture.record).clone() };
     let mut refusal = fixture.letter(1).refusal();
     refusal.request_id = Some(request_id.into());
     refusal.message = format!("that of {request_id:?}");
@@ -65,11 +66,11 @@ async fn groups_topics_and_apps_that_are_nearly_alike_have_rows_of_their_own() {
             cluster: "c".into(),
             group: group.into(),
             topic: topic.into(),
-            partition: 0,
+            partition: Partition(0),
         };
         let mut rows = vec![fixture.ledger.id];
         for key in [key("g ", "t"), key("G", "t"), key("g", "t "), key("g", "T")] {
-            fixture.store.open_ledger(&key, 0).await.expect("a row");
+            fixture.store.open_ledger(&key, Offset(0)).await.expect("a row");
             let row = fixture.store.find_ledger(&key).await.expect("an answer").expect("the row");
             assert!(!rows.contains(&row.id), "{backend:?}: {key:?}");
             rows.push(row.id);
@@ -89,7 +90,7 @@ async fn jobs_whose_names_are_nearly_alike_are_different_jobs() {
         let fixture = Fixture::new(&database).await;
         for (offset, name) in ["x"].into_iter().chain(ALIKE).enumerate() {
             let Entry::Job(mut candidate) = fixture.job() else { panic!("not a job") };
-            candidate.job.id = infinite_scheduler::model::ids::JobId::derive("sms", name);
+            candidate.job.id = JobId::derive("sms", name);
             candidate.job.request_id = name.into();
             candidate.job.data = JobData::from_trusted(r#"{"t":"cut \ud83d","n":1e400}"#);
             let entry = Entry::Job(candidate);

@@ -1,7 +1,7 @@
-//! The same questions, asked in every way that there is: each must get the same answer.
+//! The same operations, called in every way that exists: the answers must be the same.
 //!
-//! `asks` says what can be asked; each way answers in one form, JSON, in a file of its own. A
-//! further surface is a further file and one more arm in `Way`.
+//! `asks` defines the operations; each way is a file that gives its answers as JSON. A further
+//! surface is a further file and one more arm in `Way`.
 
 mod asks;
 mod command;
@@ -116,7 +116,7 @@ const LETTERS: u64 = 5;
 
 /// A way to ask.
 enum Way {
-    /// The command, beside an instance or on a database alone.
+    /// The command, with a running instance or on a database alone.
     Command(CommandLine, Option<Instance>),
     /// The handle of a running scheduler.
     Handle(Scheduler),
@@ -142,7 +142,7 @@ impl Way {
     }
 }
 
-/// What one way asks about: a database and topics of its own, with the same in them.
+/// The environment of one way: its own database and topics, with the same contents.
 struct Surroundings {
     world: World,
     /// The letters' ids by the word that their record begins with.

@@ -1,7 +1,7 @@
-//! Outages are weather: whatever is away, slow, full or refuses to write, nothing is lost, doubled
-//! or dead-lettered for it; health says why while it lasts, and then everything goes on by itself.
+//! Outages: while the database or the broker is unavailable, slow, full or refuses to write, nothing
+//! is lost, doubled or dead-lettered. Health reports the reason, and afterwards work continues.
 
-mod away;
+mod unavailable;
 mod broker;
 mod conflicts;
 mod connections;
@@ -28,7 +28,7 @@ use crate::support::world::World;
 const DEADLINE: Duration = Duration::from_secs(120);
 /// How many partitions the records of a wave go to.
 const PARTITIONS: i32 = 2;
-/// Records of one wave, by what becomes of them.
+/// Records of one wave, by what they become.
 const JOBS: usize = 24;
 const DUPLICATES: usize = 3;
 const POISON: usize = 3;
@@ -119,14 +119,14 @@ impl Waves {
     }
 }
 
-/// A scheduler, to which records come whatever the weather.
+/// A scheduler, to which records come during outages too.
 struct Flow {
     waves: Waves,
     scheduler: Scheduler,
 }
 
 impl Flow {
-    /// Starts the scheduler of `builder`, and shows in fair weather that it works.
+    /// Starts the scheduler of `builder`, and shows that it works without an outage.
     async fn start(world: World, builder: SchedulerBuilder) -> Self {
         let scheduler = builder.start().await.expect("a start");
         let mut flow = Self { waves: Waves::on(world), scheduler };
@@ -161,7 +161,7 @@ impl Flow {
         wait_until(DEADLINE, what, async || self.scheduler.health().sentences().is_empty()).await;
     }
 
-    /// One more wave in fair weather; then everything has happened, once.
+    /// One more wave after the outage; then every record was processed, once.
     async fn finish(mut self) {
         self.wave().await;
         self.waves.settle().await;

@@ -1,5 +1,5 @@
-//! Panics, of handlers and of every kind of actor: a job's own trouble stays its own, and
-//! an actor's successor goes on where it was.
+//! Panics of handlers and of every kind of actor: a handler's panic affects only its job, and a
+//! replaced actor continues where the previous one ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;

@@ -1,5 +1,5 @@
-//! Records whose failure may heal: parked beside the partition, tried again, and decided
-//! once.
+//! Records whose failure may be temporary: parked while the partition is read on, tried again, and
+//! admitted or dead-lettered once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,7 +99,7 @@ async fn an_app_that_nobody_registers_is_a_dead_letter_after_its_tries(database:
     assert_eq!(letter.header("attempts"), Some("4"), "the first and max_retries more");
     assert_eq!(letter.header("original-offset"), Some("0"));
     assert_eq!(letter.header("request-id"), Some("lost"));
-    // 200, 400 and 800 ms, of which jitter takes away a quarter at most.
+    // 200, 400 and 800 ms, less a quarter at most by jitter.
     let died_ms: i64 = letter.header("error-timestamp").expect("a time").parse().expect("ms");
     assert!(died_ms - began_ms >= 1050, "after {} ms", died_ms - began_ms);
     let fired_ms = read_all(&world.fired).await.iter().map(|r| r.timestamp_ms).min();
@@ -140,7 +140,7 @@ async fn parked_records_survive_a_restart_and_their_jobs_wait_for_their_app() {
         totals_add_up(&world.database).await;
         scheduler.shutdown(DRAIN).await;
 
-        // Registered by somebody who has gone again: known by its row.
+        // Registered by an instance that has ended: known by its row.
         let store = store(&world.database).await;
         let app = AppConfig::new("late").required_fields(["id"]);
         store.register_app(&app, 0).await.expect("a row");
@@ -169,7 +169,7 @@ async fn parked_records_survive_a_restart_and_their_jobs_wait_for_their_app() {
     }
 }
 
-/// Takes a job when it is told that it may.
+/// Accepts a job when the test allows it.
 #[derive(Debug, Default)]
 struct Moody {
     ready: AtomicBool,
@@ -267,7 +267,7 @@ async fn an_app_is_known_by_its_row_and_its_schema_holds_everywhere() {
     }
 }
 
-/// Whoever registers an app writes its row first: until it has a shard there is no place for
+/// An instance that registers an app writes its row first: until it has a shard there is no place for
 /// its jobs.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_without_shards_is_not_there_yet() {
@@ -337,7 +337,7 @@ async fn a_parked_record_is_decided_once() {
     }
 }
 
-/// After a seek backward the same record comes while its row still stands for it.
+/// After a seek backward the same record comes while its row still exists.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_comes_again_while_it_is_parked_is_a_duplicate() {
     for backend in Database::all() {

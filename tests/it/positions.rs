@@ -1,5 +1,5 @@
-//! Where reading starts: at the earliest record, at the group's committed offset, where the
-//! ledger's row stands, and what happens when the log is not the one that the row knows.
+//! Where reading starts: at the earliest record, at the group's committed offset, or at the row of
+//! the ledger; and what happens if the log is not the one that the row knows.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -75,32 +75,32 @@ async fn each_reader_claims_the_row_by_a_token_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_with_fewer_records_is_read_from_its_start() {
+async fn a_topic_recreated_with_fewer_records_is_read_from_its_start() {
     let world = World::new(Database::Sqlite, 1).await;
     write(&world, 0..80).await;
     read(&world, world.kafka(), 80).await;
     make_again(&world.topic).await;
     write(&world, 80..110).await;
-    read_what_was_made_again(&world, 30).await;
+    read_what_was_recreated(&world, 30).await;
     check_read(&world, 0..110).await;
     assert_eq!(next_offset(&world).await, 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_with_more_records_is_told_by_the_last_record_that_was_read() {
+async fn a_topic_recreated_with_more_records_is_detected_by_the_last_record_that_was_read() {
     let world = World::new(Database::Sqlite, 1).await;
     write(&world, 0..30).await;
     read(&world, world.kafka(), 30).await;
     make_again(&world.topic).await;
     write(&world, 30..110).await;
-    read_what_was_made_again(&world, 80).await;
+    read_what_was_recreated(&world, 80).await;
     check_read(&world, 0..110).await;
     assert_eq!(next_offset(&world).await, 80);
     assert_eq!(total(&world, "jobs").await, 110);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_under_a_running_reader_is_read_from_its_start() {
+async fn a_topic_recreated_under_a_running_reader_is_read_from_its_start() {
     let world = World::new(Database::Sqlite, 1).await;
     let config = KafkaIngestConfig {
         properties: [("topic.metadata.refresh.interval.ms".to_owned(), "1000".to_owned())].into(),
@@ -135,7 +135,7 @@ async fn partitions_that_a_topic_gains_are_read_from_their_start() {
         write(&world, 0..10).await;
         wait_until(DEADLINE, "the first records", async || received(&scheduler) == 10).await;
         add_partitions(&world.topic, 3).await;
-        // Before anybody reads them.
+        // Before any instance reads them.
         let later: Vec<RawRecord> =
             (10..50).map(|n| RawRecord { partition: 1 + n as i32 % 2, ..record(n) }).collect();
         produce(&world.topic, &later).await;
@@ -151,18 +151,18 @@ async fn partitions_that_a_topic_gains_are_read_from_their_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_with_fewer_records_is_not_read_if_so_told() {
-    a_topic_made_again_is_not_read_if_so_told(30..40).await;
+async fn a_topic_recreated_with_fewer_records_is_not_read_if_so_configured() {
+    a_topic_recreated_is_not_read_if_so_configured(30..40).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_with_more_records_is_not_read_if_so_told() {
-    a_topic_made_again_is_not_read_if_so_told(30..110).await;
+async fn a_topic_recreated_with_more_records_is_not_read_if_so_configured() {
+    a_topic_recreated_is_not_read_if_so_configured(30..110).await;
 }
 
-/// The first 30 records are read of one topic before it is made again with `later` ones;
+/// The first 30 records are read of one topic before it is recreated with `later` ones;
 /// another topic stays as it is.
-async fn a_topic_made_again_is_not_read_if_so_told(later: std::ops::Range<usize>) {
+async fn a_topic_recreated_is_not_read_if_so_configured(later: std::ops::Range<usize>) {
     let world = World::new(Database::Sqlite, 1).await;
     let other = unique_topic("ingest");
     create_topic(&other, 1, &[]).await;
@@ -271,7 +271,7 @@ async fn records_that_retention_took_first_are_counted_and_reading_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_retention_took_first_are_counted_though_nothing_is_read_if_so_told() {
+async fn records_that_retention_took_first_are_counted_though_nothing_is_read_if_so_configured() {
     let world = World::new(Database::Sqlite, 1).await;
     let config = KafkaIngestConfig { on_offset_lost: OnOffsetLost::Stop, ..world.kafka() };
     write(&world, 0..50).await;
@@ -367,7 +367,7 @@ async fn read(world: &World, config: KafkaIngestConfig, count: usize) {
     stop(scheduler).await;
 }
 
-async fn read_what_was_made_again(world: &World, count: usize) {
+async fn read_what_was_recreated(world: &World, count: usize) {
     let scheduler = start(world, world.kafka()).await;
     wait_until(DEADLINE, "the new records", async || received(&scheduler) >= count).await;
     assert_eq!(scheduler.ingest_metrics().logs_remade, 1);

@@ -1,5 +1,5 @@
-//! What a partition's log can be like: compressed, damaged, with transactions in it; and that
-//! lag is what is left to read.
+//! Logs that are compressed, damaged, or contain transactions; and that lag is the number of records
+//! to be read.
 
 mod logs;
 mod transactions;
@@ -46,8 +46,8 @@ async fn problems(instance: &Instance, kind: &str) -> Vec<String> {
 async fn listed(world: &World) -> Value {
     let listing = run(&world.config(), &["ingest", "--json"]).await;
     let listing: Value = serde_json::from_slice(&listing.stdout).expect("JSON");
-    assert_eq!(listing["partitions"].as_array().map(Vec::len), Some(1), "{listing}");
-    listing["partitions"][0].clone()
+    assert_eq!(listing["items"].as_array().map(Vec::len), Some(1), "{listing}");
+    listing["items"][0].clone()
 }
 
 async fn run(config: &str, arguments: &[&str]) -> Output {

@@ -1,5 +1,5 @@
-//! Dead letters that are tried once more: by the same admission, linked to what they were,
-//! and not for ever.
+//! Dead letters that are replayed: by the same admission, linked to the previous letter, and not
+//! without end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use crate::support::world::World;
 const DEADLINE: Duration = Duration::from_secs(90);
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Works when it is told to.
+/// Succeeds when the test allows it.
 #[derive(Debug, Default)]
 struct Mended(AtomicBool);
 

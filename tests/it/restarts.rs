@@ -1,5 +1,5 @@
-//! An instance that was killed and is started again takes over from itself at once, whatever
-//! its lease: the machine knows that the process is gone.
+//! An instance that was killed and is started again takes its shards back at once, whatever its
+//! lease: the machine knows that the process has ended.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The tables: made once, taken away, and refused where a newer version made them.
+//! The tables: created once, removed, and refused if a newer version created them.
 
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -89,7 +89,7 @@ fn check_refusal(sentence: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_are_made_taken_away_and_made_again() {
+async fn tables_are_created_removed_and_created_again() {
     for backend in Database::all() {
         let database = backend.fresh().await;
         let store = connect(&database).await;
@@ -206,7 +206,7 @@ async fn the_service_refuses_tables_of_a_newer_version_with_code_two() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_makes_the_tables_and_takes_them_away_only_when_told_twice() {
+async fn the_command_creates_the_tables_and_removes_them_only_when_confirmed() {
     for backend in Database::all() {
         let database = backend.fresh().await;
         let first = migrate(&database, &[]).await;
@@ -254,7 +254,7 @@ async fn the_command_does_not_take_tables_from_under_an_instance() {
     let running =
         builder.register_app(AppConfig::new("sms"), Discard).start().await.expect("a start");
     let down = migrate(&database, &["--down", "--yes"]).await;
-    assert_eq!(down.status.code(), Some(1));
+    assert_eq!(down.status.code(), Some(3));
     let said = text(&down.stderr);
     assert!(said.contains("an instance is running") && said.contains("stop it first"), "{said}");
     assert_eq!(tables(&database).await, TABLES.len());
@@ -369,7 +369,7 @@ async fn a_step_that_was_interrupted_is_resumed() {
         database.execute(&begun).await;
         store.migrate().await.unwrap_or_else(|error| panic!("{backend:?}: {error}"));
         assert_eq!(tables(&database).await, TABLES.len(), "{backend:?}");
-        // Without the record that it was begun, the same tables are somebody else's.
+        // Without the record that it was begun, the same tables are another program's.
         database.execute("delete from scheduler_migration").await;
         match store.migrate().await {
             Err(StoreError::Unusable(said)) => assert!(said.contains("scheduler_"), "{said}"),
@@ -416,7 +416,7 @@ async fn a_step_that_ended_halfway_goes_on_when_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_may_not_create_tables_is_told_what_to_grant() {
+async fn a_missing_right_to_create_tables_is_named() {
     for backend in Database::SERVERS {
         let mut database = backend.fresh().await;
         let url = database.login(5).await;

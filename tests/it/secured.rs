@@ -1,5 +1,5 @@
-//! A broker that demands TLS, SASL/SCRAM and rights: everything works over it, and what it
-//! refuses is one sentence that says the way out, until it is mended.
+//! A broker that requires TLS, SASL/SCRAM and permissions: everything works with it, and what it
+//! refuses is reported in one sentence that says what to do, until it is allowed.
 
 mod broker;
 
@@ -167,7 +167,7 @@ async fn is_well(scheduler: &Scheduler) {
     .await;
 }
 
-/// A complaint with all of `says` in it.
+/// A problem with all of `says` in it.
 async fn complaint(scheduler: &Scheduler, says: &[&str]) -> String {
     let what = format!("a complaint that says {says:?}");
     wait_for(DEADLINE, &what, async || {
@@ -267,7 +267,7 @@ async fn get(instance: &Instance, path: &str) -> (u16, Value) {
     (status, answer.json().await.expect("JSON"))
 }
 
-/// What a client that is set up otherwise than the broker is told, and then the same set up
+/// What is reported to a client that is configured otherwise than the broker, and then the same one configured
 /// rightly: the record that came meanwhile becomes a job.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_suit_the_broker_is_named_with_the_property_to_check() {
@@ -338,7 +338,7 @@ async fn records_wait_until_the_right_to_read_them_is_given_and_given_again() {
     let scheduler = here.start(here.properties()).await;
     complaint(&scheduler, &["refuses access", topic, "allow DESCRIBE"]).await;
     scheduler.shutdown(DRAIN).await;
-    // The same when nobody looks at the start whether the topics are there.
+    // The same without the check of topics at the start.
     let kafka = KafkaIngestConfig { ensure_topics: false, ..here.kafka(here.properties()) };
     let scheduler = here.builder(kafka).start().await.expect("a start");
     complaint(&scheduler, &["a permission is missing", "allow READ"]).await;
@@ -351,7 +351,7 @@ async fn records_wait_until_the_right_to_read_them_is_given_and_given_again() {
     .await;
     is_well(&scheduler).await;
 
-    // Taken away while it reads: what comes meanwhile is read as soon as that is over.
+    // Revoked while it reads: what comes meanwhile is read as soon as that is over.
     here.take_back("Read", topic).await;
     here.produce(&[&good("r-2"), "poison", &good("r-3")]).await;
     complaint(&scheduler, &["is not allowed", topic, "allow READ"]).await;
@@ -371,7 +371,7 @@ async fn records_wait_until_the_right_to_read_them_is_given_and_given_again() {
     assert_eq!(here.database.count(read).await, 1);
 }
 
-/// A topic to read only: its letters stay rows until somebody may write to it.
+/// A topic to read only: its letters stay rows until the user may write to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_wait_until_the_dlq_topic_may_be_written_to() {
     let here = Here::new().await;

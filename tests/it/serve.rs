@@ -96,18 +96,18 @@ async fn a_service_says_that_it_is_ready_and_tells_its_counters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_told_to_end_drains_and_loses_nothing_on_sqlite() {
-    a_service_that_is_told_to_end_drains_and_loses_nothing(Database::Sqlite).await;
+async fn a_service_that_is_asked_to_end_drains_and_loses_nothing_on_sqlite() {
+    a_service_that_is_asked_to_end_drains_and_loses_nothing(Database::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_told_to_end_drains_and_loses_nothing_on_postgres() {
-    a_service_that_is_told_to_end_drains_and_loses_nothing(Database::Postgres).await;
+async fn a_service_that_is_asked_to_end_drains_and_loses_nothing_on_postgres() {
+    a_service_that_is_asked_to_end_drains_and_loses_nothing(Database::Postgres).await;
 }
 
-/// Told to end in the middle of a flood: what was fired is written, so the next one fires
+/// Asked to end under load: outcomes of fired jobs are written, so the next one fires
 /// the rest and nothing twice.
-async fn a_service_that_is_told_to_end_drains_and_loses_nothing(database: Database) {
+async fn a_service_that_is_asked_to_end_drains_and_loses_nothing(database: Database) {
     const RECORDS: usize = 6000;
     let world = World::new(database, 3).await;
     let mut first = Instance::start(&world.config()).await;
@@ -261,25 +261,25 @@ async fn hushed_url(database: &TestDatabase, proxy: &Proxy) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_waited_for_loudly_on_postgres() {
-    a_database_that_is_away_is_waited_for_loudly(Database::Postgres).await;
+async fn an_unavailable_database_is_waited_for_and_reported_on_postgres() {
+    an_unavailable_database_is_waited_for_and_reported(Database::Postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_waited_for_loudly_on_mariadb() {
-    a_database_that_is_away_is_waited_for_loudly(Database::MariaDb).await;
+async fn an_unavailable_database_is_waited_for_and_reported_on_mariadb() {
+    an_unavailable_database_is_waited_for_and_reported(Database::MariaDb).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_waited_for_loudly_on_mysql() {
-    a_database_that_is_away_is_waited_for_loudly(Database::MySql).await;
+async fn an_unavailable_database_is_waited_for_and_reported_on_mysql() {
+    an_unavailable_database_is_waited_for_and_reported(Database::MySql).await;
 }
 
-async fn a_database_that_is_away_is_waited_for_loudly(backend: Database) {
+async fn an_unavailable_database_is_waited_for_and_reported(backend: Database) {
     let world = World::new(backend, 1).await;
     let proxy = Proxy::start(world.database.url()).await;
     let url = hushed_url(&world.database, &proxy).await;
-    proxy.set_away(true);
+    proxy.set_unavailable(true);
     let mut instance = Instance::spawn(&world.config_on(&url));
     listening(&instance).await;
     wait_until(DEADLINE, "a word on standard error", async || {
@@ -297,7 +297,7 @@ async fn a_database_that_is_away_is_waited_for_loudly(backend: Database) {
     assert_eq!(instance.exit_status(), None);
     assert!(!instance.stdout().contains("ready"));
 
-    proxy.set_away(false);
+    proxy.set_unavailable(false);
     instance.ready(DEADLINE).await;
     assert_eq!(get(&instance, "/health/ready").await.0, 200);
     produce(&world.topic, &[record(0, "r")]).await;
@@ -306,13 +306,13 @@ async fn a_database_that_is_away_is_waited_for_loudly(backend: Database) {
     })
     .await;
 
-    // Away again while it runs: not ready, and ready again by itself.
-    proxy.set_away(true);
+    // Unavailable again while it runs: not ready, and ready again afterwards.
+    proxy.set_unavailable(true);
     wait_until(DEADLINE, "an instance that is not ready", async || {
         get(&instance, "/health/ready").await.0 == 503
     })
     .await;
-    proxy.set_away(false);
+    proxy.set_unavailable(false);
     wait_until(DEADLINE, "an instance that is ready again", async || {
         get(&instance, "/health/ready").await.0 == 200
     })
@@ -327,10 +327,10 @@ async fn a_database_that_is_away_is_waited_for_loudly(backend: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_still_waits_for_its_database_ends_when_told() {
+async fn a_service_that_still_waits_for_its_database_ends_when_asked() {
     let database = Database::Postgres.fresh().await;
     let proxy = Proxy::start(database.url()).await;
-    proxy.set_away(true);
+    proxy.set_unavailable(true);
     let url = proxy.url(database.url());
     let mut instance = Instance::spawn(&format!("[database]\nurl = \"{url}\"\n[apps.sms]\n"));
     listening(&instance).await;

@@ -1,5 +1,5 @@
-//! A transaction that holds a snapshot for long (a backup) keeps every deleted row where it was.
-//! That must delay no job, also not after a kill, when reading begins anew behind all of them.
+//! A transaction that holds a snapshot for long (a backup) prevents the removal of deleted rows.
+//! That must not delay jobs, not even after a kill, when reading starts before all of these rows.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Batches that are written in parts, because the database refuses a row of them: what stands
-//! when a later part fails.
+//! Batches that are written in parts, because the database refuses one of their rows: what is
+//! committed if a later part fails.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ struct Four {
 
 impl Four {
     /// Those at these places are refused and held. Rows are written in the order of their ids:
-    /// the one that is refused comes first, and so before anybody waits for the one that is held.
+    /// the one that is refused comes first, and so before any statement waits for the one that is held.
     async fn start(refused: usize, held: usize) -> Self {
         let world = World::new(Database::Postgres, 1).await;
         let start = async || world.builder().lease(LEASE).start().await.expect("a start");
@@ -59,7 +59,7 @@ impl Four {
         let data = |n: usize| if n == refused { "refuse" } else { "" };
         let record = |(n, name): (usize, &String)| RawRecord::new(0, request(name, 0, data(n)));
         let records: Vec<_> = names.iter().enumerate().map(record).collect();
-        // They are there before anybody reads, so that they are read together.
+        // They are there before any instance reads, so that they are read together.
         produce(&world.topic, &records).await;
         let holder = hold_up_insert(&world.database, &names[held]).await;
         let scheduler = start().await;
@@ -110,10 +110,10 @@ async fn await_offset(database: &TestDatabase, offset: i64) {
 
 /// What was written in the first part is not written again, and the rest is not passed over.
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_part_that_stands_the_rest_is_read_again() {
+async fn after_a_committed_part_the_rest_is_read_again() {
     let four = Four::start(1, 2).await;
     let database = &four.world.database;
-    // A part stands, and the rest waits.
+    // A part is committed, and the rest waits.
     await_offset(database, 3).await;
     await_held_up(database, 1).await;
     let end_waiting = "select pg_terminate_backend(pid) from pg_stat_activity \
@@ -123,7 +123,7 @@ async fn behind_a_part_that_stands_the_rest_is_read_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_jobs_of_a_part_that_stands_fire_although_the_rest_was_fenced() {
+async fn the_jobs_of_a_committed_part_fire_although_the_rest_was_fenced() {
     let four = Four::start(3, 0).await;
     let database = &four.world.database;
     await_held_up(database, 1).await;

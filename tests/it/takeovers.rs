@@ -1,4 +1,4 @@
-//! What an instance does whose shards or whose lease go while it works.
+//! An instance loses shards or its lease while it works.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(90);
 /// Servers, on which a test can hold up the heartbeat alone.
 const SERVERS: [Database; 3] = Database::SERVERS;
 
-/// The first attempt runs until it may end or is told to stop; the others end at once.
+/// The first attempt runs until it may end or is asked to stop; the others end at once.
 #[derive(Clone)]
 struct Watched {
     fences: Arc<Mutex<Vec<u64>>>,
@@ -95,7 +95,7 @@ async fn hold_heartbeats(database: &TestDatabase) -> DatabaseTransaction {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_whose_shard_is_taken_is_told_and_its_job_fires_again() {
+async fn an_attempt_whose_shard_is_taken_is_cancelled_and_its_job_fires_again() {
     for backend in Database::all() {
         let world = World::new(backend, 1).await;
         let watched = Watched::new();
@@ -104,7 +104,7 @@ async fn an_attempt_whose_shard_is_taken_is_told_and_its_job_fires_again() {
         let scheduler = builder.start().await.expect("a start");
         produce(&world.topic, &[record("r", 0)]).await;
         watched.await_firings(1).await;
-        // By somebody who leaves again without a word.
+        // By a program that ends at once.
         world.database.execute("update scheduler_shard set owner = 5, epoch = epoch + 1").await;
         watched.await_firings(2).await;
         await_no_jobs(&world.database).await;
@@ -115,7 +115,7 @@ async fn an_attempt_whose_shard_is_taken_is_told_and_its_job_fires_again() {
     }
 }
 
-/// It waits for other shards, and after some tries puts them where the owner is told to look.
+/// It waits for other shards, and after some tries puts them where a command asks the owner to look.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_shards_were_taken_goes_elsewhere() {
     for backend in SERVERS {
@@ -176,18 +176,18 @@ async fn without_a_lease_nothing_is_read_fired_or_written() {
 /// Does what the names of its jobs say, and counts how often each was fired: those that are
 /// slow run until they may end, one that fails does so once.
 #[derive(Clone)]
-struct Told {
+struct Obedient {
     fired: Attempts,
     may_end: Arc<Semaphore>,
 }
 
-impl Told {
+impl Obedient {
     fn new() -> Self {
         Self { fired: Attempts::default(), may_end: Arc::new(Semaphore::new(0)) }
     }
 }
 
-impl JobHandler for Told {
+impl JobHandler for Obedient {
     async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
         let id = &ctx.job().request_id;
         let times = self.fired.begin(id);
@@ -208,7 +208,7 @@ async fn a_shard_is_not_given_up_while_its_jobs_run_and_goes_on() {
     const PASSES_MS: i64 = 5000;
     for backend in SERVERS {
         let world = World::new(backend, 1).await;
-        let slow = Told::new();
+        let slow = Obedient::new();
         let start = async || {
             let mut app = AppConfig::new("sms");
             app.shards = NonZeroU32::new(2).expect("not zero");
@@ -243,14 +243,14 @@ async fn a_shard_is_not_given_up_while_its_jobs_run_and_goes_on() {
     }
 }
 
-/// Calls and replays leave their jobs to the owner of the shard, who is told to look; parked
+/// Calls and replays leave their jobs to the owner of the shard, which a command asks to look; parked
 /// records wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_lease_no_shard_is_taken_for_ours() {
     for backend in SERVERS {
         let world = World::new(backend, 1).await;
         let kafka = KafkaIngestConfig { max_retries: 10, ..world.kafka() };
-        let told = Told::new();
+        let told = Obedient::new();
         let builder = world.builder_without_apps().with_kafka_ingest(kafka);
         let builder = builder.register_app(AppConfig::new("sms"), told.clone());
         let scheduler = builder.start().await.expect("a start");

@@ -1,4 +1,4 @@
-//! What a newer version has left in the database: it is not taken for something else.
+//! Rows that a newer version has written: they are not misinterpreted.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::world::LEASE;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A command of a kind that nobody knows, beside one whose arguments nobody can read.
+/// A command of an unknown kind, and one whose arguments cannot be decoded.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_of_an_unknown_kind_stays_for_who_knows_it_and_is_reported() {
     for database in Database::all() {

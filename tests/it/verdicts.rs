@@ -1,4 +1,4 @@
-//! Verdicts: every request's fate is told on the events topic, in order, none is lost.
+//! Verdicts: every step of a request is published on the events topic, in order, and none is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl Telling {
         self.world.builder_without_apps().with_kafka_ingest(self.kafka()).register_app(app, handler)
     }
 
-    async fn all_told(&self) {
+    async fn all_published(&self) {
         wait_until(DEADLINE, "an empty outbox", async || {
             self.world.database.count("select count(*) from scheduler_outbox").await == 0
         })
@@ -105,26 +105,26 @@ impl JobHandler for ByName {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_is_told_its_fate_in_order_on_sqlite() {
-    every_request_is_told_its_fate_in_order(Database::Sqlite).await;
+async fn the_verdicts_of_every_request_are_published_in_order_on_sqlite() {
+    the_verdicts_of_every_request_are_published_in_order(Database::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_is_told_its_fate_in_order_on_mariadb() {
-    every_request_is_told_its_fate_in_order(Database::MariaDb).await;
+async fn the_verdicts_of_every_request_are_published_in_order_on_mariadb() {
+    the_verdicts_of_every_request_are_published_in_order(Database::MariaDb).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_is_told_its_fate_in_order_on_mysql() {
-    every_request_is_told_its_fate_in_order(Database::MySql).await;
+async fn the_verdicts_of_every_request_are_published_in_order_on_mysql() {
+    the_verdicts_of_every_request_are_published_in_order(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_is_told_its_fate_in_order_on_postgres() {
-    every_request_is_told_its_fate_in_order(Database::Postgres).await;
+async fn the_verdicts_of_every_request_are_published_in_order_on_postgres() {
+    the_verdicts_of_every_request_are_published_in_order(Database::Postgres).await;
 }
 
-async fn every_request_is_told_its_fate_in_order(database: Database) {
+async fn the_verdicts_of_every_request_are_published_in_order(database: Database) {
     let telling = Telling::new(database).await;
     let scheduler = telling.builder(ByName).start().await.expect("a start");
     let mut records: Vec<_> = (0..200).map(|n| request(&format!("good-{n}"), "")).collect();
@@ -151,10 +151,10 @@ async fn every_request_is_told_its_fate_in_order(database: Database) {
         telling.world.database.count("select count(*) from scheduler_job").await == 0
     })
     .await;
-    let fate = scheduler.request("sms", "dies-3").await.expect("an answer");
-    assert!(matches!(&fate, RequestStatus::Dead { message, .. } if message == "dies-3 fails"));
+    let status = scheduler.request("sms", "dies-3").await.expect("an answer");
+    assert!(matches!(&status, RequestStatus::Dead { message, .. } if message == "dies-3 fails"));
     assert_eq!(scheduler.request("sms", "no such").await, Ok(RequestStatus::Unknown));
-    telling.all_told().await;
+    telling.all_published().await;
     let sent = scheduler.ingest_metrics().verdicts_sent;
     scheduler.shutdown(DRAIN).await;
 
@@ -177,7 +177,7 @@ async fn every_request_is_told_its_fate_in_order(database: Database) {
     check_details(&telling, records.len()).await;
 }
 
-/// What the verdicts say beside their names.
+/// The further fields of the verdicts.
 async fn check_details(telling: &Telling, records: usize) {
     let all = read_all(&telling.events).await;
     let of = |request: &str, verdict: &str| -> Value {
@@ -198,7 +198,7 @@ async fn check_details(telling: &Telling, records: usize) {
     assert_eq!(of("third", "rejected")["kind"], "idempotency-conflict");
     assert_eq!(of("dies-0", "dead")["kind"], "attempts-exhausted");
     assert_eq!(of("dies-0", "retrying")["message"], "dies-0 fails");
-    // Each record has one verdict of its own, by its place.
+    // Each record has exactly one verdict, by its offset.
     let admission = ["accepted", "duplicate", "rejected"];
     let places: Vec<_> = all
         .iter()
@@ -211,7 +211,7 @@ async fn check_details(telling: &Telling, records: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_are_told_their_fate_too() {
+async fn calls_have_verdicts_too() {
     for database in Database::all() {
         let telling = Telling::new(database).await;
         let scheduler = telling.builder(ByName).start().await.expect("a start");
@@ -240,7 +240,7 @@ async fn calls_are_told_their_fate_too() {
             scheduler.ingest_metrics().apps["sms"].succeeded == 1
         })
         .await;
-        telling.all_told().await;
+        telling.all_published().await;
         scheduler.shutdown(DRAIN).await;
         let told = telling.by_request().await;
         let of = |request: &str| told[request].iter().map(String::as_str).collect::<Vec<_>>();
@@ -254,7 +254,7 @@ async fn calls_are_told_their_fate_too() {
     }
 }
 
-/// The topic is not there for a while, and the actor that publishes panics: all is told in
+/// The topic is missing for a while, and the actor that publishes panics: all is published in
 /// the end, in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn verdicts_wait_for_their_topic_and_survive_their_actor() {
@@ -276,7 +276,7 @@ async fn verdicts_wait_for_their_topic_and_survive_their_actor() {
         assert!(scheduler.ingest_metrics().verdicts_not_published > 0);
         assert_eq!(scheduler.break_actors("retry-dlq").await, 1);
         create_topic(&telling.events, 3, &[]).await;
-        telling.all_told().await;
+        telling.all_published().await;
         wait_until(DEADLINE, "no complaint", async || !complains()).await;
         scheduler.shutdown(DRAIN).await;
         let told = telling.by_request().await;
@@ -312,7 +312,7 @@ async fn a_compacted_events_topic_takes_every_verdict_that_has_a_key() {
     .await;
     assert_eq!(scheduler.ingest_metrics().verdicts_not_published, 40);
     set_topic(&telling.events, "cleanup.policy", "delete").await;
-    telling.all_told().await;
+    telling.all_published().await;
     scheduler.shutdown(DRAIN).await;
     let told = telling.by_request().await;
     assert_eq!(told.len(), 161);
@@ -333,7 +333,7 @@ impl JobHandler for Counting {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_events_topic_nothing_is_told() {
+async fn without_an_events_topic_nothing_is_published() {
     let world = World::new(Database::Sqlite, 1).await;
     let counting = Counting::default();
     let builder =

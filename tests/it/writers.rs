@@ -1,5 +1,5 @@
-//! One writer for every job and one reader for every partition: what each statement of the
-//! store compares before it changes anything. Whoever is late changes nothing.
+//! Each job has one writer and each partition one reader: the conditions under which each statement
+//! of the store changes something. A late writer changes nothing.
 
 mod ledger;
 mod letters;
@@ -21,7 +21,7 @@ use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Longer than what is held here, since nobody waits for a lock for longer.
+/// Longer than locks are held here, since waits for a lock end after a lease.
 const LEASE: Duration = Duration::from_secs(40);
 /// Over as soon as it is looked at.
 const NO_LEASE: Duration = Duration::from_millis(1);
@@ -95,7 +95,7 @@ fn batch(source: BatchSource, entries: Vec<Entry>, fences: Vec<ShardFence>) -> A
     })
 }
 
-/// Holds up whoever inserts this job: a copy of the seed's row under its id, uncommitted.
+/// Blocks inserts of this job: a copy of the seed's row under its id, uncommitted.
 pub(crate) async fn hold_up_insert(database: &TestDatabase, name: &str) -> DatabaseTransaction {
     let id = JobId::derive("sms", name);
     let id = match database.backend() {
@@ -121,7 +121,7 @@ async fn hold(database: &TestDatabase, sql: &str) -> DatabaseTransaction {
     transaction
 }
 
-/// Waits until so many statements wait for locks that others hold.
+/// Waits until this many statements wait for locks of others.
 pub(crate) async fn await_held_up(database: &TestDatabase, count: i64) {
     let held_up = match database.backend() {
         Database::Postgres => {
@@ -133,7 +133,7 @@ pub(crate) async fn await_held_up(database: &TestDatabase, count: i64) {
              join performance_schema.threads t on t.thread_id = w.requesting_thread_id \
              where t.processlist_db = database()"
         }
-        // Not `innodb_trx`: who asks it often is told the same again and again.
+        // Not `innodb_trx`: queried often, it returns the same result.
         _ => {
             "select count(*) from information_schema.processlist where db = database() \
              and id <> connection_id() and time_ms > 300 and info regexp \

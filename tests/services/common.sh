@@ -1,5 +1,5 @@
-# What the services' scripts share: saying what happens, installing what is missing,
-# starting, awaiting and stopping processes. Sourced by tests/run, which sets
+# Functions that the services' scripts share: printing progress, installing packages, starting,
+# awaiting and stopping processes. Sourced by tests/run, which sets
 #   root      the checkout
 #   run_dir   this run's own folder, empty at first
 
@@ -18,7 +18,7 @@ as_root() {
 
 # ---- packages
 
-# install_packages NAME...: by apt-get, and without a server started or enabled by the way.
+# install_packages NAME...: installs with apt-get, without starting or enabling a server.
 install_packages() {
     command -v apt-get >/dev/null ||
         die "missing: $*. There is no apt-get here: install them, or name running services (tests/run --help)"
@@ -45,14 +45,14 @@ remove_policy() {
     policy_to_remove=
 }
 
-# disable_unit UNIT: so that a server that was installed for tests does not come up at the next boot.
+# disable_unit UNIT: prevents that a server which was installed for tests starts at the next boot.
 disable_unit() {
     [ ! -d /run/systemd/system ] || as_root systemctl disable --quiet "$1" || true
 }
 
 # ---- processes
 
-# The pids by service name: only what stands here is ever stopped.
+# The pids by service name: no other process is ever stopped.
 declare -A pids=()
 
 # launch NAME USER SIGNAL COMMAND...: starts a server in the background, in a session of its own, so
@@ -126,8 +126,8 @@ stop() {
 
 # ---- ports
 
-# free_port: one on which nobody listens, below the range that the kernel gives to clients. Another run
-# may still be quicker: start_service then tries again.
+# free_port: prints an unused port, below the range that the kernel assigns to clients. Another run may
+# use it first: start_service then tries again.
 free_port() {
     local port
     while :; do
@@ -148,7 +148,7 @@ start_service() {
             return 0
         fi
         "${name}_stop"
-        # Only a port that was taken meanwhile is worth another attempt.
+        # It is tried again only if another process has taken the port meanwhile.
         grep -qi 'address already in use' "$run_dir/$name.log" || break
         say "$name: somebody else took port ${ports[$name]}; trying another ($attempt of 3)"
     done

@@ -1,5 +1,5 @@
-# Apache Kafka that demands TLS and SASL/SCRAM, and lets a user do only what is allowed to it. A
-# service apart, for the tests of just that.
+# Apache Kafka that requires TLS and SASL/SCRAM, and permits a user only what it is authorised to do.
+# Only the tests of these features use this service.
 
 kafka-secured_packages() {
     kafka_packages
@@ -29,10 +29,10 @@ kafka-secured_prepare() {
 
 declare -A kafka_secrets=()
 
-# Letters and digits: they stand in properties and in lists with commas.
+# Letters and digits only, because they are used in properties and in lists with commas.
 random_password() { head -c 64 /dev/urandom | base64 -w 0 | tr -d '+/=' | cut -c 1-24; }
 
-# kafka-secured_certificate FOLDER: of the broker, which clients trust by itself.
+# kafka-secured_certificate FOLDER: creates the broker's self-signed certificate, which clients trust.
 kafka-secured_certificate() {
     openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=infinite-scheduler-test \
         -addext subjectAltName=IP:127.0.0.1 -keyout "$1/key.pem" -out "$1/ca.pem" || return 1
@@ -52,12 +52,12 @@ sasl.mechanism.inter.broker.protocol=SCRAM-SHA-512
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=$(scram_login)
 
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-# Whoever comes by the controller's own listener, which is this broker, has no name.
+# The controller's own listener is only used by this broker, and has no authentication.
 super.users=User:admin;User:ANONYMOUS
 EOF
 }
 
-# What the broker's own tools are to use.
+# The properties for the broker's own tools.
 kafka-secured_client() {
     cat <<EOF
 security.protocol=SASL_SSL
@@ -77,7 +77,7 @@ kafka-secured_launch() { kafka_launch_as kafka-secured; }
 
 kafka-secured_stop() { stop kafka-secured KILL; }
 
-# kafka-secured_tool CLASS ARGUMENT...: one of Kafka's tools, as the user who may do everything.
+# kafka-secured_tool CLASS ARGUMENT...: runs one of Kafka's tools as the admin.
 kafka-secured_tool() {
     local class=$1 command
     shift

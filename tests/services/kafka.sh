@@ -20,7 +20,7 @@ java_is_recent() {
 
 kafka_after_install() { java_is_recent || die "Kafka needs Java 17 or later; this is: $(java -version 2>&1 | head -n 1)"; }
 
-# Into a folder beside the cache and then renamed, so that a cut download is not taken for a whole one.
+# Into a temporary folder that is then renamed, so that an interrupted download is not used.
 kafka_fetch() {
     kafka_fetched && return 0
     say "fetching Apache Kafka $(kafka_version) from Maven Central"
@@ -49,7 +49,7 @@ kafka_prepare() {
     kafka_format kafka
 }
 
-# kafka_format NAME ARGUMENT...: makes a broker's empty log.
+# kafka_format NAME ARGUMENT...: creates a broker's empty log.
 kafka_format() {
     local name=$1 cluster command
     shift
@@ -68,7 +68,7 @@ kafka_launch_as() {
     started=$(kafka_starts "$1")
     kafka_command -Xms256m -Xmx1g kafka.Kafka "$run_dir/$1/server.properties"
     launch "$1" "$(id -un)" KILL "${command[@]}"
-    # The line is in this run's own log: the port could be somebody else's broker.
+    # The line is in this run's own log: the port could be that of another broker.
     await "$1" 60 kafka_ready "$1" "$started"
 }
 
@@ -102,7 +102,7 @@ controller.listener.names=CONTROLLER
 listener.security.protocol.map=$1:$1,CONTROLLER:PLAINTEXT
 log.dirs=$3/data
 
-# One node holds everything.
+# There is only one node.
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
@@ -114,17 +114,17 @@ share.coordinator.state.topic.min.isr=1
 auto.create.topics.enable=false
 delete.topic.enable=true
 
-# Groups form at once. How short a session may be is as brokers have it by default.
+# Groups form at once. The minimum of a session timeout is the default.
 group.initial.rebalance.delay.ms=0
 
-# Retention and compaction are seen within seconds; defaults are minutes.
+# Retention and compaction run within seconds; by default within minutes.
 log.initial.task.delay.ms=500
 log.retention.check.interval.ms=500
 log.cleaner.backoff.ms=200
 log.cleaner.min.cleanable.ratio=0.01
 log.segment.delete.delay.ms=500
 
-# What one test wants.
+# Needed by one test.
 ${INFINITE_SCHEDULER_TEST_KAFKA_PROPERTIES:-}
 EOF
 }

@@ -8,7 +8,7 @@ mariadb_after_install() { unstable_wanted || disable_unit mariadb.service; }
 
 mariadb_fetch() { ! unstable_wanted || unstable_fetch mariadb mariadb-server-core mariadb-client-core; }
 
-# mariadb_programs: sets `programs`, where they are, and `user`, as whom the server runs.
+# mariadb_programs: sets `programs` to their folder, and `user` to the user that runs the server.
 mariadb_programs() {
     programs=/usr user=mysql
     unstable_wanted || return 0
@@ -29,15 +29,15 @@ mariadb_prepare() {
 mariadb_launch() {
     local dir=$run_dir/mariadb programs user
     mariadb_programs || return 1
-    # Options for a server of a test's own, one word each.
+    # Options for a server that a test starts for itself, one word each.
     local options
     read -ra options <<<"${INFINITE_SCHEDULER_TEST_MARIADB_OPTIONS:-}"
-    # Without TLS, which newer versions offer by themselves: some tests read what goes over the wire.
+    # Without TLS, which newer versions offer by default: some tests read the protocol.
     launch mariadb "$user" KILL "$programs/sbin/mariadbd" --no-defaults --basedir="$programs" \
         --datadir="$dir/data" --port="${ports[mariadb]}" --bind-address=127.0.0.1 --socket="$dir/socket" \
         --pid-file="$dir/pid" --max-connections=300 --innodb-buffer-pool-size=256M --skip-ssl \
         "${options[@]}"
-    # Through the socket in this run's own folder: a port could be somebody else's server.
+    # Through the socket in this run's own folder: the port could be that of another server.
     await mariadb 60 "$programs/bin/mariadb" --no-defaults --skip-ssl --socket="$dir/socket" --user=root -e 'SELECT 1'
 }
 

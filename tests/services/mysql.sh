@@ -1,4 +1,4 @@
-# MySQL of Debian's unstable suite (no stable one carries it), with its binary log, as it is shipped.
+# MySQL of Debian's unstable suite (no stable one has it), with its binary log, as by default.
 # root has no password, on 127.0.0.1 only.
 
 mysql_packages() { :; }
@@ -7,7 +7,7 @@ mysql_after_install() { :; }
 
 mysql_fetch() { unstable_fetch mysql mysql-server-core mysql-client-core; }
 
-# mysql_programs: sets `programs` to where they are.
+# mysql_programs: sets `programs` to their folder.
 mysql_programs() { programs=$(unstable_folder mysql)/usr; }
 
 mysql_prepare() {
@@ -27,13 +27,13 @@ mysql_launch() {
         --datadir="$dir/data" --secure-file-priv=NULL --port="${ports[mysql]}" --bind-address=127.0.0.1 \
         --socket="$dir/socket" --pid-file="$dir/pid" --mysqlx=OFF --max-connections=300 \
         --innodb-buffer-pool-size=256M
-    # Through the socket in this run's own folder: a port could be somebody else's server.
+    # Through the socket in this run's own folder: the port could be that of another server.
     await mysql 60 "$programs/bin/mysql" --no-defaults --socket="$dir/socket" --user=root -e 'SELECT 1'
 }
 
 mysql_stop() { stop mysql KILL; }
 
-# Without TLS, which it offers: some tests read what goes over the wire.
+# Without TLS, which it offers by default: some tests read the protocol.
 mysql_export() {
     export INFINITE_SCHEDULER_TEST_MYSQL9_URL="mysql://root:@127.0.0.1:${ports[mysql]}?ssl-mode=DISABLED"
 }

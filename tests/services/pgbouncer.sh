@@ -1,7 +1,7 @@
-# PgBouncer of the distribution, before a PostgreSQL that the environment names as host:port:
-#   INFINITE_SCHEDULER_TEST_PGBOUNCER_SERVER   where it is
+# PgBouncer of the distribution, for a PostgreSQL that the environment names as host:port:
+#   INFINITE_SCHEDULER_TEST_PGBOUNCER_SERVER   its address
 #   INFINITE_SCHEDULER_TEST_PGBOUNCER_MODE     session or transaction
-# It leaves out the parameters of a start that it does not know, as many installations do.
+# It ignores unknown startup parameters, as many installations do.
 
 pgbouncer_installed() { command -v pgbouncer >/dev/null && command -v psql >/dev/null; }
 
@@ -35,7 +35,7 @@ pgbouncer_launch() {
     local dir=$run_dir/pgbouncer
     # It refuses to run as root.
     launch pgbouncer daemon KILL pgbouncer "$dir/pgbouncer.ini"
-    # Through the socket in this run's own folder: a port could be somebody else's server.
+    # Through the socket in this run's own folder: the port could be that of another server.
     await pgbouncer 15 psql -X -h "$dir" -p "${ports[pgbouncer]}" -U postgres -d postgres -c 'SELECT 1'
 }
 

@@ -1,4 +1,4 @@
-# PostgreSQL of the distribution, any version from 13, or of Debian's unstable suite. Trusts everybody on 127.0.0.1.
+# PostgreSQL of the distribution, any version from 13, or of Debian's unstable suite. Trusts every user on 127.0.0.1.
 
 postgres_installed() { [ -n "$(postgres_bin)" ]; }
 
@@ -20,7 +20,7 @@ postgres_after_install() { unstable_wanted || disable_unit postgresql.service; }
 
 postgres_fetch() { ! unstable_wanted || unstable_fetch postgres postgresql-18 postgresql-client-18; }
 
-# As whom the server runs.
+# The user that runs the server.
 postgres_user() { if unstable_wanted; then echo "$unstable_user"; else echo postgres; fi; }
 
 postgres_prepare() {
@@ -38,11 +38,11 @@ postgres_launch() {
     launch postgres "$(postgres_user)" QUIT "$(postgres_bin)/postgres" -D "$dir/data" -p "${ports[postgres]}" \
         -c listen_addresses=127.0.0.1 -c unix_socket_directories="$dir" -c max_connections=300 \
         -c shared_buffers=256MB
-    # Through the socket in this run's own folder: a port could be somebody else's server.
+    # Through the socket in this run's own folder: the port could be that of another server.
     await postgres 30 "$(postgres_bin)/psql" -X -h "$dir" -p "${ports[postgres]}" -U postgres -d postgres -c 'SELECT 1'
 }
 
-# QUIT is its immediate shutdown: the data goes away with it.
+# QUIT is its immediate shutdown, which is enough because the data is deleted.
 postgres_stop() { stop postgres QUIT; }
 
 postgres_export() {

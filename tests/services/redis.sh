@@ -1,4 +1,4 @@
-# Redis of the distribution. Anybody on 127.0.0.1 may do anything; nothing is kept on disk.
+# Redis of the distribution, without authentication on 127.0.0.1; nothing is kept on disk.
 
 redis_installed() { command -v redis-server >/dev/null && command -v redis-cli >/dev/null; }
 
@@ -17,7 +17,7 @@ redis_launch() {
     local dir=$run_dir/redis
     launch redis redis KILL redis-server --port "${ports[redis]}" --bind 127.0.0.1 \
         --dir "$dir" --unixsocket "$dir/socket" --save '' --appendonly no
-    # Through the socket in this run's own folder: a port could be somebody else's server.
+    # Through the socket in this run's own folder: the port could be that of another server.
     await redis 15 redis-cli -s "$dir/socket" ping
 }
 

@@ -1,4 +1,4 @@
-# Database servers of Debian's unstable suite, which carries versions that older Debian releases do not,
+# Database servers of Debian's unstable suite, which has versions that older Debian releases do not,
 # run from folders below target/test-services. The system's packages, lists and caches are not touched.
 
 # unstable_root NAME: the folder into which the packages of a service are unpacked.
@@ -78,7 +78,7 @@ CONF
 }
 
 # unstable_wrap FOLDER: each program becomes a script that starts it through the folder's own dynamic
-# loader, with the folder's libraries. A program that starts another one meets such a script again.
+# loader, with the folder's libraries. A program that starts another one starts such a script as well.
 unstable_wrap() {
     local program depth
     for program in "$1"/usr/bin/* "$1"/usr/sbin/* "$1"/usr/lib/postgresql/*/bin/*; do
@@ -101,7 +101,7 @@ SCRIPT
 
 unstable_is_binary() { [ "$(head -c 4 "$1" | tail -c 3)" = ELF ]; }
 
-# The user as whom such a server runs when tests run as root: every Debian has it.
+# The user that runs such a server if the tests run as root: every Debian has it.
 unstable_user=daemon
 
 # unstable_folder NAME: where the server's user can read the programs: the checkout may be private to root.

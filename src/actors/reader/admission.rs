@@ -14,7 +14,7 @@ use super::position::Position;
 use crate::admission::{Admission, Known, Lost, Pending, Policy, Tries, Written};
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
-use crate::model::ids::ReaderToken;
+use crate::model::ids::{Offset, ReaderToken};
 use crate::recovery::Backoff;
 use crate::store::{Advance, BatchSource, Error as StoreError, LastRecord, LedgerRow};
 
@@ -54,7 +54,7 @@ struct PartPolicy<'a> {
     /// How many they are.
     count: usize,
     /// The offset behind them.
-    next: i64,
+    next: Offset,
     /// The last record of the whole batch, if it is among them.
     last: Option<LastRecord>,
     /// One of their keys was seen lately.
@@ -75,7 +75,7 @@ impl RecordsAdmission {
     pub(super) async fn run(
         mut self,
         mut pending: Pending,
-        next: i64,
+        next: Offset,
         last: LastRecord,
     ) -> Result<Progress, Step> {
         let backoff = Backoff::default();
@@ -98,7 +98,7 @@ impl RecordsAdmission {
     async fn admit(
         &mut self,
         pending: &mut Pending,
-        next: i64,
+        next: Offset,
         last: Option<LastRecord>,
         failures: &mut Failures,
     ) -> Result<PartEnd, Step> {
@@ -155,7 +155,7 @@ impl RecordsAdmission {
     }
 
     /// The row was not as expected.
-    async fn see_row(&mut self, next: i64, count: usize) -> Result<PartEnd, Step> {
+    async fn see_row(&mut self, next: Offset, count: usize) -> Result<PartEnd, Step> {
         let row = self.instance.store.read_ledger(self.position.ledger).await;
         let row = row.map_err(|error| Step::Away(error.to_string()))?;
         if row.reader != self.position.reader {
@@ -167,7 +167,7 @@ impl RecordsAdmission {
     }
 
     /// Our row stands at `stands`, written by a transaction of ours without an answer.
-    fn stands_at(&mut self, stands: i64, next: i64, count: usize) -> PartEnd {
+    fn stands_at(&mut self, stands: Offset, next: Offset, count: usize) -> PartEnd {
         // It may have brought letters, verdicts and parked records, and nobody else says so.
         self.instance.registry.hint(LookAround);
         self.position.next = stands;

@@ -3,6 +3,7 @@
 use chrono::{DateTime, SecondsFormat};
 
 use crate::kafka::{Error, Intake, TopicPartition};
+use crate::model::ids::Offset;
 
 /// A transaction that has not ended after this long is worth telling people about. Most take
 /// milliseconds, and producers let them time out after a minute.
@@ -21,7 +22,7 @@ pub(super) struct Left {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OpenTransaction {
     /// The offset of its first record, which all readers wait at.
-    pub(super) first: i64,
+    pub(super) first: Offset,
     /// When that record was written, epoch milliseconds.
     pub(super) since_ms: i64,
 }
@@ -44,7 +45,7 @@ impl Left {
     pub(super) async fn behind(
         intake: &Intake,
         partition: &TopicPartition,
-        next: i64,
+        next: Offset,
         known: Option<OpenTransaction>,
         now_ms: i64,
     ) -> Result<Self, Error> {

@@ -21,6 +21,7 @@ use super::messages::*;
 use super::registry::{Answers, Scope};
 use crate::health::ProblemKind;
 use crate::kafka::{PartitionQueue, TopicPartition};
+use crate::model::ids::Offset;
 use crate::recovery::Backoff;
 
 use lag::{Left, OpenTransaction};
@@ -38,7 +39,7 @@ pub(super) struct PartitionReader {
     /// No step is due: somebody has to decide first.
     stopped: bool,
     /// Who waits for us to be gone.
-    farewell: Option<oneshot::Sender<Option<i64>>>,
+    farewell: Option<oneshot::Sender<Option<Offset>>>,
     backoff: Backoff,
     figures: Figures,
     /// The transaction that holds the partition back.
@@ -52,9 +53,9 @@ pub(super) struct PartitionReader {
 struct Figures {
     records: u64,
     batches: u64,
-    next_offset: Option<i64>,
+    next_offset: Option<Offset>,
     /// The same, when it was last known.
-    known_offset: Option<i64>,
+    known_offset: Option<Offset>,
 }
 
 /// What came of a step.
@@ -215,7 +216,7 @@ impl Child for PartitionReader {
 }
 
 impl Handler<Leave> for PartitionReader {
-    type Result = ResponseFuture<Option<i64>>;
+    type Result = ResponseFuture<Option<Offset>>;
 
     fn handle(&mut self, _: Leave, ctx: &mut Context<Self>) -> Self::Result {
         let (farewell, gone) = oneshot::channel();
@@ -262,7 +263,7 @@ impl Handler<Report> for PartitionReader {
 
 impl PartitionReader {
     /// Says how far reading is, and what is left behind `next_offset`, if that is known.
-    fn report(&mut self, next_offset: i64, left: Option<Left>) {
+    fn report(&mut self, next_offset: Offset, left: Option<Left>) {
         let Self { partition, figures, instance, .. } = &*self;
         let lag = left.map_or(-1, |left| left.lag);
         let held = left.and_then(|left| left.held);
@@ -276,7 +277,7 @@ impl PartitionReader {
             %partition,
             records = figures.records,
             batches = figures.batches,
-            next_offset,
+            next_offset = next_offset.0,
             lag,
             "{partition}: {} records read, lag {lag}{held_back}",
             figures.records,

@@ -10,7 +10,7 @@ use super::super::instance::Instance;
 use super::super::messages::LedgerSeen;
 use super::{Step, away};
 use crate::kafka::{Intake, OnOffsetLost, TopicPartition};
-use crate::model::ids::{LedgerId, ReaderToken};
+use crate::model::ids::{LedgerId, Offset, ReaderToken};
 use crate::store::{LastRecord, LedgerKey, LedgerRow};
 
 /// A partition that was claimed, and where its row stands.
@@ -20,7 +20,7 @@ pub(super) struct Position {
     pub(super) ledger: LedgerId,
     pub(super) reader: ReaderToken,
     /// The row's `next_offset`.
-    pub(super) next: i64,
+    pub(super) next: Offset,
     /// What the record before `next` must look like, until that was seen.
     pub(super) unverified: Option<LastRecord>,
     /// A gap at the start was seen twice, or there was none.
@@ -29,7 +29,7 @@ pub(super) struct Position {
 
 impl Position {
     /// Where to seek: the record before ours tells whether the topic is still the same.
-    pub(super) fn first_wanted(&self) -> i64 {
+    pub(super) fn first_wanted(&self) -> Offset {
         self.next - i64::from(self.unverified.is_some())
     }
 
@@ -37,7 +37,7 @@ impl Position {
     ///
     /// Compaction and transactions leave gaps; so does a fetch that was cut off. The log's own
     /// gap is there a second time.
-    pub(super) fn meets_gap(&mut self, first: Option<i64>) -> bool {
+    pub(super) fn meets_gap(&mut self, first: Option<Offset>) -> bool {
         let meets = !self.gap_confirmed && first.is_some_and(|first| first > self.next);
         self.gap_confirmed |= first.is_some();
         meets
@@ -184,7 +184,7 @@ async fn find_or_open(
         None => intake.watermarks(partition).await.map_err(kafka_away)?.0,
     };
     instance.store.open_ledger(key, start).await.map_err(|error| away(&error))?;
-    tracing::info!(%partition, start, "{partition} is read for the first time, from {start}");
+    tracing::info!(%partition, start = start.0, "{partition} is read for the first time, from {start}");
     find().await?.ok_or_else(|| Step::Away("the ledger row is not there yet".into()))
 }
 
@@ -193,20 +193,20 @@ async fn go_on_at(
     instance: &Instance,
     partition: &TopicPartition,
     position: &mut Position,
-    low: i64,
+    low: Offset,
     loss: Loss,
     why: &str,
 ) -> Result<(), Step> {
     let from = position.next;
     if instance.on_offset_lost() == OnOffsetLost::Stop {
-        tracing::error!(%partition, from, to = low, "{partition} {why}; not read, as on_offset_lost = \"stop\"");
+        tracing::error!(%partition, from = from.0, to = low.0, "{partition} {why}; not read, as on_offset_lost = \"stop\"");
         loss.count(&instance.counters);
         return Err(Step::Stop(format!(
             "the log {why}; move it by `infinite-scheduler ingest seek`, or set \
              kafka.on_offset_lost = \"earliest\" to go on at {low}"
         )));
     }
-    tracing::error!(%partition, from, to = low, "{partition} {why}; going on at {low}");
+    tracing::error!(%partition, from = from.0, to = low.0, "{partition} {why}; going on at {low}");
     match instance.store.move_ledger(&position.row(), low).await {
         Ok(true) => {
             loss.count(&instance.counters);
@@ -224,7 +224,7 @@ async fn go_on_at(
 mod tests {
     use super::*;
 
-    fn at(next: i64) -> Position {
+    fn at(next: Offset) -> Position {
         Position {
             cluster: "c".into(),
             ledger: LedgerId(1),
@@ -237,17 +237,17 @@ mod tests {
 
     #[test]
     fn a_gap_at_the_start_is_believed_the_second_time() {
-        let mut position = at(5);
+        let mut position = at(Offset(5));
         assert!(!position.meets_gap(None), "nothing came");
-        assert!(position.meets_gap(Some(7)));
-        assert!(!position.meets_gap(Some(7)), "the log's own");
+        assert!(position.meets_gap(Some(Offset(7))));
+        assert!(!position.meets_gap(Some(Offset(7))), "the log's own");
     }
 
     #[test]
     fn a_gap_behind_the_start_is_the_logs_own() {
-        let mut position = at(5);
-        assert!(!position.meets_gap(Some(5)));
-        position.next = 6;
-        assert!(!position.meets_gap(Some(9)));
+        let mut position = at(Offset(5));
+        assert!(!position.meets_gap(Some(Offset(5))));
+        position.next = Offset(6);
+        assert!(!position.meets_gap(Some(Offset(9))));
     }
 }

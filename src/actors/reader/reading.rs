@@ -15,7 +15,7 @@ use super::position::{self, Claim, Position};
 use super::{Step, away};
 use crate::admission::Pending;
 use crate::kafka::{BatchLimits, Error as KafkaError, PartitionQueue, TopicPartition};
-use crate::model::ids::derived_request_id;
+use crate::model::ids::{Offset, derived_request_id};
 use crate::model::record::RawRecord;
 use crate::store::{LastRecord, Result as StoreResult};
 
@@ -32,14 +32,14 @@ pub(super) struct Reading {
     /// The batch behind the one that was admitted last, if it was taken by then.
     ahead: Option<Taken>,
     /// Where the row stood when that was last known.
-    known: Option<i64>,
+    known: Option<Offset>,
     /// The last step came to the end of the log.
     at_end: bool,
     leaving: CancellationToken,
     claim: Arc<Claim>,
     committed: Instant,
     /// What Kafka was told last.
-    told: Option<i64>,
+    told: Option<Offset>,
 }
 
 impl Reading {
@@ -67,12 +67,12 @@ impl Reading {
     }
 
     /// Where the row stands, if that is known.
-    pub(super) fn next_offset(&self) -> Option<i64> {
+    pub(super) fn next_offset(&self) -> Option<Offset> {
         self.position.as_ref().map(|position| position.next)
     }
 
     /// Where the row stood when that was last known.
-    pub(super) fn known_offset(&self) -> Option<i64> {
+    pub(super) fn known_offset(&self) -> Option<Offset> {
         self.next_offset().or(self.known)
     }
 
@@ -220,7 +220,7 @@ impl Reading {
         Ok(())
     }
 
-    async fn seek(&mut self, offset: i64) -> Result<(), Step> {
+    async fn seek(&mut self, offset: Offset) -> Result<(), Step> {
         let Some(intake) = self.instance.intake() else {
             return Err(Step::Away("the intake is not there yet".into()));
         };
@@ -346,7 +346,7 @@ impl Reading {
 struct Taken {
     judged: JoinHandle<StoreResult<Pending>>,
     /// The offset behind them.
-    next: i64,
+    next: Offset,
     last: LastRecord,
     count: usize,
 }

@@ -7,8 +7,8 @@ use tracing_subscriber::filter::LevelFilter;
 use super::list::paused;
 use crate::cli::ConfigFile;
 use crate::cli::author::Author;
-use crate::cli::output::{on_one_line, say};
-use crate::cli::session::{Session, refused};
+use crate::cli::output::{DocumentOption, document, on_one_line, say};
+use crate::cli::session::Session;
 use crate::operations::{AppChange, AppResult, Operations, Result};
 
 /// Pauses an app: none of its jobs is started until it is resumed
@@ -24,7 +24,7 @@ Examples:
   infinite-scheduler apps pause sms --refuse-requests --reason 'a producer runs wild'
 
 Exit codes: 0 it is paused, now or before; 1 it failed; 2 it cannot work as it was asked; 3 there is
-no such app.")]
+no such app; 4 the database does not answer.")]
 pub(super) struct Pause {
     #[command(flatten)]
     common: Common,
@@ -40,7 +40,7 @@ Examples:
   infinite-scheduler apps resume sms --reason 'the provider is back'
 
 Exit codes: 0 it is not paused, now or before; 1 it failed; 2 it cannot work as it was asked; 3 there
-is no such app.")]
+is no such app; 4 the database does not answer.")]
 pub(super) struct Resume {
     #[command(flatten)]
     common: Common,
@@ -56,7 +56,7 @@ Examples:
   infinite-scheduler apps delete fax --reason 'nobody has a fax any more'
 
 Exit codes: 0 deleted; 1 it failed; 2 it cannot work as it was asked; 3 there is no such app, or it
-is in use.")]
+is in use; 4 the database does not answer.")]
 pub(super) struct Delete {
     #[command(flatten)]
     common: Common,
@@ -69,9 +69,8 @@ struct Common {
     /// Its name
     #[arg(value_name = "APP")]
     app: String,
-    /// For programs: a JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: DocumentOption,
     #[command(flatten)]
     author: Author,
 }
@@ -106,9 +105,9 @@ async fn change(
     let operations = session.operations_of(&arguments.author);
     let changed = operation(&operations, &arguments.app).await;
     session.close().await;
-    let change = changed.map_err(refused)?;
-    match arguments.json {
-        true => say(serde_json::to_string_pretty(&change)?),
+    let change = changed?;
+    match arguments.form.json {
+        true => document(&change)?,
         false => say(on_one_line(&sentence(&change))),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,41 +1,39 @@
-//! `apps list`: the apps that were ever registered, and who fires their jobs.
+//! `apps list`: the registered apps, and the instances that fire their jobs.
 
 use std::process::ExitCode;
 
-use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::ConfigFile;
-use crate::cli::output::{on_one_line, report, say, table};
-use crate::cli::session::{Session, failed};
+use crate::cli::output::{ListOptions, on_one_line, report, say, table};
+use crate::cli::session::Session;
 use crate::operations::{App, Paused, rfc3339_s};
 
-/// Lists the apps that were ever registered on the database, and who fires their jobs
+/// Lists the apps that were ever registered on the database, and the instances that fire their jobs
 ///
-/// OWNED are the shards that belong to an instance which is alive. The limits are those of the
-/// instance that registered the app last.
+/// OWNED is the number of shards that a live instance owns. The limits are those of the instance
+/// that registered the app last.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   infinite-scheduler apps list
   infinite-scheduler apps list --json
 
-Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked.")]
+Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked, 4 the database does not answer.")]
 pub(super) struct Arguments {
     #[command(flatten)]
-    pub(super) config: ConfigFile,
-    /// For programs: a JSON object with `items`
-    #[arg(long)]
-    pub(super) json: bool,
+    config: ConfigFile,
+    #[command(flatten)]
+    form: ListOptions,
 }
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let session = Session::open(&arguments.config, LevelFilter::WARN).await?;
     let apps = session.operations.apps().list().await;
     session.close().await;
-    let apps = apps.map_err(failed)?;
-    if arguments.json {
-        say(serde_json::to_string_pretty(&json!({ "items": apps, "next": null }))?);
+    let apps = apps?;
+    if let Some(printer) = arguments.form.printer() {
+        printer.whole(&apps)?;
     } else if apps.is_empty() {
         report("no app was ever registered");
     } else {

@@ -17,7 +17,7 @@ use crate::model::request::ScheduleJobRequest;
 use crate::model::time::ScheduledTime;
 use crate::service::Scheduler;
 
-/// Records of a measurement unless it is told: on a real broker, and on the embedded one.
+/// The default number of records: on a real broker, and on the embedded one.
 const RECORDS: usize = 200_000;
 const RECORDS_EMBEDDED: usize = 60_000;
 /// Rows in one statement or transaction of the plain reference.

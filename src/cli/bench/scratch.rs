@@ -1,4 +1,4 @@
-//! The database of a measurement: empty at first, and never somebody's own.
+//! The database of a measurement, which must be empty at first.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ fn folder() -> std::io::Result<TempDir> {
     }
 }
 
-/// Anything but what an earlier measurement left is somebody's own.
+/// Refuses a database with anything in it that is not from an earlier measurement.
 async fn refuse_foreign(sql: &Sql, shown: &str) -> Result<(), CannotStart> {
     for (what, count) in [
         (

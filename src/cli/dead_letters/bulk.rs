@@ -1,27 +1,31 @@
-//! An action on the letters that were selected: what is printed of it.
+//! An action on the letters that were selected, and what is printed of it.
 //!
-//! Of letters by name each is named; those by filter are counted first, by kind, and nothing is
-//! done to them without `--yes`.
+//! Letters that were named are printed one by one. Letters that a filter describes are counted
+//! first, by kind, and the action needs `--yes`. `answer` has the forms for programs.
+
+mod answer;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use self::answer::{Answer, Fields};
 use super::selection::{Selected, Selection};
 use super::{counted, view};
 use crate::cli::author::Author;
-use crate::cli::output::{grouped, lined_up, on_one_line, report, say};
-use crate::cli::session::{Session, failed};
+use crate::cli::exit::Exit;
+use crate::cli::output::{ListPrinter, grouped, on_one_line, report, say, text_table};
+use crate::cli::session::Session;
 use crate::operations::{
     BulkTally, CountedLetters, Error as OperationError, LetterAction, LetterName, LetterOutcome,
     LetterSelection, LetterSummary, Operations, Replayed,
 };
 
-/// How often long work is reported on.
+/// The pause between two reports of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// Of letters by filter that it could not be done to, this many are named.
+/// How many of the letters that failed are named, of those that a filter selected.
 const NAMED: u64 = 20;
 
-/// An action, and how it is called.
+/// An action, and the words for it.
 struct Wording {
     action: LetterAction,
     /// The verb, as in `discard`.
@@ -55,9 +59,14 @@ impl Wording {
         };
         on_one_line(line.trim_end())
     }
+
+    fn fields(&self, matched: u64, tally: BulkTally) -> Fields {
+        let BulkTally { done, failed, .. } = tally;
+        Fields { action: self.verb, dry_run: self.dry_run, matched, done, failed }
+    }
 }
 
-/// Goes on behind "replayed".
+/// The rest of the sentence after "replayed".
 fn how(outcome: &LetterOutcome) -> String {
     match outcome {
         LetterOutcome::Discarded => String::new(),
@@ -83,58 +92,84 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let wording = Wording::of(action, selection.dry_run);
     let operations = session.operations_of(author);
+    let printer = selection.form.printer();
     let tally = match selection.read(&session.config)? {
-        Selected::These(names) => of_names(&operations, names, &wording).await?,
+        Selected::These(names) => of_names(&operations, names, &wording, printer).await?,
         Selected::Like(filter) => {
-            let letters = operations.dead_letters().select(filter).await.map_err(failed)?;
-            match confirm(&letters, &wording, selection.yes) {
-                Confirmation::GoOn => of_filter(&operations, letters, &wording).await?,
-                Confirmation::Nothing => return Ok(ExitCode::SUCCESS),
-                Confirmation::Missing => return Ok(ExitCode::FAILURE),
+            let letters = operations.dead_letters().select(filter).await?;
+            match confirm(&letters, &wording, selection.yes, printer.is_some()) {
+                Confirmation::GoOn => of_filter(&operations, letters, &wording, printer).await?,
+                unconfirmed => {
+                    if let Some(printer) = printer {
+                        let fields = wording.fields(letters.total(), BulkTally::default());
+                        printer.end_with(None, &fields)?;
+                    }
+                    return Ok(match unconfirmed {
+                        Confirmation::GoOn | Confirmation::Nothing => ExitCode::SUCCESS,
+                        Confirmation::Missing => Exit::Incomplete.into(),
+                    });
+                }
             }
         }
     };
-    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { Exit::Incomplete.into() })
 }
 
 async fn of_names(
     operations: &Operations,
     names: Vec<LetterName>,
     wording: &Wording,
+    mut printer: Option<ListPrinter>,
 ) -> anyhow::Result<BulkTally> {
     let letters = LetterSelection::Named(names);
-    let each = |letter: &LetterSummary, outcome: &_| say(wording.line(letter, outcome));
+    let mut printed = Ok(());
+    let each = |letter: &LetterSummary, outcome: &_| match &mut printer {
+        Some(printer) if printed.is_ok() => printed = printer.item(&Answer::of(letter, outcome)),
+        Some(_) => {}
+        None => say(wording.line(letter, outcome)),
+    };
     let dead_letters = operations.dead_letters();
-    let done = dead_letters.carry_out(wording.action, &letters, wording.dry_run, each).await;
-    done.map_err(failed)
+    let tally = dead_letters.carry_out(wording.action, &letters, wording.dry_run, each).await?;
+    printed?;
+    if let Some(printer) = printer {
+        printer.end_with(None, &wording.fields(tally.done + tally.failed, tally))?;
+    }
+    Ok(tally)
 }
 
-/// What comes after the count.
+/// Whether the action goes on after the count.
 enum Confirmation {
-    /// It is done to them, or foreseen.
+    /// It is carried out, or its outcome is foreseen.
     GoOn,
-    /// There are none.
+    /// The filter describes no letter.
     Nothing,
-    /// Nobody said that it is meant.
+    /// `--yes` is missing.
     Missing,
 }
 
-/// Says how many are meant, and whether they are to be gone through.
-fn confirm(letters: &CountedLetters, wording: &Wording, yes: bool) -> Confirmation {
+/// Prints how many letters of each kind are selected. This is the answer for a person; a program
+/// gets it on standard error.
+fn confirm(
+    letters: &CountedLetters,
+    wording: &Wording,
+    yes: bool,
+    is_for_program: bool,
+) -> Confirmation {
+    let line = |line: String| if is_for_program { report(line) } else { say(line) };
     let verb = wording.verb;
     if letters.total() == 0 {
-        say("no dead letter is like that: nothing was changed");
+        line("no dead letter is like that: nothing was changed".into());
         return Confirmation::Nothing;
     }
     let counts = letters.counts().iter();
     let rows: Vec<_> =
         counts.map(|count| vec![count.kind.clone(), grouped(count.count as f64)]).collect();
-    say(format_args!("{} to {verb}:", counted(letters.total())));
-    say(lined_up(&["kind", "letters"], &rows).trim_end());
+    line(format!("{} to {verb}:", counted(letters.total())));
+    line(text_table(&["kind", "letters"], &rows).trim_end().into());
     if yes || wording.dry_run {
         return Confirmation::GoOn;
     }
-    say(format_args!("nothing was changed: add --yes to {verb} them"));
+    line(format!("nothing was changed: add --yes to {verb} them"));
     Confirmation::Missing
 }
 
@@ -142,16 +177,23 @@ async fn of_filter(
     operations: &Operations,
     letters: CountedLetters,
     wording: &Wording,
+    mut printer: Option<ListPrinter>,
 ) -> anyhow::Result<BulkTally> {
+    let matched = letters.total();
     let (mut done, mut failures) = (0, 0);
     let mut reported = Instant::now();
+    let mut printed = Ok(());
     let each = |letter: &LetterSummary, outcome: &Result<LetterOutcome, _>| {
         match outcome {
             Ok(_) => done += 1,
             Err(_) => failures += 1,
         }
-        if outcome.is_err() && failures <= NAMED {
-            say(wording.line(letter, outcome));
+        match &mut printer {
+            Some(printer) if printed.is_ok() => {
+                printed = printer.item(&Answer::of(letter, outcome));
+            }
+            None if outcome.is_err() && failures <= NAMED => say(wording.line(letter, outcome)),
+            Some(_) | None => {}
         }
         if reported.elapsed() > PROGRESS {
             reported = Instant::now();
@@ -160,16 +202,26 @@ async fn of_filter(
     };
     let letters = LetterSelection::Counted(letters);
     let dead_letters = operations.dead_letters();
-    let tally = dead_letters.carry_out(wording.action, &letters, wording.dry_run, each).await;
-    let tally = tally.map_err(failed)?;
+    let tally = dead_letters.carry_out(wording.action, &letters, wording.dry_run, each).await?;
+    printed?;
     let not_done = match tally.failed {
         0 => String::new(),
         left => format!(", {} not", grouped(left as f64)),
     };
     let would_be = if wording.dry_run { "would be " } else { "" };
-    say(format_args!("{} {would_be}{}{not_done}", counted(tally.done), wording.done));
-    if wording.dry_run {
-        say("nothing was changed (--dry-run)");
+    let summary = format!("{} {would_be}{}{not_done}", counted(tally.done), wording.done);
+    let unchanged = "nothing was changed (--dry-run)";
+    match printer {
+        Some(printer) => {
+            report(summary);
+            printer.end_with(None, &wording.fields(matched, tally))?;
+        }
+        None => {
+            say(summary);
+            if wording.dry_run {
+                say(unchanged);
+            }
+        }
     }
     Ok(tally)
 }

@@ -1,4 +1,4 @@
-//! `dead-letters discard`: nothing is to be done about these letters.
+//! `dead-letters discard`: marks letters that need no action.
 
 use std::process::ExitCode;
 
@@ -9,10 +9,10 @@ use crate::cli::author::Author;
 use crate::cli::session::Session;
 use crate::operations::LetterAction;
 
-/// Marks dead letters: nothing is to be done about them
+/// Marks dead letters as discarded: they need no action
 ///
 /// They stay in the database, and can be shown, until `dead_letters.keep_days` are over. Letters
-/// by filter are counted first; nothing is done to them without --yes.
+/// that match filters are counted first, and discarded only with --yes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -21,7 +21,7 @@ Examples:
   infinite-scheduler dead-letters discard --contains 'no such customer' --yes
 
 Exit codes: 0 all discarded, or nothing to do; 1 some were not, or --yes is missing; 2 it cannot
-work as it was asked.")]
+work as it was asked; 3 there is no such letter; 4 the database does not answer.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) config: ConfigFile,

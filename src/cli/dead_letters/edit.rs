@@ -1,4 +1,4 @@
-//! `dead-letters edit`: gives a letter a value that a replay uses in the place of its record's.
+//! `dead-letters edit`: gives a letter a value that a replay uses instead of its record's.
 
 use std::fs;
 use std::io::{self, Read};
@@ -7,22 +7,22 @@ use std::process::ExitCode;
 
 use crate::cli::author::Author;
 use crate::cli::output::say;
-use crate::cli::session::{Session, failed};
+use crate::cli::session::Session;
 use crate::cli::{CannotStart, ConfigFile, cannot_start};
 use crate::operations::{Edit, Error as OperationError, LetterName};
 
 /// Gives a letter a corrected value, for a replay to use
 ///
-/// The record's own value stays as it is. The correction must be a request that the scheduler
-/// could take, as far as that shows without its app.
+/// The record's own value is kept. The correction must be a valid request, as far as that can be
+/// checked without its app.
 #[derive(Debug, clap::Args)]
 #[command(after_help = r#"Examples:
   infinite-scheduler dead-letters edit 0198c0de --value '{"appName":"sms","scheduledTime":0}'
   infinite-scheduler dead-letters edit 0198c0de --file corrected.json
   infinite-scheduler dead-letters edit 0198c0de --clear --yes
 
-Exit codes: 0 done, or shown by --dry-run; 1 it was not, or --yes is missing; 2 it cannot work as it
-was asked."#)]
+Exit codes: 0 done, or shown by --dry-run; 1 --yes is missing, or it failed; 2 it cannot work as it
+was asked; 3 there is no such letter, or its state does not allow it; 4 the database does not answer."#)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) config: ConfigFile,
@@ -31,10 +31,10 @@ pub(super) struct Arguments {
     letter: LetterName,
     #[command(flatten)]
     correction: Correction,
-    /// Also what is not a sound request
+    /// Accept a correction that is not a valid request
     #[arg(long)]
     force: bool,
-    /// Yes, the correction that is there is lost
+    /// Confirm that the letter's present correction is replaced or removed
     #[arg(long)]
     yes: bool,
     /// Say what would happen, and change nothing
@@ -77,7 +77,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// Names the options that are the way out.
+/// Adds the option that allows it.
 fn refused(error: OperationError) -> anyhow::Error {
     match error {
         OperationError::Refused(refusal) => {
@@ -88,7 +88,7 @@ fn refused(error: OperationError) -> anyhow::Error {
             let way_out = "add --yes to replace or remove it";
             anyhow::anyhow!("nothing was changed: {why}: {way_out}")
         }
-        other => failed(other),
+        other => other.into(),
     }
 }
 
@@ -104,7 +104,7 @@ impl Correction {
             false => fs::read(path).map(|bytes| value = bytes),
         };
         read.map_err(|error| cannot_start(format!("cannot read {}: {error}", path.display())))?;
-        // An editor ends a file with a newline, which is no part of a value.
+        // An editor ends a file with a newline, which is not part of the value.
         Ok(Some(value.trim_ascii_end().to_vec()))
     }
 }

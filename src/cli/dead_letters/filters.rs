@@ -1,4 +1,4 @@
-//! Which letters, by flags.
+//! The options that select letters.
 
 use clap::builder::NonEmptyStringValueParser;
 
@@ -6,24 +6,24 @@ use crate::cli::{CannotStart, moment};
 use crate::config::Config;
 use crate::operations::{LetterFilter, LetterState};
 
-/// What letters must have in common.
+/// What the selected letters have in common.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Which letters")]
 pub(super) struct Filters {
-    /// Of this app
+    /// Letters of this app
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     app: Option<String>,
-    /// Of this kind, as in invalid-json or attempts-exhausted
+    /// Letters of this kind, such as invalid-json or attempts-exhausted
     #[arg(long, value_name = "KIND", value_parser = NonEmptyStringValueParser::new())]
     kind: Option<String>,
-    /// Died at this time or later: 2030-01-01T08:00:00Z, a local time, epoch milliseconds, or
+    /// Letters that died at this time or later: 2030-01-01T08:00:00Z, a local time, epoch milliseconds, or
     /// how long ago, as in 2h
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
-    /// Died before this time
+    /// Letters that died before this time
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// With this text in the message; upper and lower case are the same
+    /// Letters with this text in the message; upper and lower case are the same
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     contains: Option<String>,
 }

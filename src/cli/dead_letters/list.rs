@@ -1,4 +1,4 @@
-//! `dead-letters list`: which letters there are, newest first.
+//! `dead-letters list`: the letters that match filters, newest first.
 
 use std::process::ExitCode;
 
@@ -8,15 +8,15 @@ use super::counted;
 use super::filters::Filters;
 use super::view;
 use crate::cli::ConfigFile;
-use crate::cli::output::{grouped, lined_up, report, say};
-use crate::cli::session::{Session, failed};
-use crate::operations::{LetterFilter, LetterState, LetterSummary, rfc3339_s};
+use crate::cli::output::{self, ListOptions, ListPrinter, grouped, report, say, text_table};
+use crate::cli::session::Session;
+use crate::operations::{LetterCursor, LetterFilter, LetterState, LetterSummary, rfc3339_s};
 
-/// Letters that are read at once.
+/// The letters that one query reads.
 const PAGE: u64 = 500;
-/// Characters of a message that fit beside the rest.
+/// The characters of a message that a table shows.
 const MESSAGE: usize = 72;
-/// And of a name.
+/// The characters of a name that a table shows.
 const NAME: usize = 24;
 
 /// Lists dead letters, newest first
@@ -25,19 +25,24 @@ const NAME: usize = 24;
 Examples:
   infinite-scheduler dead-letters list
   infinite-scheduler dead-letters list --app sms --kind invalid-field --from 2h
-  infinite-scheduler dead-letters list --contains 'time zone' --state all --limit 1000 --json")]
+  infinite-scheduler dead-letters list --contains 'time zone' --state all --limit 1000 --json
+  infinite-scheduler dead-letters list --limit 100000 --jsonl > letters.jsonl
+
+Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked, 4 the database does not answer.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) config: ConfigFile,
-    /// No more than so many
+    /// List at most N letters
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     limit: u64,
-    /// For programs: a JSON array
-    #[arg(long)]
-    json: bool,
+    /// Continue after the page that ended with this cursor, the `next` of its --json
+    #[arg(long, value_parser = read_cursor)]
+    cursor: Option<LetterCursor>,
+    #[command(flatten)]
+    form: ListOptions,
     #[command(flatten)]
     filters: Filters,
-    /// In these states
+    /// Letters in these states
     #[arg(
         long,
         value_enum,
@@ -72,51 +77,83 @@ impl States {
 pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let states = arguments.state.iter().flat_map(|states| states.meant()).collect();
     let filter = arguments.filters.read(&session.config, states)?;
+    let mut list = match arguments.form.printer() {
+        Some(printer) => List::Program(printer),
+        None => List::Person(Vec::new()),
+    };
     let dead_letters = session.operations.dead_letters();
     let mut shown = 0;
-    let mut rows = Vec::new();
-    let mut after = None;
+    let mut after = arguments.cursor;
     loop {
         let limit = PAGE.min(arguments.limit - shown);
-        let page = dead_letters.list(&filter, after, limit).await.map_err(failed)?;
-        for letter in &page.letters {
-            match arguments.json {
-                true => {
-                    let before = if shown == 0 { "[" } else { "," };
-                    say(format_args!("{before}{}", serde_json::to_string(letter)?));
-                }
-                false => rows.push(row(letter)),
-            }
-            shown += 1;
-        }
+        let page = dead_letters.list(&filter, after, limit).await?;
+        page.letters.iter().try_for_each(|letter| list.add(letter))?;
+        shown += page.letters.len() as u64;
         after = page.next;
-        if after.is_none() || shown >= arguments.limit {
+        if after.is_none() || shown >= arguments.limit || output::is_closed() {
             break;
         }
     }
-    if arguments.json {
-        say(if shown == 0 { "[]" } else { "]" });
-    } else if !rows.is_empty() {
-        let names = ["id", "since", "state", "kind", "app", "request", "attempts", "message"];
-        say(lined_up(&names, &rows).trim_end());
-    }
-    say_how_many(session, &filter, shown, after.is_some(), arguments.json).await?;
+    list.end(after)?;
+    let is_for_program = arguments.form.printer().is_some();
+    report_count(session, &filter, shown, after.is_some(), is_for_program).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn say_how_many(
+/// The list, printed letter by letter for a program, or gathered for a table.
+enum List {
+    Program(ListPrinter),
+    Person(Vec<Vec<String>>),
+}
+
+impl List {
+    fn add(&mut self, letter: &LetterSummary) -> serde_json::Result<()> {
+        match self {
+            Self::Program(printer) => printer.item(letter),
+            Self::Person(rows) => {
+                rows.push(row(letter));
+                Ok(())
+            }
+        }
+    }
+
+    fn end(self, next: Option<LetterCursor>) -> serde_json::Result<()> {
+        const NAMES: [&str; 8] =
+            ["id", "since", "state", "kind", "app", "request", "attempts", "message"];
+        match self {
+            Self::Program(printer) => return printer.end(next.map(write_cursor).as_deref()),
+            Self::Person(rows) if rows.is_empty() => {}
+            Self::Person(rows) => say(text_table(&NAMES, &rows).trim_end()),
+        }
+        Ok(())
+    }
+}
+
+/// The cursor as text: the time and the id of the last letter.
+fn write_cursor(LetterCursor { created_ms, id }: LetterCursor) -> String {
+    format!("{created_ms}.{id}")
+}
+
+fn read_cursor(text: &str) -> Result<LetterCursor, &'static str> {
+    let parts = text.split_once('.').and_then(|(created_ms, id)| {
+        Some(LetterCursor { created_ms: created_ms.parse().ok()?, id: id.parse().ok()? })
+    });
+    parts.ok_or("must be the `next` of an earlier page")
+}
+
+async fn report_count(
     session: &Session,
     filter: &LetterFilter,
     shown: u64,
-    more: bool,
-    json: bool,
+    has_more: bool,
+    is_for_program: bool,
 ) -> anyhow::Result<()> {
-    if more {
-        let counts = session.operations.dead_letters().count(filter).await.map_err(failed)?;
+    if has_more {
+        let counts = session.operations.dead_letters().count(filter).await?;
         let all: u64 = counts.iter().map(|count| count.count).sum();
         let (shown, all) = (grouped(shown as f64), counted(all));
         report(format_args!("{shown} of {all}: more by --limit, fewer by filters"));
-    } else if !json {
+    } else if !is_for_program {
         let none = if shown == 0 { "no dead letter is like that" } else { &counted(shown) };
         report(none);
     }
@@ -138,4 +175,21 @@ fn row(letter: &LetterSummary) -> Vec<String> {
         letter.attempts.to_string(),
         view::one_line(&letter.message, MESSAGE),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_written() {
+        let id = "0198c0de-1234-7000-8000-000000000001".parse().unwrap();
+        for created_ms in [0, -5, 1_893_484_800_000] {
+            let cursor = LetterCursor { created_ms, id };
+            assert_eq!(read_cursor(&write_cursor(cursor)), Ok(cursor));
+        }
+        for text in ["", "1", "1.", ".0198c0de-1234-7000-8000-000000000001", "x.y"] {
+            assert!(read_cursor(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! `dead-letters replay`: these letters' requests are admitted again.
+//! `dead-letters replay`: admits the requests of letters again.
 
 use std::process::ExitCode;
 
@@ -9,13 +9,14 @@ use crate::cli::author::Author;
 use crate::cli::session::Session;
 use crate::operations::LetterAction;
 
-/// Admits the requests of dead letters again, their corrections where they have one
+/// Admits the requests of dead letters again, or the corrections of those that have one
 ///
-/// A request goes through the same checks as any other; what is refused stays a dead letter. A
-/// job that failed is a new job with its data and limits, due at once. Letters by filter are
-/// counted first; nothing is done to them without --yes. A dry run takes all to be admitted at
-/// one moment: it does not foresee that a job of theirs ends before the next is admitted. A
-/// letter that is the end of `dead_letters.max_replays` replays is not replayed again.
+/// A request goes through the same checks as any other; a letter whose request is refused stays a
+/// dead letter. A job that failed becomes a new job with the same data and limits, due at once.
+/// Letters that match filters are counted first, and replayed only with --yes. A dry run assumes
+/// that all are admitted at one moment: it does not foresee that one of the jobs ends before the
+/// next one is admitted. After `dead_letters.max_replays` replays in a row a letter is not
+/// replayed again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -24,7 +25,7 @@ Examples:
   infinite-scheduler dead-letters replay --contains 'provider is down' --yes
 
 Exit codes: 0 all replayed, or nothing to do; 1 some were not, or --yes is missing; 2 it cannot
-work as it was asked.")]
+work as it was asked; 3 there is no such letter; 4 the database does not answer.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) config: ConfigFile,

@@ -1,22 +1,25 @@
-//! Which letters something is done to, and whether it is meant.
+//! The letters that an action is for, and its confirmation.
 
 use super::filters::Filters;
+use crate::cli::output::ListOptions;
 use crate::cli::{CannotStart, cannot_start};
 use crate::config::Config;
 use crate::operations::{LetterFilter, LetterName, LetterState};
 
-/// Letters by name, or all dead ones that flags describe.
+/// Letters by their ids, or all dead ones that match filters.
 #[derive(Debug, clap::Args)]
 pub(super) struct Selection {
-    /// Letters, by their ids or the first 8 digits or more of them
+    /// Letters, each by its id or the first 8 digits or more of it
     #[arg(value_name = "ID")]
     ids: Vec<LetterName>,
-    /// Say what would happen, and change nothing
+    /// Show what would happen, and change nothing
     #[arg(long, conflicts_with = "yes")]
     pub(super) dry_run: bool,
-    /// Yes, all that the filters describe
+    /// Confirm the action for all letters that match the filters
     #[arg(long)]
     pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) form: ListOptions,
     #[command(flatten)]
     filters: Filters,
     /// Every dead letter

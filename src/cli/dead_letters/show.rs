@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use super::view;
 use crate::cli::ConfigFile;
-use crate::cli::output::{grouped, say};
-use crate::cli::session::{Session, failed};
+use crate::cli::output::{DocumentOption, document, grouped, say};
+use crate::cli::session::Session;
 use crate::operations::{LetterName, LetterState, LetterSummary, ShownLetter, rfc3339_s};
 
-/// As much of a value is shown, unless all is asked for.
+/// The bytes of a value that are shown without `--full`.
 const SHOWN_BYTES: usize = 4096;
 
 /// Shows everything about one dead letter
@@ -16,7 +16,10 @@ const SHOWN_BYTES: usize = 4096;
 #[command(after_help = "\
 Examples:
   infinite-scheduler dead-letters show 0198c0de-1234
-  infinite-scheduler dead-letters show 0198c0de-1234 --json | jq -r .value > value.json")]
+  infinite-scheduler dead-letters show 0198c0de-1234 --json | jq -r .value > value.json
+
+Exit codes: 0 shown, 1 it failed, 2 it cannot work as it was asked, 3 there is no such letter, 4 the
+database does not answer.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) config: ConfigFile,
@@ -26,15 +29,14 @@ pub(super) struct Arguments {
     /// The whole value, however large
     #[arg(long)]
     full: bool,
-    /// For programs: a JSON object, with the whole value
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: DocumentOption,
 }
 
 pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let letter = session.operations.dead_letters().show(&arguments.letter).await.map_err(failed)?;
-    if arguments.json {
-        say(serde_json::to_string_pretty(&letter)?);
+    let letter = session.operations.dead_letters().show(&arguments.letter).await?;
+    if arguments.form.json {
+        document(&letter)?;
         return Ok(ExitCode::SUCCESS);
     }
     let most = if arguments.full { usize::MAX } else { SHOWN_BYTES };

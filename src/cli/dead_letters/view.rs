@@ -1,11 +1,12 @@
-//! How a letter looks to people.
+//! The texts of a letter, as people see them.
 
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::cli::output::on_one_line;
 
-/// Text where it is text, else hexadecimal, `most` bytes of it; then how many are left out.
+/// The first `most` bytes as text, or as hexadecimal if they are not UTF-8; and how many bytes are
+/// left out.
 pub(super) fn bytes(bytes: &[u8], most: usize) -> (String, usize) {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -18,7 +19,7 @@ pub(super) fn bytes(bytes: &[u8], most: usize) -> (String, usize) {
     (harmless(&text[..end]), text.len() - end)
 }
 
-/// The pairs of a letter's headers, for people.
+/// The names and values of a letter's headers.
 pub(super) fn headers(json: &str) -> Vec<(String, String)> {
     let pairs: Vec<(String, Value)> = serde_json::from_str(json).unwrap_or_default();
     let shown = |value: Value| match value {
@@ -30,7 +31,7 @@ pub(super) fn headers(json: &str) -> Vec<(String, String)> {
     pairs.into_iter().map(|(name, value)| (harmless(&name), shown(value))).collect()
 }
 
-/// The first digits of an id: enough to name the letter.
+/// The first digits of an id, which the commands accept as its name.
 pub(super) fn short_id(id: Uuid) -> String {
     let mut text = id.to_string();
     text.truncate(13);
@@ -46,10 +47,10 @@ pub(super) fn one_line(text: &str, most: usize) -> String {
     line.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// A producer's text, without what would steer the terminal.
+/// A producer's text without the characters that could control the terminal.
 fn harmless(text: &str) -> String {
-    let mild = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c };
-    text.chars().map(mild).collect()
+    let shown = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

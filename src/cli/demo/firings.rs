@@ -1,4 +1,4 @@
-//! Telling people of jobs that fire: the first ones each, later ones by the second.
+//! Reports the jobs that fire: the first ones one by one, later ones as a count each second.
 
 use tokio::sync::mpsc;
 
@@ -8,7 +8,7 @@ use crate::dispatch::{JobContext, JobError, JobHandler};
 use crate::model::clock::{Clock, SystemClock};
 use crate::service::IngestMetrics;
 
-/// Jobs that have a line of their own.
+/// The jobs that are reported one by one.
 const LINES: u64 = 20;
 
 /// One job that fired.
@@ -20,20 +20,20 @@ pub(super) struct Firing {
     late_us: i64,
 }
 
-/// The handler of every app: says what it was given, and when.
+/// The handler of every app: reports each job, and how late it started.
 #[derive(Clone, Debug)]
-pub(super) struct Teller {
+pub(super) struct Reporter {
     firings: mpsc::UnboundedSender<Firing>,
 }
 
-impl Teller {
+impl Reporter {
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Firing>) {
-        let (firings, told) = mpsc::unbounded_channel();
-        (Self { firings }, told)
+        let (firings, received) = mpsc::unbounded_channel();
+        (Self { firings }, received)
     }
 }
 
-impl JobHandler for Teller {
+impl JobHandler for Reporter {
     async fn execute(&self, context: &JobContext) -> Result<(), JobError> {
         let job = context.job();
         let firing = Firing {
@@ -42,23 +42,23 @@ impl JobHandler for Teller {
             priority: job.priority.as_str(),
             data: job.data.as_str().to_owned(),
         };
-        // Nobody listens any more when the demo is being stopped.
+        // The receiver is gone when the demo ends.
         self.firings.send(firing).ok();
         Ok(())
     }
 
     fn name(&self) -> &str {
-        "teller"
+        "reporter"
     }
 }
 
-/// What was told so far.
+/// What was reported so far.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     fired: u64,
     late: Stopwatch,
-    /// Jobs at the last line of a second.
-    told: u64,
+    /// `fired` at the last count.
+    reported: u64,
 }
 
 impl Journal {
@@ -77,14 +77,14 @@ impl Journal {
 
     /// Called each second.
     pub(super) fn second(&mut self, metrics: &IngestMetrics) {
-        if self.fired <= LINES || self.fired == self.told {
+        if self.fired <= LINES || self.fired == self.reported {
             return;
         }
-        let now = self.fired - self.told;
-        self.told = self.fired;
+        let now = self.fired - self.reported;
+        self.reported = self.fired;
         let IngestMetrics { messages_processed, messages_duplicate, messages_failed, .. } = metrics;
         say(format_args!(
-            "{}  {now:3} fired, {} in all; {messages_processed} jobs made, {messages_duplicate} \
+            "{}  {now:3} fired, {} in all; {messages_processed} jobs created, {messages_duplicate} \
              duplicates, {messages_failed} dead letters",
             SystemClock.now().format("%H:%M:%S"),
             self.fired,

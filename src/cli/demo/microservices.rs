@@ -1,4 +1,4 @@
-//! Three simulated microservices that ask for jobs.
+//! Three simulated microservices that request jobs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,20 +12,20 @@ use crate::model::clock::SystemClock;
 use crate::model::job::Priority;
 use crate::model::request::ScheduleJobRequest;
 
-/// Between two requests of one microservice.
+/// The pause between two requests of one microservice.
 const PACE: Duration = Duration::from_millis(40);
-/// When jobs are due, from when they are asked for.
+/// How long after their request jobs are due.
 const DUE_MS: std::ops::Range<u64> = 300..2500;
-/// When the first one is.
+/// How long after its request the first job is due.
 const FIRST_DUE: Duration = Duration::from_secs(6);
-/// Before the end nothing is sent any more, so that the last jobs can fire.
+/// Nothing is sent for this long before the end, so that the last jobs can fire.
 const QUIET: Duration = Duration::from_secs(3);
-/// One in so many requests is sent twice, as by a producer that heard no answer.
+/// One in this many requests is sent twice, as by a producer that received no answer.
 const REPEATED: u64 = 12;
-/// The places of the records that nobody can read as a request.
+/// The number of the one record of each microservice that is not a valid request.
 const BAD: u64 = 20;
 
-/// They send until they are stopped or their time is over.
+/// The microservices, which send until they are stopped or their time is over.
 pub(super) struct Microservices {
     services: Vec<Microservice>,
     tasks: Vec<JoinHandle<()>>,
@@ -33,7 +33,7 @@ pub(super) struct Microservices {
 }
 
 impl Microservices {
-    /// They send by `producer` to `topic`, from when they are started.
+    /// Microservices that will send to `topic` with `producer`.
     pub(super) fn new(producer: &Producer, topic: &str) -> Self {
         let sent = Arc::new(AtomicU64::new(0));
         let service = |(app, data)| Microservice {
@@ -49,7 +49,7 @@ impl Microservices {
         Self { services, tasks: Vec::new(), sent }
     }
 
-    /// Sends one request, due late enough to be read before.
+    /// Sends one request whose job is due after it will have been read.
     pub(super) async fn send_first(&self) {
         if let Some(service) = self.services.first() {
             service.send(0, service.request(0, FIRST_DUE)).await;
@@ -63,7 +63,7 @@ impl Microservices {
         self
     }
 
-    /// Records that the broker has.
+    /// The number of records that the broker acknowledged.
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -136,7 +136,7 @@ impl Microservice {
             .map_or_else(|refusal| refusal.to_string(), |request| request.to_json())
     }
 
-    /// What a broken producer may send.
+    /// A record of a faulty producer.
     fn bad(&self) -> String {
         match self.app {
             "sms" => "this is not JSON".into(),

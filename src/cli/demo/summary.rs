@@ -1,4 +1,4 @@
-//! What became of everything, in plain words.
+//! The summary at the end: how many records became what, and how late jobs started.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::service::IngestMetrics;
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     pub(super) took: Duration,
-    /// A signal stopped it before its end.
+    /// Whether a signal ended it early.
     pub(super) stopped: bool,
     sent: u64,
     jobs: u64,
@@ -53,8 +53,8 @@ impl fmt::Display for Summary {
         writeln!(f, "\nIn {:.1} s", self.took.as_secs_f64())?;
         writeln!(f, "  {:6} records were sent by three microservices", self.sent)?;
         writeln!(f, "  {:6} became jobs", self.jobs)?;
-        writeln!(f, "  {:6} were duplicates, and dropped", self.duplicates)?;
-        writeln!(f, "  {:6} could not be jobs, and are dead letters", self.dead_letters)?;
+        writeln!(f, "  {:6} were duplicates, and became no job", self.duplicates)?;
+        writeln!(f, "  {:6} were not valid requests, and are dead letters", self.dead_letters)?;
         writeln!(f, "  {fired:6} jobs fired")?;
         let none = if early == 0 { "none" } else { "SOME" };
         writeln!(f, "  {early:6} of them early ({none})")?;
@@ -64,8 +64,10 @@ impl fmt::Display for Summary {
         )?;
         f.write_str(match (self.adds_up(), self.stopped) {
             (true, _) => "Every record is accounted for, and every job fired once.",
-            (false, true) => "It was stopped before all of it was done.",
-            (false, false) => "This does not add up: please report it, with the log of --verbose.",
+            (false, true) => "It was stopped before everything was done.",
+            (false, false) => {
+                "The numbers do not add up: please report it, with the log of --verbose."
+            }
         })
     }
 }

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use crate::cli::ConfigFile;
 use crate::cli::author::Author;
-use crate::cli::output::{on_one_line, say};
-use crate::cli::session::{Session, failed};
+use crate::cli::output::{DocumentOption, document, on_one_line, say};
+use crate::cli::session::Session;
 use crate::operations::{IngestChange, IngestResult, Paused, rfc3339_s};
 
 /// Pauses the ingest of the whole consumer group
@@ -17,7 +17,8 @@ use crate::operations::{IngestChange, IngestResult, Paused, rfc3339_s};
 Examples:
   infinite-scheduler ingest pause --reason 'a producer runs wild'
 
-Exit codes: 0 it is paused, now or before; 1 it failed; 2 it cannot work as it was asked.")]
+Exit codes: 0 it is paused, now or before; 1 it failed; 2 it cannot work as it was asked;
+4 the database does not answer.")]
 pub(super) struct Pause {
     #[command(flatten)]
     pub(super) common: Common,
@@ -29,7 +30,8 @@ pub(super) struct Pause {
 Examples:
   infinite-scheduler ingest resume --reason 'the producer was stopped'
 
-Exit codes: 0 it is not paused, now or before; 1 it failed; 2 it cannot work as it was asked.")]
+Exit codes: 0 it is not paused, now or before; 1 it failed; 2 it cannot work as it was asked;
+4 the database does not answer.")]
 pub(super) struct Resume {
     #[command(flatten)]
     pub(super) common: Common,
@@ -39,28 +41,27 @@ pub(super) struct Resume {
 pub(super) struct Common {
     #[command(flatten)]
     pub(super) config: ConfigFile,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) form: DocumentOption,
     #[command(flatten)]
     author: Author,
 }
 
 pub(super) async fn pause(session: &Session, arguments: Pause) -> anyhow::Result<ExitCode> {
     let operations = session.operations_of(&arguments.common.author);
-    let change = operations.ingest().pause().await.map_err(failed)?;
-    show(&change, arguments.common.json)
+    let change = operations.ingest().pause().await?;
+    show(&change, arguments.common.form)
 }
 
 pub(super) async fn resume(session: &Session, arguments: Resume) -> anyhow::Result<ExitCode> {
     let operations = session.operations_of(&arguments.common.author);
-    let change = operations.ingest().resume().await.map_err(failed)?;
-    show(&change, arguments.common.json)
+    let change = operations.ingest().resume().await?;
+    show(&change, arguments.common.form)
 }
 
-fn show(change: &IngestChange, json: bool) -> anyhow::Result<ExitCode> {
-    match json {
-        true => say(serde_json::to_string_pretty(change)?),
+fn show(change: &IngestChange, form: DocumentOption) -> anyhow::Result<ExitCode> {
+    match form.json {
+        true => document(change)?,
         false => say(on_one_line(&sentence(change))),
     }
     Ok(ExitCode::SUCCESS)

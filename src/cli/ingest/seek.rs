@@ -1,30 +1,32 @@
-//! `ingest seek`: moves where reading goes on.
+//! `ingest seek`: changes the offset from which a partition is read.
 
 use std::process::ExitCode;
 
 use crate::cli::author::Author;
-use crate::cli::output::{report, say, table};
-use crate::cli::session::{Session, failed};
+use crate::cli::exit::Exit;
+use crate::cli::output::{DocumentOption, document, report, say, table};
+use crate::cli::session::Session;
 use crate::cli::{CannotStart, ConfigFile, cannot_start};
 use crate::config::Config;
+use crate::model::ids::{Offset, Partition};
 use crate::model::time::ScheduledTime;
 use crate::operations::{Seek, SeekAnswer, SeekTo};
 
-/// What a person must know before records are read again.
-const READ_AGAIN: &str = "what is read again is a duplicate only while its job lives or its \
-    idempotency key is remembered: a request without a key whose job has ended becomes a job again";
-/// And before records are skipped.
-const SKIPPED: &str = "what is skipped becomes nothing: no job, no dead letter, no verdict";
+/// The consequence of reading records again.
+const READ_AGAIN: &str = "a record that is read again is a duplicate only while its job exists or \
+    its idempotency key is remembered: a request without a key whose job has ended becomes a job again";
+/// The consequence of skipping records.
+const SKIPPED: &str = "a skipped record becomes no job, no dead letter and no verdict";
 
-/// Moves where reading goes on, alongside running instances or without any
+/// Changes the offset from which partitions are read, with or without running instances
 ///
-/// Backward, records are read again. A repeat is recognised, and counted as a duplicate, while
-/// the job of its request lives or its idempotency key is remembered. A request WITHOUT a
-/// key whose job has ended becomes a job again, and fires again. A dead letter keeps its row.
+/// Backward, records are read again. A repeated request is recognised and counted as a duplicate
+/// while its job exists or its idempotency key is remembered. A request WITHOUT a key whose job
+/// has ended becomes a job again, and fires again. A dead letter keeps its row.
 ///
-/// Forward, records are skipped for good: they become nothing at all.
+/// Forward, records are skipped: they become no job and no dead letter.
 ///
-/// The counts are of offsets: a log with gaps, by compaction or transactions, has fewer records.
+/// Offsets are counted: a log with gaps, after compaction or transactions, has fewer records.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -32,8 +34,9 @@ Examples:
   infinite-scheduler ingest seek --to-beginning --topic scheduler.jobs.ingest --yes
   infinite-scheduler ingest seek --to-offset 4711 --partition 3 --yes
 
-Exit codes: 0 moved, or shown by --dry-run; 1 not all was moved (an offset outside of the log, --yes
-was missing, or it failed: what was moved is shown); 2 it cannot work as it was asked.")]
+Exit codes: 0 changed, or shown by --dry-run; 1 --yes is missing, or it failed; 2 it cannot work as
+it was asked; 3 the offset is outside of a partition's log; 4 Kafka or the database does not answer.
+After a failure the partitions that were changed before it are shown.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) config: ConfigFile,
@@ -45,15 +48,14 @@ pub(super) struct Arguments {
     /// Only this partition; may be given several times
     #[arg(long, value_name = "NUMBER")]
     partition: Vec<i32>,
-    /// Show what would be read again or skipped, and move nothing
+    /// Show what would be read again or skipped, and change nothing
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
-    /// Yes, move; without it nothing is moved
+    /// Confirm the change; without it nothing is changed
     #[arg(long)]
     yes: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) form: DocumentOption,
     #[command(flatten)]
     author: Author,
 }
@@ -61,16 +63,16 @@ pub(super) struct Arguments {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Target {
-    /// Go on with this record
+    /// Read on from this offset
     #[arg(long, value_name = "OFFSET")]
     to_offset: Option<i64>,
-    /// Go on with the first record that is not older: 2030-01-01T08:00:00Z, or epoch milliseconds
+    /// Read on from the first record that is not older: 2030-01-01T08:00:00Z, or epoch milliseconds
     #[arg(long, value_name = "TIME", value_parser = time)]
     to_time: Option<ScheduledTime>,
-    /// Go on with the first record that the log still has
+    /// Read on from the first record that the log still has
     #[arg(long)]
     to_beginning: bool,
-    /// Go on behind the last record that is there now
+    /// Read on after the last record that the log has now
     #[arg(long)]
     to_end: bool,
 }
@@ -79,21 +81,21 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
     let seek = Seek {
         to: arguments.target.read(&session.config)?,
         topic: arguments.topic,
-        partitions: arguments.partition,
+        partitions: arguments.partition.into_iter().map(Partition).collect(),
         dry_run: !arguments.yes,
     };
     let operations = session.operations_of(&arguments.author);
-    let answer = operations.ingest().seek(seek).await.map_err(failed)?;
-    // Also after a failure: the partitions before it have been moved.
-    match arguments.json {
-        true => say(serde_json::to_string_pretty(&answer)?),
+    let answer = operations.ingest().seek(seek).await?;
+    // After a failure too: the partitions before it were changed.
+    match arguments.form.json {
+        true => document(&answer)?,
         false => say(text(&answer)),
     }
     if let Some(failure) = answer.failure {
-        return Err(failed(failure));
+        return Err(failure.into());
     }
     if answer.is_none() {
-        report("every partition is there already: nothing to move");
+        report("every partition is at that offset already: nothing to move");
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.yes {
@@ -105,13 +107,13 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
         return Ok(ExitCode::SUCCESS);
     }
     report("nothing was moved: add --yes if that is what you want");
-    Ok(ExitCode::FAILURE)
+    Ok(Exit::Incomplete.into())
 }
 
 impl Target {
     fn read(&self, config: &Config) -> Result<SeekTo, CannotStart> {
         if let Some(offset) = self.to_offset {
-            return Ok(SeekTo::Offset(offset));
+            return Ok(SeekTo::Offset(Offset(offset)));
         }
         let Some(time) = self.to_time else {
             return Ok(if self.to_beginning { SeekTo::Beginning } else { SeekTo::End });
@@ -128,7 +130,8 @@ fn text(answer: &SeekAnswer) -> String {
         .partitions
         .iter()
         .map(|one| {
-            let numbers = [i64::from(one.partition), one.from, one.to, one.read_again, one.skipped];
+            let numbers =
+                [i64::from(one.partition.0), one.from.0, one.to.0, one.read_again, one.skipped];
             let numbers = numbers.into_iter().map(|number| number.to_string());
             let moved = if one.moved { "yes" } else { "no" };
             [one.topic.clone()].into_iter().chain(numbers).chain([moved.to_owned()]).collect()
@@ -138,7 +141,7 @@ fn text(answer: &SeekAnswer) -> String {
     table(&names, &rows).trim_end().to_owned()
 }
 
-/// What a move of these would mean.
+/// Prints the consequences of the change.
 fn warn(answer: &SeekAnswer) {
     let read_again: i64 = answer.partitions.iter().map(|one| one.read_again).sum();
     let skipped: i64 = answer.partitions.iter().map(|one| one.skipped).sum();

@@ -1,11 +1,14 @@
-//! The listing of partitions.
+//! The list of partitions.
 
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::pause::since;
-use crate::cli::output::{on_one_line, report, say, table};
-use crate::cli::session::{Session, failed};
-use crate::operations::{PartitionPosition, Positions, Totals};
+use crate::cli::exit::Exit;
+use crate::cli::output::{ListOptions, on_one_line, report, say, table};
+use crate::cli::session::Session;
+use crate::operations::{PartitionPosition, Paused, Positions, Totals};
 
 const COLUMNS: [&str; 12] = [
     "topic",
@@ -22,19 +25,32 @@ const COLUMNS: [&str; 12] = [
     "parked",
 ];
 
-pub(super) async fn run(session: &Session, json: bool) -> anyhow::Result<ExitCode> {
-    let positions = session.operations.ingest().positions().await.map_err(failed)?;
-    match json {
-        true => say(serde_json::to_string_pretty(&positions)?),
-        false => say(text(&positions)),
+/// What the document says besides its list.
+#[derive(Serialize)]
+struct Fields<'a> {
+    group: &'a str,
+    pause: Option<&'a Paused>,
+    missing: Option<&'a str>,
+}
+
+pub(super) async fn run(session: &Session, form: ListOptions) -> anyhow::Result<ExitCode> {
+    let positions = session.operations.ingest().positions().await?;
+    let Positions { group, partitions, pause, missing, .. } = &positions;
+    match form.printer() {
+        Some(mut printer) => {
+            partitions.iter().try_for_each(|partition| printer.item(partition))?;
+            let (pause, missing) = (pause.as_ref(), missing.as_deref());
+            printer.end_with(None, &Fields { group, pause, missing })?;
+        }
+        None => say(text(&positions)),
     }
-    if let Some(pause) = positions.pause.as_ref().filter(|_| !json) {
+    if let Some(pause) = pause {
         let since = since(pause);
-        report(on_one_line(&format!("the ingest of group {} is paused {since}", positions.group)));
+        report(on_one_line(&format!("the ingest of group {group} is paused {since}")));
     }
-    if let Some(missing) = &positions.missing {
+    if let Some(missing) = missing {
         report(missing);
-        return Ok(ExitCode::FAILURE);
+        return Ok(Exit::Incomplete.into());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -53,7 +69,8 @@ fn cells(one: &PartitionPosition) -> Vec<String> {
     let known = |number: Option<i64>| number.map_or_else(|| "-".into(), |n| n.to_string());
     let owner = one.owner.clone().unwrap_or_else(|| "nobody".into());
     let mut cells = vec![one.topic.clone(), one.partition.to_string(), owner];
-    cells.extend([one.next_offset, one.end_offset, one.lag].map(known));
+    let [next, end] = [one.next_offset, one.end_offset].map(|offset| offset.map(|offset| offset.0));
+    cells.extend([next, end, one.lag].map(known));
     let Totals { records, jobs, duplicates, operations, dead_letters, parked } = one.totals;
     let counts = [records, jobs, duplicates, operations, dead_letters, parked];
     cells.extend(counts.map(|count| count.to_string()));

@@ -1,4 +1,4 @@
-//! One request, made of flags.
+//! One request, built from options.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use crate::model::time::ScheduledTime;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "One request by flags")]
 pub(super) struct Flags {
-    /// The app whose job it is
+    /// The app of the job
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
-    /// When it is to fire: 2030-01-01T08:00:00Z, a local time, or epoch milliseconds
+    /// When the job fires: 2030-01-01T08:00:00Z, a local time, or epoch milliseconds
     #[arg(long, value_name = "TIME", requires = "app", conflicts_with = "delay")]
     at: Option<String>,
-    /// How soon it is to fire: 250ms, 5s, 10m, 2h, 1d
+    /// How soon the job fires: 250ms, 5s, 10m, 2h, 1d
     #[arg(long = "in", value_name = "DELAY", requires = "app", value_parser = delay)]
     delay: Option<Duration>,
-    /// What the job's handler is given, a JSON object
+    /// The jobData that the handler receives, a JSON object
     #[arg(long, value_name = "JSON", requires = "app")]
     data: Option<String>,
-    /// Its name; without one the scheduler makes one
+    /// The requestId; without it the scheduler generates one
     #[arg(long, value_name = "ID", requires = "app")]
     request_id: Option<String>,
-    /// Its idempotency key: of all requests with it there is one job
+    /// The idempotencyKey: all requests with the same key create one job
     #[arg(long, value_name = "KEY", requires = "app")]
     key: Option<String>,
     /// high, normal or low
@@ -36,7 +36,7 @@ pub(super) struct Flags {
 }
 
 impl Flags {
-    /// The request, if there is one by flags.
+    /// The request, if `--app` was given.
     pub(super) fn request(&self) -> Result<Option<ScheduleJobRequest>, Refusal> {
         let Some(app) = &self.app else { return Ok(None) };
         let mut builder = ScheduleJobRequest::builder(app);
@@ -73,7 +73,7 @@ fn priority(text: &str) -> Result<Priority, &'static str> {
     text.parse().map_err(|()| "must be high, normal or low")
 }
 
-/// Reads `5s` and its like.
+/// Parses a delay such as `5s`.
 pub(in crate::cli) fn delay(text: &str) -> Result<Duration, &'static str> {
     const WANTED: &str = "must be a whole number and ms, s, m, h or d, as in 5s";
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or(WANTED)?;

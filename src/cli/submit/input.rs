@@ -1,4 +1,4 @@
-//! The lines of the input, in waves that may be sent together.
+//! The lines of the input, in groups that may be sent concurrently.
 
 use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -8,22 +8,22 @@ use serde::de::IgnoredAny;
 use crate::model::letter::Refusal;
 use crate::model::request::ScheduleJobRequest;
 
-/// What editors of some systems begin a file with.
+/// Some editors write it at the start of a file.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// A request that is spread over lines is no longer than this.
+/// The maximum length of a request that extends over several lines.
 const LONGEST_OBJECT: u64 = 16 << 20;
 
 type Source = BufReader<Box<dyn Read>>;
 
-/// Requests, one a line; or one request over several lines.
+/// Requests, one per line; or one request over several lines.
 pub(super) struct Input {
     source: Source,
-    /// The line that the next one has, from 1.
+    /// The number of the next line, from 1.
     number: usize,
     /// Whether all lines so far were empty.
     at_start: bool,
-    /// Read already, but for the next wave.
+    /// A line that was read, and belongs to the next group.
     waiting: Option<Line>,
 }
 
@@ -44,13 +44,13 @@ impl Input {
         Self::new(BufReader::new(Box::new(Cursor::new(request.to_json()))))
     }
 
-    /// The next lines, `most` at the most; none at the end.
+    /// The next lines, at most `most`; none at the end of the input.
     ///
-    /// No two of a wave have the same name, so that the earlier of two requests wins. A wave
-    /// does not wait for lines that are not there yet.
+    /// No two of them have the same requestId or key, so that the earlier of two requests wins. A
+    /// group does not wait for lines that are not available yet.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] with the way out if the input is in UTF-16.
+    /// [`io::ErrorKind::InvalidData`] if the input is in UTF-16; the text says how to convert it.
     pub(super) fn next_wave(&mut self, most: usize) -> io::Result<Vec<Line>> {
         let mut wave = Vec::new();
         let mut names = HashSet::new();
@@ -86,7 +86,7 @@ impl Input {
             if number == 1 && is_utf16(&text) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, UTF16));
             }
-            // Files that were put one behind the other each bring their own.
+            // Concatenated files have one each.
             if text.starts_with(BYTE_ORDER_MARK) {
                 text.drain(..BYTE_ORDER_MARK.len());
             }
@@ -102,7 +102,7 @@ impl Input {
         }
     }
 
-    /// The whole input, if it is one JSON value; else its first line, and the rest is read later.
+    /// The whole input, if it is one JSON value; else its first line, and the rest remains to be read.
     fn read_on(&mut self, first: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         (&mut self.source).take(LONGEST_OBJECT).read_to_end(&mut rest)?;
@@ -119,7 +119,7 @@ impl Input {
 
 const UTF16: &str = "it is in UTF-16: convert it to UTF-8 first, as by `iconv -f UTF-16 -t UTF-8`";
 
-/// Whether a text begins as UTF-16 does: with its mark, or with a brace of two bytes.
+/// Whether a text begins as UTF-16: with a byte order mark, or with a brace of two bytes.
 fn is_utf16(text: &[u8]) -> bool {
     matches!(text, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{', 0, ..] | [0, b'{', ..])
 }
@@ -128,7 +128,7 @@ fn is_cut_off(text: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(text).is_err_and(|error| error.is_eof())
 }
 
-/// What makes a request the same as another, of whichever app.
+/// The requestId and the idempotency key of a request, by which another one may be the same.
 fn names_of(line: &Line) -> impl Iterator<Item = (bool, String)> {
     let request = line.request.as_ref().ok();
     let id = request.and_then(|request| request.request_id.clone()).map(|id| (true, id));

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::kafka::LogRange;
+use crate::model::ids::{Offset, Partition};
 
 /// One partition's part of a seek.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -12,11 +13,11 @@ pub struct PartitionMove {
     /// The topic.
     pub topic: String,
     /// The partition.
-    pub partition: i32,
+    pub partition: Partition,
     /// The offset that was to be read next, or at which reading would begin.
-    pub from: i64,
+    pub from: Offset,
     /// The offset that is to be read next.
-    pub to: i64,
+    pub to: Offset,
     /// Records that are read again, at most: compaction and transactions leave gaps.
     pub read_again: i64,
     /// Records that are never read, at most.
@@ -28,16 +29,16 @@ pub struct PartitionMove {
 /// Where one partition is to be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    Offset(i64),
+    Offset(Offset),
     /// The first record that is not older than some moment, if there is one.
-    Moment(Option<i64>),
+    Moment(Option<Offset>),
     Beginning,
     End,
 }
 
 impl Place {
     /// The offset of this place in `log`; `None` if the log does not have it.
-    pub(super) fn in_log(self, log: LogRange) -> Option<i64> {
+    pub(super) fn in_log(self, log: LogRange) -> Option<Offset> {
         match self {
             Self::Offset(offset) => (log.begin..=log.end).contains(&offset).then_some(offset),
             Self::Moment(found) => Some(found.unwrap_or(log.stable).clamp(log.begin, log.stable)),
@@ -49,7 +50,13 @@ impl Place {
 }
 
 impl PartitionMove {
-    pub(super) fn of(topic: &str, partition: i32, from: i64, to: i64, log: LogRange) -> Self {
+    pub(super) fn of(
+        topic: &str,
+        partition: Partition,
+        from: Offset,
+        to: Offset,
+        log: LogRange,
+    ) -> Self {
         Self {
             topic: topic.to_owned(),
             partition,
@@ -70,7 +77,7 @@ impl PartitionMove {
     /// Where to go if `from` is to be read next by now. A reader that has passed the place leaves
     /// nothing to skip; and where another seek has moved back further, a move that was meant to read
     /// again skips nothing.
-    pub(super) fn to_from(&self, from: i64) -> i64 {
+    pub(super) fn to_from(&self, from: Offset) -> Offset {
         if self.from < self.to { self.to.max(from) } else { self.to.min(from) }
     }
 }
@@ -79,23 +86,27 @@ impl PartitionMove {
 mod tests {
     use super::*;
 
-    const LOG: LogRange = LogRange { begin: 10, end: 30, stable: 30 };
+    const LOG: LogRange = LogRange { begin: Offset(10), end: Offset(30), stable: Offset(30) };
+
+    fn planned(from: i64, to: i64) -> PartitionMove {
+        PartitionMove::of("t", Partition(0), Offset(from), Offset(to), LOG)
+    }
 
     #[test]
     fn a_place_is_in_the_log_or_refused() {
         for (place, offset) in [
             (Place::Beginning, Some(10)),
             (Place::End, Some(30)),
-            (Place::Offset(9), None),
-            (Place::Offset(10), Some(10)),
-            (Place::Offset(30), Some(30)),
-            (Place::Offset(31), None),
-            (Place::Moment(Some(12)), Some(12)),
+            (Place::Offset(Offset(9)), None),
+            (Place::Offset(Offset(10)), Some(10)),
+            (Place::Offset(Offset(30)), Some(30)),
+            (Place::Offset(Offset(31)), None),
+            (Place::Moment(Some(Offset(12))), Some(12)),
             // Of an open transaction, so that readers may not see it yet.
-            (Place::Moment(Some(31)), Some(30)),
+            (Place::Moment(Some(Offset(31))), Some(30)),
             (Place::Moment(None), Some(30)),
         ] {
-            assert_eq!(place.in_log(LOG), offset, "{place:?}");
+            assert_eq!(place.in_log(LOG), offset.map(Offset), "{place:?}");
         }
     }
 
@@ -112,16 +123,16 @@ mod tests {
             (90, 10, 20, 0),
             (90, 30, 0, 0),
         ] {
-            let one = PartitionMove::of("t", 0, from, to, LOG);
+            let one = planned(from, to);
             assert_eq!((one.read_again, one.skipped), (read_again, skipped), "{from} to {to}");
         }
     }
 
     #[test]
     fn what_others_did_meanwhile_turns_no_move_round() {
-        let back = PartitionMove::of("t", 0, 25, 15, LOG);
-        assert_eq!([30, 25, 20, 12].map(|from| back.to_from(from)), [15, 15, 15, 12]);
-        let forward = PartitionMove::of("t", 0, 15, 25, LOG);
-        assert_eq!([12, 15, 20, 28].map(|from| forward.to_from(from)), [25, 25, 25, 28]);
+        let back = planned(25, 15);
+        assert_eq!([30, 25, 20, 12].map(|from| back.to_from(Offset(from)).0), [15, 15, 15, 12]);
+        let forward = planned(15, 25);
+        assert_eq!([12, 15, 20, 28].map(|from| forward.to_from(Offset(from)).0), [25, 25, 25, 28]);
     }
 }

@@ -8,6 +8,7 @@ use super::{Context, Ingest, pause};
 use crate::kafka::{
     ClusterInspector, Error as KafkaError, KafkaIngestConfig, LogRange, TopicPartition,
 };
+use crate::model::ids::{Offset, Partition};
 use crate::operations::{Paused, Result, rfc3339_s};
 use crate::store::{PartitionRow, Totals};
 
@@ -19,14 +20,14 @@ pub struct Positions {
     pub group: String,
     /// The partitions, by topic and number.
     pub partitions: Vec<PartitionPosition>,
-    /// Since when its readers take nothing, if the ingest is paused.
-    pub pause: Option<Paused>,
     /// What could not be found out, as a sentence.
     pub missing: Option<String>,
+    /// Since when its readers take nothing, if the ingest is paused.
+    pub pause: Option<Paused>,
 }
 
 /// How far one partition has been read; what is not known is absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PartitionPosition {
@@ -35,17 +36,17 @@ pub struct PartitionPosition {
     /// The topic.
     pub topic: String,
     /// The partition.
-    pub partition: i32,
+    pub partition: Partition,
     /// The name of the instance that reads it.
     pub owner: Option<String>,
     /// The first record of which nothing has become yet.
-    pub next_offset: Option<i64>,
+    pub next_offset: Option<Offset>,
     /// The first record that the log still has.
-    pub begin_offset: Option<i64>,
+    pub begin_offset: Option<Offset>,
     /// The offset after the log's last record.
-    pub end_offset: Option<i64>,
+    pub end_offset: Option<Offset>,
     /// The first offset that a transaction which has not ended holds back.
-    pub held_back_from: Option<i64>,
+    pub held_back_from: Option<Offset>,
     /// When that transaction began, RFC 3339.
     pub held_back_since: Option<String>,
     /// Records that the log has and that were not read yet, at most.
@@ -114,15 +115,19 @@ impl PartitionPosition {
             cluster: cluster.to_owned(),
             topic: partition.topic.to_string(),
             partition: partition.partition,
+            owner: None,
+            next_offset: None,
             begin_offset: Some(log.begin),
             end_offset: Some(log.end),
             held_back_from: held_back_from(log),
-            ..Self::default()
+            held_back_since: None,
+            lag: None,
+            totals: Totals::default(),
         }
     }
 }
 
-fn held_back_from(log: LogRange) -> Option<i64> {
+fn held_back_from(log: LogRange) -> Option<Offset> {
     (log.stable < log.end).then_some(log.stable)
 }
 
@@ -161,7 +166,7 @@ async fn positions(context: &Context) -> Result<Positions> {
     };
     let partitions = merged(rows, cluster.unwrap_or_default());
     let pause = pause::current(context, &kafka.group_id).await?.map(Paused::from);
-    Ok(Positions { group: kafka.group_id.clone(), partitions, pause, missing })
+    Ok(Positions { group: kafka.group_id.clone(), partitions, missing, pause })
 }
 
 /// Of the topics that are read, and of those that once were.
@@ -217,18 +222,21 @@ mod tests {
                 cluster: "c".into(),
                 group: "g".into(),
                 topic: "t".into(),
-                partition: 0,
+                partition: Partition(0),
             },
             row: LedgerRow {
                 id: LedgerId(1),
                 reader: ReaderToken(1),
-                next_offset: next,
+                next_offset: Offset(next),
                 last: None,
             },
             owner: None,
             totals: Totals::default(),
         };
-        PartitionPosition::of_row(row, Some(LogRange { begin: 10, end: 30, stable: 30 }))
+        PartitionPosition::of_row(
+            row,
+            Some(LogRange { begin: Offset(10), end: Offset(30), stable: Offset(30) }),
+        )
     }
 
     #[test]

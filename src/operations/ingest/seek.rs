@@ -12,7 +12,7 @@ use super::plan::{PartitionMove, Place};
 use super::{Context, Ingest};
 use crate::kafka::{ClusterInspector, KafkaIngestConfig, LogRange, TopicPartition};
 use crate::model::audit::{AuditAction, AuditEntry};
-use crate::model::ids::ReaderToken;
+use crate::model::ids::{Offset, Partition, ReaderToken};
 use crate::operations::{Error, Result};
 use crate::store::{LedgerKey, LedgerRow};
 
@@ -27,7 +27,7 @@ pub struct Seek {
     /// Only this topic; `None` for all that are read.
     pub topic: Option<String>,
     /// Only these partitions of it; all, if there is none.
-    pub partitions: Vec<i32>,
+    pub partitions: Vec<Partition>,
     /// Only says what would be read again or skipped.
     pub dry_run: bool,
 }
@@ -37,7 +37,7 @@ pub struct Seek {
 #[non_exhaustive]
 pub enum SeekTo {
     /// At this offset.
-    Offset(i64),
+    Offset(Offset),
     /// At the first record that is not older, epoch milliseconds.
     Time(i64),
     /// At the first record that the log still has.
@@ -123,7 +123,7 @@ async fn choose(
     let mut partitions = inspector.partitions(topics.clone()).await?;
     for topic in &topics {
         let of_topic = partitions.iter().filter(|one| *one.topic == **topic);
-        let numbers: Vec<i32> = of_topic.map(|one| one.partition).collect();
+        let numbers: Vec<Partition> = of_topic.map(|one| one.partition).collect();
         if numbers.is_empty() {
             return Err(Error::Invalid(format!("topic {topic} does not exist")));
         }
@@ -134,7 +134,8 @@ async fn choose(
             )));
         }
     }
-    let is_chosen = |number: &i32| seek.partitions.is_empty() || seek.partitions.contains(number);
+    let is_chosen =
+        |number: &Partition| seek.partitions.is_empty() || seek.partitions.contains(number);
     partitions.retain(|one| is_chosen(&one.partition));
     Ok(partitions)
 }
@@ -150,7 +151,7 @@ struct Part {
 
 impl Part {
     /// Notes how it was moved: `from` may be another offset than planned.
-    fn note(&mut self, from: i64, to: i64) {
+    fn note(&mut self, from: Offset, to: Offset) {
         if from != self.planned.from {
             // It was read meanwhile, so the log goes on to there.
             self.log.end = self.log.end.max(from);
@@ -261,7 +262,7 @@ async fn row_of(context: &Context, part: &Part) -> Result<LedgerRow> {
     found.ok_or_else(|| Error::Unavailable("its ledger row does not exist yet".into()))
 }
 
-async fn move_row(context: &Context, key: &LedgerKey, row: &LedgerRow, to: i64) -> Result<bool> {
+async fn move_row(context: &Context, key: &LedgerKey, row: &LedgerRow, to: Offset) -> Result<bool> {
     let partition = format!("{}/{}", key.topic, key.partition);
     let entry = AuditEntry {
         details: json!({ "group": key.group, "from": row.next_offset, "to": to }),

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::model::audit::AuditEntry;
 use crate::model::fingerprint::Fingerprint;
-use crate::model::ids::{JobId, LedgerId, ReaderToken};
+use crate::model::ids::{JobId, LedgerId, Offset, ReaderToken};
 use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
 use crate::model::record::RawRecord;
@@ -96,9 +96,9 @@ pub struct Advance {
     /// The token under which it was claimed.
     pub reader: ReaderToken,
     /// Where the row stands: its own value, never the first record's offset.
-    pub expected: i64,
+    pub expected: Offset,
     /// The offset after the last record of the batch.
-    pub next: i64,
+    pub next: Offset,
     /// That last record.
     pub last: Option<LastRecord>,
 }
@@ -174,7 +174,7 @@ pub enum Decision {
 
 impl Entry {
     /// The place of its record in the partition.
-    pub fn offset(&self) -> Option<i64> {
+    pub fn offset(&self) -> Option<Offset> {
         let of_letter = |letter: &DeadLetter| letter.source.as_ref().map(|source| source.offset);
         match self {
             Self::Job(candidate) => candidate.job.origin.as_ref().map(|origin| origin.offset),

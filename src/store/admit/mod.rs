@@ -97,7 +97,7 @@ impl Store {
             Hot::Sqlite(sqlite) => {
                 let batch = batch.clone();
                 let done = |admitted: &Admitted| matches!(admitted, Admitted::Done(_));
-                let write = move |connection: &_| sqlite::write(connection, &batch, plan);
+                let write = move |connection: &_| sqlite::write(connection, &batch, &plan);
                 sqlite.write_if(done, write).await
             }
         }

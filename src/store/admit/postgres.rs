@@ -193,7 +193,7 @@ pub(in crate::store) fn bind_fences<'q>(
 
 fn bind_advance<'q>(query: Statement<'q>, advance: &Advance, totals: Totals) -> Statement<'q> {
     query
-        .bind(advance.next)
+        .bind(advance.next.0)
         .bind(totals.records)
         .bind(totals.jobs)
         .bind(totals.duplicates)
@@ -203,7 +203,7 @@ fn bind_advance<'q>(query: Statement<'q>, advance: &Advance, totals: Totals) -> 
         .bind(advance.last.map(|last| last.hash))
         .bind(advance.ledger.0)
         .bind(advance.reader.0)
-        .bind(advance.expected)
+        .bind(advance.expected.0)
 }
 
 fn bind_verdicts(query: Statement<'_>, verdicts: Vec<(i64, String)>) -> Statement<'_> {

@@ -9,7 +9,7 @@ use crate::store::columns::{jobs, keys};
 use crate::store::steps::run_sqlite;
 use crate::store::{Error, Result, ShardFence};
 
-pub(super) fn write(connection: &Connection, batch: &Batch, plan: Plan) -> Result<Admitted> {
+pub(super) fn write(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<Admitted> {
     if !run_sqlite(connection, plan.takes(batch))? {
         return Ok(Admitted::Fenced);
     }
@@ -18,14 +18,14 @@ pub(super) fn write(connection: &Connection, batch: &Batch, plan: Plan) -> Resul
             return Ok(Admitted::ShardsMoved);
         }
     }
-    if !advance(connection, batch, &plan)? {
+    if !advance(connection, batch, plan)? {
         return Ok(Admitted::Fenced);
     }
     run_sqlite(connection, plan.settles(batch))?;
-    insert_keys(connection, batch, &plan)?;
-    insert_jobs(connection, batch, &plan)?;
+    insert_keys(connection, batch, plan)?;
+    insert_jobs(connection, batch, plan)?;
     run_sqlite(connection, plan.rest(batch))?;
-    Ok(Admitted::Done(plan.decisions))
+    Ok(Admitted::Done(plan.decisions.clone()))
 }
 
 /// Whether the shard still is ours at that epoch; nobody can change it before we commit.
@@ -46,7 +46,7 @@ fn advance(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<bool> 
          where id = ? and reader = ? and next_offset = ?",
     )?;
     let moved = update.execute(params![
-        advance.next,
+        advance.next.0,
         records,
         jobs,
         duplicates,
@@ -56,7 +56,7 @@ fn advance(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<bool> 
         advance.last.map(|last| last.hash),
         advance.ledger.0,
         advance.reader.0,
-        advance.expected,
+        advance.expected.0,
     ])?;
     Ok(moved == 1)
 }
@@ -80,7 +80,10 @@ fn insert_keys(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()
 
 fn insert_jobs(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()> {
     let mut insert = prepare_insert(connection, "scheduler_job", jobs::COLUMNS, jobs::WIDTH)?;
-    for job in plan.jobs(batch) {
+    let mut jobs = plan.jobs(batch);
+    // In the order of the table, so that neighbours are written to the same page.
+    jobs.sort_unstable_by_key(|job| (job.shard, job.priority.rank(), job.key()));
+    for job in jobs {
         jobs::execute_sqlite(&mut insert, job)?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Every kind of bad record, and what its letter must say.
+//! Every kind of invalid record, and the message of its letter.
 
 use crate::support::kafka::RawRecord;
 
@@ -7,7 +7,7 @@ pub(super) struct Bad {
     what: &'static str,
     pub(super) record: RawRecord,
     kind: &'static str,
-    /// What its message must name: the field, the value, the way out.
+    /// What its message must name: the field, the value, what would be valid.
     says: Vec<&'static str>,
     request_id: Option<&'static str>,
 }

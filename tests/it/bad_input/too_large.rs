@@ -1,4 +1,4 @@
-//! Records and letters that are as large as a topic takes, or larger.
+//! Records and letters of the maximum size of a topic, and larger ones.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

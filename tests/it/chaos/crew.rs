@@ -1,4 +1,4 @@
-//! The instances of a run: always as many, though not always the same.
+//! The instances of a run: a constant number, some of which are replaced.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ pub(super) const UNSETTLED: usize = 200;
 
 /// From a start, with everything there, until all works.
 const READY: Duration = Duration::from_secs(120);
-/// What draining may take, while a server may be away: its own limit and whatever it waits for.
+/// What draining may take, while a server may be unavailable: its own limit and what it waits for.
 const END: Duration = Duration::from_secs(60);
 
 /// What no instance may ever say.
@@ -106,7 +106,7 @@ impl Crew {
         }
     }
 
-    /// Asks all to end; gives what there is to complain about.
+    /// Asks all to end; returns what went wrong.
     pub(super) async fn leave(mut self) -> Vec<String> {
         self.check();
         while let Some(member) = self.members.first() {
@@ -118,7 +118,7 @@ impl Crew {
     /// Nobody may have ended by himself.
     ///
     /// # Panics
-    /// If somebody has.
+    /// If one exists.
     pub(super) fn check(&mut self) {
         for Member { number, instance } in &mut self.members {
             if let Some(status) = instance.exit_status() {

@@ -1,5 +1,5 @@
-//! Records that are produced all the time, whoever listens: requests, repetitions of requests
-//! in other partitions, and poison.
+//! Records that are produced continuously, whether or not an instance reads: requests, repetitions
+//! of requests in other partitions, and invalid records.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,7 +91,7 @@ impl Flow {
         Self { over, produced }
     }
 
-    /// Ends it and waits until the fate of each record is known, as far as it can be.
+    /// Ends it and waits until it is known what each record became, as far as possible.
     pub(super) async fn end(self) -> Produced {
         self.over.store(true, Ordering::Release);
         self.produced.await.expect("records are produced")

@@ -1,4 +1,4 @@
-//! The proof by counting: what the topics and tables hold in the end, against each other.
+//! The proof by counting: what topics and tables contain at the end, compared with each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,19 +6,19 @@ use chrono::DateTime;
 use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
 
 use super::flow::{Kind, Produced};
-use super::told::Told;
 use super::troubles::Trouble;
+use super::verdicts::Published;
 use super::{PARTITIONS, connect};
 use crate::support::kafka::RawRecord;
 
-/// How long after a trouble its last consequences may show: leases, sessions, and waits that
+/// How long after a fault its last consequences may appear: leases, sessions, and waits that
 /// have doubled.
 const AFTERMATH_MS: i64 = 30_000;
 
 /// The place of a record.
 pub(super) type Place = (i32, i64);
 
-/// All that there is to judge by, beside the tables.
+/// The evidence in addition to the tables.
 #[derive(Debug)]
 pub(super) struct Evidence {
     /// What the ingest topic really holds: a producer without an answer does not know.
@@ -91,9 +91,9 @@ impl Evidence {
         self.judge_ledger(&expected, tables, &mut complaints).await;
         self.judge_letters(&expected, tables, &mut complaints).await;
         self.judge_firings(&expected, &mut complaints);
-        let told = Told::of(&self.events);
-        told.judge_records(&expected, &self.topic, &mut complaints);
-        told.judge_jobs(&expected, &mut complaints);
+        let published = Published::of(&self.events);
+        published.check_records(&expected, &self.topic, &mut complaints);
+        published.check_jobs(&expected, &mut complaints);
         complaints.0
     }
 
@@ -103,14 +103,14 @@ impl Evidence {
         let repeats = self.fired.len().saturating_sub(expected.groups.len());
         format!(
             "{} records ({} unanswered), {} jobs, {} poison, {} troubles; {repeats} fired again; \
-             {} verdicts, {} of them told again",
+             {} verdicts, {} of them repeated",
             self.topic.len(),
             self.produced.unanswered,
             expected.groups.len(),
             expected.poison.len(),
             self.troubles.len(),
             self.events.len(),
-            self.events.len() - Told::of(&self.events).len(),
+            self.events.len() - Published::of(&self.events).len(),
         )
     }
 
@@ -185,7 +185,7 @@ impl Evidence {
         }
     }
 
-    /// Each poison record is one row, and on the topic since that was made again.
+    /// Each poison record is one row, and on the topic since that was recreated.
     async fn judge_letters(
         &self,
         expected: &Expected,

@@ -1,4 +1,4 @@
-//! The topics of a broker of the run's own.
+//! The topics of the run's own broker.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Cluster {
         client_of(&self.address)
     }
 
-    /// Creates a topic; an instance that starts may have been quicker.
+    /// Creates a topic; an instance that starts may have created it.
     pub(crate) async fn create(&self, topic: &str, partitions: i32) {
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
         let admin = self.admin();

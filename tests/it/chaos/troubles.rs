@@ -1,7 +1,7 @@
-//! What happens to instances, database and broker, by chance, and a diary of it.
+//! The random faults of instances, database and broker, and a diary of them.
 //!
-//! Each of the three has a life of its own, so that troubles come alone and together. Each
-//! goes through all its troubles, in an order by chance, before one comes again.
+//! Each of the three has its own sequence, so that faults occur alone and together. A sequence has
+//! all faults in random order before one is repeated.
 
 use std::fs::File;
 use std::io::Write;
@@ -54,7 +54,7 @@ impl Diary {
         self.troubles.lock().expect("a whole diary").clone()
     }
 
-    /// Notes a trouble's begin, and its end when `last` has ended.
+    /// Notes the begin of a fault, and its end when `last` has ended.
     async fn trouble(&self, what: &str, again: usize, last: impl Future<Output = ()>) {
         self.note(what);
         let from_ms = now_ms();
@@ -67,7 +67,7 @@ impl Diary {
     }
 }
 
-/// When troubles end: in time, or as soon as one of them goes wrong.
+/// When faults end: in time, or as soon as one of them fails.
 #[derive(Clone, Debug)]
 pub(super) struct Over {
     at: Instant,
@@ -83,7 +83,7 @@ impl Over {
         Instant::now() >= self.at || self.broken.load(Ordering::Acquire)
     }
 
-    /// A life of its own, on a thread of its own: orders to servers block.
+    /// Each sequence has its own thread, because commands to servers block.
     pub(super) async fn live<T, F>(&self, life: impl FnOnce(Self) -> F + Send + 'static) -> T
     where
         T: Send + 'static,
@@ -136,7 +136,7 @@ enum OfInstance {
     End,
 }
 
-/// Kills, suspends and ends instances, and starts others; gives back who is left.
+/// Kills, suspends and ends instances, and starts others; returns those that are left.
 pub(super) async fn of_instances(
     mut crew: Crew,
     diary: Diary,
@@ -209,7 +209,7 @@ pub(super) async fn of_database(
     }
 }
 
-/// Kills and suspends the broker and takes the DLQ topic away for a while. Gives back when
+/// Kills and suspends the broker and deletes the DLQ topic for a while. Returns when
 /// that was there again for good.
 pub(super) async fn of_broker(
     mut broker: Server,

@@ -1,4 +1,4 @@
-//! Letters of every sort, and the command that is about them.
+//! A database with letters of every kind, and the command for them.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(super) const BULK: usize = 620;
 const OTHERS: usize = 6;
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// A database with dead letters in it, and nobody running.
+/// A database with dead letters in it, and no running instance.
 pub(super) struct Post {
     pub(super) world: World,
     folder: TempDir,
@@ -99,7 +99,9 @@ impl Post {
     pub(super) async fn list(&self, options: &[&str]) -> Vec<Value> {
         let (code, json, error) = self.command("list", &[options, &["--json"]].concat()).await;
         assert_eq!(code, 0, "{options:?}: {error}");
-        serde_json::from_str(&json).unwrap_or_else(|error| panic!("{options:?}: {error}: {json}"))
+        let list: Result<Value, _> = serde_json::from_str(&json);
+        let list = list.unwrap_or_else(|error| panic!("{options:?}: {error}: {json}"));
+        list["items"].as_array().expect("items").clone()
     }
 
     /// Everything about the letter whose kind, request or value is like that.

@@ -1,4 +1,4 @@
-//! Letters that are replayed by the command, and what its dry run foresees.
+//! Letters that the command replays, and what its dry run predicts.
 
 use std::time::Duration;
 

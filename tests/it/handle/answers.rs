@@ -1,4 +1,4 @@
-//! What becomes of jobs: each answer of a handler, the order of firing, and never early.
+//! What each answer of a handler does to the job, the order of firing, and never early.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -136,7 +136,7 @@ async fn each_answer_of_a_handler_has_its_outcome(database: Database) {
     assert_eq!(world.database.count("select count(*) from scheduler_job").await, 0);
 }
 
-/// Attempts count up, fences grow, none is early, and each waits as it was told.
+/// Attempts count up, fences grow, none is early, and each waits as it was asked to.
 fn check_attempts(id: &str, firings: &[Firing]) {
     for (n, firing) in firings.iter().enumerate() {
         let attempt = if id == "snooze" { 1 } else { n as u32 + 1 };

@@ -1,4 +1,4 @@
-//! The forms that a handler has, and what it may refuse.
+//! The forms of a handler, and what it can refuse.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -145,7 +145,7 @@ async fn a_missing_field_and_what_validate_refuses_are_refusals() {
     assert!(letters.iter().all(|letter| letter.header("error-kind") == Some("refused-by-app")));
 }
 
-/// A handler's own mistake must not stand in the way of a whole partition.
+/// A handler's own mistake must not block a whole partition.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_validate_that_panics_holds_up_nobody() {
     struct Careless;

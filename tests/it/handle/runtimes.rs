@@ -1,4 +1,4 @@
-//! The library works on whatever runtime its program has.
+//! The library works on every runtime of the program.
 
 use infinite_scheduler::AppConfig;
 

@@ -1,4 +1,4 @@
-//! What a scheduler is told at its start, and what is refused at once.
+//! The settings of a scheduler, and what is refused at once.
 
 use std::time::Duration;
 

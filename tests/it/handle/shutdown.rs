@@ -1,4 +1,4 @@
-//! Leaving: what runs may end, or is told to.
+//! Shutdown: running attempts may end, or are cancelled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ async fn shutdown_waits_for_what_runs() {
         let (gate, ended) = (of_handler.clone(), ends.clone());
         async move {
             gate.acquire().await.map_err(JobError::retry)?.forget();
-            // It has the time that was promised: nobody tells it to stop meanwhile.
+            // It has the time that was promised: it is not asked to stop meanwhile.
             ended.store(!ctx.cancelled().is_cancelled(), Ordering::SeqCst);
             Ok(())
         }

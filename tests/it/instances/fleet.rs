@@ -1,5 +1,5 @@
-//! What the tests of several instances share: instances by name, each firing onto a topic of its own,
-//! so that it shows who fired what; records that flow for a while; and the proof by counting.
+//! The fixture of the tests of several instances: instances by name, each of which fires to its own
+//! topic, a continuous flow of records, and the proof by counting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::services::Database;
 use crate::support::wait_until;
 use crate::support::world::World;
 
-/// What anything may take: debug builds beside three servers on two cores.
+/// What anything may take: debug builds with three servers on two cores.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 /// Partitions of the ingest topic.
 pub(crate) const PARTITIONS: i32 = 6;
@@ -37,7 +37,7 @@ pub(crate) struct Member {
     pub(crate) fired: String,
 }
 
-/// Where a shard stands.
+/// The state of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shard {
     /// The name of its owner, if that one is not declared dead.
@@ -75,7 +75,7 @@ impl Fleet {
         let fired = format!("{}.{name}", world.fired);
         create_topic(&fired, 3, &[]).await;
         let config = named(&world.config_on(database_url), name).replace(&world.fired, &fired);
-        // A small window bounds what may be in flight when an instance goes away.
+        // A small window bounds what may be in flight when an instance ends.
         let config = format!("{config}\nmax_in_flight = 64\nwindow = {UNSETTLED}\n");
         Member { instance: Instance::start(&config).await, fired }
     }
@@ -99,7 +99,7 @@ impl Fleet {
     }
 
     /// Waits until these instances (in the order of their names) and no others are alive and
-    /// have such shares, whoever has which (fewest first).
+    /// have such shares, in any order (fewest first).
     pub(crate) async fn await_shares(&self, names: &[&str], shares: &[i64]) {
         let what = format!("the shares {shares:?} of {names:?}");
         wait_until(DEADLINE, &what, async || {
@@ -145,12 +145,12 @@ impl Fleet {
         transaction
     }
 
-    /// How many records have a fate.
+    /// How many records were processed.
     pub(crate) async fn read(&self) -> usize {
         self.sum("next_offset").await
     }
 
-    /// Records that were produced and have no fate yet.
+    /// Records that were produced and were not processed yet.
     pub(crate) async fn lag(&self) -> usize {
         // Read first: what is produced meanwhile is not read yet.
         let read = self.read().await;
@@ -161,10 +161,10 @@ impl Fleet {
         produced - read
     }
 
-    /// Waits until every record of `flows` has a fate and every job has fired.
+    /// Waits until every record of `flows` was processed and every job has fired.
     pub(crate) async fn await_done(&self, flows: &[&Flow]) {
         let total: usize = flows.iter().map(|flow| flow.total).sum();
-        wait_until(DEADLINE, "every record's fate and every job's end", async || {
+        wait_until(DEADLINE, "every record to be processed and every job to end", async || {
             self.read().await >= total
                 && self.number("select count(*) from scheduler_job").await == 0
         })
@@ -259,7 +259,7 @@ fn named(config: &str, name: &str) -> String {
 }
 
 impl Member {
-    /// Waits until it has fired so many jobs.
+    /// Waits until it has fired this many jobs.
     pub(crate) async fn await_fired(&self, count: i64) {
         wait_until(DEADLINE, &format!("{count} jobs fired by {}", self.fired), async || {
             let mut fired = 0;
@@ -271,7 +271,7 @@ impl Member {
         .await;
     }
 
-    /// Waits until it has started so many attempts whose outcomes are not written.
+    /// Waits until it has started this many attempts whose outcomes are not written.
     pub(crate) async fn await_unwritten(&self, count: u64) {
         wait_until(DEADLINE, &format!("{count} outcomes that are not written"), async || {
             let succeeded = counter(&self.instance, "apps.sms.succeeded").await;
@@ -293,7 +293,7 @@ pub(crate) async fn counter(instance: &Instance, name: &str) -> u64 {
     counters[name].as_u64().unwrap_or(0)
 }
 
-/// Records that anybody can tell from their numbers: each hundredth is poison, after a while
+/// Records that are known by their numbers: each hundredth is poison, after a while
 /// each twentieth repeats an earlier request on another partition, the others are jobs.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
@@ -338,7 +338,7 @@ impl Flow {
         Flowing { over, produced }
     }
 
-    /// Produces so many records at once, the first due after `delay`.
+    /// Produces this many records at once, the first due after `delay`.
     pub(crate) async fn burst(
         name: &'static str,
         topic: &str,

@@ -1,7 +1,7 @@
-//! Circles of modules: files that import each other, at once or by way of others.
+//! Circles of modules: files that import each other, directly or indirectly.
 //!
 //! A module and what is below it count as one: a child may use what its parent has, as it is a
-//! part of it. Compared are the modules beside each other, at every level. A name that a module
+//! part of it. Siblings are compared, at every level. A name that a module
 //! only hands on is followed to the module that it comes from.
 
 use std::collections::{BTreeMap, BTreeSet};

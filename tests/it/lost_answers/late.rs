@@ -1,5 +1,5 @@
-//! What comes late: an answer, after the shards were read anew; a commit, after the partition
-//! has moved.
+//! Late answers, after the shards were read again; and late commits, after the partition was
+//! reassigned.
 
 use std::time::Duration;
 
@@ -120,7 +120,7 @@ async fn a_partition_moves_while_its_batch_is_uncommitted(database: Database, en
     })
     .await;
 
-    // A batch of each partition, as nobody knows which of them will move. Nothing else is
+    // A batch of each partition, as it is not known which of them will be reassigned. Nothing else is
     // under way: what runs when an instance dies may fire again.
     for (partition, name) in (0..).zip(["held", "held beside"]) {
         proxy.hold_after(format!("{name}.").as_bytes());
@@ -132,7 +132,7 @@ async fn a_partition_moves_while_its_batch_is_uncommitted(database: Database, en
         first = None;
     }
     let second = world.builder().start().await.expect("a start");
-    // It waits for the row of the partition that it was given, in vain at first.
+    // It waits for the row of the partition that was assigned to it, without success at first.
     wait_until(DEADLINE, "the second instance to wait for the batch", async || {
         second.health().sentences().iter().any(|complaint| complaint.starts_with("partition"))
     })
@@ -167,7 +167,7 @@ async fn a_partition_moves_while_its_batch_is_uncommitted(database: Database, en
     check_ledger(&world, [jobs, 0, 0]).await;
 }
 
-/// Nobody tells its schedulers what became of it, so they read their shards again once it must
+/// Its schedulers do not learn the result, so they read their shards again once it must
 /// have ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_commits_after_its_reader_left_fires() {
@@ -199,12 +199,12 @@ async fn a_batch_that_commits_after_its_reader_left_fires() {
         names.iter().zip(0..).map(|(name, partition)| RawRecord::new(partition, request(name, "")));
     produce(&world.topic, &records.collect::<Vec<_>>()).await;
     await_held_up(&world.database, 2).await;
-    proxy.set_away(true);
+    proxy.set_unavailable(true);
     // Without the app, so that it wants no shards: the first one keeps what it has not read.
     let second = world.builder_without_apps().lease(lease).start().await.expect("a start");
-    // It claims the partition that moved, which waits for the batch.
+    // It claims the reassigned partition, which waits for the batch.
     await_held_up(&world.database, 3).await;
-    proxy.set_away(false);
+    proxy.set_unavailable(false);
     let is_away = || first.health().sentences().iter().any(|said| said.starts_with("database"));
     wait_until(DEADLINE, "a database again", async || !is_away()).await;
     // Whatever was read meanwhile, it was read before the commit.

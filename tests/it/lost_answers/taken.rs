@@ -1,5 +1,5 @@
-//! Answers that are lost to an admission that takes a row: a dead letter that is replayed, a
-//! record that was parked.
+//! Answers that are lost to an admission that changes a row: that of a dead letter that is replayed,
+//! or of a parked record.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,11 +19,11 @@ use crate::support::services::Database;
 use crate::support::wait_until;
 use crate::support::world::World;
 
-/// Schedulers that are not told what became of an admission read their shards after two of
+/// Schedulers that do not learn the result of an admission read their shards after two of
 /// these.
 const LEASE: Duration = Duration::from_secs(15);
 
-/// Takes jobs once it is told that it may, and counts the attempts at each.
+/// Accepts jobs once the test allows it, and counts the attempts at each.
 #[derive(Clone, Debug, Default)]
 struct Late {
     ready: Arc<AtomicBool>,

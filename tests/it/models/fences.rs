@@ -1,4 +1,4 @@
-//! Fences as a model: one name, under which jobs come and go, whoever fires them, while the
+//! Fences as a model: one name, under which jobs come and go, on any instance, while the
 //! database may go on from an older state. A receiver remembers the highest.
 //!
 //! Time passes in seconds. Clocks differ by a second: a server's, a process's own, and what a

@@ -1,9 +1,9 @@
-//! Leases as a model: instances that hang, die and come back, one shard, one job, and a
-//! database whose clock may jump. Time passes in ticks; what is kept of it is how much is
-//! left, so that it can pass for ever.
+//! Leases as a model: instances that hang, die and restart, one shard, one job, and a database whose
+//! clock may jump. Time passes in ticks; only the remaining times are stored, so that it can pass
+//! without end.
 //!
-//! Left out: what else a shard holds, attempts that fail, and the heartbeat's own failures
-//! (to hang looks the same).
+//! Not modelled: other jobs of the shard, attempts that fail, and failures of the heartbeat (an
+//! instance that hangs has the same effect).
 
 use stateright::{Model, Property};
 
@@ -16,7 +16,7 @@ const INSTANCES: usize = 2;
 struct Guards {
     /// An outcome counts only in the shard as it was when the attempt started.
     fence_outcomes: bool,
-    /// Each outcome is judged by its own epoch, whatever else is in its batch.
+    /// Each outcome is checked by its own epoch, whatever else is in its batch.
     fence_each_outcome: bool,
     /// A job goes only into a shard that still is ours.
     fence_admissions: bool,
@@ -88,7 +88,7 @@ struct Leases {
     lost_answers: u8,
 }
 
-/// What a writer believes of the shard.
+/// A writer's view of the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Fence {
     instance: usize,
@@ -157,7 +157,7 @@ struct Instance {
     beat: Option<Beat>,
     /// It knows that it was declared dead.
     knows_dead: bool,
-    /// The scheduler has been told to drop the shard, and has not yet.
+    /// The scheduler has been asked to drop the shard, and has not yet.
     to_drop: bool,
     fence: Option<Fence>,
     paged: bool,
@@ -172,7 +172,7 @@ struct Instance {
     kill: bool,
     /// Ticks since the other's beat was seen to move.
     unmoved: i8,
-    /// The other's beat moved since.
+    /// The other's beat has changed since.
     moved: bool,
     /// In the database: the lease left, and whether it was declared dead.
     row_lease: i8,
@@ -294,7 +294,7 @@ impl State {
             .any(|write| write.stage == Stage::Locked)
     }
 
-    /// The job is gone, and nobody is left who might not know it.
+    /// The job is gone, and every instance knows it.
     fn is_over(&self) -> bool {
         let idle =
             |one: &Instance| one.run == Run::Crashed || (!one.in_window && one.flight.is_none());

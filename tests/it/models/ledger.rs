@@ -1,8 +1,8 @@
-//! The ingest ledger as a model: one partition, readers that come, go, hang and die, and a
-//! database that may fail over to a replica which lacks the last commit. Somebody may move
-//! the row back, so that records are read again: then each has one fate since.
+//! The ingest ledger as a model: one partition, readers that start, leave, hang and die, and a
+//! database that may fail over to a replica which lacks the last commit. A person may set
+//! the row back, so that records are read again: then each is processed once since.
 //!
-//! Left out: batches that the database refuses (halving), gaps in the log, retention.
+//! Not modelled: batches that the database refuses (halving), gaps in the log, retention.
 
 use stateright::{Model, Property};
 
@@ -19,11 +19,11 @@ const READERS: usize = 3;
 struct Guards {
     /// A batch counts only under the token of the row.
     compare_token: bool,
-    /// A batch counts only if it begins where the row stands.
+    /// A batch counts only if it begins at the row's offset.
     compare_offset: bool,
     /// A claim waits for a transaction that has locked the row.
     claim_waits: bool,
-    /// Reading begins where the row stands after the claim, not before it.
+    /// Reading begins at the row's offset after the claim, not before it.
     read_row_after_claim: bool,
     /// The end of the log is asked for after the claim: what a row says was surely there.
     read_end_after_claim: bool,
@@ -62,7 +62,7 @@ struct Ledger {
     readers: usize,
     /// Lost answers, aborts and crashes.
     faults: u8,
-    /// Moves of the partition away from a reader that still reads.
+    /// Reassignments of the partition from a reader that still reads.
     rebalances: u8,
     /// Claims by readers that do not know yet that the partition is not theirs.
     zombie_claims: u8,
@@ -75,13 +75,13 @@ struct Ledger {
 type Token = u8;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Fates {
+struct Results {
     jobs: u8,
     duplicates: u8,
     letters: u8,
 }
 
-impl Fates {
+impl Results {
     fn total(self) -> u8 {
         self.jobs + self.duplicates + self.letters
     }
@@ -92,11 +92,11 @@ impl Fates {
 struct Tables {
     reader: Token,
     next: usize,
-    fates: [Fates; RECORDS],
+    results: [Results; RECORDS],
     key: bool,
 }
 
-/// A batch, as the database sees it: it may outlive whoever sent it.
+/// A batch, as the database sees it: it may outlive its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Batch {
     from: usize,
@@ -105,7 +105,7 @@ struct Batch {
     upto: usize,
     /// The row is locked and compared.
     holds_row: bool,
-    /// Somebody waits for the answer.
+    /// A reader waits for the answer.
     awaited: bool,
     /// Its sender has concluded that it was not written.
     given_up: bool,
@@ -155,7 +155,7 @@ enum Phase {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Reader {
-    /// It believes that the partition is its own.
+    /// It has not learned that the partition was reassigned.
     believes: bool,
     phase: Phase,
     /// The key is in its memory of recent keys.
@@ -254,7 +254,7 @@ impl State {
         self.readers[reader].phase = Phase::Out;
     }
 
-    /// What a reader does who sees the row after a batch that may or may not stand.
+    /// What a reader does that reads the row after a batch that may or may not be committed.
     fn go_on(&mut self, reader: usize, old: Token, token: Token, expected: usize) {
         let next = self.tables.next;
         if next == expected {
@@ -264,7 +264,7 @@ impl State {
         self.readers[reader].phase = Phase::Reading { token, next };
     }
 
-    /// Every token that anybody still has.
+    /// Every token that is still held.
     fn tokens(&mut self) -> Vec<&mut Token> {
         let mut tokens = vec![&mut self.tables.reader, &mut self.before.reader];
         tokens.extend(self.readers.iter_mut().flat_map(|reader| reader.phase.tokens()));
@@ -301,16 +301,16 @@ impl Phase {
 }
 
 impl Tables {
-    /// The fates of a batch's records.
+    /// What a batch's records become.
     fn decide(&mut self, batch: &Batch, guards: &Guards) {
         for record in batch.expected..batch.upto {
-            let fates = &mut self.fates[record];
+            let results = &mut self.results[record];
             if record == 1 {
-                fates.letters += 1;
+                results.letters += 1;
             } else if batch.told_duplicate || (self.key && guards.unique_key) {
-                fates.duplicates += 1;
+                results.duplicates += 1;
             } else {
-                fates.jobs += 1;
+                results.jobs += 1;
                 self.key = true;
             }
         }
@@ -382,19 +382,20 @@ impl Model for Ledger {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(DECIDED, |_, state: &State| {
-                state.tables.fates[..state.tables.next].iter().all(|fates| fates.total() > 0)
+                state.tables.results[..state.tables.next].iter().all(|results| results.total() > 0)
             }),
-            Property::always(ONE_FATE, |_, state: &State| {
-                state.tables.fates.iter().all(|fates| fates.total() <= 1)
+            Property::always(ONCE, |_, state: &State| {
+                state.tables.results.iter().all(|results| results.total() <= 1)
             }),
             Property::always(NOT_AHEAD, |_, state: &State| {
-                state.tables.fates[state.tables.next..].iter().all(|fates| fates.total() == 0)
+                state.tables.results[state.tables.next..].iter().all(|results| results.total() == 0)
             }),
             Property::always(ONE_JOB, |_, state: &State| {
-                state.tables.fates.iter().map(|fates| fates.jobs).sum::<u8>() <= 1
+                state.tables.results.iter().map(|results| results.jobs).sum::<u8>() <= 1
             }),
             Property::always(OF_A_JOB, |_, state: &State| {
-                state.tables.key || state.tables.fates.iter().all(|fates| fates.duplicates == 0)
+                state.tables.key
+                    || state.tables.results.iter().all(|results| results.duplicates == 0)
             }),
             Property::always(LATE, |_, state: &State| !state.late_commit),
             Property::always(SHARED, |_, state: &State| {
@@ -434,9 +435,9 @@ impl Model for Ledger {
     }
 }
 
-const DECIDED: &str = "every record below the offset has a fate";
-const ONE_FATE: &str = "no record has two fates";
-const NOT_AHEAD: &str = "no record beyond the offset has a fate";
+const DECIDED: &str = "every record below the offset was processed";
+const ONCE: &str = "no record was processed twice";
+const NOT_AHEAD: &str = "no record beyond the offset was processed";
 const ONE_JOB: &str = "no key has two jobs";
 const OF_A_JOB: &str = "a duplicate is of a job that is there";
 const LATE: &str = "a commit after another claim changes nothing";

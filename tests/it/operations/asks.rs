@@ -1,4 +1,4 @@
-//! What can be asked.
+//! The operations that are called, with their input.
 
 use serde_json::Value;
 

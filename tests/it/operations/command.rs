@@ -1,4 +1,4 @@
-//! Asking by the command line, and reading what it prints.
+//! Operations called by the command line, whose output is parsed.
 
 use std::process::{Command, Output};
 
@@ -25,7 +25,7 @@ impl CommandLine {
     pub(super) async fn ask(&self, ask: &Ask, surroundings: &Surroundings) -> Value {
         match ask {
             Ask::List(filter) => {
-                self.json("dead-letters list --json --state all", &of(filter)).await
+                self.list("dead-letters list --json --state all", &of(filter)).await
             }
             Ask::Show(letter) => {
                 self.json("dead-letters show --json", &[surroundings.id(letter)]).await
@@ -42,7 +42,7 @@ impl CommandLine {
             Ask::Status(request) => {
                 self.json("requests --json --app sms", &["--request", request]).await
             }
-            Ask::Apps => self.json("apps --json", &[]).await["items"].take(),
+            Ask::Apps => self.list("apps --json", &[]).await,
             Ask::Pause { app, refuse } => {
                 let mut arguments = vec![*app];
                 arguments.extend(refuse.then_some("--refuse-requests"));
@@ -53,11 +53,8 @@ impl CommandLine {
             Ask::Drain(instance) => self.change("instances drain", &[instance]).await,
             Ask::PauseIngest => self.change("ingest pause", &[]).await,
             Ask::ResumeIngest => self.change("ingest resume", &[]).await,
-            Ask::Audit => {
-                let mut answer = self.json("audit --json", &["--who", WHO]).await;
-                comparable_audit(answer["items"].take())
-            }
-            Ask::Positions => self.json("ingest --json", &[]).await,
+            Ask::Audit => comparable_audit(self.list("audit --json", &["--who", WHO]).await),
+            Ask::Positions => self.positions().await,
             Ask::Seek(seek) => self.seek(seek).await,
             Ask::SeekForeignTopic => {
                 self.json("ingest seek --json --to-end --yes", &["--topic", "foreign"]).await
@@ -76,7 +73,7 @@ impl CommandLine {
         let output = self.run("dead-letters edit", &arguments).await;
         if !output.status.success() {
             let mut sentence = sentence(&output);
-            // What belongs to the command line alone: which option is the way out.
+            // Only the command line names the option that allows it.
             for (before, after) in [
                 ("the correction is refused: ", "; --force takes it all the same"),
                 ("nothing was changed: ", ": add --yes to replace or remove it"),
@@ -90,7 +87,7 @@ impl CommandLine {
         json!({ "edited": said })
     }
 
-    /// The line of each letter: `0198c0de-1234: not replayed: why`.
+    /// The answer for each letter: `{"replayed": "as job .."}` or `{"error": ".."}`.
     async fn each(
         &self,
         verb: &str,
@@ -101,38 +98,28 @@ impl CommandLine {
     ) -> Value {
         let mut arguments: Vec<&str> = letters.iter().map(|word| surroundings.id(word)).collect();
         arguments.extend(dry_run.then_some("--dry-run"));
-        let output = self.run(&format!("dead-letters {verb}"), &arguments).await;
-        let said = text(&output.stdout);
-        if said.is_empty() {
-            return json!({ "error": sentence(&output) });
-        }
-        let line = |(word, line): (&&str, &str)| {
-            let (short, rest) = line.split_once(": ").expect("an id");
-            assert!(surroundings.id(word).starts_with(short), "{line}");
-            let rest = rest.trim_start_matches("would be ").replace("would not be ", "not ");
-            match rest.strip_prefix(&format!("not {done}: ")) {
-                Some(why) => json!({ "error": why }),
-                None => json!({ done: rest.trim_start_matches(done).trim() }),
+        let items = self.json(&format!("dead-letters {verb} --json"), &arguments).await;
+        let Some(items) = items["items"].as_array() else { return items };
+        let answer = |(word, item): (&&str, &Value)| {
+            assert_eq!(item["id"], surroundings.id(word), "{item}");
+            if let Some(why) = item["error"].as_str() {
+                return json!({ "error": why });
             }
+            let how = match (item["jobId"].as_str(), item["duplicateOf"].as_str()) {
+                (Some(job), Some(of)) => format!("as a duplicate of request {of:?}, job {job}"),
+                (Some(job), None) => format!("as job {job}"),
+                (None, _) => String::new(),
+            };
+            json!({ done: how })
         };
-        letters.iter().zip(said.lines()).map(line).collect()
+        letters.iter().zip(items).map(answer).collect()
     }
 
-    /// `2 dead letters would be discarded, 1 not`
     async fn discard_all(&self, kind: &str, dry_run: bool) -> Value {
         let way = if dry_run { "--dry-run" } else { "--yes" };
-        let output = self.run("dead-letters discard", &["--kind", kind, way]).await;
-        let said = text(&output.stdout);
-        if said.contains("no dead letter is like that") {
-            return json!({ "matched": 0, "done": 0, "failed": 0 });
-        }
-        let number = |text: &str| -> u64 {
-            text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
-        };
-        let summary = said.lines().find(|line| line.contains("discarded")).expect("a summary");
-        let (done, failed) = summary.split_once(", ").unwrap_or((summary, "0"));
-        let matched = number(said.lines().next().expect("a count"));
-        json!({ "matched": matched, "done": number(done), "failed": number(failed) })
+        let answer = self.json("dead-letters discard --json", &["--kind", kind, way]).await;
+        let [matched, done, failed] = ["matched", "done", "failed"].map(|name| &answer[name]);
+        json!({ "matched": matched, "done": done, "failed": failed })
     }
 
     async fn submit(&self, requests: &[&str]) -> Value {
@@ -161,6 +148,31 @@ impl CommandLine {
     async fn change(&self, command: &str, arguments: &[&str]) -> Value {
         let author = ["--json", "--by", WHO, "--reason", REASON];
         self.json(command, &[arguments, &author].concat()).await
+    }
+
+    /// The items of a list, or the command's sentence.
+    async fn list(&self, command: &str, arguments: &[&str]) -> Value {
+        let mut list = self.json(command, arguments).await;
+        match list.get_mut("items") {
+            Some(items) => {
+                let items = items.take();
+                assert_eq!(list["next"], Value::Null, "everything is on one page");
+                items
+            }
+            None => list,
+        }
+    }
+
+    /// The list of partitions in the form of `Positions`.
+    async fn positions(&self) -> Value {
+        let mut list = self.json("ingest --json", &[]).await;
+        let partitions = list["items"].take();
+        json!({
+            "group": list["group"],
+            "missing": list["missing"],
+            "pause": list["pause"],
+            "partitions": partitions,
+        })
     }
 
     /// What the command prints as JSON, or its sentence.

@@ -1,5 +1,6 @@
-//! Asking in a program, by the groups of a scheduler or of a database alone.
+//! Operations called in a program, by the groups of a scheduler or on a database alone.
 
+use infinite_scheduler::model::ids::{Offset, Partition};
 use infinite_scheduler::operations::{
     Apps, Audit, AuditFilter, By, DeadLetters, Edit, Ingest, Jobs, LetterAction, LetterFilter,
     LetterName, LetterOutcome, LetterSelection, LetterState, Operations, Seek, SeekTo,
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use super::Surroundings;
 use super::asks::{self, Ask, Filter, REASON, WHO, comparable_audit};
 
-/// The operations, whoever gives them.
+/// The operations, of a scheduler or on a database alone.
 pub(super) struct Groups<'a> {
     jobs: Jobs<'a>,
     dead_letters: DeadLetters<'a>,
@@ -78,8 +79,9 @@ impl<'a> Groups<'a> {
             }
             Ask::Positions => answer(self.ingest.positions().await),
             Ask::Seek(asks::Seek { to, partitions, dry_run }) => {
-                let to = to.parse().map_or(SeekTo::End, SeekTo::Offset);
-                let (partitions, dry_run) = (partitions.to_vec(), *dry_run);
+                let to = to.parse().map_or(SeekTo::End, |offset| SeekTo::Offset(Offset(offset)));
+                let (partitions, dry_run) =
+                    (partitions.iter().copied().map(Partition).collect(), *dry_run);
                 answer(self.ingest.seek(Seek { to, topic: None, partitions, dry_run }).await)
             }
             Ask::SeekForeignTopic => {

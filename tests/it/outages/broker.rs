@@ -1,4 +1,4 @@
-//! The broker is away: what was due to go there waits, and that is no attempt.
+//! The broker is unavailable: jobs that fire to it wait, and no attempt counts.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::support::world::World;
 
 /// Longer than all attempts that a job has may take.
 const OUTAGE: Duration = Duration::from_secs(6);
-/// Jobs that fail for good while the broker is away.
+/// Jobs that fail for good while the broker is unavailable.
 const BROKEN: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_away_costs_no_attempt_and_no_letter() {
+async fn an_unavailable_broker_costs_no_attempt_and_no_letter() {
     let logs = temporary_folder();
     let mut broker = tokio::task::block_in_place(|| Server::start("kafka", logs.path()));
     let database = Database::Postgres.fresh().await;

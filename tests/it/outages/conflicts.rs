@@ -1,5 +1,5 @@
-//! Somebody else's locks: deadlocks whose victim we are, and waits that end in vain. What was begun
-//! is undone as a whole and done again.
+//! Locks of other clients: deadlocks whose victim we are, and waits that time out. The transaction
+//! is rolled back as a whole and repeated.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -114,7 +114,7 @@ async fn a_lock_that_is_not_had_in_time_is_waited_for_again(database: Database, 
     flow.finish().await;
 }
 
-/// A transaction of somebody else's, which no server takes for the victim of a deadlock.
+/// A transaction of another client, which no server takes for the victim of a deadlock.
 async fn begin(database: &TestDatabase) -> DatabaseTransaction {
     let connection = database.connect().await;
     let isolation = Some(IsolationLevel::ReadCommitted);
@@ -153,7 +153,7 @@ async fn await_waiting(database: &TestDatabase, statement: &str) {
              join performance_schema.threads t on t.thread_id = w.requesting_thread_id \
              where t.processlist_db = database() and t.processlist_info like '%{statement}%'"
         ),
-        // What InnoDB knows of waits is renewed only if nobody has asked for a while.
+        // InnoDB refreshes its table of waits only if it was not read for a while.
         _ => format!(
             "select count(*) from information_schema.processlist where db = database() \
              and command = 'Query' and time_ms > 300 and info like '%{statement}%'"

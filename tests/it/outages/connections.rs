@@ -1,4 +1,4 @@
-//! The server takes no more connections, because others have them all.
+//! The server accepts no more connections, because others have all of them.
 
 use infinite_scheduler::StartProgress;
 use sea_orm::{
@@ -84,7 +84,7 @@ async fn a_server_that_runs_out_of_connections_is_waited_for(database: Database)
     let builder = world.builder().database_url(&url);
     let mut flow = Flow::start(world, builder).await;
 
-    // Somebody has the only one that there may be; the scheduler's own are cut.
+    // Another client has the only one that is allowed; the scheduler's own are cut.
     let idle = take_connection(&url).await;
     flow.database().limit_login(1).await;
     cut_all_but(flow.database(), &idle).await;
@@ -92,7 +92,7 @@ async fn a_server_that_runs_out_of_connections_is_waited_for(database: Database)
     flow.await_complaint("database", why(flow.database(), 0)).await;
     flow.await_complaint("lease", "nothing is fired").await;
 
-    // One is not enough for both the heartbeat and everything else, whoever gets it.
+    // One is not enough for both the heartbeat and everything else, whichever gets it.
     flow.database().limit_login(2).await;
     flow.wave().await;
     flow.await_complaint("", "").await;
@@ -101,7 +101,7 @@ async fn a_server_that_runs_out_of_connections_is_waited_for(database: Database)
     drop(idle);
 }
 
-/// Those of the pool wait for a lock that somebody holds; the heartbeat has its own.
+/// Those of the pool wait for a lock that another client holds; the heartbeat has its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_waits_for_no_other_statement() {
     for database in Database::SERVERS {
@@ -127,7 +127,7 @@ async fn a_heartbeat_waits_for_no_other_statement() {
 }
 
 /// What the server says when there is no connection left; with one left, PostgreSQL's pool waits
-/// for a second one in vain.
+/// for a second one without success.
 fn why(database: &TestDatabase, left: u32) -> &'static str {
     match (database.backend(), left) {
         (Database::MariaDb | Database::MySql, _) => {

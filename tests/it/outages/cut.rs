@@ -1,4 +1,4 @@
-//! Connections are cut or fall silent, all at once and again and again, as in a failover.
+//! Connections are closed or do not answer, all at the same time and repeatedly, as in a failover.
 
 use super::{DEADLINE, Flow, PARTITIONS};
 use crate::support::proxy::Proxy;

@@ -1,4 +1,4 @@
-//! The database is a file that somebody else has locked, or on a disk that is full.
+//! The database is a file that another process has locked, or on a disk that is full.
 
 use std::fs;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::support::wait_until;
 use crate::support::world::World;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_somebody_else_has_locked_is_waited_for() {
+async fn a_file_that_another_process_has_locked_is_waited_for() {
     let world = World::new(Database::Sqlite, PARTITIONS).await;
     let builder = world.builder();
     let mut flow = Flow::start(world, builder).await;
@@ -68,7 +68,7 @@ async fn await_health(instance: &Instance, about: &str, why: &str) {
     .await;
 }
 
-/// What `/health/ready` complains of.
+/// The problems in `/health/ready`.
 async fn health(instance: &Instance) -> Vec<String> {
     let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build();
     let answer = client.expect("a client").get(instance.url("/health/ready")).send().await;

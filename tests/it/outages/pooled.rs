@@ -1,4 +1,4 @@
-//! `PgBouncer` between us and PostgreSQL, which leaves out what it does not know of a start.
+//! `PgBouncer` between us and PostgreSQL, which ignores unknown startup parameters.
 
 use infinite_scheduler::SchedulerBuilder;
 

@@ -1,4 +1,4 @@
-//! The database answers and does not write, as after a failover.
+//! The database answers and refuses to write, as after a failover.
 
 use super::{Flow, PARTITIONS};
 use crate::support::servers::Server;
@@ -6,7 +6,7 @@ use crate::support::services::{Database, temporary_folder};
 use crate::support::world::World;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_only_database_is_weather_on_postgres() {
+async fn a_read_only_database_is_an_outage_on_postgres() {
     let world = World::new(Database::Postgres, PARTITIONS).await;
     let builder = world.builder();
     let mut flow = Flow::start(world, builder).await;
@@ -28,16 +28,16 @@ async fn a_read_only_database_is_weather_on_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_only_database_is_weather_on_mariadb() {
-    a_read_only_server_is_weather(Database::MariaDb, "mariadb", "MariaDB").await;
+async fn a_read_only_database_is_an_outage_on_mariadb() {
+    a_read_only_server_is_an_outage(Database::MariaDb, "mariadb", "MariaDB").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_only_database_is_weather_on_mysql() {
-    a_read_only_server_is_weather(Database::MySql, "mysql", "MySQL").await;
+async fn a_read_only_database_is_an_outage_on_mysql() {
+    a_read_only_server_is_an_outage(Database::MySql, "mysql", "MySQL").await;
 }
 
-async fn a_read_only_server_is_weather(database: Database, service: &'static str, name: &str) {
+async fn a_read_only_server_is_an_outage(database: Database, service: &'static str, name: &str) {
     let logs = temporary_folder();
     let server = tokio::task::block_in_place(|| Server::start(service, logs.path()));
     let mut database = database.fresh_on(server.address().to_owned()).await;

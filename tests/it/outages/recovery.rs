@@ -1,4 +1,4 @@
-//! An outage is over: everything goes on at once, and nobody is declared dead for it.
+//! An outage is over: work continues at once, and no instance is declared dead because of it.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::world::World;
 /// Long enough for waits that have doubled to be long.
 const OUTAGE: Duration = Duration::from_secs(15);
 /// What it may take to be ready, to have read and to have fired: two seconds, and more on a
-/// loaded machine. Waits that nobody ends are up to thirty.
+/// loaded machine. Waits that are not ended early take up to thirty.
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,11 +35,11 @@ async fn everything_goes_on_when_the_database_answers_again(database: Database) 
     let proxy = Proxy::start(world.database.url()).await;
     let builder = world.builder().database_url(proxy.url(world.database.url()));
     let mut flow = Flow::start(world, builder).await;
-    proxy.set_away(true);
+    proxy.set_unavailable(true);
     flow.wave().await;
     outage().await;
     assert!(!flow.scheduler.health().ready);
-    proxy.set_away(false);
+    proxy.set_unavailable(false);
     goes_on(&flow).await;
     flow.finish().await;
 }
@@ -107,17 +107,17 @@ async fn a_common_outage_makes_nobody_dead() {
         let integer = world.integer();
         let beats = format!("select cast(sum(beat) as {integer}) from scheduler_instance");
 
-        first.set_away(true);
-        second.set_away(true);
+        first.set_unavailable(true);
+        second.set_unavailable(true);
         outage().await;
         let before = world.database.count(&beats).await;
-        first.set_away(false);
+        first.set_unavailable(false);
         // It has looked around at least once.
         wait_until(DEADLINE, "beats of the first that returns", async || {
             world.database.count(&beats).await >= before + 2
         })
         .await;
-        second.set_away(false);
+        second.set_unavailable(false);
         wait_until(DEADLINE, "two that are ready", async || ready()).await;
         let dead = "select count(*) from scheduler_instance where dead";
         assert_eq!(world.database.count(dead).await, 0, "{backend:?}");

@@ -1,5 +1,5 @@
-//! What the server may say of itself, raised by the server itself while it takes jobs and while it
-//! forgets them: none of it is the fault of a row.
+//! Errors of the server that are not the fault of a row, raised by triggers while it inserts jobs and
+//! while it deletes them.
 
 use super::{Flow, JOBS, PARTITIONS};
 use crate::support::services::{Database, TestDatabase};
@@ -56,7 +56,7 @@ const MYSQL: &[(&str, i64)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_says_of_itself_is_weather_on_postgres() {
+async fn what_the_server_says_of_itself_is_an_outage_on_postgres() {
     let world = World::new(Database::Postgres, PARTITIONS).await;
     // Ours are read committed, whatever the database has for others.
     let name = world.database.name();
@@ -112,16 +112,16 @@ async fn what_the_server_says_of_itself_is_weather_on_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_says_of_itself_is_weather_on_mariadb() {
-    what_the_server_says_of_itself_is_weather(Database::MariaDb, "tx_isolation").await;
+async fn what_the_server_says_of_itself_is_an_outage_on_mariadb() {
+    what_the_server_says_of_itself_is_an_outage(Database::MariaDb, "tx_isolation").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_says_of_itself_is_weather_on_mysql() {
-    what_the_server_says_of_itself_is_weather(Database::MySql, "transaction_isolation").await;
+async fn what_the_server_says_of_itself_is_an_outage_on_mysql() {
+    what_the_server_says_of_itself_is_an_outage(Database::MySql, "transaction_isolation").await;
 }
 
-async fn what_the_server_says_of_itself_is_weather(database: Database, isolation: &str) {
+async fn what_the_server_says_of_itself_is_an_outage(database: Database, isolation: &str) {
     let world = World::new(database, PARTITIONS).await;
     let builder = world.builder();
     let mut flow = Flow::start(world, builder).await;

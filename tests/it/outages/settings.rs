@@ -1,5 +1,5 @@
-//! The server, the database or the login has settings that would break a promise: sessions of ours
-//! have their own, and where one cannot be had, a sentence says which and the way out.
+//! Settings of the server, the database or the user that would break a promise: our sessions set
+//! their own, and a setting that cannot be changed is reported with what to do.
 
 use std::num::NonZeroU32;
 
@@ -17,7 +17,7 @@ use crate::support::world::World;
 const PLENTY: u32 = 50;
 
 /// A setting, a value that breaks a promise, and what a session of ours has instead, if a trigger
-/// can tell: it has the modes and character sets of the session that created it.
+/// does: it has the modes and character sets of the session that created it.
 type Hostile = (&'static str, &'static str, &'static str);
 
 /// What MariaDB and MySQL both have.

@@ -1,5 +1,4 @@
-//! The database is slow: what comes late is not lost, and what does not come in time is no fault
-//! of a record.
+//! The database is slow: late answers lose nothing, and a timeout is not the fault of a record.
 
 use std::time::Duration;
 

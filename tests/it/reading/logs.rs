@@ -1,4 +1,4 @@
-//! Codecs, a log that is damaged, and a broker that closes what is idle.
+//! Codecs, a damaged log, and a broker that closes idle connections.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ async fn records_of_every_codec_are_read() {
     }
 }
 
-/// Nothing is skipped: the partition stands still and says so, until somebody moves it on.
+/// Nothing is skipped: the partition stops and reports that, until an operator seeks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_log_is_reported_with_its_lag_and_the_way_out() {
     let logs = temporary_folder();

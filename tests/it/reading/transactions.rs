@@ -1,5 +1,5 @@
-//! Logs with transactions in them: lag and commits behind what nobody is shown, and records
-//! that an open transaction holds back.
+//! Logs with transactions: lag and commits after records that are never visible, and records that an
+//! open transaction holds back.
 
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 

@@ -1,4 +1,4 @@
-//! A broker that demands TLS, SASL/SCRAM and rights, as a child of `tests/run services`, which
+//! A broker that requires TLS, SASL/SCRAM and permissions, as a child of `tests/run services`, which
 //! runs Kafka's tools by lines on its standard input.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use crate::support::services::temporary_folder;
 /// What its variables begin with.
 const VARIABLE: &str = "INFINITE_SCHEDULER_TEST_KAFKA_SECURED";
 
-/// The tests that run beside each other share one; the last of them ends it.
+/// The tests that run at the same time share one; the last of them ends it.
 static RUNNING: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
 
 /// A secured broker, which ends with this value.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use infinite_scheduler::model::audit::{AuditAction, AuditEntry, By};
 use infinite_scheduler::model::fingerprint::Fingerprint;
-use infinite_scheduler::model::ids::{InstanceId, JobId, ReaderToken, ShardId};
+use infinite_scheduler::model::ids::{InstanceId, JobId, Offset, Partition, ReaderToken, ShardId};
 use infinite_scheduler::model::job::Changes;
 use infinite_scheduler::model::letter::{DeadLetter, ErrorKind, Refusal};
 use infinite_scheduler::model::record::RawRecord;
@@ -48,16 +48,20 @@ impl Fixture {
         let store = store(database).await;
         store.migrate().await.expect("tables");
         let app = store.register_app(&AppConfig::new("sms"), 0).await.expect("a row");
-        let key =
-            LedgerKey { cluster: "c".into(), group: "g".into(), topic: "t".into(), partition: 0 };
-        store.open_ledger(&key, 0).await.expect("a ledger row");
+        let key = LedgerKey {
+            cluster: "c".into(),
+            group: "g".into(),
+            topic: "t".into(),
+            partition: Partition(0),
+        };
+        store.open_ledger(&key, Offset(0)).await.expect("a ledger row");
         let ledger = store.find_ledger(&key).await.expect("an answer").expect("the row");
         let claimed = store.claim_ledger(ledger.id, ReaderToken::random(), InstanceId(1)).await;
         let ledger = claimed.expect("a claimed row");
         let record = RawRecord {
             topic: "t".into(),
-            partition: 0,
-            offset: 0,
+            partition: Partition(0),
+            offset: Offset(0),
             timestamp_ms: Some(5),
             key: None,
             value: Some(b"value".to_vec()),
@@ -127,8 +131,8 @@ impl Fixture {
         BatchSource::Records(Advance {
             ledger: self.ledger.id,
             reader: self.ledger.reader,
-            expected,
-            next: expected + 1,
+            expected: Offset(expected),
+            next: Offset(expected + 1),
             last: None,
         })
     }

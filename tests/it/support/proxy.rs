@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use wire::{CommitWatch, Dialect, Fate, Frames};
+use wire::{CommitWatch, Dialect, Frames, TransactionState};
 
 /// Listens on a port of its own and passes everything on to one server, unless a method changes
 /// that.
@@ -97,9 +97,9 @@ impl Proxy {
     }
 
     /// While unavailable, every connection is closed, and so is each new one at once.
-    pub(crate) fn set_away(&self, away: bool) {
-        self.shared.orders().away = away;
-        if away {
+    pub(crate) fn set_unavailable(&self, unavailable: bool) {
+        self.shared.orders().unavailable = unavailable;
+        if unavailable {
             self.cut_all();
         }
     }
@@ -158,7 +158,7 @@ struct Orders {
     /// The answer that would be swallowed is delayed instead.
     withhold: bool,
     hold: Option<Vec<u8>>,
-    away: bool,
+    unavailable: bool,
     delay: Duration,
 }
 
@@ -170,7 +170,7 @@ impl Shared {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
-        if shared.orders().away {
+        if shared.orders().unavailable {
             shared.refusals.fetch_add(1, Ordering::SeqCst);
         } else {
             let closings = shared.closings.subscribe();
@@ -290,7 +290,7 @@ impl Connection {
         if let Some(marker) = orders.cut.take_if(|marker| contains(frame, marker)) {
             self.commits.marker = Some(marker);
         }
-        if self.commits.request(frame) == Fate::RolledBack {
+        if self.commits.request(frame) == TransactionState::RolledBack {
             orders.cut = self.commits.marker.take();
         }
         self.hold_marked |= orders.hold.take_if(|marker| contains(frame, marker)).is_some();
@@ -303,10 +303,10 @@ impl Connection {
 
     async fn pass_answers(&mut self) -> io::Result<Next> {
         while let Some(frame) = self.answers.next() {
-            let fate = self.commits.answer(&frame);
+            let state = self.commits.answer(&frame);
             self.kept_back.extend(frame);
-            match fate {
-                Fate::Committed => {
+            match state {
+                TransactionState::Committed => {
                     if std::mem::take(&mut self.shared.orders().withhold) {
                         self.commits.marker = None;
                         self.withheld = true;
@@ -316,9 +316,11 @@ impl Connection {
                     self.shared.cuts.fetch_add(1, Ordering::SeqCst);
                     return Ok(Next::Close);
                 }
-                Fate::RolledBack => self.shared.orders().cut = self.commits.marker.take(),
-                Fate::Undecided => continue,
-                Fate::Open => {}
+                TransactionState::RolledBack => {
+                    self.shared.orders().cut = self.commits.marker.take()
+                }
+                TransactionState::Undecided => continue,
+                TransactionState::Open => {}
             }
             self.client.write_all(&self.kept_back).await?;
             self.kept_back.clear();

@@ -146,7 +146,7 @@ impl TestDatabase {
     }
 
     /// The URL for a login of its own, which may do everything in the database and nothing
-    /// else, and have so many connections at a time.
+    /// else, and have this many connections at a time.
     pub(crate) async fn login(&mut self, connections: u32) -> String {
         let Self { name, backend, .. } = &*self;
         let statements = match backend {
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_database_goes_away_although_somebody_is_connected() {
+    async fn a_database_is_dropped_although_a_client_is_connected() {
         for backend in Database::SERVERS {
             let database = backend.fresh().await;
             let (name, connection) = (database.name.clone(), database.connect().await);

@@ -1,7 +1,7 @@
-//! Who reads a partition, and from where.
+//! Which reader has a partition, and from which offset it reads.
 
 use infinite_scheduler::model::audit::AuditAction;
-use infinite_scheduler::model::ids::{InstanceId, ReaderToken};
+use infinite_scheduler::model::ids::{InstanceId, Offset, Partition, ReaderToken};
 use infinite_scheduler::store::{
     Admitted, Advance, BatchSource, Decision, Entry, LedgerKey, LedgerRow,
 };
@@ -11,7 +11,7 @@ use crate::support::fixture::{Fixture, audit_entry};
 use crate::support::services::Database;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
+async fn a_batch_counts_at_the_offset_of_the_row_and_under_its_token() {
     for backend in Database::all() {
         let database = backend.fresh().await;
         let fixture = ground_on(&database).await;
@@ -20,18 +20,23 @@ async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
         let right = Advance {
             ledger: fixture.ledger.id,
             reader: fixture.ledger.reader,
-            expected: 0,
-            next: 1,
+            expected: Offset(0),
+            next: Offset(1),
             last: None,
         };
-        let key =
-            LedgerKey { cluster: "c".into(), group: "g".into(), topic: "t".into(), partition: 0 };
-        fixture.store.open_ledger(&key, 7).await.expect("no news: it was opened before");
+        let key = LedgerKey {
+            cluster: "c".into(),
+            group: "g".into(),
+            topic: "t".into(),
+            partition: Partition(0),
+        };
+        fixture.store.open_ledger(&key, Offset(7)).await.expect("no news: it was opened before");
         let letter = || Entry::Letter(Box::new(fixture.letter(1)));
         let foreign = ReaderToken(right.reader.0 ^ 1);
-        for wrong in
-            [Advance { reader: foreign, ..right }, Advance { expected: 1, next: 2, ..right }]
-        {
+        for wrong in [
+            Advance { reader: foreign, ..right },
+            Advance { expected: Offset(1), next: Offset(2), ..right },
+        ] {
             for entries in [vec![job(&fixture, "r")], vec![job(&fixture, "r"), letter()]] {
                 let late = batch(BatchSource::Records(wrong), entries, vec![fence]);
                 let answer = fixture.store.admit(&late).await.expect("an answer");
@@ -43,15 +48,18 @@ async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
         let claimed = fixture.store.reclaim_ledger(id, foreign, fresh).await.expect("an answer");
         assert_eq!(claimed, None, "{backend:?}: the row has another token");
         let seen = row().await;
-        assert_eq!((seen.reader, seen.next_offset), (reader, 0), "{backend:?}");
+        assert_eq!((seen.reader, seen.next_offset), (reader, Offset(0)), "{backend:?}");
         for other in [
             LedgerRow { reader: foreign, ..seen.clone() },
-            LedgerRow { next_offset: 1, ..seen.clone() },
+            LedgerRow { next_offset: Offset(1), ..seen.clone() },
         ] {
-            assert!(!fixture.store.move_ledger(&other, 7).await.expect("an answer"), "{backend:?}");
+            assert!(
+                !fixture.store.move_ledger(&other, Offset(7)).await.expect("an answer"),
+                "{backend:?}"
+            );
             let fresh = ReaderToken::random();
             let entry = audit_entry(AuditAction::SeekIngest, 7);
-            let moved = fixture.store.seek_ledger(&other, fresh, 7, &entry).await;
+            let moved = fixture.store.seek_ledger(&other, fresh, Offset(7), &entry).await;
             assert!(!moved.expect("an answer"), "{backend:?}: {other:?}");
             let audited = database.count("select count(*) from scheduler_audit").await;
             assert_eq!(audited, 0, "{backend:?}: {other:?}");
@@ -66,7 +74,7 @@ async fn a_batch_counts_where_the_row_stands_and_under_its_token() {
 async fn the_offset_moves_with_the_rows_or_not_at_all() {
     for backend in SERVERS {
         let database = backend.fresh().await;
-        // By a lease of a few seconds, after which nobody waits for a lock any more.
+        // By a lease of a few seconds, after which waits for a lock end.
         let fixture = Fixture::new(&database).await;
         let fence = own(&fixture).await;
         let seed = batch(fixture.records(0), vec![job(&fixture, "seed")], vec![fence]);
@@ -79,7 +87,7 @@ async fn the_offset_moves_with_the_rows_or_not_at_all() {
             let holder = hold_up_insert(&database, &name).await;
             fixture.store.admit(&batch).await.expect_err("no answer in time");
             let row = fixture.store.read_ledger(fixture.ledger.id).await.expect("the row");
-            assert_eq!(row.next_offset, offset, "{backend:?}: {name}");
+            assert_eq!(row.next_offset, Offset(offset), "{backend:?}: {name}");
             holder.rollback().await.expect("a rollback");
             let answer = fixture.store.admit(&batch).await.expect("an answer");
             assert!(matches!(answer, Admitted::Done(_)), "{backend:?}: {answer:?}");
@@ -103,8 +111,8 @@ async fn a_claim_waits_for_the_batch_before_it_and_reads_what_that_left() {
             let advance = Advance {
                 ledger: fixture.ledger.id,
                 reader,
-                expected: offset,
-                next: offset + 1,
+                expected: Offset(offset),
+                next: Offset(offset + 1),
                 last: None,
             };
             let batch =
@@ -126,7 +134,7 @@ async fn a_claim_waits_for_the_batch_before_it_and_reads_what_that_left() {
             let answer = admitting.await.expect("an end").expect("an answer");
             assert_eq!(answer, Admitted::Done(vec![Decision::Accepted]), "{backend:?}");
             let row = claiming.await.expect("an end").expect("an answer").expect("the row");
-            assert_eq!((row.reader, row.next_offset), (fresh, offset + 1), "{backend:?}");
+            assert_eq!((row.reader, row.next_offset), (fresh, Offset(offset + 1)), "{backend:?}");
             reader = fresh;
         }
         fixture.store.close().await;

@@ -1,4 +1,4 @@
-//! Rows that people and instances take from each other, and those that are swept.
+//! Rows that people and instances change concurrently, and rows that are deleted by age.
 
 use infinite_scheduler::model::audit::AuditAction;
 use infinite_scheduler::model::ids::KeyId;
@@ -97,7 +97,7 @@ async fn a_letter_that_is_not_dead_any_more_is_neither_corrected_nor_discarded()
     }
 }
 
-/// What is swept is compared once more in the statement that removes it.
+/// The statement that deletes a letter compares it once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changes_while_it_is_swept_stays() {
     for backend in SERVERS {

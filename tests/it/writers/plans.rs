@@ -1,6 +1,6 @@
-//! A statement on the path of a job has one plan, whatever the planner's statistics say: a
-//! queue's table is empty when it is analysed and full when it is read. What is compared is
-//! how many rows the server walks through, never how long that takes.
+//! A statement that runs for each job has one plan, whatever the planner's statistics are: a
+//! queue's table is empty when it is analysed and full when it is read. The tests compare
+//! the number of rows that the server reads, not the time.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const JOBS: i64 = 20;
 const LARGE_BATCHES: i64 = 3;
 const LARGE: i64 = 1000;
 
-/// What the planner is told of each table and its indexes: pages, rows.
+/// What the planner knows of each table and its indexes: pages, rows.
 #[derive(Clone, Copy, Debug)]
 enum Statistics {
     Empty,
@@ -106,7 +106,7 @@ async fn no_statistics_make_the_server_read_a_table_for_each_batch_on_mysql() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_statistics_make_the_server_read_a_table_for_each_batch_on_mariadb() {
     let logs = temporary_folder();
-    // It counts the rows of each table only if told to.
+    // It counts the rows of each table only if asked to.
     let counting = [("INFINITE_SCHEDULER_TEST_MARIADB_OPTIONS", "--userstat=1")];
     let server =
         tokio::task::block_in_place(|| Server::start_with("mariadb", logs.path(), &counting));
@@ -289,7 +289,7 @@ async fn write(
     assert_eq!((written.lost, written.unmatched), (Vec::new(), 0));
 }
 
-/// The records of one batch: jobs with keys, all of them told.
+/// The records of one batch: jobs with keys, all of them with verdicts.
 fn records(fixture: &Fixture, number: i64, jobs: i64, fence: ShardFence) -> Arc<Batch> {
     let first = number * jobs;
     let entries = (first..first + jobs).map(|number| {

@@ -1,8 +1,8 @@
-//! Who is dead, who has a shard, and who may write into it.
+//! Which instance is dead, which one owns a shard, and which one may write into it.
 
 use std::sync::Arc;
 
-use infinite_scheduler::model::ids::{Epoch, InstanceId, JobId};
+use infinite_scheduler::model::ids::{Epoch, InstanceId, JobId, Offset};
 use infinite_scheduler::model::verdict::Event;
 use infinite_scheduler::store::{
     Admitted, Decision, Ended, Entry, InstanceRow, ListRange, Outcome, OutcomeBatch, ShardFence,
@@ -51,7 +51,7 @@ async fn an_instance_is_declared_dead_after_its_lease_and_as_it_was_seen() {
     }
 }
 
-/// Only whose beat stood still for a whole lease by the other's own clock is dead.
+/// An instance is dead only if its beat was unchanged for a whole lease by the other's own clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_clock_that_jumps_ahead_kills_nobody() {
     for backend in SERVERS {
@@ -128,7 +128,7 @@ async fn an_admission_into_a_shard_of_an_old_epoch_writes_nothing() {
             ShardFence { epoch: Epoch(fence.epoch.0 - 1), ..fence },
             ShardFence { owner: InstanceId(fence.owner.0 ^ 1), ..fence },
         ];
-        // Alone a job takes the short way; a letter beside it makes it the long one.
+        // Alone a job takes the short way; with a letter it takes the long one.
         let letter = || Entry::Letter(Box::new(fixture.letter(1)));
         for entries in [vec![job(&fixture, "r")], vec![job(&fixture, "r"), letter()]] {
             for fence in wrong {
@@ -142,7 +142,7 @@ async fn an_admission_into_a_shard_of_an_old_epoch_writes_nothing() {
             assert_eq!(rows, 0, "{backend:?}: {table}");
         }
         let row = fixture.store.read_ledger(fixture.ledger.id).await.expect("the row");
-        assert_eq!(row.next_offset, 0, "{backend:?}");
+        assert_eq!(row.next_offset, Offset(0), "{backend:?}");
         let ours = batch(fixture.records(0), vec![job(&fixture, "r")], vec![fence]);
         let answer = fixture.store.admit(&ours).await.expect("an answer");
         assert_eq!(answer, Admitted::Done(vec![Decision::Accepted]), "{backend:?}");
@@ -218,7 +218,7 @@ async fn an_epoch_is_later_than_those_that_a_failover_lost() {
     }
 }
 
-/// Nor does the taker wait for whoever writes: behind it every admission would queue.
+/// Nor does the taker wait for a transaction that writes: behind it every admission would queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_is_not_taken_while_a_batch_for_it_is_uncommitted() {
     for backend in SERVERS {
@@ -238,7 +238,7 @@ async fn a_shard_is_not_taken_while_a_batch_for_it_is_uncommitted() {
             taken.expect("no wait")
         };
 
-        // Alone a job takes the short way; a letter beside it makes it the long one.
+        // Alone a job takes the short way; with a letter it takes the long one.
         let letter = Entry::Letter(Box::new(fixture.letter(1)));
         let ways = [("short", vec![]), ("long", vec![letter])];
         for (offset, (name, mut entries)) in (1..).zip(ways) {
@@ -308,7 +308,7 @@ async fn of_a_shard_that_was_lost_nothing_is_written_or_published() {
             let rows = database.count(&format!("select count(*) from {table}")).await;
             assert_eq!(rows, 0, "{backend:?}: {table}");
         }
-        // Beside one that is ours, and of that one only the version that was fired.
+        // In addition to one that is ours, and of that one only the version that was fired.
         let seed = seed_job(&fixture).await;
         let younger = Job { created_ms: seed.created_ms + 1, ..seed.clone() };
         for (fired, left) in [(younger, 1), (seed, 0)] {
@@ -331,7 +331,7 @@ async fn of_a_shard_that_was_lost_nothing_is_written_or_published() {
 
 /// The jobs and the word of them are one; it is read by the shard's owner, until it is removed.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_owner_of_a_shard_is_told_what_others_put_there() {
+async fn the_owner_of_a_shard_learns_what_others_put_there() {
     for backend in Database::all() {
         let database = backend.fresh().await;
         let fixture = ground_on(&database).await;

@@ -1,5 +1,5 @@
-//! An outcome whose statement finds no row is not taken for written: whether the row is there
-//! all the same is asked, and all of them are counted.
+//! An outcome whose statement finds no row does not count as written: the row is looked up, and all
+//! such outcomes are counted.
 
 use std::sync::Arc;
 

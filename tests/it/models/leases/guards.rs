@@ -1,6 +1,6 @@
-//! Everything holds, and each guard that is taken out is missed.
+//! All properties hold, and without any one guard a property is violated.
 //!
-//! No guard stands for [`UNFIRED`] alone: an outcome is only ever written of an attempt,
+//! There is no guard for [`UNFIRED`] alone: an outcome is only ever written of an attempt,
 //! so that it could be violated by a mistake in the model's steps and by nothing else.
 
 use super::super::{always_can_end, finds, holds};
@@ -99,7 +99,7 @@ fn a_lease_that_counts_from_the_answer_is_too_long() {
 }
 
 #[test]
-fn a_lease_that_stands_still_in_suspend_is_too_long() {
+fn a_lease_that_does_not_run_in_suspend_is_too_long() {
     let guards = Guards { lease_runs_in_suspend: false, ..ALL };
     finds(BOTH_FIRE, Leases { guards, suspends: 1, ..SMALL });
 }
@@ -111,7 +111,7 @@ fn by_the_databases_clock_alone_a_jump_kills_the_living() {
 }
 
 #[test]
-fn a_jump_after_the_look_kills_whoever_has_beaten_since() {
+fn a_jump_after_the_look_kills_an_instance_that_has_beaten_since() {
     let guards = Guards { declare_checks_beat: false, ..ALL };
     finds(BOTH_FIRE, Leases { guards, jumps: 1, ..SMALL });
 }

@@ -1,9 +1,9 @@
-//! What may happen next, and what comes of it.
+//! The possible steps from a state, and the states that they lead to.
 
 use super::*;
 
 impl Leases {
-    /// What happens to statements that are on their way, whoever sent them.
+    /// What happens to statements that are under way, from any sender.
     pub(super) fn actions_of_database(
         &self,
         state: &State,
@@ -171,7 +171,7 @@ impl Leases {
         }
     }
 
-    /// States that differ in what nobody will ever ask for are the same.
+    /// States that differ only in values that are never read are the same.
     pub(super) fn simplify(&self, state: &mut State) {
         for at in 0..INSTANCES {
             let (may_die, other_may_die) = (state.may_die(at), state.may_die(1 - at));

@@ -1,4 +1,4 @@
-//! Everything holds, and each guard that is taken out is missed.
+//! All properties hold, and without any one guard a property is violated.
 
 use super::super::{finds, holds};
 use super::*;
@@ -14,19 +14,19 @@ const SMALL: Ledger = Ledger {
 };
 
 #[test]
-fn every_record_has_one_fate_whatever_readers_do() {
+fn every_record_is_processed_once_whatever_readers_do() {
     holds("ledger: lost answers and crashes", Ledger { faults: 2, zombie_claims: 0, ..SMALL });
     holds("ledger: a zombie that claims", SMALL);
     holds("ledger: three readers", Ledger { readers: 3, faults: 0, rebalances: 2, ..SMALL });
 }
 
 #[test]
-fn every_record_has_one_fate_though_the_database_fails_over_without_its_last_commit() {
+fn every_record_is_processed_once_though_the_database_fails_over_without_its_last_commit() {
     holds("ledger: failover", Ledger { zombie_claims: 0, failovers: 1, ..SMALL });
 }
 
 #[test]
-fn every_record_has_one_fate_since_the_row_was_moved_back() {
+fn every_record_is_processed_once_since_the_row_was_set_back() {
     holds("ledger: a seek", Ledger { zombie_claims: 0, seeks: 1, ..SMALL });
 }
 
@@ -69,12 +69,12 @@ fn a_row_that_was_read_before_the_claim_does_harm_only_without_the_offset() {
     let no_offset = Guards { compare_offset: false, ..ALL };
     holds("ledger: no comparison of offsets", Ledger { guards: no_offset, ..SMALL });
     let neither = Guards { compare_offset: false, ..early };
-    finds(ONE_FATE, Ledger { guards: neither, ..SMALL });
+    finds(ONCE, Ledger { guards: neither, ..SMALL });
 }
 
 #[test]
 fn an_end_of_the_log_from_before_the_claim_looks_like_a_topic_made_again() {
-    finds(ONE_FATE, Ledger { guards: Guards { read_end_after_claim: false, ..ALL }, ..SMALL });
+    finds(ONCE, Ledger { guards: Guards { read_end_after_claim: false, ..ALL }, ..SMALL });
 }
 
 #[test]

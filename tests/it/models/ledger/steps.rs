@@ -1,4 +1,4 @@
-//! What may happen next, and what comes of it.
+//! The possible steps from a state, and the states that they lead to.
 
 use super::*;
 
@@ -32,7 +32,7 @@ impl Ledger {
             Phase::Claimed { .. } => actions.push(ReadRow(reader)),
             Phase::Reading { token, next } => {
                 actions.extend((next + 1..=state.end).map(|upto| Send(reader, upto)));
-                // Only a row that was moved by hand needs it; there are fewer states that way.
+                // Only a row that was set by hand needs it; there are fewer states that way.
                 let was_moved = self.seeks > state.seeks && state.tables.reader != token;
                 if was_moved && self.guards.readers_look_around {
                     actions.push(LookAround(reader));
@@ -158,7 +158,7 @@ impl Ledger {
             state.readers[reader].phase = Phase::Reading { token, next };
             return;
         }
-        // The log ends before it: it was made again, and is read from its start.
+        // The log ends before it: it was recreated, and is read from its start.
         if (row.reader, row.next) == (token, next) && !state.locked() {
             state.commit(|tables| tables.next = 0);
             state.readers[reader].phase = Phase::Reading { token, next: 0 };
@@ -220,18 +220,18 @@ impl Ledger {
             Answer::Arrives => {
                 state.readers[reader].phase = Phase::Reclaimed { old, token, next };
             }
-            // Tried again, it finds a token that nobody knows.
+            // Tried again, it finds an unknown token.
             Answer::IsLost => state.faults -= 1,
         }
     }
 }
 
-/// The row is moved and gets a token that no reader has, in one statement.
+/// The row gets another offset and a token that no reader has, in one statement.
 fn seek(state: &mut State) {
     state.seeks -= 1;
     let token = state.fresh_token();
     state.commit(|tables| {
-        *tables = Tables { reader: token, next: 0, fates: Default::default(), ..*tables };
+        *tables = Tables { reader: token, next: 0, results: Default::default(), ..*tables };
     });
 }
 

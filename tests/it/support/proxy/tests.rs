@@ -254,16 +254,16 @@ async fn a_statement_in_autocommit_on_postgres_is_held_before_it_is_committed() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_cut_and_refused_while_away() {
+async fn connections_are_cut_and_refused_while_unavailable() {
     for backend in Database::SERVERS {
         let (database, proxy, url) = database_and_proxy(backend).await;
         let connection = sea_orm::Database::connect(&url).await.expect("a connection");
         connection.ping().await.expect("an answer");
-        proxy.set_away(true);
+        proxy.set_unavailable(true);
         let mut options = sea_orm::ConnectOptions::new(&url);
         options.acquire_timeout(Duration::from_millis(300));
         assert!(sea_orm::Database::connect(options).await.is_err(), "{backend:?}");
-        proxy.set_away(false);
+        proxy.set_unavailable(false);
         sea_orm::Database::connect(&url).await.expect("a new connection");
         assert_eq!(database.count(COUNT).await, 0);
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// What became of the marked transaction, as far as a frame shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum TransactionState {
     /// Nothing; frames so far may go on.
     Open,
     /// A later frame of this answer will show it: delay this one until then.
@@ -43,7 +43,7 @@ impl CommitWatch {
     }
 
     /// `RolledBack` if the client rolls the marked transaction back.
-    pub(super) fn request(&mut self, frame: &[u8]) -> Fate {
+    pub(super) fn request(&mut self, frame: &[u8]) -> TransactionState {
         let executes = self.dialect.executes(frame);
         self.executed |= executes && self.marker.is_some();
         self.answer_begins = executes;
@@ -53,40 +53,42 @@ impl CommitWatch {
             && starts_with_word(&frame[MYSQL_TEXT..], "ROLLBACK")
         {
             self.executed = false;
-            return Fate::RolledBack;
+            return TransactionState::RolledBack;
         }
-        Fate::Open
+        TransactionState::Open
     }
 
-    pub(super) fn answer(&mut self, frame: &[u8]) -> Fate {
-        let fate = match self.dialect {
+    pub(super) fn answer(&mut self, frame: &[u8]) -> TransactionState {
+        let state = match self.dialect {
             Dialect::Postgres => self.postgres_answer(frame),
             Dialect::MySql => self.mysql_answer(frame),
         };
-        if matches!(fate, Fate::Committed | Fate::RolledBack) {
+        if matches!(state, TransactionState::Committed | TransactionState::RolledBack) {
             self.executed = false;
         }
-        fate
+        state
     }
 
-    fn postgres_answer(&mut self, frame: &[u8]) -> Fate {
+    fn postgres_answer(&mut self, frame: &[u8]) -> TransactionState {
         if !self.executed {
-            return Fate::Open;
+            return TransactionState::Open;
         }
         match frame {
             [b'E', ..] => self.failed = true,
             [b'C', _, _, _, _, tag @ ..] if tag.starts_with(b"ROLLBACK") => self.failed = true,
-            [b'Z', .., b'I'] if std::mem::take(&mut self.failed) => return Fate::RolledBack,
-            [b'Z', .., b'I'] => return Fate::Committed,
-            [b'Z', ..] => return Fate::Open,
+            [b'Z', .., b'I'] if std::mem::take(&mut self.failed) => {
+                return TransactionState::RolledBack;
+            }
+            [b'Z', .., b'I'] => return TransactionState::Committed,
+            [b'Z', ..] => return TransactionState::Open,
             _ => {}
         }
-        Fate::Undecided
+        TransactionState::Undecided
     }
 
-    fn mysql_answer(&mut self, frame: &[u8]) -> Fate {
+    fn mysql_answer(&mut self, frame: &[u8]) -> TransactionState {
         if !std::mem::take(&mut self.answer_begins) {
-            return Fate::Open;
+            return TransactionState::Open;
         }
         let status = match frame[MYSQL_HEADER..] {
             [MYSQL_OK, ref rest @ ..] => mysql_status(rest),
@@ -95,16 +97,16 @@ impl CommitWatch {
                 if self.executed
                     && (!self.in_transaction || [low, high] == MYSQL_DEADLOCK.to_le_bytes()) =>
             {
-                return Fate::RolledBack;
+                return TransactionState::RolledBack;
             }
-            _ => return Fate::Open,
+            _ => return TransactionState::Open,
         };
         self.in_transaction = status & MYSQL_IN_TRANSACTION != 0;
         self.answer_begins = status & MYSQL_MORE_RESULTS != 0;
         if self.executed && !self.in_transaction && !self.answer_begins {
-            Fate::Committed
+            TransactionState::Committed
         } else {
-            Fate::Open
+            TransactionState::Open
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The database is away: readers wait, longer each time, and skip nothing.
+//! The database is unavailable: readers wait, with growing intervals, and skip nothing.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use crate::support::wait_until;
 use crate::support::world::World;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_waited_for_on_mariadb() {
-    a_database_that_is_away_is_waited_for(Database::MariaDb).await;
+async fn an_unavailable_database_is_waited_for_on_mariadb() {
+    an_unavailable_database_is_waited_for(Database::MariaDb).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_waited_for_on_mysql() {
-    a_database_that_is_away_is_waited_for(Database::MySql).await;
+async fn an_unavailable_database_is_waited_for_on_mysql() {
+    an_unavailable_database_is_waited_for(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_waited_for_on_postgres() {
-    a_database_that_is_away_is_waited_for(Database::Postgres).await;
+async fn an_unavailable_database_is_waited_for_on_postgres() {
+    an_unavailable_database_is_waited_for(Database::Postgres).await;
 }
 
-async fn a_database_that_is_away_is_waited_for(database: Database) {
+async fn an_unavailable_database_is_waited_for(database: Database) {
     let world = World::new(database, PARTITIONS).await;
     let proxy = Proxy::start(world.database.url()).await;
     let builder = world.builder().database_url(proxy.url(world.database.url()));
     let mut flow = Flow::start(world, builder).await;
 
-    proxy.set_away(true);
+    proxy.set_unavailable(true);
     flow.wave().await;
     flow.await_complaint("database", "database unavailable: ").await;
     flow.await_complaint("lease", "nothing is fired").await;
@@ -42,7 +42,7 @@ async fn a_database_that_is_away_is_waited_for(database: Database) {
     assert!(asked < MOST_ASKED, "{asked} connections were tried: not all wait longer each time");
     let failed = flow.scheduler.ingest_metrics().messages_failed as usize;
     assert_eq!(failed, super::POISON, "nothing is dead-lettered for an outage");
-    proxy.set_away(false);
+    proxy.set_unavailable(false);
     flow.finish().await;
 }
 
@@ -61,23 +61,23 @@ async fn refusals_within(proxy: &Proxy, time: Duration) -> usize {
 const WAVE: usize = 50;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_taken_while_the_database_was_away_are_not_skipped_on_mariadb() {
-    records_taken_while_the_database_was_away_are_not_skipped(Database::MariaDb).await;
+async fn records_taken_while_the_database_was_unavailable_are_not_skipped_on_mariadb() {
+    records_taken_while_the_database_was_unavailable_are_not_skipped(Database::MariaDb).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_taken_while_the_database_was_away_are_not_skipped_on_mysql() {
-    records_taken_while_the_database_was_away_are_not_skipped(Database::MySql).await;
+async fn records_taken_while_the_database_was_unavailable_are_not_skipped_on_mysql() {
+    records_taken_while_the_database_was_unavailable_are_not_skipped(Database::MySql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_taken_while_the_database_was_away_are_not_skipped_on_postgres() {
-    records_taken_while_the_database_was_away_are_not_skipped(Database::Postgres).await;
+async fn records_taken_while_the_database_was_unavailable_are_not_skipped_on_postgres() {
+    records_taken_while_the_database_was_unavailable_are_not_skipped(Database::Postgres).await;
 }
 
-/// A record of an app that is not registered here needs the database to be judged: the
-/// batch that it came in was once dropped with it, and the offset moved past the hole.
-async fn records_taken_while_the_database_was_away_are_not_skipped(database: Database) {
+/// A record of an app that is not registered here needs the database to be checked: the
+/// batch that it came in was once dropped with it, and the offset advanced past the hole.
+async fn records_taken_while_the_database_was_unavailable_are_not_skipped(database: Database) {
     let world = World::new(database, 1).await;
     let proxy = Proxy::start(world.database.url()).await;
     let kafka = KafkaIngestConfig { max_retries: 0, ..world.kafka() };
@@ -100,7 +100,7 @@ async fn records_taken_while_the_database_was_away_are_not_skipped(database: Dat
     wave(0).await;
     wait_until(DEADLINE, "the first wave", async || succeeded() == fired(1)).await;
 
-    proxy.set_away(true);
+    proxy.set_unavailable(true);
     wave(1).await;
     let complains =
         || scheduler.health().sentences().iter().any(|said| said.starts_with("partition"));
@@ -108,7 +108,7 @@ async fn records_taken_while_the_database_was_away_are_not_skipped(database: Dat
     wave(2).await;
     let first_say = scheduler.ingest_metrics().messages_failed;
     assert_eq!(first_say, 1, "nothing is dead-lettered for an outage");
-    proxy.set_away(false);
+    proxy.set_unavailable(false);
 
     let read = "select count(*) from scheduler_ingest_offset where next_offset = 150";
     wait_until(DEADLINE, "every record read", async || world.database.count(read).await == 1).await;

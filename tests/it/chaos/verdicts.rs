@@ -1,4 +1,4 @@
-//! The proof by what producers were told: each record's fate by its place, each job's by its
+//! The proof by the published verdicts: those of records by their offsets, those of jobs by their
 //! order.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,18 +10,18 @@ use crate::support::kafka::RawRecord;
 
 /// Verdicts, each once however often it came, in the order of its first coming.
 #[derive(Debug)]
-pub(super) struct Told(Vec<Verdict>);
+pub(super) struct Published(Vec<Verdict>);
 
 #[derive(Debug)]
 struct Verdict {
     request: Option<String>,
     name: String,
     job: Option<String>,
-    /// The record that was judged.
+    /// The record that the verdict is about.
     place: Option<Place>,
 }
 
-impl Told {
+impl Published {
     pub(super) fn of(events: &[RawRecord]) -> Self {
         let mut seen = BTreeSet::new();
         let new = |event: &Value| seen.insert(event["id"].to_string());
@@ -32,44 +32,44 @@ impl Told {
         self.0.len()
     }
 
-    /// Each record was told one fate: poison is rejected, of each group one is accepted, all
+    /// Each record has one verdict: poison is rejected, of each group one is accepted, all
     /// others are duplicates.
-    pub(super) fn judge_records(
+    pub(super) fn check_records(
         &self,
         expected: &Expected,
         topic: &[RawRecord],
         complaints: &mut Complaints,
     ) {
-        let mut fates: BTreeMap<Place, Vec<&str>> = BTreeMap::new();
+        let mut verdicts: BTreeMap<Place, Vec<&str>> = BTreeMap::new();
         let mut accepted = 0;
         for verdict in &self.0 {
             let Some(place) = verdict.place else { continue };
-            fates.entry(place).or_default().push(&verdict.name);
+            verdicts.entry(place).or_default().push(&verdict.name);
             accepted += usize::from(verdict.name == "accepted");
         }
         let places: BTreeSet<Place> = topic.iter().map(|r| (r.partition, r.offset)).collect();
-        let untold: Vec<_> = places.iter().filter(|place| !fates.contains_key(place)).collect();
-        complaints.none("records were told no fate", &untold);
-        let nowhere: Vec<_> = fates.keys().filter(|place| !places.contains(place)).collect();
-        complaints.none("fates are of no record", &nowhere);
-        let wrong: Vec<_> = fates
+        let missing: Vec<_> = places.iter().filter(|place| !verdicts.contains_key(place)).collect();
+        complaints.none("records have no verdict", &missing);
+        let nowhere: Vec<_> = verdicts.keys().filter(|place| !places.contains(place)).collect();
+        complaints.none("verdicts are of no record", &nowhere);
+        let wrong: Vec<_> = verdicts
             .iter()
-            .filter(|(place, fates)| match &fates[..] {
+            .filter(|(place, verdicts)| match &verdicts[..] {
                 ["rejected"] => !expected.poison.contains_key(place),
                 ["accepted" | "duplicate"] => expected.poison.contains_key(place),
                 _ => true,
             })
             .collect();
-        complaints.none("records were told another fate", &wrong);
+        complaints.none("records have another verdict", &wrong);
         let fewest = expected.groups.len();
         let most = fewest + expected.ambiguous.values().sum::<usize>();
         complaints.expect((fewest..=most).contains(&accepted), || {
-            format!("{accepted} were told that they are jobs, of {fewest} (at most {most})")
+            format!("{accepted} were accepted, of {fewest} (at most {most})")
         });
     }
 
     /// Each job was accepted before it fired, and fired before it succeeded.
-    pub(super) fn judge_jobs(&self, expected: &Expected, complaints: &mut Complaints) {
+    pub(super) fn check_jobs(&self, expected: &Expected, complaints: &mut Complaints) {
         let mut jobs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for Verdict { request, name, job, .. } in &self.0 {
             if let (Some(request), Some(_), true) = (request, job, name != "duplicate") {
@@ -79,8 +79,9 @@ impl Told {
         // Of these there may have been two jobs, one after the other.
         jobs.retain(|request, _| !expected.ambiguous.contains_key(*request));
         let one_after_another = ["accepted", "fired", "succeeded"];
-        let wrong: Vec<_> = jobs.iter().filter(|(_, told)| **told != one_after_another).collect();
-        complaints.none("jobs were told of in another order", &wrong);
+        let wrong: Vec<_> =
+            jobs.iter().filter(|(_, published)| **published != one_after_another).collect();
+        complaints.none("verdicts of jobs in another order", &wrong);
     }
 }
 
