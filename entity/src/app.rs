@@ -13,6 +13,9 @@ pub struct Model {
     pub name: String,
     /// The number of its shards; never lowered.
     pub shards: i32,
+    /// The number of its shards when it was first registered: concurrency keys are spread over
+    /// these, so that a key keeps its shard when there are more.
+    pub first_shards: i32,
     /// The required fields and the schema of `jobData`, as JSON.
     #[sea_orm(column_type = "Text")]
     pub rules: String,

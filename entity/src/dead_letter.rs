@@ -60,6 +60,12 @@ pub struct Model {
     pub max_attempts: Option<i32>,
     /// Its job's `timeout_ms`, if the request had one.
     pub timeout_ms: Option<i64>,
+    /// Its job's `expires_ms`, unless it died of it.
+    pub expires_ms: Option<i64>,
+    /// Its job's `flexible_ms`, if the request had one.
+    pub flexible_ms: Option<i64>,
+    /// Its job's `concurrency_key`, if the request had one.
+    pub concurrency_key: Option<String>,
 }
 
 /// Nothing is joined through the entity.

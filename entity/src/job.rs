@@ -22,6 +22,10 @@ pub struct Model {
     pub scheduled_ms: i64,
     /// The job is not fired after this.
     pub expires_ms: Option<i64>,
+    /// How long after `scheduled_ms` it may fire.
+    pub flexible_ms: Option<i64>,
+    /// Jobs of one app with the same key are in one shard.
+    pub concurrency_key: Option<String>,
     /// When it was admitted.
     pub created_ms: i64,
     /// The number of attempts that have ended.

@@ -17,6 +17,7 @@ const TABLES: [(&str, &str); 11] = [
             id {auto32},
             name {name}(64) {binary} not null unique,
             shards integer not null,
+            first_shards integer not null,
             rules {text} not null,
             created_ms bigint not null,
             paused_ms bigint,
@@ -66,6 +67,8 @@ const TABLES: [(&str, &str); 11] = [
             request_id {name}(128) not null,
             scheduled_ms bigint not null,
             expires_ms bigint,
+            flexible_ms bigint,
+            concurrency_key {name}(255),
             created_ms bigint not null,
             attempts integer not null,
             max_attempts integer,
@@ -148,7 +151,10 @@ const TABLES: [(&str, &str); 11] = [
             replays integer not null default 0,
             replay_of {uuid},
             max_attempts integer,
-            timeout_ms bigint
+            timeout_ms bigint,
+            expires_ms bigint,
+            flexible_ms bigint,
+            concurrency_key {name}(255)
         ) {tail}",
     ),
     (

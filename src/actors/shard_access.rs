@@ -45,6 +45,10 @@ impl ShardAccess for InstanceShards {
         self.owned.choose(app, job)
     }
 
+    fn fence(&self, app: AppId, shard: ShardId) -> Option<ShardFence> {
+        self.owned.of(app).iter().find(|fence| fence.shard == shard).copied()
+    }
+
     fn take_ticket(&self, app: AppId) -> BoxFuture<'_, Option<TicketId>> {
         self.registry.ask(app, TakeTicket).boxed()
     }

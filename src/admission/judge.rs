@@ -264,12 +264,14 @@ impl Admission {
         let id = JobId::derive(&row.name, &request_id);
         let job = Job {
             id,
-            shard: row.home_of(id).unwrap_or(first),
+            shard: row.home_of(id, request.concurrency_key.as_deref()).unwrap_or(first),
             priority: request.priority,
-            due_ms: resolved.due_ms,
+            due_ms: resolved.due_ms(id),
             request_id,
             scheduled_ms: resolved.scheduled_ms,
             expires_ms: resolved.expires_ms,
+            flexible_ms: resolved.flexible_ms,
+            concurrency_key: request.concurrency_key,
             created_ms: now_ms,
             attempts: 0,
             max_attempts: request.max_attempts.map(Into::into),

@@ -55,7 +55,7 @@ impl Pending {
     }
 
     /// Makes a batch of them, each in a shard of this instance where it has one and `own`
-    /// allows it, else in its home. Until [`take_back`](Self::take_back) nothing is left here.
+    /// allows it, else in its home. A job with a concurrency key is always in its home. Until [`take_back`](Self::take_back) nothing is left here.
     pub(super) fn batch(
         &mut self,
         admission: &Admission,
@@ -68,14 +68,21 @@ impl Pending {
         for entry in &mut entries {
             let Entry::Job(candidate) = entry else { continue };
             let (app, id) = (&candidate.app, candidate.job.id);
-            let fence = if own { admission.shards.choose(app.id, id) } else { None };
+            let key = candidate.job.concurrency_key.as_deref();
+            let home = app.home_of(id, key);
+            let fence = match key {
+                _ if !own => None,
+                None => admission.shards.choose(app.id, id),
+                // Whoever owns its shard sees all jobs of the key.
+                Some(_) => home.and_then(|shard| admission.shards.fence(app.id, shard)),
+            };
             if let Some(fence) = fence
                 && !fences.contains(&fence)
             {
                 fences.push(fence);
             }
             candidate.foreign = fence.is_none();
-            let shard = fence.map(|fence| fence.shard).or_else(|| app.home_of(id));
+            let shard = fence.map(|fence| fence.shard).or(home);
             candidate.job.shard = shard.unwrap_or(candidate.job.shard);
         }
         fences.sort_unstable();

@@ -172,10 +172,7 @@ fn request_of(
         return Err(refusal);
     }
     let mut request = ScheduleJobRequest::from_json(value)?;
-    let (max_attempts, timeout_ms) = letter.limits();
-    request.max_attempts = request.max_attempts.or(max_attempts);
-    request.timeout_ms = request.timeout_ms.or(timeout_ms);
-    request.request_id.get_or_insert_with(|| letter.request_name());
+    letter.complete(&mut request);
     Ok(request)
 }
 

@@ -22,6 +22,9 @@ pub(crate) trait ShardAccess: Debug + Send + Sync {
     /// One of this instance's shards for a new job of `app`; none if it has no shard of it.
     fn choose(&self, app: AppId, job: JobId) -> Option<ShardFence>;
 
+    /// This shard of `app`, if it is one of this instance's.
+    fn fence(&self, app: AppId, shard: ShardId) -> Option<ShardFence>;
+
     /// Tells the scheduler of `app` that jobs may come; none if it is being started again.
     fn take_ticket(&self, app: AppId) -> BoxFuture<'_, Option<TicketId>>;
 
@@ -73,6 +76,10 @@ impl ShardAccess for NoShards {
     }
 
     fn choose(&self, _: AppId, _: JobId) -> Option<ShardFence> {
+        None
+    }
+
+    fn fence(&self, _: AppId, _: ShardId) -> Option<ShardFence> {
         None
     }
 

@@ -81,6 +81,8 @@ pub(super) mod tests {
             request_id: "r-1".to_owned(),
             scheduled_ms: 1_762_185_600_000,
             expires_ms: None,
+            flexible_ms: None,
+            concurrency_key: None,
             created_ms: 1_762_185_000_000,
             attempts: 2,
             max_attempts: None,

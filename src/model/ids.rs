@@ -104,6 +104,12 @@ fn digest(kind: &[u8], app: &str, name: &str) -> [u8; 16] {
     short
 }
 
+/// Which of an app's first `shards` shards has all jobs with this concurrency key: 0 for the first.
+pub fn shard_number_of(app: &str, concurrency_key: &str, shards: u32) -> u32 {
+    let hash = u128::from_be_bytes(digest(b"concurrency", app, concurrency_key));
+    u32::try_from(hash % u128::from(shards.max(1))).unwrap_or(0)
+}
+
 /// The request id of a record without one: the same record always has the same id.
 pub fn derived_request_id(
     cluster: &str,
@@ -252,6 +258,8 @@ mod tests {
                 "b0542872-dd13-5ebd-8275-5efaf6e18c2e",
             )
         );
+        let numbers = ["", "k", "customer-17"].map(|key| shard_number_of("sms", key, 8));
+        assert_eq!(numbers, [6, 1, 2]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 pub use super::fence::Fence;
@@ -30,6 +31,11 @@ pub struct Job {
     pub scheduled_ms: i64,
     /// It is not fired after this moment, epoch milliseconds.
     pub expires_ms: Option<i64>,
+    /// How long after `scheduled_ms` its first attempt may start, in milliseconds.
+    pub flexible_ms: Option<u64>,
+    /// Of the app's jobs with the same key only so many run at a time as the app allows. They
+    /// are all in one shard.
+    pub concurrency_key: Option<String>,
     /// When it was admitted, epoch milliseconds.
     pub created_ms: i64,
     /// The number of attempts that have ended.
@@ -86,6 +92,7 @@ impl Job {
         size_of::<Self>()
             + self.data.as_str().len()
             + self.request_id.len()
+            + self.concurrency_key.as_ref().map_or(0, String::len)
             + self.trace.as_ref().map_or(0, TraceContext::size)
             + self.last_error.as_ref().map_or(0, String::len)
     }
@@ -111,6 +118,32 @@ impl Job {
     pub fn timeout(&self, of_app: Duration) -> Duration {
         self.timeout_ms.map_or(of_app, Duration::from_millis)
     }
+}
+
+/// The instant at which the first attempt at job `id` is to start: within `flexible_ms` after
+/// `scheduled_ms`, and not after `expires_ms`. All times are epoch milliseconds.
+///
+/// A hash of the id decides where, so that it is the same whoever computes it, and jobs that were
+/// requested for one moment spread evenly. A window that ends after `expires_ms` is shortened:
+/// jobs that were all moved to their last moment would expire before they could fire.
+pub fn instant_of(
+    id: JobId,
+    scheduled_ms: i64,
+    flexible_ms: Option<u64>,
+    expires_ms: Option<i64>,
+) -> i64 {
+    let until_expired_ms = expires_ms.map_or(u64::MAX, |expires_ms| {
+        expires_ms.saturating_sub(scheduled_ms).try_into().unwrap_or(0)
+    });
+    let window_ms = flexible_ms.unwrap_or(0).min(until_expired_ms);
+    if window_ms == 0 {
+        return scheduled_ms;
+    }
+    // Not the id itself, which decides the shard already.
+    let hash = Sha256::new_with_prefix(b"window\0").chain_update(id.into_bytes()).finalize();
+    let hash = hash.iter().take(8).fold(0, |hash: u64, byte| hash << 8 | u64::from(*byte));
+    let offset_ms = window_ms.checked_add(1).map_or(hash, |count| hash % count);
+    scheduled_ms.saturating_add_unsigned(offset_ms)
 }
 
 /// Among due jobs, the higher priority is fired first.
@@ -297,6 +330,8 @@ mod tests {
             request_id: String::new(),
             scheduled_ms: 5,
             expires_ms: Some(9),
+            flexible_ms: None,
+            concurrency_key: None,
             created_ms: 0,
             attempts: 0,
             max_attempts: None,
@@ -327,6 +362,29 @@ mod tests {
     }
 
     #[test]
+    fn its_instant_is_in_its_window_and_the_same_for_the_same_id() {
+        let ids: Vec<JobId> =
+            (0..1000).map(|number| JobId::derive("sms", &number.to_string())).collect();
+        let instants = |window_ms, expires_ms| {
+            let of = |id: &JobId| instant_of(*id, 100, Some(window_ms), expires_ms);
+            ids.iter().map(of).collect::<Vec<_>>()
+        };
+        let chosen = instants(9, None);
+        assert_eq!(chosen, instants(9, None));
+        for instant in 100..=109 {
+            let here = chosen.iter().filter(|other| **other == instant).count();
+            assert!((60..140).contains(&here), "{here} of 1000 at {instant}");
+        }
+        assert_eq!(chosen.iter().filter(|instant| !(100..=109).contains(*instant)).count(), 0);
+        assert_eq!(instants(9, Some(104)), instants(4, None), "spread over what is left");
+        assert!(instants(9, Some(50)).iter().all(|instant| *instant == 100), "never early");
+        assert!(instants(0, None).iter().all(|instant| *instant == 100));
+        assert!(instants(u64::MAX, None).iter().all(|instant| *instant >= 100));
+        // Rows hold what an earlier version computed.
+        assert_eq!(instant_of(ids[0], 0, Some(999_999), None), 493015);
+    }
+
+    #[test]
     fn its_own_limit_of_time_comes_before_the_apps() {
         let of_app = Duration::from_secs(60);
         assert_eq!(job().timeout(of_app), of_app);
@@ -349,6 +407,7 @@ mod tests {
         for (job, more) in [
             (Job { data: JobData::from_trusted("{}"), ..job() }, 2),
             (Job { request_id: "abc".into(), ..job() }, 3),
+            (Job { concurrency_key: Some("key".into()), ..job() }, 3),
             (Job { trace: trace(None), ..job() }, 2),
             (Job { trace: trace(Some("xyz")), ..job() }, 5),
             (Job { last_error: Some("four".into()), ..job() }, 4),

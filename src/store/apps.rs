@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Hot, Result, Store};
 use crate::model::app::AppConfig;
-use crate::model::ids::{AppId, JobId, ShardId};
+use crate::model::ids::{AppId, JobId, ShardId, shard_number_of};
 use crate::model::job::Priority;
 use crate::model::pause::{AppPause, Pause};
 use crate::model::schema::JobSchema;
@@ -36,12 +36,18 @@ pub struct AppRow {
     pub shards: Vec<ShardId>,
     /// Its pause, if it is paused.
     pub pause: Option<AppPause>,
+    /// How many it had when it was first registered.
+    pub first_shards: u32,
 }
 
 impl AppRow {
-    /// The shard that a job goes into that no instance puts into one of its own.
-    pub fn home_of(&self, job: JobId) -> Option<ShardId> {
-        job.one_of(&self.shards).copied()
+    /// The shard of a job that no instance puts into one of its own. `concurrency_key` is the
+    /// job's: jobs with the same key have the same home for good, since it is one of the shards
+    /// that the app had at first.
+    pub fn home_of(&self, job: JobId, concurrency_key: Option<&str>) -> Option<ShardId> {
+        let Some(key) = concurrency_key else { return job.one_of(&self.shards).copied() };
+        let number = shard_number_of(&self.name, key, self.first_shards);
+        self.shards.get(usize::try_from(number).ok()?).copied()
     }
 }
 
@@ -128,14 +134,15 @@ impl Store {
                     rules: AppRules::of(config),
                     shards: shards.remove(&app.id).unwrap_or_default(),
                     pause: pause_of(app),
+                    first_shards: first_shards_of(app),
                 });
             }
         }
         Ok(rows)
     }
 
-    /// The app of that name, if it was ever registered. One without shards is being
-    /// registered just now: there is no place for its jobs yet.
+    /// The app of that name, if it was ever registered. One that lacks some of its first shards is
+    /// being registered just now: there is no place for its jobs yet.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database is away.
@@ -145,7 +152,8 @@ impl Store {
             .filter(app::Column::DeletedMs.is_null());
         let Some(row) = query.one(&self.inner.pool).await? else { return Ok(None) };
         let shards = self.shards_of(row.id).await?;
-        if shards.is_empty() {
+        let first_shards = first_shards_of(&row);
+        if shards.is_empty() || shards.len() < first_shards as usize {
             return Ok(None);
         }
         let rules = serde_json::from_str(&row.rules).map_err(|error| {
@@ -153,7 +161,8 @@ impl Store {
             Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))
         })?;
         let pause = pause_of(&row);
-        Ok(Some(AppRow { id: AppId(row.id), name: row.name, rules, shards, pause }))
+        let (id, name) = (AppId(row.id), row.name);
+        Ok(Some(AppRow { id, name, rules, shards, first_shards, pause }))
     }
 
     /// How many jobs of these apps, by their shards, are due by `now_ms`: those with any, each
@@ -220,6 +229,7 @@ impl Store {
                     id: NotSet,
                     name: Set(config.name.clone()),
                     shards: Set(shards_of(config)),
+                    first_shards: Set(shards_of(config)),
                     rules: Set(encode(&AppRules::of(config))),
                     created_ms: Set(now_ms),
                     paused_ms: Set(None),
@@ -379,6 +389,10 @@ pub(super) fn pause_of(row: &app::Model) -> Option<AppPause> {
         },
         refuses_requests: row.refuse_requests,
     })
+}
+
+fn first_shards_of(row: &app::Model) -> u32 {
+    u32::try_from(row.first_shards).unwrap_or(1)
 }
 
 fn not_there(app: &str) -> Error {

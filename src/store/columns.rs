@@ -24,10 +24,12 @@ macro_rules! job_columns {
             request_id: "text" = |job| job.request_id.as_str();
             scheduled_ms: "bigint" = |job| job.scheduled_ms;
             expires_ms: "bigint" = |job| job.expires_ms;
+            flexible_ms: "bigint" = |job| job.flexible_ms.map(signed_ms);
+            concurrency_key: "text" = |job| job.concurrency_key.as_deref();
             created_ms: "bigint" = |job| job.created_ms;
             attempts: "integer" = |job| signed(job.attempts);
             max_attempts: "integer" = |job| job.max_attempts.map(signed);
-            timeout_ms: "bigint" = |job| job.timeout_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+            timeout_ms: "bigint" = |job| job.timeout_ms.map(signed_ms);
             data: "text" = |job| job.data.as_str();
             traceparent: "text" = |job| job.trace.as_ref().map(|trace| trace.parent.as_str());
             tracestate: "text" = |job| job.trace.as_ref().and_then(|trace| trace.state.as_deref());
@@ -197,6 +199,8 @@ pub(super) fn job_of(row: job::Model) -> Job {
         request_id: row.request_id,
         scheduled_ms: row.scheduled_ms,
         expires_ms: row.expires_ms,
+        flexible_ms: row.flexible_ms.and_then(|n| n.try_into().ok()),
+        concurrency_key: row.concurrency_key,
         created_ms: row.created_ms,
         attempts: row.attempts.try_into().unwrap_or(0),
         max_attempts: row.max_attempts.and_then(|n| n.try_into().ok()),
@@ -220,6 +224,9 @@ pub(super) fn job_of(row: job::Model) -> Job {
 
 /// The `priority` of a tombstone: no list has it, so nothing that fires reads it.
 pub(super) const TOMBSTONE: i16 = 3;
+pub(super) fn signed_ms(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
 
 fn signed(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)

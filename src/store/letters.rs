@@ -298,8 +298,8 @@ pub(super) fn announce(lane: i64, packed: String) -> Step {
 
 const INSERT: &str = "insert into scheduler_dead_letter (id, kind, message, app, request_id, job, topic, \
     number, source_offset, source_time_ms, record_key, record_value, headers, attempts, \
-    created_ms, state, changed_ms, due_ms, ledger, replays, replay_of, max_attempts, timeout_ms) \
-    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    created_ms, state, changed_ms, due_ms, ledger, replays, replay_of, max_attempts, timeout_ms, \
+    expires_ms, flexible_ms, concurrency_key) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 fn values(row: dead_letter::Model) -> Vec<Value> {
     vec![
@@ -326,6 +326,9 @@ fn values(row: dead_letter::Model) -> Vec<Value> {
         row.replay_of.into(),
         row.max_attempts.into(),
         row.timeout_ms.into(),
+        row.expires_ms.into(),
+        row.flexible_ms.into(),
+        row.concurrency_key.into(),
     ]
 }
 
@@ -365,6 +368,9 @@ pub(super) fn encode(letter: &DeadLetter) -> dead_letter::Model {
         replay_of: None,
         max_attempts: None,
         timeout_ms: None,
+        expires_ms: None,
+        flexible_ms: None,
+        concurrency_key: None,
     }
 }
 

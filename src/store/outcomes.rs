@@ -12,13 +12,14 @@ use infinite_scheduler_entity::{dead_letter, ingest_offset, job};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use uuid::Uuid;
 
+use super::columns::signed_ms;
 use super::job_changes::bury_fired;
 use super::letters::{self, Lane};
 use super::steps::Step;
 use super::{Hot, Result, ShardFence, Store};
 use crate::model::ids::{JobId, Partition, ShardId};
 use crate::model::job::{Cancellation, Job};
-use crate::model::letter::{DeadLetter, Source};
+use crate::model::letter::{DeadLetter, ErrorKind, Source};
 use crate::model::verdict::{Event, pack};
 
 /// What is to be written together.
@@ -188,7 +189,11 @@ impl Store {
                 replay_of: job.letter,
                 replays: before.map_or(0, |replays| replays.saturating_add(1)),
                 max_attempts: job.max_attempts.map(|n| i32::try_from(n).unwrap_or(i32::MAX)),
-                timeout_ms: job.timeout_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+                timeout_ms: job.timeout_ms.map(signed_ms),
+                // Who replays a letter that died of it wants it to fire all the same.
+                expires_ms: job.expires_ms.filter(|_| letter.kind != ErrorKind::Expired),
+                flexible_ms: job.flexible_ms.map(signed_ms),
+                concurrency_key: job.concurrency_key.clone(),
                 ..letters::encode(&letter)
             };
             (job.shard, row)

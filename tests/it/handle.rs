@@ -1,6 +1,7 @@
 //! The embeddable API: what a program that holds a `Scheduler` relies on.
 
 mod answers;
+mod fields;
 mod handlers;
 mod runtimes;
 mod settings;

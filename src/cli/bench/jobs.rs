@@ -115,6 +115,8 @@ fn entry(
         request_id,
         scheduled_ms: due_ms,
         expires_ms: None,
+        flexible_ms: None,
+        concurrency_key: None,
         created_ms: SystemClock.now_ms(),
         attempts: 0,
         max_attempts: None,

@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::data::job_data;
 use super::{ErrorKind, JobData, Operation, Priority, Refusal, ScheduleJobRequest};
-use super::{ScheduledTime, UnknownFields, invalid, max_attempts_rule, timeout_rule};
+use super::{ScheduledTime, UnknownFields, invalid, max_attempts_rule, timeout_rule, window_rule};
 use crate::model::clock::Clock;
 use crate::model::json::{MAX_DEPTH, is_too_deep};
 use crate::model::time::InvalidTime;
@@ -30,6 +30,8 @@ impl RequestBuilder {
             app_name,
             scheduled_time: None,
             expires_time: None,
+            flexible_window_ms: None,
+            concurrency_key: None,
             job_data: JobData::default(),
             priority: Priority::default(),
             idempotency_key: None,
@@ -79,6 +81,23 @@ impl RequestBuilder {
         T::Error: Into<InvalidTime>,
     {
         self.request.expires_time = self.keep(read_time("expiresTime", time));
+        self
+    }
+
+    /// Lets the job fire at any instant up to `window` after its time; the scheduler chooses one
+    /// for each job. Rounded down to whole milliseconds.
+    pub fn flexible_window(mut self, window: Duration) -> Self {
+        let ms = window.as_millis();
+        let ms = u64::try_from(ms)
+            .map_err(|_| invalid("flexibleWindowMs", &ms.to_string(), &window_rule()));
+        self.request.flexible_window_ms = self.keep(ms);
+        self
+    }
+
+    /// Sets the concurrency key: of the app's jobs with it only so many run at a time as the app
+    /// allows.
+    pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
+        self.request.concurrency_key = Some(key.into());
         self
     }
 
@@ -208,6 +227,8 @@ mod tests {
     fn what_is_built_is_written_and_read_again() {
         let request = builder()
             .expires_at(DateTime::from_timestamp(1_762_189_200, 0).unwrap())
+            .flexible_window(Duration::from_micros(60_000_999))
+            .concurrency_key("c")
             .job_data(&json!({"phoneNumber": "+880", "message": "hi"}))
             .priority(Priority::Low)
             .idempotency_key("k")
@@ -222,7 +243,8 @@ mod tests {
             request.to_json(),
             concat!(
                 r#"{"requestId":"r1","appName":"sms","scheduledTime":"2025-11-03T16:00:00Z","#,
-                r#""expiresTime":"2025-11-03T17:00:00Z","#,
+                r#""expiresTime":"2025-11-03T17:00:00Z","flexibleWindowMs":60000,"#,
+                r#""concurrencyKey":"c","#,
                 r#""jobData":{"message":"hi","phoneNumber":"+880"},"priority":"low","#,
                 r#""idempotencyKey":"k","operation":"reschedule","targetRequestId":"t","#,
                 r#""maxAttempts":5,"timeoutMs":1501,"version":7}"#,
@@ -270,6 +292,8 @@ mod tests {
         check(builder().max_attempts(0), invalid, "maxAttempts 0");
         check(builder().timeout(Duration::ZERO), invalid, "timeoutMs 0");
         check(builder().timeout(Duration::MAX), invalid, "timeoutMs");
+        check(builder().flexible_window(Duration::MAX), invalid, "flexibleWindowMs");
+        check(builder().concurrency_key(""), invalid, "concurrencyKey \"\"");
         check(builder().idempotency_key(""), invalid, "idempotencyKey \"\"");
         check(builder().operation(Operation::Cancel), ErrorKind::MissingField, "targetRequestId");
         let deep = "{\"a\":".repeat(MAX_DEPTH) + "1" + &"}".repeat(MAX_DEPTH);

@@ -12,10 +12,11 @@ use serde_json::value::RawValue;
 
 use super::data::job_data;
 use super::{
-    APP_NAME_RULE, ErrorKind, Name, Priority, Refusal, ScheduleJobRequest, ScheduledTime,
-    UnknownFields,
+    APP_NAME_RULE, ErrorKind, Name, Operation, Priority, Refusal, ScheduleJobRequest,
+    ScheduledTime, UnknownFields,
 };
-use super::{invalid, max_attempts_rule, missing, timeout_rule, version_rule, with_identity};
+use super::{invalid, max_attempts_rule, missing, timeout_rule, version_rule, window_rule};
+use super::{quoted, with_identity};
 use crate::model::json::{MAX_DEPTH, is_too_deep};
 
 const TEXT_RULE: &str = "a string of Unicode characters";
@@ -87,6 +88,8 @@ struct Fields<'a> {
     app_name: Option<&'a RawValue>,
     scheduled_time: Option<&'a RawValue>,
     expires_time: Option<&'a RawValue>,
+    flexible_window_ms: Option<&'a RawValue>,
+    concurrency_key: Option<&'a RawValue>,
     job_data: Option<&'a RawValue>,
     priority: Option<&'a RawValue>,
     idempotency_key: Option<&'a RawValue>,
@@ -106,6 +109,8 @@ impl<'a> Fields<'a> {
             "appName" => &mut self.app_name,
             "scheduledTime" => &mut self.scheduled_time,
             "expiresTime" => &mut self.expires_time,
+            "flexibleWindowMs" => &mut self.flexible_window_ms,
+            "concurrencyKey" => &mut self.concurrency_key,
             "jobData" => &mut self.job_data,
             "priority" => &mut self.priority,
             "idempotencyKey" => &mut self.idempotency_key,
@@ -154,10 +159,12 @@ impl<'a> Fields<'a> {
                 .ok_or_else(|| missing("appName", "every request names its app"))?,
             scheduled_time: time("scheduledTime", self.scheduled_time)?,
             expires_time: time("expiresTime", self.expires_time)?,
+            flexible_window_ms: typed("flexibleWindowMs", self.flexible_window_ms, window_rule)?,
+            concurrency_key: typed("concurrencyKey", self.concurrency_key, || TEXT_RULE.into())?,
             job_data: present(self.job_data).map(job_data).transpose()?.unwrap_or_default(),
             priority: priority(self.priority)?,
             idempotency_key: typed("idempotencyKey", self.idempotency_key, || TEXT_RULE.into())?,
-            operation: typed("operation", self.operation, operation_rule)?.unwrap_or_default(),
+            operation: operation(self.operation)?,
             target_request_id: typed("targetRequestId", self.target_request_id, || {
                 TEXT_RULE.into()
             })?,
@@ -239,8 +246,21 @@ fn typed<'a, T: Deserialize<'a>>(
         .transpose()
 }
 
-fn operation_rule() -> String {
-    r#""schedule", "cancel" or "reschedule""#.into()
+/// Operations on recurring schedules, which a later version will have.
+const LATER: [&str; 2] = ["upsert-schedule", "delete-schedule"];
+
+fn operation(raw: Option<&RawValue>) -> Result<Operation, Refusal> {
+    let name = present(raw).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+    if let Some(name) = name.filter(|name| LATER.contains(&name.as_str())) {
+        let message = format!(
+            "operation {} is for recurring schedules, which this version does not have: send \
+             \"schedule\" for each job",
+            quoted(&name)
+        );
+        return Err(Refusal::new(ErrorKind::UnsupportedOperation, message));
+    }
+    let rule = || r#""schedule", "cancel" or "reschedule""#.into();
+    Ok(typed("operation", raw, rule)?.unwrap_or_default())
 }
 
 fn time(name: &str, raw: Option<&RawValue>) -> Result<Option<ScheduledTime>, Refusal> {

@@ -27,12 +27,13 @@ pub use rules::{Resolved, Rules};
 /// The longest `requestId` and `targetRequestId`, in Unicode scalar values.
 const MAX_REQUEST_ID_CHARS: usize = 128;
 
-/// The longest `idempotencyKey`, in Unicode scalar values.
+/// The longest `idempotencyKey` and `concurrencyKey`, in Unicode scalar values.
 const MAX_KEY_CHARS: usize = 255;
 
 /// The maximum of a signed column.
 const MAX_ATTEMPTS: u32 = i32::MAX as u32;
 const MAX_TIMEOUT_MS: u64 = i64::MAX as u64;
+const MAX_WINDOW_MS: u64 = i64::MAX as u64;
 
 /// Requests a job at a time, or a change of a job that was requested before.
 ///
@@ -54,6 +55,14 @@ pub struct ScheduleJobRequest {
     /// The job is not fired after this moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_time: Option<ScheduledTime>,
+    /// The job may fire at any instant up to this many milliseconds after `scheduled_time`.
+    /// Absent means 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flexible_window_ms: Option<u64>,
+    /// Of the app's jobs with the same key only so many run at a time as the app allows; 1 to 255
+    /// characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
     /// The input of the job's handler, byte for byte.
     pub job_data: JobData,
     /// The job's priority among due jobs.
@@ -161,9 +170,13 @@ impl ScheduleJobRequest {
         }
         check_name("requestId", self.request_id.as_deref(), MAX_REQUEST_ID_CHARS)?;
         check_name("idempotencyKey", self.idempotency_key.as_deref(), MAX_KEY_CHARS)?;
+        check_name("concurrencyKey", self.concurrency_key.as_deref(), MAX_KEY_CHARS)?;
         check_name("targetRequestId", self.target_request_id.as_deref(), MAX_REQUEST_ID_CHARS)?;
         check_year("scheduledTime", self.scheduled_time)?;
         check_year("expiresTime", self.expires_time)?;
+        if let Some(ms) = self.flexible_window_ms.filter(|ms| *ms > MAX_WINDOW_MS) {
+            return Err(invalid("flexibleWindowMs", &ms.to_string(), &window_rule()));
+        }
         if let Some(attempts) = self.max_attempts.filter(|attempts| attempts.get() > MAX_ATTEMPTS) {
             return Err(invalid("maxAttempts", &attempts.to_string(), &max_attempts_rule()));
         }
@@ -215,6 +228,10 @@ fn max_attempts_rule() -> String {
 
 fn timeout_rule() -> String {
     format!("an integer from 1 to {MAX_TIMEOUT_MS}")
+}
+
+fn window_rule() -> String {
+    format!("an integer from 0 to {MAX_WINDOW_MS}")
 }
 
 fn version_rule() -> String {

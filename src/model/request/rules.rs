@@ -7,6 +7,8 @@ use chrono::{DateTime, SecondsFormat};
 use jiff::tz::TimeZone;
 
 use super::{ErrorKind, Refusal, ScheduleJobRequest, ScheduledTime};
+use crate::model::ids::JobId;
+use crate::model::job::instant_of;
 
 /// An operator's rules for the times of requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,12 +31,19 @@ const DAY_S: u64 = 24 * 60 * 60;
 /// The times of a request as epoch milliseconds, rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// When the job is scheduled to fire.
+    /// When the job is scheduled to fire, also if that is in the past.
     pub scheduled_ms: i64,
-    /// When its first attempt is to start: as scheduled, also if that is in the past.
-    pub due_ms: i64,
+    /// How long after that it may fire.
+    pub flexible_ms: Option<u64>,
     /// The job is not fired after this moment.
     pub expires_ms: Option<i64>,
+}
+
+impl Resolved {
+    /// When the first attempt at the job with this id is to start.
+    pub fn due_ms(&self, id: JobId) -> i64 {
+        instant_of(id, self.scheduled_ms, self.flexible_ms, self.expires_ms)
+    }
 }
 
 impl ScheduleJobRequest {
@@ -43,7 +52,7 @@ impl ScheduleJobRequest {
     /// A cancellation without a time is refused, since there is nothing to resolve.
     ///
     /// # Errors
-    /// [`ErrorKind::ScheduleTooFar`] beyond `max_schedule_ahead`, [`ErrorKind::MissingField`]
+    /// [`ErrorKind::ScheduleTooFar`] if it may fire beyond `max_schedule_ahead`, [`ErrorKind::MissingField`]
     /// without `scheduledTime`, [`ErrorKind::InvalidField`] if it expires before it fires.
     pub fn resolve(&self, rules: &Rules, now_ms: i64) -> Result<Resolved, Refusal> {
         self.times(rules, now_ms).map_err(|refusal| self.with_identity(refusal))
@@ -69,7 +78,14 @@ impl ScheduleJobRequest {
             );
             return Err(Refusal::new(ErrorKind::InvalidField, message));
         }
-        Ok(Resolved { scheduled_ms, due_ms: scheduled_ms, expires_ms })
+        let flexible_ms = self.flexible_window_ms;
+        let latest_ms = scheduled_ms
+            .saturating_add_unsigned(flexible_ms.unwrap_or(0))
+            .min(expires_ms.unwrap_or(i64::MAX));
+        if latest_ms.saturating_sub(now_ms) > max_ahead_ms {
+            return Err(window_too_long(flexible_ms.unwrap_or(0), rules));
+        }
+        Ok(Resolved { scheduled_ms, flexible_ms, expires_ms })
     }
 }
 
@@ -106,6 +122,15 @@ fn too_far(scheduled: &str, rules: &Rules) -> Refusal {
     Refusal::new(ErrorKind::ScheduleTooFar, message)
 }
 
+fn window_too_long(flexible_ms: u64, rules: &Rules) -> Refusal {
+    let days = rules.max_schedule_ahead.as_secs() / DAY_S;
+    let message = format!(
+        "flexibleWindowMs {flexible_ms} lets the job fire more than {days} days ahead, the \
+         scheduler's max_schedule_ahead: ask for a shorter window"
+    );
+    Refusal::new(ErrorKind::ScheduleTooFar, message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,8 +146,29 @@ mod tests {
     }
 
     fn check(times: &str, zone: &str, scheduled_ms: i64, expires_ms: Option<i64>) {
-        let expected = Resolved { scheduled_ms, due_ms: scheduled_ms, expires_ms };
+        let expected = Resolved { scheduled_ms, flexible_ms: None, expires_ms };
         assert_eq!(resolve(times, zone), Ok(expected), "{times}");
+        assert_eq!(expected.due_ms(JobId::derive("sms", "r1")), scheduled_ms, "{times}");
+    }
+
+    #[test]
+    fn a_window_ends_where_the_job_expires_and_within_the_limit_ahead() {
+        let id = JobId::derive("sms", "r1");
+        let limit = NOW_MS + 3650 * DAY_MS;
+        let check = |times: &str, range: std::ops::RangeInclusive<i64>| {
+            let due_ms = resolve(times, "UTC").unwrap().due_ms(id);
+            assert!(range.contains(&due_ms), "{times}: {due_ms}");
+        };
+        check(r#""scheduledTime":7,"flexibleWindowMs":0"#, 7..=7);
+        check(r#""scheduledTime":7,"flexibleWindowMs":9"#, 7..=16);
+        check(r#""scheduledTime":7,"flexibleWindowMs":9,"expiresTime":8"#, 7..=8);
+        let times = format!("\"scheduledTime\":{NOW_MS},\"flexibleWindowMs\":");
+        check(&format!("{times}{}", 3650 * DAY_MS), NOW_MS..=limit);
+        check(&format!("{times}{},\"expiresTime\":{limit}", i64::MAX), NOW_MS..=limit);
+        let refusal = resolve(&format!("{times}{}", 3650 * DAY_MS + 1), "UTC").unwrap_err();
+        assert_eq!(refusal.kind, ErrorKind::ScheduleTooFar);
+        assert!(refusal.message.starts_with("flexibleWindowMs 3"), "{refusal}");
+        assert!(refusal.message.contains("3650 days"), "{refusal}");
     }
 
     #[test]

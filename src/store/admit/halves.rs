@@ -100,6 +100,8 @@ impl Batch {
             max_attempts: None,
             timeout_ms: None,
             expires_ms: None,
+            flexible_ms: None,
+            concurrency_key: None,
             trace: None,
             letter: None,
             ..first.job.clone()

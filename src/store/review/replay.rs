@@ -7,6 +7,8 @@ use sea_orm::EntityTrait;
 use uuid::Uuid;
 
 use crate::model::ids::JobId;
+use crate::model::request::ScheduleJobRequest;
+use crate::model::time::ScheduledTime;
 use crate::store::letters::decode_headers;
 use crate::store::{LetterState, Result, Store};
 
@@ -46,15 +48,25 @@ impl LetterToReplay {
         decode_headers(&self.0.headers)
     }
 
-    /// The limits of attempts and of an attempt's time that its job had of its own.
-    pub fn limits(&self) -> (Option<NonZeroU32>, Option<NonZeroU64>) {
-        let attempts = self.0.max_attempts.and_then(|n| u32::try_from(n).ok());
-        let timeout = self.0.timeout_ms.and_then(|ms| u64::try_from(ms).ok());
-        (attempts.and_then(NonZeroU32::new), timeout.and_then(NonZeroU64::new))
+    /// Gives `request` what its job had of its own, and the body does not say that it was fired
+    /// with, as far as the request says nothing else.
+    pub fn complete(&self, request: &mut ScheduleJobRequest) {
+        let letter = &self.0;
+        let attempts = letter.max_attempts.and_then(|n| u32::try_from(n).ok());
+        let timeout = letter.timeout_ms.and_then(|ms| u64::try_from(ms).ok());
+        let expires = letter.expires_ms.and_then(ScheduledTime::from_epoch_ms);
+        let flexible_ms = letter.flexible_ms.and_then(|ms| u64::try_from(ms).ok());
+        let concurrency_key = || letter.concurrency_key.clone();
+        request.max_attempts = request.max_attempts.or(attempts.and_then(NonZeroU32::new));
+        request.timeout_ms = request.timeout_ms.or(timeout.and_then(NonZeroU64::new));
+        request.expires_time = request.expires_time.or(expires);
+        request.flexible_window_ms = request.flexible_window_ms.or(flexible_ms);
+        request.concurrency_key = request.concurrency_key.take().or_else(concurrency_key);
+        request.request_id.get_or_insert_with(|| self.request_name());
     }
 
     /// The name of its request, or one that is the same at each try.
-    pub fn request_name(&self) -> String {
+    fn request_name(&self) -> String {
         self.0.request_id.clone().unwrap_or_else(|| self.0.id.to_string())
     }
 

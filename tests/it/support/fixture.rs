@@ -96,6 +96,8 @@ impl Fixture {
                 request_id: "r".into(),
                 scheduled_ms: 0,
                 expires_ms: None,
+                flexible_ms: None,
+                concurrency_key: None,
                 created_ms: 0,
                 attempts: 0,
                 max_attempts: None,

@@ -43,6 +43,7 @@ fn every_field_is_read() {
     let request = sound(
         r#" {"version":3, "timeoutMs":1500, "maxAttempts":5, "targetRequestId":"t",
             "operation":"reschedule", "idempotencyKey":"k", "priority":"HIGH",
+            "concurrencyKey":"c\u00e9", "flexibleWindowMs":60000,
             "jobData":{"b":1.0, "a":[10e2,{}],"a":"\u0061"}, "expiresTime":[2025,11,3,23,0],
             "scheduledTime":"2025-11-03T22:00:00+06:00", "appName":"sms", "requestId":"r\u00e9"}
         "#,
@@ -51,6 +52,8 @@ fn every_field_is_read() {
     assert_eq!(request.app_name, "sms");
     assert_eq!(request.scheduled_time.unwrap().to_string(), "2025-11-03T16:00:00Z");
     assert_eq!(request.expires_time.unwrap().to_string(), "2025-11-03T23:00:00");
+    assert_eq!(request.flexible_window_ms, Some(60_000));
+    assert_eq!(request.concurrency_key.as_deref(), Some("cé"));
     assert_eq!(request.job_data.as_str(), r#"{"b":1.0, "a":[10e2,{}],"a":"\u0061"}"#);
     assert_eq!(request.priority, Priority::High);
     assert_eq!(request.idempotency_key.as_deref(), Some("k"));
@@ -68,6 +71,7 @@ fn null_and_absent_are_the_default() {
     let absent = sound(r#"{"appName":"sms","scheduledTime":0}"#);
     let null = sound(
         r#"{"appName":"sms","scheduledTime":0,"requestId":null,"expiresTime":null,
+           "flexibleWindowMs":null,"concurrencyKey":null,
            "jobData":null,"priority":null,"idempotencyKey":null,"operation":null,
            "targetRequestId":null,"maxAttempts":null,"timeoutMs":null,"version":null}"#,
     );
@@ -222,6 +226,14 @@ fn a_wrong_value_is_shown_with_the_way_out() {
         ("requestId", r#""\ud800""#, &["Unicode"]),
         ("targetRequestId", &long(129), &["1 to 128 characters"]),
         ("idempotencyKey", &long(256), &["1 to 255 characters"]),
+        ("concurrencyKey", &long(256), &["1 to 255 characters"]),
+        ("concurrencyKey", "\"\"", &["1 to 255 characters"]),
+        ("concurrencyKey", r#""\u0000""#, &["without control characters"]),
+        ("concurrencyKey", "7", &["7 must be", "string"]),
+        ("flexibleWindowMs", "-1", &["-1 must be", "from 0"]),
+        ("flexibleWindowMs", "1.0", &["integer"]),
+        ("flexibleWindowMs", "\"60000\"", &["integer"]),
+        ("flexibleWindowMs", "9223372036854775808", &["from 0 to 9223372036854775807"]),
         ("idempotencyKey", "{\"a\":1}", &["{\"a\":1}", "string"]),
         ("scheduledTime", "\"2025-02-30T00:00\"", &["2025-02-30", "no day 30", "RFC 3339"]),
         ("scheduledTime", "1.5", &["1.5 is not a time"]),
@@ -244,6 +256,16 @@ fn a_wrong_value_is_shown_with_the_way_out() {
         ("version", "-1", &["-1 must be", "from 0"]),
     ] {
         check_field(field, value, said);
+    }
+}
+
+#[test]
+fn an_operation_of_a_later_version_is_named() {
+    for name in ["upsert-schedule", "delete-schedule"] {
+        let json = SOUND.replacen('{', &format!("{{\"operation\":\"{name}\","), 1);
+        let said = [name, "recurring schedules"];
+        let refusal = check(&json, ErrorKind::UnsupportedOperation, &said);
+        assert_eq!(refusal.request_id.as_deref(), Some("r1"));
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) fn job(id: u8, shard: i32, priority: Priority, due_ms: i64) -> Job {
         request_id: String::new(),
         scheduled_ms: due_ms,
         expires_ms: None,
+        flexible_ms: None,
+        concurrency_key: None,
         created_ms: 0,
         attempts: 0,
         max_attempts: None,

@@ -8,15 +8,20 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::model::fingerprint::Fingerprint;
-use crate::model::request::{JobData, MAX_ATTEMPTS, MAX_TIMEOUT_MS, Operation, Rules};
+use crate::model::ids::JobId;
+use crate::model::request::{
+    JobData, MAX_ATTEMPTS, MAX_TIMEOUT_MS, MAX_WINDOW_MS, Operation, Rules,
+};
 use crate::model::tests::arbitrary::{Json, damaged, objects, rngs, values};
 use crate::model::tests::zones;
 
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 14] = [
     "requestId",
     "appName",
     "scheduledTime",
     "expiresTime",
+    "flexibleWindowMs",
+    "concurrencyKey",
     "jobData",
     "priority",
     "idempotencyKey",
@@ -83,21 +88,23 @@ fn names(most: usize) -> impl Strategy<Value = String> {
         .prop_map(String::from_iter)
 }
 
-type Names = (String, Option<String>, Option<String>, Option<String>);
+type Names = (String, Option<String>, [Option<String>; 2], Option<String>);
 
 fn sound_names() -> impl Strategy<Value = Names> {
     let option = prop::option::of::<BoxedStrategy<String>>;
     let (id, key) = (names(128).boxed(), names(255).boxed());
-    ("[a-z0-9_-]{1,64}", option(id.clone()), option(key), option(id))
+    let keys = [option(key.clone()), option(key)];
+    ("[a-z0-9_-]{1,64}", option(id.clone()), keys, option(id))
 }
 
-type Numbers = (Option<NonZero<u32>>, Option<NonZero<u64>>, Option<i64>);
+type Numbers = (Option<NonZero<u32>>, Option<NonZero<u64>>, Option<i64>, Option<u64>);
 
 fn sound_numbers() -> impl Strategy<Value = Numbers> {
     (
         prop::option::of((1..=MAX_ATTEMPTS).prop_map(|n| NonZero::new(n).unwrap())),
         prop::option::of((1..=MAX_TIMEOUT_MS).prop_map(|n| NonZero::new(n).unwrap())),
         prop::option::of(0..=i64::MAX),
+        prop::option::of(prop_oneof![0..=MAX_WINDOW_MS, 0..100_000_u64]),
     )
 }
 
@@ -107,8 +114,8 @@ fn sound() -> impl Strategy<Value = Sound> {
     let unknown = prop::collection::vec(("[a-zA-Z]{1,9}|.{0,3}", values()), 0..3);
     let parts = (sound_names(), times, sound_numbers(), classes, objects(), unknown, rngs());
     parts.prop_map(|(names, (time, expires), numbers, classes, data, unknown, mut rng)| {
-        let (app, request_id, key, target) = names;
-        let (max_attempts, timeout_ms, version) = numbers;
+        let (app, request_id, [key, concurrency_key], target) = names;
+        let (max_attempts, timeout_ms, version, flexible_window_ms) = numbers;
         let (priority, upper, operation) = classes;
         let priority = Priority::ALL[priority];
         let operation = [Operation::Schedule, Operation::Cancel, Operation::Reschedule][operation];
@@ -124,6 +131,8 @@ fn sound() -> impl Strategy<Value = Sound> {
             ("requestId", request_id.as_deref().map(&mut text)),
             ("scheduledTime", Some(time.1)),
             ("expiresTime", expires.as_ref().map(|time| time.1.clone())),
+            ("flexibleWindowMs", flexible_window_ms.map(|number| number.to_string())),
+            ("concurrencyKey", concurrency_key.as_deref().map(&mut text)),
             ("jobData", Some(data.clone())),
             ("priority", (upper || priority != Priority::Normal).then(|| text(&class))),
             ("idempotencyKey", key.as_deref().map(&mut text)),
@@ -141,6 +150,8 @@ fn sound() -> impl Strategy<Value = Sound> {
             app_name: app,
             scheduled_time: Some(time.0),
             expires_time: expires.map(|time| time.0),
+            flexible_window_ms,
+            concurrency_key,
             job_data: JobData::from_trusted(data),
             priority,
             idempotency_key: key,
@@ -171,8 +182,15 @@ fn checked(value: &[u8]) -> Result<(), TestCaseError> {
     let zones = ["Asia/Dhaka", "America/St_Johns", "Africa/Casablanca", "Australia/Lord_Howe"];
     for zone in [zones::bundled(zones[value.len() % zones.len()]), TimeZone::UTC] {
         let rules = Rules { default_time_zone: zone, ..Rules::default() };
-        if let Err(refusal) = request.resolve(&rules, 1_762_185_600_000) {
-            is_told(&refusal)?;
+        match request.resolve(&rules, 1_762_185_600_000) {
+            Ok(resolved) => {
+                let due_ms = resolved.due_ms(JobId::derive(&request.app_name, ""));
+                let last_ms = resolved.scheduled_ms as i128
+                    + i128::from(request.flexible_window_ms.unwrap_or(0));
+                prop_assert!(due_ms >= resolved.scheduled_ms && i128::from(due_ms) <= last_ms);
+                prop_assert!(resolved.expires_ms.is_none_or(|expires_ms| due_ms <= expires_ms));
+            }
+            Err(refusal) => is_told(&refusal)?,
         }
     }
     match crate::model::request::check_required_fields(&request.job_data, &["a".to_owned()]) {
