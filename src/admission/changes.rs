@@ -260,6 +260,7 @@ impl AskedChange<'_> {
         differs("scheduledMs", json!(before.scheduled_ms), json!(after.scheduled_ms));
         differs("priority", json!(before.priority), json!(after.priority));
         differs("expiresMs", json!(before.expires_ms), json!(after.expires_ms));
+        differs("flexibleWindowMs", json!(before.flexible_ms), json!(after.flexible_ms));
         differs("maxAttempts", json!(before.max_attempts), json!(after.max_attempts));
         differs("timeoutMs", json!(before.timeout_ms), json!(after.timeout_ms));
         if before.data != after.data {

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::fingerprint::Fingerprint;
 use super::ids::JobId;
-use super::job::{Cancellation, Job, JobData, Priority};
+use super::job::{Cancellation, Job, JobData, Priority, instant_of};
 use super::letter::{ErrorKind, Refusal};
 use super::verdict::rfc3339;
 
@@ -38,6 +38,8 @@ pub struct JobEdit {
     pub priority: Option<Priority>,
     /// After which it is not fired, epoch milliseconds.
     pub expires_ms: Setting<i64>,
+    /// How long after its time it may fire, milliseconds.
+    pub flexible_ms: Setting<u64>,
     /// How often it is tried.
     pub max_attempts: Setting<u32>,
     /// How long one attempt may take, milliseconds.
@@ -302,12 +304,6 @@ impl JobEdit {
 
     fn applied(&self, job: &Job, now_ms: i64) -> Result<Job, Refusal> {
         let mut edited = job.clone();
-        if let Some(scheduled_ms) = self.scheduled_ms {
-            (edited.scheduled_ms, edited.due_ms) = (scheduled_ms, scheduled_ms);
-            if edited.due_ms != job.due_ms || edited.scheduled_ms != job.scheduled_ms {
-                edited.changes.moved_ms = Some(now_ms);
-            }
-        }
         if let Some(data) = self.data.as_ref().filter(|data| **data != job.data) {
             // Its request is to be known again by what it brought.
             if edited.changes.original.is_none() {
@@ -319,6 +315,15 @@ impl JobEdit {
         edited.expires_ms = self.expires_ms.apply(job.expires_ms);
         edited.max_attempts = self.max_attempts.apply(job.max_attempts);
         edited.timeout_ms = self.timeout_ms.apply(job.timeout_ms);
+        edited.flexible_ms = self.flexible_ms.apply(job.flexible_ms);
+        edited.scheduled_ms = self.scheduled_ms.unwrap_or(job.scheduled_ms);
+        if self.scheduled_ms.is_some() || self.flexible_ms != Setting::Keep {
+            let Job { id, scheduled_ms, flexible_ms, expires_ms, .. } = edited;
+            edited.due_ms = instant_of(id, scheduled_ms, flexible_ms, expires_ms);
+        }
+        if edited.due_ms != job.due_ms {
+            edited.changes.moved_ms = Some(now_ms);
+        }
         self.check(&edited)?;
         Ok(edited)
     }
@@ -328,12 +333,12 @@ impl JobEdit {
         let touches_times = self.scheduled_ms.is_some() || self.expires_ms != Setting::Keep;
         if let Some(expires_ms) = edited.expires_ms
             && touches_times
-            && expires_ms < edited.due_ms
+            && expires_ms < edited.scheduled_ms
         {
             return refused(format!(
                 "expiresTime {} is before scheduledTime {}: the job would never fire",
                 rfc3339(expires_ms),
-                rfc3339(edited.due_ms)
+                rfc3339(edited.scheduled_ms)
             ));
         }
         if let Setting::To(most) = self.max_attempts

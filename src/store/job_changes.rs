@@ -7,7 +7,7 @@ use sqlx::{MySqlTransaction, PgTransaction};
 use uuid::Uuid;
 
 use super::admit::{mysql, postgres, sqlite};
-use super::columns::{TOMBSTONE, job_of};
+use super::columns::{TOMBSTONE, job_of, signed_ms};
 use super::commands::{self, ChangeAnswer};
 use super::letters::{self, Lane, kept};
 use super::shards::IS_FREE;
@@ -184,7 +184,7 @@ impl Store {
             Hot::Sqlite(file) => {
                 let claim = *claim;
                 let is_done = |written: &JobWritten| *written == JobWritten::Done;
-                let run = move |connection: &_| sqlite_parts(connection, &claim, parts);
+                let run = move |connection: &_| sqlite_parts(connection, &claim, parts.clone());
                 file.write_if(is_done, run).await
             }
         }
@@ -224,6 +224,7 @@ impl Store {
 }
 
 /// What is written after the claim was proved, by what it means when a row is not found.
+#[derive(Clone)]
 struct Parts {
     job: Vec<Step>,
     command: Vec<Step>,
@@ -250,8 +251,8 @@ impl JobWrite {
         }
         let changes = &after.changes;
         let mut columns = String::from(
-            "priority = ?, due_ms = ?, scheduled_ms = ?, expires_ms = ?, max_attempts = ?, \
-             timeout_ms = ?, revision = ?, moved_ms = ?, original = ?, cancelled_ms = ?, \
+            "priority = ?, due_ms = ?, scheduled_ms = ?, expires_ms = ?, flexible_ms = ?, \
+             max_attempts = ?, timeout_ms = ?, revision = ?, moved_ms = ?, original = ?, cancelled_ms = ?, \
              cancelled_by = ?",
         );
         let signed = |number: u32| i64::from(number.min(i32::MAX.unsigned_abs()));
@@ -261,8 +262,9 @@ impl JobWrite {
             after.due_ms.into(),
             after.scheduled_ms.into(),
             after.expires_ms.into(),
+            after.flexible_ms.map(signed_ms).into(),
             after.max_attempts.map(signed).into(),
-            after.timeout_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)).into(),
+            after.timeout_ms.map(signed_ms).into(),
             signed(changes.revision).into(),
             changes.moved_ms.into(),
             changes.original.map(|hash| Uuid::from_bytes(hash.into_bytes())).into(),

@@ -142,7 +142,7 @@ impl Store {
                 Ok(done)
             }
             Hot::Sqlite(sqlite) => {
-                sqlite.write_if(|done| *done, move |connection| run_sqlite(connection, steps)).await
+                sqlite.write_if(|done| *done, move |connection| run_sqlite(connection, steps.clone())).await
             }
         }
     }

@@ -16,6 +16,8 @@ fn job() -> Job {
         request_id: "r".into(),
         scheduled_ms: NOW + HOUR,
         expires_ms: None,
+        flexible_ms: None,
+        concurrency_key: None,
         created_ms: NOW - HOUR,
         attempts: 0,
         max_attempts: None,
@@ -172,6 +174,17 @@ fn a_time_after_the_expiry_is_refused_with_both() {
 }
 
 #[test]
+fn within_a_window_the_instant_is_the_same_whenever_it_is_asked_for() {
+    let flexible = Job { flexible_ms: Some(60_000), ..job() };
+    let (after, ..) = changed(&to(NOW + 10_000), &flexible, waits());
+    assert!((NOW + 10_000..=NOW + 70_000).contains(&after.due_ms), "{}", after.due_ms);
+    let again = answered(&to(NOW + 10_000), &after, false, waits());
+    assert_eq!((again.due_ms, again.done), (Some(after.due_ms), true));
+    let fixed = edit(JobEdit { flexible_ms: Setting::Default, ..JobEdit::default() });
+    assert_eq!(changed(&fixed, &after, waits()).0.due_ms, NOW + 10_000);
+}
+
+#[test]
 fn an_edit_keeps_the_hash_of_what_was_requested_first() {
     let with = |data: &str| {
         edit(JobEdit { data: Some(JobData::from_trusted(data)), ..JobEdit::default() })
@@ -203,6 +216,7 @@ fn a_change_is_read_as_it_was_written() {
         expires_ms: Setting::Default,
         max_attempts: Setting::To(7),
         timeout_ms: Setting::Keep,
+        flexible_ms: Setting::To(9),
     };
     for change in [CANCEL, JobChange::Run, edit(JobEdit::default()), edit(all)] {
         let text = serde_json::to_string(&change).unwrap();

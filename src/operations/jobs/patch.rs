@@ -24,6 +24,8 @@ pub struct JobPatch {
     pub priority: Option<Priority>,
     /// After which it is not fired.
     pub expires_time: Setting<ScheduledTime>,
+    /// How long after its time it may fire, milliseconds.
+    pub flexible_window_ms: Setting<u64>,
     /// How often it is tried.
     pub max_attempts: Setting<NonZeroU32>,
     /// How long one attempt may take, milliseconds.
@@ -34,7 +36,7 @@ pub struct JobPatch {
 
 impl JobPatch {
     /// Reads a JSON object with some of `scheduledTime`, `jobData`, `priority`, `expiresTime`,
-    /// `maxAttempts`, `timeoutMs` and `reason`. Of those that a job may lack, `null` is the
+    /// `flexibleWindowMs`, `maxAttempts`, `timeoutMs` and `reason`. Of those that a job may lack, `null` is the
     /// default again.
     ///
     /// # Errors
@@ -63,6 +65,7 @@ impl JobPatch {
             job_data,
             priority: wire.priority.map(Option::unwrap_or_default),
             expires_time: setting(wire.expires_time),
+            flexible_window_ms: setting(wire.flexible_window_ms),
             max_attempts: setting(wire.max_attempts),
             timeout_ms: setting(wire.timeout_ms),
             reason: wire.reason,
@@ -76,6 +79,7 @@ impl JobPatch {
             job_data,
             priority,
             expires_time,
+            flexible_window_ms,
             max_attempts,
             timeout_ms,
             reason: _,
@@ -84,6 +88,7 @@ impl JobPatch {
             && job_data.is_none()
             && priority.is_none()
             && *expires_time == Setting::Keep
+            && *flexible_window_ms == Setting::Keep
             && *max_attempts == Setting::Keep
             && *timeout_ms == Setting::Keep
     }
@@ -119,6 +124,7 @@ impl JobPatch {
                 (Setting::Keep, _) => Setting::Keep,
                 (Setting::To(_) | Setting::Default, _) => Setting::Default,
             },
+            flexible_ms: self.flexible_window_ms,
             max_attempts: map(self.max_attempts, NonZeroU32::get),
             timeout_ms: map(self.timeout_ms, NonZeroU64::get),
         }
@@ -137,6 +143,8 @@ struct Wire {
     priority: Option<Option<Priority>>,
     #[serde(deserialize_with = "present")]
     expires_time: Option<Option<ScheduledTime>>,
+    #[serde(deserialize_with = "present")]
+    flexible_window_ms: Option<Option<u64>>,
     #[serde(deserialize_with = "present")]
     max_attempts: Option<Option<NonZeroU32>>,
     #[serde(deserialize_with = "present")]

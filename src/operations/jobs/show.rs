@@ -27,6 +27,8 @@ pub struct ShownJob {
     pub priority: Option<Priority>,
     /// After which it is not fired, epoch milliseconds.
     pub expires_ms: Option<i64>,
+    /// How long after `scheduled_ms` it may fire, milliseconds.
+    pub flexible_window_ms: Option<u64>,
     /// When it was admitted, epoch milliseconds.
     pub created_ms: i64,
     /// The attempts that have ended.
@@ -98,6 +100,7 @@ impl ShownJob {
             due_ms: (!is_tombstone).then_some(job.due_ms),
             priority: (!is_tombstone).then_some(job.priority),
             expires_ms: job.expires_ms,
+            flexible_window_ms: job.flexible_ms,
             created_ms: job.created_ms,
             attempts: job.attempts,
             max_attempts: job.max_attempts.unwrap_or(rules.policy.max_attempts),
@@ -123,6 +126,7 @@ struct Wire<'a> {
     due_time: Option<String>,
     priority: Option<Priority>,
     expires_time: Option<String>,
+    flexible_window_ms: Option<u64>,
     created_time: String,
     attempts: u32,
     max_attempts: u32,
@@ -146,6 +150,7 @@ impl Serialize for ShownJob {
             due_time: self.due_ms.map(rfc3339_ms),
             priority: self.priority,
             expires_time: self.expires_ms.map(rfc3339_ms),
+            flexible_window_ms: self.flexible_window_ms,
             created_time: rfc3339_ms(self.created_ms),
             attempts: self.attempts,
             max_attempts: self.max_attempts,
