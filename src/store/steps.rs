@@ -142,7 +142,9 @@ impl Store {
                 Ok(done)
             }
             Hot::Sqlite(sqlite) => {
-                sqlite.write_if(|done| *done, move |connection| run_sqlite(connection, steps.clone())).await
+                sqlite
+                    .write_if(|done| *done, move |connection| run_sqlite(connection, steps.clone()))
+                    .await
             }
         }
     }
