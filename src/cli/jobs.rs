@@ -1,22 +1,26 @@
-//! `jobs`: one job is shown, cancelled, rescheduled, started or edited.
+//! `jobs`: jobs are listed, and one is shown, cancelled, rescheduled, started or edited.
 
 mod answer;
 mod change;
+mod list;
 mod show;
 
 use std::process::ExitCode;
 
+use tracing_subscriber::filter::LevelFilter;
 use uuid::Uuid;
 
+use super::session::Session;
 use super::{CannotStart, cannot_start};
 use crate::operations::JobName;
 
 pub(super) use self::answer::{code, sentence};
 
-/// Shows one job, cancels it, moves it, starts it, or changes its fields
+/// Lists jobs; shows one, cancels it, moves it, starts it, or changes its fields
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  infinite-scheduler jobs list --app sms --state scheduled
   infinite-scheduler jobs show 0d6f8e0c-8d2a-8c3f-9a51-4b2b8a5d7e11
   infinite-scheduler jobs cancel --app sms --request 9f1c --reason 'ordered twice'
   infinite-scheduler jobs reschedule --app sms --key order-7 --to 2030-01-01T08:00:00Z")]
@@ -27,6 +31,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
+    List(list::Arguments),
     Show(show::Show),
     Cancel(change::Cancel),
     Reschedule(change::Reschedule),
@@ -65,6 +70,12 @@ impl Which {
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.action {
+        Action::List(arguments) => {
+            let session = Session::open(&arguments.config, LevelFilter::WARN).await?;
+            let done = list::run(&session, arguments).await;
+            session.close().await;
+            done
+        }
         Action::Show(show) => show::run(show).await,
         Action::Cancel(cancel) => change::cancel(cancel).await,
         Action::Reschedule(reschedule) => change::reschedule(reschedule).await,

@@ -3,12 +3,14 @@
 //! Answers go to standard output, everything else to standard error. A closed pipe (`| head`) is
 //! not a failure of the command; a full disk is. `list` has the forms for programs.
 
+mod fitted;
 mod list;
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
+pub(super) use self::fitted::{TextTable, shortened};
 pub(super) use self::list::{DocumentOption, ListOptions, ListPrinter};
 
 /// The first error in writing to standard output.

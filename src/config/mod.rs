@@ -11,7 +11,6 @@ mod flaws;
 mod future_keys;
 mod raw;
 mod read;
-mod suggest;
 mod zones;
 
 use std::collections::BTreeMap;

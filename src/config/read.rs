@@ -7,9 +7,9 @@ use toml::{Table, Value};
 
 use super::env::Overlay;
 use super::raw::RawConfig;
-use super::suggest::nearest;
 use super::{Config, ConfigError, DEFAULT_FILE, flaws, future_keys};
 use crate::kafka::is_secret;
+use crate::model::suggest::nearest;
 
 /// Reads the text of a file in `folder`, with values overridden by `env`.
 pub(super) fn read(

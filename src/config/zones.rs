@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
-use super::suggest::nearest;
+use crate::model::suggest::nearest;
 
 /// Where systems keep the database, unless `TZDIR` names another folder.
 const FOLDERS: [&str; 3] = ["/usr/share/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo"];

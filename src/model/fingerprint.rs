@@ -27,12 +27,17 @@ impl Fingerprint {
     /// # Errors
     /// If `text` is not one JSON value, or is nested more deeply than a request may be.
     pub fn of_json(text: &str) -> Result<Self, serde_json::Error> {
+        Ok(Self::of_node(Node::read(text)?))
+    }
+
+    /// The fingerprint of a part of a JSON value.
+    pub(super) fn of_node(node: Node<'_>) -> Self {
         let mut hash = Sha256::new();
-        Node::read(text)?.feed(&mut hash);
+        node.feed(&mut hash);
         let full = hash.finalize();
         let mut short = [0; 16];
         short.copy_from_slice(&full[..16]);
-        Ok(Self(short))
+        Self(short)
     }
 
     /// The fingerprint with these 16 bytes, as a database row holds them.

@@ -111,6 +111,23 @@ impl<'a> Node<'a> {
         Ok(Parser(text.as_bytes()).value())
     }
 
+    /// The part that a JSON pointer of these tokens names; of a repeated name the last member.
+    pub(super) fn at(self, tokens: &[String]) -> Option<Self> {
+        tokens.iter().try_fold(self, |node, token| match node {
+            Self::Object(members) => {
+                let named = |(name, _): &(Cow<'_, [u8]>, _)| **name == *token.as_bytes();
+                members.into_iter().rfind(named).map(|(_, value)| value)
+            }
+            Self::Array(items) => {
+                // RFC 6901 allows neither signs nor zeros in front.
+                let is_index =
+                    token == "0" || token.starts_with(|c: char| ('1'..='9').contains(&c));
+                items.into_iter().nth(token.parse().ok().filter(|_| is_index)?)
+            }
+            Self::Word(_) | Self::Number(_) | Self::Text(_) => None,
+        })
+    }
+
     fn into_value(self) -> Value {
         match self {
             Self::Word(b'n') => Value::Null,

@@ -7,6 +7,8 @@ pub(crate) mod app;
 pub mod audit;
 pub mod change;
 pub mod clock;
+pub(crate) mod cursor;
+pub(crate) mod filter;
 pub(crate) mod fence;
 pub mod fingerprint;
 pub(crate) mod flaw;
@@ -20,6 +22,7 @@ pub mod record;
 pub mod request;
 pub mod retry;
 pub(crate) mod schema;
+pub(crate) mod suggest;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;

@@ -6,6 +6,8 @@ mod name;
 mod patch;
 mod show;
 
+mod list;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -21,9 +23,10 @@ use crate::model::time::ScheduledTime;
 
 pub use self::answer::{JobAnswer, OperationOutcome, OperationState};
 pub use self::change::JobOperation;
+pub use self::list::{JobPage, JobState, ListedJob, PageRequest};
 pub use self::name::JobName;
 pub use self::patch::JobPatch;
-pub use self::show::{JobState, ShownJob};
+pub use self::show::ShownJob;
 pub use crate::store::RequestStatus;
 
 /// Requests of one call that are admitted at the same time.

@@ -44,17 +44,20 @@ pub use ingest::{
 pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Instances};
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub use jobs::{
-    JobAnswer, JobName, JobOperation, JobPatch, JobState, Jobs, OperationOutcome, OperationState,
-    RequestStatus, ShownJob,
+    JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState, Jobs, ListedJob,
+    OperationOutcome, OperationState, PageRequest, RequestStatus, ShownJob,
 };
 pub use pauses::Paused;
 pub use publish::Publisher;
 pub use tables::Tables;
 
-pub use crate::model::change::{ChangeResult, Setting};
 pub use crate::model::audit::{AuditAction, AuditSource, By, UnknownAction, UnknownSource};
+pub use crate::model::change::{ChangeResult, Setting};
+pub use crate::model::filter::{
+    DataCondition, InvalidFilter, JobFilter, ListState, TopicPartition,
+};
 pub use crate::store::{
-    AuditCursor, AuditFilter, InvalidLetterName, LetterCount, LetterCursor, LetterFilter,
+    AuditCursor, AuditFilter, InvalidLetterName, JobCount, LetterCount, LetterCursor, LetterFilter,
     LetterName, LetterPage, LetterState, LetterSummary, ReplayChain, Totals,
 };
 

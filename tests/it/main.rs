@@ -30,6 +30,7 @@ mod job_operations;
 mod audit;
 mod pause;
 mod instances_ops;
+mod job_lists;
 mod cli_output;
 mod memory;
 mod lost_answers;

@@ -2,6 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
+use super::JobState;
 use crate::model::ids::JobId;
 use crate::model::job::{JobData, Priority};
 use crate::operations::rfc3339_ms;
@@ -49,33 +50,6 @@ pub struct ShownJob {
     pub app_paused: bool,
     /// Identifies this state of it, for changes that are to be made only while it lasts.
     pub etag: String,
-}
-
-/// What a job is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum JobState {
-    /// It waits for its moment.
-    Scheduled,
-    /// Its moment has come.
-    Due,
-    /// An attempt at it runs on the instance that was asked.
-    Running,
-    /// It was cancelled.
-    Cancelled,
-}
-
-impl JobState {
-    /// Its name on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Due => "due",
-            Self::Running => "running",
-            Self::Cancelled => "cancelled",
-        }
-    }
 }
 
 impl ShownJob {

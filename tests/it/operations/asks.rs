@@ -24,6 +24,8 @@ pub(super) enum Ask {
     Submit(&'static [&'static str]),
     /// What became of a request of the app `sms`.
     Status(&'static str),
+    /// The jobs that a filter of these names and values selects.
+    Jobs(&'static [(&'static str, &'static str)]),
     Apps,
     Pause {
         app: &'static str,

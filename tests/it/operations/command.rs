@@ -42,6 +42,18 @@ impl CommandLine {
             Ask::Status(request) => {
                 self.json("requests --json --app sms", &["--request", request]).await
             }
+            Ask::Jobs(pairs) => {
+                let named: Vec<_> = pairs.iter().map(|(name, _)| format!("--{name}")).collect();
+                let values = pairs.iter().map(|(_, value)| *value);
+                let arguments: Vec<&str> =
+                    named.iter().zip(values).flat_map(|(name, value)| [name, value]).collect();
+                let mut answer = self.list("jobs list --json", &arguments).await;
+                // Only the command line has options.
+                if let Some(why) = answer["error"].as_str().and_then(|why| why.strip_prefix("--")) {
+                    answer = json!({ "error": why });
+                }
+                answer
+            }
             Ask::Apps => self.list("apps --json", &[]).await,
             Ask::Pause { app, refuse } => {
                 let mut arguments = vec![*app];

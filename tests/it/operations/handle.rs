@@ -2,8 +2,9 @@
 
 use infinite_scheduler::model::ids::{Offset, Partition};
 use infinite_scheduler::operations::{
-    Apps, Audit, AuditFilter, By, DeadLetters, Edit, Ingest, Jobs, LetterAction, LetterFilter,
-    LetterName, LetterOutcome, LetterSelection, LetterState, Operations, Seek, SeekTo,
+    Apps, Audit, AuditFilter, By, DeadLetters, Edit, Ingest, JobFilter, Jobs, LetterAction,
+    LetterFilter, LetterName, LetterOutcome, LetterSelection, LetterState, Operations, PageRequest,
+    Seek, SeekTo,
 };
 use infinite_scheduler::{OperationError, Replayed, ScheduleJobRequest, Scheduler, Submitted};
 use serde::Serialize;
@@ -65,6 +66,16 @@ impl<'a> Groups<'a> {
             Ask::DiscardAll { kind, dry_run } => self.discard_all(kind, *dry_run).await,
             Ask::Submit(requests) => self.submit(requests).await,
             Ask::Status(request) => answer(self.jobs.request("sms", *request).await),
+            Ask::Jobs(pairs) => {
+                let filter = JobFilter::from_pairs(pairs.iter().copied(), None);
+                match filter.map_err(|error| error.to_string()) {
+                    Ok(filter) => {
+                        let page = self.jobs.list(&filter, &PageRequest::default()).await;
+                        answer(page.map(|page| page.items))
+                    }
+                    Err(error) => json!({ "error": error }),
+                }
+            }
             Ask::Apps => answer(self.apps.list().await),
             Ask::Pause { app, refuse } => answer(self.authored.apps().pause(*app, *refuse).await),
             Ask::Resume(app) => answer(self.authored.apps().resume(*app).await),

@@ -1,7 +1,7 @@
 //! Suggests the known name that was probably meant.
 
 /// The one of `known` that is most like `word`, letter case aside.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let likeness = |name: &str| strsim::jaro_winkler(&word, &name.to_lowercase());
     known.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))

@@ -1,0 +1,451 @@
+//! Lists of jobs: a page at a time in the order of due time and id, and how many there are.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::Jobs;
+use crate::model::cursor::{CursorScope, InvalidCursor};
+use crate::model::filter::JobFilter;
+use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
+use crate::model::job::{Job, JobData, Priority};
+use crate::model::suggest::nearest;
+use crate::operations::context::Context;
+use crate::operations::{Error, Result, rfc3339_ms};
+use crate::store::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
+
+/// The name of the list in its cursors.
+const ENDPOINT: &str = "jobs";
+/// Jobs of a page when nothing is said, and at most.
+const LIMITS: (usize, usize) = (100, 1000);
+/// Jobs that are read for one page at most, where no index has what the filter asks.
+const LOOKED_AT: u64 = JobCount::LIMIT;
+/// Jobs that are read at once then.
+const SCAN: usize = 500;
+/// A page ends after about so many bytes.
+const PAGE_BYTES: usize = 8 << 20;
+
+/// Which page of a list is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Its items at most: 1 to 1000.
+    pub limit: usize,
+    /// The `next` of the page before; none for the first page.
+    pub cursor: Option<String>,
+}
+
+impl Default for PageRequest {
+    fn default() -> Self {
+        Self { limit: LIMITS.0, cursor: None }
+    }
+}
+
+/// One page of a list of jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct JobPage {
+    /// The jobs, by due time and id. A page may be short before the end.
+    pub items: Vec<ListedJob>,
+    /// The cursor of the next page; none at the end.
+    pub next: Option<String>,
+    /// How many jobs were read, if no index has what the filter asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub looked_at: Option<u64>,
+}
+
+/// A job as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedJob {
+    /// The job.
+    pub job_id: JobId,
+    /// The id of its request.
+    pub request_id: String,
+    /// Its app.
+    pub app_name: String,
+    /// What it is doing.
+    pub state: JobState,
+    /// When it is scheduled to fire, epoch milliseconds.
+    pub scheduled_ms: i64,
+    /// When its next attempt is due, epoch milliseconds.
+    pub due_ms: i64,
+    /// Its priority.
+    pub priority: Priority,
+    /// It is not fired after this moment, epoch milliseconds.
+    pub expires_ms: Option<i64>,
+    /// How long after `scheduled_ms` it may fire, in milliseconds.
+    pub flexible_window_ms: Option<u64>,
+    /// The key by which it is kept together with others.
+    pub concurrency_key: Option<String>,
+    /// When it was admitted, epoch milliseconds.
+    pub created_ms: i64,
+    /// The number of attempts that have ended.
+    pub attempts: u32,
+    /// The error of its last attempt.
+    pub last_error: Option<String>,
+    /// What its handler is given.
+    pub job_data: JobData,
+}
+
+/// What a job is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum JobState {
+    /// Its next attempt is due later.
+    Scheduled,
+    /// Its next attempt is due.
+    Due,
+    /// An attempt at it runs on the instance that was asked.
+    Running,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl JobState {
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Due => "due",
+            Self::Running => "running",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl Jobs<'_> {
+    /// A page of the jobs that `filter` selects, in the order of due time and id. A job that exists
+    /// all the time and is not changed is on exactly one page, whatever happens to others. A page
+    /// may be short before the end, since a filter by partition or by data reads at most
+    /// 10,000 jobs for one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an app that was never registered, a limit that is not 1 to 1000, and a
+    /// cursor of another list or filter; [`Error::Unavailable`] when the database does not answer.
+    pub async fn list(&self, filter: &JobFilter, page: &PageRequest) -> Result<JobPage> {
+        let (filter, page) = (filter.clone(), page.clone());
+        self.context
+            .run(|context| async move {
+                let scope = CursorScope::new(ENDPOINT, filter.canonical());
+                let (limit, after) = page.read(&scope)?;
+                let selection = Selection::new(&context, filter).await?;
+                let found = selection.find(&context, after, limit).await?;
+                Ok(found.into_page(&scope))
+            })
+            .await
+    }
+
+    /// How many jobs `filter` selects, counted up to [`JobCount::LIMIT`]. A filter by partition or
+    /// by data reads at most as many jobs, and counts those of them that it selects.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn count(&self, filter: &JobFilter) -> Result<JobCount> {
+        let filter = filter.clone();
+        self.context
+            .run(|context| async move {
+                let selection = Selection::new(&context, filter).await?;
+                selection.count(&context).await
+            })
+            .await
+    }
+}
+
+impl PageRequest {
+    /// The limit, and the place of the cursor.
+    fn read(&self, scope: &CursorScope) -> Result<(usize, Option<JobPlace>)> {
+        if !(1..=LIMITS.1).contains(&self.limit) {
+            let problem =
+                format!("limit is {}: give a whole number from 1 to {}", self.limit, LIMITS.1);
+            return Err(Error::Invalid(problem));
+        }
+        let Some(cursor) = &self.cursor else { return Ok((self.limit, None)) };
+        let invalid = |error: InvalidCursor| Error::Invalid(error.to_string());
+        let bytes = scope.read(cursor).map_err(invalid)?;
+        let place = place_of(&bytes).ok_or(InvalidCursor).map_err(invalid)?;
+        Ok((self.limit, Some(place)))
+    }
+}
+
+fn place_of(bytes: &[u8]) -> Option<JobPlace> {
+    let (due_ms, id) = bytes.split_first_chunk::<8>()?;
+    Some((i64::from_be_bytes(*due_ms), JobId::from_bytes(id.try_into().ok()?)))
+}
+
+fn bytes_of((due_ms, id): JobPlace) -> Vec<u8> {
+    [&due_ms.to_be_bytes()[..], &id.into_bytes()].concat()
+}
+
+/// What a filter selects at one moment.
+struct Selection {
+    filter: JobFilter,
+    now_ms: i64,
+    apps: Vec<AppShards>,
+    names: HashMap<ShardId, Arc<str>>,
+    /// The ledger rows of the filter's partition.
+    ledgers: Option<HashSet<LedgerId>>,
+}
+
+/// The jobs of a page.
+#[derive(Default)]
+struct Found {
+    jobs: Vec<(Job, Arc<str>)>,
+    now_ms: i64,
+    next: Option<JobPlace>,
+    /// The jobs that were read.
+    looked_at: u64,
+    is_scan: bool,
+}
+
+impl Selection {
+    async fn new(context: &Context, filter: JobFilter) -> Result<Self> {
+        filter.check().map_err(|error| Error::Invalid(error.to_string()))?;
+        let of_store = |error| context.database_error(error);
+        let mut apps = context.store().apps_with_shards().await.map_err(of_store)?;
+        if let Some(wanted) = &filter.app {
+            let Some(place) = apps.iter().position(|app| app.name == *wanted) else {
+                return Err(unknown_app(wanted, &apps));
+            };
+            apps = vec![apps.swap_remove(place)];
+        }
+        let ledgers = match &filter.partition {
+            Some(partition) => {
+                let rows = context.store().ledgers_of(partition).await.map_err(of_store)?;
+                Some(rows.into_iter().collect())
+            }
+            None => None,
+        };
+        let mut names = HashMap::new();
+        for app in &apps {
+            let name: Arc<str> = app.name.as_str().into();
+            names.extend(app.shards.iter().map(|shard| (*shard, name.clone())));
+        }
+        Ok(Self { now_ms: context.now_ms(), filter, apps, names, ledgers })
+    }
+
+    /// The name of the job's app, if the filter selects the job.
+    fn app_of(&self, job: &Job) -> Option<&Arc<str>> {
+        let name = self.names.get(&job.shard)?;
+        let of_partition = self.ledgers.as_ref().is_none_or(|ledgers| {
+            job.origin.as_ref().is_some_and(|origin| ledgers.contains(&origin.ledger))
+        });
+        (of_partition && self.filter.matches(job, self.now_ms)).then_some(name)
+    }
+
+    fn range(&self) -> WalkRange {
+        let (from_ms, to_ms) = self.filter.due_range(self.now_ms);
+        WalkRange {
+            shards: self.apps.iter().flat_map(|app| app.shards.iter().copied()).collect(),
+            priorities: match self.filter.priority {
+                Some(priority) => vec![priority],
+                None => Priority::ALL.to_vec(),
+            },
+            from_ms,
+            to_ms,
+        }
+    }
+
+    async fn count(&self, context: &Context) -> Result<JobCount> {
+        if self.filter.key.is_none() && !self.filter.reads_jobs() {
+            let counted = context.store().count_jobs(&self.range()).await;
+            return counted.map_err(|error| context.database_error(error));
+        }
+        let (mut jobs, mut looked_at, mut after) = (0, 0, None);
+        loop {
+            let found = self.find(context, after, LIMITS.1).await?;
+            jobs += found.jobs.len() as u64;
+            looked_at += found.looked_at;
+            after = found.next;
+            if after.is_none() || looked_at >= LOOKED_AT {
+                return Ok(JobCount { jobs, has_more: after.is_some() });
+            }
+        }
+    }
+
+    async fn find(
+        &self,
+        context: &Context,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<Found> {
+        match &self.filter.key {
+            Some(key) => self.find_by_key(context, key, after, limit).await,
+            None => self.walk(context, after, limit).await,
+        }
+    }
+
+    /// The jobs that the key stands for, one of each app at most.
+    async fn find_by_key(
+        &self,
+        context: &Context,
+        key: &str,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<Found> {
+        let of_store = |error| context.database_error(error);
+        let keys: Vec<KeyId> = self.apps.iter().map(|app| KeyId::derive(&app.name, key)).collect();
+        let ids = context.store().jobs_of_keys(&keys).await.map_err(of_store)?;
+        let mut found = Found { now_ms: self.now_ms, ..Found::default() };
+        let mut rest = &ids[..];
+        while !rest.is_empty() {
+            let read = context.store().jobs_by_id(rest, PAGE_BYTES).await;
+            let (jobs, looked_for) = read.map_err(of_store)?;
+            rest = &rest[looked_for..];
+            for job in jobs {
+                if after.is_none_or(|after| job.key() > after)
+                    && let Some(name) = self.app_of(&job).cloned()
+                {
+                    found.jobs.push((job, name));
+                }
+            }
+        }
+        found.jobs.sort_unstable_by_key(|(job, _)| job.key());
+        if found.jobs.len() > limit {
+            found.jobs.truncate(limit);
+            found.next = found.jobs.last().map(|(job, _)| job.key());
+        }
+        Ok(found)
+    }
+
+    async fn walk(
+        &self,
+        context: &Context,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<Found> {
+        let of_store = |error| context.database_error(error);
+        let store = context.store();
+        let is_scan = self.filter.reads_jobs();
+        let at_once = |found: &Found| if is_scan { SCAN } else { limit - found.jobs.len() };
+        let mut found = Found { now_ms: self.now_ms, is_scan, ..Found::default() };
+        let mut walk = JobWalk::new(&self.range(), after, at_once(&found));
+        let (mut bytes, mut last) = (0, after);
+        let is_full = |found: &Found, bytes: usize| {
+            found.jobs.len() >= limit || bytes >= PAGE_BYTES || found.looked_at >= LOOKED_AT
+        };
+        while !is_full(&found, bytes) {
+            let places = walk.next(store, at_once(&found)).await.map_err(of_store)?;
+            if places.is_empty() {
+                return Ok(found);
+            }
+            let mut rest = &places[..];
+            while !rest.is_empty() {
+                let ids: Vec<JobId> = rest.iter().map(|(_, id)| *id).collect();
+                let read = store.jobs_by_id(&ids, PAGE_BYTES).await;
+                let (jobs, looked_for) = read.map_err(of_store)?;
+                let mut jobs: HashMap<JobId, Job> =
+                    jobs.into_iter().map(|job| (job.id, job)).collect();
+                let (now, later) = rest.split_at(looked_for);
+                rest = later;
+                for place in now {
+                    if is_full(&found, bytes) {
+                        found.next = last;
+                        return Ok(found);
+                    }
+                    last = Some(*place);
+                    found.looked_at += 1;
+                    // One that has moved meanwhile is listed where it is now.
+                    let job = jobs.remove(&place.1).filter(|job| job.key() == *place);
+                    let Some(job) = job else { continue };
+                    let Some(name) = self.app_of(&job).cloned() else { continue };
+                    bytes += job.size();
+                    found.jobs.push((job, name));
+                }
+                if is_full(&found, bytes) && !rest.is_empty() {
+                    found.next = last;
+                    return Ok(found);
+                }
+            }
+        }
+        if walk.has_more(store).await.map_err(of_store)? {
+            found.next = last;
+        }
+        Ok(found)
+    }
+}
+
+impl Found {
+    fn into_page(self, scope: &CursorScope) -> JobPage {
+        let now_ms = self.now_ms;
+        let listed = |(job, name): (Job, Arc<str>)| ListedJob::new(job, &name, now_ms);
+        JobPage {
+            items: self.jobs.into_iter().map(listed).collect(),
+            next: self.next.map(|place| scope.write(&bytes_of(place))),
+            looked_at: self.is_scan.then_some(self.looked_at),
+        }
+    }
+}
+
+fn unknown_app(wanted: &str, apps: &[AppShards]) -> Error {
+    let guess = match nearest(wanted, apps.iter().map(|app| app.name.as_str())) {
+        Some(guess) => format!("did you mean {guess}?"),
+        None => "none was".to_owned(),
+    };
+    Error::Invalid(format!("app \"{wanted}\" was never registered: {guess}"))
+}
+
+impl ListedJob {
+    fn new(job: Job, app: &str, now_ms: i64) -> Self {
+        Self {
+            job_id: job.id,
+            request_id: job.request_id,
+            app_name: app.to_owned(),
+            state: if job.due_ms <= now_ms { JobState::Due } else { JobState::Scheduled },
+            scheduled_ms: job.scheduled_ms,
+            due_ms: job.due_ms,
+            priority: job.priority,
+            expires_ms: job.expires_ms,
+            flexible_window_ms: job.flexible_ms,
+            concurrency_key: job.concurrency_key,
+            created_ms: job.created_ms,
+            attempts: job.attempts,
+            last_error: job.last_error,
+            job_data: job.data,
+        }
+    }
+}
+
+/// A [`ListedJob`] as programs see it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    job_id: JobId,
+    request_id: &'a str,
+    app_name: &'a str,
+    state: JobState,
+    scheduled_time: String,
+    due_time: String,
+    priority: Priority,
+    expires_time: Option<String>,
+    flexible_window_ms: Option<u64>,
+    concurrency_key: Option<&'a str>,
+    created_time: String,
+    attempts: u32,
+    last_error: Option<&'a str>,
+    job_data: &'a JobData,
+}
+
+impl Serialize for ListedJob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Wire {
+            job_id: self.job_id,
+            request_id: &self.request_id,
+            app_name: &self.app_name,
+            state: self.state,
+            scheduled_time: rfc3339_ms(self.scheduled_ms),
+            due_time: rfc3339_ms(self.due_ms),
+            priority: self.priority,
+            expires_time: self.expires_ms.map(rfc3339_ms),
+            flexible_window_ms: self.flexible_window_ms,
+            concurrency_key: self.concurrency_key.as_deref(),
+            created_time: rfc3339_ms(self.created_ms),
+            attempts: self.attempts,
+            last_error: self.last_error.as_deref(),
+            job_data: &self.job_data,
+        }
+        .serialize(serializer)
+    }
+}
