@@ -32,6 +32,7 @@ mod retry_dlq;
 mod app_scheduler;
 mod attempt;
 mod outcomes;
+mod change_work;
 
 mod shard_keeper;
 mod shares;

@@ -4,7 +4,8 @@
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::super::changing::{Found, PendingChange, spawn};
+use super::super::change_work::{Found, spawn};
+use super::super::changing::PendingChange;
 use super::super::in_flight::Attempting;
 use super::super::messages::{ChangeJob, JobChanged};
 use super::AppScheduler;

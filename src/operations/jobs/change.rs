@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::answer::{JobAnswer, OperationOutcome, OperationState};
-use super::{JobName, JobPatch};
+use super::name::JobName;
+use super::patch::JobPatch;
 use crate::admission::ChangeReply;
 use crate::model::audit::By;
 use crate::model::change::{ChangeResult, JobChange};

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::JobState;
+use super::list::JobState;
 use crate::model::ids::JobId;
 use crate::model::job::{JobData, Priority};
 use crate::operations::rfc3339_ms;
