@@ -27,7 +27,7 @@
 //! # }
 //! ```
 //!
-//! The rooms, in the order in which a job passes them; ARCHITECTURE.md tells the rest.
+//! The modules, in the order in which a job passes them; ARCHITECTURE.md describes the rest.
 
 pub mod model;
 

@@ -1,11 +1,11 @@
-//! Builds everything and holds it: the scheduler's thread, its runtime and actix System.
+//! The handle of a running scheduler, with its thread, its runtime and its actix System.
 //!
-//! The System has a thread of its own, so that the library works inside anybody's
-//! `#[tokio::main]` or `#[actix_web::main]`; what callers hold is a handle that is cheap to
-//! clone, `Send` and `Sync`.
+//! The System runs on a thread of its own, so that the library works inside any `#[tokio::main]` or
+//! `#[actix_web::main]`. Callers have a handle that is cheap to clone, `Send` and `Sync`.
 
 mod builder;
 mod bring_up;
+mod intake;
 mod start;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,9 @@ use actix::Addr;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actors::{Break, Drain, Instance, Supervisor};
+#[cfg(feature = "failpoints")]
+use crate::actors::Break;
+use crate::actors::{Drain, Instance, Supervisor};
 use crate::health::HealthReport;
 use crate::model::request::ScheduleJobRequest;
 use crate::model::time::ScheduledTime;
@@ -31,24 +33,24 @@ pub use crate::actors::{AppMetrics, IngestMetrics};
 pub use bring_up::StartError;
 pub use builder::SchedulerBuilder;
 
-/// What closing the connections and ending the threads may take: what hangs is left.
-const CLOSE_PATIENCE: Duration = Duration::from_millis(700);
+/// The time limit for closing the connections and ending the threads.
+const CLOSE_MAX_WAIT: Duration = Duration::from_millis(700);
 
-/// A running scheduler. Clones are handles on the same one.
+/// A running scheduler. Clones are handles of the same one.
 ///
-/// Dropping the last handle stops it without draining, as a crash would: nothing is lost,
-/// others wait for the lease. Call [`shutdown`](Self::shutdown) to leave well.
+/// Dropping the last handle stops it without draining, like a crash: nothing is lost, but the other
+/// instances wait for the end of its lease. Call [`shutdown`](Self::shutdown) for an orderly stop.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     inner: Arc<Inner>,
 }
 
-/// What a start waits for just now, to be shown while there is no [`Scheduler`] yet.
+/// What a start is waiting for, available before there is a [`Scheduler`].
 #[derive(Clone, Debug, Default)]
 pub struct StartProgress(Arc<Mutex<Option<String>>>);
 
 impl StartProgress {
-    /// A sentence that says what the start waits for; `None` while it goes on.
+    /// What the start is waiting for, as a sentence; `None` if it is not waiting.
     pub fn waits_for(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -70,7 +72,7 @@ struct Inner {
 }
 
 impl Scheduler {
-    /// Begins to say what the scheduler shall be.
+    /// A builder with the default settings.
     pub fn builder() -> SchedulerBuilder {
         SchedulerBuilder::default()
     }
@@ -92,22 +94,22 @@ impl Scheduler {
             .mysql_password(password)
     }
 
-    /// Requests for jobs, and what became of them.
+    /// Requests for jobs, and their status.
     pub fn jobs(&self) -> Jobs<'_> {
         self.inner.operations.jobs()
     }
 
-    /// What could not become a job, or failed for good.
+    /// Requests that could not become jobs, and jobs that failed permanently.
     pub fn dead_letters(&self) -> DeadLetters<'_> {
         self.inner.operations.dead_letters()
     }
 
-    /// How far the ingest topics have been read, and from where they are read on.
+    /// How far the ingest topics have been read, and from which offset they are read on.
     pub fn ingest(&self) -> Ingest<'_> {
         self.inner.operations.ingest()
     }
 
-    /// The apps that were ever registered on the database, by whichever instance.
+    /// The apps that were ever registered on the database, by any instance.
     pub fn apps(&self) -> Apps<'_> {
         self.inner.operations.apps()
     }
@@ -128,22 +130,22 @@ impl Scheduler {
         self.inner.operations.by(by)
     }
 
-    /// Asks for a job, as [`Jobs::schedule`]. When this returns, it is in the database.
+    /// Requests a job, as [`Jobs::schedule`]. When this returns, the job is in the database.
     ///
     /// # Errors
     /// [`OperationError::Refused`] with what is wrong with the request;
-    /// [`OperationError::Unavailable`] when the database does not answer: send the same request
-    /// again, with the same `requestId` or idempotency key it will not become two jobs;
+    /// [`OperationError::Unavailable`] when the database does not answer: the same request may be
+    /// sent again; with the same `requestId` or idempotency key it does not become a second job;
     /// [`OperationError::ShutDown`] after [`shutdown`](Self::shutdown).
     pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted, OperationError> {
         self.jobs().schedule(request).await
     }
 
-    /// Asks for several jobs, as [`Jobs::schedule_all`]; the answers are in the order of the
+    /// Requests several jobs, as [`Jobs::schedule_all`]; the results are in the order of the
     /// requests.
     ///
     /// # Errors
-    /// For each request by itself, as [`schedule`](Self::schedule).
+    /// For each request separately, as [`schedule`](Self::schedule).
     pub async fn schedule_all(
         &self,
         requests: impl IntoIterator<Item = ScheduleJobRequest>,
@@ -151,8 +153,8 @@ impl Scheduler {
         self.jobs().schedule_all(requests).await
     }
 
-    /// Tries a dead letter once more, as [`DeadLetters::replay`]: its request, or `value` in its
-    /// place, goes through the same admission as any other.
+    /// Replays a dead letter, as [`DeadLetters::replay`]: its request, or `value` instead of it, is
+    /// admitted like any other.
     ///
     /// # Errors
     /// Those of [`DeadLetters::replay`], and [`OperationError::ShutDown`] after
@@ -165,16 +167,16 @@ impl Scheduler {
         self.dead_letters().replay(letter, value).await
     }
 
-    /// What [`replay`](Self::replay) would come to just now. Nothing is written.
+    /// The result that [`replay`](Self::replay) would have now. Nothing is written.
     ///
     /// # Errors
     /// As [`replay`](Self::replay).
-    pub async fn foresee_replay(
+    pub async fn preview_replay(
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
     ) -> Result<Replayed, OperationError> {
-        self.dead_letters().foresee_replay(letter, value).await
+        self.dead_letters().preview_replay(letter, value).await
     }
 
     /// Pauses an app, as [`Apps::pause`]: none of its jobs is started until it is resumed, and its
@@ -196,7 +198,7 @@ impl Scheduler {
         self.apps().resume(app).await
     }
 
-    /// What became of the request of this app under this name, as [`Jobs::request`].
+    /// The status of a request, as [`Jobs::request`].
     ///
     /// # Errors
     /// [`OperationError::Unavailable`] when the database does not answer;
@@ -244,13 +246,13 @@ impl Scheduler {
         self.jobs().reschedule(job, time).await
     }
 
-    /// What was counted since the start.
+    /// The counters since the start.
     pub fn ingest_metrics(&self) -> IngestMetrics {
         let degraded = self.inner.instance.health.counts();
         IngestMetrics { degraded, ..self.inner.instance.counters.read() }
     }
 
-    /// Whether it was started and not shut down.
+    /// Whether it was not shut down yet.
     pub fn is_running(&self) -> bool {
         self.inner.running.load(Ordering::Acquire)
     }
@@ -260,7 +262,7 @@ impl Scheduler {
         self.inner.instance.admission.app_names()
     }
 
-    /// Whether it accepts calls and fires jobs, and what is wrong with it.
+    /// Whether it accepts requests and fires jobs, and its current problems.
     pub fn health(&self) -> HealthReport {
         let mut report = self.inner.instance.health.read();
         if self.is_running() && !self.inner.instance.has_lease() {
@@ -270,53 +272,54 @@ impl Scheduler {
         report
     }
 
-    /// Stops in order: Kafka first, then the app schedulers, then everything else.
+    /// Stops in order: the ingest first, then the app schedulers, then everything else.
     ///
-    /// Attempts that run may go on for `deadline`; those that are still running then are
-    /// asked to stop, and their jobs fire again elsewhere. Shards are released at once. It
-    /// returns within 3 s after `deadline`, whatever database and broker do. Only
-    /// the first call waits for all that; another one returns at once.
+    /// Running attempts may go on for `deadline`; after that they are cancelled, and their jobs
+    /// fire again on another instance. Shards are released at once. Returns within 3 s after
+    /// `deadline`, even if the database or the broker is unavailable. Only the first call waits;
+    /// further ones return at once.
     pub async fn shutdown(&self, deadline: Duration) {
         if !self.inner.running.swap(false, Ordering::AcqRel) {
             return;
         }
         let deadline = Instant::now() + deadline;
-        let end = deadline + Drain::REST + CLOSE_PATIENCE;
+        let end = deadline + Drain::REST + CLOSE_MAX_WAIT;
         let left = || end.saturating_duration_since(Instant::now());
         let drained = self.inner.supervisor.send(Drain { deadline });
         match tokio::time::timeout(left(), drained).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => tracing::error!("the supervisor is gone: leaving without draining"),
-            Err(_) => tracing::error!("the supervisor does not answer: leaving without draining"),
+            Ok(Err(_)) => tracing::error!("the supervisor has ended: stopping without draining"),
+            Err(_) => tracing::error!("the supervisor does not answer: stopping without draining"),
         }
         let store = self.inner.instance.store.clone();
-        let patience = left().max(CLOSE_PATIENCE / 2);
-        let close = async move { tokio::time::timeout(patience, store.close()).await };
+        let max_wait = left().max(CLOSE_MAX_WAIT / 2);
+        let close = async move { tokio::time::timeout(max_wait, store.close()).await };
         drop(self.inner.runtime.spawn(close).await);
         self.inner.stop();
         let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            join(thread, left().max(CLOSE_PATIENCE / 2)).await;
+            join(thread, left().max(CLOSE_MAX_WAIT / 2)).await;
         }
     }
 
-    /// Makes every actor panic whose role begins with `role`; says how many. For tests of
-    /// supervision.
+    /// Makes every actor panic whose role begins with `role`, and returns their number, for tests
+    /// of supervision.
+    #[cfg(feature = "failpoints")]
     #[doc(hidden)]
     pub async fn break_actors(&self, role: &str) -> usize {
         self.inner.supervisor.send(Break(role.to_owned())).await.unwrap_or(0)
     }
 }
 
-/// Joining blocks, which a caller's runtime must not. A client of Kafka may keep the thread,
-/// when the machine's clock was set back for example: then it ends later.
-async fn join(thread: JoinHandle<()>, patience: Duration) {
+/// Joins the thread without blocking the caller's runtime. A Kafka client may keep the thread, for
+/// example after the machine's clock was set back; then it ends later.
+async fn join(thread: JoinHandle<()>, max_wait: Duration) {
     let (done, joined) = oneshot::channel();
     drop(std::thread::spawn(move || {
         let ended = thread.join().is_ok();
         done.send(ended).ok();
     }));
-    match tokio::time::timeout(patience, joined).await {
+    match tokio::time::timeout(max_wait, joined).await {
         Ok(Ok(true)) => {}
         Ok(_) => tracing::error!("the scheduler's thread panicked"),
         Err(_) => tracing::warn!("the scheduler's thread is slow to end: it is not waited for"),

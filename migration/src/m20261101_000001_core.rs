@@ -161,7 +161,7 @@ const TABLES: [(&str, &str); 11] = [
         "scheduler_outbox",
         "create table if not exists scheduler_outbox (
             id {auto64},
-            lane bigint not null,
+            ordering_key bigint not null,
             letter {uuid} not null,
             verdicts {text}
         ) {tail}",
@@ -211,7 +211,7 @@ const INDEXES: [(&str, &str, &str); 7] = [
     ("scheduler_dead_letter", "scheduler_dead_letter_by_time", "(created_ms, id)"),
     ("scheduler_dead_letter", "scheduler_dead_letter_by_request", "(request_id)"),
     ("scheduler_dead_letter", "scheduler_dead_letter_parked", "(state, ledger, due_ms)"),
-    ("scheduler_outbox", "scheduler_outbox_by_lane", "(lane, id)"),
+    ("scheduler_outbox", "scheduler_outbox_by_ordering_key", "(ordering_key, id)"),
     ("scheduler_command", "scheduler_command_by_state", "(state, shard)"),
     ("scheduler_audit", "scheduler_audit_by_time", "(at_ms, id)"),
     ("scheduler_audit", "scheduler_audit_by_subject", "(subject)"),

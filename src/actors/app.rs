@@ -1,4 +1,4 @@
-//! An app that this instance fires: its policy, its handler, and what it has under way.
+//! An app whose jobs this instance fires: its policy, its handler and its running attempts.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -12,27 +12,27 @@ use crate::model::ids::AppId;
 use crate::model::job::JobData;
 use crate::store::AppRow;
 
-/// An app that this instance fires.
+/// An app whose jobs this instance fires.
 pub(crate) struct RegisteredApp {
-    /// Its row's id.
+    /// The id of its row.
     pub id: AppId,
     /// Its name.
     pub name: Arc<str>,
     /// Its policy.
     pub config: AppConfig,
-    /// What its jobs are given to.
+    /// What executes its jobs.
     pub handler: SharedHandler,
-    /// Its row, with rules and shards.
+    /// Its row, with the rules for requests and the shards.
     pub row: Arc<AppRow>,
     /// Whether it is paused.
     pub(super) pause: Arc<PauseState>,
     pub(super) figures: Arc<AppFigures>,
-    /// The bytes of its jobs.
+    /// How many bytes its jobs occupy.
     pub(super) memory: AppMemory,
-    /// Attempts that run.
+    /// How many attempts are running.
     pub(super) running: AtomicUsize,
-    /// Attempts that run or whose outcome is not written.
-    pub(super) unsettled: AtomicUsize,
+    /// How many attempts are running or have an outcome that is not written yet.
+    pub(super) unwritten: AtomicUsize,
 }
 
 impl std::fmt::Debug for RegisteredApp {
@@ -61,24 +61,24 @@ impl RegisteredApp {
             row: Arc::new(row),
             memory: AppMemory::of(memory),
             running: AtomicUsize::new(0),
-            unsettled: AtomicUsize::new(0),
+            unwritten: AtomicUsize::new(0),
         }
     }
 
-    /// How many jobs may be started and not written: what the window holds, and room for the
-    /// handlers.
-    pub(super) fn most_unsettled(&self) -> usize {
+    /// The largest number of attempts that may be running or have an unwritten outcome: enough for
+    /// a full window and for all concurrent handlers.
+    pub(super) fn max_unwritten(&self) -> usize {
         self.config.window.max(self.config.max_in_flight).get() as usize
     }
 
-    /// What an admission needs of it.
+    /// What an admission needs to know of the app.
     pub(super) fn for_admission(&self) -> OwnApp {
         let handler = Box::new(OwnHandler(self.handler.clone()));
         OwnApp { row: self.row.clone(), pause: self.pause.clone(), handler }
     }
 }
 
-/// A handler as admissions ask it.
+/// Adapts a handler to the admission's interface.
 struct OwnHandler(SharedHandler);
 
 impl Validate for OwnHandler {

@@ -1,9 +1,9 @@
-//! One app's scheduler: the window of its shards' next jobs in memory, one timer, and a
-//! number of attempts that is bounded, as are the bytes of its jobs.
+//! The scheduler of one app: a window in memory over the next jobs of its shards, one timer, and a
+//! bounded number of running attempts.
 //!
-//! It fires nothing without a lease that is valid here, and nothing early. It owns no
-//! truth: a successor finds the shards in the owned, what runs in the in-flight table,
-//! and the jobs in the database.
+//! It fires nothing early, and nothing without a valid lease. It holds no state of its own that
+//! could be lost: a replacement finds the shards in `OwnedShards`, the running attempts in the
+//! in-flight table, and the jobs in the database.
 
 mod changing;
 mod reading;
@@ -21,25 +21,25 @@ use super::app::RegisteredApp;
 use super::attempt;
 use super::changing::PendingChange;
 use super::child::Child;
-use super::in_flight::Flight;
+use super::in_flight::Attempt;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::{Answers, Scope};
+use super::registry::{Routes, Scope};
 use crate::model::fence::Fence;
 use crate::model::ids::ShardId;
 use crate::model::job::Job;
 use crate::model::window::{TicketId, Window, WindowLimits};
 use crate::store::ShardFence;
 
-/// The longest sleep, so that a stepped clock is noticed.
+/// The longest sleep, so that a change of the system clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// The wait before what could not be read is asked for again.
-const READ_AGAIN: Duration = Duration::from_millis(200);
-/// How often one list is compared with its table.
+/// The wait before a failed read is repeated.
+const RETRY_READ: Duration = Duration::from_millis(200);
+/// How often one list of the window is compared with its table.
 const AUDIT: Duration = Duration::from_secs(60);
-/// Rows of one page.
+/// Rows per page.
 const PAGE: usize = 2000;
-/// Jobs that are started before other messages get their turn.
+/// How many jobs are started before other messages are handled.
 const BURST: usize = 1000;
 
 /// The scheduler of one app.
@@ -50,9 +50,10 @@ pub(super) struct AppScheduler {
     fences: HashMap<ShardId, ShardFence>,
     releasing: HashMap<ShardId, oneshot::Sender<bool>>,
     timer: Option<SpawnHandle>,
-    /// A database that did not answer is not asked again at once.
-    reads_wait: bool,
-    /// That its rows cannot be read may have been reported, by a predecessor perhaps.
+    /// Reads wait after an error of the database.
+    reads_paused: bool,
+    /// A problem with reading the rows may be reported, possibly by the actor that this one
+    /// replaced.
     unreadable: bool,
     look_ups_out: usize,
     /// Changes of jobs whose attempt has ended and is not written yet.
@@ -70,7 +71,7 @@ impl AppScheduler {
             page_size: PAGE,
             aging_ms: i64::try_from(app.config.priority_aging.as_millis()).unwrap_or(i64::MAX),
         };
-        // The place of one that panicked while draining is not that of one that may start.
+        // A replacement for an actor that panicked while draining must not start jobs.
         let stopping = instance.draining.load(Ordering::Acquire);
         Self {
             instance,
@@ -79,7 +80,7 @@ impl AppScheduler {
             fences: HashMap::new(),
             releasing: HashMap::new(),
             timer: None,
-            reads_wait: false,
+            reads_paused: false,
             unreadable: true,
             look_ups_out: 0,
             after_attempts: Vec::new(),
@@ -88,8 +89,8 @@ impl AppScheduler {
         }
     }
 
-    /// Starts what is due, asks for what is missing, and sleeps until the next moment.
-    fn go_on(&mut self, ctx: &mut Context<Self>) {
+    /// Starts the jobs that are due, requests missing rows, and sets the timer for the next job.
+    fn advance(&mut self, ctx: &mut Context<Self>) {
         self.fire();
         self.window.set_max_bytes(self.app.memory.for_window());
         self.read(ctx);
@@ -102,17 +103,20 @@ impl AppScheduler {
             return;
         }
         let now_ms = self.instance.now_ms();
-        let due =
-            self.window.take_due(now_ms, self.room().min(BURST), self.app.memory.for_starts());
-        let flights: Vec<Flight> =
-            due.into_iter().filter_map(|job| self.flight(job, now_ms)).collect();
-        if flights.is_empty() {
+        let due = self.window.take_due(
+            now_ms,
+            self.free_slots().min(BURST),
+            self.app.memory.for_starts(),
+        );
+        let attempts: Vec<Attempt> =
+            due.into_iter().filter_map(|job| self.new_attempt(job, now_ms)).collect();
+        if attempts.is_empty() {
             return;
         }
-        // They are not in the window any more, and are counted as in flight from here on.
+        // They have left the window, and count as in flight from here on.
         self.app.memory.set_window(self.window.expected_bytes());
-        for flight in self.instance.in_flight.start(flights, self.instance.database_us()) {
-            attempt::spawn(&self.instance, flight);
+        for attempt in self.instance.in_flight.start(attempts, self.instance.database_us()) {
+            attempt::spawn(&self.instance, attempt);
         }
     }
 
@@ -122,19 +126,20 @@ impl AppScheduler {
     }
 
     /// How many attempts may start now.
-    fn room(&self) -> usize {
+    fn free_slots(&self) -> usize {
         if self.app.memory.for_starts() == 0 {
             return 0;
         }
         let running = self.app.running.load(Ordering::Relaxed);
-        let unsettled = self.app.unsettled.load(Ordering::Relaxed);
-        let most = self.app.most_unsettled();
+        let unwritten = self.app.unwritten.load(Ordering::Relaxed);
+        let most = self.app.max_unwritten();
         let handlers = (self.app.config.max_in_flight.get() as usize).saturating_sub(running);
-        handlers.min(most.saturating_sub(unsettled))
+        handlers.min(most.saturating_sub(unwritten))
     }
 
-    fn flight(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Flight> {
-        // A lease allows nothing with the shards of who we were before we were declared dead.
+    fn new_attempt(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Attempt> {
+        // After the instance was declared dead it has a new id and a new lease, which does not
+        // cover the shards that it owned under the old id.
         let me = self.instance.me();
         let fence = self.fences.get(&job.shard).filter(|fence| fence.owner == me);
         let Some(fence) = fence.copied() else {
@@ -142,18 +147,18 @@ impl AppScheduler {
             return None;
         };
         let cancelled = CancellationToken::new();
-        Some(Flight {
+        Some(Attempt {
             job,
             app: self.app.clone(),
             fence,
             fired_ms,
-            shown: Fence::new(0, 0),
+            receiver_fence: Fence::new(0, 0),
             bytes: 0,
             cancelled,
             cancellation: None,
             is_marking: false,
             ended: None,
-            judged: None,
+            outcome: None,
         })
     }
 
@@ -163,24 +168,24 @@ impl AppScheduler {
         }
         let Some(due_ms) = self.window.next_due() else { return };
         let wait_ms = u64::try_from(due_ms - self.instance.now_ms()).unwrap_or(0);
-        // What is due already waits for room: an attempt that ends will say so.
+        // A job that is already due waits for a free slot: the end of an attempt sends `Fire`.
         let wait = if wait_ms > 0 {
             Duration::from_millis(wait_ms).min(LONGEST_SLEEP)
-        } else if self.may_start() && self.room() > 0 {
+        } else if self.may_start() && self.free_slots() > 0 {
             Duration::ZERO
         } else if self.app.pause.is_paused() {
             // Whoever sees that it is resumed says so.
             LONGEST_SLEEP
         } else {
-            READ_AGAIN
+            RETRY_READ
         };
         self.timer = Some(ctx.run_later(wait, |actor, ctx| {
             actor.timer = None;
-            actor.go_on(ctx);
+            actor.advance(ctx);
         }));
     }
 
-    /// Answers for the shards that nothing runs of any more.
+    /// Replies to the release requests of shards that have nothing in flight any more.
     fn finish_releases(&mut self) {
         let idle: Vec<ShardId> = self
             .releasing
@@ -199,27 +204,27 @@ impl AppScheduler {
         }
     }
 
-    /// Tells the window what became of jobs that were taken out of it.
-    fn settle(&mut self, settled: Settled) {
-        for id in settled.finished {
+    /// Applies the present rows of jobs that were taken out of the window.
+    fn update_window(&mut self, written: OutcomesWritten) {
+        for id in written.finished {
             self.window.finished(id);
         }
-        for job in settled.put_back {
+        for job in written.put_back {
             self.window.put_back(job);
         }
-        for id in settled.unknown {
+        for id in written.unknown {
             self.window.outcome_unknown(id);
         }
     }
 
-    fn give_up_release(&mut self, shard: ShardId) {
+    fn cancel_release(&mut self, shard: ShardId) {
         if let Some(reply) = self.releasing.remove(&shard) {
             self.window.unhold(shard);
             reply.send(false).ok();
         }
     }
 
-    fn own(&mut self, fence: ShardFence) {
+    fn add_shard(&mut self, fence: ShardFence) {
         self.fences.insert(fence.shard, fence);
         self.window.add_shard(fence.shard, fence.epoch);
         self.window.unhold(fence.shard);
@@ -229,15 +234,15 @@ impl AppScheduler {
 impl Actor for AppScheduler {
     type Context = Context<Self>;
 
-    /// Takes over what a predecessor left.
+    /// Takes over the state that the replaced actor left behind.
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.window.adopt_in_flight(self.instance.in_flight.of(self.app.id));
         self.window.adopt_in_flight(self.instance.changing.of(self.app.id));
         for fence in self.instance.owned.of(self.app.id).iter() {
-            self.own(*fence);
+            self.add_shard(*fence);
         }
         ctx.run_later(AUDIT, Self::audit_next);
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -248,20 +253,20 @@ impl Child for AppScheduler {
         self.app.id.into()
     }
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers
-            .to::<TakeTicket>()
-            .to::<JobsAdmitted>()
-            .to::<TicketDropped>()
-            .to::<LookFor>()
-            .to::<ShardsTaken>()
-            .to::<ShardsLost>()
-            .to::<ReleaseShard>()
-            .to::<Fire>()
-            .to::<Settled>()
-            .to::<ChangeJob>()
-            .to::<JobChanged>()
-            .to::<StopStarting>()
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes
+            .handles::<TakeTicket>()
+            .handles::<JobsAdmitted>()
+            .handles::<TicketDropped>()
+            .handles::<LoadJobs>()
+            .handles::<ShardsTaken>()
+            .handles::<ShardsLost>()
+            .handles::<ReleaseShard>()
+            .handles::<Fire>()
+            .handles::<OutcomesWritten>()
+            .handles::<ChangeJob>()
+            .handles::<JobChanged>()
+            .handles::<StopStarting>()
     }
 }
 
@@ -279,7 +284,7 @@ impl Handler<JobsAdmitted> for AppScheduler {
 
     fn handle(&mut self, admitted: JobsAdmitted, ctx: &mut Context<Self>) {
         self.window.return_ticket(admitted.ticket, admitted.jobs);
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -288,18 +293,18 @@ impl Handler<TicketDropped> for AppScheduler {
 
     fn handle(&mut self, dropped: TicketDropped, ctx: &mut Context<Self>) {
         self.window.drop_ticket(dropped.ticket, &dropped.shards);
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
-impl Handler<LookFor> for AppScheduler {
+impl Handler<LoadJobs> for AppScheduler {
     type Result = ();
 
-    fn handle(&mut self, look: LookFor, ctx: &mut Context<Self>) {
-        for job in look.jobs {
+    fn handle(&mut self, load: LoadJobs, ctx: &mut Context<Self>) {
+        for job in load.jobs {
             self.window.look_up(job);
         }
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -308,9 +313,9 @@ impl Handler<ShardsTaken> for AppScheduler {
 
     fn handle(&mut self, taken: ShardsTaken, ctx: &mut Context<Self>) {
         for fence in taken.fences {
-            self.own(fence);
+            self.add_shard(fence);
         }
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -338,7 +343,7 @@ impl Handler<ReleaseShard> for AppScheduler {
         self.window.hold(shard);
         self.releasing.insert(shard, reply);
         self.finish_releases();
-        ctx.run_later(release.patience, move |actor, _| actor.give_up_release(shard));
+        ctx.run_later(release.max_wait, move |actor, _| actor.cancel_release(shard));
         Box::pin(async move { answer.await.unwrap_or(false) })
     }
 }
@@ -347,19 +352,19 @@ impl Handler<Fire> for AppScheduler {
     type Result = ();
 
     fn handle(&mut self, _: Fire, ctx: &mut Context<Self>) {
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
-impl Handler<Settled> for AppScheduler {
+impl Handler<OutcomesWritten> for AppScheduler {
     type Result = ();
 
-    fn handle(&mut self, settled: Settled, ctx: &mut Context<Self>) {
-        self.settle(settled);
-        // Before anything of them starts again.
+    fn handle(&mut self, written: OutcomesWritten, ctx: &mut Context<Self>) {
+        self.update_window(written);
+        // Before any of these jobs starts again.
         self.change_after_attempts();
         self.finish_releases();
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -385,7 +390,7 @@ impl Handler<Report> for AppScheduler {
             in_memory_bytes = window.bytes,
             memory_of_all_apps_bytes = self.instance.job_memory.held(),
             running = self.app.running.load(Ordering::Relaxed),
-            unsettled = self.app.unsettled.load(Ordering::Relaxed),
+            unwritten = self.app.unwritten.load(Ordering::Relaxed),
             scheduled = app.scheduled,
             fired = app.fired,
             succeeded = app.succeeded,
@@ -397,13 +402,5 @@ impl Handler<Report> for AppScheduler {
             "{}: {} jobs in memory, {} fired, {} succeeded",
             self.app.name, window.jobs, app.fired, app.succeeded,
         );
-    }
-}
-
-impl Handler<Fault> for AppScheduler {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
     }
 }

@@ -1,46 +1,46 @@
-//! One attempt: a task that gives a job to its handler and always says how that ended.
+//! One attempt: a task that runs the handler on a job and always reports how that ended.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::in_flight::{Ended, Flight};
+use super::in_flight::{Attempt, Ended};
 use super::instance::Instance;
-use super::messages::Collect;
+use super::messages::CollectEnded;
 use crate::dispatch::JobContext;
 
-/// How long an attempt that was told to stop may still take, before it is dropped.
+/// How long a cancelled attempt may go on before it is dropped.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Starts an attempt on the runtime's workers.
-pub(super) fn spawn(instance: &Arc<Instance>, flight: Flight) {
-    let ending = Ending { instance: instance.clone(), flight, how: None };
-    // The handle is not kept: the drop guard reports the end whatever happens.
-    drop(tokio::spawn(run(ending)));
+/// Starts an attempt on the runtime's worker threads.
+pub(super) fn spawn(instance: &Arc<Instance>, attempt: Attempt) {
+    let report = EndReport { instance: instance.clone(), attempt, how: None };
+    // The handle is not needed: the drop guard reports the end in every case.
+    drop(tokio::spawn(run(report)));
 }
 
-/// Reports the end when it is dropped, also by a panic of the handler.
-struct Ending {
+/// Reports the end of the attempt when it is dropped, which includes a panic of the handler.
+struct EndReport {
     instance: Arc<Instance>,
-    flight: Flight,
+    attempt: Attempt,
     how: Option<Ended>,
 }
 
-impl Drop for Ending {
+impl Drop for EndReport {
     fn drop(&mut self) {
-        let how = self.how.take().unwrap_or(Ended::Broke);
-        if self.instance.in_flight.end(self.flight.job.id, how) {
-            self.instance.registry.hint(Collect);
+        let how = self.how.take().unwrap_or(Ended::Panicked);
+        if self.instance.in_flight.end(self.attempt.job.id, how) {
+            self.instance.registry.notify(CollectEnded);
         }
     }
 }
 
-async fn run(mut ending: Ending) {
-    let how = attempt(&ending.instance, &ending.flight).await;
-    ending.how = Some(how);
+async fn run(mut report: EndReport) {
+    let how = execute(&report.instance, &report.attempt).await;
+    report.how = Some(how);
 }
 
-async fn attempt(instance: &Instance, flight: &Flight) -> Ended {
-    let Flight { job, app, fence, fired_ms, cancelled, .. } = flight;
+async fn execute(instance: &Instance, attempt: &Attempt) -> Ended {
+    let Attempt { job, app, fence, fired_ms, cancelled, .. } = attempt;
     // The process may have been suspended since the job was chosen.
     let ours = instance.lease.is_valid() && fence.owner == instance.me();
     // It was cancelled while an attempt ran that ended with its instance.
@@ -57,11 +57,17 @@ async fn attempt(instance: &Instance, flight: &Flight) -> Ended {
         true => Duration::MAX,
         false => job.timeout(app.config.timeout),
     };
-    let context =
-        JobContext::new(app.name.clone(), job.clone(), flight.shown, *fired_ms, cancelled.clone());
-    // Whoever admitted it may not have had the handler; and "not yet" may be yes by now.
+    let context = JobContext::new(
+        app.name.clone(),
+        job.clone(),
+        attempt.receiver_fence,
+        *fired_ms,
+        cancelled.clone(),
+    );
+    // The instance that admitted the job may not have had the handler, and a temporary objection
+    // may no longer apply.
     if let Err(rejection) = app.handler.validate(&job.data) {
-        return Ended::Answered(Err(rejection.into()));
+        return Ended::Returned(Err(rejection.into()));
     }
     let stop = async {
         cancelled.cancelled().await;
@@ -70,10 +76,10 @@ async fn attempt(instance: &Instance, flight: &Flight) -> Ended {
     tokio::select! {
         biased;
         answer = tokio::time::timeout(timeout, app.handler.execute(&context)) => match answer {
-            Ok(Ok(())) => Ended::Answered(Ok(())),
-            // What a handler says that was told to stop is no failure of its job.
+            Ok(Ok(())) => Ended::Returned(Ok(())),
+            // An error of a handler that was cancelled does not count as a failure of the job.
             _ if cancelled.is_cancelled() => Ended::Cancelled,
-            Ok(answer) => Ended::Answered(answer),
+            Ok(answer) => Ended::Returned(answer),
             Err(_) => Ended::TimedOut(timeout),
         },
         () = stop => Ended::Cancelled,

@@ -1,18 +1,18 @@
-//! What the clients of an instance report of the brokers.
+//! What the Kafka clients of an instance report about the brokers.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::instance::Instance;
-use super::kafka_side::KafkaSide;
+use super::kafka_clients::KafkaClients;
 use crate::health::ProblemKind;
 use crate::kafka::{BrokerState, Intake, OnOffsetLost, TroubleKind};
 
-/// What problems of the consumer with its group and its brokers are reported about.
+/// The subject of problems that the consumer has with its group or its brokers.
 pub(crate) const KAFKA: &str = "kafka";
 
 impl Instance {
-    /// Gives the actors the intake, once.
+    /// Makes the intake available to the actors; to be called once.
     pub(crate) fn set_intake(&self, intake: Intake) {
         if let Some(kafka) = &self.kafka
             && kafka.intake.set(intake).is_err()
@@ -21,10 +21,10 @@ impl Instance {
         }
     }
 
-    /// Reports what the clients of the broker have found out.
+    /// Publishes the state of each Kafka client as health problems.
     pub(crate) fn report_brokers(&self) {
         let Some(kafka) = &self.kafka else { return };
-        // Before there is an intake, whoever starts it reports.
+        // Until the intake exists, the code that starts it reports its problems.
         let is_leaving = self.draining.load(Ordering::Acquire) || self.is_drained();
         if let Some(intake) = kafka.intake.get().filter(|_| !is_leaving) {
             let state = intake.state();
@@ -34,19 +34,19 @@ impl Instance {
             }
         }
         self.report_client("kafka producer", &kafka.producer.state());
-        self.note_broker(kafka);
+        self.update_recovery(kafka);
         if let Some(events) = &kafka.events {
             self.report_client("kafka producer of verdicts", &events.state());
         }
     }
 
-    /// Reports that the group has not said yet which partitions are ours.
+    /// Reports that the group has not assigned partitions to this instance yet.
     pub(crate) fn report_joining(&self) {
-        let joining = "waits for the partitions that the consumer group gives it";
+        let joining = "waits for the consumer group to assign partitions to it";
         self.health.report(KAFKA, ProblemKind::JoiningGroup, joining);
     }
 
-    /// The group has said which partitions are ours.
+    /// Notes that the group has assigned partitions to this instance.
     pub(super) fn has_joined(&self) {
         if let Some(kafka) = &self.kafka {
             kafka.joined.store(true, Ordering::Release);
@@ -54,9 +54,9 @@ impl Instance {
         self.report_brokers();
     }
 
-    /// Lets what waits for the broker know whether it answers: of several clients, the first one
-    /// that hears of an outage and the last one that hears of its end.
-    fn note_broker(&self, kafka: &KafkaSide) {
+    /// Updates the broker's availability, which ends backoff waits early. It is unavailable as soon
+    /// as one client reports an outage, and available when no client reports one.
+    fn update_recovery(&self, kafka: &KafkaClients) {
         // One that has left the group knows nothing of the brokers any more.
         let intake = kafka.intake.get().filter(|_| !self.is_drained()).map(Intake::state);
         let states = intake.into_iter().chain([kafka.producer.state()]);

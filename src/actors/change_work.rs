@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 use super::app::RegisteredApp;
 use super::changing::PendingChange;
 use super::instance::Instance;
-use super::messages::{Collect, JobChanged, PublishLane, Settled};
+use super::messages::{CollectEnded, JobChanged, OutcomesWritten, PublishOutbox};
 use crate::admission::{AskedChange, ChangeReply, RowNow, change_until_known};
 use crate::model::change::{ChangeResult, JobChange};
 use crate::model::ids::{AppId, JobId};
-use crate::store::{ChangeAnswer, ChangeRequest, Claim, Lane, ShardFence};
+use crate::store::{ChangeAnswer, ChangeRequest, Claim, OrderingKey, ShardFence};
 
 /// Where the job is that is to be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(super) fn spawn(
             app: &app.name,
             max_attempts: app.config.max_attempts.get(),
             window_ms: instance.window_ms(),
-            tells_verdicts: instance.tells_verdicts(),
+            publishes_verdicts: instance.publishes_verdicts(),
             is_running: found != Found::Waiting,
         };
         let (answer, row) = change_until_known(&instance.database, &*instance.clock, asked).await;
@@ -62,8 +62,8 @@ pub(super) fn spawn(
         if is_cancelled_now(&answer, &request) {
             app.figures.cancelled.fetch_add(1, Ordering::Relaxed);
         }
-        if instance.tells_verdicts() {
-            instance.registry.hint(PublishLane(Lane::Shard(fence.shard)));
+        if instance.publishes_verdicts() {
+            instance.registry.notify(PublishOutbox(OrderingKey::Shard(fence.shard)));
         }
         // Whoever asked may have stopped waiting.
         drop(reply.send(answer));
@@ -91,19 +91,19 @@ struct Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        let mut settled = Settled::default();
+        let mut written = OutcomesWritten::default();
         match (self.found, std::mem::replace(&mut self.row, RowNow::Unknown)) {
-            (Found::Waiting, RowNow::Is(job)) => settled.put_back.push(Arc::from(job)),
-            (Found::Waiting, RowNow::Gone) => settled.finished.push(self.job),
-            (Found::Waiting, RowNow::Unknown) => settled.unknown.push(self.job),
+            (Found::Waiting, RowNow::Is(job)) => written.put_back.push(Arc::from(job)),
+            (Found::Waiting, RowNow::Gone) => written.finished.push(self.job),
+            (Found::Waiting, RowNow::Unknown) => written.unknown.push(self.job),
             (Found::Marking, _) => {
                 if self.instance.in_flight.marked(self.job, self.is_written) {
-                    self.instance.registry.hint(Collect);
+                    self.instance.registry.notify(CollectEnded);
                 }
             }
             (Found::Running, _) => {}
         }
         let next = self.instance.changing.end(self.job);
-        self.instance.registry.hint_to(self.app, JobChanged { settled, next });
+        self.instance.registry.notify_scope(self.app, JobChanged { written, next });
     }
 }

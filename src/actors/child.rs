@@ -1,7 +1,7 @@
-//! Starting an actor so that its end is learned of.
+//! Starts actors in a way that makes their end observable.
 //!
-//! actix's own Supervisor neither notices a panic nor waits before it starts an actor
-//! again. So each child is a task of its own, whose handle is awaited.
+//! actix's own Supervisor neither notices a panic nor waits before it restarts an actor. Therefore
+//! each child runs in a task of its own, whose handle is awaited.
 
 use std::any::Any;
 use std::fmt;
@@ -10,30 +10,31 @@ use std::sync::Arc;
 use actix::{Actor, AsyncContext, Context, Handler, Recipient};
 use actix_rt::task::JoinHandle;
 
+#[cfg(feature = "failpoints")]
+use super::failpoints::Fault;
 use super::instance::Instance;
-use super::messages::{Fault, Report};
-use super::registry::{Answers, Key, Scope};
+use super::messages::Report;
+use super::registry::{Key, Routes, Scope};
 
-/// An actor that the Supervisor starts and replaces.
-pub(super) trait Child:
-    Actor<Context = Context<Self>> + Handler<Report> + Handler<Fault>
-{
-    /// What logs call its kind.
+/// An actor that the Supervisor starts and restarts.
+pub(super) trait Child: Actor<Context = Context<Self>> + Handler<Report> {
+    /// The name of this kind of actor in logs.
     const KIND: &'static str;
 
-    /// Which of its kind it is.
+    /// Which actor of its kind this is.
     fn scope(&self) -> Scope {
         Scope::Instance
     }
 
-    /// Adds every message that others send it: one that is missing here does not reach it.
-    fn answers(answers: Answers<Self>) -> Answers<Self>;
+    /// Registers every message that other actors send to this one; a message that is missing here
+    /// is not delivered.
+    fn routes(routes: Routes<Self>) -> Routes<Self>;
 }
 
-/// Makes a child, and another one when that has ended.
+/// Starts a child, and starts it again after it has ended.
 pub(super) type Factory = Box<dyn FnMut(&Arc<Instance>) -> Launched>;
 
-/// What an actor is for.
+/// Identifies an actor across restarts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Role {
     pub(super) kind: &'static str,
@@ -50,20 +51,21 @@ impl fmt::Display for Role {
     }
 }
 
-/// A child that was started. It does nothing before the Supervisor yields.
+/// A child that was started. It does nothing before the Supervisor yields to the runtime.
 pub(super) struct Launched {
     pub(super) role: Role,
     /// Its entries in the registry.
     pub(super) keys: Vec<Key>,
     pub(super) report: Recipient<Report>,
-    pub(super) fault: Recipient<Fault>,
+    #[cfg(feature = "failpoints")]
+    pub(super) fault: Fault,
     pub(super) handle: JoinHandle<()>,
 }
 
 /// How a child ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
-    /// It was asked to leave and did.
+    /// It was asked to stop.
     Drained,
     /// It stopped by itself.
     Failed(String),
@@ -71,28 +73,30 @@ pub(super) enum Exit {
     Panicked(String),
 }
 
-/// A factory of the only actor of a kind.
-pub(super) fn one<A: Child>(new: fn(Arc<Instance>) -> A) -> Factory {
+/// A factory for an actor that exists once per instance.
+pub(super) fn single<A: Child>(new: fn(Arc<Instance>) -> A) -> Factory {
     Box::new(move |instance| launch(instance, new(instance.clone())))
 }
 
-/// Starts `actor`. It is in the registry before it does anything: nothing that it causes can
-/// miss it.
+/// Starts `actor`. It is registered before it runs, so that replies to its first messages reach it.
 pub(super) fn launch<A: Child>(instance: &Instance, actor: A) -> Launched {
     let role = Role { kind: A::KIND, scope: actor.scope() };
     let context = Context::new();
+    #[cfg(feature = "failpoints")]
+    let (context, fault) = Fault::armed(context);
     let address = context.address();
-    let answers = A::answers(Answers::of(address.clone(), role.scope.clone()));
+    let routes = A::routes(Routes::of(address.clone(), role.scope.clone()));
     Launched {
         role,
-        keys: instance.registry.publish(answers),
-        report: address.clone().recipient(),
-        fault: address.recipient(),
+        keys: instance.registry.register(routes),
+        report: address.recipient(),
+        #[cfg(feature = "failpoints")]
+        fault,
         handle: actix_rt::spawn(context.into_future(actor)),
     }
 }
 
-/// Waits for the end of a child.
+/// Waits until a child has ended.
 pub(super) async fn exit_of(child: JoinHandle<()>) -> Exit {
     match child.await {
         Ok(()) => Exit::Failed("stopped without being asked".into()),

@@ -1,4 +1,4 @@
-//! What has been counted since the start, under the names that people know.
+//! Counters since the start, under their public names.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ pub(crate) struct Counters {
     pub(super) fenced: AtomicU64,
     pub(super) fetch_errors: AtomicU64,
     pub(super) offsets_lost: AtomicU64,
-    pub(super) logs_remade: AtomicU64,
+    pub(super) logs_recreated: AtomicU64,
     pub(super) rescued: AtomicU64,
     pub(super) without_instance: AtomicU64,
     pub(super) outcomes_unmatched: AtomicU64,
@@ -32,12 +32,12 @@ pub(crate) struct Counters {
     pub(super) idempotency_cache: AtomicU64,
     pub(super) idempotency_hits: AtomicU64,
     pub(super) lag: Mutex<BTreeMap<String, i64>>,
-    /// Since when a transaction holds partitions back.
+    /// Since when an open transaction has held each partition back, epoch milliseconds.
     pub(super) held: Mutex<BTreeMap<String, i64>>,
     pub(super) apps: Mutex<BTreeMap<String, Arc<AppFigures>>>,
 }
 
-/// What happened to one app's jobs on this instance.
+/// Counters of one app on this instance.
 #[derive(Debug, Default)]
 pub(crate) struct AppFigures {
     scheduled: Arc<AtomicU64>,
@@ -49,91 +49,92 @@ pub(crate) struct AppFigures {
     pub(super) cancelled: AtomicU64,
     overdue_on_arrival: AtomicU64,
     paused: AtomicU64,
-    /// The latest start after its moment, and the sum of all, in milliseconds.
+    /// How late the latest attempt started, and the sum over all attempts, in milliseconds.
     pub(super) lateness_max_ms: AtomicI64,
     lateness_sum_ms: Sum,
 }
 
-/// A sum that does not wrap: jobs may be late by thousands of years, and may be millions.
+/// A sum of 128 bits: with millions of jobs, some of them thousands of years late, 64 bits could
+/// overflow.
 #[derive(Debug, Default)]
 struct Sum {
     low: AtomicU64,
-    /// How often `low` began anew.
+    /// How many times `low` has wrapped.
     carried: AtomicU64,
 }
 
-/// The counters of ingest and of each app, as they stand.
+/// The current values of the counters of the ingest and of each app.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct IngestMetrics {
-    /// Records read from the ingest topics, and requests by API that the rules let through.
+    /// Records read from the ingest topics, and valid requests by API.
     pub messages_received: u64,
-    /// Those that became jobs.
+    /// Requests that became jobs.
     pub messages_processed: u64,
-    /// Those that could not become jobs; a request by API that the rules refuse is answered and
-    /// in none of these.
+    /// Records that could not become jobs. An invalid request by API is answered with an error and
+    /// not counted.
     pub messages_failed: u64,
     /// Dead letters that the broker has acknowledged on the DLQ topic.
     #[serde(rename = "messagesSentToDLQ")]
     pub messages_sent_to_dlq: u64,
-    /// Keys in the dedup actor's memory.
+    /// Idempotency keys in this instance's cache.
     pub idempotency_cache_size: u64,
-    /// Keys of records that this memory, or the fleet's in Redis, knew: their batches were
-    /// read before they were written.
+    /// Idempotency keys of records that this cache, or the one in Redis, contained: their batches
+    /// were read before they were written.
     pub idempotency_cache_hits: u64,
-    /// Those that repeated an earlier request.
+    /// Requests that repeated an earlier one.
     pub messages_duplicate: u64,
-    /// Parked records that were tried again, and batches that were because the database was
-    /// away.
+    /// Parked records that were tried again, and batches that were tried again because the database
+    /// was unavailable.
     pub messages_retried: u64,
-    /// Records that were parked, since their failure may heal.
+    /// Records that were parked because their failure may be temporary.
     pub messages_parked: u64,
     /// Verdicts that the broker has acknowledged on the events topic.
     pub verdicts_sent: u64,
-    /// Dead letters that the DLQ topic did not take when they were first sent: they stay and are
-    /// tried again.
+    /// Dead letters whose first publication to the DLQ topic failed; they stay in the outbox and
+    /// are sent again.
     pub letters_not_published: u64,
-    /// Verdicts that the events topic did not take when they were first sent: they stay and are
-    /// tried again.
+    /// Verdicts whose first publication to the events topic failed; they stay in the outbox and are
+    /// sent again.
     pub verdicts_not_published: u64,
-    /// Fields of requests that this version does not know.
+    /// Unknown fields in requests.
     pub unknown_fields: u64,
-    /// Batches that found their partition's row moved on.
+    /// Batches that were not written because another reader had claimed or moved the partition's
+    /// ledger row.
     pub batches_fenced: u64,
-    /// How often a partition could not be read on for a reason that does not pass by itself.
+    /// How many times a partition could not be read for a reason that is not temporary.
     pub fetch_errors: u64,
-    /// Records that the log no longer had when their turn came.
+    /// Records that the log had removed before they were read.
     pub offsets_lost: u64,
-    /// Partitions whose log was found to be another one under the same name.
-    pub logs_remade: u64,
-    /// Jobs that an audit found in the table and not in memory: should be zero.
+    /// How many times a topic was found to have been deleted and recreated.
+    pub logs_recreated: u64,
+    /// Jobs that an audit found in the table and not in memory; expected to be zero.
     pub jobs_rescued: u64,
-    /// Jobs that are due and whose app no instance has, up to 10,001 an app.
+    /// Jobs that are due and whose app no running instance has, up to 10,001 per app.
     pub jobs_without_instance: u64,
-    /// Outcomes whose statement did not find the row of their job: an answer was lost before,
-    /// or the database's servers do not have the same rows.
+    /// Outcomes whose statement did not find the job's row: an earlier answer was lost, or the
+    /// servers of the database have different rows.
     pub outcomes_unmatched: u64,
-    /// Commands that wait in shards of this instance and are of a kind that it does not know.
+    /// Commands in shards of this instance whose kind it does not know.
     pub commands_unknown: u64,
     /// 1 while the ingest of the consumer group is paused, else 0.
     pub ingest_paused: u64,
     /// 1 after somebody has drained this instance, else 0.
     pub instance_draining: u64,
-    /// The database's clock less ours, in milliseconds.
+    /// The database's clock minus the clock of this machine, in milliseconds.
     pub clock_skew_ms: i64,
-    /// Records not read yet, by partition.
+    /// Records that are not read yet, by partition.
     pub consumer_lag: BTreeMap<String, i64>,
-    /// Partitions that a transaction which has not ended holds back, and since when, epoch
-    /// milliseconds.
+    /// Partitions that an open transaction holds back, and since when, epoch milliseconds.
     pub held_back_since_ms: BTreeMap<String, i64>,
-    /// By app.
+    /// The counters of each app, by its name.
     pub apps: BTreeMap<String, AppMetrics>,
-    /// Problems of this instance, by kind.
+    /// Current problems of this instance, by kind.
     pub degraded: BTreeMap<ProblemKind, u64>,
 }
 
-/// What happened to one app's jobs on this instance.
+/// Counters of one app on this instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -142,13 +143,13 @@ pub struct AppMetrics {
     pub scheduled: u64,
     /// Attempts started.
     pub fired: u64,
-    /// Jobs that ended well.
+    /// Jobs that succeeded.
     pub succeeded: u64,
     /// Attempts that failed.
     pub failed: u64,
-    /// Attempts that are to be made again.
+    /// Attempts that failed and will be repeated.
     pub retried: u64,
-    /// Jobs that are dead letters.
+    /// Jobs that became dead letters.
     pub dead: u64,
     /// Jobs that were cancelled.
     pub cancelled: u64,
@@ -157,9 +158,10 @@ pub struct AppMetrics {
     pub overdue_on_arrival: u64,
     /// 1 while the app is paused here, else 0.
     pub paused: u64,
-    /// The latest start after its moment, in milliseconds.
+    /// The longest delay between a job's scheduled time and the start of its attempt, in
+    /// milliseconds.
     pub lateness_max_ms: i64,
-    /// The mean of all starts after their moment, in milliseconds.
+    /// The mean delay between the scheduled time and the start of an attempt, in milliseconds.
     pub lateness_mean_ms: i64,
 }
 
@@ -177,7 +179,7 @@ impl Counters {
         all.insert(partition.to_string(), lag);
     }
 
-    /// Notes since when a transaction holds the partition back; `None`: it does not.
+    /// Sets since when a transaction has held the partition back, or `None` if none does.
     pub(super) fn set_held(&self, partition: &TopicPartition, since_ms: Option<i64>) {
         let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match since_ms {
@@ -200,10 +202,10 @@ impl Counters {
         apps.entry(name.to_owned()).or_insert_with(new).clone()
     }
 
-    /// All of them, as they stand.
+    /// The current values.
     pub(crate) fn read(&self) -> IngestMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        // Jobs are admitted for apps that are not registered here, too.
+        // Jobs are also admitted for apps that are not registered on this instance.
         for app in self.admission.apps() {
             self.app(&app);
         }
@@ -226,7 +228,7 @@ impl Counters {
             batches_fenced: get(&self.fenced),
             fetch_errors: get(&self.fetch_errors),
             offsets_lost: get(&self.offsets_lost),
-            logs_remade: get(&self.logs_remade),
+            logs_recreated: get(&self.logs_recreated),
             jobs_rescued: get(&self.rescued),
             jobs_without_instance: get(&self.without_instance),
             outcomes_unmatched: get(&self.outcomes_unmatched),
@@ -237,7 +239,7 @@ impl Counters {
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read())).collect(),
-            // The handle adds them: they are not counted here.
+            // Filled in by the handle, from the health report.
             degraded: BTreeMap::new(),
         }
     }
@@ -253,12 +255,13 @@ impl AppFigures {
         if was_overdue {
             self.overdue_on_arrival.fetch_add(1, Ordering::Relaxed);
         }
-        // A clock that was set back in between must not subtract from what others were late.
+        // If the clock was set back meanwhile, the lateness is negative; it must not reduce the
+        // sum.
         self.lateness_sum_ms.add(u64::try_from(lateness_ms).unwrap_or(0));
         self.lateness_max_ms.fetch_max(lateness_ms, Ordering::Relaxed);
     }
 
-    /// All of them, as they stand.
+    /// The current values.
     pub(crate) fn read(&self) -> AppMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let fired = get(&self.fired);
@@ -287,7 +290,7 @@ impl Sum {
         }
     }
 
-    /// The sum. One that is read while another thread carries is too low, for that moment.
+    /// The sum. It may be too low for a moment while another thread carries over.
     fn get(&self) -> u128 {
         let [carried, low] = [&self.carried, &self.low].map(|half| half.load(Ordering::Relaxed));
         u128::from(carried) << 64 | u128::from(low)
@@ -302,7 +305,7 @@ mod tests {
     fn the_mean_lateness_of_very_old_jobs_is_right_however_many_they_are() {
         let figures = AppFigures::default();
         let late_ms = 250_000_000_000_000;
-        // As many as the lower half has room for; one by one they would take a while.
+        // As many as fit into the lower half; added one by one they would take too long.
         let many = u64::MAX / late_ms;
         figures.lateness_sum_ms.add(many * late_ms);
         figures.fired.fetch_add(many, Ordering::Relaxed);

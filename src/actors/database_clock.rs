@@ -1,4 +1,4 @@
-//! The database's clock as it was last seen, and what follows from a difference to ours.
+//! The database's clock as last read, and its difference to the clock of this machine.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::lease::boot_ms;
 use crate::model::clock::{Clock, SharedClock};
 
-/// The database's clock, read with each heartbeat and carried on by a clock that nobody sets.
+/// The database's clock: read with each heartbeat, and advanced between two readings by the boot
+/// clock, which nobody can set.
 #[derive(Debug)]
 pub(super) struct DatabaseClock {
-    /// The database's time less the time since the boot; [`UNKNOWN`] before the first reading.
+    /// The database's time minus the time since boot; [`UNKNOWN`] before the first reading.
     since_boot_ms: AtomicI64,
 }
 
@@ -23,51 +24,51 @@ impl Default for DatabaseClock {
 }
 
 impl DatabaseClock {
-    /// An answer that came just now had this time in it: it is later by now, never earlier.
+    /// Records the time that an answer of the database contained. The database's actual time is
+    /// this or later.
     pub(super) fn seen(&self, now_us: i64) {
         self.since_boot_ms.store(now_us / 1000 - boot_ms(), Ordering::Relaxed);
     }
 
-    /// What the database's clock shows at least.
+    /// A lower bound of the database's current time; `None` before the first reading.
     pub(super) fn now_ms(&self) -> Option<i64> {
         let since_boot_ms = self.since_boot_ms.load(Ordering::Relaxed);
         (since_boot_ms != UNKNOWN).then(|| since_boot_ms + boot_ms())
     }
 }
 
-/// The moments to admit and fire by: those of our clock, or of the database's where that is
-/// earlier by more than the two may differ.
+/// The clock that decides when jobs are due: this machine's clock, or the database's while that is
+/// earlier by more than the tolerated difference.
 #[derive(Debug)]
-pub(super) struct Moments {
+pub(super) struct SchedulingClock {
     own: SharedClock,
     database: Arc<DatabaseClock>,
     most_ms: u64,
 }
 
-impl Moments {
+impl SchedulingClock {
     pub(super) fn new(own: SharedClock, database: Arc<DatabaseClock>, most: Duration) -> Self {
         let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
         Self { own, database, most_ms }
     }
 }
 
-impl Clock for Moments {
+impl Clock for SchedulingClock {
     fn now_ms(&self) -> i64 {
-        moment_of(self.own.now_ms(), self.database.now_ms(), self.most_ms)
+        earlier_of(self.own.now_ms(), self.database.now_ms(), self.most_ms)
     }
 }
 
-/// The moment to admit and fire by: ours, or the earlier one where the clocks differ by more
-/// than they may.
-fn moment_of(own_ms: i64, database_ms: Option<i64>, most_ms: u64) -> i64 {
+/// This machine's time, or the earlier of both where they differ by more than `most_ms`.
+fn earlier_of(own_ms: i64, database_ms: Option<i64>, most_ms: u64) -> i64 {
     match database_ms {
         Some(database_ms) if own_ms.abs_diff(database_ms) > most_ms => own_ms.min(database_ms),
         _ => own_ms,
     }
 }
 
-/// The database's clock less ours, which showed `asked_ms` before it was asked and
-/// `answered_ms` after: the least difference that explains what was read.
+/// The smallest difference of the database's clock to ours that explains an answer, if our clock
+/// showed `asked_ms` before the question and `answered_ms` after the answer.
 pub(super) fn skew_of(database_ms: i64, asked_ms: i64, answered_ms: i64) -> i64 {
     if database_ms < asked_ms { database_ms - asked_ms } else { (database_ms - answered_ms).max(0) }
 }
@@ -85,7 +86,7 @@ mod tests {
             (10_000, Some(10_600), 10_000),
             (10_000, None, 10_000),
         ] {
-            assert_eq!(moment_of(own, database, 500), moment, "{own}, {database:?}");
+            assert_eq!(earlier_of(own, database, 500), moment, "{own}, {database:?}");
         }
     }
 

@@ -1,8 +1,9 @@
-//! What has been started and not yet written: the one memory that survives the actors.
+//! The table of attempts that were started and whose outcome is not written yet. It survives the
+//! restart of any actor.
 //!
-//! A job is in flight from before its attempt starts until its outcome's commit is
-//! confirmed. A fresh app scheduler takes over what still runs; a fresh outcomes actor
-//! finds what has ended and was not written.
+//! A job is in flight from before its attempt starts until the commit of its outcome is confirmed.
+//! A restarted app scheduler takes over the running attempts, and a restarted outcomes actor finds
+//! those that have ended and are not written.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,41 +22,41 @@ use crate::store::{Outcome, ShardFence};
 /// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The handler answered.
-    Answered(Result<(), JobError>),
-    /// It took longer than it may.
+    /// The handler returned.
+    Returned(Result<(), JobError>),
+    /// It exceeded its time limit.
     TimedOut(Duration),
-    /// It panicked, or was aborted, before it answered.
-    Broke,
-    /// Its time to be of use had passed.
+    /// It panicked, or its task was aborted.
+    Panicked,
+    /// The job's `expiresTime` had passed.
     Expired,
-    /// The lease was over, or we are leaving: it never ran.
+    /// It never ran, since the lease had ended or the instance was shutting down.
     NotStarted,
-    /// It was told to stop, and stopped or was stopped: it does not count.
+    /// It was cancelled, and does not count as an attempt of the job.
     Cancelled,
 }
 
-/// A job in flight.
+/// One attempt of a job.
 #[derive(Clone, Debug)]
-pub(super) struct Flight {
+pub(super) struct Attempt {
     pub(super) job: Arc<Job>,
     pub(super) app: Arc<RegisteredApp>,
-    /// The shard as it was ours when the attempt started.
+    /// The fence of the shard when the attempt started.
     pub(super) fence: ShardFence,
     pub(super) fired_ms: i64,
-    /// What the receiver is shown; set by the table when it starts.
-    pub(super) shown: Fence,
+    /// The fence that the handler's receiver gets; set by the table at the start.
+    pub(super) receiver_fence: Fence,
     pub(super) cancelled: CancellationToken,
-    /// The bytes that it counts for in its app's memory; kept by the table.
+    /// The bytes that count towards the app's memory; set by the table.
     pub(super) bytes: usize,
     /// That it was cancelled: no attempt follows this one.
     pub(super) cancellation: Option<Cancellation>,
     /// The cancellation is being written to the row: its outcome waits for that.
     pub(super) is_marking: bool,
-    /// How it ended, once it has.
+    /// How it ended, once it has ended.
     pub(super) ended: Option<Arc<Ended>>,
-    /// What that means, where judging it again could say something else.
-    pub(super) judged: Option<Outcome>,
+    /// The outcome that follows from its end, kept if computing it again could yield another one.
+    pub(super) outcome: Option<Outcome>,
 }
 
 /// What a job in flight is to whoever wants to change it.
@@ -72,7 +73,7 @@ pub(super) enum Attempting {
     },
 }
 
-/// Every job in flight on this instance.
+/// Every attempt that is in flight on this instance.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     table: Mutex<Table>,
@@ -82,13 +83,13 @@ pub(super) struct InFlight {
 
 #[derive(Debug, Default)]
 struct Table {
-    flights: HashMap<JobId, Flight>,
-    /// Those that ended since the last collection, in order.
+    attempts: HashMap<JobId, Attempt>,
+    /// Attempts that ended since the last call of [`InFlight::collect`], in order.
     ended: Vec<JobId>,
 }
 
-impl Flight {
-    fn attempting(&self) -> Attempting {
+impl Attempt {
+    fn state(&self) -> Attempting {
         match self.ended {
             Some(_) => Attempting::Ended,
             None => Attempting::Running { is_marking: false },
@@ -97,32 +98,32 @@ impl Flight {
 }
 
 impl InFlight {
-    /// Notes jobs that are about to start, and gives each its fence. `now_us` is the database's
-    /// clock.
-    pub(super) fn start(&self, flights: Vec<Flight>, now_us: i64) -> Vec<Flight> {
+    /// Adds attempts that are about to start, and assigns each its fence. `now_us` is the
+    /// database's time.
+    pub(super) fn start(&self, attempts: Vec<Attempt>, now_us: i64) -> Vec<Attempt> {
         let mut table = self.table();
-        self.running.fetch_add(flights.len(), Ordering::Relaxed);
-        flights
+        self.running.fetch_add(attempts.len(), Ordering::Relaxed);
+        attempts
             .into_iter()
-            .map(|mut flight| {
-                let id = flight.job.id;
-                flight.app.running.fetch_add(1, Ordering::Relaxed);
-                flight.app.unsettled.fetch_add(1, Ordering::Relaxed);
-                flight.bytes = flight.job.size();
-                flight.app.memory.take_off(flight.bytes);
-                flight.shown = self.fences.next(flight.fence.epoch, now_us);
-                table.flights.insert(id, flight.clone());
-                flight
+            .map(|mut attempt| {
+                let id = attempt.job.id;
+                attempt.app.running.fetch_add(1, Ordering::Relaxed);
+                attempt.app.unwritten.fetch_add(1, Ordering::Relaxed);
+                attempt.bytes = attempt.job.size();
+                attempt.app.memory.add_in_flight(attempt.bytes);
+                attempt.receiver_fence = self.fences.next(attempt.fence.epoch, now_us);
+                table.attempts.insert(id, attempt.clone());
+                attempt
             })
             .collect()
     }
 
-    /// An attempt has ended. True if it is the first since the last collection.
+    /// Records the end of an attempt. Returns true if it is the first since the last collection.
     pub(super) fn end(&self, id: JobId, how: Ended) -> bool {
         let mut table = self.table();
-        let Some(flight) = table.flights.get_mut(&id) else { return false };
-        flight.ended = Some(Arc::new(how));
-        flight.app.running.fetch_sub(1, Ordering::Relaxed);
+        let Some(attempt) = table.attempts.get_mut(&id) else { return false };
+        attempt.ended = Some(Arc::new(how));
+        attempt.app.running.fetch_sub(1, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Relaxed);
         if flight.is_marking {
             return false;
@@ -133,7 +134,7 @@ impl InFlight {
 
     /// What job `id` is doing.
     pub(super) fn attempting(&self, id: JobId) -> Attempting {
-        self.table().flights.get(&id).map_or(Attempting::No, Flight::attempting)
+        self.table().attempts.get(&id).map_or(Attempting::No, Attempt::state)
     }
 
     /// Cancels the job that was admitted then, if its attempt runs, and tells the attempt to stop
@@ -146,19 +147,19 @@ impl InFlight {
         stops: bool,
     ) -> Attempting {
         let mut table = self.table();
-        let Some(flight) = table.flights.get_mut(&id) else { return Attempting::No };
-        let attempting = flight.attempting();
-        if matches!(attempting, Attempting::Ended) || flight.job.created_ms != created_ms {
+        let Some(attempt) = table.attempts.get_mut(&id) else { return Attempting::No };
+        let attempting = attempt.state();
+        if matches!(attempting, Attempting::Ended) || attempt.job.created_ms != created_ms {
             return attempting;
         }
         if stops {
-            flight.cancelled.cancel();
+            attempt.cancelled.cancel();
         }
-        if flight.cancellation.is_some() {
+        if attempt.cancellation.is_some() {
             return attempting;
         }
-        flight.cancellation = Some(first);
-        flight.is_marking = true;
+        attempt.cancellation = Some(first);
+        attempt.is_marking = true;
         Attempting::Running { is_marking: true }
     }
 
@@ -166,95 +167,96 @@ impl InFlight {
     /// outcome has waited for it.
     pub(super) fn marked(&self, id: JobId, is_written: bool) -> bool {
         let mut table = self.table();
-        let Some(flight) = table.flights.get_mut(&id) else { return false };
-        flight.is_marking = false;
+        let Some(attempt) = table.attempts.get_mut(&id) else { return false };
+        attempt.is_marking = false;
         if !is_written {
-            flight.cancellation = None;
+            attempt.cancellation = None;
         }
-        let has_ended = flight.ended.is_some();
+        let has_ended = attempt.ended.is_some();
         if has_ended {
             table.ended.push(id);
         }
         has_ended
     }
 
-    /// Those that ended since the last call.
-    pub(super) fn collect(&self) -> Vec<Flight> {
+    /// The attempts that ended since the last call.
+    pub(super) fn collect(&self) -> Vec<Attempt> {
         let mut table = self.table();
         let ended = std::mem::take(&mut table.ended);
-        ended.iter().filter_map(|id| table.flights.get(id).cloned()).collect()
+        ended.iter().filter_map(|id| table.attempts.get(id).cloned()).collect()
     }
 
-    /// All that ended and is not settled, for an outcomes actor that begins anew.
+    /// Makes the next collection return every attempt that has ended, for a restarted outcomes
+    /// actor.
     pub(super) fn collect_all(&self) {
         let mut table = self.table();
-        let Table { flights, ended, .. } = &mut *table;
+        let Table { attempts, ended, .. } = &mut *table;
         let all =
-            flights.iter().filter(|(_, flight)| flight.ended.is_some() && !flight.is_marking);
+            attempts.iter().filter(|(_, attempt)| attempt.ended.is_some() && !attempt.is_marking);
         *ended = all.map(|(id, _)| *id).collect();
     }
 
-    /// Keeps judgements, so that an outcome that is written twice is the same both times.
-    pub(super) fn keep(&self, judged: Vec<(JobId, Outcome)>) {
+    /// Stores outcomes, so that writing one again writes the same.
+    pub(super) fn keep_outcomes(&self, outcomes: Vec<(JobId, Outcome)>) {
         let mut table = self.table();
-        for (id, outcome) in judged {
-            if let Some(flight) = table.flights.get_mut(&id) {
-                // A dead letter has a body of its own until it is written.
-                let more = if flight.judged.is_none() { outcome.size() } else { 0 };
-                flight.bytes += more;
-                flight.app.memory.take_off(more);
-                flight.judged = Some(outcome);
+        for (id, outcome) in outcomes {
+            if let Some(attempt) = table.attempts.get_mut(&id) {
+                // The body of a dead letter occupies memory until it is written.
+                let more = if attempt.outcome.is_none() { outcome.size() } else { 0 };
+                attempt.bytes += more;
+                attempt.app.memory.add_in_flight(more);
+                attempt.outcome = Some(outcome);
             }
         }
     }
 
-    /// These are written, nobody's any more, or will start again.
-    pub(super) fn settle(&self, gone: impl IntoIterator<Item = JobId>) {
+    /// Removes attempts whose outcome is written, whose shard was lost, or that never started.
+    pub(super) fn remove(&self, gone: impl IntoIterator<Item = JobId>) {
         let mut table = self.table();
         for id in gone {
-            if let Some(flight) = table.flights.remove(&id) {
-                flight.app.unsettled.fetch_sub(1, Ordering::Relaxed);
-                flight.app.memory.land(flight.bytes);
+            if let Some(attempt) = table.attempts.remove(&id) {
+                attempt.app.unwritten.fetch_sub(1, Ordering::Relaxed);
+                attempt.app.memory.remove_in_flight(attempt.bytes);
             }
         }
     }
 
-    /// What of `app` is in flight, for a scheduler that begins anew.
+    /// The attempts of `app` that are in flight, for a restarted scheduler.
     pub(super) fn of(&self, app: AppId) -> Vec<(JobId, ShardId)> {
         let table = self.table();
-        let of_app = table.flights.values().filter(|flight| flight.app.id == app);
-        of_app.map(|flight| (flight.job.id, flight.job.shard)).collect()
+        let of_app = table.attempts.values().filter(|attempt| attempt.app.id == app);
+        of_app.map(|attempt| (attempt.job.id, attempt.job.shard)).collect()
     }
 
-    /// Whether anything of `shard` is in flight.
+    /// Whether an attempt of `shard` is in flight.
     pub(super) fn has(&self, shard: ShardId) -> bool {
-        self.table().flights.values().any(|flight| flight.job.shard == shard)
+        self.table().attempts.values().any(|attempt| attempt.job.shard == shard)
     }
 
-    /// Tells running attempts of these shards that they are not wanted any more.
+    /// Cancels the attempts of these shards.
     pub(super) fn cancel(&self, shards: &HashSet<ShardId>) {
-        for flight in self.table().flights.values() {
-            if shards.contains(&flight.job.shard) {
-                flight.cancelled.cancel();
+        for attempt in self.table().attempts.values() {
+            if shards.contains(&attempt.job.shard) {
+                attempt.cancelled.cancel();
             }
         }
     }
 
-    /// Tells all running attempts the same.
+    /// Cancels all attempts.
     pub(super) fn cancel_all(&self) {
-        for flight in self.table().flights.values() {
-            flight.cancelled.cancel();
+        for attempt in self.table().attempts.values() {
+            attempt.cancelled.cancel();
         }
     }
 
-    /// Attempts that run.
+    /// How many attempts are running.
     pub(super) fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Attempts that run or are not written yet.
+    /// How many attempts are running or have an unwritten outcome.
     pub(super) fn len(&self) -> usize {
-        self.table().flights.len()
+        self.table().attempts.len()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -1,4 +1,4 @@
-//! What all actors of one instance share.
+//! The state that all actors of one instance share.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use tokio::sync::watch;
 use super::app::RegisteredApp;
 use super::changing::Changing;
 use super::counters::Counters;
-use super::database_clock::{DatabaseClock, Moments};
+use super::database_clock::{DatabaseClock, SchedulingClock};
 use super::in_flight::InFlight;
 use super::job_memory::JobMemory;
-use super::kafka_side::KafkaSide;
+use super::kafka_clients::KafkaClients;
 use super::lease::Lease;
 use super::owned_shards::OwnedShards;
 use super::processes;
@@ -30,45 +30,47 @@ use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
 use crate::model::process::ProcessIdentity;
 use crate::recovery::{self, Recovery};
-use crate::store::{AppRow, Error as StoreError, Lane, Membership, Result as StoreResult, Store};
+use crate::store::{
+    AppRow, Error as StoreError, Membership, OrderingKey, Result as StoreResult, Store,
+};
 
-/// What all actors of one instance share. It outlives each of them.
+/// The state that all actors of one instance share. It outlives each of them.
 #[derive(Debug)]
 pub(crate) struct Instance {
     /// The database.
     pub store: Store,
-    /// The instance's clock.
+    /// This machine's clock.
     pub clock: SharedClock,
-    /// What to go by.
+    /// The settings of the actors.
     pub settings: Settings,
-    /// What was counted.
+    /// The counters.
     pub counters: Counters,
-    /// What is wrong with it.
+    /// The current problems.
     pub health: Health,
     pub(super) apps: HashMap<AppId, Arc<RegisteredApp>>,
-    /// How requests get in.
+    /// The path of requests into the database.
     pub admission: Arc<Admission>,
     pub(super) lease: Arc<Lease>,
     pub(super) database_clock: Arc<DatabaseClock>,
-    /// The moments to admit and fire by.
-    moments: SharedClock,
-    /// The same database, with waits that end when it answers again.
+    /// The clock that decides when jobs are due.
+    scheduling_clock: SharedClock,
+    /// The same database with time limits, and with waits that end when it is available again.
     pub(super) database: Arc<Database>,
-    /// Ends what waits for the broker.
+    /// The broker's availability, which ends waits early.
     pub(super) broker: Recovery,
     pub(super) registry: Arc<Registry>,
     pub(super) owned: Arc<OwnedShards>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) changing: Changing,
     pub(super) job_memory: Arc<JobMemory>,
-    pub(super) kafka: Option<KafkaSide>,
-    /// The ledger rows of the partitions that are read here.
+    pub(super) kafka: Option<KafkaClients>,
+    /// The ledger rows of the partitions that this instance reads.
     pub(super) partitions: DashMap<TopicPartition, LedgerId>,
     me: AtomicI64,
-    /// The process that we are, where the kernel tells.
+    /// The identity of this process, where the kernel provides it.
     pub(super) process: Option<ProcessIdentity>,
     pub(super) draining: AtomicBool,
-    /// The shards that are due to us were asked for at least once.
+    /// This instance's share of the shards was requested at least once.
     pub(super) asked_for_shards: AtomicBool,
     /// Somebody has drained this instance: it owns nothing until it is restarted.
     pub(super) drained: AtomicBool,
@@ -77,7 +79,7 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Puts the parts together. The instance has joined nobody yet.
+    /// Creates the shared state. The instance is not registered in the database yet.
     pub(crate) fn new(
         store: Store,
         clock: SharedClock,
@@ -93,16 +95,19 @@ impl Instance {
         };
         let apps: HashMap<AppId, Arc<RegisteredApp>> = apps.into_iter().map(registered).collect();
         let kafka =
-            kafka.map(|(config, producer, events)| KafkaSide::new(config, producer, events));
+            kafka.map(|(config, producer, events)| KafkaClients::new(config, producer, events));
         let database = Arc::new(Database::new(store.clone(), settings.lease));
         let database_clock = Arc::new(DatabaseClock::default());
-        let moments: SharedClock =
-            Arc::new(Moments::new(clock.clone(), database_clock.clone(), settings.max_clock_skew));
+        let scheduling_clock: SharedClock = Arc::new(SchedulingClock::new(
+            clock.clone(),
+            database_clock.clone(),
+            settings.max_clock_skew,
+        ));
         let shards = InstanceShards::new(Lease::new(settings.lease, clock.clone()));
         let parts = InstanceParts {
             database: database.clone(),
             clock: clock.clone(),
-            moments: moments.clone(),
+            scheduling_clock: scheduling_clock.clone(),
             apps: apps.values().map(|app| app.for_admission()).collect(),
             counters: counters.admission.clone(),
             shards: Arc::new(shards.clone()),
@@ -116,7 +121,7 @@ impl Instance {
             registry,
             database,
             database_clock,
-            moments,
+            scheduling_clock,
             broker: Recovery::default(),
             store,
             clock,
@@ -138,7 +143,7 @@ impl Instance {
         }
     }
 
-    /// What to call these apps in a sentence: by name, or by their number if they are several.
+    /// These apps as text for a log line: the name of one, or the number of several.
     pub(super) fn names_of(&self, apps: impl IntoIterator<Item = AppId>) -> String {
         let apps: BTreeSet<AppId> = apps.into_iter().collect();
         match apps.first().and_then(|app| self.apps.get(app)) {
@@ -152,23 +157,23 @@ impl Instance {
         self.drained.load(Ordering::Acquire)
     }
 
-    /// Whether this instance has asked for its share of the shards.
+    /// Whether this instance has requested its share of the shards.
     pub(crate) fn has_asked_for_shards(&self) -> bool {
         self.asked_for_shards.load(Ordering::Acquire)
     }
 
-    /// How often the database or the broker has answered again.
+    /// How many times the database or the broker became available again.
     pub(super) fn recoveries(&self) -> u64 {
         self.database.recovery().recoveries() + self.broker.recoveries()
     }
 
-    /// Waits for `backoff`, or until the database or the broker answers again.
+    /// Waits for `backoff`, or until the database or the broker is available again.
     pub(super) async fn wait_or_recovery(&self, backoff: Duration) {
         recovery::wait(&[self.database.recovery(), &self.broker], backoff).await;
     }
 
-    /// What kind of problem an error is for something that needs the database: `otherwise` if
-    /// that may pass by itself.
+    /// The kind of problem to report for an error of the database: `otherwise` if the error may be
+    /// temporary.
     pub(super) fn problem(error: &StoreError, otherwise: ProblemKind) -> ProblemKind {
         match error {
             StoreError::Unusable(_) | StoreError::Setting(_) => ProblemKind::DatabaseUnusable,
@@ -176,7 +181,7 @@ impl Instance {
         }
     }
 
-    /// Whether this instance may fire and write just now.
+    /// Whether the lease is valid, so that this instance may fire and write.
     pub(crate) fn has_lease(&self) -> bool {
         self.lease.is_valid()
     }
@@ -195,30 +200,32 @@ impl Instance {
         i64::try_from(window_ms).unwrap_or(i64::MAX)
     }
 
-    /// Whether producers get verdicts on their requests.
-    pub(super) fn tells_verdicts(&self) -> bool {
-        self.settings.admission.tells_verdicts
+    /// Whether verdicts on requests are published.
+    pub(super) fn publishes_verdicts(&self) -> bool {
+        self.settings.admission.publishes_verdicts
     }
 
     pub(super) fn ledgers(&self) -> Vec<LedgerId> {
         self.partitions.iter().map(|entry| *entry.value()).collect()
     }
 
-    /// Whether what lies in this lane of the outbox is ours to publish.
-    pub(super) fn owns(&self, lane: Lane) -> bool {
-        match lane {
-            Lane::Partition(ledger) => self.partitions.iter().any(|held| *held.value() == ledger),
-            Lane::Shard(shard) => self.apps.keys().any(|app| self.owned.has(*app, shard)),
+    /// Whether this instance publishes this ordering key of the outbox.
+    pub(super) fn owns(&self, ordering_key: OrderingKey) -> bool {
+        match ordering_key {
+            OrderingKey::Partition(ledger) => {
+                self.partitions.iter().any(|held| *held.value() == ledger)
+            }
+            OrderingKey::Shard(shard) => self.apps.keys().any(|app| self.owned.has(*app, shard)),
         }
     }
 
-    /// The moment to admit and fire by: our clock's, or the earlier one where the database's
-    /// differs from it by more than it may.
+    /// The current time for decisions about what is due: see [`SchedulingClock`].
     pub(super) fn now_ms(&self) -> i64 {
-        self.moments.now_ms()
+        self.scheduling_clock.now_ms()
     }
 
-    /// What is known here of the database's clock, in microseconds; ours before it was seen.
+    /// The database's time in microseconds, as far as it is known; this machine's before the first
+    /// reading.
     pub(super) fn database_us(&self) -> i64 {
         self.database_clock.now_ms().unwrap_or_else(|| self.clock.now_ms()).saturating_mul(1000)
     }

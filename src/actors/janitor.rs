@@ -12,13 +12,13 @@ use actix::prelude::*;
 use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::Answers;
+use super::registry::Routes;
 use crate::model::ids::ShardId;
 use crate::store::{Error as StoreError, LetterCursor};
 
-/// From the start to the first round, which has others to wait for.
+/// The pause before the first round, which other work at the start goes before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Between two steps, so that it stays out of the way.
+/// The pause between two steps, which leaves the database free for other work.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);
 /// Between two rounds through everything.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
@@ -26,7 +26,7 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 /// How long the answer to a command is kept.
 const KEEP_ANSWERS: Duration = Duration::from_secs(24 * 3600);
 
-/// Sweeps up.
+/// Deletes what was kept for long enough.
 pub(super) struct Janitor {
     instance: Arc<Instance>,
     expired: u64,
@@ -37,7 +37,7 @@ impl Janitor {
         Self { instance, expired: 0 }
     }
 
-    /// One step, then the next one after a pause.
+    /// Runs one step, and schedules the next one.
     fn sweep(&mut self, after: Option<LetterCursor>, ctx: &mut Context<Self>) {
         let until_ms = self.kept_since_ms(self.instance.settings.keep_dead_letters);
         let no_kafka = self.instance.kafka.is_none();
@@ -136,8 +136,8 @@ impl Actor for Janitor {
 impl Child for Janitor {
     const KIND: &'static str = "janitor";
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes
     }
 }
 
@@ -147,13 +147,5 @@ impl Handler<Report> for Janitor {
     fn handle(&mut self, _: Report, _: &mut Context<Self>) {
         let expired = self.expired;
         tracing::info!(actor = "janitor", expired, "{expired} old dead letters removed");
-    }
-}
-
-impl Handler<Fault> for Janitor {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
     }
 }

@@ -1,25 +1,25 @@
-//! One bound, in bytes, over the jobs that this instance holds: those in the windows of all
-//! apps, those that run, and those whose outcome is not written yet.
+//! One limit, in bytes, for the jobs that this instance holds: those in the windows of all apps,
+//! those that run, and those whose outcome is not written yet.
 //!
-//! Half of it is divided evenly among the apps; the other half belongs to those that want
-//! more than their part of the first. An app may always hold some jobs and run one, however
-//! large they are: the bound gives way to that, and to nothing else.
+//! Half of it is reserved in equal parts for the apps; the other half is divided among the apps
+//! that need more than their part. An app may always hold a few jobs and run one, whatever their
+//! size: only for that the limit is exceeded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What all apps hold.
+/// The memory of all apps.
 #[derive(Debug)]
 pub(super) struct JobMemory {
     limit: usize,
-    /// What each app may hold whatever the others do.
+    /// The bytes that are reserved for each app.
     part: usize,
     held: AtomicUsize,
-    /// Apps that hold more than their part.
+    /// How many apps hold more than the reserved part.
     large: AtomicUsize,
 }
 
-/// What one app holds.
+/// The memory of one app.
 #[derive(Debug)]
 pub(super) struct AppMemory {
     all: Arc<JobMemory>,
@@ -29,13 +29,13 @@ pub(super) struct AppMemory {
 }
 
 impl JobMemory {
-    /// Room for `limit` bytes, for so many apps.
+    /// A limit of `limit` bytes for this number of apps.
     pub(super) fn new(limit: usize, apps: usize) -> Arc<Self> {
         let (held, large) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Arc::new(Self { limit, part: limit / 2 / apps.max(1), held, large })
     }
 
-    /// Bytes that are held.
+    /// The bytes that are held.
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
@@ -51,13 +51,13 @@ impl AppMemory {
         }
     }
 
-    /// The bytes that the window may have, given what is in flight.
+    /// The bytes that the window may hold, given what is in flight.
     pub(super) fn for_window(&self) -> usize {
         self.allowed().saturating_sub(self.in_flight.load(Ordering::Relaxed))
     }
 
-    /// The bytes of jobs that may start now: at least one byte, and so one job, if none is in
-    /// flight.
+    /// The bytes of jobs that may start now. If none is in flight, this is at least one byte, which
+    /// allows one job.
     pub(super) fn for_starts(&self) -> usize {
         match self.in_flight.load(Ordering::Relaxed) {
             0 => self.allowed().max(1),
@@ -65,34 +65,34 @@ impl AppMemory {
         }
     }
 
-    /// The window holds so many bytes now.
+    /// Sets the bytes that the window holds.
     pub(super) fn set_window(&self, bytes: usize) {
         let before = self.window.swap(bytes, Ordering::Relaxed);
         if before != bytes {
             self.all.held.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
-            self.look();
+            self.update_large();
         }
     }
 
-    /// So many bytes more are in flight.
-    pub(super) fn take_off(&self, bytes: usize) {
+    /// Adds to the bytes that are in flight.
+    pub(super) fn add_in_flight(&self, bytes: usize) {
         self.in_flight.fetch_add(bytes, Ordering::Relaxed);
         self.all.held.fetch_add(bytes, Ordering::Relaxed);
-        self.look();
+        self.update_large();
     }
 
-    /// So many bytes are not in flight any more.
-    pub(super) fn land(&self, bytes: usize) {
+    /// Subtracts from the bytes that are in flight.
+    pub(super) fn remove_in_flight(&self, bytes: usize) {
         self.in_flight.fetch_sub(bytes, Ordering::Relaxed);
         self.all.held.fetch_sub(bytes, Ordering::Relaxed);
-        self.look();
+        self.update_large();
     }
 
     fn held(&self) -> usize {
         self.window.load(Ordering::Relaxed) + self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// What this app may hold: its part, and its share of what the large ones divide, as far
+    /// The bytes that this app may hold: its reserved part, and its share of the other half as far
     /// as that is free.
     fn allowed(&self) -> usize {
         let JobMemory { limit, part, held, large } = &*self.all;
@@ -104,7 +104,7 @@ impl AppMemory {
         share.min(limit.saturating_sub(others)).max(*part)
     }
 
-    fn look(&self) {
+    fn update_large(&self) {
         let is_large = self.held() > self.all.part;
         match (self.is_large.swap(is_large, Ordering::Relaxed), is_large) {
             (false, true) => {
@@ -128,11 +128,11 @@ mod tests {
         let app = AppMemory::of(&all);
         assert_eq!((app.for_window(), app.for_starts()), (100, 100));
         app.set_window(70);
-        app.take_off(30);
+        app.add_in_flight(30);
         assert_eq!((app.for_window(), app.for_starts(), all.held()), (70, 70, 100));
-        app.take_off(80);
+        app.add_in_flight(80);
         assert_eq!((app.for_window(), app.for_starts()), (0, 0));
-        app.land(110);
+        app.remove_in_flight(110);
         app.set_window(0);
         assert_eq!((app.for_window(), all.held()), (100, 0));
     }
@@ -155,9 +155,9 @@ mod tests {
         let all = JobMemory::new(0, 3);
         let app = AppMemory::of(&all);
         assert_eq!(app.for_starts(), 1);
-        app.take_off(900_000);
+        app.add_in_flight(900_000);
         assert_eq!(app.for_starts(), 0);
-        app.land(900_000);
+        app.remove_in_flight(900_000);
         assert_eq!(app.for_starts(), 1);
     }
 }

@@ -1,8 +1,8 @@
-//! Whether we may still fire and write, judged without asking anybody.
+//! Whether this instance may still fire and write, decided without a query.
 //!
-//! The lease counts from the moment before its last acknowledged renewal was *sent*, by a
-//! clock that runs on while the machine or the process is suspended, and by the wall clock
-//! as well. So a process that wakes up after its lease knows it before it does anything.
+//! The lease is counted from before its last acknowledged renewal was *sent*, by a clock that
+//! includes the time in which the machine or the process was suspended, and by the wall clock as
+//! well. So a process that resumes after its lease has ended notices that before it acts.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::model::clock::SharedClock;
 
-/// The lease as it is known here.
+/// The lease as known to this process.
 #[derive(Debug)]
 pub(super) struct Lease {
     length: Duration,
@@ -20,7 +20,7 @@ pub(super) struct Lease {
     clock: SharedClock,
 }
 
-/// The moment at which a renewal was sent.
+/// When a renewal was sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SentAt {
     boot_ms: i64,
@@ -28,8 +28,8 @@ pub(super) struct SentAt {
 }
 
 impl Lease {
-    /// The part of a lease that is kept in hand: for the steps between a check and what it
-    /// allows, and for clocks that run unevenly.
+    /// A lease counts as ended this fraction of its length early: for the steps between a check and
+    /// the action that it allows, and for clocks that drift.
     const MARGIN: i32 = 10;
 
     pub(super) fn new(length: Duration, clock: SharedClock) -> Self {
@@ -46,7 +46,7 @@ impl Lease {
         SentAt { boot_ms: boot_ms(), wall_ms: self.clock.now_ms() }
     }
 
-    /// The renewal that was sent then has been acknowledged.
+    /// Extends the lease after the renewal that was sent at `sent` was acknowledged.
     pub(super) fn renewed(&self, sent: SentAt) {
         let usable = self.length - self.length / Self::MARGIN as u32;
         let usable = i64::try_from(usable.as_millis()).unwrap_or(i64::MAX);
@@ -54,7 +54,7 @@ impl Lease {
         self.until_wall_ms.store(sent.wall_ms + usable, Ordering::Release);
     }
 
-    /// We were declared dead.
+    /// Ends the lease, since other instances have declared this one dead.
     pub(super) fn lost(&self) {
         self.until_boot_ms.store(0, Ordering::Release);
     }
@@ -65,7 +65,7 @@ impl Lease {
     }
 }
 
-/// Milliseconds since boot, time in suspend included.
+/// Milliseconds since boot, including time in suspend.
 pub(super) fn boot_ms() -> i64 {
     let now = clock_gettime(ClockId::Boottime);
     now.tv_sec * 1000 + now.tv_nsec / 1_000_000

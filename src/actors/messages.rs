@@ -1,8 +1,8 @@
-//! What actors say to each other. Each message says who sends it, what the reply means,
-//! and what happens if it is lost.
+//! The messages between actors. Each one documents who sends it, what the reply means, and what
+//! happens if it is lost.
 //!
-//! All of them are in one file that imports no actor: a message is what two actors agree on,
-//! and beside the one that answers it, its senders would have to import that one.
+//! They are all in one file that imports no actor. If a message were defined next to the actor that
+//! handles it, its senders would have to import that actor.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use crate::model::ids::{JobId, KeyId, LedgerId, Offset, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
 use crate::admission::ChangeReply;
-use crate::store::{ChangeRequest, Lane, ShardFence};
+use crate::store::{ChangeRequest, OrderingKey, ShardFence};
 
-/// Poll thread → Supervisor: these partitions are ours. Never lost: the Supervisor
-/// outlives the intake.
+/// Poll thread → Supervisor: these partitions are assigned to this instance. Never lost: the
+/// Supervisor outlives the intake.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct PartitionsAssigned {
     pub(super) queues: Vec<PartitionQueue>,
 }
 
-/// Poll thread → Supervisor: stop reading these and say how far each got. Without an
-/// answer in time the poll thread goes on: the ledger fences what comes too late.
+/// Poll thread → Supervisor: stop reading these partitions, and reply with their next offsets. The
+/// poll thread waits for a limited time only: the ledger fences a write that comes later.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct PartitionsRevoked {
@@ -36,16 +36,16 @@ pub(super) struct PartitionsRevoked {
     pub(super) reply: SyncSender<Vec<(TopicPartition, Offset)>>,
 }
 
-/// Supervisor → `PartitionReader`: finish the batch in hand and stop. The reply is the
-/// partition's durable next offset; lost with the reader, when the ledger has it.
+/// Supervisor → `PartitionReader`: finish the current batch and stop. The reply is the partition's
+/// durable next offset. If the reply is lost with the reader, the offset is in the ledger.
 #[derive(Debug, Message)]
 #[rtype(result = "Option<Offset>")]
-pub(super) struct Leave;
+pub(super) struct StopReading;
 
-/// `ShardKeeper` → `PartitionReader`, with each heartbeat: your partition's row has this
-/// token. If it is not yours, somebody moved the row: begin again where it stands. If lost,
-/// the next heartbeat says the same; one from before your latest claim makes you begin
-/// again where you are, no more.
+/// `ShardKeeper` → `PartitionReader`, with each heartbeat: the partition's ledger row has this
+/// token. If it is not the reader's own, the row was changed, and the reader restarts at the row's
+/// offset. If lost, the next heartbeat sends it again. One that was sent before the reader's latest
+/// claim only makes it restart at the same offset.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct LedgerSeen {
@@ -53,56 +53,57 @@ pub(super) struct LedgerSeen {
     pub(super) reader: ReaderToken,
 }
 
-/// `ShardKeeper` → `PartitionReader`: this instance goes by another id now. Claim the row
-/// again, so that it names the instance that looks at it. If lost, a row that somebody
-/// moves is noticed only with the next record.
+/// `ShardKeeper` → `PartitionReader`: this instance has a new id. The reader claims its row again,
+/// so that the row names that id. If lost, the reader notices only with its next record that an
+/// operator has changed the row.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct JoinedAnew;
+pub(super) struct Rejoined;
 
-/// `PartitionReader` → Dedup: is any of these keys known, here or in the fleet? A lost or
-/// wrong answer costs one look-up in the database.
+/// `PartitionReader` → `Dedup`: is any of these keys cached, in memory or in Redis? A lost or wrong
+/// answer costs one additional read or write of the batch.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
-pub(super) struct Recall {
+pub(super) struct FindKeys {
     pub(super) keys: Vec<KeyId>,
 }
 
-/// `PartitionReader` → Dedup: these keys are in the database now. Losing it costs a look-up.
+/// `PartitionReader` → `Dedup`: these keys are in the database now. If lost, a duplicate is found
+/// by the write instead of by a read.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct Remember {
+pub(super) struct RememberKeys {
     pub(super) keys: Vec<KeyId>,
 }
 
-/// Whoever admits, Outcomes, `ShardKeeper` → `RetryDlq`: this lane may have letters or
-/// verdicts to publish. If lost, they are found at the next look around.
+/// Admission, `Outcomes`, `ShardKeeper` → `RetryDlq`: this lane of the outbox may have letters or
+/// verdicts to publish. If lost, the next scan finds them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct PublishLane(pub(super) Lane);
+pub(super) struct PublishOutbox(pub(super) OrderingKey);
 
-/// `PartitionReader`, `RetryDlq` itself → `RetryDlq`: records were parked; the first is due then. If
-/// lost, they are found at the next look around.
+/// Admission, `RetryDlq` itself → `RetryDlq`: records were parked, and the first one is due at this
+/// time. If lost, the next scan finds them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct RecordsParked {
     pub(super) due_ms: i64,
 }
 
-/// `PartitionReader` → `RetryDlq`: there may be something in any lane, and parked records. If
-/// lost, it looks around by itself after a while.
+/// `PartitionReader`, `ShardKeeper` → `RetryDlq`: scan all lanes of the outbox and the parked
+/// records. If lost, the next periodic scan finds them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct LookAround;
+pub(super) struct ScanOutbox;
 
-/// Whoever admits → `AppScheduler`, before BEGIN: jobs of yours may come. The ticket must
-/// come back.
+/// Admission → `AppScheduler`, before BEGIN: jobs may be inserted into this app's shards. The reply
+/// is a ticket that must be returned.
 #[derive(Debug, Message)]
 #[rtype(result = "TicketId")]
 pub(super) struct TakeTicket;
 
-/// Whoever admitted → `AppScheduler`, after COMMIT: these rows are new. If the scheduler
-/// died meanwhile its successor reads them from the database.
+/// Admission → `AppScheduler`, after COMMIT: returns the ticket with the inserted jobs. If the
+/// scheduler has been restarted meanwhile, it has read them from the database.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct JobsAdmitted {
@@ -110,8 +111,8 @@ pub(super) struct JobsAdmitted {
     pub(super) jobs: Vec<Job>,
 }
 
-/// Whoever admitted → `AppScheduler`: nobody knows what was inserted; its transaction has
-/// ended. Read these shards again.
+/// Admission → `AppScheduler`: returns the ticket without knowing what was inserted, after the
+/// transaction has ended. The scheduler reads these shards again.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct TicketDropped {
@@ -119,56 +120,59 @@ pub(super) struct TicketDropped {
     pub(super) shards: Vec<ShardId>,
 }
 
-/// `ShardKeeper` → `AppScheduler`: others put these jobs into shards of yours.
+/// `ShardKeeper` → `AppScheduler`: another instance inserted these jobs into this app's shards;
+/// load them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct LookFor {
+pub(super) struct LoadJobs {
     pub(super) jobs: Vec<JobId>,
 }
 
-/// `ShardKeeper` → `AppScheduler`: these shards are ours. A successor finds them in the owned.
+/// `ShardKeeper` → `AppScheduler`: this instance has taken these shards. If lost with the
+/// scheduler, its replacement finds them in `OwnedShards`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct ShardsTaken {
     pub(super) fences: Vec<ShardFence>,
 }
 
-/// `ShardKeeper` → `AppScheduler`: these shards are somebody else's; drop what you have of them.
+/// `ShardKeeper` → `AppScheduler`: these shards belong to another instance now; remove their jobs.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct ShardsLost {
     pub(super) shards: Vec<ShardId>,
 }
 
-/// `ShardKeeper` → `AppScheduler`: start nothing more of this shard, and say whether all that
-/// ran has been written within the time given. False: keep it, try later.
+/// `ShardKeeper` → `AppScheduler`: start no more jobs of this shard. The reply is whether all
+/// outcomes were written within `max_wait`; if not, the shard is kept.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
 pub(super) struct ReleaseShard {
     pub(super) shard: ShardId,
-    pub(super) patience: Duration,
+    pub(super) max_wait: Duration,
 }
 
-/// In-flight table → Outcomes: attempts have ended. If lost, the next one says the same.
+/// In-flight table → `Outcomes`: attempts have ended. If lost, the next one has the same effect.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct Collect;
+pub(super) struct CollectEnded;
 
-/// Outcomes → `AppScheduler`: attempts have ended; there is room to start others.
+/// `Outcomes` → `AppScheduler`: attempts have ended, so that others can start. If lost, the timer
+/// starts them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Fire;
 
-/// Outcomes → `AppScheduler`, after COMMIT and after the in-flight table was cleared of
-/// them. A successor that starts after that reads the truth from the database.
+/// `Outcomes` → `AppScheduler`, after COMMIT and after the attempts were removed from the in-flight
+/// table. If lost with the scheduler, its replacement reads the jobs from the database.
 #[derive(Debug, Default, Message)]
 #[rtype(result = "()")]
-pub(super) struct Settled {
-    /// Their rows are gone.
+pub(super) struct OutcomesWritten {
+    /// Jobs whose rows were deleted.
     pub(super) finished: Vec<JobId>,
-    /// Their rows read like this now.
+    /// Jobs that are to run again, as their rows are now.
     pub(super) put_back: Vec<Arc<Job>>,
-    /// Nobody knows: their shards were lost.
+    /// Jobs whose shards were lost, so that their state is unknown.
     pub(super) unknown: Vec<JobId>,
 }
 
@@ -189,42 +193,37 @@ pub(super) struct ChangeJob {
 #[rtype(result = "()")]
 pub(super) struct JobChanged {
     /// What the window is told of the job, if it was taken out of it.
-    pub(super) settled: Settled,
+    pub(super) written: OutcomesWritten,
     /// Further changes of the same job, in their order.
     pub(super) next: VecDeque<PendingChange>,
 }
 
-/// Supervisor → `AppScheduler`: start nothing more.
+/// Supervisor → `AppScheduler`: start no more jobs.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct StopStarting;
 
-/// Supervisor → `ShardKeeper`: give up all shards and leave. True when that is done.
+/// Supervisor → `ShardKeeper`: release all shards and delete the instance's row. The reply is
+/// whether that succeeded.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
-pub(super) struct GoodBye;
+pub(super) struct ReleaseAll;
 
-/// Supervisor → every actor, each metrics interval: log your figures.
+/// Supervisor → every actor, at each metrics interval: log the actor's counters.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Report;
 
-/// Service → Supervisor: stop everything in order within the time given. The reply comes
-/// when all is written and released, or the time is over.
+/// Service → Supervisor: stop everything in order. The reply comes when all outcomes are written
+/// and all shards released, or when the time is over.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Drain {
-    /// Until when running attempts may go on; all that follows takes [`Drain::REST`] more.
+    /// Running attempts may go on until this time; the steps after it take [`Drain::REST`] at most.
     pub deadline: Instant,
 }
 
 impl Drain {
-    /// What may be spent after the deadline: outcomes that are written, shards that are
-    /// released.
+    /// The time for the steps after the deadline: writing outcomes and releasing shards.
     pub(crate) const REST: Duration = Duration::from_millis(1600);
 }
-
-/// For tests of supervision: the actor that gets it panics.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub(crate) struct Fault;

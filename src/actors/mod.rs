@@ -1,17 +1,20 @@
-//! Who does the work: one file per actor, in the order of the flow.
+//! The actors of an instance, one file for each, in the order in which a record passes them.
 //!
-//! A record goes reader → (dedup) → store → app scheduler → attempt → outcomes; the shard
-//! keeper stands beside the flow and the supervisor above it. Every actor can be rebuilt
-//! from the database and from what is in [`Instance`]; messages are hints, or questions
-//! whose answer is awaited.
+//! A record passes the reader, the key cache (`dedup`), the admission, the app scheduler, an
+//! attempt and the outcomes. The shard keeper manages the lease and the shards, the supervisor
+//! starts and restarts all other actors. Every actor can be restarted from the database and from
+//! [`Instance`]. Messages are either notifications, which may be lost, or questions whose reply is
+//! awaited.
 
 mod messages;
 mod instance;
 mod settings;
 mod child;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 
 mod app;
-mod kafka_side;
+mod kafka_clients;
 mod brokers;
 mod counters;
 mod registry;
@@ -44,8 +47,10 @@ mod rebalance_listener;
 
 pub(crate) use brokers::KAFKA;
 pub use counters::{AppMetrics, IngestMetrics};
+#[cfg(feature = "failpoints")]
+pub(crate) use failpoints::Break;
 pub(crate) use instance::Instance;
 pub(crate) use messages::Drain;
 pub(crate) use rebalance_listener::RebalanceListener;
 pub(crate) use settings::Settings;
-pub(crate) use supervisor::{Break, Supervisor};
+pub(crate) use supervisor::Supervisor;

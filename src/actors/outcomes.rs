@@ -1,8 +1,9 @@
-//! What became of attempts: written in batches, and only then told to the scheduler of the
-//! app. `ends` says what the end of an attempt means, `writing` writes.
+//! Writes the outcomes of attempts in batches, and reports them to the app schedulers after the
+//! commit. `ends` computes outcomes, `writing` writes them.
 //!
-//! Two lanes, split by shard, so that one commit is under way while the other gathers.
-//! What ended and is not written stays in the in-flight table: a fresh actor begins there.
+//! There are two queues, divided by shard, so that one can be committed while the other fills. An
+//! attempt stays in the in-flight table until its outcome is written, where a restarted actor finds
+//! it.
 
 mod ends;
 mod writing;
@@ -14,119 +15,121 @@ use std::sync::atomic::Ordering;
 use actix::prelude::*;
 
 use super::child::Child;
-use super::in_flight::Flight;
+use super::in_flight::Attempt;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::Answers;
+use super::registry::Routes;
 use crate::model::ids::{AppId, ShardId};
 use crate::model::job::Job;
-use crate::store::{Lane, Outcome, Written};
+use crate::store::{OrderingKey, Outcome, Written};
 
 use ends::outcome_of;
 use writing::{batch_of, next_batch, write_until_answered};
 
-/// Batches that are written at the same time.
-const LANES: usize = 2;
-/// Judges and writes.
+/// How many batches are written concurrently.
+const WRITERS: usize = 2;
+
+/// Computes outcomes and writes them.
 pub(super) struct Outcomes {
     instance: Arc<Instance>,
-    lanes: [WriteLane; LANES],
+    queues: [WriteQueue; WRITERS],
     written: u64,
 }
 
 #[derive(Default)]
-struct WriteLane {
-    waiting: Vec<(Flight, Outcome)>,
+struct WriteQueue {
+    waiting: Vec<(Attempt, Outcome)>,
     writing: bool,
 }
 
 impl Outcomes {
     pub(super) fn new(instance: Arc<Instance>) -> Self {
-        Self { instance, lanes: Default::default(), written: 0 }
+        Self { instance, queues: Default::default(), written: 0 }
     }
 
-    /// Takes what has ended, tells the schedulers that there is room, and writes.
+    /// Collects the attempts that have ended, notifies the schedulers of free slots, and writes the
+    /// outcomes.
     fn collect(&mut self, ctx: &mut Context<Self>) {
         let ended = self.instance.in_flight.collect();
         let mut not_started: HashMap<AppId, Vec<Arc<Job>>> = HashMap::new();
         let mut apps: BTreeSet<AppId> = BTreeSet::new();
-        let mut judged = Vec::new();
-        for mut flight in ended {
-            let Some(how) = flight.ended.clone() else { continue };
-            apps.insert(flight.app.id);
+        let mut outcomes = Vec::new();
+        for mut attempt in ended {
+            let Some(how) = attempt.ended.clone() else { continue };
+            apps.insert(attempt.app.id);
             let outcome =
-                flight.judged.take().or_else(|| outcome_of(&self.instance, &flight, &how));
+                attempt.outcome.take().or_else(|| outcome_of(&self.instance, &attempt, &how));
             match outcome {
                 Some(outcome) => {
                     if outcome != Outcome::Succeeded {
-                        judged.push((flight.job.id, outcome.clone()));
+                        outcomes.push((attempt.job.id, outcome.clone()));
                     }
-                    let lane = flight.job.shard.0.unsigned_abs() as usize % LANES;
-                    self.lanes[lane].waiting.push((flight, outcome));
+                    let queue = attempt.job.shard.0.unsigned_abs() as usize % WRITERS;
+                    self.queues[queue].waiting.push((attempt, outcome));
                 }
-                None => not_started.entry(flight.app.id).or_default().push(flight.job),
+                None => not_started.entry(attempt.app.id).or_default().push(attempt.job),
             }
         }
-        if !judged.is_empty() {
-            self.instance.in_flight.keep(judged);
+        if !outcomes.is_empty() {
+            self.instance.in_flight.keep_outcomes(outcomes);
         }
         for (app, put_back) in not_started {
-            self.instance.in_flight.settle(put_back.iter().map(|job| job.id));
-            let settled = Settled { put_back, ..Settled::default() };
-            self.instance.registry.hint_to(app, settled);
+            self.instance.in_flight.remove(put_back.iter().map(|job| job.id));
+            let written = OutcomesWritten { put_back, ..OutcomesWritten::default() };
+            self.instance.registry.notify_scope(app, written);
         }
         for app in apps {
-            self.instance.registry.hint_to(app, Fire);
+            self.instance.registry.notify_scope(app, Fire);
         }
-        for lane in 0..LANES {
-            self.write(lane, ctx);
+        for queue in 0..WRITERS {
+            self.write(queue, ctx);
         }
     }
 
-    fn write(&mut self, lane: usize, ctx: &mut Context<Self>) {
-        let WriteLane { waiting, writing } = &mut self.lanes[lane];
+    fn write(&mut self, queue: usize, ctx: &mut Context<Self>) {
+        let WriteQueue { waiting, writing } = &mut self.queues[queue];
         if *writing || waiting.is_empty() {
             return;
         }
         *writing = true;
-        let flights =
-            next_batch(waiting, |(flight, _)| flight.fence, |(_, outcome)| outcome.size());
+        let attempts =
+            next_batch(waiting, |(attempt, _)| attempt.fence, |(_, outcome)| outcome.size());
         let instance = self.instance.clone();
-        let batch = Arc::new(batch_of(&instance, &flights));
+        let batch = Arc::new(batch_of(&instance, &attempts));
         let done = tokio::spawn(async move { write_until_answered(&instance, &batch).await });
         ctx.spawn(done.into_actor(self).map(move |written, actor, ctx| {
             let written = written.unwrap_or_else(|error| panic!("writing outcomes: {error}"));
-            actor.lanes[lane].writing = false;
-            actor.settle(flights, &written);
+            actor.queues[queue].writing = false;
+            actor.after_commit(attempts, &written);
             actor.collect(ctx);
         }));
     }
 
-    /// The commit is confirmed: the in-flight table is cleared first, the schedulers are
-    /// looked up and told after that.
-    fn settle(&mut self, flights: Vec<(Flight, Outcome)>, written: &Written) {
-        self.written += flights.len() as u64;
-        let mut by_app: HashMap<AppId, Settled> = HashMap::new();
-        let mut lanes: BTreeSet<ShardId> = BTreeSet::new();
-        for (flight, outcome) in flights {
-            let settled = by_app.entry(flight.app.id).or_default();
-            let Flight { job, app, .. } = flight;
+    /// Reports a confirmed commit to the schedulers. The attempts are removed from the in-flight
+    /// table first: a scheduler that restarts in between must not find them there.
+    fn after_commit(&mut self, attempts: Vec<(Attempt, Outcome)>, written: &Written) {
+        self.written += attempts.len() as u64;
+        let mut by_app: HashMap<AppId, OutcomesWritten> = HashMap::new();
+        let mut to_publish: BTreeSet<ShardId> = BTreeSet::new();
+        for (attempt, outcome) in attempts {
+            let of_app = by_app.entry(attempt.app.id).or_default();
+            let Attempt { job, app, .. } = attempt;
             if written.lost.contains(&job.shard) {
-                settled.unknown.push(job.id);
+                of_app.unknown.push(job.id);
                 continue;
             }
-            if self.instance.tells_verdicts() {
-                lanes.insert(job.shard);
+            if self.instance.publishes_verdicts() {
+                to_publish.insert(job.shard);
             }
             match outcome {
                 Outcome::Succeeded => {
                     app.figures.succeeded.fetch_add(1, Ordering::Relaxed);
-                    settled.finished.push(job.id);
+                    of_app.finished.push(job.id);
                 }
                 Outcome::Buried(_) => {
                     app.figures.dead.fetch_add(1, Ordering::Relaxed);
-                    lanes.insert(job.shard);
-                    settled.finished.push(job.id);
+                    to_publish.insert(job.shard);
+                    of_app.finished.push(job.id);
                 }
                 Outcome::Cancelled(_) => {
                     app.figures.cancelled.fetch_add(1, Ordering::Relaxed);
@@ -136,18 +139,18 @@ impl Outcomes {
                     app.figures.retried.fetch_add(1, Ordering::Relaxed);
                     let last_error = error.or_else(|| job.last_error.clone());
                     let job = Job { due_ms, attempts, last_error, ..Job::clone(&job) };
-                    settled.put_back.push(Arc::new(job));
+                    of_app.put_back.push(Arc::new(job));
                 }
             }
         }
-        for (app, settled) in by_app {
+        for (app, of_app) in by_app {
             let in_flight = &self.instance.in_flight;
-            in_flight.settle(settled.finished.iter().chain(&settled.unknown).copied());
-            in_flight.settle(settled.put_back.iter().map(|job| job.id));
-            self.instance.registry.hint_to(app, settled);
+            in_flight.remove(of_app.finished.iter().chain(&of_app.unknown).copied());
+            in_flight.remove(of_app.put_back.iter().map(|job| job.id));
+            self.instance.registry.notify_scope(app, of_app);
         }
-        for shard in lanes {
-            self.instance.registry.hint(PublishLane(Lane::Shard(shard)));
+        for shard in to_publish {
+            self.instance.registry.notify(PublishOutbox(OrderingKey::Shard(shard)));
         }
     }
 }
@@ -155,7 +158,7 @@ impl Outcomes {
 impl Actor for Outcomes {
     type Context = Context<Self>;
 
-    /// Begins with what a predecessor left unwritten.
+    /// Collects everything that the replaced actor had not written.
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.instance.in_flight.collect_all();
         self.collect(ctx);
@@ -165,15 +168,15 @@ impl Actor for Outcomes {
 impl Child for Outcomes {
     const KIND: &'static str = "outcomes";
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers.to::<Collect>()
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes.handles::<CollectEnded>()
     }
 }
 
-impl Handler<Collect> for Outcomes {
+impl Handler<CollectEnded> for Outcomes {
     type Result = ();
 
-    fn handle(&mut self, _: Collect, ctx: &mut Context<Self>) {
+    fn handle(&mut self, _: CollectEnded, ctx: &mut Context<Self>) {
         self.collect(ctx);
     }
 }
@@ -182,7 +185,7 @@ impl Handler<Report> for Outcomes {
     type Result = ();
 
     fn handle(&mut self, _: Report, _: &mut Context<Self>) {
-        let waiting: usize = self.lanes.iter().map(|lane| lane.waiting.len()).sum();
+        let waiting: usize = self.queues.iter().map(|queue| queue.waiting.len()).sum();
         tracing::info!(
             actor = "outcomes",
             running = self.instance.in_flight.running(),
@@ -192,13 +195,5 @@ impl Handler<Report> for Outcomes {
             "{} outcomes written, {waiting} waiting",
             self.written,
         );
-    }
-}
-
-impl Handler<Fault> for Outcomes {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
     }
 }

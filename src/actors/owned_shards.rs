@@ -1,4 +1,4 @@
-//! Which shards are ours: written by the shard keeper alone, read by all.
+//! The shards that this instance owns: written by the shard keeper alone, read by all.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,18 +11,18 @@ use crate::store::ShardFence;
 pub(super) struct OwnedShards(RwLock<HashMap<AppId, Arc<[ShardFence]>>>);
 
 impl OwnedShards {
-    /// The shards of `app` that are ours, ascending.
+    /// The owned shards of `app`, in ascending order.
     pub(super) fn of(&self, app: AppId) -> Arc<[ShardFence]> {
         let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
         held.get(&app).cloned().unwrap_or_default()
     }
 
-    /// Whether this shard of `app` is ours.
+    /// Whether this instance owns this shard of `app`.
     pub(super) fn has(&self, app: AppId, shard: ShardId) -> bool {
         self.of(app).iter().any(|fence| fence.shard == shard)
     }
 
-    /// Where a new job of `app` goes: one of our shards, evenly.
+    /// The owned shard that a new job of `app` is put into; jobs are distributed evenly.
     pub(super) fn choose(&self, app: AppId, job: JobId) -> Option<ShardFence> {
         job.one_of(&self.of(app)).copied()
     }

@@ -1,7 +1,7 @@
-//! Which process we are, and whether another one of this machine still runs.
+//! The identity of this process, and whether another process on this machine has ended.
 //!
-//! Only what the kernel says for certain counts: in doubt a process is taken to run, and its
-//! lease decides.
+//! Only certain knowledge from the kernel counts: in case of doubt a process is assumed to run, and
+//! its lease decides.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::model::process::{ProcessIdentity, ProcessStat};
 
-/// This process; `None` where the kernel does not tell.
+/// This process; `None` where the kernel does not provide its identity.
 pub(super) fn own() -> Option<ProcessIdentity> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let pid_namespace = fs::metadata("/proc/self/ns/pid").ok()?.ino();
@@ -21,13 +21,13 @@ pub(super) fn own() -> Option<ProcessIdentity> {
     Some(ProcessIdentity { boot_id, pid_namespace, pid, start_ticks: stat.start_ticks })
 }
 
-/// Whether `other` can be seen from here, and has ended.
+/// Whether `other` is visible to this process and has ended.
 pub(super) fn is_gone(other: &ProcessIdentity, own: &ProcessIdentity) -> bool {
     if !own.shares_processes_with(other) {
         return false;
     }
     let Some(pid) = Pid::from_raw(other.pid) else { return false };
-    // Asked of the kernel first: `/proc` may hide the processes of other users.
+    // Signalled first, since `/proc` may hide the processes of other users.
     if test_kill_process(pid) == Err(Errno::SRCH) {
         return true;
     }
@@ -65,7 +65,7 @@ mod tests {
         ] {
             assert!(!is_gone(&elsewhere, &own), "{elsewhere:?} cannot be seen from here");
         }
-        // Killed, and nobody has asked for its exit status.
+        // Killed, but still a zombie.
         child.kill().expect("a signal");
         let deadline = Instant::now() + Duration::from_secs(10);
         while !is_gone(&seen, &own) {

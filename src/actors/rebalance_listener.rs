@@ -1,4 +1,4 @@
-//! Takes what the poll thread hears of the group's rebalances to the Supervisor.
+//! Forwards rebalances of the consumer group from the poll thread to the Supervisor.
 
 use std::sync::Weak;
 use std::sync::mpsc::sync_channel;
@@ -12,28 +12,28 @@ use super::supervisor::Supervisor;
 use crate::kafka::{Assignments, PartitionQueue, TopicPartition};
 use crate::model::ids::Offset;
 
-/// How long the poll thread waits for readers to stop. Longer, and the broker would throw
-/// us out of the group; the ledger fences a reader that is slower.
-const REVOKE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the poll thread waits for readers to stop. With a longer wait the broker could remove
+/// the consumer from the group; the ledger fences a slower reader.
+const REVOKE_MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// Hears of partitions that this instance is assigned, and of those that it loses.
+/// Called with the partitions that are assigned to this instance, and with those that it loses.
 #[derive(Debug)]
 pub(crate) struct RebalanceListener {
-    /// Whom to tell.
+    /// Starts and stops the readers.
     pub(crate) supervisor: Addr<Supervisor>,
-    /// Whose health says that the group has answered. Weak: the intake that holds us is
-    /// among what is instance, and must end with it.
+    /// Reports that the group has assigned partitions. Weak, because the instance owns the intake,
+    /// which owns this listener.
     pub(crate) instance: Weak<Instance>,
 }
 
 impl Assignments for RebalanceListener {
     fn assigned(&self, queues: Vec<PartitionQueue>) {
-        // Also of none: there may be more members than partitions.
+        // An empty assignment counts too: the group may have more members than partitions.
         if let Some(instance) = self.instance.upgrade() {
             instance.has_joined();
         }
         if !queues.is_empty() {
-            tell(&self.supervisor, PartitionsAssigned { queues });
+            notify(&self.supervisor, PartitionsAssigned { queues });
         }
     }
 
@@ -46,16 +46,16 @@ impl Assignments for RebalanceListener {
             return Vec::new();
         }
         if lost {
-            tracing::warn!(?partitions, "partitions were lost: the group gave them away");
+            tracing::warn!(?partitions, "partitions were lost: the group has reassigned them");
         }
         let (reply, answer) = sync_channel(1);
-        tell(&self.supervisor, PartitionsRevoked { partitions, reply });
-        answer.recv_timeout(REVOKE_PATIENCE).unwrap_or_default()
+        notify(&self.supervisor, PartitionsRevoked { partitions, reply });
+        answer.recv_timeout(REVOKE_MAX_WAIT).unwrap_or_default()
     }
 }
 
 #[allow(clippy::disallowed_methods, reason = "the poll thread cannot await")]
-fn tell<M>(supervisor: &Addr<Supervisor>, message: M)
+fn notify<M>(supervisor: &Addr<Supervisor>, message: M)
 where
     Supervisor: Handler<M>,
     M: Message<Result = ()> + Send + 'static,

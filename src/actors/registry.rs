@@ -1,9 +1,9 @@
-//! Where each actor is reached just now, by the messages that it answers. Only the Supervisor
-//! writes it.
+//! Finds the actor that handles a message. Only the Supervisor changes the registry.
 //!
-//! A sender names a message and, where an actor exists for each app or partition, which of
-//! them is meant; it knows no actor's type. So actors import messages and not each other.
-//! An address is looked up when it is used, never kept: a fresh actor has a new one.
+//! A sender names the message and, for actors that exist once per app or partition, the app or
+//! partition; it does not know the actor's type. Therefore actors import messages and not each
+//! other. Addresses are looked up for each message and never stored, since a restarted actor has a
+//! new one.
 
 use std::any::{Any, TypeId};
 use std::fmt;
@@ -15,14 +15,14 @@ use dashmap::DashMap;
 use crate::kafka::TopicPartition;
 use crate::model::ids::AppId;
 
-/// Which actor of a kind.
+/// Distinguishes the actors of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Scope {
-    /// The only one of this instance.
+    /// The actor exists once per instance.
     Instance,
-    /// That of an app.
+    /// The actor of an app.
     App(AppId),
-    /// That of a partition.
+    /// The actor of a partition.
     Partition(TopicPartition),
 }
 
@@ -38,61 +38,62 @@ impl From<TopicPartition> for Scope {
     }
 }
 
-/// The recipient of each message of each actor.
+/// The recipient of each message, by type and scope.
 #[derive(Default)]
 pub(super) struct Registry(DashMap<Key, Erased>);
 
-/// A message, and which of the actors that answer it.
+/// The type of a message, and the scope of the actor that handles it.
 pub(super) type Key = (TypeId, Scope);
 
-/// The `Recipient` of the key's message.
+/// The `Recipient` for the message of the key.
 type Erased = Box<dyn Any + Send + Sync>;
 
-/// What one actor answers, for the registry.
-pub(super) struct Answers<A: Actor> {
+/// The messages that one actor handles.
+pub(super) struct Routes<A: Actor> {
     address: Addr<A>,
     scope: Scope,
     recipients: Vec<(Key, Erased)>,
 }
 
 impl Registry {
-    /// Enters what an actor answers, in the place of its predecessor.
-    pub(super) fn publish<A: Actor>(&self, answers: Answers<A>) -> Vec<Key> {
+    /// Registers the messages of an actor, and replaces those of its predecessor.
+    pub(super) fn register<A: Actor>(&self, routes: Routes<A>) -> Vec<Key> {
         let enter = |(key, recipient): (Key, Erased)| {
             self.0.insert(key.clone(), recipient);
             key
         };
-        answers.recipients.into_iter().map(enter).collect()
+        routes.recipients.into_iter().map(enter).collect()
     }
 
-    /// Removes an actor that has left.
+    /// Removes the entries of an actor that was stopped.
     pub(super) fn remove(&self, keys: &[Key]) {
         for key in keys {
             self.0.remove(key);
         }
     }
 
-    /// Says something that may be lost without harm: its doc comment tells why.
-    pub(super) fn hint<M: Hint>(&self, message: M) {
-        self.hint_to(Scope::Instance, message);
+    /// Sends a message that may be lost; its doc comment says why that is harmless.
+    pub(super) fn notify<M: Notification>(&self, message: M) {
+        self.notify_scope(Scope::Instance, message);
     }
 
-    /// The same to the actor of an app or partition.
-    pub(super) fn hint_to<M: Hint>(&self, scope: impl Into<Scope>, message: M) {
-        self.with::<M, _>(scope.into(), |recipient| tell(recipient, message));
+    /// The same, to the actor of an app or partition.
+    pub(super) fn notify_scope<M: Notification>(&self, scope: impl Into<Scope>, message: M) {
+        self.with::<M, _>(scope.into(), |recipient| notify_recipient(recipient, message));
     }
 
-    /// The same to the actors of all apps or partitions that answer it.
-    pub(super) fn hint_all<M: Hint + Clone>(&self, message: &M) {
+    /// The same, to the actors of all apps or partitions that handle it.
+    pub(super) fn notify_all<M: Notification + Clone>(&self, message: &M) {
         for entry in self.0.iter().filter(|entry| entry.key().0 == TypeId::of::<M>()) {
             if let Some(recipient) = entry.value().downcast_ref::<Recipient<M>>() {
-                tell(recipient, message.clone());
+                notify_recipient(recipient, message.clone());
             }
         }
     }
 
-    /// Asks the actor of an app or partition, or the only one. The question is on its way
-    /// before the answer is awaited. `None`: there is no such actor, or it died.
+    /// Sends a message and returns a future of the reply. The message is sent even before the
+    /// future is polled. Resolves to `None` if there is no such actor, or it stops before it
+    /// replies.
     pub(super) fn ask<M, S: Into<Scope>>(
         &self,
         scope: S,
@@ -106,12 +107,12 @@ impl Registry {
         async move { asked?.await.ok() }
     }
 
-    /// Whether there is an actor that answers `M`, dead or alive.
-    pub(super) fn is_published<M: 'static>(&self, scope: impl Into<Scope>) -> bool {
+    /// Whether an actor for `M` is registered, even if it has panicked and waits for its restart.
+    pub(super) fn is_registered<M: 'static>(&self, scope: impl Into<Scope>) -> bool {
         self.0.contains_key(&(TypeId::of::<M>(), scope.into()))
     }
 
-    /// Whether the actor that answers `M` is alive.
+    /// Whether the actor for `M` is running.
     pub(super) fn is_alive<M>(&self, scope: impl Into<Scope>) -> bool
     where
         M: Message + Send + 'static,
@@ -136,19 +137,19 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// A message without an answer.
-pub(super) trait Hint: Message<Result = ()> + Send + 'static {}
+/// A message without a reply.
+pub(super) trait Notification: Message<Result = ()> + Send + 'static {}
 
-impl<M: Message<Result = ()> + Send + 'static> Hint for M {}
+impl<M: Message<Result = ()> + Send + 'static> Notification for M {}
 
-impl<A: Actor> Answers<A> {
-    /// Nothing yet.
+impl<A: Actor> Routes<A> {
+    /// No messages yet.
     pub(super) fn of(address: Addr<A>, scope: Scope) -> Self {
         Self { address, scope, recipients: Vec::new() }
     }
 
-    /// Its address is where `M` goes.
-    pub(super) fn to<M>(mut self) -> Self
+    /// Adds the message `M`.
+    pub(super) fn handles<M>(mut self) -> Self
     where
         A: Handler<M>,
         A::Context: ToEnvelope<A, M>,
@@ -162,9 +163,9 @@ impl<A: Actor> Answers<A> {
     }
 }
 
-/// Says something that may be lost without harm.
+/// Sends a message that may be lost.
 #[allow(clippy::disallowed_methods, reason = "the one place for messages that may be lost")]
-pub(super) fn tell<M: Hint>(recipient: &Recipient<M>, message: M) {
+pub(super) fn notify_recipient<M: Notification>(recipient: &Recipient<M>, message: M) {
     recipient.do_send(message);
 }
 
@@ -199,15 +200,15 @@ mod tests {
 
     async fn reach_and_remove() {
         let registry = Registry::default();
-        let publish =
-            |scope: Scope| registry.publish(Answers::of(Echo.start(), scope).to::<Question>());
-        let keys = publish(AppId(1).into());
+        let register =
+            |scope: Scope| registry.register(Routes::of(Echo.start(), scope).handles::<Question>());
+        let keys = register(AppId(1).into());
         assert_eq!(registry.ask(AppId(1), Question(7)).await, Some(7));
         assert_eq!(registry.ask(AppId(2), Question(7)).await, None, "of another app");
         assert_eq!(registry.ask(Scope::Instance, Question(7)).await, None);
         assert!(registry.is_alive::<Question>(AppId(1)));
         registry.remove(&keys);
-        assert!(!registry.is_published::<Question>(AppId(1)));
+        assert!(!registry.is_registered::<Question>(AppId(1)));
         assert_eq!(registry.ask(AppId(1), Question(7)).await, None);
     }
 }

@@ -1,4 +1,4 @@
-//! What the actors of an instance go by.
+//! The settings of an instance's actors.
 
 use std::time::Duration;
 
@@ -6,29 +6,30 @@ use secrecy::SecretString;
 
 use crate::admission::AdmissionRules;
 
-/// What the actors go by.
+/// The settings of an instance's actors.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// The instance's name for people.
+    /// The instance's name, for logs and reports.
     pub instance: String,
-    /// After this the shards of a silent instance are reassigned.
+    /// After this time without a heartbeat, an instance's shards are reassigned.
     pub lease: Duration,
-    /// Past this difference to the database's clock the instance is not ready.
+    /// The tolerated difference between this machine's clock and the database's; beyond it the
+    /// instance is not ready.
     pub max_clock_skew: Duration,
-    /// What requests are judged and admitted by.
+    /// The rules for requests.
     pub admission: AdmissionRules,
-    /// The version of the IANA database that local times are read by.
+    /// The version of the IANA time zone database.
     pub time_zones: String,
-    /// The Redis in which all instances remember keys, if any.
+    /// The Redis that caches idempotency keys for all instances, if any.
     pub idempotency_redis: Option<SecretString>,
-    /// The largest batch, in bytes.
+    /// The largest batch of records, in bytes.
     pub max_batch_bytes: usize,
-    /// What the jobs of all apps may take in memory, in bytes.
+    /// The memory for the jobs of all apps, in bytes.
     pub job_memory: usize,
-    /// A dead letter goes this long after it came or was last changed.
+    /// How long a dead letter is kept after its last change.
     pub keep_dead_letters: Duration,
     /// An entry of the audit is deleted this long after it was written.
     pub keep_audit: Duration,
-    /// How often the actors' figures are logged.
+    /// How often the actors' counters are logged.
     pub metrics_interval: Duration,
 }

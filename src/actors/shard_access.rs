@@ -1,4 +1,4 @@
-//! The shards of this instance as its admissions see them.
+//! Gives admissions access to the shards and actors of this instance.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::model::job::Job;
 use crate::model::window::TicketId;
 use crate::store::{ChangeRequest, ShardFence};
 
-/// The lease and the shards that this instance has, and where its actors are reached.
+/// The lease and the owned shards of this instance, and the registry of its actors.
 #[derive(Clone, Debug)]
 pub(super) struct InstanceShards {
     pub(super) lease: Arc<Lease>,
@@ -25,7 +25,7 @@ pub(super) struct InstanceShards {
 }
 
 impl InstanceShards {
-    /// None, and no actors yet.
+    /// No shards and no actors yet.
     pub(super) fn new(lease: Lease) -> Self {
         Self {
             lease: Arc::new(lease),
@@ -54,15 +54,15 @@ impl ShardAccess for InstanceShards {
     }
 
     fn return_ticket(&self, app: AppId, ticket: TicketId, jobs: Vec<Job>) {
-        self.registry.hint_to(app, JobsAdmitted { ticket, jobs });
+        self.registry.notify_scope(app, JobsAdmitted { ticket, jobs });
     }
 
     fn read_again(&self, app: AppId, ticket: TicketId, shards: Vec<ShardId>) {
-        self.registry.hint_to(app, TicketDropped { ticket, shards });
+        self.registry.notify_scope(app, TicketDropped { ticket, shards });
     }
 
     fn knows_any(&self, keys: Vec<KeyId>) -> BoxFuture<'_, bool> {
-        let asked = self.registry.ask(Scope::Instance, Recall { keys });
+        let asked = self.registry.ask(Scope::Instance, FindKeys { keys });
         async move { asked.await.unwrap_or(false) }.boxed()
     }
 
@@ -80,15 +80,15 @@ impl ShardAccess for InstanceShards {
     }
 
     fn committed(&self, committed: Committed) {
-        let Committed { keys, lanes, parked_due_ms } = committed;
+        let Committed { keys, ordering_keys, parked_due_ms } = committed;
         if !keys.is_empty() {
-            self.registry.hint(Remember { keys });
+            self.registry.notify(RememberKeys { keys });
         }
-        for lane in lanes {
-            self.registry.hint(PublishLane(lane));
+        for ordering_key in ordering_keys {
+            self.registry.notify(PublishOutbox(ordering_key));
         }
         if let Some(due_ms) = parked_due_ms {
-            self.registry.hint(RecordsParked { due_ms });
+            self.registry.notify(RecordsParked { due_ms });
         }
     }
 }

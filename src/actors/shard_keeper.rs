@@ -1,8 +1,8 @@
-//! Keeps the lease, and with it the shards, and looks around: which shards are ours, what
-//! others put into them, which partitions somebody moved. `balance` takes and gives up.
+//! Renews the lease, and with each heartbeat reads which shards this instance owns, what other
+//! instances put into them, and which ledger rows were changed. `balance` takes and releases shards.
 //!
-//! Everything it knows comes from one statement a second. What it believes to own is
-//! compared with it each time, so a fresh keeper goes on where its predecessor was.
+//! All of that comes from one statement per heartbeat. The owned shards are compared with it each
+//! time, so that a restarted keeper continues where the last one ended.
 
 mod balance;
 mod commands;
@@ -22,50 +22,51 @@ use super::child::Child;
 use super::instance::Instance;
 use super::lease::boot_ms;
 use super::messages::*;
-use super::registry::Answers;
+use super::registry::Routes;
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 use crate::model::ids::{InstanceId, ShardId};
 use crate::store::{Error as StoreError, Observation, Result as StoreResult, ShardFence};
 
-use heartbeat::Beat;
+use heartbeat::Heartbeat;
 
-/// What the report of a wrong clock is about.
+/// The subject of a problem with the clock.
 const CLOCK: &str = "clock";
-/// A clock that is steered may lose so much within a heartbeat; one that loses more was set.
+/// How much a clock may be slowed down by synchronisation within a heartbeat; a larger difference
+/// means that it was set back.
 const SET_BACK_MS: i64 = 500;
-/// Between the heartbeats.
+/// The interval of the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A lease has room for some heartbeats that fail.
+/// At least this many heartbeats are sent per lease, so that some of them may fail.
 const BEATS_PER_LEASE: u32 = 5;
 
-/// Keeps the lease and the shards.
+/// Renews the lease and manages the shards.
 pub(super) struct ShardKeeper {
     instance: Arc<Instance>,
-    /// When another instance's beat was last seen to move, by our own clock.
-    moved: HashMap<InstanceId, (i64, i64)>,
-    /// When we last saw the others, by our own clock.
-    looked_ms: i64,
-    /// Shards that are being released, and when one may be tried again.
+    /// The last beat of each instance, and since when it has not changed, by the boot clock.
+    beats_seen: HashMap<InstanceId, (i64, i64)>,
+    /// When the other instances were last observed, by the boot clock.
+    observed_ms: i64,
+    /// Shards that are being released, and when a failed release may be tried again.
     releasing: HashSet<ShardId>,
     release_after_ms: HashMap<ShardId, i64>,
     observed: Observation,
-    /// Shards are being taken.
+    /// A statement that takes shards is running.
     taking: bool,
-    /// Shards taken and given up so far: an observation from before the last of them may
-    /// be older than it.
+    /// How many times shards were taken or released. An observation is not compared if this changed
+    /// while it was read.
     changes: u64,
     beats: u64,
-    /// Heartbeats without an answer in a row.
+    /// How many heartbeats in a row had no answer.
     unanswered: u32,
     orphans: orphans::Orphans,
-    /// Our wall clock less the time since the boot, as it was at the last heartbeat.
+    /// The wall clock minus the boot clock at the last heartbeat.
     wall_since_boot_ms: Option<i64>,
-    /// The last heartbeat failed, so the next one first asks for a session of its own: a pool
-    /// would try again by itself, later each time, and not say when the server is back.
-    knocks: bool,
-    /// Commands are being carried out.
-    looking: bool,
+    /// The last heartbeat failed, so the next one opens a session of its own first: a pool would
+    /// reconnect at growing intervals, and not report when the server is available.
+    probes_first: bool,
+    /// Commands are being executed.
+    running_commands: bool,
     /// Commands that were passed on and not answered yet.
     passed_on: HashSet<i64>,
     leaving: bool,
@@ -77,8 +78,8 @@ impl ShardKeeper {
     pub(super) fn new(instance: Arc<Instance>) -> Self {
         Self {
             instance,
-            moved: HashMap::new(),
-            looked_ms: 0,
+            beats_seen: HashMap::new(),
+            observed_ms: 0,
             releasing: HashSet::new(),
             release_after_ms: HashMap::new(),
             observed: Observation::default(),
@@ -88,8 +89,8 @@ impl ShardKeeper {
             unanswered: 0,
             orphans: orphans::Orphans::default(),
             wall_since_boot_ms: None,
-            knocks: false,
-            looking: false,
+            probes_first: false,
+            running_commands: false,
             passed_on: HashSet::new(),
             leaving: false,
             has_left_group: false,
@@ -98,57 +99,60 @@ impl ShardKeeper {
 
     fn beat(&mut self, ctx: &mut Context<Self>) {
         let (instance, changes) = (self.instance.clone(), self.changes);
-        let patience = heartbeat::patience(instance.lease.length(), self.unanswered);
-        let knocks = self.knocks;
-        let beat = tokio::spawn(async move { heartbeat::beat(&instance, patience, knocks).await });
+        let max_wait = heartbeat::max_wait(instance.lease.length(), self.unanswered);
+        let probes_first = self.probes_first;
+        let beat =
+            tokio::spawn(async move { heartbeat::beat(&instance, max_wait, probes_first).await });
         ctx.spawn(beat.into_actor(self).map(move |beat, actor, ctx| {
             let beat = beat.unwrap_or_else(|error| panic!("heartbeat: {error}"));
             actor.after_beat(beat, changes, ctx);
         }));
     }
 
-    fn after_beat(&mut self, beat: StoreResult<Beat>, changes: u64, ctx: &mut Context<Self>) {
+    fn after_beat(&mut self, beat: StoreResult<Heartbeat>, changes: u64, ctx: &mut Context<Self>) {
         if self.leaving {
             return;
         }
         self.beats += 1;
         self.notice_clock_set_back();
         match beat {
-            Ok(Beat::Alive(observed, skew_ms)) => {
+            Ok(Heartbeat::Alive(observed, skew_ms)) => {
                 self.unanswered = 0;
-                self.knocks = false;
+                self.probes_first = false;
                 self.instance.health.clear("database");
                 self.check_clock(skew_ms);
                 self.instance.database.recovery().answers();
                 self.check_time_zones(&observed);
-                self.look_after_commands(&observed, ctx);
+                self.run_commands(&observed, ctx);
                 self.pass_changes_on(&observed, ctx);
                 self.report_unknown_commands(&observed);
-                self.tell_readers(&observed);
+                self.notify_readers(&observed);
                 self.follow_controls(&observed);
                 self.observed = observed;
                 if changes == self.changes {
                     self.compare_owned();
                 }
                 self.take_and_release(ctx);
-                self.look_for_orphans(ctx);
+                self.check_orphans(ctx);
             }
-            Ok(Beat::Unanswered { error, says_why }) => {
+            Ok(Heartbeat::Unanswered { error, says_why }) => {
                 self.unanswered = self.unanswered.saturating_add(1);
-                self.knocks = says_why;
+                self.probes_first = says_why;
                 self.database_failed(&error);
             }
-            Ok(Beat::Unknown) => {
+            Ok(Heartbeat::Unknown) => {
                 if self.instance.me().0 != 0 {
-                    tracing::warn!("declared dead by others: dropping every shard, joining anew");
+                    tracing::warn!(
+                        "declared dead by another instance: dropping every shard and registering again"
+                    );
                 }
-                self.drop_everything();
+                self.drop_all_shards();
                 self.join(ctx);
                 return;
             }
             Err(error) => {
                 self.unanswered = 0;
-                self.knocks = true;
+                self.probes_first = true;
                 self.database_failed(&error);
             }
         }
@@ -169,12 +173,12 @@ impl ShardKeeper {
         self.instance.health.report("database", kind, error.to_string());
     }
 
-    /// Becomes a new instance.
+    /// Registers as a new instance.
     fn join(&mut self, ctx: &mut Context<Self>) {
         let instance = self.instance.clone();
-        let knocks = self.knocks;
+        let probes_first = self.probes_first;
         let join = async move {
-            if knocks {
+            if probes_first {
                 instance.store.knock().await?;
             }
             let sent = instance.lease.sending();
@@ -189,13 +193,13 @@ impl ShardKeeper {
                 joined.unwrap_or_else(|error| panic!("joining: {error}"));
             match joined {
                 Ok(me) => {
-                    actor.knocks = false;
+                    actor.probes_first = false;
                     tracing::info!(instance = %me, "joined as instance {me}");
-                    actor.tell_of_new_name();
+                    actor.notify_rejoined();
                     actor.beat(ctx);
                 }
                 Err(error) => {
-                    actor.knocks = true;
+                    actor.probes_first = true;
                     actor.database_failed(&error);
                     ctx.run_later(HEARTBEAT / 5, |actor, ctx| actor.beat(ctx));
                 }
@@ -203,23 +207,23 @@ impl ShardKeeper {
         }));
     }
 
-    fn drop_everything(&mut self) {
+    fn drop_all_shards(&mut self) {
         self.instance.lease.lost();
         for app in self.instance.apps.keys() {
-            // All that it may have: a shard whose release is under way, or was just given
-            // up, is with the scheduler and not among the owned.
+            // Includes shards whose release is running or has failed, which the scheduler has but
+            // `OwnedShards` has not.
             let held = self.instance.owned.of(*app);
             let seen = self.observed.shards.iter().filter(|row| row.app == *app);
             let shards = held.iter().map(|fence| fence.shard).chain(seen.map(|row| row.id));
             let lost = ShardsLost { shards: shards.collect() };
-            self.instance.registry.hint_to(*app, lost);
+            self.instance.registry.notify_scope(*app, lost);
         }
         self.instance.owned.clear();
-        self.moved.clear();
+        self.beats_seen.clear();
         self.releasing.clear();
     }
 
-    /// Kafka's client waits by the wall clock.
+    /// Wakes the Kafka client after the clock was set back, since it waits by the wall clock.
     fn notice_clock_set_back(&mut self) {
         let now_ms = self.instance.clock.now_ms() - boot_ms();
         let before = self.wall_since_boot_ms.replace(now_ms);
@@ -242,25 +246,27 @@ impl ShardKeeper {
             );
             self.instance.health.report(CLOCK, ProblemKind::ClockSkew, why);
         } else if skew_ms < most_ms - most_ms / 5 || most_ms == 0 {
-            // A difference about the limit would begin and end each second.
+            // With some hysteresis, so that a difference close to the limit is not reported and
+            // cleared each second.
             self.instance.health.clear(CLOCK);
         }
     }
 
-    /// A reader that has nothing to read would not notice that its row was moved.
-    fn tell_readers(&self, observed: &Observation) {
+    /// Sends the readers the tokens of their rows: a reader without records would not notice that
+    /// its row was changed.
+    fn notify_readers(&self, observed: &Observation) {
         for held in &observed.partitions {
             let partition = TopicPartition::new(held.topic.as_str(), held.partition);
             let seen = LedgerSeen { ledger: held.ledger, reader: held.reader };
-            self.instance.registry.hint_to(partition, seen);
+            self.instance.registry.notify_scope(partition, seen);
         }
     }
 
-    fn tell_of_new_name(&self) {
-        self.instance.registry.hint_all(&JoinedAnew);
+    fn notify_rejoined(&self) {
+        self.instance.registry.notify_all(&Rejoined);
     }
 
-    /// What the table says of our shards is true; what we believe may be old.
+    /// Corrects `OwnedShards` by the table, which is authoritative.
     fn compare_owned(&self) {
         let me = self.instance.me();
         let by_app = balance::by_app(&self.observed.shards);
@@ -276,9 +282,9 @@ impl ShardKeeper {
             let lost: Vec<ShardId> =
                 held.iter().filter(|fence| !is_ours(fence)).map(|fence| fence.shard).collect();
             if !lost.is_empty() {
-                tracing::warn!(app = %app.name, ?lost, "shards were taken from us");
+                tracing::warn!(app = %app.name, ?lost, "shards were reassigned to other instances");
                 lost.iter().for_each(|shard| self.instance.owned.remove(app.id, *shard));
-                self.instance.registry.hint_to(app.id, ShardsLost { shards: lost });
+                self.instance.registry.notify_scope(app.id, ShardsLost { shards: lost });
             }
             let ours = rows.iter().filter(|row| row.owner == Some(me));
             let missing = ours.filter(|row| {
@@ -291,11 +297,11 @@ impl ShardKeeper {
                 epoch: row.epoch,
             }));
         }
-        self.own(unknown);
+        self.add_owned(unknown);
     }
 }
 
-/// Gives up every shard of ours with the instance's row.
+/// Releases all shards by deleting the instance's row.
 async fn leave(instance: &Instance) -> StoreResult<()> {
     let me = instance.me();
     instance.owned.clear();
@@ -313,15 +319,15 @@ impl Actor for ShardKeeper {
 impl Child for ShardKeeper {
     const KIND: &'static str = "shard-keeper";
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers.to::<GoodBye>()
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes.handles::<ReleaseAll>()
     }
 }
 
-impl Handler<GoodBye> for ShardKeeper {
+impl Handler<ReleaseAll> for ShardKeeper {
     type Result = ResponseFuture<bool>;
 
-    fn handle(&mut self, _: GoodBye, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, _: ReleaseAll, _: &mut Context<Self>) -> Self::Result {
         self.leaving = true;
         let instance = self.instance.clone();
         Box::pin(async move {
@@ -333,7 +339,7 @@ impl Handler<GoodBye> for ShardKeeper {
             match left.await {
                 Ok(Ok(())) => true,
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "could not say goodbye: others wait for the lease");
+                    tracing::warn!(%error, "the shards were not released: other instances wait for the end of the lease");
                     false
                 }
                 Err(_) => false,
@@ -358,13 +364,5 @@ impl Handler<Report> for ShardKeeper {
             "{held} shards held among {} instances",
             self.observed.instances.len(),
         );
-    }
-}
-
-impl Handler<Fault> for ShardKeeper {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
     }
 }

@@ -1,12 +1,12 @@
-//! Fair shares: how many of an app's shards each live instance holds.
+//! Fair shares: how many of an app's shards each live instance should own.
 
 use crate::model::ids::{AppId, InstanceId, ShardId};
 use crate::store::ShardFence;
 
-/// How many of `shards` are due to `me` among `instances`, which all can fire `app`.
+/// How many of `shards` the instance `me` should own, if all `instances` fire `app`.
 ///
-/// All get the same; what is left over goes to the first in an order that differs from
-/// app to app, so that it is not always the same instance that has more.
+/// All get the same number. The remainder goes to the first instances in an order that differs
+/// between apps, so that it is not always the same instance that has more.
 pub(super) fn share_of(
     me: InstanceId,
     app: AppId,
@@ -18,8 +18,8 @@ pub(super) fn share_of(
     shards / count + usize::from(rank < shards % count)
 }
 
-/// `count` of the shards that may be given up: those of which nothing runs go at once, so
-/// they go first.
+/// Chooses `count` of these shards for release. Idle ones come first, since they are released at
+/// once.
 pub(super) fn idle_first(
     mut may: Vec<ShardFence>,
     count: usize,
@@ -31,7 +31,7 @@ pub(super) fn idle_first(
 }
 
 fn turn(app: AppId, instance: InstanceId) -> (u64, InstanceId) {
-    // Fibonacci hashing: neighbours in number are far apart in order.
+    // Fibonacci hashing, which scatters consecutive numbers.
     let mixed = (instance.0 as u64 ^ u64::from(app.0.unsigned_abs()).rotate_left(32))
         .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed, instance)

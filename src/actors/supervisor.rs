@@ -1,7 +1,7 @@
-//! Starts, replaces and stops the actors; nobody else does.
+//! Starts, restarts and stops all other actors.
 //!
-//! A child that ends without being asked is replaced by a fresh one from its factory,
-//! after a wait that doubles. What it knew is in the database and in [`Instance`].
+//! A child that ends without being asked is started again by its factory, after a wait that
+//! doubles. Its state is in the database and in [`Instance`].
 
 mod drain;
 
@@ -13,43 +13,47 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use super::app_scheduler::AppScheduler;
-use super::child::{Child as _, Exit, Factory, Launched, Role, exit_of, launch, one};
+use super::child::{Child as _, Exit, Factory, Role, exit_of, launch, single};
 use super::counters::AppMetrics;
+#[cfg(feature = "failpoints")]
+use super::failpoints::{Break, Fault};
 use super::instance::Instance;
 use super::messages::*;
 use super::reader::PartitionReader;
-use super::registry::{Key, Scope, tell};
+use super::registry::{Key, Scope, notify_recipient};
 use crate::kafka::PartitionQueue;
 use crate::model::ids::AppId;
 
-/// The wait before a child is replaced, doubling up to the second; a child that lived
-/// longer than that begins at the first again.
+/// The wait before a child is restarted, doubling up to the second value. It is reset for a child
+/// that ran for longer than the second value.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+
 /// The parent of all actors.
 pub(crate) struct Supervisor {
     instance: Arc<Instance>,
     children: HashMap<Role, Running>,
     generations: u64,
     restarts: u64,
-    /// What the last lines of the apps said.
+    /// The counters in the last log line of each app.
     reported: HashMap<AppId, AppMetrics>,
 }
 
-/// One of its children, alive or to be replaced in a moment.
+/// A child that is running or waits for its restart.
 struct Running {
     factory: Factory,
     /// Its entries in the registry.
     keys: Vec<Key>,
     report: Recipient<Report>,
-    fault: Recipient<Fault>,
-    /// Tells an end from that of a predecessor.
+    #[cfg(feature = "failpoints")]
+    fault: Fault,
+    /// Distinguishes the end of this actor from that of the one that it replaced.
     generation: u64,
-    born: Instant,
+    started_at: Instant,
     backoff: Duration,
     leaving: bool,
 }
 
-/// Child's watcher → Supervisor.
+/// Watcher of a child → Supervisor: the child has ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct ChildEnded {
@@ -59,7 +63,7 @@ struct ChildEnded {
 }
 
 impl Supervisor {
-    /// A supervisor of the actors that `instance` calls for.
+    /// A supervisor of the actors that `instance` needs.
     pub(crate) fn new(instance: Arc<Instance>) -> Self {
         Self {
             instance,
@@ -70,17 +74,24 @@ impl Supervisor {
         }
     }
 
-    /// Starts a child that, should it end by itself, is replaced after `backoff`.
+    /// Starts a child, which is restarted after `backoff` if it ends by itself.
     fn start(&mut self, mut factory: Factory, backoff: Duration, ctx: &mut Context<Self>) {
         let launched = factory(&self.instance);
-        let Launched { role, keys, report, fault, handle } = launched;
         self.generations += 1;
-        let generation = self.generations;
-        let born = Instant::now();
-        let child =
-            Running { factory, keys, report, fault, generation, born, backoff, leaving: false };
+        let (role, generation) = (launched.role, self.generations);
+        let child = Running {
+            factory,
+            keys: launched.keys,
+            report: launched.report,
+            #[cfg(feature = "failpoints")]
+            fault: launched.fault,
+            generation,
+            started_at: Instant::now(),
+            backoff,
+            leaving: false,
+        };
         self.children.insert(role.clone(), child);
-        let watch = exit_of(handle).into_actor(self).map(move |exit, _, ctx| {
+        let watch = exit_of(launched.handle).into_actor(self).map(move |exit, _, ctx| {
             ctx.notify(ChildEnded { role, generation, exit });
         });
         ctx.spawn(watch);
@@ -91,7 +102,7 @@ impl Supervisor {
         let active = self.active_apps();
         for (role, child) in &self.children {
             if !matches!(role.scope, Scope::App(app) if !active.contains(&app)) {
-                tell(&child.report, Report);
+                notify_recipient(&child.report, Report);
             }
         }
         let (apps, quiet) = (self.instance.apps.len(), self.instance.apps.len() - active.len());
@@ -126,13 +137,13 @@ impl Supervisor {
         );
     }
 
-    /// Those with something new to tell, or at work. A line of each of the others would say
-    /// the same as the one before.
+    /// The apps that have running attempts, or whose counters have changed since their last log
+    /// line. The lines of the other apps are left out.
     fn active_apps(&mut self) -> HashSet<AppId> {
         let mut active = HashSet::new();
         for (id, app) in &self.instance.apps {
             let figures = app.figures.read();
-            let is_at_work = app.unsettled.load(Ordering::Relaxed) > 0;
+            let is_at_work = app.unwritten.load(Ordering::Relaxed) > 0;
             let before = self.reported.insert(*id, figures.clone()).unwrap_or_default();
             if is_at_work || before != figures {
                 active.insert(*id);
@@ -151,13 +162,13 @@ impl Supervisor {
     }
 }
 
-/// Every actor that an instance has from its start, in that order; readers come with their
-/// partitions.
+/// The factories of the actors that an instance has from its start, in this order; readers are
+/// started when partitions are assigned.
 fn actors_of(instance: &Instance) -> Vec<Factory> {
     let mut all = vec![
-        one(super::dedup::Dedup::new),
-        one(super::retry_dlq::RetryDlq::new),
-        one(super::outcomes::Outcomes::new),
+        single(super::dedup::Dedup::new),
+        single(super::retry_dlq::RetryDlq::new),
+        single(super::outcomes::Outcomes::new),
     ];
     for app in instance.apps.values() {
         let app = app.clone();
@@ -165,12 +176,13 @@ fn actors_of(instance: &Instance) -> Vec<Factory> {
             launch(instance, AppScheduler::new(instance.clone(), app.clone()))
         }));
     }
-    all.push(one(super::shard_keeper::ShardKeeper::new));
-    all.push(one(super::janitor::Janitor::new));
+    all.push(single(super::shard_keeper::ShardKeeper::new));
+    all.push(single(super::janitor::Janitor::new));
     all
 }
 
-/// A reader of the queue's partition; one that takes its place splits a queue of its own.
+/// The factory of a partition's reader. The first reader gets this queue, a restarted one splits
+/// its own.
 fn reader_of(queue: PartitionQueue) -> Factory {
     let partition = queue.partition().clone();
     let mut queue = Some(queue);
@@ -201,7 +213,7 @@ impl Handler<ChildEnded> for Supervisor {
             return;
         }
         let exit = if child.leaving { Exit::Drained } else { exit };
-        if child.born.elapsed() > BACKOFF.1 {
+        if child.started_at.elapsed() > BACKOFF.1 {
             child.backoff = BACKOFF.0;
         }
         let wait = child.backoff;
@@ -229,7 +241,7 @@ impl Handler<PartitionsAssigned> for Supervisor {
     fn handle(&mut self, assigned: PartitionsAssigned, ctx: &mut Context<Self>) {
         for queue in assigned.queues {
             let partition = queue.partition().clone();
-            tracing::info!(%partition, "{partition} is ours to read");
+            tracing::info!(%partition, "{partition} is assigned to this instance");
             self.start(reader_of(queue), BACKOFF.0, ctx);
         }
     }
@@ -239,25 +251,26 @@ impl Handler<PartitionsRevoked> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, revoked: PartitionsRevoked, ctx: &mut Context<Self>) {
-        let mut farewells = Vec::new();
+        let mut stopping = Vec::new();
         for partition in revoked.partitions {
             tracing::info!(%partition, "{partition} is not ours any more");
             let registry = &self.instance.registry;
-            let is_alive = registry.is_alive::<Leave>(partition.clone());
-            let farewell = registry.ask(partition.clone(), Leave);
+            let is_alive = registry.is_alive::<StopReading>(partition.clone());
+            let stopped = registry.ask(partition.clone(), StopReading);
             let role = Role { kind: PartitionReader::KIND, scope: partition.clone().into() };
             if let Some(child) = self.children.get_mut(&role) {
                 child.leaving = true;
-                // One that panicked, and would be started again in a moment, ends only here.
+                // A reader that panicked and waits for its restart cannot reply, so it is removed
+                // here.
                 if !is_alive {
                     self.forget(&role);
                 }
             }
-            farewells.push(async move { Some((partition, farewell.await.flatten()?)) });
+            stopping.push(async move { Some((partition, stopped.await.flatten()?)) });
         }
         let reply = revoked.reply;
-        let gone = futures::future::join_all(farewells).into_actor(self).map(move |ends, _, _| {
-            // The poll thread may have stopped waiting.
+        let gone = futures::future::join_all(stopping).into_actor(self).map(move |ends, _, _| {
+            // Fails if the poll thread has stopped waiting.
             drop(reply.try_send(ends.into_iter().flatten().collect()));
         });
         ctx.spawn(gone);
@@ -267,8 +280,8 @@ impl Handler<PartitionsRevoked> for Supervisor {
 impl Handler<Drain> for Supervisor {
     type Result = ResponseFuture<()>;
 
-    /// Kafka first, so that nothing comes in; then the attempts; then what they leave
-    /// behind is written; then the shards are released.
+    /// Stops the ingest first, then waits for the attempts and their outcomes, and releases the
+    /// shards last.
     fn handle(&mut self, drain: Drain, _: &mut Context<Self>) -> Self::Result {
         self.instance.draining.store(true, Ordering::Release);
         self.instance.health.set_started(false);
@@ -276,17 +289,13 @@ impl Handler<Drain> for Supervisor {
     }
 }
 
-/// For tests of supervision: every actor whose role begins with this panics.
-#[derive(Clone, Debug, Message)]
-#[rtype(result = "usize")]
-pub(crate) struct Break(pub String);
-
+#[cfg(feature = "failpoints")]
 impl Handler<Break> for Supervisor {
     type Result = usize;
 
     fn handle(&mut self, which: Break, _: &mut Context<Self>) -> usize {
         let all = self.children.iter();
         let chosen = all.filter(|(role, _)| role.to_string().starts_with(&which.0));
-        chosen.map(|(_, child)| tell(&child.fault, Fault)).count()
+        chosen.map(|(_, child)| child.fault.inject()).count()
     }
 }

@@ -1,5 +1,5 @@
-//! The apps that requests may be for: those that are registered here, with what their handlers
-//! say of a request, and those that others registered, as their rows say.
+//! The apps that requests may name: those registered on this instance, with their handlers'
+//! validation, and those registered by other instances, as their rows say.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -10,22 +10,24 @@ use crate::model::job::JobData;
 use crate::model::pause::AppPause;
 use crate::store::{AppRow, Result as StoreResult};
 
-/// How long an app's row that others registered is believed, in milliseconds.
-const BELIEVED_MS: i64 = 1000;
+/// How long the row of an app of other instances is cached, in milliseconds.
+const CACHED_MS: i64 = 1000;
 
-/// What a handler says of a request before it is a job.
+/// A handler's check of a request before it becomes a job.
 pub(crate) trait Validate: Send + Sync {
+    /// Checks the data of a request.
+    ///
     /// # Errors
-    /// Why `data` cannot be what a job of this app is given.
+    /// Why no job of this app can have `data`.
     fn validate(&self, data: &JobData) -> Result<(), Objection>;
 }
 
-/// Why a handler does not take a request.
+/// Why a handler rejects a request.
 #[derive(Debug)]
 pub(crate) enum Objection {
-    /// It never will.
+    /// It will never be accepted.
     Invalid(String),
-    /// It may, a little later.
+    /// It may be accepted later.
     NotYet(String),
 }
 
@@ -58,7 +60,7 @@ impl PauseState {
     }
 }
 
-/// An app that is registered here.
+/// An app that is registered on this instance.
 pub(crate) struct OwnApp {
     pub(crate) row: Arc<AppRow>,
     pub(crate) pause: Arc<PauseState>,
@@ -71,16 +73,16 @@ impl Debug for OwnApp {
     }
 }
 
-/// The apps that are known just now.
+/// The apps that are currently known.
 #[derive(Debug)]
 pub(super) struct KnownApps {
     own: HashMap<String, OwnApp>,
-    /// Apps that others registered, as they were last read.
-    others: RwLock<HashMap<String, Believed>>,
+    /// The rows of apps that other instances registered.
+    others: RwLock<HashMap<String, Cached>>,
 }
 
-/// When it was read, and what was there.
-type Believed = (i64, Option<Arc<AppRow>>);
+/// When the row was read, and the row if it existed.
+type Cached = (i64, Option<Arc<AppRow>>);
 
 impl KnownApps {
     pub(super) fn new(own: Vec<OwnApp>) -> Self {
@@ -88,7 +90,7 @@ impl KnownApps {
         Self { own, others: RwLock::default() }
     }
 
-    /// The app, if it is registered here.
+    /// The app, if it is registered on this instance.
     pub(super) fn own(&self, name: &str) -> Option<&OwnApp> {
         self.own.get(name)
     }
@@ -107,38 +109,39 @@ impl KnownApps {
         }
     }
 
-    /// Believes no more that these were never registered: one may just have been.
+    /// Drops cached results that an app does not exist, since it may have been registered
+    /// meanwhile.
     pub(super) fn forget_unknown(&self) {
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
         others.retain(|_, (_, row)| row.is_some());
     }
 
-    fn believed(&self, name: &str, now_ms: i64) -> Option<Option<Arc<AppRow>>> {
+    fn cached(&self, name: &str, now_ms: i64) -> Option<Option<Arc<AppRow>>> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
-        others.get(name).filter(|(at, _)| now_ms - at < BELIEVED_MS).map(|(_, row)| row.clone())
+        others.get(name).filter(|(at, _)| now_ms - at < CACHED_MS).map(|(_, row)| row.clone())
     }
 
-    fn believe(&self, name: &str, now_ms: i64, row: Option<Arc<AppRow>>) {
+    fn cache(&self, name: &str, now_ms: i64, row: Option<Arc<AppRow>>) {
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
-        // Names come from outside: a flood of made-up ones must not fill the memory.
-        others.retain(|_, (at, _)| now_ms - *at < BELIEVED_MS);
+        // Names come from producers: many made-up ones must not fill the memory.
+        others.retain(|_, (at, _)| now_ms - *at < CACHED_MS);
         others.insert(name.to_owned(), (now_ms, row));
     }
 }
 
 impl Admission {
-    /// The row of an app, registered here or by others; read from the database at most once a
-    /// second.
+    /// The row of an app, registered here or by another instance; read from the database at most
+    /// once a second.
     pub(super) async fn app_row(&self, name: &str) -> StoreResult<Option<Arc<AppRow>>> {
         if let Some(app) = self.apps.own(name) {
             return Ok(Some(app.row.clone()));
         }
         let now_ms = self.clock.now_ms();
-        if let Some(row) = self.apps.believed(name, now_ms) {
+        if let Some(row) = self.apps.cached(name, now_ms) {
             return Ok(row);
         }
         let row = self.database.store().find_app(name).await?.map(Arc::new);
-        self.apps.believe(name, now_ms, row.clone());
+        self.apps.cache(name, now_ms, row.clone());
         Ok(row)
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct AskedChange<'a> {
     /// For how long a cancelled job is remembered, milliseconds.
     pub(crate) window_ms: i64,
     /// Whether producers are told.
-    pub(crate) tells_verdicts: bool,
+    pub(crate) publishes_verdicts: bool,
     /// Whether an attempt at the job runs.
     pub(crate) is_running: bool,
 }
@@ -227,7 +227,7 @@ impl AskedChange<'_> {
             job_id: Some(after.id),
             source: None,
         };
-        self.tells_verdicts.then(|| verdict.event(&subject, &about, now_ms))
+        self.publishes_verdicts.then(|| verdict.event(&subject, &about, now_ms))
     }
 
     fn audit(&self, before: &Job, after: &Job, now_ms: i64) -> AuditEntry {

@@ -1,18 +1,18 @@
-//! After COMMIT: what is counted, and who hears of what is in the database now.
+//! Counts a committed batch, and notifies the actors of what it wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use super::pending::key_of;
 use super::{Admission, Committed};
-use crate::store::{Batch, BatchSource, Decision, Entry, Lane};
+use crate::store::{Batch, BatchSource, Decision, Entry, OrderingKey};
 
 impl Admission {
-    /// Counts what became of a batch.
+    /// Counts the decisions on a batch.
     pub(super) fn count(&self, batch: &Batch, decisions: &[Decision]) {
         let counters = &*self.counters;
         let mut accepted: BTreeMap<&str, u64> = BTreeMap::new();
-        // What was parked or died was received before.
+        // Parked records and dead letters were counted when they were received.
         let (received, is_first) = match batch.source {
             BatchSource::Records(_) => (decisions.len(), true),
             BatchSource::Call { .. } => (decisions.len(), false),
@@ -41,7 +41,7 @@ impl Admission {
         }
     }
 
-    /// Tells those who have work by it what is in the database now.
+    /// Notifies the actors of the keys, outbox rows and parked records that were committed.
     pub(super) fn announce_committed(&self, batch: &Batch, decisions: &[Decision]) {
         let due = batch.entries.iter().filter_map(|entry| match entry {
             Entry::Wait(wait) => Some(wait.due_ms),
@@ -49,20 +49,21 @@ impl Admission {
         });
         self.shards.committed(Committed {
             keys: batch.entries.iter().filter_map(key_of).collect(),
-            lanes: lanes_of(batch, decisions),
+            ordering_keys: ordering_keys_of(batch, decisions),
             parked_due_ms: due.min(),
         });
     }
 }
 
-/// Where letters and verdicts of this batch lie in the outbox that are ours to publish.
-fn lanes_of(batch: &Batch, decisions: &[Decision]) -> BTreeSet<Lane> {
-    let of_records = batch.source.ledger().map(Lane::Partition);
-    let lane = |(entry, decision): (&Entry, &Decision)| {
+/// The ordering keys of the outbox in which this batch wrote letters or verdicts for this instance to
+/// publish.
+fn ordering_keys_of(batch: &Batch, decisions: &[Decision]) -> BTreeSet<OrderingKey> {
+    let of_records = batch.source.ledger().map(OrderingKey::Partition);
+    let ordering_key = |(entry, decision): (&Entry, &Decision)| {
         let shard = match entry {
-            // Its owner is told to look, and publishes.
+            // The shard's owner is notified by a command, and publishes the ordering key.
             Entry::Job(candidate) if candidate.foreign => None,
-            Entry::Job(candidate) => Some(Lane::Shard(candidate.job.shard)),
+            Entry::Job(candidate) => Some(OrderingKey::Shard(candidate.job.shard)),
             Entry::Letter(_) | Entry::Wait(_) => None,
         };
         match decision {
@@ -72,5 +73,5 @@ fn lanes_of(batch: &Batch, decisions: &[Decision]) -> BTreeSet<Lane> {
             Decision::Waits => None,
         }
     };
-    batch.entries.iter().zip(decisions).filter_map(lane).collect()
+    batch.entries.iter().zip(decisions).filter_map(ordering_key).collect()
 }

@@ -1,4 +1,4 @@
-//! What was admitted since the start, by what became of it.
+//! Counters of admissions since the start, by result.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Judging one record or request by the rules, before the database has its say.
+//! Validates one record or request by the rules, before it is written to the database.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,25 +18,25 @@ use crate::model::request::{Operation, Resolved, ScheduleJobRequest, check_requi
 use crate::model::retry::Backoff;
 use crate::store::{AppRow, AppRules, Entry, IdempotencyKey, PlacedCandidate, Result as StoreResult, Wait};
 
-/// Why a request is no job.
+/// Why a request cannot be admitted.
 #[derive(Debug)]
-pub(super) enum Unfit {
-    /// It never can be one.
+pub(super) enum NotAdmissible {
+    /// It will never be admissible.
     Never(Refusal),
-    /// It cannot now; that may pass.
+    /// The reason may be temporary.
     NotYet(Refusal),
 }
 
-impl Unfit {
-    /// What is said of it where nobody waits for it to pass.
+impl NotAdmissible {
+    /// The refusal, for a caller to whom it makes no difference whether the reason is temporary.
     pub(super) fn into_refusal(self) -> Refusal {
         match self {
             Self::Never(refusal) | Self::NotYet(refusal) => refusal,
         }
     }
 
-    /// The same with the names of the request that it is about.
-    fn sign(self, request: &ScheduleJobRequest) -> Self {
+    /// Adds the names of the request to the refusal.
+    fn with_names(self, request: &ScheduleJobRequest) -> Self {
         let signed = |refusal| Refusal {
             request_id: request.request_id.clone(),
             app: Some(request.app_name.clone()),
@@ -49,19 +49,19 @@ impl Unfit {
     }
 }
 
-impl From<Refusal> for Unfit {
+impl From<Refusal> for NotAdmissible {
     fn from(refusal: Refusal) -> Self {
         Self::Never(refusal)
     }
 }
 
-/// What the rules say of a request.
-pub(super) type Judgement = Result<Box<PlacedCandidate>, Unfit>;
+/// The result of the rules for one request.
+pub(super) type Judgement = Result<Box<PlacedCandidate>, NotAdmissible>;
 
-/// A trace header longer than this is not one.
+/// A longer trace header is ignored.
 const LONGEST_TRACE: usize = 512;
 
-/// The waits before a record is tried again whose failure may pass.
+/// The waits before a parked record is tried again.
 const AGAIN: Backoff = Backoff::Exponential {
     initial: Duration::from_millis(200),
     factor: 2.0,
@@ -69,18 +69,18 @@ const AGAIN: Backoff = Backoff::Exponential {
 };
 
 impl Admission {
-    /// Whether one of these brings an idempotency key that was seen lately, so that reading
-    /// before writing is worth it.
+    /// Whether one of these requests has an idempotency key that is cached, so that the batch
+    /// should be read before it is written.
     pub(crate) async fn seen_lately(&self, pending: &Pending) -> bool {
         let keys = pending.keys();
         !keys.is_empty() && self.shards.knows_any(keys).await
     }
 
-    /// What the rules make of records that were never tried before, in their order. One whose
-    /// request brought no name gets `name`, the same whenever it is read.
+    /// Validates records that were never tried before, in their order. A request without an id gets
+    /// the one that `name` returns, which is the same whenever the record is read.
     ///
     /// # Errors
-    /// Only if an app's row cannot be read: that says nothing of the records.
+    /// Only if an app's row cannot be read, which says nothing about the records.
     pub(crate) async fn judge_records(
         &self,
         records: Vec<RawRecord>,
@@ -94,12 +94,13 @@ impl Admission {
         Ok(Pending::new(judged))
     }
 
-    /// A record becomes a candidate or a dead letter, or waits to be tried again.
+    /// Validates a record: it becomes a candidate or a dead letter, or is parked to be tried again.
     ///
-    /// `before` is how often it was tried before; a request without a name gets `name`.
+    /// `before` is the number of earlier tries; a request without an id gets the one that `name`
+    /// returns.
     ///
     /// # Errors
-    /// Only if an app's row cannot be read: that says nothing of the record.
+    /// Only if an app's row cannot be read, which says nothing about the record.
     pub(super) async fn judge_record(
         &self,
         record: RawRecord,
@@ -119,8 +120,8 @@ impl Admission {
         };
         let (may_wait, refusal) = match judgement {
             Ok(candidate) => return Ok(Entry::Job(candidate)),
-            Err(Unfit::NotYet(refusal)) => (true, refusal),
-            Err(Unfit::Never(refusal)) => (false, refusal),
+            Err(NotAdmissible::NotYet(refusal)) => (true, refusal),
+            Err(NotAdmissible::Never(refusal)) => (false, refusal),
         };
         let attempts = before.saturating_add(1);
         let now_ms = self.clock.now_ms();
@@ -134,7 +135,7 @@ impl Admission {
         Ok(Entry::Wait(Box::new(Wait { letter, due_ms })))
     }
 
-    /// What the rules say of a request that came by `record`, or by API.
+    /// Validates a request, which came by `record` or by API.
     ///
     /// # Errors
     /// Only if an app's row cannot be read.
@@ -145,24 +146,24 @@ impl Admission {
         record: Option<&Arc<RawRecord>>,
     ) -> StoreResult<Judgement> {
         let row = self.app_row(&request.app_name).await?;
-        // An app without shards is being registered just now.
+        // An app without shards is still being registered.
         let first = row.as_ref().and_then(|row| row.shards.first().copied());
         let (Some(row), Some(first)) = (row, first) else {
             let refusal = self.unknown_app(&request);
-            // Another instance may be about to register it. A caller can ask again by itself.
-            let unfit = match record {
-                Some(_) => Unfit::NotYet(refusal),
-                None => Unfit::Never(refusal),
+            // Another instance may be about to register it. A caller can repeat a request itself.
+            let reason = match record {
+                Some(_) => NotAdmissible::NotYet(refusal),
+                None => NotAdmissible::Never(refusal),
             };
-            return Ok(Err(unfit.sign(&request)));
+            return Ok(Err(reason.with_names(&request)));
         };
         self.counters.add(&self.counters.unknown_fields, request.unknown_fields() as usize);
-        // One moment for all that is decided of a request.
-        let now_ms = self.moments.now_ms();
+        // One time for all decisions about a request.
+        let now_ms = self.scheduling_clock.now_ms();
         let checked = self.check(&request, &row, now_ms, record.is_some());
         let (resolved, fingerprint) = match checked {
             Ok(checked) => checked,
-            Err(unfit) => return Ok(Err(unfit.sign(&request))),
+            Err(reason) => return Ok(Err(reason.with_names(&request))),
         };
         let (mut job, key) = self.job(request, &row, first, &resolved, now_ms);
         job.origin = origin;
@@ -185,15 +186,15 @@ impl Admission {
         ScheduleJobRequest::from_json(value)
     }
 
-    /// Of a record that may wait, a handler's "not yet" is heard; else the job asks again
-    /// before its first attempt.
+    /// Checks the request and resolves its times. A temporary objection of the handler counts only
+    /// if the record may be parked; otherwise the handler is asked again before the first attempt.
     fn check(
         &self,
         request: &ScheduleJobRequest,
         row: &AppRow,
         now_ms: i64,
         may_wait: bool,
-    ) -> Result<(Resolved, Fingerprint), Unfit> {
+    ) -> Result<(Resolved, Fingerprint), NotAdmissible> {
         check_operation(request)?;
         if let Some(pause) = self.apps.refusal(row) {
             return Err(refused_while_paused(row, &pause).into());
@@ -210,15 +211,15 @@ impl Admission {
         request: &ScheduleJobRequest,
         rules: &AppRules,
         may_wait: bool,
-    ) -> Result<(), Unfit> {
+    ) -> Result<(), NotAdmissible> {
         check_required_fields(&request.job_data, &rules.required_fields)?;
         if let Some(schema) = &rules.schema {
             schema.check(&request.job_data)?;
         }
         let refused = |why| Refusal::new(ErrorKind::RefusedByApp, format!("jobData: {why}"));
-        match self.apps.own(&request.app_name).map_or(Ok(()), |app| ask(app, &request.job_data)) {
-            Err(Objection::Invalid(why)) => Err(Unfit::Never(refused(why))),
-            Err(Objection::NotYet(why)) if may_wait => Err(Unfit::NotYet(refused(why))),
+        match self.apps.own(&request.app_name).map_or(Ok(()), |app| validate(app, &request.job_data)) {
+            Err(Objection::Invalid(why)) => Err(NotAdmissible::Never(refused(why))),
+            Err(Objection::NotYet(why)) if may_wait => Err(NotAdmissible::NotYet(refused(why))),
             Ok(()) | Err(Objection::NotYet(_)) => Ok(()),
         }
     }
@@ -239,12 +240,12 @@ impl Admission {
             if let Some(refusal) = too_large(edited.job_data.as_str().as_bytes(), self.rules.max_record_bytes) {
                 return Err(refusal);
             }
-            self.check_data(edited, rules, false).map_err(Unfit::into_refusal)?;
+            self.check_data(edited, rules, false).map_err(NotAdmissible::into_refusal)?;
         }
         Ok(resolved)
     }
 
-    /// The job that a request asks for, in its home shard, and its idempotency key.
+    /// The job for a request, in its home shard, and its idempotency key.
     fn job(
         &self,
         request: ScheduleJobRequest,
@@ -330,7 +331,7 @@ fn refused_while_paused(row: &AppRow, pause: &AppPause) -> Refusal {
     )
 }
 
-/// Why a value of more than `most` bytes is refused.
+/// The refusal of a value that has more than `most` bytes.
 pub(super) fn too_large(value: &[u8], most: usize) -> Option<Refusal> {
     let size = value.len();
     (size > most).then(|| {
@@ -342,18 +343,19 @@ pub(super) fn too_large(value: &[u8], most: usize) -> Option<Refusal> {
     })
 }
 
-/// A panic of the handler's is its answer to this request: else the reader would meet the
-/// same record again and again, and nothing behind it would get past.
-fn ask(app: &OwnApp, data: &JobData) -> Result<(), Objection> {
+/// Asks the handler. A panic counts as an objection to this request: otherwise the reader would
+/// restart and panic at the same record again and again.
+fn validate(app: &OwnApp, data: &JobData) -> Result<(), Objection> {
     let asked = catch_unwind(AssertUnwindSafe(|| app.handler.validate(data)));
     asked.unwrap_or_else(|_| {
         let name = &app.row.name;
-        let why = format!("the handler of {name} panicked when it was to judge it: see its log");
+        let why =
+            format!("the handler of {name} panicked when it validated the request: see its log");
         Err(Objection::Invalid(why))
     })
 }
 
-/// The trace context in a record's headers.
+/// The trace context in the headers of a record.
 pub(super) fn trace_in(headers: &[(String, Option<Vec<u8>>)]) -> Option<TraceContext> {
     let text = |name| {
         let (_, value) = headers.iter().find(|(key, _)| key == name)?;

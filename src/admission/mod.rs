@@ -1,10 +1,10 @@
-//! How anything gets in, whichever way it comes: judged by the rules, placed into shards, and
-//! admitted until it is known what became of it.
+//! Admission: the path of every request into the database. A request is validated by the rules, placed
+//! into a shard, and written until its result is known.
 //!
-//! Records of a partition, parked records, replays of dead letters and calls take the same
-//! path and differ in their [`Policy`] alone. What a running instance adds to that (its
-//! shards, and the actors that hear of new jobs) is behind [`ShardAccess`]; a program that
-//! only writes to the database has a form of it without shards.
+//! Records of a partition, parked records, replays of dead letters and calls take the same path and
+//! differ only in their [`TryPolicy`]. A running instance adds its shards and the actors to be
+//! notified of new jobs, which are behind [`ShardAccess`]; a program that only writes to the
+//! database uses an implementation without shards.
 
 mod until_known;
 mod calls;
@@ -40,49 +40,49 @@ pub(crate) use database::Database;
 pub(crate) use pending::Pending;
 pub(crate) use replays::{Replay, Replayed};
 pub(crate) use shard_access::{Committed, ShardAccess};
-pub(crate) use until_known::{Known, Lost, Policy, Tries, Written};
+pub(crate) use until_known::{Conclusion, LostAnswer, Tries, TryPolicy, Written};
 
-/// The path of requests into the database, for an instance or for a program that is none.
+/// Admits requests, on a running instance or in another program.
 #[derive(Debug)]
 pub(crate) struct Admission {
     database: Arc<Database>,
-    /// The machine's clock.
+    /// This machine's clock.
     clock: SharedClock,
-    /// What decides whether a request is due or has expired: the machine's clock, or an earlier
-    /// one.
-    moments: SharedClock,
+    /// The clock that decides whether a request is due or has expired: this machine's, or an
+    /// earlier one.
+    scheduling_clock: SharedClock,
     rules: AdmissionRules,
     apps: KnownApps,
     counters: Arc<AdmissionCounters>,
     shards: Arc<dyn ShardAccess>,
 }
 
-/// What requests are judged and admitted by.
+/// The rules for requests.
 #[derive(Clone, Debug)]
 pub(crate) struct AdmissionRules {
-    /// How requests are read.
+    /// How requests are parsed.
     pub requests: Rules,
-    /// The window of an idempotency key.
+    /// How long an idempotency key is kept.
     pub idempotency_window: Duration,
-    /// Whether the same key with another time is a conflict.
+    /// Whether a request with the same key and another time is a conflict.
     pub conflict_on_time: bool,
-    /// The largest record that is read as a request, in bytes.
+    /// The largest record that is parsed as a request, in bytes.
     pub max_record_bytes: usize,
-    /// How often a record is tried again whose failure may pass.
+    /// How many times a parked record is tried again.
     pub max_retries: u32,
-    /// How many replays one after the other may die again.
+    /// How many times in a row a replay may fail.
     pub max_replays: u32,
-    /// Whether producers get verdicts on their requests.
-    pub tells_verdicts: bool,
+    /// Whether verdicts on requests are published.
+    pub publishes_verdicts: bool,
 }
 
-/// What a running instance brings to its admissions.
+/// What a running instance provides for its admissions.
 #[derive(Debug)]
 pub(crate) struct InstanceParts {
     pub(crate) database: Arc<Database>,
     pub(crate) clock: SharedClock,
-    /// As [`Admission::moments`].
-    pub(crate) moments: SharedClock,
+    /// See [`Admission::scheduling_clock`].
+    pub(crate) scheduling_clock: SharedClock,
     pub(crate) apps: Vec<OwnApp>,
     pub(crate) counters: Arc<AdmissionCounters>,
     pub(crate) shards: Arc<dyn ShardAccess>,
@@ -91,14 +91,14 @@ pub(crate) struct InstanceParts {
 impl Admission {
     /// The admission of a running instance.
     pub(crate) fn of_instance(parts: InstanceParts, rules: AdmissionRules) -> Self {
-        let InstanceParts { database, clock, moments, apps, counters, shards } = parts;
+        let InstanceParts { database, clock, scheduling_clock, apps, counters, shards } = parts;
         let apps = KnownApps::new(apps);
-        Self { database, clock, moments, rules, apps, counters, shards }
+        Self { database, clock, scheduling_clock, rules, apps, counters, shards }
     }
 
-    /// The admission of a program that is no instance: it owns no shards, and the owners of the
-    /// shards that jobs go into are told to look at them, which may take a heartbeat. `lease`
-    /// is that of the instances.
+    /// The admission of a program that is no instance. It owns no shards: the owner of a job's
+    /// shard is notified by a command, which may take a heartbeat. `lease` is the lease of the
+    /// instances.
     pub(crate) fn stand_alone(
         store: Store,
         clock: SharedClock,
@@ -107,7 +107,7 @@ impl Admission {
     ) -> Self {
         Self {
             database: Arc::new(Database::new(store, lease)),
-            moments: clock.clone(),
+            scheduling_clock: clock.clone(),
             clock,
             rules,
             apps: KnownApps::new(Vec::new()),
@@ -126,17 +126,17 @@ impl Admission {
         &*self.shards
     }
 
-    /// The machine's clock.
+    /// This machine's clock.
     pub(crate) fn clock(&self) -> &SharedClock {
         &self.clock
     }
 
-    /// What requests are judged and admitted by.
+    /// The rules for requests.
     pub(crate) fn rules(&self) -> &AdmissionRules {
         &self.rules
     }
 
-    /// The names of the apps that are registered here, in order.
+    /// The names of the apps that are registered on this instance, in order.
     pub(crate) fn app_names(&self) -> Vec<String> {
         self.apps.own_names()
     }

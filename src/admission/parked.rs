@@ -1,36 +1,36 @@
-//! Records that were parked, since their failure may pass: judged and admitted again, each row
-//! taken in the transaction that decides it.
+//! Parked records: validated and admitted again. The row of a parked record is deleted or updated in
+//! the transaction that admits it.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::{Admission, Known, Lost, Pending, Policy, Tries, Written};
+use super::{Admission, Conclusion, LostAnswer, Pending, Tries, TryPolicy, Written};
 use crate::model::ids::LedgerId;
 use crate::recovery::Backoff;
 use crate::store::{BatchSource, Error as StoreError, ParkedRecord, Result as StoreResult, Taken};
 
-/// Rows that are read together; each may be as large as a record.
+/// How many rows are read together; each may be as large as a record.
 const SOME: u64 = 50;
-/// How often one record is tried that a database does not take although it answers, before
-/// those behind it have their turn.
-const PATIENCE: u32 = 3;
-/// The wait for a lease.
+/// How many times one record is tried while the database answers and rejects it, before later ones
+/// are tried.
+const MAX_FAILURES: u32 = 3;
+/// The wait before the lease is checked again.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
 
-/// Hears why parked records are not admitted yet.
-type Trouble<'a> = &'a (dyn Fn(&StoreError) + Send + Sync);
+/// Called with each error that delays parked records.
+type OnError<'a> = &'a (dyn Fn(&StoreError) + Send + Sync);
 
 impl Admission {
-    /// Tries the parked records of these partitions, as far as they are due, and returns when
-    /// the next one is. What goes wrong meanwhile is told to `trouble`.
+    /// Tries the parked records of these partitions that are due, and returns when the next one is.
+    /// Each error meanwhile is passed to `on_error`.
     ///
     /// # Errors
-    /// If rows cannot be read, or one of them is not taken although the database answers.
+    /// If rows cannot be read, or the database answers and rejects one of them.
     pub(crate) async fn try_parked(
         &self,
         ledgers: impl Fn() -> Vec<LedgerId> + Send,
-        trouble: Trouble<'_>,
+        on_error: OnError<'_>,
     ) -> StoreResult<Option<i64>> {
         loop {
             let rows = self.database.store().parked(&ledgers(), SOME).await?;
@@ -43,42 +43,42 @@ impl Admission {
             if due.is_empty() {
                 return Ok(next);
             }
-            // What nobody had registered a moment ago may be there now.
+            // An app that was unknown may have been registered meanwhile.
             self.apps.forget_unknown();
             let mut failed = Ok(());
             for (ledger, mut records) in due {
-                // All instances take rows in one order.
+                // All instances lock rows in the same order.
                 records.sort_unstable_by_key(|record| record.id);
-                failed = self.admit_parked(ledger, records, trouble).await.and(failed);
+                failed = self.admit_parked(ledger, records, on_error).await.and(failed);
             }
             failed?;
         }
     }
 
-    /// All together, or each by itself if they are not taken together.
+    /// Admits these records together, or one by one if that fails.
     async fn admit_parked(
         &self,
         ledger: LedgerId,
         records: Vec<ParkedRecord>,
-        trouble: Trouble<'_>,
+        on_error: OnError<'_>,
     ) -> StoreResult<()> {
         let rows: Vec<Taken> = records.iter().map(Taken::from).collect();
         let mut pending = self.judge_parked(ledger, records).await?;
         self.counters.add(&self.counters.retried, pending.len());
-        let mut policy = OfRows::new(ledger, rows, trouble);
+        let mut policy = ParkedTries::new(ledger, rows, on_error);
         match self.admit_until_known(&mut pending, &mut policy).await {
-            Known::Decided(_) | Known::Fenced(_) | Known::Left => return Ok(()),
-            Known::Ended(End::Failed(error)) => return Err(error),
-            Known::Ended(End::OneByOne) => {}
+            Conclusion::Decided(_) | Conclusion::Fenced(_) | Conclusion::Cancelled => return Ok(()),
+            Conclusion::Ended(End::Failed(error)) => return Err(error),
+            Conclusion::Ended(End::OneByOne) => {}
         }
-        // The transaction of all of them has ended when each row was locked by a later one.
+        // The transaction with all of them has ended once a later one has locked each row.
         let together = std::mem::take(&mut pending.unanswered);
         let mut failed = Ok(());
         for row in policy.rows {
             let others = pending.split_off(1);
             let mut one = std::mem::replace(&mut pending, others);
-            let mut policy = OfRows::new(ledger, vec![row], trouble);
-            if let Known::Ended(End::Failed(error)) =
+            let mut policy = ParkedTries::new(ledger, vec![row], on_error);
+            if let Conclusion::Ended(End::Failed(error)) =
                 self.admit_until_known(&mut one, &mut policy).await
             {
                 failed = Err(error);
@@ -105,30 +105,31 @@ impl Admission {
     }
 }
 
-/// Rows are taken with their jobs: a try that finds one otherwise than it was read knows that
-/// another one, perhaps an earlier one of ours, has decided it.
-struct OfRows<'a> {
+/// The tries for parked records, whose rows are changed in the same transaction. A try that finds a
+/// row changed knows that another transaction has decided it, which may be an earlier try whose
+/// answer was lost.
+struct ParkedTries<'a> {
     ledger: LedgerId,
     rows: Vec<Taken>,
-    trouble: Trouble<'a>,
+    on_error: OnError<'a>,
     failed: u32,
     backoff: Backoff,
 }
 
 enum End {
-    /// Each is to be tried by itself.
+    /// Each record has to be tried by itself.
     OneByOne,
-    /// This one is not taken although the database answers.
+    /// The database answers and rejects this record.
     Failed(StoreError),
 }
 
-impl<'a> OfRows<'a> {
-    fn new(ledger: LedgerId, rows: Vec<Taken>, trouble: Trouble<'a>) -> Self {
-        Self { ledger, rows, trouble, failed: 0, backoff: Backoff::default() }
+impl<'a> ParkedTries<'a> {
+    fn new(ledger: LedgerId, rows: Vec<Taken>, on_error: OnError<'a>) -> Self {
+        Self { ledger, rows, on_error, failed: 0, backoff: Backoff::default() }
     }
 }
 
-impl Policy for OfRows<'_> {
+impl TryPolicy for ParkedTries<'_> {
     type End = End;
 
     fn source(&self, _: &Tries) -> BatchSource {
@@ -139,7 +140,7 @@ impl Policy for OfRows<'_> {
         true
     }
 
-    async fn before(&mut self, admission: &Admission, tries: &Tries) -> ControlFlow<End> {
+    async fn before_try(&mut self, admission: &Admission, tries: &Tries) -> ControlFlow<End> {
         while !admission.shards.has_lease() {
             if !tries.unanswered {
                 let why = StoreError::Unavailable("the lease is not valid".into());
@@ -150,14 +151,19 @@ impl Policy for OfRows<'_> {
         ControlFlow::Continue(())
     }
 
-    async fn after(&mut self, admission: &Admission, error: StoreError, _: &Tries) -> Lost<End> {
-        (self.trouble)(&error);
+    async fn after_error(
+        &mut self,
+        admission: &Admission,
+        error: StoreError,
+        _: &Tries,
+    ) -> LostAnswer<End> {
+        (self.on_error)(&error);
         self.failed += 1;
         let database = &admission.database;
-        // One that cannot be tried just now keeps none behind it from being tried.
+        // A record that fails does not keep later ones from being tried.
         let end = if self.rows.len() > 1 {
             Some(End::OneByOne)
-        } else if self.failed >= PATIENCE && database.store().ping().await.is_ok() {
+        } else if self.failed >= MAX_FAILURES && database.store().ping().await.is_ok() {
             Some(End::Failed(error))
         } else {
             let recovery = database.recovery();
@@ -165,7 +171,7 @@ impl Policy for OfRows<'_> {
             None
         };
         let next = end.map_or(ControlFlow::Continue(()), ControlFlow::Break);
-        Lost { written: Written::Unknown, next }
+        LostAnswer { written: Written::Unknown, next }
     }
 }
 

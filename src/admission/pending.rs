@@ -1,5 +1,5 @@
-//! Requests on their way into the database: placed into shards, and moved into a batch and out
-//! of it again with each try, so that no try copies them.
+//! Requests that are being admitted. Each try moves them into a batch, and back if it fails, so
+//! that they are not copied.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::tickets::Tickets;
 use crate::model::ids::{KeyId, Offset};
 use crate::store::{Batch, BatchSource, Entry, PlacedCandidate, ShardFence};
 
-/// What is to be admitted together, in the order in which it came.
+/// Requests to be admitted together, in the order in which they came.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     entries: Vec<Entry>,
@@ -34,7 +34,7 @@ impl Pending {
         self.entries.is_empty()
     }
 
-    /// Keeps the first `at` and returns the others, which were never tried by themselves.
+    /// Keeps the first `at` requests, and returns the others, which have no unanswered tries.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
         Self::new(self.entries.split_off(at.min(self.entries.len())))
     }
@@ -44,18 +44,19 @@ impl Pending {
         self.entries.append(&mut rest.entries);
     }
 
-    /// The place of the first record in its partition.
+    /// The offset of the first record in its partition.
     pub(crate) fn first_offset(&self) -> Option<Offset> {
         self.entries.first()?.offset()
     }
 
-    /// The idempotency keys that they bring.
+    /// The idempotency keys of the requests.
     pub(super) fn keys(&self) -> Vec<KeyId> {
         self.entries.iter().filter_map(key_of).collect()
     }
 
-    /// Makes a batch of them, each in a shard of this instance where it has one and `own`
-    /// allows it, else in its home. A job with a concurrency key is always in its home. Until [`take_back`](Self::take_back) nothing is left here.
+    /// Moves the requests into a batch. A job is put into a shard of this instance, if it owns one
+    /// and `own` allows it, or else into its home shard; one with a concurrency key is always put
+    /// into its home shard. Until [`restore`](Self::restore) nothing is left here.
     pub(super) fn batch(
         &mut self,
         admission: &Admission,
@@ -92,24 +93,24 @@ impl Pending {
             fences,
             read_first,
             conflict_on_time: admission.rules.conflict_on_time,
-            verdicts: admission.rules.tells_verdicts,
+            verdicts: admission.rules.publishes_verdicts,
             now_ms: admission.clock.now_ms(),
         })
     }
 
-    /// Takes the entries back out of a batch that was not admitted.
-    pub(super) fn take_back(&mut self, batch: Arc<Batch>) {
+    /// Moves the entries back from a batch that was not admitted.
+    pub(super) fn restore(&mut self, batch: Arc<Batch>) {
         self.entries = entries_of(batch);
     }
 }
 
-/// The entries of a batch. They are copied only if a writer on another thread, whose answer
-/// was given up, still has them.
+/// The entries of a batch. They are copied only if a writer thread whose answer timed out still has
+/// the batch.
 pub(super) fn entries_of(batch: Arc<Batch>) -> Vec<Entry> {
     Arc::try_unwrap(batch).map_or_else(|shared| shared.entries.clone(), |batch| batch.entries)
 }
 
-/// The idempotency key of an entry that brings one.
+/// The idempotency key of an entry, if it has one.
 pub(super) fn key_of(entry: &Entry) -> Option<KeyId> {
     match entry {
         Entry::Job(candidate) => candidate.key.as_ref().map(|key| key.id),

@@ -1,12 +1,12 @@
-//! Dead letters that are tried once more: the same judgement and the same admission, in the
-//! transaction that takes the letter's row.
+//! Replays of dead letters: the same rules and the same admission as for other requests, in the
+//! transaction that changes the letter's row.
 
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::calls::{End, Limited, SubmitError, unavailable};
+use super::calls::{BoundedTries, End, SubmitError, unavailable};
 use super::judge::{too_large, trace_in};
-use super::{Admission, Known, Pending};
+use super::{Admission, Conclusion, Pending};
 use crate::model::audit::{AuditAction, AuditEntry, By};
 use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};
@@ -15,18 +15,18 @@ use crate::store::{
     BatchSource, Decision, LetterToReplay, Names, PlacedCandidate, Result as StoreResult,
 };
 
-/// What is to be replayed.
+/// A replay to be made.
 #[derive(Clone, Debug)]
 pub(crate) struct Replay {
-    /// The letter.
+    /// The dead letter.
     pub letter: Uuid,
-    /// The request to admit in the place of the letter's own.
+    /// A request that replaces the letter's own.
     pub value: Option<Vec<u8>>,
     /// Who asks for it.
     pub by: By,
 }
 
-/// What became of a replay, or would.
+/// The result of a replay, or of its preview.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub(crate) enum Replayed {
@@ -35,26 +35,26 @@ pub(crate) enum Replayed {
         /// The job.
         job_id: JobId,
     },
-    /// Its request has a job already.
+    /// Its request already has a job.
     Duplicate {
         /// That job.
         job_id: JobId,
-        /// The request that it came by.
+        /// The id of the request that created it.
         of: String,
     },
-    /// Its request is refused; the letter stays as it was.
+    /// The request is refused; the letter is unchanged.
     Refused(Refusal),
-    /// The letter cannot be replayed: why.
+    /// The letter cannot be replayed, for this reason.
     NotPossible(String),
 }
 
 impl Admission {
-    /// What a replay would come to just now, after those that were foreseen with the same
+    /// The result that a replay would have now, after those that were previewed with the same
     /// `names`. Nothing is written.
     ///
     /// # Errors
     /// [`SubmitError::Unavailable`] if the database is unavailable.
-    pub(crate) async fn foresee_replay(
+    pub(crate) async fn preview_replay(
         &self,
         replay: &Replay,
         names: &mut Names,
@@ -69,14 +69,14 @@ impl Admission {
         Ok(answer(decisions.into_iter().next(), job_id))
     }
 
-    /// Replays a letter, or says why not.
+    /// Replays a letter.
     ///
     /// # Errors
-    /// [`SubmitError::Unavailable`]: unknown whether it was replayed; asked again, it will not
-    /// be replayed twice.
+    /// [`SubmitError::Unavailable`] if it is not known whether it was replayed. It may be replayed
+    /// again, which does not create a second job.
     pub(crate) async fn replay(&self, replay: &Replay) -> Result<Replayed, SubmitError> {
         let (mut made, mut unanswered, mut last) = (0, false, None);
-        while Limited::wait(self, made).await {
+        while BoundedTries::wait(self, made).await {
             let (candidate, source) = match self.prepare(replay, unanswered).await {
                 Ok(Prepared::Candidate { candidate, source }) => (candidate, source),
                 Ok(Prepared::Answer(answer)) => return Ok(answer),
@@ -87,32 +87,35 @@ impl Admission {
                 }
             };
             let job_id = candidate.job.id;
-            let mut policy = Limited::replay(source, made);
+            let mut policy = BoundedTries::replay(source, made);
             let mut pending = Pending::of_candidate(candidate);
             match self.admit_until_known(&mut pending, &mut policy).await {
-                Known::Decided(decisions) => {
+                Conclusion::Decided(decisions) => {
                     return Ok(answer(decisions.into_iter().next(), job_id));
                 }
-                Known::Ended(End::Refused(why)) => {
+                Conclusion::Ended(End::Refused(why)) => {
                     let message = format!("the database refuses this request: {why}");
                     let refusal = Refusal::new(ErrorKind::RefusedByDatabase, message);
                     return Ok(Replayed::Refused(refusal));
                 }
-                Known::Ended(End::Unavailable(why)) => return Err(SubmitError::Unavailable(why)),
-                // Another operator has changed the letter, or a try of ours without an answer
-                // has replayed it: its row tells.
-                Known::Fenced(tries) => {
+                Conclusion::Ended(End::Unavailable(why)) => {
+                    return Err(SubmitError::Unavailable(why));
+                }
+                // Another operator has changed the letter, or a try whose answer was lost has
+                // replayed it: the next look at its row shows which.
+                Conclusion::Fenced(tries) => {
                     unanswered |= tries.unanswered;
                     made += tries.made;
                 }
-                Known::Left => made += 1,
+                Conclusion::Cancelled => made += 1,
             }
         }
-        let why = last.unwrap_or_else(|| "others change it all the time".into());
+        let why = last.unwrap_or_else(|| "it was changed at the same time, repeatedly".into());
         Err(SubmitError::Unavailable(why))
     }
 
-    /// `again`: an earlier try of the same replay got no answer, and may have been it.
+    /// Reads the letter and validates its request. `again`: the answer to an earlier try of this
+    /// replay was lost, so that a replayed letter may be its result.
     async fn prepare(&self, replay: &Replay, again: bool) -> StoreResult<Prepared> {
         let id = replay.letter;
         let impossible = |why: String| Ok(Prepared::Answer(Replayed::NotPossible(why)));
@@ -134,7 +137,7 @@ impl Admission {
         let app = request.app_name.clone();
         let mut candidate = match self.judge(request, None, None).await? {
             Ok(candidate) => candidate,
-            Err(unfit) => return refused(unfit.into_refusal()),
+            Err(reason) => return refused(reason.into_refusal()),
         };
         candidate.job.letter = Some(id);
         candidate.job.trace = trace_in(&letter.headers());
@@ -157,7 +160,7 @@ enum Prepared {
     Answer(Replayed),
 }
 
-/// The request that a letter stands for. What a failed job was fired with is one, too.
+/// The request of a letter. The body that a failed job was fired with is a valid request, too.
 fn request_of(
     letter: &LetterToReplay,
     value: Option<&[u8]>,
@@ -167,7 +170,7 @@ fn request_of(
         let message = "the letter has no value: give it a correction";
         return Err(Refusal::new(ErrorKind::EmptyValue, message));
     };
-    // What a job was fired with is a little larger than its record was.
+    // That body is a little larger than the record was.
     if let Some(refusal) = too_large(value, max_bytes).filter(|_| !letter.is_of_a_job()) {
         return Err(refusal);
     }

@@ -1,5 +1,5 @@
-//! What an admission needs of the instance that it runs in, and the form of it for a program
-//! that is no instance.
+//! What an admission needs from its instance, and the implementation for programs that are no
+//! instance.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -10,33 +10,34 @@ use crate::model::ids::{AppId, JobId, KeyId, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
 use super::ChangeReply;
-use crate::store::{ChangeRequest, Lane, ShardFence};
+use crate::store::{ChangeRequest, OrderingKey, ShardFence};
 
-/// The shards of a running instance, and the actors that hear of what goes into them.
+/// The shards of a running instance, and the actors that are notified of what is written to them.
 ///
-/// Where nobody is told of something, the database has it, and it is found there later.
+/// A notification may be lost: the database has the same information, and is scanned for it.
 pub(crate) trait ShardAccess: Debug + Send + Sync {
-    /// Whether jobs may be put into shards of this instance just now.
+    /// Whether the lease is valid, so that jobs may be put into shards of this instance.
     fn has_lease(&self) -> bool;
 
-    /// One of this instance's shards for a new job of `app`; none if it has no shard of it.
+    /// A shard of this instance for a new job of `app`; `None` if it owns none.
     fn choose(&self, app: AppId, job: JobId) -> Option<ShardFence>;
 
-    /// This shard of `app`, if it is one of this instance's.
+    /// The fence of this shard of `app`; `None` if another instance owns it.
     fn fence(&self, app: AppId, shard: ShardId) -> Option<ShardFence>;
 
-    /// Tells the scheduler of `app` that jobs may come; none if it is being started again.
+    /// Takes a ticket from the scheduler of `app`, which thereby expects new jobs; `None` while the
+    /// scheduler is being restarted.
     fn take_ticket(&self, app: AppId) -> BoxFuture<'_, Option<TicketId>>;
 
-    /// Tells it that these jobs were committed; none, if nothing was.
+    /// Returns a ticket with the jobs that were committed; none if nothing was written.
     fn return_ticket(&self, app: AppId, ticket: TicketId, jobs: Vec<Job>);
 
-    /// Tells it that nobody knows what was written, that the transaction has ended, and that
-    /// these shards are to be read again.
+    /// Returns a ticket when it is not known what was written and the transaction has ended: the
+    /// scheduler reads these shards again.
     fn read_again(&self, app: AppId, ticket: TicketId, shards: Vec<ShardId>);
 
-    /// Whether one of these keys was seen lately. A wrong answer costs one read or one write
-    /// of the batch more.
+    /// Whether one of these keys is cached. A wrong answer costs one additional read or write of
+    /// the batch.
     fn knows_any(&self, keys: Vec<KeyId>) -> BoxFuture<'_, bool>;
 
     /// Asks the scheduler of `app` for a change of a job in `shard`. None: it is being started
@@ -51,22 +52,22 @@ pub(crate) trait ShardAccess: Debug + Send + Sync {
     /// Whether an attempt at this job runs here.
     fn is_running(&self, job: JobId) -> bool;
 
-    /// Something was committed.
+    /// Notifies the actors of what was committed.
     fn committed(&self, committed: Committed);
 }
 
-/// What is new in the database, beside jobs.
+/// What a transaction has written besides jobs.
 #[derive(Debug, Default)]
 pub(crate) struct Committed {
-    /// Idempotency keys that are taken now.
+    /// New idempotency keys.
     pub(crate) keys: Vec<KeyId>,
-    /// Where this instance has letters and verdicts to publish.
-    pub(crate) lanes: BTreeSet<Lane>,
-    /// When the first record that was parked is tried again, epoch milliseconds.
+    /// The ordering keys of the outbox in which this instance has letters or verdicts to publish.
+    pub(crate) ordering_keys: BTreeSet<OrderingKey>,
+    /// When the first of the new parked records is due, epoch milliseconds.
     pub(crate) parked_due_ms: Option<i64>,
 }
 
-/// A program that is no instance: it owns nothing, and no actor runs in it.
+/// The implementation for a program that is no instance: it owns no shards and runs no actors.
 #[derive(Debug)]
 pub(super) struct NoShards;
 

@@ -1,5 +1,5 @@
-//! Tickets: the schedulers know of an admission before it begins, so that no job falls
-//! between what they read and what is written.
+//! Tickets: a scheduler learns of an admission before its transaction begins, so that it misses no
+//! job that is committed while it reads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use crate::model::job::Job;
 use crate::model::window::TicketId;
 use crate::store::{Batch, Decision, Entry};
 
-/// The wait for a scheduler that is being started again.
+/// The wait for a scheduler that is being restarted.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
 
-/// The tickets of every app that a batch may bring jobs to. If they are dropped (by a panic,
-/// or when nobody will ask what was written), the schedulers read the shards again, once
-/// the transaction must have ended.
+/// The tickets for every app that a batch may insert jobs of. If they are dropped, by a panic or
+/// because the result will not be asked for, the schedulers read the shards again once the
+/// transaction must have ended.
 #[derive(Debug, Default)]
 pub(super) struct Tickets(Option<Taken>);
 
 #[derive(Debug)]
 struct Taken {
     shards: Arc<dyn ShardAccess>,
-    /// After this the transaction has ended.
-    patience: Duration,
+    /// After this time the transaction has ended.
+    max_wait: Duration,
     tickets: Vec<(AppId, TicketId, Vec<ShardId>)>,
 }
 
 impl Tickets {
-    /// Before BEGIN: from then on the schedulers know that something may come.
+    /// Takes the tickets before BEGIN.
     ///
-    /// `None` if `leaving` is cancelled.
+    /// Returns `None` if `leaving` is cancelled.
     pub(super) async fn take(
         admission: &Admission,
         batch: &Batch,
@@ -51,8 +51,8 @@ impl Tickets {
             }
         }
         let shards = admission.shards.clone();
-        let patience = admission.database.patience();
-        let mut taken = Taken { shards, patience, tickets: Vec::with_capacity(apps.len()) };
+        let max_wait = admission.database.max_wait();
+        let mut taken = Taken { shards, max_wait, tickets: Vec::with_capacity(apps.len()) };
         for (app, shards) in apps {
             let ticket = loop {
                 if leaving.is_cancelled() {
@@ -69,7 +69,7 @@ impl Tickets {
         Some(Self(Some(taken)))
     }
 
-    /// After COMMIT: what was accepted goes to its scheduler.
+    /// Returns the tickets after COMMIT, with the accepted jobs.
     pub(super) fn return_jobs(mut self, entries: Vec<Entry>, decisions: &[Decision]) {
         let Some(Taken { shards, tickets, .. }) = self.0.take() else { return };
         let mut jobs: BTreeMap<AppId, Vec<Job>> = BTreeMap::new();
@@ -85,7 +85,7 @@ impl Tickets {
         }
     }
 
-    /// Nothing was written.
+    /// Returns the tickets when nothing was written.
     pub(super) fn return_nothing(mut self) {
         let Some(Taken { shards, tickets, .. }) = self.0.take() else { return };
         for (app, ticket, _) in tickets {
@@ -93,14 +93,14 @@ impl Tickets {
         }
     }
 
-    /// Nobody knows what was written; the transaction has ended.
+    /// Returns the tickets when the transaction has ended with an unknown result.
     pub(super) fn read_again(mut self) {
         if let Some(taken) = self.0.take() {
             taken.read_again();
         }
     }
 
-    /// Keeps these with those of an earlier try.
+    /// Merges these with the tickets of an earlier try.
     pub(super) fn add(&mut self, mut other: Self) {
         match (&mut self.0, other.0.take()) {
             (Some(taken), Some(more)) => taken.tickets.extend(more.tickets),
@@ -118,15 +118,15 @@ impl Taken {
     }
 }
 
-/// Nobody knows what was written, nor whether the transaction has ended. The limits of our
-/// sessions end it in time; read before that, it could be missed.
+/// Neither the result nor the end of the transaction is known. The schedulers read the shards after
+/// the time within which the settings of our sessions end it; an earlier read could miss its jobs.
 impl Drop for Tickets {
     fn drop(&mut self) {
         if let Some(taken) = self.0.take().filter(|taken| !taken.tickets.is_empty())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             drop(runtime.spawn(async move {
-                tokio::time::sleep(taken.patience).await;
+                tokio::time::sleep(taken.max_wait).await;
                 taken.read_again();
             }));
         }

@@ -1,8 +1,8 @@
-//! The one loop of every admission: tried until it is known what became of it.
+//! The loop of every admission, which tries until the result is known.
 //!
-//! An answer may be lost with its connection while the transaction commits. Until that is
-//! known the schedulers' tickets stay out, and once the transaction has ended they read
-//! what it may have brought; so a job that is due fires at once, whichever way it came.
+//! An answer may be lost with its connection while the transaction commits. Until the result is
+//! known, the schedulers' tickets are not returned; once the transaction has ended, the schedulers
+//! read what it may have written. So a job that is due fires at once, whatever its source.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -14,42 +14,44 @@ use super::tickets::Tickets;
 use super::{Admission, Pending};
 use crate::store::{Admitted, Batch, BatchSource, Decision, Entry, Error as StoreError};
 
-/// How often shards are chosen among ours before the owner is told to look instead.
-const CHOICES: u32 = 3;
+/// How many times shards of this instance are chosen before a job is left to the owner of its home
+/// shard.
+const MAX_CHOICES: u32 = 3;
 /// The wait before other shards are chosen.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
 
-/// What is particular to one way in.
-pub(crate) trait Policy: Send + Sync {
-    /// How an admission may end, beside by its commit.
+/// How requests from one source are tried.
+pub(crate) trait TryPolicy: Send + Sync {
+    /// How an admission may end other than by a commit.
     type End: Send;
 
-    /// What the batch changes beside its entries.
+    /// The source of the batch, whose state is changed in the same transaction.
     fn source(&self, tries: &Tries) -> BatchSource;
 
-    /// Whether the batch is read before it is written, since it is probably known already.
+    /// Whether the batch is read before it is written, because it is probably a duplicate.
     fn reads_first(&self, tries: &Tries) -> bool;
 
-    /// Ends the wait for a scheduler.
+    /// Cancels the wait for a scheduler.
     fn leaving(&self) -> Option<&CancellationToken> {
         None
     }
 
-    /// Waits until the next try may begin, or ends the admission. Without a valid lease jobs
-    /// go into shards of other instances.
-    fn before(
+    /// Waits until the next try may begin, or ends the admission. Without a valid lease jobs are
+    /// put into shards of other instances.
+    fn before_try(
         &mut self,
         admission: &Admission,
         tries: &Tries,
     ) -> impl Future<Output = ControlFlow<Self::End>> + Send;
 
-    /// A try had no answer but this error: what did it write, and is there another try?
-    fn after(
+    /// Handles a try that ended with this error: determines what it wrote, and whether there is
+    /// another try.
+    fn after_error(
         &mut self,
         admission: &Admission,
         error: StoreError,
         tries: &Tries,
-    ) -> impl Future<Output = Lost<Self::End>> + Send;
+    ) -> impl Future<Output = LostAnswer<Self::End>> + Send;
 }
 
 /// The tries of one admission so far.
@@ -57,18 +59,18 @@ pub(crate) trait Policy: Send + Sync {
 pub(crate) struct Tries {
     /// How many were made.
     pub(crate) made: u32,
-    /// In how many of them the shards were not ours any more.
-    pub(crate) moved: u32,
-    /// Some had no answer, and may have committed.
+    /// In how many of them the chosen shards had been reassigned.
+    pub(crate) reassigned: u32,
+    /// At least one had no answer, and may have committed.
     pub(crate) unanswered: bool,
 }
 
-/// What is known after a try without an answer.
+/// What is known after a try whose answer was lost.
 #[derive(Debug)]
-pub(crate) struct Lost<E> {
+pub(crate) struct LostAnswer<E> {
     /// What it wrote.
     pub(crate) written: Written,
-    /// Whether it is tried again.
+    /// Whether there is another try.
     pub(crate) next: ControlFlow<E>,
 }
 
@@ -77,80 +79,82 @@ pub(crate) struct Lost<E> {
 pub(crate) enum Written {
     /// Nothing.
     Nothing,
-    /// All of it, or some; its transaction has ended.
+    /// All of it or a part, and its transaction has ended.
     Something,
-    /// That is not known. The next try waits for its transaction.
+    /// Not known. The next try waits for its transaction.
     Unknown,
 }
 
-/// What became of an admission.
+/// The result of an admission.
 #[derive(Debug)]
-pub(crate) enum Known<E> {
-    /// It is committed; what was decided of each entry.
+pub(crate) enum Conclusion<E> {
+    /// It is committed, with this decision on each entry.
     Decided(Vec<Decision>),
-    /// What it came from is not as it was read. A try of these without an answer may be the
-    /// cause.
+    /// Its source has changed since it was read, possibly by one of these tries, if an answer was
+    /// lost.
     Fenced(Tries),
-    /// It ended as its policy says.
+    /// It ended as its policy decided.
     Ended(E),
-    /// Its policy's [`leaving`](Policy::leaving) was cancelled; nothing was written.
-    Left,
+    /// Its policy's [`leaving`](TryPolicy::leaving) was cancelled, and nothing was written.
+    Cancelled,
 }
 
 impl Admission {
-    /// Admits `pending`, all of it or nothing, until it is known what became of it.
+    /// Admits `pending`, all of it or nothing, until the result is known.
     ///
-    /// If it does not end by a commit, the entries are in `pending` again. Dropped then, the
-    /// schedulers read the shards of tries whose end is not known after two leases.
-    pub(crate) async fn admit_until_known<P: Policy>(
+    /// If it does not end by a commit, `pending` contains the entries again. If that is dropped,
+    /// the schedulers read the shards of unanswered tries after two leases.
+    pub(crate) async fn admit_until_known<P: TryPolicy>(
         &self,
         pending: &mut Pending,
         policy: &mut P,
-    ) -> Known<P::End> {
+    ) -> Conclusion<P::End> {
         let never = CancellationToken::new();
         let mut tries = Tries::default();
         loop {
-            if let ControlFlow::Break(end) = policy.before(self, &tries).await {
-                return Known::Ended(end);
+            if let ControlFlow::Break(end) = policy.before_try(self, &tries).await {
+                return Conclusion::Ended(end);
             }
-            let own = tries.moved < CHOICES && self.shards.has_lease();
+            let own = tries.reassigned < MAX_CHOICES && self.shards.has_lease();
             let (source, reads_first) = (policy.source(&tries), policy.reads_first(&tries));
             let batch = pending.batch(self, source, own, reads_first);
             let leaving = policy.leaving().unwrap_or(&never);
             let Some(tickets) = Tickets::take(self, &batch, leaving).await else {
-                pending.take_back(batch);
-                return Known::Left;
+                pending.restore(batch);
+                return Conclusion::Cancelled;
             };
             let answer = self.database.bounded(self.database.store().admit(&batch)).await;
             tries.made += 1;
             match answer {
                 Ok(Admitted::Done(decisions)) => {
-                    // Names or rows of a transaction under way were waited for: it has ended.
+                    // The unanswered tries have ended: this one waited for the ids or rows of their
+                    // transactions.
                     std::mem::take(&mut pending.unanswered).read_again();
-                    let decided = own_or_not(&batch, &decisions);
+                    let decided = without_own_duplicate(&batch, &decisions);
                     let known = decided.as_deref().unwrap_or(&decisions);
                     self.count(&batch, known);
                     self.announce_committed(&batch, known);
                     tickets.return_jobs(entries_of(batch), &decisions);
-                    return Known::Decided(decided.unwrap_or(decisions));
+                    return Conclusion::Decided(decided.unwrap_or(decisions));
                 }
                 Ok(Admitted::ShardsMoved) => {
                     tickets.return_nothing();
-                    tries.moved += 1;
-                    pending.take_back(batch);
+                    tries.reassigned += 1;
+                    pending.restore(batch);
                     tokio::time::sleep(SHORT_WAIT).await;
                 }
                 Ok(Admitted::Fenced) => {
-                    // Part of a split batch may stand; and what decided it may be a try of
-                    // ours, which has ended then.
+                    // Part of a split batch may be committed. If an unanswered try of ours has
+                    // changed the source, its transaction has ended.
                     tickets.read_again();
                     std::mem::take(&mut pending.unanswered).read_again();
-                    pending.take_back(batch);
-                    return Known::Fenced(tries);
+                    pending.restore(batch);
+                    return Conclusion::Fenced(tries);
                 }
                 Err(error) => {
-                    pending.take_back(batch);
-                    let Lost { written, next } = policy.after(self, error, &tries).await;
+                    pending.restore(batch);
+                    let LostAnswer { written, next } =
+                        policy.after_error(self, error, &tries).await;
                     match written {
                         Written::Nothing => tickets.return_nothing(),
                         Written::Something => tickets.read_again(),
@@ -160,7 +164,7 @@ impl Admission {
                         }
                     }
                     if let ControlFlow::Break(end) = next {
-                        return Known::Ended(end);
+                        return Conclusion::Ended(end);
                     }
                 }
             }
@@ -168,9 +172,9 @@ impl Admission {
     }
 }
 
-/// A call is no duplicate of its own earlier try: the decisions with that set right, if a try
-/// of it had no answer.
-fn own_or_not(batch: &Batch, decisions: &[Decision]) -> Option<Vec<Decision>> {
+/// A call is no duplicate of its own earlier try. Returns the corrected decisions if an earlier try
+/// had no answer.
+fn without_own_duplicate(batch: &Batch, decisions: &[Decision]) -> Option<Vec<Decision>> {
     let BatchSource::Call { again: true } = batch.source else { return None };
     let is_own = |entry: &Entry, decision: &Decision| match (entry, decision) {
         (Entry::Job(candidate), Decision::Duplicate { of, job, .. }) => {

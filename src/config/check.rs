@@ -323,7 +323,7 @@ fn check_dispatch_topic(
                        empty), or choose another dispatch";
         return Err(ConfigError::invalid(format!("apps.{name}.dispatch"), problem));
     };
-    kafka.check_target(topic).map_err(|problem| ConfigError::invalid(key, problem))
+    kafka.check_dispatch_topic(topic).map_err(|problem| ConfigError::invalid(key, problem))
 }
 
 fn backoff(app: &str, raw: RawBackoff) -> Result<Backoff, ConfigError> {

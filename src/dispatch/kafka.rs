@@ -70,7 +70,7 @@ impl JobHandler for KafkaDispatch {
             size = outgoing.value.as_ref().map_or(0, Vec::len);
             outgoing
         };
-        let sent = self.producer.send_when_there_is_room(ctx.job().size(), make).await;
+        let sent = self.producer.send_within_budget(ctx.job().size(), make).await;
         match sent {
             Ok(()) => {
                 self.accepted(ctx.fired_ms());

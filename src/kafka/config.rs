@@ -185,7 +185,7 @@ impl KafkaIngestConfig {
 
     /// Why jobs may not be fired to `topic`: the rest of a sentence that begins with the
     /// setting's name.
-    pub(crate) fn check_target(&self, topic: &str) -> Result<(), String> {
+    pub(crate) fn check_dispatch_topic(&self, topic: &str) -> Result<(), String> {
         check_topic(topic)?;
         let other = "name another topic";
         if self.topics.iter().any(|ingest| ingest == topic) {
@@ -250,7 +250,7 @@ impl KafkaIngestConfig {
     }
 
     /// A remark for the log if the session timeout is longer than the lease.
-    pub(crate) fn session_remark(&self, lease: Duration) -> Option<String> {
+    pub(crate) fn session_warning(&self, lease: Duration) -> Option<String> {
         properties::Session::of(&self.properties, lease).remark(lease)
     }
 

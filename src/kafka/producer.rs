@@ -54,7 +54,7 @@ pub struct Producer {
 
 struct Shared {
     config: ClientConfig,
-    /// Bounds the bytes of records under way that [`Producer::send_when_there_is_room`] sends.
+    /// Bounds the bytes of records under way that [`Producer::send_within_budget`] sends.
     budget: SendBudget,
     /// Topics that accept no record without a key, such as compacted ones.
     keyed: Mutex<HashSet<String>>,
@@ -80,7 +80,7 @@ impl Producer {
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub fn start_patient(config: &KafkaIngestConfig) -> Result<Self, Error> {
+    pub fn start_without_timeout(config: &KafkaIngestConfig) -> Result<Self, Error> {
         let mut config = config.to_producer_config();
         // Zero means no limit.
         config.set("message.timeout.ms", "0");
@@ -132,7 +132,7 @@ impl Producer {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub async fn send_when_there_is_room(
+    pub async fn send_within_budget(
         &self,
         bytes: usize,
         make: impl FnOnce() -> Outgoing,

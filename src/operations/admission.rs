@@ -1,8 +1,8 @@
-//! How operations admit requests: the one file here that calls the admission.
+//! Admits requests for operations; the only file here that uses the admission.
 //!
-//! With a running scheduler a request goes into a shard of its own where it has any. On a database
-//! alone nothing is owned: each job comes with a command that asks the owner of its shard to
-//! look, so that it may be noticed one heartbeat later.
+//! With a running scheduler, a request goes into a shard of its instance if it owns one. Without,
+//! no shard is owned: each job is written with a command for the owner of its shard, who may notice
+//! it one heartbeat later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::admission::{
-    Admission as Path, AdmissionRules, AskedChange, ChangeReply, Replay, Replayed as Answer, SubmitError,
-    change_until_known,
+    Admission as CoreAdmission, AdmissionRules, AskedChange, ChangeReply, Replay,
+    Replayed as CoreReplayed, SubmitError, change_until_known,
 };
 use crate::model::audit::By;
 use crate::model::clock::{SharedClock, SystemClock};
@@ -23,7 +23,7 @@ use crate::store::{AppRules, ChangeRequest, Claim, LocatedJob, Names, Store};
 
 pub use crate::admission::Submitted;
 
-/// What a replay of a dead letter came to, or would come to.
+/// The result of a replay of a dead letter, or of its preview.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Replayed {
@@ -36,7 +36,7 @@ pub enum Replayed {
     Duplicate {
         /// That job.
         job_id: JobId,
-        /// The name of that request.
+        /// The id of that request.
         of: String,
     },
 }
@@ -44,25 +44,25 @@ pub enum Replayed {
 /// Why a letter was not replayed.
 #[derive(Debug)]
 pub(super) enum NotReplayed {
-    /// For a reason that has nothing to do with the letter's state.
+    /// For a reason other than the letter's state.
     Failed(Error),
-    /// There is no such letter, or its state does not allow it: why.
+    /// There is no such letter, or its state does not allow a replay, for this reason.
     NotPossible(String),
 }
 
-/// The way in for requests and replays.
+/// Admits requests and replays.
 #[derive(Clone, Debug)]
-pub(super) struct Admission(Arc<Path>);
+pub(super) struct Admission(Arc<CoreAdmission>);
 
 impl Admission {
-    /// That of a running scheduler.
-    pub(super) fn of_scheduler(path: Arc<Path>) -> Self {
+    /// The admission of a running scheduler.
+    pub(super) fn of_scheduler(path: Arc<CoreAdmission>) -> Self {
         Self(path)
     }
 
-    /// One that owns no shard. `lease` is that of the instances.
+    /// An admission that owns no shards. `lease` is the lease of the instances.
     pub(super) fn on_database(store: Store, rules: AdmissionRules, lease: Duration) -> Self {
-        Self(Arc::new(Path::stand_alone(store, Arc::new(SystemClock), rules, lease)))
+        Self(Arc::new(CoreAdmission::stand_alone(store, Arc::new(SystemClock), rules, lease)))
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -73,7 +73,7 @@ impl Admission {
         self.0.clock()
     }
 
-    /// The largest value that is read as a request, in bytes.
+    /// The largest value that is parsed as a request, in bytes.
     pub(super) fn max_record_bytes(&self) -> usize {
         self.0.rules().max_record_bytes
     }
@@ -110,13 +110,13 @@ impl Admission {
             app: &located.app_name,
             max_attempts: located.rules.policy.max_attempts,
             window_ms,
-            tells_verdicts: rules.tells_verdicts,
+            publishes_verdicts: rules.publishes_verdicts,
             is_running: false,
         };
         change_until_known(self.0.database(), &**self.0.clock(), asked).await.0
     }
 
-    /// As [`Path::check_edited`].
+    /// As [`CoreAdmission::check_edited`].
     pub(super) fn check_edited(
         &self,
         edited: &ScheduleJobRequest,
@@ -139,24 +139,24 @@ impl Admission {
         answered(self.0.replay(&Replay { letter, value, by }).await)
     }
 
-    /// What a replay would come to after those that were foreseen with the same `names`.
-    pub(super) async fn foresee_replay(
+    /// The result that a replay would have after those that were previewed with the same `names`.
+    pub(super) async fn preview_replay(
         &self,
         letter: Uuid,
         value: Option<Vec<u8>>,
         by: By,
         names: &mut Names,
     ) -> Result<Replayed, NotReplayed> {
-        answered(self.0.foresee_replay(&Replay { letter, value, by }, names).await)
+        answered(self.0.preview_replay(&Replay { letter, value, by }, names).await)
     }
 }
 
-fn answered(answer: Result<Answer, SubmitError>) -> Result<Replayed, NotReplayed> {
+fn answered(answer: Result<CoreReplayed, SubmitError>) -> Result<Replayed, NotReplayed> {
     match answer {
-        Ok(Answer::Accepted { job_id }) => Ok(Replayed::Accepted { job_id }),
-        Ok(Answer::Duplicate { job_id, of }) => Ok(Replayed::Duplicate { job_id, of }),
-        Ok(Answer::Refused(refusal)) => Err(NotReplayed::Failed(refusal.into())),
-        Ok(Answer::NotPossible(why)) => Err(NotReplayed::NotPossible(why)),
+        Ok(CoreReplayed::Accepted { job_id }) => Ok(Replayed::Accepted { job_id }),
+        Ok(CoreReplayed::Duplicate { job_id, of }) => Ok(Replayed::Duplicate { job_id, of }),
+        Ok(CoreReplayed::Refused(refusal)) => Err(NotReplayed::Failed(refusal.into())),
+        Ok(CoreReplayed::NotPossible(why)) => Err(NotReplayed::NotPossible(why)),
         Err(error) => Err(NotReplayed::Failed(error.into())),
     }
 }

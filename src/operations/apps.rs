@@ -19,24 +19,25 @@ pub struct Apps<'a> {
     context: &'a Arc<Context>,
 }
 
-/// An app that was once registered, by whichever instance.
+/// An app that some instance has registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct App {
     /// Its name.
     pub app_name: String,
-    /// The instances that fire its jobs just now, by name; of several with one name each counts.
+    /// The names of the running instances that fire its jobs; instances with the same name are
+    /// listed separately.
     pub instances: Vec<String>,
     /// How many shards its jobs are divided into.
     pub shards: u32,
-    /// How many of them belong to an instance that is alive.
+    /// How many of them a live instance owns.
     pub owned_shards: u32,
     /// Fields that `jobData` must have.
     pub required_fields: Vec<String>,
     /// Whether `jobData` must meet a JSON Schema.
     pub has_schema: bool,
-    /// How often a job is tried before it is a dead letter.
+    /// How many attempts a job has before it becomes a dead letter.
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
     pub timeout_ms: u64,
@@ -52,8 +53,8 @@ impl<'a> Apps<'a> {
         Self { context }
     }
 
-    /// All apps that were ever registered and not deleted, by name, with the rules of the instance that registered
-    /// each of them last.
+    /// All apps that were ever registered and not deleted, by name, with the rules from the latest
+    /// registration of each.
     ///
     /// # Errors
     /// [`Error::Unavailable`](super::Error::Unavailable) when the database does not answer.

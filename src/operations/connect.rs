@@ -1,4 +1,4 @@
-//! Reaching a database for operations alone, or with the scheduler that runs on it.
+//! Connects operations to a database, alone or as part of a running scheduler.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,17 +10,17 @@ use tokio::runtime::Handle;
 use super::admission::Admission;
 use super::context::{Context, database_error};
 use super::{Error, Operations, Result};
-use crate::admission::{Admission as Path, AdmissionRules};
+use crate::admission::{Admission as CoreAdmission, AdmissionRules};
 use crate::config::{Config, TimeZones};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::audit::By;
 use crate::model::request::Rules;
 use crate::store::{Store, StoreOptions, redact};
 
-/// Which database operations are for, and what holds on it.
+/// The database that operations work on, and the settings of its instances.
 ///
-/// The settings should be those of the instances that run on the database; best both are made of
-/// the same [`Config`].
+/// The settings should be those of the instances that run on the database, best from the same
+/// [`Config`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct OperationsOptions {
@@ -29,14 +29,13 @@ pub struct OperationsOptions {
     kafka: Option<KafkaIngestConfig>,
     rules: AdmissionRules,
     lease: Duration,
-    /// The name of another default time zone than that of `rules`, to be looked up.
+    /// The name of a default time zone that replaces the one of `rules`.
     time_zone: Option<String>,
     migrates: bool,
 }
 
 impl OperationsOptions {
-    /// The database at `url`, `sqlite://`, `postgres://` or `mysql://`, with every other setting
-    /// as it is by default.
+    /// The database at `url`, `sqlite://`, `postgres://` or `mysql://`, with default settings.
     pub fn new(url: impl Into<String>) -> Self {
         let config = Config::default();
         Self { url: SecretString::from(url.into()), ..Self::from(&config) }
@@ -45,7 +44,7 @@ impl OperationsOptions {
     /// The Kafka that the instances read requests from: needed by the operations of
     /// [`ingest`](Operations::ingest). Default none.
     pub fn with_kafka_ingest(mut self, config: KafkaIngestConfig) -> Self {
-        self.rules.tells_verdicts = config.events_topic.is_some();
+        self.rules.publishes_verdicts = config.events_topic.is_some();
         self.kafka = Some(config);
         self
     }
@@ -56,21 +55,21 @@ impl OperationsOptions {
         self
     }
 
-    /// The lease of the instances: twice as long is waited for the answer to an admission.
-    /// Default 10 s.
+    /// The lease of the instances. An admission waits for an answer for twice this time. Default 10
+    /// s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// How many replays one after the other may die again. Default 5.
+    /// How many times in a row a replay may fail. Default 5.
     pub fn max_replays(mut self, max_replays: u32) -> Self {
         self.rules.max_replays = max_replays;
         self
     }
 
-    /// Brings the tables up to this version first, and creates an SQLite file that does not
-    /// exist. Without this both must exist.
+    /// Migrates the tables to this version first, and creates an SQLite file that does not exist.
+    /// Without this, both must exist.
     pub fn migrate_first(mut self) -> Self {
         self.migrates = true;
         self
@@ -82,7 +81,7 @@ impl OperationsOptions {
     }
 
     pub(super) async fn open_store(&self) -> Result<Store> {
-        // An operation has no business in a database that is not there: it creates no file.
+        // Without a migration, an operation must not create an empty database file.
         let url = match self.migrates {
             true => self.url.clone(),
             false => self.url.expose_secret().replacen("mode=rwc", "mode=rw", 1).into(),
@@ -128,19 +127,19 @@ impl From<&Config> for AdmissionRules {
             max_record_bytes: config.ingest.max_record_bytes,
             max_retries: kafka.map_or(0, |kafka| kafka.max_retries),
             max_replays: config.dead_letters.max_replays,
-            tells_verdicts: kafka.is_some_and(|kafka| kafka.events_topic.is_some()),
+            publishes_verdicts: kafka.is_some_and(|kafka| kafka.events_topic.is_some()),
         }
     }
 }
 
 impl Operations {
-    /// Operations on a database alone: whether or not a scheduler runs on it, this is none. Its
-    /// connections belong to the tokio runtime that this is called on.
+    /// Operations on a database without a scheduler of their own; schedulers may run on it. The
+    /// connections belong to the tokio runtime on which this is called.
     ///
     /// # Errors
     /// [`Error::Invalid`] for options that contradict each other; [`Error::Unusable`] if there is
-    /// no such database, or its tables are not those of this version; [`Error::Unavailable`] if
-    /// it does not answer.
+    /// no such database, or its tables are not those of this version; [`Error::Unavailable`] if it
+    /// does not answer.
     pub async fn connect(options: impl Into<OperationsOptions>) -> Result<Self> {
         let mut options = options.into();
         options.resolve_time_zone()?;
@@ -165,9 +164,9 @@ impl Operations {
         Ok(Self { context: Arc::new(context) })
     }
 
-    /// The operations of a scheduler that runs, until `running` is false.
+    /// The operations of a running scheduler, until `running` is false.
     pub(crate) fn of_scheduler(
-        path: Arc<Path>,
+        path: Arc<CoreAdmission>,
         database: String,
         kafka: Option<KafkaIngestConfig>,
         runtime: Handle,

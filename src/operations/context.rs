@@ -1,4 +1,4 @@
-//! What every operation works with.
+//! The state that all operations share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,16 +13,16 @@ use crate::model::audit::{AuditAction, AuditEntry, By};
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::store::{Error as StoreError, Store};
 
-/// What every operation works with.
+/// The state that all operations share.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
-    /// How requests are admitted, with the database that they go into.
+    /// Admits requests; has the connection to the database.
     pub(super) admission: Admission,
     /// The database's URL without its password, for messages.
     pub(super) database: String,
-    /// Where records come from, if they come by Kafka.
+    /// The Kafka that records are read from, if any.
     pub(super) kafka: Option<KafkaIngestConfig>,
-    /// Where the work is done: the connections to the database belong to this runtime.
+    /// The runtime to which the connections to the database belong.
     pub(super) runtime: Handle,
     /// False after the scheduler was shut down; `None` on a database alone.
     pub(super) running: Option<Arc<AtomicBool>>,
@@ -53,11 +53,11 @@ impl Context {
         }
     }
 
-    /// Does `work` on the runtime that the connections belong to, whatever the caller runs on. It
-    /// goes on to its end even if the caller stops waiting for it.
+    /// Runs `work` on the runtime to which the connections belong, whatever runtime the caller
+    /// uses. It completes even if the caller drops the future.
     ///
     /// # Errors
-    /// [`Error::ShutDown`] if the scheduler was shut down, and what `work` fails with.
+    /// [`Error::ShutDown`] if the scheduler was shut down, and the errors of `work`.
     pub(super) async fn run<T, F>(
         self: &Arc<Self>,
         work: impl FnOnce(Arc<Self>) -> F + Send,
@@ -76,22 +76,22 @@ impl Context {
         })
     }
 
-    /// Which Kafka records come from.
+    /// The Kafka that records are read from.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if they do not come by Kafka.
+    /// [`Error::Invalid`] if none is configured.
     pub(super) fn kafka(&self) -> Result<&KafkaIngestConfig> {
         let none = "the configuration has no [kafka]: nothing is read by it";
         self.kafka.as_ref().ok_or_else(|| Error::Invalid(none.into()))
     }
 
-    /// An error of the store, with the name of the database that it is about.
+    /// Converts an error of the store, and adds the name of the database.
     pub(super) fn database_error(&self, error: StoreError) -> Error {
         database_error(&self.database, error)
     }
 }
 
-/// An error of the store, with the name of the `database` that it is about.
+/// Converts an error of the store, and adds the name of the `database`.
 pub(super) fn database_error(database: &str, error: StoreError) -> Error {
     let sentence = format!("{database}: {error}");
     match error {

@@ -1,45 +1,46 @@
-//! Why an operation did not do what it was asked, by what the caller will do about it.
+//! The errors of operations, by what the caller can do about them.
 
 use crate::kafka::Error as KafkaError;
 use crate::model::letter::Refusal;
 
-/// Why an operation did not do what it was asked.
+/// Why an operation failed.
 ///
-/// Each message is a sentence for people that names what is wrong and the way out.
+/// Each message is a sentence that names what is wrong and how to resolve it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It contradicts itself or the configuration: ask for something else.
+    /// The arguments contradict each other or the configuration; change them.
     #[error("{0}")]
     Invalid(String),
-    /// The request or the value in it is refused: correct it.
+    /// The request, or a value in it, is refused; correct it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// What it is about does not exist.
+    /// What the operation refers to does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// What it is about is in a state that does not allow it: look at it again.
+    /// What the operation refers to is in a state that does not allow it; read its current state.
     #[error("{0}")]
     Conflict(String),
     /// It is not in the state that was named with `If-Match`: look at it again.
     #[error("{0}")]
     NotMatched(String),
-    /// Something would be lost by it, and that was not confirmed: ask with the confirmation.
+    /// The operation would overwrite something, which was not confirmed; repeat it with the
+    /// confirmation.
     #[error("{0}")]
     Unconfirmed(String),
-    /// The database or Kafka did not answer, so that the outcome is not known: ask the same
-    /// again, later.
+    /// The database or Kafka did not answer, so that the result is not known; repeat the operation
+    /// later.
     #[error("{0}")]
     Unavailable(String),
-    /// It cannot work before the database is changed: its tables, rights or settings.
+    /// The database has to be changed first: its tables, permissions or settings.
     #[error("{0}")]
     Unusable(String),
-    /// The scheduler was shut down before: it does nothing any more.
+    /// The scheduler was shut down.
     #[error("the scheduler was shut down")]
     ShutDown,
 }
 
-/// What operations return.
+/// The result of an operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl From<KafkaError> for Error {

@@ -1,13 +1,13 @@
-//! Instants as text, for answers and for sentences.
+//! Instants as text.
 
 use chrono::{DateTime, SecondsFormat};
 
-/// Epoch milliseconds as RFC 3339 in UTC to the second, for people.
+/// Epoch milliseconds as RFC 3339 in UTC with seconds, for messages.
 pub(crate) fn rfc3339_s(epoch_ms: i64) -> String {
     rfc3339(epoch_ms, SecondsFormat::Secs)
 }
 
-/// Epoch milliseconds as RFC 3339 in UTC to the millisecond, for programs.
+/// Epoch milliseconds as RFC 3339 in UTC with milliseconds, for JSON.
 pub(crate) fn rfc3339_ms(epoch_ms: i64) -> String {
     rfc3339(epoch_ms, SecondsFormat::Millis)
 }

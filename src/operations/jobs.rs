@@ -1,4 +1,4 @@
-//! Requests for jobs, what became of them, and operations on one job.
+//! Requests for jobs, their status, and operations on one job.
 
 mod answer;
 mod change;
@@ -29,10 +29,10 @@ pub use self::patch::JobPatch;
 pub use self::show::ShownJob;
 pub use crate::store::RequestStatus;
 
-/// Requests of one call that are admitted at the same time.
+/// How many requests of one call are admitted concurrently.
 const AT_ONCE: usize = 64;
 
-/// Requests for jobs.
+/// Requests for jobs, and their status.
 #[derive(Clone, Copy, Debug)]
 pub struct Jobs<'a> {
     context: &'a Arc<Context>,
@@ -43,22 +43,22 @@ impl<'a> Jobs<'a> {
         Self { context }
     }
 
-    /// Asks for a job. When this returns, it is in the database.
+    /// Requests a job. When this returns, the job is in the database.
     ///
     /// # Errors
     /// [`Error::Refused`] with what is wrong with the request;
-    /// [`Error::Unavailable`] when the database does not answer: send
-    /// the same request again, with the same `requestId` or idempotency key it will not become two
-    /// jobs.
+    /// [`Error::Unavailable`] when the database does not answer: the
+    /// same request may be sent again; with the same `requestId` or idempotency key it does not
+    /// become a second job.
     pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted> {
         self.context.run(|context| async move { context.admission.submit(request).await }).await
     }
 
-    /// Asks for several jobs; the answers are in the order of the requests. Of two requests of
-    /// one app with the same `requestId` or idempotency key the earlier one is admitted first.
+    /// Requests several jobs; the results are in the order of the requests. Of two requests of one
+    /// app with the same `requestId` or idempotency key, the earlier one is admitted first.
     ///
     /// # Errors
-    /// For each request by itself, as [`schedule`](Self::schedule).
+    /// For each request separately, as [`schedule`](Self::schedule).
     pub async fn schedule_all(
         &self,
         requests: impl IntoIterator<Item = ScheduleJobRequest>,
@@ -79,7 +79,7 @@ impl<'a> Jobs<'a> {
         answers
     }
 
-    /// What became of the request `request_id` of `app`, as far as the tables still have it.
+    /// The status of the request `request_id` of `app`, as far as the tables have it.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
@@ -188,7 +188,7 @@ fn unknown(name: &JobName) -> String {
     }
 }
 
-/// What makes a request the same as another one: its app with its request id or its key.
+/// What identifies a request: its app with its request id, and its app with its idempotency key.
 fn names_of(request: &ScheduleJobRequest) -> Vec<(String, bool, String)> {
     let app = || request.app_name.clone();
     let id = request.request_id.clone().map(|id| (app(), true, id));
@@ -196,7 +196,7 @@ fn names_of(request: &ScheduleJobRequest) -> Vec<(String, bool, String)> {
     id.into_iter().chain(key).collect()
 }
 
-/// A [`RequestStatus`] as programs see it.
+/// The JSON form of a [`RequestStatus`].
 #[derive(Serialize)]
 #[serde(tag = "status", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum Wire<'a> {

@@ -1,10 +1,10 @@
-//! What a person or a program may ask of a scheduler, written once for every surface.
+//! The operations that people and programs can use, implemented once for all interfaces.
 //!
-//! The command line, the HTTP server and the handle parse, call an operation and render its
-//! answer; they decide nothing. An operation takes typed input, returns a typed answer, reports
-//! the progress of long work through a callback and prints nothing. It works with a running
-//! scheduler, whose [`Scheduler`](crate::Scheduler) has the same groups, and on a database alone:
-//! then it owns no shard and fires nothing, and the owners of the shards are asked to look at
+//! The command line, the HTTP server and the handle parse their input, call an operation and render
+//! its result; they decide nothing. An operation takes typed input, returns a typed result, reports
+//! the progress of long work through a callback, and prints nothing. It works as part of a running
+//! scheduler, whose [`Scheduler`](crate::Scheduler) has the same groups, and on a database alone.
+//! In the latter case it owns no shard and fires nothing; the owners of the shards are notified of
 //! what it wrote.
 
 mod error;
@@ -77,7 +77,7 @@ pub use crate::store::{
 /// let failed = LetterFilter { app: Some("sms".into()), ..LetterFilter::default() };
 /// let failed = LetterSelection::Counted(letters.select(failed).await?);
 /// letters
-///     .carry_out(LetterAction::Replay, &failed, false, |letter, outcome| {
+///     .apply(LetterAction::Replay, &failed, false, |letter, outcome| {
 ///         println!("{}: {outcome:?}", letter.id);
 ///     })
 ///     .await?;
@@ -96,17 +96,17 @@ impl Operations {
         Self { context: Arc::new(Context { by, ..Context::clone(&self.context) }) }
     }
 
-    /// Requests for jobs, and what became of them.
+    /// Requests for jobs, and their status.
     pub fn jobs(&self) -> Jobs<'_> {
         Jobs::new(&self.context)
     }
 
-    /// What could not become a job, or failed for good.
+    /// Requests that could not become jobs, and jobs that failed permanently.
     pub fn dead_letters(&self) -> DeadLetters<'_> {
         DeadLetters::new(&self.context)
     }
 
-    /// How far the ingest topics have been read, and from where they are read on.
+    /// How far the ingest topics have been read, and from which offset they are read on.
     pub fn ingest(&self) -> Ingest<'_> {
         Ingest::new(&self.context)
     }
@@ -126,7 +126,8 @@ impl Operations {
         Audit::new(&self.context)
     }
 
-    /// Closes the connections to the database; afterwards nothing works any more.
+    /// Closes the connections to the database. References to the groups must not be used
+    /// afterwards.
     pub async fn close(self) {
         self.context.store().close().await;
     }

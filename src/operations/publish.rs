@@ -1,10 +1,10 @@
-//! Sending requests as records, as a microservice does.
+//! Publishes requests to the ingest topic, as a microservice does.
 
 use super::Result;
 use crate::kafka::{KafkaIngestConfig, Outgoing, Producer};
 use crate::model::request::ScheduleJobRequest;
 
-/// Sends requests to the topic that instances read. It needs no database.
+/// Publishes requests to the topic that instances read. It needs no database.
 #[derive(Debug)]
 pub struct Publisher {
     producer: Producer,
@@ -12,8 +12,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// A publisher to the first of the topics that `kafka` reads. A broker that does not answer
-    /// is no error.
+    /// A publisher for the first of the topics in `kafka`. An unavailable broker is no error.
     ///
     /// # Errors
     /// [`Error::Invalid`](super::Error::Invalid) for settings that the client refuses.
@@ -22,13 +21,14 @@ impl Publisher {
         Ok(Self { producer: Producer::start(kafka)?, topic })
     }
 
-    /// Sends `value`, the JSON text of `request`, and returns once the broker has it.
+    /// Sends `value`, the JSON text of `request`, and returns once the broker has acknowledged it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`](super::Error::Unavailable) if the broker does not take it just now:
-    /// it may have it all the same; [`Error::Invalid`](super::Error::Invalid) if it never will.
+    /// [`Error::Unavailable`](super::Error::Unavailable) if the broker does not acknowledge it, in
+    /// which case it may have the record nevertheless; [`Error::Invalid`](super::Error::Invalid) if
+    /// it will never accept it.
     pub async fn publish(&self, request: &ScheduleJobRequest, value: Vec<u8>) -> Result<()> {
-        // Records of one request, sent again, stay in one partition and so in order.
+        // Repeated records of one request go to the same partition, and so stay in order.
         let name = request.request_id.as_deref().or(request.idempotency_key.as_deref());
         let key = name.map(|name| name.as_bytes().to_vec());
         let topic = self.topic.clone();

@@ -1,4 +1,4 @@
-//! The database's tables: brought up to this version, or removed.
+//! The database's tables: migrate and remove them.
 
 use std::time::Duration;
 
@@ -30,11 +30,11 @@ impl Tables {
         format!("{} ({})", self.database, self.store.kind())
     }
 
-    /// Brings the tables up to this version; the steps that were taken, oldest first.
+    /// Migrates the tables to this version; returns the steps that were applied, oldest first.
     ///
     /// # Errors
     /// [`Error::Unusable`] if they are those of a newer version or not the scheduler's;
-    /// [`Error::Unavailable`] if the database does not answer: ask again.
+    /// [`Error::Unavailable`] if the database does not answer: repeat the call.
     pub async fn migrate(&self) -> Result<Vec<String>> {
         let before = self.steps().await?;
         self.store.migrate().await.map_err(|error| self.error(error))?;
@@ -42,8 +42,9 @@ impl Tables {
         Ok(now.into_iter().filter(|step| !before.contains(step)).collect())
     }
 
-    /// Removes all tables, with every job and dead letter in them; the steps that were undone, in
-    /// the order in which they had been taken. None means that there were no tables.
+    /// Removes all tables, with every job and dead letter in them; returns the steps that were
+    /// reverted, in the order in which they had been applied. An empty result means that there were
+    /// no tables.
     ///
     /// # Errors
     /// [`Error::Conflict`] while an instance runs on them; [`Error::Unusable`] if they are not the
@@ -70,13 +71,13 @@ impl Tables {
     }
 
     async fn steps(&self) -> Result<Vec<String>> {
-        let steps = self.store.steps_taken().await;
+        let steps = self.store.applied_migrations().await;
         Ok(steps.map_err(|error| self.error(error))?.into_iter().collect())
     }
 
-    /// How long the last lease of an instance goes on, if one does.
+    /// The remaining time of the longest lease, if an instance has a valid one.
     async fn longest_lease(&self) -> Result<Option<Duration>> {
-        // As an instance that there is none of: only what is there is looked at.
+        // No instance has the id 0, so this only reads.
         let seen = self.store.observe(InstanceId(0)).await.map_err(|error| self.error(error))?;
         let until = seen.instances.iter().map(|instance| instance.lease_until_us).max();
         let left_us = until.unwrap_or(i64::MIN).saturating_sub(seen.now_us);

@@ -1,7 +1,7 @@
-//! Bringing everything up, in order: database and migrations, actors, Kafka.
+//! Starts everything in order: database and migrations, actors, Kafka.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, System};
@@ -9,29 +9,26 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::oneshot;
 
 use super::builder::{MySqlParts, SchedulerBuilder, Target};
+use super::intake::{start_intake, watch_brokers};
 use super::{Inner, Scheduler, StartProgress};
-use crate::actors::{Instance, KAFKA, RebalanceListener, Supervisor};
+use crate::actors::{Instance, RebalanceListener, Supervisor};
 use crate::config::TimeZones;
 use crate::dispatch::{KafkaDispatch, SharedHandler};
 use crate::health::{Health, ProblemKind};
-use crate::kafka::{self, Intake, KafkaIngestConfig, Producer, ensure_topics};
+use crate::kafka::{self, KafkaIngestConfig, Producer};
 use crate::model::app::{AppConfig, AppName};
 use crate::operations::Operations;
 use crate::store::{AppRow, Error as StoreError, Store, StoreOptions, redact};
 
-/// The wait before something that does not answer is tried again, doubling up to the second
-/// one.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-/// How often it is looked at what the clients of the broker have found out.
-const LOOK_AT_BROKERS: Duration = Duration::from_millis(200);
-/// How long another instance may take to leave a database file.
-const FILE_PATIENCE: Duration = Duration::from_secs(5);
-/// The longest wait for the database at the start: what has not started is missed by somebody.
-const LONGEST_START: Duration = Duration::from_secs(1);
-/// How often a condition of the start is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+/// How long to wait for another instance to release a database file.
+const FILE_MAX_WAIT: Duration = Duration::from_secs(5);
+/// The wait before an unavailable database is tried again, doubling up to the second value: short,
+/// because a user may be waiting for the start.
+const START_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// How often a condition of the start is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Why a start cannot succeed, however long one waits.
+/// Why a start failed, for a reason that is not temporary.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -41,13 +38,13 @@ pub enum StartError {
     /// The database cannot be used.
     #[error("{0}")]
     Database(String),
-    /// The machine gave no thread or runtime.
+    /// No thread or runtime could be created.
     #[error("cannot start: {0}")]
     Machine(String),
 }
 
-/// What the thread hands back when everything is up.
-struct Up {
+/// What the scheduler's thread returns after the start.
+struct Started {
     instance: Arc<Instance>,
     supervisor: actix::Addr<Supervisor>,
     runtime: tokio::runtime::Handle,
@@ -65,7 +62,7 @@ pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartE
         .spawn(move || run(builder, up, stopped))
         .map_err(|error| StartError::Machine(error.to_string()))?;
     let gone = || StartError::Machine("the scheduler's thread ended".into());
-    let Up { instance, supervisor, runtime, database, kafka } =
+    let Started { instance, supervisor, runtime, database, kafka } =
         is_up.await.map_err(|_| gone())??;
     let running = Arc::new(AtomicBool::new(true));
     let inner = Inner {
@@ -103,7 +100,7 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
             )));
         };
         let problem = |why| StartError::Settings(format!("app {name}: its topic {why}"));
-        kafka.check_target(topic).map_err(problem)?;
+        kafka.check_dispatch_topic(topic).map_err(problem)?;
     }
     if let Some(kafka) = &builder.kafka {
         let session = || kafka.validate_session(builder.settings.lease);
@@ -116,11 +113,11 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The thread: a System on a runtime of several workers. It ends when it is asked to, or
-/// when nobody holds a handle any more.
+/// The scheduler's thread: an actix System on a multi-threaded runtime. It ends on request, or when
+/// the last handle is dropped.
 fn run(
     builder: SchedulerBuilder,
-    up: oneshot::Sender<Result<Up, StartError>>,
+    up: oneshot::Sender<Result<Started, StartError>>,
     stopped: oneshot::Receiver<()>,
 ) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -138,24 +135,24 @@ fn run(
         let mut stopped = stopped;
         let brought = tokio::select! {
             brought = bring_up(builder) => brought,
-            // The caller gave up waiting.
+            // The caller has dropped the start.
             _ = &mut stopped => return,
         };
         let succeeded = brought.is_ok();
         if up.send(brought).is_ok() && succeeded {
-            // An error is a handle that was dropped: the same end.
+            // An error means that the last handle was dropped.
             stopped.await.ok();
         }
     });
 }
 
-async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
+async fn bring_up(builder: SchedulerBuilder) -> Result<Started, StartError> {
     let url = database_url(&builder);
     let database = redact(url.expose_secret());
     let store = connect(&builder, url, &database).await?;
     let producer = builder.kafka.as_ref().map(Producer::start).transpose().map_err(settings)?;
-    let telling = builder.kafka.as_ref().filter(|kafka| kafka.events_topic.is_some());
-    let events = telling.map(Producer::start_patient).transpose().map_err(settings)?;
+    let with_events = builder.kafka.as_ref().filter(|kafka| kafka.events_topic.is_some());
+    let events = with_events.map(Producer::start_without_timeout).transpose().map_err(settings)?;
     let health = Health::default();
     let apps = register_apps(&store, &builder, producer.as_ref(), &health).await?;
     let kafka = builder.kafka.clone().zip(producer);
@@ -168,7 +165,7 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
     while !(instance.has_lease() && instance.has_asked_for_shards()) {
         let mut reasons = instance.health.read().reasons.into_iter();
         builder.progress.set(reasons.find(|reason| reason.starts_with("database")));
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     builder.progress.set(None);
     instance.health.set_started(true);
@@ -184,10 +181,11 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Up, StartError> {
                 instance: Arc::downgrade(&instance),
             },
         )
-        .await?;
+        .await
+        .map_err(settings)?;
     }
     let runtime = tokio::runtime::Handle::current();
-    Ok(Up { instance, supervisor, runtime, database, kafka: builder.kafka })
+    Ok(Started { instance, supervisor, runtime, database, kafka: builder.kafka })
 }
 
 fn settings(error: kafka::Error) -> StartError {
@@ -201,7 +199,7 @@ fn database_url(builder: &SchedulerBuilder) -> SecretString {
     }
 }
 
-/// Waits for the database at `url` and brings its tables up to this version.
+/// Waits for the database at `url` and migrates its tables to this version.
 async fn connect(
     builder: &SchedulerBuilder,
     url: SecretString,
@@ -226,11 +224,11 @@ async fn connect(
     Ok(store)
 }
 
-/// What a record's row needs beside the record's own bytes in what the database is sent.
+/// The bytes that a statement with a record needs besides the record.
 const PACKET_OVERHEAD: u64 = 64 << 10;
 
-/// A server may take less at once than the largest record: then such a record can never be
-/// written.
+/// Reports if the server's limit for one packet is too small for the largest record, which could
+/// then never be written.
 async fn check_packets(store: &Store, max_record_bytes: usize, health: &Health) {
     let most = match store.max_packet_bytes().await {
         Ok(Some(most)) => most,
@@ -255,7 +253,7 @@ fn mysql_url(parts: &MySqlParts) -> SecretString {
     SecretString::from(format!("mysql://{user}:{password}@{host}:{port}/{database}"))
 }
 
-/// Whatever a name or password is made of must not be taken for a part of the URL.
+/// Encodes a name or password for a URL.
 fn percent(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     text.bytes()
@@ -263,7 +261,7 @@ fn percent(text: &str) -> String {
         .collect()
 }
 
-/// An outage is waited for; what waiting cannot mend is said at once.
+/// Waits while the database is unavailable; errors that are not temporary are returned at once.
 async fn await_database<T, F>(
     progress: &StartProgress,
     shown: &str,
@@ -272,7 +270,7 @@ async fn await_database<T, F>(
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let mut wait = RETRY.0;
+    let mut wait = START_BACKOFF.0;
     let mut reported = None;
     loop {
         match attempt().await {
@@ -291,19 +289,19 @@ where
                 progress.set(Some(why.clone()));
                 reported = Some(why);
                 tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-                wait = (wait * 2).min(LONGEST_START);
+                wait = (wait * 2).min(START_BACKOFF.1);
             }
         }
     }
 }
 
-/// A database file belongs to one process at a time. One that is just ending is waited for.
+/// Waits until no other process uses the database file, since it belongs to one process at a time.
 async fn await_file(
     progress: &StartProgress,
     store: &Store,
     shown: &str,
 ) -> Result<(), StartError> {
-    let deadline = Instant::now() + FILE_PATIENCE;
+    let deadline = Instant::now() + FILE_MAX_WAIT;
     while !await_database(progress, shown, || store.take_alone()).await? {
         if Instant::now() >= deadline {
             return Err(StartError::Database(format!(
@@ -311,8 +309,8 @@ async fn await_file(
                  PostgreSQL to run several"
             )));
         }
-        progress.set(Some(format!("waiting for another instance to leave {shown}")));
-        tokio::time::sleep(LOOK).await;
+        progress.set(Some(format!("waiting for another instance to release {shown}")));
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     progress.set(None);
     Ok(())
@@ -352,73 +350,4 @@ async fn register_apps(
         apps.push((config.clone(), handler, row));
     }
     Ok(apps)
-}
-
-/// Reports what is wrong between us and the brokers, for as long as anybody has the scheduler.
-async fn watch_brokers(instance: Weak<Instance>) {
-    while let Some(instance) = instance.upgrade() {
-        instance.report_brokers();
-        drop(instance);
-        tokio::time::sleep(LOOK_AT_BROKERS).await;
-    }
-}
-
-/// Settings that can never work are an error at once; a broker that is away is waited for
-/// in the background.
-async fn start_intake(
-    instance: &Arc<Instance>,
-    config: KafkaIngestConfig,
-    listener: RebalanceListener,
-) -> Result<(), StartError> {
-    let listener = Arc::new(listener);
-    if let Some(remark) = config.session_remark(instance.settings.lease) {
-        tracing::warn!("kafka.{remark}");
-    }
-    instance.report_joining();
-    match try_intake(instance, &config, listener.clone()).await {
-        Ok(()) => return Ok(()),
-        Err(error @ kafka::Error::Config(_)) => return Err(settings(error)),
-        Err(error) => broker_failed(instance, &error),
-    }
-    let instance = instance.clone();
-    drop(tokio::spawn(async move {
-        let (mut wait, longest) = RETRY;
-        loop {
-            instance.wait_for_broker(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-            if instance.is_drained() {
-                return;
-            }
-            wait = (wait * 2).min(longest);
-            match try_intake(&instance, &config, listener.clone()).await {
-                Ok(()) => return,
-                Err(error) => broker_failed(&instance, &error),
-            }
-        }
-    }));
-    Ok(())
-}
-
-fn broker_failed(instance: &Instance, error: &kafka::Error) {
-    let kind = match error {
-        kafka::Error::Denied(_) => ProblemKind::BrokerDenied,
-        _ => ProblemKind::BrokerUnreachable,
-    };
-    instance.health.report(KAFKA, kind, error.to_string());
-}
-
-async fn try_intake(
-    instance: &Arc<Instance>,
-    config: &KafkaIngestConfig,
-    listener: Arc<RebalanceListener>,
-) -> Result<(), kafka::Error> {
-    if config.ensure_topics {
-        let mut names: Vec<&str> = config.topics.iter().map(String::as_str).collect();
-        names.push(&config.dlq_topic);
-        names.extend(config.events_topic.as_deref());
-        let partitions = i32::try_from(config.topic_partitions.get()).unwrap_or(i32::MAX);
-        ensure_topics(config, &names, partitions).await?;
-    }
-    let partitions = kafka::count_partitions(config).await?;
-    instance.set_intake(Intake::start(config, instance.settings.lease, partitions, listener)?);
-    Ok(())
 }

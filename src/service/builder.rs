@@ -1,4 +1,4 @@
-//! Saying what the scheduler shall be, in code.
+//! Configures a scheduler in code.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -18,7 +18,7 @@ use crate::model::app::AppConfig;
 use crate::model::clock::{SharedClock, SystemClock};
 use crate::model::flaw::{self, Flaw};
 
-/// Where an app's jobs go.
+/// Where the jobs of an app are fired to.
 #[derive(Clone)]
 pub(super) enum Target {
     Handler(SharedHandler),
@@ -34,7 +34,7 @@ impl fmt::Debug for Target {
     }
 }
 
-/// Says what a [`Scheduler`](super::Scheduler) shall be; [`start`](Self::start) makes it so.
+/// Configures a [`Scheduler`](super::Scheduler), which [`start`](Self::start) starts.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SchedulerBuilder {
@@ -44,7 +44,7 @@ pub struct SchedulerBuilder {
     pub(super) kafka: Option<KafkaIngestConfig>,
     pub(super) apps: Vec<(AppConfig, Target)>,
     pub(super) settings: Settings,
-    /// The name of another default time zone than that of `settings`, to be looked up.
+    /// The name of a default time zone that replaces the one of `settings`.
     time_zone: Option<String>,
     pub(super) clock: SharedClock,
     pub(super) progress: StartProgress,
@@ -97,8 +97,8 @@ impl Default for SchedulerBuilder {
 }
 
 impl SchedulerBuilder {
-    /// What a configuration file says, its apps included. An app of these that is registered
-    /// again is as it is given then, its policy and rules too; `config.apps` has the file's.
+    /// The settings of a configuration file, with its apps. Registering an app of the same name
+    /// replaces the file's, including its policy and rules, which are available in `config.apps`.
     pub fn from_config(config: &Config) -> Self {
         let settings = Settings::from(config);
         let target = |dispatch: &Dispatch| match dispatch {
@@ -164,8 +164,8 @@ impl SchedulerBuilder {
         self
     }
 
-    /// What jobs may take in memory, in MiB: those in the windows of all apps, and those that
-    /// run or whose outcome is not written yet. Default 128.
+    /// The memory for jobs, in MiB: those in the windows of all apps, those that run, and those
+    /// whose outcome is not written yet. Default 128.
     pub fn memory_mb(mut self, memory_mb: NonZeroU32) -> Self {
         self.settings.job_memory = (memory_mb.get() as usize).saturating_mul(1 << 20);
         self
@@ -173,7 +173,7 @@ impl SchedulerBuilder {
 
     /// Reads requests from Kafka as `config` says.
     pub fn with_kafka_ingest(mut self, config: KafkaIngestConfig) -> Self {
-        self.settings.admission.tells_verdicts = config.events_topic.is_some();
+        self.settings.admission.publishes_verdicts = config.events_topic.is_some();
         self.settings.admission.max_retries = config.max_retries;
         self.kafka = Some(config);
         self
@@ -198,25 +198,25 @@ impl SchedulerBuilder {
         self.with_kafka_ingest(KafkaIngestConfig::default())
     }
 
-    /// Fires the jobs of an app by giving them to `handler`. Given again under the same name,
-    /// the app takes the place of the one before, with all that was said of that.
+    /// Fires the jobs of an app by calling `handler`. A second app of the same name replaces the
+    /// first with all its settings.
     pub fn register_app(self, app: AppConfig, handler: impl JobHandler) -> Self {
         self.register(app, Target::Handler(Arc::new(handler)))
     }
 
-    /// Fires the jobs of an app onto a Kafka topic of the cluster that requests come from, which
-    /// must be none that requests, dead letters or verdicts are on.
+    /// Fires the jobs of an app to a Kafka topic on the cluster that requests are read from. It
+    /// must not be a topic of requests, dead letters or verdicts.
     pub fn register_app_on_topic(self, app: AppConfig, topic: impl Into<String>) -> Self {
         self.register(app, Target::Topic(topic.into()))
     }
 
-    /// The instance's name for people. Default the host's.
+    /// The instance's name, for logs and reports. Default the host name.
     pub fn instance_id(mut self, id: impl Into<String>) -> Self {
         self.settings.instance = id.into();
         self
     }
 
-    /// After this the shards of an instance that has died move. Default 10 s.
+    /// The time after which the shards of a crashed instance are reassigned. Default 10 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self.settings.max_clock_skew = self.settings.max_clock_skew.min(lease / 2);
@@ -229,8 +229,8 @@ impl SchedulerBuilder {
         self
     }
 
-    /// A dead letter goes this long after it came or was last touched, unless it is parked
-    /// or not published yet. Default 30 days.
+    /// How long a dead letter is kept after its last change, unless it is parked or not published
+    /// yet. Default 30 days.
     pub fn keep_dead_letters(mut self, keep: Duration) -> Self {
         self.settings.keep_dead_letters = keep;
         self
@@ -242,38 +242,38 @@ impl SchedulerBuilder {
         self
     }
 
-    /// How many replays one after the other may die again. Default 5.
+    /// How many times in a row a replay may fail. Default 5.
     pub fn max_replays(mut self, max_replays: u32) -> Self {
         self.settings.admission.max_replays = max_replays;
         self
     }
 
-    /// A Redis that all instances share, as a second memory of recent idempotency keys:
-    /// `redis://:password@host:6379/0`. It only saves work, and may be unavailable at any time.
+    /// A Redis in which all instances cache recent idempotency keys:
+    /// `redis://:password@host:6379/0`. It is an optimization, and may be unavailable at any time.
     /// Default none.
     pub fn idempotency_redis(mut self, url: impl Into<String>) -> Self {
         self.settings.idempotency_redis = Some(SecretString::from(url.into()));
         self
     }
 
-    /// How often the actors' figures are logged. Default 10 s.
+    /// How often the actors' counters are logged. Default 10 s.
     pub fn metrics_interval(mut self, interval: Duration) -> Self {
         self.settings.metrics_interval = interval;
         self
     }
 
-    /// Keeps the database in this file.
+    /// Keeps jobs in an SQLite database in this file.
     pub fn sqlite_file(self, path: impl Into<PathBuf>) -> Self {
         let url = format!("sqlite://{}?mode=rwc", path.into().display());
         self.database_url(url)
     }
 
-    /// What the start waits for, to be shown meanwhile.
+    /// What the start is waiting for, to be shown meanwhile.
     pub fn progress(&self) -> StartProgress {
         self.progress.clone()
     }
 
-    /// Looks up what is named, and refuses what cannot be meant.
+    /// Resolves the time zone and validates the settings.
     pub(super) fn resolve(&mut self) -> Result<(), String> {
         if let Some((setting, flaw)) = self.flaw() {
             return Err(format!("{setting} {flaw}"));
@@ -289,7 +289,7 @@ impl SchedulerBuilder {
         Ok(())
     }
 
-    /// The first name or URL with what it is not meant to have, by the method that set it.
+    /// The first name or URL with characters that it must not have, and the method that set it.
     fn flaw(&self) -> Option<(&'static str, Flaw)> {
         use flaw::{of_name, of_secret};
         let url = |url: &Option<SecretString>| of_name(url.as_ref()?.expose_secret());

@@ -1,16 +1,16 @@
-//! From a builder to a running scheduler.
+//! Starts a scheduler from its builder.
 
 use super::bring_up::{self, StartError};
 use super::{Scheduler, SchedulerBuilder};
 
 impl SchedulerBuilder {
-    /// Brings everything up: database and migrations, app schedulers, clean-up, Kafka.
+    /// Starts the scheduler: database and migrations, actors, Kafka.
     ///
-    /// A database that is unavailable is waited for, with a warning; an unavailable broker does not
-    /// hold this up: [`Scheduler::health`] says so until it answers.
+    /// Waits for an unavailable database, with a warning. An unavailable broker does not delay the
+    /// start: [`Scheduler::health`] reports it until it is available.
     ///
     /// # Errors
-    /// [`StartError`] for what waiting cannot change: settings that contradict each other, a
+    /// [`StartError`] for a reason that is not temporary, such as contradicting settings or a
     /// database of a newer version.
     pub async fn start(mut self) -> Result<Scheduler, StartError> {
         self.resolve().map_err(StartError::Settings)?;

@@ -1,4 +1,4 @@
-//! Apps that were ever registered, with the rules that any instance checks.
+//! Registered apps, with the rules that every instance checks.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -9,18 +9,18 @@ use sea_orm::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Hot, Result, Store};
+use super::{Driver, Error, Result, Store};
 use crate::model::app::AppConfig;
 use crate::model::ids::{AppId, JobId, ShardId, shard_number_of};
 use crate::model::job::Priority;
 use crate::model::pause::{AppPause, Pause};
 use crate::model::schema::JobSchema;
 
-/// Rows of one statement.
+/// The most rows of one statement.
 const BATCH: usize = 500;
-/// Apps whose jobs are counted by one statement.
+/// The most apps whose jobs are counted by one statement.
 const COUNTED_TOGETHER: usize = 100;
-/// How often what others have inserted at the same moment is read again.
+/// How many times an insert that conflicts with other instances is retried.
 const RACES: usize = 20;
 
 /// An app's row and its shards.
@@ -30,7 +30,7 @@ pub struct AppRow {
     pub id: AppId,
     /// Its name.
     pub name: String,
-    /// What a request must meet, checked by whatever instance reads it.
+    /// The rules for its requests, checked by every instance.
     pub rules: AppRules,
     /// Its shards, in order of their number.
     pub shards: Vec<ShardId>,
@@ -41,8 +41,8 @@ pub struct AppRow {
 }
 
 impl AppRow {
-    /// The shard of a job that no instance puts into one of its own. `concurrency_key` is the
-    /// job's: jobs with the same key have the same home for good, since it is one of the shards
+    /// The shard of a job that its admitting instance does not put into a shard of its own. Jobs
+    /// with the same `concurrency_key` always have the same home, since it is one of the shards
     /// that the app had at first.
     pub fn home_of(&self, job: JobId, concurrency_key: Option<&str>) -> Option<ShardId> {
         let Some(key) = concurrency_key else { return job.one_of(&self.shards).copied() };
@@ -51,24 +51,24 @@ impl AppRow {
     }
 }
 
-/// What an app demands of a request's `jobData`, and its policy.
+/// The requirements of an app for `jobData`, and its policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AppRules {
-    /// Fields that must be there and not null.
+    /// Fields that must be present and not null.
     pub required_fields: Vec<String>,
-    /// What `jobData` must look like.
+    /// The JSON Schema of `jobData`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema: Option<JobSchema>,
-    /// How its jobs are tried, for people and for whoever fires them next.
+    /// The limits of attempts, for the instances that fire its jobs and to be shown.
     pub policy: AppPolicy,
 }
 
-/// The part of an app's configuration that says how its jobs are tried.
+/// The limits of an app's attempts, as configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AppPolicy {
-    /// Attempts before a job is a dead letter.
+    /// The number of failed attempts after which a job becomes a dead letter.
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
     pub timeout_ms: u64,
@@ -81,12 +81,12 @@ pub struct DueJobs {
     pub app: AppId,
     /// Its name.
     pub name: String,
-    /// The jobs, up to [`LIMIT`](Self::LIMIT) and one more.
+    /// The number of jobs; [`LIMIT`](Self::LIMIT) + 1 means more than the limit.
     pub jobs: u64,
 }
 
 impl DueJobs {
-    /// More are not counted.
+    /// The largest number that is counted exactly.
     pub const LIMIT: u64 = 10_000;
 }
 
@@ -104,30 +104,29 @@ impl AppRules {
 }
 
 impl Store {
-    /// Writes down that the app exists, its rules and its shards, as
-    /// [`register_apps`](Self::register_apps) does.
+    /// Registers one app, as [`register_apps`](Self::register_apps) does.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]: call again, all of it can be repeated.
+    /// [`Error::Unavailable`] if the database is unavailable; the call can be repeated.
     pub async fn register_app(&self, config: &AppConfig, now_ms: i64) -> Result<AppRow> {
         let mut rows = self.register_apps(&[config], now_ms).await?;
-        rows.pop().ok_or_else(|| not_there(&config.name))
+        rows.pop().ok_or_else(|| not_registered(&config.name))
     }
 
-    /// Writes down that these apps exist, their rules and their shards, in few statements
-    /// however many they are; their rows in the same order. Shards may grow in number and never
-    /// shrink: jobs live in them. For others an app is there with its first shard.
+    /// Registers apps with their rules and shards, in few statements however many they are. Returns
+    /// their rows in the same order. The number of an app's shards can only grow, because jobs
+    /// never change their shard. Other instances see an app as soon as it has one shard.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]: call again, all of it can be repeated.
+    /// [`Error::Unavailable`] if the database is unavailable; the call can be repeated.
     pub async fn register_apps(&self, configs: &[&AppConfig], now_ms: i64) -> Result<Vec<AppRow>> {
         let mut rows = Vec::with_capacity(configs.len());
         for batch in configs.chunks(BATCH) {
             let mut found = self.find_or_insert_apps(batch, now_ms).await?;
-            self.bring_up_to_date(batch, &mut found).await?;
+            self.update_rules(batch, &mut found).await?;
             let mut shards = self.find_or_insert_shards(&found).await?;
             for config in batch {
-                let app = found.get(&config.name).ok_or_else(|| not_there(&config.name))?;
+                let app = found.get(&config.name).ok_or_else(|| not_registered(&config.name))?;
                 rows.push(AppRow {
                     id: AppId(app.id),
                     name: app.name.clone(),
@@ -141,11 +140,11 @@ impl Store {
         Ok(rows)
     }
 
-    /// The app of that name, if it was ever registered. One that lacks some of its first shards is
-    /// being registered just now: there is no place for its jobs yet.
+    /// The app with this name, if it was ever registered. An app without its first shards is being
+    /// registered at the moment and is not returned, because its jobs could not be stored yet.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn find_app(&self, name: &str) -> Result<Option<AppRow>> {
         let query = app::Entity::find()
             .filter(app::Column::Name.eq(name))
@@ -157,7 +156,7 @@ impl Store {
             return Ok(None);
         }
         let rules = serde_json::from_str(&row.rules).map_err(|error| {
-            // Guessed rules would let in what the app does not want.
+            // With default rules, requests would be accepted that the app does not allow.
             Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))
         })?;
         let pause = pause_of(&row);
@@ -165,11 +164,11 @@ impl Store {
         Ok(Some(AppRow { id, name, rules, shards, first_shards, pause }))
     }
 
-    /// How many jobs of these apps, by their shards, are due by `now_ms`: those with any, each
-    /// counted up to [`DueJobs::LIMIT`] and one more.
+    /// Counts the jobs in these shards of each app that are due by `now_ms`, up to
+    /// [`DueJobs::LIMIT`] + 1 for each app. Apps without such a job are not in the result.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn count_due(
         &self,
         apps: &[(AppId, Vec<ShardId>)],
@@ -191,8 +190,8 @@ impl Store {
             let counts: Vec<String> = counts.collect();
             for row in self.query(&counts.join(" union all ")).await? {
                 let due: i64 = row.try_get_by_index(1)?;
-                let app: i64 = match self.inner.hot {
-                    Hot::Postgres(_) => i64::from(row.try_get_by_index::<i32>(0)?),
+                let app: i64 = match self.inner.driver {
+                    Driver::Postgres(_) => i64::from(row.try_get_by_index::<i32>(0)?),
                     _ => row.try_get_by_index(0)?,
                 };
                 if due > 0 {
@@ -244,16 +243,16 @@ impl Store {
             }
             self.insert(missing).await?;
         }
-        Err(Error::Unavailable("other instances register the same apps just now".into()))
+        Err(Error::Unavailable("other instances are registering the same apps".into()))
     }
 
-    /// Inserts all of them or, if another instance that started at the same moment was
-    /// quicker with one of them, none: what is there is read again in either case.
+    /// Inserts all of `rows`, or none if another instance inserted one of them first. In both cases
+    /// the caller reads the rows again.
     async fn insert<A>(&self, rows: Vec<A>) -> Result<()>
     where
         A: ActiveModelTrait + Send,
     {
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         let inserted = A::Entity::insert_many(rows).exec_without_returning(&self.inner.pool).await;
         match inserted.map_err(Error::from) {
             Ok(_) | Err(Error::Raced(_)) => Ok(()),
@@ -261,13 +260,13 @@ impl Store {
         }
     }
 
-    /// The configuration decides the rules, and may add shards. A retired app is one again. A
-    /// pause stays.
+    /// Updates the rules to those of the configuration, and may raise the number of shards. A retired
+    /// app is registered again; a pause stays.
     ///
     /// # Errors
-    /// [`Error::Unusable`] if a newer version has given an app a target that this one does not
-    /// know, and would fire onto another one instead.
-    async fn bring_up_to_date(
+    /// [`Error::Unusable`] if a newer version has given an app a dispatch target that this version
+    /// does not know.
+    async fn update_rules(
         &self,
         configs: &[&AppConfig],
         found: &mut HashMap<String, app::Model>,
@@ -286,9 +285,9 @@ impl Store {
         if changed.is_empty() {
             return Ok(());
         }
-        // In one order, so that two instances do not wait for each other.
+        // In the same order in every instance, to avoid deadlocks.
         changed.sort_unstable_by_key(|row| row.id);
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         let transaction = self.begin().await?;
         for row in changed {
             let mut change = row.clone().into_active_model();
@@ -299,7 +298,7 @@ impl Store {
         Ok(transaction.commit().await?)
     }
 
-    /// The shards of these apps, each in order of its number.
+    /// The shards of these apps, each app's in order of their numbers.
     async fn find_or_insert_shards(
         &self,
         apps: &HashMap<String, app::Model>,
@@ -309,14 +308,14 @@ impl Store {
                 .filter(shard::Column::App.is_in(apps.values().map(|app| app.id)))
                 .order_by_asc(shard::Column::App)
                 .order_by_asc(shard::Column::Number);
-            let mut there: HashMap<i32, Vec<shard::Model>> = HashMap::new();
+            let mut existing: HashMap<i32, Vec<shard::Model>> = HashMap::new();
             for row in query.all(&self.inner.pool).await? {
-                there.entry(row.app).or_default().push(row);
+                existing.entry(row.app).or_default().push(row);
             }
             let mut missing = Vec::new();
             for app in apps.values() {
                 let known: HashSet<i32> =
-                    there.get(&app.id).into_iter().flatten().map(|row| row.number).collect();
+                    existing.get(&app.id).into_iter().flatten().map(|row| row.number).collect();
                 let numbers = (0..app.shards).filter(|number| !known.contains(number));
                 missing.extend(numbers.map(|number| shard::ActiveModel {
                     id: NotSet,
@@ -329,13 +328,13 @@ impl Store {
             if missing.is_empty() {
                 let ids =
                     |rows: Vec<shard::Model>| rows.iter().map(|row| ShardId(row.id)).collect();
-                return Ok(there.into_iter().map(|(app, rows)| (app, ids(rows))).collect());
+                return Ok(existing.into_iter().map(|(app, rows)| (app, ids(rows))).collect());
             }
             for rows in missing.chunks(BATCH) {
                 self.insert(rows.to_vec()).await?;
             }
         }
-        Err(Error::Unavailable("other instances register the same shards just now".into()))
+        Err(Error::Unavailable("other instances are registering the same shards".into()))
     }
 
     async fn shards_of(&self, app: i32) -> Result<Vec<ShardId>> {
@@ -352,18 +351,18 @@ fn shards_of(config: &AppConfig) -> i32 {
     i32::try_from(config.shards.get()).unwrap_or(i32::MAX)
 }
 
-/// The targets that this version can fire onto, as an app's row names them.
+/// The dispatch targets that this version knows, as an app's row names them.
 const TARGETS: [&str; 3] = ["log", "discard", "kafka"];
 
-/// The part of an app's rules that says where its jobs go. Without one the configuration of
-/// the instance that fires them says so.
+/// The dispatch target in an app's rules. Without one, the configuration of the instance that
+/// fires its jobs decides.
 #[derive(Deserialize)]
 struct StoredTarget {
     dispatch: Option<serde_json::Value>,
 }
 
 fn check_target(row: &app::Model) -> Result<()> {
-    // Rules in an unknown form have no target that could be told from others.
+    // Rules in an unknown form have no target that could be compared.
     let stored: Option<StoredTarget> = serde_json::from_str(&row.rules).ok();
     let Some(target) = stored.and_then(|stored| stored.dispatch) else { return Ok(()) };
     let name = target.as_str().map_or_else(|| target.to_string(), str::to_owned);
@@ -395,8 +394,8 @@ fn first_shards_of(row: &app::Model) -> u32 {
     u32::try_from(row.first_shards).unwrap_or(1)
 }
 
-fn not_there(app: &str) -> Error {
-    Error::Unavailable(format!("app {app} is not there yet"))
+fn not_registered(app: &str) -> Error {
+    Error::Unavailable(format!("app {app} is not registered yet"))
 }
 
 fn encode(rules: &AppRules) -> String {

@@ -3,7 +3,7 @@
 use infinite_scheduler_entity::audit::{Column, Entity, Model};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::letters::{LONGEST_MESSAGE, kept};
+use super::letters::{LONGEST_MESSAGE, truncated};
 use super::steps::Step;
 use super::{Result, Store};
 use crate::model::audit::{AuditAction, AuditEntry, AuditSource};
@@ -84,12 +84,12 @@ pub(super) fn step(entry: &AuditEntry) -> Step {
                   values (?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let values = vec![
         (*at_ms).into(),
-        kept(by.who(), LONGEST_NAME).into(),
+        truncated(by.who(), LONGEST_NAME).into(),
         by.source().as_str().into(),
         action.as_str().into(),
-        app.as_deref().map(|app| kept(app, 64)).into(),
-        kept(subject, LONGEST_NAME).into(),
-        by.reason().map(|reason| kept(reason, LONGEST_MESSAGE)).into(),
+        app.as_deref().map(|app| truncated(app, 64)).into(),
+        truncated(subject, LONGEST_NAME).into(),
+        by.reason().map(|reason| truncated(reason, LONGEST_MESSAGE)).into(),
         details.to_string().into(),
         i64::try_from(*count).unwrap_or(i64::MAX).into(),
     ];
@@ -145,7 +145,7 @@ impl Store {
             return Ok(false);
         }
         let more = expired.len() as u64 == STEP;
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         Entity::delete_many().filter(Column::Id.is_in(expired)).exec(&self.inner.pool).await?;
         Ok(more)
     }

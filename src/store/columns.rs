@@ -1,5 +1,5 @@
-//! The columns of the tables on the path of a job, each named once: what statements list, what is
-//! bound to them, and how a row is read are made from one table.
+//! The columns of jobs and idempotency keys, each named once. The column list of statements, the
+//! bound values and the decoding of rows are generated from one table by macros.
 
 use infinite_scheduler_entity::job;
 use rusqlite::{CachedStatement, params};
@@ -59,18 +59,18 @@ macro_rules! key_columns {
     };
 }
 
-/// Makes what writes rows of `Row`.
+/// Generates the functions that bind values of the type `Row`.
 macro_rules! writing {
     (
         $first:ident: $first_type:literal = |$first_row:ident| $first_value:expr;
         $($name:ident: $type:literal = |$row:ident| $value:expr;)*
     ) => {
-        /// The columns, in the order of everything here.
+        /// The names of the columns, in their order.
         pub(in crate::store) const COLUMNS: &str =
             concat!(stringify!($first) $(, ", ", stringify!($name))*);
         /// The types of the columns on PostgreSQL.
         pub(in crate::store) const POSTGRES_TYPES: &[&str] = &[$first_type $(, $type)*];
-        /// How many columns there are.
+        /// The number of columns.
         pub(in crate::store) const WIDTH: usize = POSTGRES_TYPES.len();
 
         /// Binds an array for each column.
@@ -92,7 +92,7 @@ macro_rules! writing {
             query.bind($first_value)$(.bind({ let $row = row; $value }))*
         }
 
-        /// Runs a statement with the values of a row.
+        /// Executes a statement with the values of a row.
         pub(in crate::store) fn execute_sqlite(
             statement: &mut CachedStatement<'_>,
             row: Row<'_>,
@@ -103,7 +103,7 @@ macro_rules! writing {
     };
 }
 
-/// Makes what reads jobs: `first` is the place of the first column in the row.
+/// Generates the functions that read jobs. `first` is the index of the first column in the row.
 macro_rules! reading {
     (
         $first:ident: $first_type:literal = |$first_row:ident| $first_value:expr;
@@ -113,7 +113,7 @@ macro_rules! reading {
         pub(in crate::store) const READ: &str =
             concat!(stringify!($first) $(, ", ", stringify!($name))*);
 
-        /// The place of each column.
+        /// The index of each column.
         #[allow(non_camel_case_types, reason = "they are the columns' own names")]
         #[derive(Clone, Copy)]
         enum Place {
@@ -169,7 +169,7 @@ pub(super) mod keys {
     use crate::model::ids::AppId;
     use crate::store::IdempotencyKey;
 
-    /// What a row is made from.
+    /// The values of a row.
     #[derive(Clone, Copy)]
     pub(in crate::store) struct KeyRow<'a> {
         pub(in crate::store) key: &'a IdempotencyKey,

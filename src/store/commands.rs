@@ -1,4 +1,4 @@
-//! A shard's mailbox: what others ask of its owner, by rows, and the answers.
+//! Commands to the owner of a shard, which are rows of a table, and their answers.
 
 use infinite_scheduler_entity::command;
 use sea_orm::ActiveValue::{NotSet, Set};
@@ -11,7 +11,7 @@ use crate::model::audit::By;
 use crate::model::change::{Answer, JobChange};
 use crate::model::ids::{JobId, ShardId};
 
-/// Somebody who does not own the shard put these jobs into it: look whether they belong
+/// Another process inserted these jobs into the shard: its owner reads those that are due soon
 /// into memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
@@ -88,20 +88,20 @@ pub struct Operation {
     pub created_ms: i64,
 }
 
-/// Commands that wait in shards of ours and that this version cannot carry out. They stay for
-/// an instance that can.
+/// Commands to shards of this instance that its version does not support. They are kept for an
+/// instance that does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownCommands {
-    /// What they ask for.
+    /// The kind of the commands.
     pub kind: String,
-    /// How many they are.
+    /// Their number.
     pub count: u64,
 }
 
 /// The `kind` of a [`Look`].
 pub(super) const LOOK: &str = "look";
 
-/// The kinds that this version can carry out: a [`Look`], and those of
+/// The kinds that this version supports: a [`Look`], and those of
 /// [`JobChange::kind`].
 pub(super) const KINDS: [&str; 5] = [LOOK, "cancel", "run", "reschedule", "edit"];
 
@@ -112,12 +112,13 @@ const WITHDRAWN: i16 = 2;
 const STEP: u64 = 500;
 
 impl Store {
-    /// Removes commands that were carried out. One that is carried out twice does no harm.
+    /// Removes commands that were executed. Executing a command twice is harmless.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`]: they will be seen again.
+    /// [`super::Error::Unavailable`] if the database is unavailable; the commands are then observed
+    /// again.
     pub async fn finish_commands(&self, commands: &[i64]) -> Result<()> {
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         command::Entity::delete_many()
             .filter(command::Column::Id.is_in(commands.iter().copied()))
             .exec(&self.inner.pool)
@@ -147,7 +148,7 @@ impl Store {
             created_ms: Set(now_ms),
             deadline_ms: Set(deadline_ms),
         };
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         Ok(command::Entity::insert(row).exec(&self.inner.pool).await?.last_insert_id)
     }
 
@@ -230,7 +231,7 @@ pub(super) fn encode_ids(jobs: &[JobId]) -> String {
     serde_json::to_string(jobs).unwrap_or_default()
 }
 
-/// `None` if another version wrote them in another form.
+/// `None` if another version wrote them in an unknown form.
 pub(super) fn decode_ids(args: &str) -> Option<Vec<JobId>> {
     serde_json::from_str(args).ok()
 }

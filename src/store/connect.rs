@@ -1,4 +1,4 @@
-//! How the database is reached, and what every session of ours is told.
+//! Connects to the database.
 
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -14,25 +14,25 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use super::session::{Rules, Session};
 use super::sessions::Sessions;
 use super::sqlite::{self, Sqlite};
-use super::{Error, Hot, Inner, Result, Store, pooler, settings};
+use super::{Driver, Error, Inner, Result, Store, pooler, settings};
 
-/// Where the database is and how it is used.
+/// The options of a connection.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// `sqlite://`, `postgres://` or `mysql://`; may hold a password, so it is never printed.
+    /// `sqlite://`, `postgres://` or `mysql://`. It may contain a password, so it is never printed.
     pub url: secrecy::SecretString,
-    /// Connections beside the heartbeat's own.
+    /// The size of the pool, without the connection for heartbeats.
     pub max_connections: u32,
-    /// The lease of an instance: what bounds how long a frozen session may hold locks.
+    /// The lease of an instance. It limits how long the session of a frozen process may hold locks.
     pub lease: Duration,
 }
 
 impl Store {
-    /// Opens the pools. The heartbeat's connection is one more than `max_connections`.
+    /// Opens the pools: `max_connections`, and one more for heartbeats.
     ///
     /// # Errors
-    /// [`Error::Unusable`] for a URL that names no database that we know;
-    /// [`Error::Unavailable`] when the server does not answer.
+    /// [`Error::Unusable`] for a URL of an unsupported database; [`Error::Unavailable`] if the server
+    /// does not answer.
     pub async fn connect(options: &StoreOptions) -> Result<Self> {
         use secrecy::ExposeSecret;
         let url = options.url.expose_secret();
@@ -48,30 +48,31 @@ impl Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Why a database does not answer, if a session of its own finds out within `patience`.
+    /// Opens a new session to find out why the database does not answer. `None` if it does, or if
+    /// `patience` is over before that is known.
     pub async fn trouble(&self, patience: Duration) -> Option<Error> {
-        let tried = tokio::time::timeout(patience, (self.inner.try_anew)()).await;
+        let tried = tokio::time::timeout(patience, (self.inner.open_session)()).await;
         tried.ok()?.err()
     }
 
-    /// Asks for a session of its own, outside of the pools; on a file, where there are no
-    /// sessions, it asks nothing.
+    /// Opens and closes a session outside of the pools. Does nothing on a file, which has no
+    /// sessions.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] or [`Error::Unusable`] if there is none to be had.
+    /// [`Error::Unavailable`] or [`Error::Unusable`] if no session can be opened.
     pub async fn knock(&self) -> Result<()> {
         if self.is_embedded() {
             return Ok(());
         }
-        let answer = (self.inner.try_anew)().await;
+        let answer = (self.inner.open_session)().await;
         if !matches!(answer, Err(Error::Unusable(_))) {
-            // Whatever is wrong now, it is not that any more.
+            // The reason for the last refusal no longer applies.
             self.inner.sessions.forget_refusal();
         }
         answer
     }
 
-    /// The same error, with the reason why no new session could be used, if that is why.
+    /// Replaces an error by the reason why the last new session was refused, if one was.
     pub fn explain(&self, error: Error) -> Error {
         match (&error, self.inner.sessions.refused()) {
             (Error::Unavailable(_), Some(why)) => Error::Unusable(why),
@@ -79,26 +80,27 @@ impl Store {
         }
     }
 
-    /// Leaves every session that there is to its fate, and goes on with new ones.
+    /// Abandons all sessions and opens new ones as they are needed.
     pub fn leave_sessions(&self) {
-        self.inner.sessions.leave();
+        self.inner.sessions.retire();
         self.reconnect_heartbeat();
     }
 }
 
-/// Makes a session that belongs to no pool.
-pub(super) type TryAnew = Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>;
+/// Opens and closes a session outside of the pools.
+pub(super) type OpenSession = Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
-/// The URL for people, without what gets one in.
+/// The URL without its secrets, to be shown.
 ///
-/// Hides too much rather than too little: from the first colon after the scheme to the last
-/// `@`, since a password may hold any sign unescaped, and all parameters that may be secret.
+/// Hides too much rather than too little: everything from the first colon after the scheme to the
+/// last `@`, because a password may contain any character unescaped, and every parameter that may
+/// be a secret.
 pub fn redact(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "***".into();
     };
     let rest = match rest.rsplit_once('@') {
-        // Nobody can tell the password's `?` from that of the parameters.
+        // It is ambiguous whether the `?` is part of the password or begins the parameters.
         Some((login, _)) if login.contains('?') => "***".to_owned(),
         Some((login, place)) => {
             let user = login.split_once(':').map_or(login, |(user, _)| user);
@@ -122,7 +124,7 @@ fn shown_parameter(parameter: &str) -> String {
 
 async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
     let connect: PgConnectOptions = url.parse().map_err(|error| unusable(url, &error))?;
-    // A pooler knows no such parameter of a start, and we need none.
+    // A pooler may reject this startup parameter, and it is not needed.
     let connect = connect.application_name("infinite-scheduler").extra_float_digits(None);
     let given = connect.get_options().map(given_settings).unwrap_or_default();
     let rules = Rules { lease: options.lease, given };
@@ -130,9 +132,10 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
     check_encoding(&connect).await?;
     let sessions = Sessions::new(patience(options.lease), rules.clone());
     let pool_of = |size| PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE);
-    let hot = sessions.watch(pool_of(options.max_connections)).connect_lazy_with(connect.clone());
-    let (anew, rules) = (connect.clone(), Arc::new(rules));
-    // The heartbeat is its own test of its connection.
+    let pool =
+        sessions.checked(pool_of(options.max_connections)).connect_lazy_with(connect.clone());
+    let (connect_new, rules) = (connect.clone(), Arc::new(rules));
+    // A heartbeat tests its connection itself.
     let of_heartbeat = sessions.clone();
     let connect_heartbeat = move || {
         let pool = of_heartbeat.set_up(pool_of(1)).connect_lazy_with(connect.clone());
@@ -140,21 +143,21 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
     };
     Ok(Inner {
         sessions,
-        try_anew: Box::new(move || {
-            let (anew, rules) = (anew.clone(), rules.clone());
-            Box::pin(async move { check_session::<sqlx::PgConnection>(&anew, &rules).await })
+        open_session: Box::new(move || {
+            let (options, rules) = (connect_new.clone(), rules.clone());
+            Box::pin(async move { check_session::<sqlx::PgConnection>(&options, &rules).await })
         }),
-        pool: SqlxPostgresConnector::from_sqlx_postgres_pool(hot.clone()),
+        pool: SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone()),
         heartbeat: RwLock::new(connect_heartbeat()),
         connect_heartbeat: Box::new(connect_heartbeat),
-        hot: Hot::Postgres(hot),
+        driver: Driver::Postgres(pool),
     })
 }
 
 async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
     let url = url.replacen("mariadb:", "mysql:", 1);
     let connect: MySqlConnectOptions = url.parse().map_err(|error| unusable(&url, &error))?;
-    // All of that is among our settings, and asked for at once.
+    // All of these are among our settings, which are set in one statement.
     let connect = connect
         .pipes_as_concat(false)
         .no_engine_substitution(false)
@@ -164,13 +167,13 @@ async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
     check_session::<sqlx::MySqlConnection>(&connect, &rules).await?;
     let sessions = Sessions::new(patience(options.lease), rules.clone());
     let pool_of = |size| MySqlPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE);
-    // Before MySQL ends it.
+    // Shorter than the limit after which MySQL closes an idle session.
     let idle = settings::idle_limit_of_mysql(options.lease) / 2;
-    let hot = sessions
-        .watch(pool_of(options.max_connections).idle_timeout(idle))
+    let pool = sessions
+        .checked(pool_of(options.max_connections).idle_timeout(idle))
         .connect_lazy_with(connect.clone());
-    let (anew, rules) = (connect.clone(), Arc::new(rules));
-    // The heartbeat is its own test of its connection.
+    let (connect_new, rules) = (connect.clone(), Arc::new(rules));
+    // A heartbeat tests its connection itself.
     let of_heartbeat = sessions.clone();
     let connect_heartbeat = move || {
         let pool = of_heartbeat.set_up(pool_of(1)).connect_lazy_with(connect.clone());
@@ -178,14 +181,14 @@ async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
     };
     Ok(Inner {
         sessions,
-        try_anew: Box::new(move || {
-            let (anew, rules) = (anew.clone(), rules.clone());
-            Box::pin(async move { check_session::<sqlx::MySqlConnection>(&anew, &rules).await })
+        open_session: Box::new(move || {
+            let (options, rules) = (connect_new.clone(), rules.clone());
+            Box::pin(async move { check_session::<sqlx::MySqlConnection>(&options, &rules).await })
         }),
-        pool: SqlxMySqlConnector::from_sqlx_mysql_pool(hot.clone()),
+        pool: SqlxMySqlConnector::from_sqlx_mysql_pool(pool.clone()),
         heartbeat: RwLock::new(connect_heartbeat()),
         connect_heartbeat: Box::new(connect_heartbeat),
-        hot: Hot::MySql(hot),
+        driver: Driver::MySql(pool),
     })
 }
 
@@ -193,34 +196,33 @@ async fn connect_sqlite(url: &str, options: &StoreOptions) -> Result<Inner> {
     let file = Arc::new(sqlite::File::parse(url)?);
     let rules = Rules { lease: options.lease, given: Vec::new() };
     let sessions = Sessions::new(patience(options.lease), rules);
-    let hot = Sqlite::open(&file)?;
+    let driver = Driver::Sqlite(Sqlite::open(&file)?);
     let mut options = ConnectOptions::new(url.to_owned());
     options.max_connections(4).sqlx_logging(false).map_sqlx_sqlite_opts(|options| {
-        // The file says by itself that it has a write-ahead log.
+        // The journal mode is stored in the file: it has a write-ahead log already.
         options.busy_timeout(sqlite::BUSY).foreign_keys(false).pragma("synchronous", "full")
     });
     let pool = connect_pool(options).await?;
-    let same = pool.clone();
-    let connect_heartbeat = Box::new(move || same.clone());
+    let shared = pool.clone();
+    let connect_heartbeat = Box::new(move || shared.clone());
     let heartbeat = RwLock::new(pool.clone());
-    let try_anew: TryAnew = Box::new(move || Box::pin(sqlite::try_anew(file.clone())));
-    let hot = Hot::Sqlite(hot);
-    Ok(Inner { pool, heartbeat, connect_heartbeat, sessions, try_anew, hot })
+    let open_session: OpenSession = Box::new(move || Box::pin(sqlite::open_session(file.clone())));
+    Ok(Inner { pool, heartbeat, connect_heartbeat, sessions, open_session, driver })
 }
 
 async fn connect_pool(options: ConnectOptions) -> Result<DatabaseConnection> {
     Ok(Database::connect(options).await?)
 }
 
-/// How long a caller waits for a connection of the pool before it calls that an outage.
+/// The longest wait for a connection of the pool.
 const ACQUIRE: Duration = Duration::from_secs(10);
 
-/// How long a session may take to say that it is there: less than the heartbeat may.
+/// The longest wait for the answer of a session that is tested: shorter than that of a heartbeat.
 fn patience(lease: Duration) -> Duration {
     (lease / 3).min(Duration::from_secs(2))
 }
 
-/// Pools connect lazily; a wrong password and a setting that cannot be are reported at once.
+/// Pools connect lazily; this reports a wrong password or an impossible setting at once.
 async fn check_session<C>(options: &<C as Connection>::Options, rules: &Rules) -> Result<()>
 where
     C: Session,
@@ -230,8 +232,8 @@ where
     Ok(connection.close().await?)
 }
 
-/// The settings of a text like `-c search_path=mine -c geqo=off`, in which a backslash stands
-/// before a blank that belongs to a value. A pooler may have left them out.
+/// Parses settings such as `-c search_path=mine -c geqo=off`, where a backslash escapes a blank
+/// within a value. They are set again in each session, because a pooler may ignore them.
 fn given_settings(options: &str) -> Vec<(String, String)> {
     let mut words = vec![String::new()];
     let mut signs = options.chars();
@@ -251,7 +253,8 @@ fn given_settings(options: &str) -> Vec<(String, String)> {
     words.iter().filter_map(setting).collect()
 }
 
-/// Requests are any text: a database that cannot keep some of it would refuse their letters, too.
+/// Requests contain any text. A database that cannot store some of it would also refuse the dead
+/// letter of such a request.
 async fn check_encoding(connect: &PgConnectOptions) -> Result<()> {
     use sqlx::{ConnectOptions, Row};
     let mut connection = connect.connect().await?;
@@ -262,7 +265,7 @@ async fn check_encoding(connect: &PgConnectOptions) -> Result<()> {
         return Ok(());
     }
     Err(Error::Unusable(format!(
-        "its encoding is {encoding}, which cannot keep every text: make it with \
+        "its encoding is {encoding}, which cannot store every text: create it with \
          create database .. encoding 'UTF8' template template0"
     )))
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with the database, by what the caller will do about it.
+//! The errors of the database, classified by what the caller should do.
 
 mod mysql;
 
@@ -11,63 +11,48 @@ use super::session::refusal;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The database cannot be reached or cannot do it just now: the same again, later.
+    /// The database cannot be reached, or cannot execute the statement at the moment. Retry later.
     #[error("database unavailable: {0}")]
     Unavailable(String),
-    /// It answers and does not write: the same again, later, and with a new session, since
-    /// after a failover this one may have stayed with a server that only reads.
+    /// The server is read-only. Retry later with a new session: after a failover, this one may
+    /// still be connected to a replica.
     #[error("database unavailable: it only reads: {0}")]
     ReadOnly(String),
-    /// It answers, and its session is not as we made it: the same again, with a new session.
+    /// The session does not have the settings or prepared statements that it was created with.
+    /// Retry with a new session.
     #[error("database unavailable: a setting of its session is in the way: {0}")]
     Setting(String),
-    /// The database refuses a row for its content: bury that row.
+    /// The database refuses a row because of its content. Retrying does not help; the row's
+    /// request becomes a dead letter.
     #[error("database refuses the row: {0}")]
     Refused(String),
-    /// It answers, and the error does not tell whether a row is at fault or the database:
-    /// what is to be admitted is tried row by row, for everything else this is an outage.
+    /// The error does not show whether a row is at fault or the database. An admission is retried
+    /// row by row; for every other statement this counts as [`Unavailable`](Self::Unavailable).
     #[error("database unavailable: {0}")]
     Unclear(String),
-    /// Another writer put the same name there at the same moment: read again, then write.
+    /// Another transaction inserted the same key at the same time, or a deadlock or serialization
+    /// failure undid this one. Read again, then write.
     #[error("another writer was first: {0}")]
     Raced(String),
-    /// It will not work until somebody changes something: configuration, rights, schema. A start
-    /// ends with it; what runs already tries again, later.
+    /// The database cannot be used until its configuration, its permissions or its schema are
+    /// changed. It ends a starting instance; a running one retries later.
     #[error("{0}")]
     Unusable(String),
 }
 
-/// What store functions give back.
+/// The result of the functions of the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// Whether the same call may succeed later.
-    pub fn is_outage(&self) -> bool {
-        !matches!(self, Self::Refused(_) | Self::Unusable(_))
-    }
-
-    /// Whether the session may be what is wrong, so that another one is to be made.
+    /// Whether the session may be the cause, so that a new one should be opened.
     pub fn is_of_session(&self) -> bool {
         matches!(self, Self::ReadOnly(_) | Self::Setting(_))
     }
 
-    /// What is wrong, without what that means for the caller.
-    pub fn into_reason(self) -> String {
-        match self {
-            Self::Unavailable(why)
-            | Self::ReadOnly(why)
-            | Self::Setting(why)
-            | Self::Refused(why)
-            | Self::Unclear(why)
-            | Self::Raced(why)
-            | Self::Unusable(why) => why,
-        }
-    }
-
-    /// A pool's own error does not say why it has no connection to give.
+    /// Replaces the pool's own error, which does not say why there is no connection.
     fn no_connection() -> Self {
         Self::Unavailable(
-            "no connection to be had in time: the server takes no more, or all of \
+            "no connection became free in time: the server accepts no more, or all of \
              database.max_connections are in use"
                 .into(),
         )
@@ -98,7 +83,7 @@ fn of_sqlx(error: &sqlx::Error) -> Error {
         (Some(database), _) => of_database(database),
         (None, Some(refusal)) => Error::Unusable(refusal.to_string()),
         (None, None) if is_password_in_the_clear(error) => Error::Unusable(
-            "this server takes the user's password over TLS only: remove ssl-mode=DISABLED from \
+            "this server accepts the user's password over TLS only: remove ssl-mode=DISABLED from \
              database.url, or write ssl-mode=REQUIRED; a server without a certificate needs one"
                 .into(),
         ),
@@ -111,8 +96,8 @@ fn of_sqlx(error: &sqlx::Error) -> Error {
     }
 }
 
-/// Without TLS, sqlx could encrypt a password of `caching_sha2_password` by RSA only, which is
-/// not compiled in. MySQL asks for the password itself if it has not seen this user lately.
+/// Without TLS, sqlx could encrypt a `caching_sha2_password` password only by RSA, which is not
+/// compiled in. MySQL asks for the password if it does not have it in its cache.
 fn is_password_in_the_clear(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Configuration(why) if why.to_string().contains("RSA"))
 }
@@ -121,8 +106,8 @@ fn is_without_tls(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Tls(why) if why.to_string().contains("does not support TLS"))
 }
 
-/// SQLSTATE classes 22 (data) and 23 (constraint) are the row's own fault, except that a
-/// unique key that is taken means that somebody was quicker.
+/// SQLSTATE classes 22 (data) and 23 (constraint) mean that the row is at fault, except for a
+/// violated unique key, which means that another transaction was first.
 fn of_database(error: &dyn DatabaseError) -> Error {
     let text = error.message().to_owned();
     if error.is_unique_violation() {
@@ -135,28 +120,28 @@ fn of_database(error: &dyn DatabaseError) -> Error {
     }
     match error.code().as_deref() {
         Some("25006") => Error::ReadOnly(text),
-        // A deadlock or a serialization failure undid everything: the same again.
+        // A deadlock or a serialization failure: the transaction was rolled back.
         Some("40001" | "40P01") => Error::Raced(text),
-        // A prepared statement that this session does not know, or knows already.
+        // A prepared statement that does not exist in this session, or exists already.
         Some("26000" | "42P05") => Error::Setting(text),
-        // A table was changed under the session's prepared statements.
+        // A table was altered, which invalidates the session's prepared statements.
         Some("0A000") if text.contains("cached plan") => Error::Setting(text),
-        // A password, or a database or schema that is not there: waiting mends none of them.
+        // A wrong password, or a missing database or schema: waiting does not help.
         Some("3D000" | "3F000") => Error::Unusable(text),
         Some(code) if code.starts_with("28") => Error::Unusable(text),
-        // Something is there already: another instance was quicker, or asked for it twice.
+        // The object exists already: another instance created it at the same time.
         Some("42P06" | "42P07" | "42710") => Error::Unavailable(text),
-        // Rights, tables, columns.
+        // Missing permissions, tables or columns.
         Some(code) if code.starts_with("42") => Error::Unusable(text),
-        // SQLite's own numbers: a file that is no database, and an error in a statement.
+        // SQLite's codes: the file is not a database, and an error in a statement.
         Some("26") => Error::Unusable(text),
         Some("1") if is_missing(&text) => Error::Unusable(text),
-        // The last is the check option of a view.
+        // 44 is the check option of a view.
         Some(code) if ["22", "23", "44"].iter().any(|class| code.starts_with(class)) => {
             Error::Refused(text)
         }
-        // What a trigger or a function raises, a limit of the program, such as the size of an
-        // entry of an index, and what the server does not do.
+        // An error raised by a trigger or function, an exceeded limit such as the size of an index
+        // entry, and an unsupported feature.
         Some(code) if ["P0", "54", "38", "39", "21", "0A"].iter().any(|c| code.starts_with(c)) => {
             Error::Unclear(text)
         }
@@ -164,7 +149,7 @@ fn of_database(error: &dyn DatabaseError) -> Error {
     }
 }
 
-/// Whether SQLite misses a table or column: it has one number for all errors of a statement.
+/// Whether a table or column is missing. SQLite has one code for all errors of a statement.
 fn is_missing(text: &str) -> bool {
     text.contains("no such table")
         || text.contains("no such column")
@@ -186,7 +171,6 @@ impl From<rusqlite::Error> for Error {
                 {
                     Self::Raced(text)
                 }
-                // Waiting does not make a database of it.
                 ErrorCode::NotADatabase => Self::Unusable(text),
                 ErrorCode::Unknown if is_missing(&text) => Self::Unusable(text),
                 ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch => {
@@ -210,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    /// What a server said, by its SQLSTATE.
+    /// An error of a server with this SQLSTATE.
     #[derive(Debug)]
     struct Said(&'static str);
 

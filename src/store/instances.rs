@@ -1,4 +1,4 @@
-//! Who is alive: heartbeats and leases, by the database's clock.
+//! Instances: heartbeats and leases, by the database's clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, Partition, ReaderTok
 use crate::model::pause::{AppPause, Pause};
 use crate::model::process::ProcessIdentity;
 
-/// What an instance says of itself when it joins.
+/// An instance that joins.
 #[derive(Clone, Debug)]
 pub struct Membership {
-    /// A name for people.
+    /// Its name, to be shown.
     pub name: String,
     /// The apps that it can fire.
     pub apps: Vec<AppId>,
-    /// The version of the IANA database by which it reads local times.
+    /// The version of its IANA time zone database.
     pub time_zones: String,
-    /// How long it stays alive after a heartbeat.
+    /// The length of its lease, from each heartbeat.
     pub lease: Duration,
-    /// Its process, where the kernel tells.
+    /// Its process, where the kernel provides its identity.
     pub process: Option<ProcessIdentity>,
     /// It was drained under an earlier id, and takes nothing.
     pub is_drained: bool,
@@ -37,7 +37,7 @@ pub struct Membership {
 pub struct InstanceRow {
     /// The instance.
     pub id: InstanceId,
-    /// Grows with each of its heartbeats.
+    /// The number of its heartbeats.
     pub beat: i64,
     /// The end of its lease by the database's clock, epoch microseconds.
     pub lease_until_us: i64,
@@ -47,7 +47,7 @@ pub struct InstanceRow {
     pub process: Option<ProcessIdentity>,
 }
 
-/// A partition whose row says that a reader of ours holds it.
+/// A partition whose ledger row names this instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldPartition {
     /// The row.
@@ -56,28 +56,28 @@ pub struct HeldPartition {
     pub topic: String,
     /// The partition.
     pub partition: Partition,
-    /// The token in the row: another than our reader's if somebody moved it.
+    /// The token in the row. It differs from the reader's own after a seek.
     pub reader: ReaderToken,
 }
 
-/// What an instance sees once a second, in one statement.
+/// What an instance reads with each heartbeat, in one statement.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
     /// The database's clock, epoch microseconds.
     pub now_us: i64,
     /// Every instance that was not declared dead.
     pub instances: Vec<InstanceRow>,
-    /// The version of the IANA database by which each of them reads local times.
+    /// The version of the IANA time zone database of each of them.
     pub time_zones: BTreeMap<InstanceId, String>,
     /// Every shard.
     pub shards: Vec<ShardRow>,
-    /// Jobs that others put into shards of ours.
+    /// Jobs that other processes inserted into shards of this instance.
     pub looks: Vec<Look>,
     /// Changes of jobs in shards of ours that others ask for.
     pub changes: Vec<ChangeCommand>,
-    /// Commands to shards of ours that this version cannot carry out.
+    /// Commands to shards of this instance that its version does not support.
     pub unknown_commands: Vec<UnknownCommands>,
-    /// The partitions that our readers have claimed.
+    /// The partitions that readers of this instance have claimed.
     pub partitions: Vec<HeldPartition>,
     /// The apps that are paused.
     pub paused_apps: BTreeMap<AppId, AppPause>,
@@ -87,14 +87,14 @@ pub struct Observation {
     pub draining: BTreeSet<InstanceId>,
 }
 
-/// Commands that one look around brings at most.
+/// The most commands of one observation.
 const COMMANDS: usize = 500;
 
 impl Store {
-    /// Makes a row for a new start of an instance, alive for a lease from now.
+    /// Inserts a row for a new start of an instance, whose lease begins now.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away; nobody joined then.
+    /// [`super::Error::Unavailable`] if the database is unavailable; the instance has not joined then.
     pub async fn join(&self, membership: &Membership, now_ms: i64) -> Result<InstanceId> {
         let id = InstanceId::random();
         let apps: Vec<i32> = membership.apps.iter().map(|app| app.0).collect();
@@ -115,19 +115,19 @@ impl Store {
             dead: Set(false),
             drain_ms: Set(membership.is_drained.then_some(now_ms)),
         };
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         instance::Entity::insert(row).exec_without_returning(&self.heartbeat()).await?;
-        drop(_turn);
+        drop(_permit);
         self.beat(id, membership.lease).await?;
         self.forget_long_dead().await?;
         Ok(id)
     }
 
-    /// Renews the lease. False means that we were declared dead: drop every window and
+    /// Renews the lease. Returns false if the instance was declared dead: it must drop its jobs and
     /// join again.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`]: unknown whether it was renewed; count on the old lease.
+    /// [`super::Error::Unavailable`] if it is unknown whether the lease was renewed; assume the old one.
     pub async fn beat(&self, me: InstanceId, lease: Duration) -> Result<bool> {
         let now = self.now_us();
         let update = format!(
@@ -135,14 +135,14 @@ impl Store {
              where id = {me} and not dead",
             lease.as_micros()
         );
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         Ok(self.heartbeat().execute_unprepared(&update).await?.rows_affected() == 1)
     }
 
-    /// Everything that an instance has to know of the others.
+    /// Reads the state of the other instances, and what concerns this one.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
+    /// [`super::Error::Unavailable`] if the database is unavailable.
     pub async fn observe(&self, me: InstanceId) -> Result<Observation> {
         let now = self.now_us();
         let kinds = KINDS.map(|kind| format!("'{kind}'")).join(", ");
@@ -180,11 +180,11 @@ impl Store {
         Ok(seen)
     }
 
-    /// Declares an instance dead whose lease is past by the database's clock, if it has not
-    /// given a sign of life since it was seen.
+    /// Declares an instance dead whose lease has expired by the database's clock, unless it has sent
+    /// a heartbeat since it was observed.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
+    /// [`super::Error::Unavailable`] if the database is unavailable.
     pub async fn declare_dead(&self, instance: &InstanceRow) -> Result<bool> {
         let now = self.now_us();
         let update = format!(
@@ -192,48 +192,48 @@ impl Store {
              where id = {} and beat = {} and not dead and lease_until_us < {now}",
             instance.id, instance.beat
         );
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         Ok(self.inner.pool.execute_unprepared(&update).await?.rows_affected() == 1)
     }
 
-    /// Declares an instance dead whose process is known to have ended, if it has not given a
-    /// sign of life since it was seen.
+    /// Declares an instance dead whose process is known to have ended, unless it has sent a heartbeat
+    /// since it was observed.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
+    /// [`super::Error::Unavailable`] if the database is unavailable.
     pub async fn declare_ended(&self, instance: &InstanceRow) -> Result<bool> {
         let update = format!(
             "update scheduler_instance set dead = true where id = {} and beat = {} and not dead",
             instance.id, instance.beat
         );
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         Ok(self.heartbeat().execute_unprepared(&update).await?.rows_affected() == 1)
     }
 
-    /// Declares every instance dead, for whoever has the database to itself.
+    /// Declares every instance dead, for a process that has locked the database file.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
-    pub async fn declare_all_ended(&self) -> Result<u64> {
-        let _turn = self.turn().await;
+    /// [`super::Error::Unavailable`] if the database is unavailable.
+    pub(super) async fn declare_all_ended(&self) -> Result<u64> {
+        let _permit = self.write_permit().await;
         let update = "update scheduler_instance set dead = true where not dead";
         Ok(self.heartbeat().execute_unprepared(update).await?.rows_affected())
     }
 
-    /// Says goodbye. Without its row an instance owns nothing any more: whatever names it is
-    /// free from then on, and is then said to be.
+    /// Removes the instance. Without its row it owns nothing: its shards are free, and are then
+    /// released explicitly.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`]: the lease will run out instead.
+    /// [`super::Error::Unavailable`] if the database is unavailable; the lease then expires.
     pub async fn leave(&self, me: InstanceId) -> Result<()> {
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         instance::Entity::delete_by_id(me.0).exec(&self.heartbeat()).await?;
         let release = format!("update scheduler_shard set owner = null where owner = {me}");
         self.heartbeat().execute_unprepared(&release).await?;
         Ok(())
     }
 
-    /// Rows of the dead are kept for a day, for people to see.
+    /// Removes dead instances after a day, during which they can still be inspected.
     async fn forget_long_dead(&self) -> Result<()> {
         let now = self.now_us();
         let day = Duration::from_secs(24 * 3600).as_micros();
@@ -241,7 +241,7 @@ impl Store {
             "delete from scheduler_instance where dead and lease_until_us < {now} - {day} \
              and id not in (select owner from scheduler_shard where owner is not null)"
         );
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         self.heartbeat().execute_unprepared(&delete).await?;
         Ok(())
     }
@@ -311,7 +311,7 @@ impl Observation {
                 self.unknown_commands
                     .push(UnknownCommands { kind: row.try_get_by_index(5)?, count });
             }
-            // Every other kind is one of our own statement's.
+            // The remaining kind of the statement, "c".
             _ => {
                 let shard: i64 = row.try_get_by_index(2)?;
                 let (args, kind): (String, String) =
@@ -323,7 +323,7 @@ impl Observation {
         Ok(())
     }
 
-    /// What cannot be read is not carried out, and so must not be deleted as if it were.
+    /// A command that cannot be decoded is counted as unknown, so that it is not deleted.
     fn add_command(
         &mut self,
         command: i64,

@@ -9,10 +9,11 @@ use uuid::Uuid;
 use super::admit::{mysql, postgres, sqlite};
 use super::columns::{TOMBSTONE, job_of, signed_ms};
 use super::commands::{self, ChangeAnswer};
-use super::letters::{self, Lane, kept};
+use super::letters::truncated;
+use super::outbox::{self, OrderingKey};
 use super::shards::IS_FREE;
 use super::steps::{Step, Value, run_mysql, run_postgres, run_sqlite};
-use super::{AppRules, Error, Hot, Result, ShardFence, Store, audit};
+use super::{AppRules, Driver, Error, Result, ShardFence, Store, audit};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, Epoch, JobId, KeyId, ShardId};
 use crate::model::job::{Cancellation, Job};
@@ -134,9 +135,9 @@ impl Store {
             Error::Unavailable(format!("the rules of app {app_name} cannot be read: {error}"))
         })?;
         let epoch = Epoch(row.try_get_by_index(3)?);
-        let is_free = match self.inner.hot {
-            Hot::Postgres(_) => row.try_get_by_index::<i32>(4)? == 1,
-            Hot::MySql(_) | Hot::Sqlite(_) => row.try_get_by_index::<i64>(4)? == 1,
+        let is_free = match self.inner.driver {
+            Driver::Postgres(_) => row.try_get_by_index::<i32>(4)? == 1,
+            Driver::MySql(_) | Driver::Sqlite(_) => row.try_get_by_index::<i64>(4)? == 1,
         };
         let app = AppId(row.try_get_by_index(0)?);
         let free_at = is_free.then_some(epoch);
@@ -162,8 +163,8 @@ impl Store {
     /// whether it was committed: the row's revision tells.
     pub async fn change_job(&self, claim: &Claim, write: &JobWrite) -> Result<JobWritten> {
         let parts = write.parts(claim);
-        match &self.inner.hot {
-            Hot::Postgres(pool) => {
+        match &self.inner.driver {
+            Driver::Postgres(pool) => {
                 let mut transaction = pool.begin().await?;
                 let written = postgres_parts(&mut transaction, claim, parts).await?;
                 match written {
@@ -172,7 +173,7 @@ impl Store {
                 }
                 Ok(written)
             }
-            Hot::MySql(pool) => {
+            Driver::MySql(pool) => {
                 let mut transaction = pool.begin().await?;
                 let written = mysql_parts(&mut transaction, claim, parts).await?;
                 match written {
@@ -181,7 +182,7 @@ impl Store {
                 }
                 Ok(written)
             }
-            Hot::Sqlite(file) => {
+            Driver::Sqlite(file) => {
                 let claim = *claim;
                 let is_done = |written: &JobWritten| *written == JobWritten::Done;
                 let run = move |connection: &_| sqlite_parts(connection, &claim, parts.clone());
@@ -211,7 +212,7 @@ impl Store {
                 continue;
             }
             has_more |= over.len() as u64 == STEP;
-            let _turn = self.turn().await;
+            let _permit = self.write_permit().await;
             job::Entity::delete_many()
                 .filter(job::Column::Id.is_in(over))
                 .filter(job::Column::Priority.eq(TOMBSTONE))
@@ -233,9 +234,9 @@ struct Parts {
 
 impl JobWrite {
     fn parts(&self, claim: &Claim) -> Parts {
-        let lane = Lane::Shard(claim.shard()).number();
-        let verdict = self.verdict.as_ref();
-        let verdict = verdict.map(|event| letters::announce(lane, pack(std::slice::from_ref(event))));
+        let key = OrderingKey::Shard(claim.shard());
+        let packed = self.verdict.as_ref().map(|event| pack(std::slice::from_ref(event)));
+        let verdict = packed.map(|packed| outbox::insert_verdicts(key, packed));
         let command = self.command.as_ref();
         Parts {
             job: vec![self.update()],
@@ -269,7 +270,7 @@ impl JobWrite {
             changes.moved_ms.into(),
             changes.original.map(|hash| Uuid::from_bytes(hash.into_bytes())).into(),
             cancelled.map(|first| first.at_ms).into(),
-            cancelled.map(|first| kept(&first.by, LONGEST_NAME)).into(),
+            cancelled.map(|first| truncated(&first.by, LONGEST_NAME)).into(),
         ];
         // It may be as large as a record.
         if after.data != before.data {
@@ -308,7 +309,7 @@ const TOMBSTONE_COLUMNS: &str = "priority = 3, due_ms = ?, revision = ?, cancell
 
 fn tombstone_values(first: Option<&Cancellation>) -> [Value; 2] {
     let at_ms = first.map(|first| first.at_ms);
-    [at_ms.into(), first.map(|first| kept(&first.by, LONGEST_NAME)).into()]
+    [at_ms.into(), first.map(|first| truncated(&first.by, LONGEST_NAME)).into()]
 }
 
 /// Makes a tombstone of a job whose last attempt has ended, if its row is still the one that was

@@ -1,4 +1,4 @@
-//! What people are shown of the apps: each with its rules, its shards and who fires its jobs.
+//! The list of apps: each with its rules, its shards and the instances that fire its jobs.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,15 +14,15 @@ use crate::model::pause::AppPause;
 pub struct KnownApp {
     /// Its name.
     pub name: String,
-    /// What a request must meet, and its policy.
+    /// The rules for its requests, and its policy.
     pub rules: AppRules,
     /// When it was first registered, epoch milliseconds.
     pub created_ms: i64,
-    /// How many shards it has.
+    /// The number of its shards.
     pub shards: u32,
-    /// How many of them belong to an instance that is alive.
+    /// The number of its shards that are owned by a live instance.
     pub owned_shards: u32,
-    /// The names of the instances that are alive and fire its jobs, in order.
+    /// The names of the live instances that fire its jobs, in order.
     pub instances: Vec<String>,
     /// Its pause, if it is paused.
     pub pause: Option<AppPause>,
@@ -36,7 +36,7 @@ impl Store {
     pub async fn known_apps(&self) -> Result<Vec<KnownApp>> {
         let kept = app::Entity::find().filter(app::Column::DeletedMs.is_null());
         let mut apps = kept.all(&self.inner.pool).await?;
-        // Not by the database, which has an order of its own for texts.
+        // Not sorted by the database, whose order depends on its collation.
         apps.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let living = self.living_instances().await?;
         let alive: HashSet<i64> = living.iter().map(|instance| instance.id).collect();

@@ -1,8 +1,8 @@
 //! The ingest ledger: how far each partition has been read, and by whom.
 //!
-//! A partition's row is claimed with a fresh token, which waits for the last commit of
-//! whoever held it. From then on a batch counts only under this token and only if it
-//! begins where the row stands. Exactly-once ingest comes from this row alone.
+//! A reader claims the row of its partition with a new token; the update waits for the last commit
+//! of the previous reader. From then on a batch is admitted only with this token, and only if it
+//! begins at the row's next offset. Exactly-once ingest depends on this row alone.
 
 use infinite_scheduler_entity::ingest_offset as row;
 use sea_orm::ActiveValue::{NotSet, Set};
@@ -14,7 +14,7 @@ use crate::model::audit::AuditEntry;
 use crate::model::ids::{InstanceId, LedgerId, Offset, Partition, ReaderToken};
 use crate::model::record::RawRecord;
 
-/// Names one partition, as one consumer group reads it.
+/// Identifies a partition within a consumer group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LedgerKey {
     /// The Kafka cluster's own id.
@@ -27,30 +27,30 @@ pub struct LedgerKey {
     pub partition: Partition,
 }
 
-/// Where a partition stands.
+/// The position of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerRow {
     /// The row.
     pub id: LedgerId,
-    /// Who holds it.
+    /// The token of the reader that has claimed it.
     pub reader: ReaderToken,
-    /// The first record that has no fate yet.
+    /// The offset of the next record to be admitted.
     pub next_offset: Offset,
-    /// What the record before it looked like.
+    /// The record before it, if there is one and it is known.
     pub last: Option<LastRecord>,
 }
 
-/// Enough of a record to notice that the topic was made again under the same name.
+/// Enough of a record to detect that the topic was recreated under the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastRecord {
-    /// Its own time, epoch milliseconds; -1 if it had none.
+    /// Its timestamp, epoch milliseconds; -1 if it has none.
     pub time_ms: i64,
     /// A hash of its key and value.
     pub hash: i64,
 }
 
 impl LastRecord {
-    /// What to remember of `record`.
+    /// That of `record`.
     pub fn of(record: &RawRecord) -> Self {
         use sha2::{Digest, Sha256};
         let mut hash = Sha256::new();
@@ -68,7 +68,7 @@ impl Store {
     /// The partition's row, if it was ever read.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn find_ledger(&self, key: &LedgerKey) -> Result<Option<LedgerRow>> {
         let query = row::Entity::find()
             .filter(row::Column::Cluster.eq(&key.cluster))
@@ -78,10 +78,10 @@ impl Store {
         Ok(query.one(&self.inner.pool).await?.map(decode))
     }
 
-    /// Writes down where reading starts, unless another instance did so before.
+    /// Inserts a row that starts at this offset, unless there is one already.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn open_ledger(&self, key: &LedgerKey, start: Offset) -> Result<()> {
         let new = row::ActiveModel {
             id: NotSet,
@@ -101,7 +101,7 @@ impl Store {
             records: Set(0),
             parked: Set(0),
         };
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         let inserted = row::Entity::insert(new).exec_without_returning(&self.inner.pool).await;
         match inserted.map_err(Error::from) {
             Ok(_) | Err(Error::Raced(_)) => Ok(()),
@@ -109,19 +109,19 @@ impl Store {
         }
     }
 
-    /// Makes `token`, of a reader of `instance`, the only one under which batches count.
-    /// Waits for a commit that is under way, so that what is read afterwards is final for
-    /// everybody else.
+    /// Claims the row for a reader of `instance`: batches are admitted only with `token` from now
+    /// on. Waits for a transaction of the previous reader, so that the returned row is final for
+    /// every earlier token.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away or that commit does not end.
+    /// [`Error::Unavailable`] if the database is unavailable or that transaction does not end.
     pub async fn claim_ledger(
         &self,
         ledger: LedgerId,
         token: ReaderToken,
         instance: InstanceId,
     ) -> Result<LedgerRow> {
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         row::Entity::update_many()
             .col_expr(row::Column::Reader, token.0.into())
             .col_expr(row::Column::Instance, instance.0.into())
@@ -131,19 +131,19 @@ impl Store {
         self.read_ledger(ledger).await
     }
 
-    /// Gives the row a fresh token, if it still has ours: after that, a transaction under
-    /// our token whose answer was lost has ended, and the row tells how. `None`: it has
-    /// another. The row goes on naming the instance that it named under our token.
+    /// Replaces the token `ours` by a new one. Afterwards a transaction with `ours` whose answer was
+    /// lost has ended, and the returned row shows whether it was committed. `None` if the row has
+    /// another token. The row's instance is unchanged.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away or that transaction does not end.
+    /// [`Error::Unavailable`] if the database is unavailable or that transaction does not end.
     pub async fn reclaim_ledger(
         &self,
         ledger: LedgerId,
         ours: ReaderToken,
         fresh: ReaderToken,
     ) -> Result<Option<LedgerRow>> {
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         let claimed = row::Entity::update_many()
             .col_expr(row::Column::Reader, fresh.0.into())
             .filter(row::Column::Id.eq(ledger.0))
@@ -156,32 +156,34 @@ impl Store {
         Ok(Some(self.read_ledger(ledger).await?))
     }
 
-    /// The row as it stands.
+    /// Reads the row.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn read_ledger(&self, ledger: LedgerId) -> Result<LedgerRow> {
         let found = row::Entity::find_by_id(ledger.0).one(&self.inner.pool).await?;
-        found.map(decode).ok_or_else(|| Error::Unavailable(format!("ledger row {ledger} is gone")))
+        found
+            .map(decode)
+            .ok_or_else(|| Error::Unavailable(format!("ledger row {ledger} does not exist")))
     }
 
-    /// Moves the row to where the log goes on, after ground was lost. False if the row
-    /// is not as it was seen.
+    /// Sets the next offset to `to`, after records of the log were lost. Returns false if the row is
+    /// not as `seen`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn move_ledger(&self, seen: &LedgerRow, to: Offset) -> Result<bool> {
         self.transact(vec![move_row(seen, seen.reader, to)]).await
     }
 
-    /// Moves the row past what the log has for its own use and shows to nobody, such as the
-    /// marks of transactions. What is known of the last record stays: if there is ever a
-    /// record right before `to`, the log is another one. False if the row is not as it was seen.
+    /// Advances the next offset past control records, such as transaction markers, which no consumer
+    /// receives. The last record is kept: if a record is ever found right before `to`, the topic
+    /// was recreated. Returns false if the row is not as `seen`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn pass_ledger(&self, seen: &LedgerRow, to: Offset) -> Result<bool> {
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         let passed = row::Entity::update_many()
             .col_expr(row::Column::NextOffset, to.0.into())
             .filter(row::Column::Id.eq(seen.id.0))
@@ -192,13 +194,13 @@ impl Store {
         Ok(passed.rows_affected == 1)
     }
 
-    /// Makes `to` the next record that is read, for a person who wants it so, and puts
-    /// `fresh` in place of the reader's token: what the reader has in hand writes nothing,
-    /// and it begins again at the row. Waits for a batch that is being written. False if the
-    /// row is not as it was seen.
+    /// Sets the next offset to `to` on request of an operator, and replaces the reader's token by
+    /// `fresh`: the batch that the reader is working on is not admitted, and the reader starts
+    /// again at the row. Waits for a batch that is being written. Returns false if the row is not
+    /// as `seen`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away or that batch does not end.
+    /// [`Error::Unavailable`] if the database is unavailable or that batch does not end.
     pub async fn seek_ledger(
         &self,
         seen: &LedgerRow,

@@ -5,18 +5,18 @@ use std::fmt;
 /// The state of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LetterState {
-    /// It is for people now.
+    /// It is not retried; an operator may replay or discard it.
     Dead,
-    /// Its record may still become a job, and is tried again by itself.
+    /// Its record may still become a job, and is retried automatically.
     Parked,
-    /// Its value was admitted again.
+    /// Its value was submitted again as a request.
     Replayed,
-    /// Somebody looked at it and wants nothing done.
+    /// An operator decided that nothing is to be done about it.
     Discarded,
 }
 
 impl LetterState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 4] = [Self::Dead, Self::Parked, Self::Replayed, Self::Discarded];
 
     /// Its number in the table.
@@ -29,8 +29,8 @@ impl LetterState {
         }
     }
 
-    /// The state with this number. There are no others: a database of a newer version is
-    /// refused. Should there be one all the same, nothing is done to its letter.
+    /// The state with this number. An unknown number cannot occur, because the schema of a newer
+    /// version is refused; it would count as discarded, so that nothing is done to its letter.
     pub(super) fn of(code: i16) -> Self {
         Self::ALL.into_iter().find(|state| state.code() == code).unwrap_or(Self::Discarded)
     }

@@ -1,8 +1,8 @@
-//! What survives a crash: every query there is, one file per verb.
+//! The database: every query of the program, one file per subject.
 //!
-//! Cold statements go through SeaORM and are the same for all databases. The handful on
-//! the path that every job takes (admit, pages, outcomes) is written for each database
-//! with the driver beneath it. Nothing here knows of actors or of Kafka.
+//! Most statements go through SeaORM and are the same for all databases. Those that every job
+//! passes (admission, reading of pages, outcomes) are performance-critical; they are written for
+//! each database with its own driver. Nothing here depends on actors or on Kafka.
 
 mod connect;
 mod error;
@@ -26,8 +26,10 @@ mod job_changes;
 mod ledger;
 mod partitions;
 mod keys;
+mod headers;
 mod letter_state;
 mod letters;
+mod outbox;
 mod requests;
 mod review;
 mod outcomes;
@@ -59,9 +61,12 @@ pub use keys::{IdempotencyKey, KeyCursor};
 pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
-pub use letters::{Lane, Outgoing, OutgoingVerdicts, ParkedRecord};
+pub use letters::ParkedRecord;
+pub use lists::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
+pub use letters::ParkedRecord;
 pub use lists::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
 pub use members::{InstanceState, KnownInstance};
+pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};
 pub use pages::{ListRange, Page, Pages};
 pub use partitions::{PartitionRow, Totals};
@@ -82,65 +87,65 @@ pub struct Store {
 }
 
 struct Inner {
-    /// For everything that is not hot.
+    /// For the statements that go through SeaORM.
     pool: DatabaseConnection,
-    /// The heartbeat's own connection, so that no queue in the pool can cost us the lease.
-    /// On SQLite it is the pool: there is one writer whatever we do.
+    /// A connection for heartbeats alone, so that a busy pool cannot let the lease expire. On
+    /// SQLite it is the pool, because there is only one writer anyway.
     heartbeat: RwLock<DatabaseConnection>,
-    /// Makes another one: a connection that does not answer is not waited for.
+    /// Creates a replacement for a heartbeat connection that does not answer.
     connect_heartbeat: Box<dyn Fn() -> DatabaseConnection + Send + Sync>,
-    /// Which sessions of the pool are used again.
+    /// Decides which sessions of the pool are reused.
     sessions: sessions::Sessions,
-    /// Asks for a session outside of the pools, to hear what is wrong.
-    try_anew: connect::TryAnew,
-    /// The drivers beneath, for what is hot.
-    hot: Hot,
+    /// Opens a session outside of the pools, whose error explains why the pools have none.
+    open_session: connect::OpenSession,
+    /// The database's own driver, for the performance-critical statements.
+    driver: Driver,
 }
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("hot", &self.hot).finish_non_exhaustive()
+        f.debug_struct("Store").field("driver", &self.driver).finish_non_exhaustive()
     }
 }
 
 #[derive(Debug)]
-enum Hot {
+enum Driver {
     Postgres(sqlx::PgPool),
     MySql(sqlx::MySqlPool),
     Sqlite(Sqlite),
 }
 
-/// The right to write through the pool: on SQLite there is one writer at a time, and a
-/// fair queue in this process is quicker and kinder than the file's busy loop.
+/// The permit to write through the pool. SQLite allows one writer at a time; a fair queue within
+/// the process is faster than SQLite's own retry loop (`busy_timeout`), which can starve a writer.
 #[derive(Debug)]
-struct Turn {
+struct WritePermit {
     _guard: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 impl Store {
-    /// Which database this is, for people.
+    /// The name of the database system, for messages.
     pub fn kind(&self) -> &'static str {
-        match self.inner.hot {
-            Hot::Postgres(_) => "PostgreSQL",
-            Hot::MySql(_) => "MySQL or MariaDB",
-            Hot::Sqlite(_) => "SQLite",
+        match self.inner.driver {
+            Driver::Postgres(_) => "PostgreSQL",
+            Driver::MySql(_) => "MySQL or MariaDB",
+            Driver::Sqlite(_) => "SQLite",
         }
     }
 
-    /// Whether all instances are on one machine, since the database is a file.
+    /// Whether the database is a file, so that all instances run on one machine.
     pub fn is_embedded(&self) -> bool {
-        matches!(self.inner.hot, Hot::Sqlite(_))
+        matches!(self.inner.driver, Driver::Sqlite(_))
     }
 
-    /// Takes a database that is a file for this process alone, and declares dead whoever had it
-    /// before: with the lock in hand nobody of them can be alive. False if another process has
-    /// it. A database on a server is shared.
+    /// Locks a database file for this process, and declares all earlier instances dead: while the
+    /// lock is held, none of them can be running. Returns false if another process holds the lock.
+    /// A database server is shared and is not locked; the result is true.
     ///
     /// # Errors
-    /// [`Error::Unusable`] where the file system has no locks or refuses them;
-    /// [`Error::Unavailable`] if the file cannot be written just now.
+    /// [`Error::Unusable`] if the file system does not support or permit locks;
+    /// [`Error::Unavailable`] if the file cannot be written at the moment.
     pub async fn take_alone(&self) -> Result<bool> {
-        let Hot::Sqlite(sqlite) = &self.inner.hot else { return Ok(true) };
+        let Driver::Sqlite(sqlite) = &self.inner.driver else { return Ok(true) };
         if !sqlite.take_lock()? {
             return Ok(false);
         }
@@ -148,7 +153,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Asks the database to answer at all.
+    /// Checks that the database answers.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if it does not.
@@ -156,9 +161,9 @@ impl Store {
         Ok(self.inner.pool.ping().await?)
     }
 
-    /// Closes every connection; nothing works afterwards.
+    /// Closes every connection. Later calls fail.
     pub async fn close(&self) {
-        if let Hot::Sqlite(sqlite) = &self.inner.hot {
+        if let Driver::Sqlite(sqlite) = &self.inner.driver {
             sqlite.close().await;
         }
         for connection in [self.heartbeat(), self.inner.pool.clone()] {
@@ -168,7 +173,7 @@ impl Store {
         }
     }
 
-    /// Abandons the heartbeat's connection and takes a new one.
+    /// Abandons the heartbeat's connection and opens a new one.
     pub fn reconnect_heartbeat(&self) {
         let fresh = (self.inner.connect_heartbeat)();
         *self.inner.heartbeat.write().unwrap_or_else(PoisonError::into_inner) = fresh;
@@ -178,20 +183,20 @@ impl Store {
         self.inner.heartbeat.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn turn(&self) -> Turn {
-        let guard = match &self.inner.hot {
-            Hot::Sqlite(sqlite) => Some(sqlite.turn().await),
+    async fn write_permit(&self) -> WritePermit {
+        let guard = match &self.inner.driver {
+            Driver::Sqlite(sqlite) => Some(sqlite.write_permit().await),
             _ => None,
         };
-        Turn { _guard: guard }
+        WritePermit { _guard: guard }
     }
 
     /// The database's own clock as an SQL expression, in microseconds since the epoch.
     fn now_us(&self) -> &'static str {
-        match self.inner.hot {
-            Hot::Postgres(_) => "(extract(epoch from clock_timestamp()) * 1000000)::bigint",
-            Hot::MySql(_) => "cast(unix_timestamp(now(6)) * 1000000 as signed)",
-            Hot::Sqlite(_) => "cast(unixepoch('subsec') * 1000000 as integer)",
+        match self.inner.driver {
+            Driver::Postgres(_) => "(extract(epoch from clock_timestamp()) * 1000000)::bigint",
+            Driver::MySql(_) => "cast(unix_timestamp(now(6)) * 1000000 as signed)",
+            Driver::Sqlite(_) => "cast(unixepoch('subsec') * 1000000 as integer)",
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Outcomes: what ended is deleted, what is to be tried again is moved, what failed for
-//! good is buried, in batches, and only in shards that still are ours.
+//! Writes the outcomes of attempts in batches, only in shards that the instance still owns: jobs
+//! that have ended are deleted, those that failed for good become dead letters, and those that are
+//! retried get a new due time.
 
 mod mysql;
 mod postgres;
@@ -14,20 +15,20 @@ use uuid::Uuid;
 
 use super::columns::signed_ms;
 use super::job_changes::bury_fired;
-use super::letters::{self, Lane};
+use super::letters;
 use super::steps::Step;
-use super::{Hot, Result, ShardFence, Store};
+use super::{Driver, OrderingKey, Result, ShardFence, Store, outbox};
 use crate::model::ids::{JobId, Partition, ShardId};
 use crate::model::job::{Cancellation, Job};
 use crate::model::letter::{DeadLetter, ErrorKind, Source};
 use crate::model::verdict::{Event, pack};
 
-/// What is to be written together.
+/// Outcomes that are written in one transaction.
 #[derive(Clone, Debug, Default)]
 pub struct OutcomeBatch {
-    /// Our belief of each shard that the jobs are in, ascending.
+    /// The expected owner and epoch of each shard of the jobs, ascending by shard.
     pub fences: Vec<ShardFence>,
-    /// What became of each job.
+    /// The outcome of each job.
     pub outcomes: Vec<Ended>,
 }
 
@@ -36,27 +37,27 @@ pub struct OutcomeBatch {
 pub struct Ended {
     /// The job as it was fired.
     pub job: Arc<Job>,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// What its producer is told of it, in order.
+    /// The events about it for its producer, in order.
     pub verdicts: Vec<Event>,
 }
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The job is done.
     Succeeded,
-    /// It is to be tried again.
+    /// The job is retried.
     Retry {
         /// When, epoch milliseconds.
         due_ms: i64,
-        /// Attempts that have ended, this one included if it counts.
+        /// The number of attempts that have ended, including this one if it counts.
         attempts: u32,
-        /// What this one said.
+        /// The error of this attempt.
         error: Option<String>,
     },
-    /// It failed for good.
+    /// The job failed for good and becomes this dead letter.
     Buried(Arc<DeadLetter>),
     /// It was cancelled while the attempt ran, or before it would have started.
     Cancelled(Arc<Tombstone>),
@@ -74,7 +75,7 @@ pub struct Tombstone {
 }
 
 impl Outcome {
-    /// Roughly how many bytes it takes beside the job itself: those of a dead letter.
+    /// The approximate size of its dead letter in bytes, 0 without one.
     pub fn size(&self) -> usize {
         match self {
             Self::Buried(letter) => letter.size(),
@@ -83,51 +84,50 @@ impl Outcome {
     }
 }
 
-/// What was committed.
+/// The result of writing a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Shards that are not ours any more: nothing of their jobs was written.
+    /// Shards that the instance no longer owns. No outcome of their jobs was written.
     pub lost: Vec<ShardId>,
-    /// Outcomes of the other shards that found no row at the version that was fired. As a
-    /// rule an earlier try was committed and its answer was lost; [`Store::outcomes_left`] tells.
+    /// How many outcomes of the other shards found no row at the version that was fired. Usually an
+    /// earlier try was committed and its answer was lost; [`Store::outcomes_left`] checks that.
     pub unmatched: usize,
 }
 
-/// Ids that one question names at most.
+/// The most ids of one query.
 const IDS_AT_ONCE: usize = 500;
 
 impl Store {
-    /// Writes the outcomes of jobs in shards that still are ours.
+    /// Writes the outcomes of jobs in shards that the instance still owns.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`]: unknown whether it was committed. Writing it again
-    /// is harmless: it finds only the version of a row that was fired.
+    /// [`super::Error::Unavailable`] if it is unknown whether the batch was committed. Writing it
+    /// again is harmless: it affects only the version of a row that was fired.
     pub async fn write_outcomes(&self, batch: &Arc<OutcomeBatch>) -> Result<Written> {
         let letters = Arc::new(self.letters_of(batch).await?);
-        match &self.inner.hot {
-            Hot::Postgres(pool) => postgres::write(pool, batch, &letters).await,
-            Hot::MySql(pool) => mysql::write(pool, batch, &letters).await,
-            Hot::Sqlite(file) => {
+        match &self.inner.driver {
+            Driver::Postgres(pool) => postgres::write(pool, batch, &letters).await,
+            Driver::MySql(pool) => mysql::write(pool, batch, &letters).await,
+            Driver::Sqlite(file) => {
                 let batch = batch.clone();
                 file.write(move |connection| sqlite::write(connection, &batch, &letters)).await
             }
         }
     }
 
-    /// What of a batch is to be written once more, though its commit was confirmed: outcomes of
-    /// jobs whose rows are there at the version that was fired. A statement that did not
-    /// find such a row ran on a server that did not have it yet. A row that is gone, or of
-    /// another version, is finished with.
+    /// The outcomes of a committed batch that must be written again: those whose rows still exist at
+    /// the version that was fired. A statement that did not find such a row ran on a server that
+    /// did not have it yet. A row that was deleted, or has another version, needs nothing more.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
+    /// [`super::Error::Unavailable`] if the database is unavailable.
     pub async fn outcomes_left(
         &self,
         batch: &OutcomeBatch,
         lost: &[ShardId],
     ) -> Result<Option<OutcomeBatch>> {
         let ids: Vec<Uuid> = batch.kept(lost).map(|ended| ended.job.id.uuid()).collect();
-        let mut there: HashSet<Version> = HashSet::new();
+        let mut existing: HashSet<Version> = HashSet::new();
         for some in ids.chunks(IDS_AT_ONCE) {
             let rows: Vec<(Uuid, i64, i64, i32)> = job::Entity::find()
                 .select_only()
@@ -140,18 +140,18 @@ impl Store {
             let version = |(id, due_ms, created_ms, attempts)| {
                 (JobId::from_uuid(id), due_ms, created_ms, attempts)
             };
-            there.extend(rows.into_iter().map(version));
+            existing.extend(rows.into_iter().map(version));
         }
-        // Verdicts were committed with what did find its row.
+        // The events were committed with the outcomes that found their rows.
         let again = |ended: &Ended| Ended { verdicts: Vec::new(), ..ended.clone() };
-        let left = batch.kept(lost).filter(|ended| there.contains(&version_of(&ended.job)));
+        let left = batch.kept(lost).filter(|ended| existing.contains(&version_of(&ended.job)));
         let outcomes: Vec<Ended> = left.map(again).collect();
         let fences = batch.fences.clone();
         Ok((!outcomes.is_empty()).then_some(OutcomeBatch { fences, outcomes }))
     }
 
-    /// The rows of the letters, with the topic and partition that their jobs came from, and
-    /// the letters that they are replays of.
+    /// The rows of the dead letters, with the topic and partition of their records and the dead
+    /// letters whose replays they are.
     async fn letters_of(&self, batch: &OutcomeBatch) -> Result<Letters> {
         let buried: Vec<_> = batch
             .outcomes
@@ -201,7 +201,7 @@ impl Store {
         Ok(buried.iter().map(row).collect())
     }
 
-    /// How many replays led to each of these letters.
+    /// The number of replays that led to each of these dead letters.
     async fn replays_of(&self, letters: impl Iterator<Item = Uuid>) -> Result<HashMap<Uuid, i32>> {
         let letters: BTreeSet<Uuid> = letters.collect();
         if letters.is_empty() {
@@ -220,7 +220,7 @@ impl Store {
 }
 
 impl OutcomeBatch {
-    /// The same in two parts; `None` if there is only one outcome.
+    /// Splits the batch into two; `None` if it has only one outcome.
     pub fn halves(&self) -> Option<[Self; 2]> {
         let (first, second) = self.outcomes.split_at(self.outcomes.len() / 2);
         let half =
@@ -232,20 +232,22 @@ impl OutcomeBatch {
         self.fences.iter().map(|fence| fence.shard).filter(|shard| !held(*shard)).collect()
     }
 
-    /// Letters, verdicts and tombstones of shards that are not lost.
+    /// Inserts the dead letters, events and tombstones of jobs in shards that are not lost.
     fn published(&self, lost: &[ShardId], letters: &Letters) -> Vec<Step> {
-        let lane = |shard: ShardId| Lane::Shard(shard).number();
         let letters = letters.iter().filter(|(shard, _)| !lost.contains(shard));
-        let mut steps: Vec<Step> =
-            letters.map(|(shard, row)| letters::insert(row.clone(), lane(*shard))).collect();
+        let mut steps: Vec<Step> = letters
+            .map(|(shard, row)| letters::insert(row.clone(), OrderingKey::Shard(*shard)))
+            .collect();
         let mut events: BTreeMap<ShardId, Vec<Event>> = BTreeMap::new();
         for Ended { job, verdicts, .. } in self.kept(lost) {
             if !verdicts.is_empty() {
                 events.entry(job.shard).or_default().extend(verdicts.iter().cloned());
             }
         }
-        let told = events.into_iter();
-        steps.extend(told.map(|(shard, events)| letters::announce(lane(shard), pack(&events))));
+        let events = events.into_iter();
+        steps.extend(events.map(|(shard, events)| {
+            outbox::insert_verdicts(OrderingKey::Shard(shard), pack(&events))
+        }));
         steps.extend(self.kept(lost).filter_map(|ended| match &ended.outcome {
             Outcome::Cancelled(stone) => {
                 Some(bury_fired(&ended.job, &stone.first, stone.until_ms))
@@ -255,28 +257,32 @@ impl OutcomeBatch {
         steps
     }
 
+    /// The outcomes in shards that are not lost.
     fn kept<'a>(&'a self, lost: &'a [ShardId]) -> impl Iterator<Item = &'a Ended> {
         self.outcomes.iter().filter(|ended| !lost.contains(&ended.job.shard))
     }
 
-    /// Jobs of shards that are not lost, whose rows go; sorted by id.
-    fn gone<'a>(&'a self, lost: &'a [ShardId]) -> Vec<&'a Job> {
-        let ended =
+    /// The jobs to delete, in shards that are not lost; sorted by id.
+    fn ended<'a>(&'a self, lost: &'a [ShardId]) -> Vec<&'a Job> {
+        let has_ended =
             |ended: &&Ended| matches!(ended.outcome, Outcome::Succeeded | Outcome::Buried(_));
-        let mut jobs: Vec<&Job> = self.kept(lost).filter(ended).map(|ended| &*ended.job).collect();
+        let mut jobs: Vec<&Job> =
+            self.kept(lost).filter(has_ended).map(|ended| &*ended.job).collect();
         jobs.sort_unstable_by_key(|job| job.id);
         jobs
     }
 
-    /// Whether rows only go, and nothing is published.
+    /// Whether jobs are only deleted, without dead letters or events.
     fn only_deletes(&self) -> bool {
         let is_silent =
             |ended: &Ended| ended.outcome == Outcome::Succeeded && ended.verdicts.is_empty();
         self.outcomes.iter().all(is_silent)
     }
 
-    fn moved<'a>(&'a self, lost: &'a [ShardId]) -> Vec<(&'a Job, i64, i32, Option<&'a str>)> {
-        let mut moved: Vec<_> = self
+    /// The jobs to retry, in shards that are not lost, with their new due time, attempts and error;
+    /// sorted by id.
+    fn retried<'a>(&'a self, lost: &'a [ShardId]) -> Vec<(&'a Job, i64, i32, Option<&'a str>)> {
+        let mut retried: Vec<_> = self
             .kept(lost)
             .filter_map(|Ended { job, outcome, .. }| match outcome {
                 Outcome::Retry { due_ms, attempts, error } => {
@@ -286,19 +292,19 @@ impl OutcomeBatch {
                 _ => None,
             })
             .collect();
-        moved.sort_unstable_by_key(|(job, ..)| job.id);
-        moved
+        retried.sort_unstable_by_key(|(job, ..)| job.id);
+        retried
     }
 }
 
-/// With when it was admitted, this tells the version of a row that was fired. A request may
-/// come back under its id as soon as its job has ended: an outcome that is written twice
-/// must not meet that one.
+/// The attempts of a row, which with the time of admission identify the version that was fired. As
+/// soon as a job has ended, the same request can become a new job with the same id; an outcome that
+/// is written twice must not affect that one.
 fn attempts_of(job: &Job) -> i32 {
     i32::try_from(job.attempts).unwrap_or(i32::MAX)
 }
 
-/// Where a row stands, when it was admitted and how often it was tried.
+/// The id of a row, its due time, the time of its admission and its attempts.
 type Version = (JobId, i64, i64, i32);
 
 fn version_of(job: &Job) -> Version {

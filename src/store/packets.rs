@@ -1,15 +1,15 @@
-//! How much the server takes at once.
+//! The server's limit of a packet's size.
 
-use super::{Hot, Result, Store};
+use super::{Driver, Result, Store};
 
 impl Store {
-    /// The most bytes that the server takes in one packet, `max_allowed_packet`; `None` where
-    /// there is no such limit.
+    /// The largest packet that the server accepts, `max_allowed_packet`, in bytes; `None` for a
+    /// database without such a limit.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
+    /// [`super::Error::Unavailable`] if the database is unavailable.
     pub async fn max_packet_bytes(&self) -> Result<Option<u64>> {
-        let Hot::MySql(pool) = &self.inner.hot else { return Ok(None) };
+        let Driver::MySql(pool) = &self.inner.driver else { return Ok(None) };
         let asked = "select cast(@@max_allowed_packet as unsigned)";
         let most: u64 = sqlx::query_scalar(asked).fetch_one(pool).await?;
         Ok(Some(most))

@@ -1,4 +1,4 @@
-//! Reading the next jobs of shards, strictly beyond a mark, in firing order.
+//! Reads the next jobs of shards after a given job, in firing order.
 
 use std::fmt::Write;
 
@@ -8,36 +8,35 @@ use rusqlite::params;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use sqlx::{AssertSqlSafe, Row};
 
-use super::columns::{TOMBSTONE, job_of};
 use super::columns::jobs::{READ, read_mysql, read_postgres, read_sqlite};
-use super::{Hot, Result, Store};
+use super::columns::{TOMBSTONE, job_of};
+use super::{Driver, Result, Store};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, Priority};
 
-/// One list's next part: what follows `after` in (due, id) order.
+/// The next part of a list, the jobs of one shard and priority in the order of due time and id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListRange {
     /// The shard.
     pub shard: ShardId,
-    /// The class.
+    /// The priority.
     pub priority: Priority,
-    /// Read strictly beyond this.
+    /// The due time and id after which reading begins.
     pub after: (i64, JobId),
-    /// Rows at most.
+    /// The most rows.
     pub limit: u32,
 }
 
 /// The jobs of one range, in order.
 pub type Page = Vec<Job>;
 
-/// What was read of several ranges.
+/// The pages of several ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
-    /// One for each range, in their order.
+    /// A page for each range, in the same order.
     pub pages: Vec<Page>,
-    /// How many of them are complete, from the first on: fewer jobs than such a range's limit
-    /// mean that there are no more. Reading ended in the next one, and what follows was not
-    /// read.
+    /// How many pages, from the first, are complete: one with fewer jobs than its range's limit has
+    /// reached the end of its list. The next page may be incomplete, and later ones were not read.
     pub complete: usize,
 }
 
@@ -46,8 +45,8 @@ impl Pages {
         Self { pages: vec![Page::new(); ranges.len()], complete: ranges.len() }
     }
 
-    /// Takes the next job, which is of the range at `place`; false if reading has to end
-    /// because there are `most` bytes now.
+    /// Adds the next job, which belongs to the range at index `place`. Returns false if reading must
+    /// stop because the pages have `most` bytes.
     fn take(&mut self, place: usize, job: Job, bytes: &mut usize, most: usize) -> bool {
         *bytes += job.size();
         if let Some(page) = self.pages.get_mut(place) {
@@ -61,57 +60,57 @@ impl Pages {
     }
 }
 
-/// Jobs that one look-up by id asks for at most, and at first.
+/// The most ids of one query of jobs by id, and the number of ids in the first query.
 const IDS_AT_ONCE: (usize, usize) = (500, 8);
 
 impl Store {
-    /// Reads a page of each range, all in one statement (on SQLite on one connection), until
-    /// there are `max_bytes` or more by [`Job::size`].
+    /// Reads a page of each range, all in one statement (on SQLite: on one connection), until the
+    /// pages have at least `max_bytes` by [`Job::size`].
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
+    /// [`super::Error::Unavailable`] if the database is unavailable.
     pub async fn pages(&self, ranges: &[ListRange], max_bytes: usize) -> Result<Pages> {
         if ranges.is_empty() {
             return Ok(Pages::default());
         }
-        match &self.inner.hot {
-            Hot::Postgres(pool) => of_postgres(pool, ranges, max_bytes).await,
-            Hot::MySql(pool) => of_mysql(pool, ranges, max_bytes).await,
-            Hot::Sqlite(sqlite) => {
+        match &self.inner.driver {
+            Driver::Postgres(pool) => of_postgres(pool, ranges, max_bytes).await,
+            Driver::MySql(pool) => of_mysql(pool, ranges, max_bytes).await,
+            Driver::Sqlite(sqlite) => {
                 let ranges = ranges.to_vec();
                 sqlite.read(move |connection| of_sqlite(connection, &ranges, max_bytes)).await
             }
         }
     }
 
-    /// Those of `ids` that are live, until there are `max_bytes` or more by [`Job::size`], and
-    /// how many of `ids`, from the first on, were looked for.
+    /// Reads the live jobs among `ids`, until they have at least `max_bytes` by [`Job::size`].
+    /// Returns them with the number of ids, from the first, that were queried.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
+    /// [`super::Error::Unavailable`] if the database is unavailable.
     pub async fn jobs_by_id(&self, ids: &[JobId], max_bytes: usize) -> Result<(Vec<Job>, usize)> {
-        let (mut jobs, mut bytes, mut looked_for) = (Vec::new(), 0, 0);
+        let (mut jobs, mut bytes, mut queried) = (Vec::new(), 0, 0);
         let (most, mut at_once) = IDS_AT_ONCE;
-        while looked_for < ids.len() && bytes < max_bytes {
-            let some = &ids[looked_for..ids.len().min(looked_for + at_once)];
+        while queried < ids.len() && bytes < max_bytes {
+            let some = &ids[queried..ids.len().min(queried + at_once)];
             let rows = job::Entity::find()
                 .filter(job::Column::Id.is_in(some.iter().map(|id| id.uuid())))
                 .filter(job::Column::Priority.ne(TOMBSTONE))
                 .all(&self.inner.pool)
                 .await?;
             jobs.extend(rows.into_iter().map(job_of).inspect(|job| bytes += job.size()));
-            looked_for += some.len();
-            // Nobody knows how large the next ones are: about as large as those before.
-            let mean = (bytes / looked_for).max(1);
+            queried += some.len();
+            // The next ones are assumed to be as large as the mean of those so far.
+            let mean = (bytes / queried).max(1);
             at_once = (max_bytes.saturating_sub(bytes) / mean).clamp(1, most.min(at_once * 4));
         }
-        Ok((jobs, looked_for))
+        Ok((jobs, queried))
     }
 }
 
-/// After five executions a plain list query would get a generic plan that sorts the whole
-/// list; driven from the array of lists it walks the index of each and stops. The id stands
-/// in that index as bytes, so it is compared as bytes.
+/// After five executions, a plain query of a list would get a generic plan that sorts the whole
+/// list. A lateral join from an array of the lists scans the index of each list and stops at the
+/// limit. That index contains the id as bytes, so ids are compared as bytes.
 async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange], max_bytes: usize) -> Result<Pages> {
     let sql = format!(
         "select l.place, j.* from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::uuid[], \
@@ -136,7 +135,7 @@ async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange], max_bytes: usize
         let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
         if !pages.take(place, read_postgres(&row, 1)?, &mut bytes, max_bytes) {
             drop(rows);
-            // The rest would have to be read from a connection that is kept.
+            // A connection that is kept would first have to read the remaining rows.
             drop(connection.detach());
             return Ok(pages);
         }
@@ -144,12 +143,12 @@ async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange], max_bytes: usize
     Ok(pages)
 }
 
-/// The ranges stand in the text as literals: the number of lists changes from call to
-/// call, and a prepared form for each number would push out what is used more.
+/// The ranges are literals in the text: their number changes from call to call, and a prepared
+/// statement for each number would evict statements that are used more.
 ///
-/// Each range is two reads that the index bounds: the rest of the mark's own moment, and
-/// what is later. One comparison of both columns would walk all jobs of that moment again
-/// for each page, and everybody schedules for nine o'clock.
+/// Each range is two index range scans: jobs with the same due time as the last one, and jobs that
+/// are due later. A comparison of both columns at once would scan all jobs of that due time again
+/// for each page, and many jobs are scheduled for the same full hour.
 async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange], max_bytes: usize) -> Result<Pages> {
     let mut sql = String::new();
     for (place, range) in ranges.iter().enumerate() {
@@ -184,7 +183,7 @@ async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange], max_bytes: usize
     }
     drop(rows);
     if has_more {
-        // The rest would have to be read from a connection that is kept.
+        // A connection that is kept would first have to read the remaining rows.
         drop(connection.detach());
     }
     for (page, range) in pages.pages.iter_mut().zip(ranges) {

@@ -1,5 +1,5 @@
-//! What people are shown of the ledger: each partition, who reads it, and what became of
-//! its records.
+//! The list of partitions: each with its position, the instance that reads it, and how many of
+//! its records had which result.
 
 use std::collections::HashMap;
 
@@ -12,21 +12,21 @@ use super::ledger::decode;
 use super::{LedgerKey, LedgerRow, Result, Store};
 use crate::model::ids::Partition;
 
-/// One partition as one consumer group reads it.
+/// A partition within a consumer group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionRow {
     /// Which partition, of which group.
     pub key: LedgerKey,
-    /// Where reading stands.
+    /// Its position.
     pub row: LedgerRow,
-    /// The name of the instance that reads it; `None` if none does that is alive.
+    /// The name of the live instance that reads it, if there is one.
     pub owner: Option<String>,
-    /// What became of its records.
+    /// How many of its records had which result.
     pub totals: Totals,
 }
 
-/// What became of a partition's records since it was first read. A record that was read
-/// again counts again.
+/// How many records of a partition had which result since it was first read. A record that was
+/// read again is counted again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
@@ -34,13 +34,13 @@ pub struct Totals {
     pub records: i64,
     /// Those that became jobs.
     pub jobs: i64,
-    /// Those that repeated an earlier request.
+    /// Those that were duplicates of earlier requests.
     pub duplicates: i64,
     /// Those that were applied as operations.
     pub operations: i64,
     /// Those that are dead letters.
     pub dead_letters: i64,
-    /// Those that wait to be tried again.
+    /// Those that are parked until they are retried.
     pub parked: i64,
 }
 
@@ -48,7 +48,7 @@ impl Store {
     /// All partitions that `group` has read, of `cluster` or of any, by topic and number.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
+    /// [`super::Error::Unavailable`] if the database is unavailable.
     pub async fn partitions(
         &self,
         group: &str,
@@ -69,8 +69,8 @@ impl Store {
         Ok(rows.into_iter().map(|row| partition_of(row, &names)).collect())
     }
 
-    /// The rows of the instances that are alive. One whose lease is over may not write, declared
-    /// dead or not.
+    /// The rows of live instances. An instance whose lease has expired is not live, whether it was
+    /// declared dead or not.
     pub(super) async fn living_instances(&self) -> Result<Vec<instance::Model>> {
         let living = instance::Entity::find()
             .filter(instance::Column::Dead.eq(false))

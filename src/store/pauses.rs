@@ -120,7 +120,7 @@ impl Store {
             false => {
                 let lanes: Vec<String> = shards
                     .iter()
-                    .map(|shard| super::Lane::Shard(*shard).number().to_string())
+                    .map(|shard| super::OrderingKey::Shard(*shard).number().to_string())
                     .collect();
                 let jobs = format!("scheduler_job where {}", jobs_of(shards));
                 let letters = format!("scheduler_outbox where lane in ({})", lanes.join(", "));
@@ -200,7 +200,7 @@ impl Store {
             paused_by: Set(None),
             pause_reason: Set(None),
         };
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         let inserted =
             ingest_group::Entity::insert(new).exec_without_returning(&self.inner.pool).await;
         match inserted.map_err(Error::from) {

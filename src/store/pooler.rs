@@ -1,4 +1,5 @@
-//! Notices a pooler between us and PostgreSQL that gives each transaction another session.
+//! Detects transaction pooling: a pooler in front of PostgreSQL that assigns each transaction
+//! another session.
 
 use std::time::Duration;
 
@@ -8,30 +9,30 @@ use sqlx::{ConnectOptions, Connection, Executor, Row};
 use super::session::{Rules, Session};
 use super::{Error, Result};
 
-/// How often two sessions are compared.
+/// How many times two sessions are compared.
 const COMPARED: usize = 5;
-/// How long a second session is waited for: a server may have only one left, which is nothing
-/// to be refused.
+/// The longest wait for a second session. A server that has only one left is not refused.
 const SECOND: Duration = Duration::from_secs(2);
 
-/// Sets a session up, and shows that it belongs to its connection.
+/// Sets a session up, and verifies that it belongs to its connection.
 ///
-/// What we set belongs to a session. Such a pooler would hand it to others and give us theirs:
-/// then two connections of ours meet in one session, or one of them moves to another session
-/// while the other one has a transaction open.
+/// Settings belong to a session. With transaction pooling, sessions are shared by all clients: two
+/// of our connections are then served by one session, or one of them changes its session while the
+/// other has a transaction open.
 ///
 /// # Errors
-/// [`Error::Unusable`] if it does not, and what connecting and setting up may give.
+/// [`Error::Unusable`] if it does not, and the errors of connecting and setting up.
 pub(super) async fn check_session(connect: &PgConnectOptions, rules: &Rules) -> Result<()> {
     let mut one = connect.connect().await?;
     one.set_up(rules).await?;
     let other = tokio::time::timeout(SECOND, connect.connect()).await;
     let is_pooled = match other {
         Ok(Ok(mut other)) => {
-            // The server's own settings must not decide what follows.
+            // The comparison must not depend on the server's own settings.
             other.set_up(rules).await?;
-            let compared = tokio::time::timeout(SECOND, share(&mut one, &mut other)).await;
-            // Its transaction ends with it.
+            let compared =
+                tokio::time::timeout(SECOND, share_a_session(&mut one, &mut other)).await;
+            // This ends its transaction.
             drop(other);
             compared.unwrap_or(Ok(false))?
         }
@@ -42,20 +43,20 @@ pub(super) async fn check_session(connect: &PgConnectOptions, rules: &Rules) -> 
         return Ok(());
     }
     Err(Error::Unusable(
-        "each transaction gets another session of the server (transaction pooling), and what ends \
-         a frozen instance's transaction, and prepared statements, belong to a session: let the \
-         pooler give each connection a session of its own (pool_mode = session in PgBouncer), or \
-         connect to the server itself"
+        "each transaction gets another session of the server (transaction pooling), but prepared \
+         statements and the setting that ends the transaction of a frozen instance belong to a \
+         session: let the pooler give each connection a session of its own (pool_mode = session \
+         in PgBouncer), or connect to the server directly"
             .into(),
     ))
 }
 
-async fn share(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool> {
+async fn share_a_session(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool> {
     for _ in 0..COMPARED {
         let before = backend_of(one).await?;
         match other.execute(sqlx::raw_sql("begin")).await {
             Ok(_) => {}
-            Err(error) if gives_each_statement_a_session(&error) => return Ok(true),
+            Err(error) if is_statement_pooling(&error) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
         if backend_of(other).await? == before || backend_of(one).await? != before {
@@ -66,14 +67,14 @@ async fn share(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool>
     Ok(false)
 }
 
-/// Whether a pooler refuses every transaction (`pool_mode = statement`). Any other error of a
-/// `begin` is an outage: a server that ends just then must not be taken for a pooler.
-fn gives_each_statement_a_session(error: &sqlx::Error) -> bool {
+/// Whether a pooler refuses every transaction (`pool_mode = statement`). Any other error of `begin`
+/// is an outage, such as a server that shuts down at that moment.
+fn is_statement_pooling(error: &sqlx::Error) -> bool {
     let refusal = error.as_database_error();
     refusal.is_some_and(|refusal| refusal.message().contains("transaction blocks not allowed"))
 }
 
-/// The server's process, without a prepared statement, which a pooler may not know.
+/// The id of the server process. No prepared statement is used, because a pooler may not support it.
 async fn backend_of(connection: &mut PgConnection) -> Result<String> {
     let row = sqlx::raw_sql("select pg_backend_pid()::text").fetch_one(connection).await?;
     Ok(row.try_get(0)?)

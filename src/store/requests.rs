@@ -1,4 +1,4 @@
-//! The status of a request, by its name: as much as the tables still tell.
+//! The status of a request, as far as the tables still contain it.
 
 use infinite_scheduler_entity::{dead_letter, job};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
@@ -12,22 +12,22 @@ use crate::model::ids::JobId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestStatus {
-    /// Its job waits for its moment.
+    /// Its job is waiting to be fired.
     Accepted {
         /// The job.
         job_id: JobId,
-        /// When it is to fire, epoch milliseconds.
+        /// When it is to be fired, epoch milliseconds.
         due_ms: i64,
     },
-    /// Its job has failed and will be tried again.
+    /// Its job has failed and will be retried.
     Retrying {
         /// The job.
         job_id: JobId,
-        /// When it is tried again, epoch milliseconds.
+        /// When it is retried, epoch milliseconds.
         due_ms: i64,
-        /// Attempts that have failed.
+        /// The number of failed attempts.
         attempts: u32,
-        /// What the last of them said.
+        /// The error of the last attempt.
         error: String,
     },
     /// Its job was cancelled.
@@ -39,18 +39,18 @@ pub enum RequestStatus {
         /// By whom.
         by: String,
     },
-    /// It cannot become a job yet and is tried again by itself.
+    /// It cannot become a job yet and is retried automatically.
     Parked {
-        /// Why, in words.
+        /// The error message.
         message: String,
     },
     /// It could not become a job and is a dead letter.
     Rejected {
         /// The dead letter.
         letter: uuid::Uuid,
-        /// Why, for programs.
+        /// The error kind.
         kind: String,
-        /// Why, in words.
+        /// The error message.
         message: String,
     },
     /// Its job failed for good and is a dead letter.
@@ -59,21 +59,21 @@ pub enum RequestStatus {
         letter: uuid::Uuid,
         /// The job.
         job_id: JobId,
-        /// Why, for programs.
+        /// The error kind.
         kind: String,
-        /// Why, in words.
+        /// The error message.
         message: String,
     },
-    /// Nothing is known of it: it never came, its job has ended well, it repeated a request of
-    /// another name, it was a call that was refused, or its letter was discarded.
+    /// No table contains it: it was never received, its job has succeeded, it was the duplicate of a
+    /// request with another id, it was a call that was refused, or its dead letter was discarded.
     Unknown,
 }
 
 impl Store {
-    /// The status of `app`'s request `request_id`. A job that lives counts before a letter.
+    /// The status of `app`'s request `request_id`. A live job takes precedence over a dead letter.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database is away.
+    /// [`super::Error::Unavailable`] if the database is unavailable.
     pub async fn status_of(&self, app: &str, request_id: &str) -> Result<RequestStatus> {
         let job_id = JobId::derive(app, request_id);
         let job = job::Entity::find().filter(job::Column::Id.eq(job_id.uuid()));

@@ -1,10 +1,10 @@
-//! Bringing the tables up to this version, once, however many instances start together, and
-//! never in the place of tables that belong to somebody else.
+//! Migrates the tables to this version, once, however many instances start at the same time, and
+//! without touching tables of another program that have the same names.
 //!
-//! The row of the lease table says which step has been begun: DDL is not transactional on
-//! every database, and the tables that an interrupted step left must not be mistaken for
-//! foreign ones. So the lease table is created before all others, and a table that is there
-//! without it, or without a step that accounts for it, is not ours.
+//! The row of the lease table records which step was begun: DDL is not transactional on every
+//! database, and the tables of an interrupted step must not be mistaken for foreign ones. So the
+//! lease table is created before all others. A table that exists without it, or without a step
+//! that creates it, is foreign.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,26 +12,26 @@ use std::time::Duration;
 use infinite_scheduler_migration::{MIGRATION_TABLE, Migrator, MigratorTrait};
 use sea_orm::{ConnectionTrait, Statement};
 
-use super::{Error, Hot, Result, Store};
+use super::{Driver, Error, Result, Store};
 
-/// A migration that takes longer is taken to have died; every step can be run again.
+/// A migration that takes longer is assumed to have crashed; every step can be repeated.
 const LEASE: Duration = Duration::from_secs(60);
-/// How often those that wait look whether it is done.
+/// How often waiting instances check whether the migration is done.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// The table of the lease, with the step that was begun under it.
+/// The table of the lease, with the step that was begun.
 const LEASE_TABLE: &str = "scheduler_schema_lease";
 const LEASE_COLUMNS: [&str; 4] = ["id", "holder", "until_us", "begun"];
 const MIGRATION_COLUMNS: [&str; 2] = ["version", "applied_at"];
 
 impl Store {
-    /// Runs the steps that are missing. Of several instances that start at once one does
-    /// it, guarded by a lease row, since the migrator itself takes no lock.
+    /// Runs the missing steps. If several instances start at the same time, one of them does it,
+    /// under a lease, since the migrator itself takes no lock.
     ///
     /// # Errors
-    /// [`Error::Unusable`] if the tables are of a newer version of this program, if a table
-    /// has one of our names and is not ours, or if the user may not create tables: nothing was
-    /// changed then. [`Error::Unavailable`] if the database cannot be reached: call again.
+    /// [`Error::Unusable`] if the tables are of a newer version, if a foreign table has the name of
+    /// one of them, or if the user may not create tables; nothing was changed then.
+    /// [`Error::Unavailable`] if the database is unavailable; the call can be repeated.
     pub async fn migrate(&self) -> Result<()> {
         self.refuse_foreign_tables().await?;
         self.create_lease_table().await.map_err(|error| self.explain_denied(error))?;
@@ -50,32 +50,32 @@ impl Store {
         }
     }
 
-    /// Makes sure that the tables are those of this version, and changes nothing.
+    /// Checks that the tables are those of this version. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Unusable`] if they are of another version, not there, or not ours;
-    /// [`Error::Unavailable`] if the database cannot be reached.
+    /// [`Error::Unusable`] if they are of another version, missing, or foreign;
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn check_schema(&self) -> Result<()> {
         self.refuse_foreign_tables().await?;
         self.refuse_newer_schema().await?;
         match self.is_current().await? {
             true => Ok(()),
             false => Err(Error::Unusable(
-                "the tables of this version are not there: start `infinite-scheduler serve` of this \
+                "the tables of this version do not exist: start `infinite-scheduler serve` of this \
                  version on that database, or run `infinite-scheduler migrate`"
                     .into(),
             )),
         }
     }
 
-    /// Takes every step back: all tables of ours and what is in them are gone.
+    /// Reverts every step: drops all tables of the scheduler, with their content.
     ///
     /// # Errors
-    /// [`Error::Unusable`] if one of the tables is not ours: nothing was changed;
-    /// [`Error::Unavailable`] if the database cannot be reached.
+    /// [`Error::Unusable`] if one of the tables is foreign; nothing was changed then.
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn migrate_down(&self) -> Result<()> {
         self.refuse_foreign_tables().await?;
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         Migrator::down(&self.inner.pool, None).await?;
         for table in [MIGRATION_TABLE, LEASE_TABLE] {
             let drop = format!("drop table if exists {table}");
@@ -84,19 +84,19 @@ impl Store {
         Ok(())
     }
 
-    /// The steps that were taken in this database; none where there are no tables.
+    /// The steps that were applied to this database; none if there are no tables.
     ///
     /// # Errors
-    /// [`Error::Unusable`] if one of the tables is not ours; [`Error::Unavailable`] if the database
-    /// cannot be reached.
-    pub async fn steps_taken(&self) -> Result<BTreeSet<String>> {
+    /// [`Error::Unusable`] if one of the tables is foreign; [`Error::Unavailable`] if the database is
+    /// unavailable.
+    pub async fn applied_migrations(&self) -> Result<BTreeSet<String>> {
         self.refuse_foreign_tables().await?;
         self.applied_steps().await
     }
 
-    /// The migrator runs a step and then records it. What was begun is recorded before.
+    /// The migrator runs a step and then records it. The lease row records it before.
     async fn run_steps(&self) -> Result<()> {
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         let applied = self.applied_steps().await?;
         for (step, _) in Migrator::tables() {
             if applied.contains(&step) {
@@ -111,18 +111,18 @@ impl Store {
         Ok(())
     }
 
-    /// A table under one of our names that no step of ours made.
+    /// Fails if there is a table with one of our names that no step of ours created.
     async fn refuse_foreign_tables(&self) -> Result<()> {
-        // In this order: what is made meanwhile by another instance is then seen as accounted for.
-        let there = self.tables_with_our_names().await?;
-        if !there.contains(LEASE_TABLE) {
-            return match there.first() {
+        // In this order: a table that another instance creates in the meantime is not in the list.
+        let existing = self.tables_with_our_names().await?;
+        if !existing.contains(LEASE_TABLE) {
+            return match existing.first() {
                 Some(table) => Err(self.foreign(table)),
                 None => Ok(()),
             };
         }
         self.check_columns(LEASE_TABLE, &LEASE_COLUMNS).await?;
-        if there.contains(MIGRATION_TABLE) {
+        if existing.contains(MIGRATION_TABLE) {
             self.check_columns(MIGRATION_TABLE, &MIGRATION_COLUMNS).await?;
         }
         let begun = self.query(&format!("select begun from {LEASE_TABLE} where id = 1")).await?;
@@ -133,7 +133,7 @@ impl Store {
             .into_iter()
             .filter(|(step, _)| !ours(step))
             .flat_map(|(_, tables)| tables)
-            .find(|table| there.contains(*table));
+            .find(|table| existing.contains(*table));
         match foreign {
             Some(table) => Err(self.foreign(table)),
             None => Ok(()),
@@ -141,11 +141,11 @@ impl Store {
     }
 
     fn foreign(&self, table: &str) -> Error {
-        let elsewhere = match self.inner.hot {
-            Hot::Postgres(_) => {
+        let elsewhere = match self.inner.driver {
+            Driver::Postgres(_) => {
                 "or give the scheduler a database or a schema (search_path) of its own"
             }
-            Hot::MySql(_) | Hot::Sqlite(_) => "or give the scheduler a database of its own",
+            Driver::MySql(_) | Driver::Sqlite(_) => "or give the scheduler a database of its own",
         };
         Error::Unusable(format!(
             "there is a table {table} that is not the scheduler's, and nothing was changed: rename \
@@ -154,20 +154,20 @@ impl Store {
     }
 
     async fn check_columns(&self, table: &str, expected: &[&str]) -> Result<()> {
-        let columns = match self.inner.hot {
-            Hot::Postgres(_) => format!(
+        let columns = match self.inner.driver {
+            Driver::Postgres(_) => format!(
                 "select column_name::text from information_schema.columns \
                  where table_schema = current_schema() and table_name = '{table}'"
             ),
-            Hot::MySql(_) => format!(
+            Driver::MySql(_) => format!(
                 "select cast(column_name as char) from information_schema.columns \
                  where table_schema = database() and table_name = '{table}'"
             ),
-            Hot::Sqlite(_) => format!("select name from pragma_table_info('{table}')"),
+            Driver::Sqlite(_) => format!("select name from pragma_table_info('{table}')"),
         };
-        let there = self.names(&columns).await?;
-        // None: it was dropped meanwhile.
-        if there.is_empty() || expected.iter().all(|column| there.contains(*column)) {
+        let existing = self.names(&columns).await?;
+        // Without columns, it was dropped in the meantime.
+        if existing.is_empty() || expected.iter().all(|column| existing.contains(*column)) {
             return Ok(());
         }
         Err(self.foreign(table))
@@ -192,7 +192,7 @@ impl Store {
         }
     }
 
-    /// None where there is no record of them yet.
+    /// The applied steps; none if the table that records them does not exist yet.
     async fn applied_steps(&self) -> Result<BTreeSet<String>> {
         if !self.tables_with_our_names().await?.contains(MIGRATION_TABLE) {
             return Ok(BTreeSet::new());
@@ -201,20 +201,20 @@ impl Store {
     }
 
     async fn create_lease_table(&self) -> Result<()> {
-        let is_there = async || -> Result<bool> {
+        let exists = async || -> Result<bool> {
             Ok(self.tables_with_our_names().await?.contains(LEASE_TABLE))
         };
-        if is_there().await? {
+        if exists().await? {
             return Ok(());
         }
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         let create = format!(
             "create table {LEASE_TABLE} (id integer not null primary key, \
              holder bigint not null, until_us bigint not null, begun varchar(64) not null)"
         );
-        // Two that create it at once: one is refused, and finds it there.
+        // If two instances create it at the same time, one fails and finds it existing.
         let created = self.inner.pool.execute_unprepared(&create).await;
-        if created.is_err() && !is_there().await? {
+        if created.is_err() && !exists().await? {
             created?;
         }
         let insert =
@@ -226,7 +226,7 @@ impl Store {
     }
 
     async fn acquire_schema_lease(&self, me: i64) -> Result<bool> {
-        // The row may be missing if whoever made the table died before filling it.
+        // The row is missing if the instance that created the table crashed before inserting it.
         let insert = format!(
             "insert into {LEASE_TABLE} (id, holder, until_us, begun) \
              select 1, 0, 0, '' from (select 1 as one) as o \
@@ -238,7 +238,7 @@ impl Store {
              where id = 1 and (holder = 0 or until_us < {now})",
             LEASE.as_micros()
         );
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         match self.inner.pool.execute_unprepared(&insert).await.map_err(Error::from) {
             Ok(_) | Err(Error::Raced(_)) => {}
             Err(error) => return Err(error),
@@ -248,53 +248,53 @@ impl Store {
 
     async fn release_schema_lease(&self, me: i64) -> Result<()> {
         let release = format!("update {LEASE_TABLE} set holder = 0 where id = 1 and holder = {me}");
-        let _turn = self.turn().await;
+        let _permit = self.write_permit().await;
         self.inner.pool.execute_unprepared(&release).await?;
         Ok(())
     }
 
-    /// Tables and views, in one statement, so that it is one moment's picture.
+    /// Tables and views, in one statement, so that the result is consistent.
     async fn tables_with_our_names(&self) -> Result<BTreeSet<String>> {
         let ours = Migrator::tables().into_iter().flat_map(|(_, tables)| tables);
         let all = ours.chain([MIGRATION_TABLE, LEASE_TABLE]);
         let list: Vec<String> = all.map(|table| format!("'{table}'")).collect();
         let list = list.join(", ");
-        let find = match self.inner.hot {
-            Hot::Postgres(_) => format!(
+        let find = match self.inner.driver {
+            Driver::Postgres(_) => format!(
                 "select c.relname::text from pg_catalog.pg_class c \
                  where c.relnamespace = current_schema()::regnamespace and c.relname in ({list})"
             ),
-            Hot::MySql(_) => format!(
+            Driver::MySql(_) => format!(
                 "select cast(table_name as char) from information_schema.tables \
                  where table_schema = database() and table_name in ({list})"
             ),
-            Hot::Sqlite(_) => format!("select name from sqlite_master where name in ({list})"),
+            Driver::Sqlite(_) => format!("select name from sqlite_master where name in ({list})"),
         };
         self.names(&find).await
     }
 
-    /// The first column of what `sql` finds.
+    /// The first column of the rows that `sql` returns.
     async fn names(&self, sql: &str) -> Result<BTreeSet<String>> {
         let rows = self.query(sql).await?;
         rows.iter().map(|row| Ok(row.try_get_by_index(0)?)).collect()
     }
 
-    /// A user who may not create tables is told what to ask for.
+    /// Adds to the error of a user without permission to create tables which statement grants it.
     fn explain_denied(&self, error: Error) -> Error {
         let denied = |why: &str| {
             ["permission denied", "command denied", "no schema has been selected"]
                 .iter()
                 .any(|words| why.contains(words))
         };
-        let grant = match self.inner.hot {
-            Hot::Postgres(_) => {
+        let grant = match self.inner.driver {
+            Driver::Postgres(_) => {
                 "grant usage, create on schema public to <user> (or on the first schema of its \
                  search_path)"
             }
-            Hot::MySql(_) => {
+            Driver::MySql(_) => {
                 "grant create, alter, drop, index, select, insert, update, delete on <database>.* to <user>"
             }
-            Hot::Sqlite(_) => return error,
+            Driver::Sqlite(_) => return error,
         };
         match error {
             Error::Unavailable(why) | Error::Unusable(why) if denied(&why) => Error::Unusable(

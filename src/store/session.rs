@@ -1,4 +1,5 @@
-//! Makes a new session what `settings` says, reads it back, and refuses one that is not.
+//! Sets a new session to what `settings` requires, reads that back, and refuses a session that
+//! differs.
 
 use std::time::Duration;
 
@@ -10,25 +11,25 @@ use sqlx::{AssertSqlSafe, Connection, Either, Row};
 
 use super::settings::{Setting, Shown, names_of_mysql, of_mysql, of_postgres};
 
-/// What a session is set up by.
+/// The rules that a session is set up by.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub(super) lease: Duration,
-    /// Settings that the URL gives, on PostgreSQL.
+    /// The settings in the URL, on PostgreSQL.
     pub(super) given: Vec<(String, String)>,
 }
 
-/// A session that cannot be what it must be, and the way out. It is refused.
+/// Why a session was refused, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Refusal(String);
 
 /// A session that can be set up.
 pub(super) trait Session: Connection {
-    /// Sets and reads back what [`Rules`] say.
+    /// Applies the rules and reads the settings back.
     ///
     /// # Errors
-    /// A [`Refusal`] within [`sqlx::Error::Configuration`], or whatever ended the session.
+    /// A [`Refusal`] within [`sqlx::Error::Configuration`], or the error that ended the session.
     fn set_up<'c>(&'c mut self, rules: &'c Rules) -> BoxFuture<'c, sqlx::Result<()>>;
 }
 
@@ -56,13 +57,13 @@ fn refuse(why: String) -> sqlx::Error {
     sqlx::Error::Configuration(Box::new(Refusal(why)))
 }
 
-/// One question: a session is set up whenever one is made, also on a slow server.
+/// In one round trip, because every new session is set up, also on a slow server.
 async fn set_up_postgres(connection: &mut PgConnection, rules: &Rules) -> sqlx::Result<()> {
     let path = rules.given.iter().find(|(name, _)| name == "search_path");
     let settings = of_postgres(rules.lease, path.map(|(_, value)| value.as_str()));
     let ours = |name: &str| settings.iter().any(|setting| setting.name == name);
     let given = rules.given.iter().filter(|(name, _)| !ours(name));
-    // A short limit must not end what lifts it.
+    // First of all, so that a short limit does not cancel the following statements.
     let mut sql = String::from("set statement_timeout = 0;");
     sql.extend(given.map(|(name, value)| {
         format!("select set_config({}, {}, false);", quoted(name), quoted(value))
@@ -76,7 +77,7 @@ async fn set_up_postgres(connection: &mut PgConnection, rules: &Rules) -> sqlx::
         .collect();
     let names: Vec<String> = settings.iter().map(|setting| quoted(setting.name)).collect();
     let read = format!("select name, setting from pg_settings where name in ({})", names.join(","));
-    // Only what differs: some settings are not for everybody to set.
+    // Only settings that differ are set, because some require permissions.
     sql += &format!(
         "select set_config(w.name, w.good[1], false) from (values {}) as w(name, good) \
          join pg_settings as s on s.name = w.name where s.setting <> all (w.good); {read}",
@@ -87,7 +88,7 @@ async fn set_up_postgres(connection: &mut PgConnection, rules: &Rules) -> sqlx::
         Err(sqlx::Error::Database(error)) => {
             let shown = read_postgres(connection, &read).await?;
             let message = error.message().to_owned();
-            // The message has the setting's name.
+            // The message contains the name of the setting.
             let (named, others): (Vec<_>, Vec<_>) =
                 settings.into_iter().partition(|setting| message.contains(setting.name));
             let likely: Vec<Setting> = named.into_iter().chain(others).collect();
@@ -111,12 +112,12 @@ async fn read_postgres(connection: &mut PgConnection, sql: &str) -> sqlx::Result
     Ok(shown)
 }
 
-/// In a form that does not depend on settings.
+/// Quotes a text independently of `standard_conforming_strings`.
 fn quoted(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// Limits on what is read would hide settings, too, or refuse to show them.
+/// Lifts the limits of reads, which would apply to reading the settings too.
 const SEE_ALL_OF_MYSQL: &str =
     "set session sql_big_selects = 1, sql_select_limit = 18446744073709551615";
 
@@ -134,7 +135,7 @@ async fn set_up_mysql(connection: &mut MySqlConnection, rules: &Rules) -> sqlx::
     match read_mysql(connection, &format!("set session {}; {read}", all.join(", "))).await {
         Ok(shown) => check(&settings, &shown, None),
         Err(sqlx::Error::Database(error)) => {
-            // The message does not say which of them it was.
+            // The message does not name the setting that was refused.
             for setting in differ {
                 let set = format!("set session {}", assignment(setting));
                 if let Err(sqlx::Error::Database(error)) = read_mysql(connection, &set).await {
@@ -164,7 +165,7 @@ fn assignment(setting: &Setting) -> String {
     if is_number { format!("{name} = {value}") } else { format!("{name} = '{value}'") }
 }
 
-/// `refused` is what the server said when it was to be set.
+/// Fails for a setting that is not as required. `refused` is the server's error on setting it.
 fn check(settings: &[Setting], shown: &Shown, refused: Option<&str>) -> sqlx::Result<()> {
     let Some(broken) = settings.iter().find(|setting| setting.is_broken(shown)) else {
         return Ok(());
@@ -180,7 +181,7 @@ fn check(settings: &[Setting], shown: &Shown, refused: Option<&str>) -> sqlx::Re
             "this user may not set it ({said}): have an administrator set it for the server or \
              for this user"
         ),
-        None => "it was set and does not stay: connect to the server itself, or through a pooler \
+        None => "it was set and does not keep its value: connect to the server itself, or through a pooler \
                  that gives each connection a session of its own"
             .to_owned(),
     };

@@ -1,8 +1,8 @@
-//! Which sessions of a pool are used again: those that answer, and that are not from before a
-//! failover.
+//! Decides which sessions of a pool are reused: those that answer and that were not opened before
+//! a failover.
 //!
-//! A server that is gone without a word closes nothing, and one that was demoted goes on
-//! answering. Neither would ever be left by a pool that only hears of errors.
+//! A server that vanishes does not close its connections, and a demoted server keeps answering. A
+//! pool that reacts to errors only would keep the sessions of both.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,12 +13,12 @@ use sqlx::{Connection, Database};
 
 use super::session::{Rules, Session, refusal};
 
-/// What the pools of one store know of their sessions; clones share it.
+/// The state that the pools of one store share about their sessions. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Sessions {
-    /// Sessions that began before this are closed.
+    /// Sessions that were opened before this are closed.
     since: Arc<RwLock<Instant>>,
-    /// What an answer may take.
+    /// The longest wait for an answer.
     patience: Duration,
     rules: Arc<Rules>,
     /// Why the last new session was refused, if it was.
@@ -31,17 +31,17 @@ impl Sessions {
         Self { since, patience, rules: Arc::new(rules), refused: Arc::default() }
     }
 
-    /// Why the last new session was refused, if it was: a pool only says that it has none.
+    /// Why the last new session was refused, if it was. The pool's own error does not contain it.
     pub(super) fn refused(&self) -> Option<String> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A new session is not refused any more, as far as is known.
+    /// Forgets the reason why the last new session was refused.
     pub(super) fn forget_refusal(&self) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// A pool whose sessions are set up before their first use.
+    /// Adds to the options of a pool that its sessions are set up before their first use.
     pub(super) fn set_up<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB>
     where
         DB::Connection: Session,
@@ -58,15 +58,15 @@ impl Sessions {
         })
     }
 
-    /// None of those that there are is used again.
-    pub(super) fn leave(&self) {
+    /// Closes all existing sessions instead of reusing them.
+    pub(super) fn retire(&self) {
         *self.since.write().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// A pool that looks at each session before it is used, and after: without that a session
-    /// which fell silent in the middle of a statement would keep its place in the pool until
-    /// the kernel gives up on the connection, a quarter of an hour.
-    pub(super) fn watch<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB>
+    /// As [`set_up`](Self::set_up), and each session is also tested before and after its use.
+    /// Otherwise a session that stopped answering during a statement would occupy its place in the
+    /// pool until the kernel closes the connection, after about 15 minutes.
+    pub(super) fn checked<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB>
     where
         DB::Connection: Session,
     {
@@ -82,7 +82,7 @@ impl Sessions {
             })
     }
 
-    /// False and errors end the session.
+    /// The pool closes the session on false and on errors.
     async fn check<C: Connection>(
         &self,
         connection: &mut C,
@@ -107,11 +107,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_sessions_from_before_a_failover_are_left() {
+    fn only_sessions_from_before_a_failover_are_closed() {
         let rules = Rules { lease: Duration::from_secs(3), given: Vec::new() };
         let sessions = Sessions::new(Duration::from_secs(1), rules);
         assert!(sessions.is_current(Duration::ZERO));
-        sessions.leave();
+        sessions.retire();
         assert!(sessions.is_current(Duration::ZERO), "a new one");
         assert!(!sessions.is_current(Duration::from_secs(3600)), "an old one");
     }

@@ -1,34 +1,35 @@
-//! What every session of ours is set to, on each server, and why a promise depends on it.
+//! The settings that every session must have on each server, and why a guarantee depends on them.
 //!
-//! One table per kind of server. `session` sets what a new session has otherwise and reads it
-//! back. Left to the server's administrator: whether it writes at all (`read_only`,
-//! `default_transaction_read_only`), which is an outage while it lasts, and what is written to
-//! a binary log (`sql_log_bin`).
+//! There is one table for each kind of server. `session` sets what a new session has otherwise, and
+//! reads it back. Two things are left to the server's administrator: whether the server is
+//! read-only (`read_only`, `default_transaction_read_only`), which is treated as an outage, and
+//! what is written to a binary log (`sql_log_bin`).
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// What a server shows of its settings, by their names.
+/// The settings that a server shows, by name.
 pub(super) type Shown = HashMap<String, String>;
 
-/// A setting that a session of ours must have.
+/// A setting that every session must have.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
     pub(super) name: &'static str,
-    /// What is right, in the form in which the server shows it. The first is what we set.
+    /// The allowed values, in the form in which the server shows them. The first is the one that is
+    /// set.
     right: Vec<String>,
-    /// Completes "it must be so, since ..".
+    /// The reason; it completes the sentence "it must be .., since ..".
     pub(super) why: &'static str,
     need: Need,
 }
 
-/// When a setting must hold.
+/// When a setting is required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
     Always,
-    /// Where the server has it: some versions do not.
+    /// If the server supports it; some versions do not.
     IfKnown,
-    /// It helps; some connections cannot have it.
+    /// Never; it is set where possible.
     Wish,
 }
 
@@ -50,22 +51,22 @@ impl Setting {
         Self { need: Need::Wish, ..self }
     }
 
-    /// What we set.
+    /// The value that is set.
     pub(super) fn value(&self) -> &str {
         self.right.first().map_or("", String::as_str)
     }
 
-    /// What is right, for people.
+    /// The allowed values, to be shown.
     pub(super) fn wanted(&self) -> String {
         self.right.join(" or ")
     }
 
-    /// What is right, each in quotes for SQL.
+    /// The allowed values.
     pub(super) fn right(&self) -> impl Iterator<Item = &str> {
         self.right.iter().map(String::as_str)
     }
 
-    /// Whether a session that shows this is as it must be.
+    /// Whether a session with these settings has an allowed value, or need not have one.
     pub(super) fn holds(&self, shown: &Shown) -> bool {
         match shown.get(self.name) {
             Some(value) => self.right.iter().any(|right| is_same(right, value)),
@@ -73,18 +74,18 @@ impl Setting {
         }
     }
 
-    /// Whether a session that shows this must not be used.
+    /// Whether a session with these settings must not be used.
     pub(super) fn is_broken(&self, shown: &Shown) -> bool {
         self.need != Need::Wish && !self.holds(shown)
     }
 
-    /// Whether it has to be set, and can be.
+    /// Whether the setting must be changed, and exists.
     pub(super) fn is_to_set(&self, shown: &Shown) -> bool {
         shown.contains_key(self.name) && !self.holds(shown)
     }
 }
 
-/// Lists, such as `sql_mode`, are shown in an order of the server's own.
+/// Compares lists such as `sql_mode` without regard to order, which each server chooses itself.
 fn is_same(right: &str, shown: &str) -> bool {
     let parts = |list: &str| {
         let mut parts: Vec<String> =
@@ -95,7 +96,7 @@ fn is_same(right: &str, shown: &str) -> bool {
     parts(right) == parts(shown)
 }
 
-/// PostgreSQL. `search_path` is as the URL gives it, if it does.
+/// The settings of PostgreSQL. `search_path` is the one of the URL, if it has one.
 pub(super) fn of_postgres(lease: Duration, search_path: Option<&str>) -> Vec<Setting> {
     let (lease_ms, half_ms) = (lease.as_millis().to_string(), (lease.as_millis() / 2).to_string());
     let mut settings = vec![
@@ -104,22 +105,26 @@ pub(super) fn of_postgres(lease: Duration, search_path: Option<&str>) -> Vec<Set
             ["read committed"],
             "a statement has to see what was committed before it began",
         ),
-        // A process that is frozen in mid-transaction must not hold its locks for hours, and
-        // nobody waits for a lock longer than a lease.
+        // A process that freezes within a transaction must not hold its locks for hours, and no
+        // statement waits for a lock longer than a lease.
         Setting::new(
             "idle_in_transaction_session_timeout",
             [&half_ms],
             "an instance that is frozen in a transaction would keep its locks",
         ),
-        Setting::new("lock_timeout", [&lease_ms], "nobody may wait for a lock longer than a lease"),
+        Setting::new(
+            "lock_timeout",
+            [&lease_ms],
+            "no statement may wait for a lock longer than a lease",
+        ),
         Setting::new("statement_timeout", ["0"], "the server would cancel statements of ours"),
         Setting::new("transaction_timeout", ["0"], "the server would end transactions of ours")
             .if_known(),
         Setting::new("idle_session_timeout", ["0"], "the server would end sessions of ours")
             .if_known(),
         Setting::new("exit_on_error", ["off"], "a duplicate would end its session").if_known(),
-        // What is acknowledged is durable. Weaker forms than `on` that still wait for the
-        // server's own disk are the administrator's choice.
+        // An acknowledged write is durable. The administrator may choose a weaker level than `on`
+        // that still waits for the server's own disk.
         Setting::new(
             "synchronous_commit",
             ["on", "local", "remote_write", "remote_apply"],
@@ -131,13 +136,12 @@ pub(super) fn of_postgres(lease: Duration, search_path: Option<&str>) -> Vec<Set
             "triggers and rules of the tables would not run",
         )
         .if_known(),
-        // A queue's table is empty when it is analysed and full when it is read: by such
-        // statistics reading all of it, or sorting what an index has in order, looks cheap.
-        // What is never right is not to be chosen; a statement that has no index reads the
-        // table all the same. Compiling is decided by the same estimates, and takes longer than
-        // any statement here.
+        // A table that is used as a queue may be empty when it is analysed and full when it is
+        // read. With such statistics the planner would scan the whole table, or sort rows that an
+        // index has in order. Both are disabled; a statement without an index still scans. JIT
+        // compilation is chosen by the same estimates, and takes longer than any statement here.
         Setting::new("enable_seqscan", ["off"], "tables would be read as a whole for each batch"),
-        Setting::new("enable_bitmapscan", ["off"], "lists would be sorted anew for each page"),
+        Setting::new("enable_bitmapscan", ["off"], "lists would be sorted again for each page"),
         Setting::new("jit", ["off"], "statements would be compiled for longer than they run")
             .if_known(),
         Setting::new("TimeZone", ["UTC", "Etc/UTC"], "times are compared in UTC"),
@@ -145,7 +149,7 @@ pub(super) fn of_postgres(lease: Duration, search_path: Option<&str>) -> Vec<Set
         Setting::new("client_encoding", ["UTF8", "UNICODE"], "texts are sent in UTF-8"),
         Setting::new("standard_conforming_strings", ["on"], "texts are written in standard SQL"),
         Setting::new("bytea_output", ["hex"], "bytes are read in one form").if_known(),
-        // None over a Unix socket.
+        // It does not exist for a Unix socket.
         Setting::new("tcp_user_timeout", [&lease_ms], "a dead connection would keep its locks")
             .wish(),
     ];
@@ -156,7 +160,7 @@ pub(super) fn of_postgres(lease: Duration, search_path: Option<&str>) -> Vec<Set
     settings
 }
 
-/// The names that a table for MySQL or MariaDB may have, and what tells the two apart.
+/// All settings that may be required on MySQL or MariaDB, and those that distinguish the two.
 pub(super) fn names_of_mysql() -> Vec<&'static str> {
     let mut names = vec!["log_bin", IDLE_TRANSACTION];
     let known = [IDLE_TRANSACTION, "log_bin"].map(|name| (name.to_owned(), "ON".to_owned()));
@@ -169,17 +173,17 @@ pub(super) fn names_of_mysql() -> Vec<&'static str> {
     names
 }
 
-/// MariaDB ends an idle transaction by itself; MySQL has only the idle session's limit.
+/// Only MariaDB has a limit for an idle transaction; MySQL has one for an idle session.
 const IDLE_TRANSACTION: &str = "idle_transaction_timeout";
 
-/// Texts are not cut to fit and stay as they are, and statements are read as they are meant.
+/// Texts are stored unchanged and never truncated, and SQL is parsed in one way.
 const SQL_MODE: &str =
     "PIPES_AS_CONCAT,STRICT_TRANS_TABLES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION";
 
-/// The limit of an idle session where it is not to be met, as servers have it by default.
+/// The servers' default limit of an idle session, where the limit does not matter.
 const IDLE_SESSION_S: &str = "28800";
 
-/// MariaDB and MySQL; which of them it is shows in what the session has.
+/// The settings of MariaDB or MySQL. The settings that the session has show which of them it is.
 pub(super) fn of_mysql(lease: Duration, shown: &Shown) -> Vec<Setting> {
     let lease_s = lease.as_secs().max(1).to_string();
     let half_s = idle_limit_of_mysql(lease).as_secs().to_string();
@@ -190,7 +194,7 @@ pub(super) fn of_mysql(lease: Duration, shown: &Shown) -> Vec<Setting> {
     let mut settings = vec![
         Setting::new("autocommit", ["ON"], "a statement by itself has to be committed by itself"),
         Setting::new("completion_type", ["NO_CHAIN"], "a commit has to end its transaction"),
-        // The first is its name on MariaDB before 11.1.
+        // `tx_isolation` is its name on MariaDB before 11.1.
         Setting::new("tx_isolation", ["READ-COMMITTED"], fences).if_known(),
         Setting::new("transaction_isolation", ["READ-COMMITTED"], fences).if_known(),
         Setting::new("sql_mode", [SQL_MODE], "texts and statements have to stay as they are meant"),
@@ -207,25 +211,25 @@ pub(super) fn of_mysql(lease: Duration, shown: &Shown) -> Vec<Setting> {
         Setting::new("character_set_client", ["utf8mb4"], text),
         Setting::new("character_set_results", ["utf8mb4"], text),
         Setting::new("character_set_connection", ["utf8mb4"], text),
-        // The same on every server; which one hardly matters, since columns have their own.
+        // Any collation would do, as columns have their own, but it must be the same everywhere.
         Setting::new("collation_connection", ["utf8mb4_general_ci"], "texts are compared alike"),
         Setting::new("max_statement_time", ["0.000000"], no_limit).if_known(),
         Setting::new("max_execution_time", ["0"], no_limit).if_known(),
         Setting::new(
             "innodb_lock_wait_timeout",
             [&lease_s],
-            "nobody may wait for a lock longer than a lease",
+            "no statement may wait for a lock longer than a lease",
         ),
         Setting::new(
             "lock_wait_timeout",
             [&lease_s],
-            "nobody may wait for a lock longer than a lease",
+            "no statement may wait for a lock longer than a lease",
         ),
     ];
     if shown.contains_key(IDLE_TRANSACTION) {
         settings.extend([
             Setting::new(IDLE_TRANSACTION, [&half_s], frozen),
-            // These go before that where they are not zero.
+            // These take precedence over it where they are not zero.
             Setting::new("idle_write_transaction_timeout", [&half_s], frozen).if_known(),
             Setting::new("idle_readonly_transaction_timeout", [&half_s], frozen).if_known(),
             Setting::new("wait_timeout", [IDLE_SESSION_S], "the server would end sessions of ours"),
@@ -240,12 +244,12 @@ pub(super) fn of_mysql(lease: Duration, shown: &Shown) -> Vec<Setting> {
     settings
 }
 
-/// How long a session of MySQL may be idle: half a lease, in or out of a transaction.
+/// The limit of an idle session on MySQL, within a transaction or not: half a lease.
 pub(super) fn idle_limit_of_mysql(lease: Duration) -> Duration {
     Duration::from_secs(lease.as_secs().div_ceil(2).max(1))
 }
 
-/// SQLite: pragmas that are set by `sqlite`, and what they must be then.
+/// The pragmas that `sqlite` sets, each with its allowed values and the reason.
 pub(super) const OF_SQLITE: &[(&str, &[&str], &str)] = &[
     (
         "journal_mode",

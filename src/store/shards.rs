@@ -1,4 +1,4 @@
-//! Who owns which shard, and the proof of it that every write carries.
+//! The ownership of shards, and the fence that every write checks.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,24 +9,24 @@ use sea_orm::{
 };
 
 use super::sqlite::Sqlite;
-use super::{Error, Hot, Result, Store};
+use super::{Driver, Error, Result, Store};
 use crate::model::ids::{AppId, Epoch, InstanceId, ShardId};
 
-/// A shard as it was seen.
+/// A shard as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardRow {
     /// The shard.
     pub id: ShardId,
-    /// Whose jobs it holds.
+    /// The app of its jobs.
     pub app: AppId,
-    /// Who fires them.
+    /// The instance that fires them, if there is one.
     pub owner: Option<InstanceId>,
-    /// Grows each time that it changes hands.
+    /// Grows each time that the owner changes.
     pub epoch: Epoch,
 }
 
-/// What a writer believes of a shard. A transaction that finds another owner or epoch
-/// writes nothing into that shard.
+/// The expected owner and epoch of a shard. A transaction that finds another owner or epoch writes
+/// nothing into that shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ShardFence {
     /// The shard.
@@ -37,25 +37,26 @@ pub struct ShardFence {
     pub epoch: Epoch,
 }
 
-/// Shards of one statement.
+/// The most shards of one statement.
 const BATCH: usize = 500;
-/// How far our own clock may be ahead of the database's and still count for an epoch, seconds.
+/// How far the instance's clock may be ahead of the database's and still be used for an epoch,
+/// in seconds.
 const MOST_AHEAD_S: i64 = 60;
-/// Whose owner is not alive.
+/// A condition: the shard has no owner, or one that was declared dead.
 pub(super) const IS_FREE: &str =
     "(owner is null or owner not in (select id from scheduler_instance where not dead))";
 
 impl Store {
-    /// Takes shards that nobody owns, or whose owner was declared dead before, and returns
-    /// those that are ours now. One that changed hands since it was seen, or whose row some
-    /// transaction holds just now, is left out: look again at the next heartbeat.
+    /// Takes shards without an owner, or whose owner was declared dead, and returns those that were
+    /// taken. A shard whose owner has changed since it was `seen`, or whose row another transaction
+    /// has locked, is skipped; the caller tries again at the next heartbeat.
     ///
-    /// A new epoch is later than the last one and than this moment, in seconds, by the
-    /// database's clock, and by ours if that is ahead by no more than a minute. So it is also
-    /// later than epochs that a failover of the database has lost.
+    /// A new epoch is greater than the last one and than the current time in epoch seconds, by the
+    /// database's clock and by the instance's, if that is ahead by at most a minute. So it is also
+    /// greater than epochs that a failover of the database has lost.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]: unknown which were taken; the next observation tells.
+    /// [`Error::Unavailable`] if it is unknown which were taken; the next observation shows it.
     pub async fn take_shards(
         &self,
         seen: &[ShardRow],
@@ -65,9 +66,11 @@ impl Store {
         let own_s = now_ms.div_euclid(1000);
         let mut taken = Vec::with_capacity(seen.len());
         for batch in seen.chunks(BATCH) {
-            taken.extend(match &self.inner.hot {
-                Hot::Sqlite(sqlite) => take_from_file(sqlite, batch, me, own_s).await?,
-                Hot::Postgres(_) | Hot::MySql(_) => self.take_from_server(batch, me, own_s).await?,
+            taken.extend(match &self.inner.driver {
+                Driver::Sqlite(sqlite) => take_from_file(sqlite, batch, me, own_s).await?,
+                Driver::Postgres(_) | Driver::MySql(_) => {
+                    self.take_from_server(batch, me, own_s).await?
+                }
             });
         }
         Ok(taken)
@@ -82,7 +85,7 @@ impl Store {
         let expected: HashMap<ShardId, Epoch> =
             seen.iter().map(|row| (row.id, row.epoch)).collect();
         let transaction = self.begin().await?;
-        // Waiting would queue us, and behind us every admission, for one that is stuck.
+        // Waiting for a lock would also block every admission that comes later.
         let ids = list(seen.iter().map(|row| row.id));
         let lock = format!(
             "select id, epoch from scheduler_shard where id in ({ids}) order by id for update skip locked"
@@ -91,13 +94,13 @@ impl Store {
         let unchanged = locked.iter().filter(|(id, epoch)| expected.get(id) == Some(epoch));
         let unchanged: Vec<ShardId> = unchanged.map(|(id, _)| *id).collect();
         if unchanged.is_empty() {
-            // A transaction that is only dropped holds its locks until its session is used again.
+            // A transaction that is dropped holds its locks until its session is used again.
             transaction.rollback().await?;
             return Ok(Vec::new());
         }
         let ids = list(unchanged);
-        let now_s = match self.inner.hot {
-            Hot::MySql(_) => format!("({} div 1000000)", self.now_us()),
+        let now_s = match self.inner.driver {
+            Driver::MySql(_) => format!("({} div 1000000)", self.now_us()),
             _ => format!("({} / 1000000)", self.now_us()),
         };
         let update = format!(
@@ -113,10 +116,10 @@ impl Store {
         Ok(taken.into_iter().map(fence).collect())
     }
 
-    /// Gives shards up, each if it still is ours at its epoch.
+    /// Releases shards, each if its owner and epoch are as expected.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]: unknown which were released; it can be said again.
+    /// [`Error::Unavailable`] if it is unknown which were released; the call can be repeated.
     pub async fn release_shards(&self, fences: &[ShardFence]) -> Result<()> {
         let mut together: BTreeMap<(InstanceId, Epoch), Vec<ShardId>> = BTreeMap::new();
         for fence in fences {
@@ -129,18 +132,17 @@ impl Store {
                     "update scheduler_shard set owner = null \
                      where id in ({ids}) and owner = {owner} and epoch = {epoch}"
                 );
-                let _turn = self.turn().await;
+                let _permit = self.write_permit().await;
                 self.inner.pool.execute_unprepared(&update).await?;
             }
         }
         Ok(())
     }
 
-    /// Some shard of whatever app, one that has an owner if there is any; `None` if no app was
-    /// ever registered.
+    /// A shard of any app, preferably one that has an owner; `None` if no app was ever registered.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn any_shard(&self) -> Result<Option<ShardId>> {
         let owned = shard::Entity::find().filter(shard::Column::Owner.is_not_null());
         let any = shard::Entity::find().order_by_asc(shard::Column::Id);
@@ -151,36 +153,36 @@ impl Store {
         Ok(row.map(|row| ShardId(row.id)))
     }
 
-    /// Shows that a shared row lock of one connection stops another from updating the
-    /// row: fencing rests on it.
+    /// Verifies that a shared row lock of one connection prevents another from updating the row.
+    /// Fencing depends on it.
     ///
     /// # Errors
-    /// [`Error::Unusable`] for a server where it does not (some clustered ones).
+    /// [`Error::Unusable`] for a server where it does not, such as some clusters.
     pub async fn probe_row_locks(&self) -> Result<()> {
         if self.is_embedded() {
             return Ok(());
         }
-        let share = match self.inner.hot {
-            super::Hot::MySql(_) => "lock in share mode",
+        let share = match self.inner.driver {
+            super::Driver::MySql(_) => "lock in share mode",
             _ => "for share",
         };
         let holder = self.begin().await?;
         let lock = format!("select id from scheduler_schema_lease where id = 1 {share}");
         holder.execute_unprepared(&lock).await?;
-        // From the other pool: this one may have one connection only.
+        // From the other pool, because this one may have only one connection.
         let isolation = Some(IsolationLevel::ReadCommitted);
         let other = self.heartbeat().begin_with_config(isolation, None).await?;
         let update = "select id from scheduler_schema_lease where id = 1 for update nowait";
-        let stopped = other.execute_unprepared(update).await.is_err();
+        let prevented = other.execute_unprepared(update).await.is_err();
         drop(other);
         holder.rollback().await?;
-        if stopped {
+        if prevented {
             return Ok(());
         }
         Err(Error::Unusable(
-            "this database server does not let a shared row lock stop an update from another \
-             connection, so a dead instance could not be told from a slow one: use MariaDB, MySQL \
-             or PostgreSQL with their own row locks"
+            "this database server does not let a shared row lock prevent an update from another \
+             connection, so a slow instance could write after it was declared dead: use MariaDB, \
+             MySQL or PostgreSQL with their own row locks"
                 .into(),
         ))
     }
@@ -191,7 +193,7 @@ impl Store {
     }
 }
 
-/// SQLite has one writer, so nothing is locked: each shard is compared and taken at once.
+/// SQLite has one writer, so no row is locked: each shard is compared and taken in one statement.
 async fn take_from_file(
     sqlite: &Sqlite,
     seen: &[ShardRow],

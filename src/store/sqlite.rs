@@ -1,5 +1,5 @@
 //! A SQLite file: one thread writes ([`writer`]), and reads use another connection. A lock on a
-//! file next to it keeps a second process from serving it.
+//! separate file prevents a second process from using the database.
 
 mod writer;
 
@@ -17,9 +17,9 @@ use self::writer::Request;
 use super::settings::OF_SQLITE;
 use super::{Error, Result};
 
-/// How long to wait for another process that writes to the file.
+/// The longest wait for another process that writes to the file.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
-/// Prepared statements that a connection keeps.
+/// The size of a connection's cache of prepared statements.
 const STATEMENTS: usize = 64;
 
 /// The file behind a `sqlite:` URL.
@@ -30,7 +30,7 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Reads `sqlite://path?mode=rwc`.
+    /// Parses `sqlite://path?mode=rwc`.
     pub(super) fn parse(url: &str) -> Result<Self> {
         let rest = url.strip_prefix("sqlite:").unwrap_or(url);
         let rest = rest.strip_prefix("//").unwrap_or(rest);
@@ -48,8 +48,8 @@ impl File {
         let connection = self.connect()?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        // The limit is what 20,000 pages take: the -wal file is that large in any case, and what
-        // a long reader made of it beyond that is given back.
+        // The -wal file grows to 20,000 pages before a checkpoint in any case. The size limit is
+        // a bit more than that: if a long read made the file larger, it is truncated afterwards.
         connection.execute_batch(
             "pragma page_size = 8192; pragma journal_mode = wal; pragma synchronous = full;
              pragma cache_size = -65536; pragma wal_autocheckpoint = 20000;
@@ -62,7 +62,7 @@ impl File {
         Ok(connection)
     }
 
-    /// A pragma that cannot be is not an error of SQLite's.
+    /// Checks a pragma, because SQLite reports no error if it cannot be set.
     fn check(&self, name: &str, is: &Value, right: &[&str], why: &str) -> Result<()> {
         let is = match is {
             Value::Text(text) => text.to_lowercase(),
@@ -80,16 +80,16 @@ impl File {
         )))
     }
 
-    /// The lock is on a file of its own beside the database: SQLite's own locks are POSIX
-    /// locks, which a process loses as soon as it closes any descriptor of that file.
+    /// Locks a separate file next to the database: SQLite's locks are POSIX locks, which a process
+    /// loses as soon as it closes any descriptor of the database file.
     fn try_lock(&self) -> Result<Option<std::fs::File>> {
-        // One file has one lock, by whatever links it is reached.
+        // The canonical path, so that symbolic links to one file have one lock.
         let mut path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         path.as_mut_os_string().push(".lock");
         let unusable = |error: &dyn std::fmt::Display| {
             Error::Unusable(format!(
-                "{} cannot be locked, which keeps a second instance away from the database file: \
-                 {error}: put the database into a folder that this user may write, on a file \
+                "{} cannot be locked, which prevents a second instance from using the database \
+                 file: {error}: put the database into a folder that this user may write, on a file \
                  system with locks",
                 path.display()
             ))
@@ -118,14 +118,15 @@ impl File {
     }
 }
 
-/// The writer's queue, the readers, and the proof that nobody else serves the file.
+/// The writer's queue, the connection for reads, and the lock of the file.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     file: Arc<File>,
-    /// Held for as long as this process serves the file; the kernel gives it back with its end.
+    /// Held while this process uses the file; the kernel releases it when the process ends.
     lock: std::sync::Mutex<Option<std::fs::File>>,
     queue: Sender<Request>,
-    turn: Arc<Mutex<()>>,
+    /// Held by whichever connection of this process writes.
+    permit: Arc<Mutex<()>>,
     reader: Arc<std::sync::Mutex<Connection>>,
 }
 
@@ -134,26 +135,26 @@ impl Sqlite {
         let connection = file.open()?;
         let reader = file.open()?;
         let (queue, requests) = mpsc::channel();
-        let turn = Arc::new(Mutex::new(()));
-        let turn_of_thread = turn.clone();
+        let permit = Arc::new(Mutex::new(()));
+        let permit_of_thread = permit.clone();
         std::thread::Builder::new()
             .name("sqlite-writer".into())
-            .spawn(move || writer::serve(&connection, &requests, &turn_of_thread))
+            .spawn(move || writer::serve(&connection, &requests, &permit_of_thread))
             .map_err(|error| {
                 Error::Unusable(format!("no thread for the SQLite writer: {error}"))
             })?;
         let (file, lock) = (file.clone(), std::sync::Mutex::default());
-        Ok(Self { file, lock, queue, turn, reader: Arc::new(std::sync::Mutex::new(reader)) })
+        Ok(Self { file, lock, queue, permit, reader: Arc::new(std::sync::Mutex::new(reader)) })
     }
 
-    /// The right to write through another connection of this process.
-    pub(super) async fn turn(&self) -> OwnedMutexGuard<()> {
-        self.turn.clone().lock_owned().await
+    /// Waits for the permit to write through another connection of this process.
+    pub(super) async fn write_permit(&self) -> OwnedMutexGuard<()> {
+        self.permit.clone().lock_owned().await
     }
 
-    /// Makes a change in a transaction that others may share, and answers after its commit. An error
-    /// of `run` undoes what it did and nothing else. It may run more than once: what it did before
-    /// is undone then.
+    /// Runs `run` in a transaction that other tasks may share, and returns after its commit. If `run`
+    /// fails, only its own changes are undone. It may be called several times, and then its earlier
+    /// changes were rolled back.
     pub(super) async fn write<T, F>(&self, run: F) -> Result<T>
     where
         T: Send + 'static,
@@ -162,7 +163,8 @@ impl Sqlite {
         writer::write(&self.queue, |_| true, run).await
     }
 
-    /// As [`write`](Self::write); what `run` did is undone, too, if `keep` says no to its value.
+    /// As [`write`](Self::write), but the changes are also undone if `keep` returns false for the
+    /// result.
     pub(super) async fn write_if<T, F>(&self, keep: fn(&T) -> bool, run: F) -> Result<T>
     where
         T: Send + 'static,
@@ -171,7 +173,7 @@ impl Sqlite {
         writer::write(&self.queue, keep, run).await
     }
 
-    /// Runs `query` on the reading connection.
+    /// Runs `query` on the connection for reads.
     pub(super) async fn read<T, F>(&self, query: F) -> Result<T>
     where
         T: Send + 'static,
@@ -187,8 +189,8 @@ impl Sqlite {
             .map_err(|error| Error::Unavailable(error.to_string()))?
     }
 
-    /// Takes the lock that says who serves the file. False: another process, or another
-    /// scheduler of this one, has it.
+    /// Locks the file. Returns false if another process, or another scheduler of this process,
+    /// holds the lock.
     pub(super) fn take_lock(&self) -> Result<bool> {
         let mut lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if lock.is_none() {
@@ -207,8 +209,8 @@ impl Sqlite {
     }
 }
 
-/// Asks for the right to write, by a connection of its own and without waiting.
-pub(super) async fn try_anew(file: Arc<File>) -> Result<()> {
+/// Begins a write transaction on a new connection, without waiting, to see whether that works.
+pub(super) async fn open_session(file: Arc<File>) -> Result<()> {
     let asked = tokio::task::spawn_blocking(move || {
         let connection = file.connect()?;
         connection.busy_timeout(Duration::ZERO)?;
@@ -229,7 +231,7 @@ mod tests {
         let pragma = |name: &str| -> i64 {
             connection.query_row(&format!("pragma {name}"), [], |row| row.get(0)).unwrap()
         };
-        // A page in the file has 24 bytes of its own; the file has 32.
+        // Each page in the -wal file has a header of 24 bytes; the file has one of 32.
         let left = pragma("wal_autocheckpoint") * (pragma("page_size") + 24) + 32;
         let limit = pragma("journal_size_limit");
         assert!((left..left + 1_000_000).contains(&limit), "{limit} for {left}");

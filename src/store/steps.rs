@@ -1,9 +1,9 @@
-//! Statements that are the same on every database, in the order in which a transaction
-//! runs them.
+//! Statements that are the same on every database, in the order in which a transaction executes
+//! them.
 //!
-//! What is hot is written for each database. The rest (dead letters, the outbox, commands)
-//! is put together once, as values beside an SQL text with `?` for each, and run by the
-//! driver whose transaction it belongs to.
+//! The statements that insert and delete jobs are written for each database. The others of the same
+//! transaction (dead letters, the outbox, commands) are built once, as an SQL text with `?` for each
+//! of its values, and executed by the driver of the transaction.
 
 use rusqlite::{Connection, params_from_iter, types};
 use sqlx::mysql::MySqlArguments;
@@ -12,7 +12,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySql, MySqlTransaction, PgTransaction, Postgres};
 use uuid::Uuid;
 
-use super::{Hot, Result, Store};
+use super::{Driver, Result, Store};
 
 /// One statement.
 #[derive(Clone, Debug)]
@@ -22,15 +22,15 @@ pub(super) struct Step {
     rule: Rule,
 }
 
-/// What the number of changed rows means.
+/// What happens after a statement, by the number of rows that it changed.
 #[derive(Clone, Debug)]
 enum Rule {
-    /// Nothing.
+    /// The next statement, in any case.
     Any,
-    /// It must be one: else somebody else was there first, and nothing is to be written.
+    /// It must have changed one row. Otherwise another transaction was first, and this one is rolled
+    /// back.
     One,
-    /// None means that the row is there already and stays as it is; one that is new is
-    /// followed by this.
+    /// If it inserted its row, this statement follows. A row that exists already is unchanged.
     IfNew(Box<Step>),
     /// None means that it does not apply; one that does is followed by this.
     IfChanged(Box<Step>),
@@ -75,12 +75,13 @@ impl Step {
         Self { sql: sql.into(), values, rule: Rule::Any }
     }
 
-    /// An update or delete that must find its one row.
+    /// An update or delete that must change exactly one row.
     pub(super) fn one(sql: impl Into<String>, values: Vec<Value>) -> Self {
         Self { sql: sql.into(), values, rule: Rule::One }
     }
 
-    /// `insert into`: a row that is there already stays, and `then` is not run.
+    /// An `insert into` that is followed by `then`. If the row exists already, it is unchanged and
+    /// `then` is not executed.
     pub(super) fn if_new(sql: impl Into<String>, values: Vec<Value>, then: Self) -> Self {
         Self { sql: sql.into(), values, rule: Rule::IfNew(Box::new(then)) }
     }
@@ -91,14 +92,14 @@ impl Step {
     }
 }
 
-/// What to do after a step.
+/// What follows a step.
 enum Next {
     GoOn,
     Run(Step),
     Stop,
 }
 
-/// What leaves a row that is there as it is, on PostgreSQL and SQLite.
+/// The clause that ignores an existing row, on PostgreSQL and SQLite.
 const IF_NEW: &str = " on conflict do nothing";
 
 impl Rule {
@@ -122,8 +123,8 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`](super::Error::Unavailable): unknown whether they were committed.
     pub(super) async fn transact(&self, steps: Vec<Step>) -> Result<bool> {
-        match &self.inner.hot {
-            Hot::Postgres(pool) => {
+        match &self.inner.driver {
+            Driver::Postgres(pool) => {
                 let mut transaction = pool.begin().await?;
                 let done = run_postgres(&mut transaction, steps).await?;
                 match done {
@@ -132,7 +133,7 @@ impl Store {
                 }
                 Ok(done)
             }
-            Hot::MySql(pool) => {
+            Driver::MySql(pool) => {
                 let mut transaction = pool.begin().await?;
                 let done = run_mysql(&mut transaction, steps).await?;
                 match done {
@@ -141,7 +142,7 @@ impl Store {
                 }
                 Ok(done)
             }
-            Hot::Sqlite(sqlite) => {
+            Driver::Sqlite(sqlite) => {
                 sqlite
                     .write_if(|done| *done, move |connection| run_sqlite(connection, steps.clone()))
                     .await
@@ -150,7 +151,7 @@ impl Store {
     }
 }
 
-/// Runs all; false if one did not find its row: the transaction is to be undone.
+/// Executes all steps. Returns false if one did not change its row: the caller must roll back.
 pub(super) async fn run_postgres(
     transaction: &mut PgTransaction<'_>,
     steps: Vec<Step>,
@@ -182,8 +183,8 @@ pub(super) async fn run_mysql(
         let Step { sql, values, rule } = one;
         let query = values.into_iter().fold(sqlx::query(AssertSqlSafe(sql)), bind_mysql);
         let changed = match query.execute(&mut **transaction).await {
-            // Not `insert ignore`, which takes what does not fit, too. The error undoes this
-            // statement alone.
+            // Not `insert ignore`, which also stores truncated values. The error undoes only this
+            // statement, not the transaction.
             Err(sqlx::Error::Database(error))
                 if rule.is_if_new() && error.is_unique_violation() =>
             {
@@ -217,7 +218,7 @@ pub(super) fn run_sqlite(connection: &Connection, steps: Vec<Step>) -> Result<bo
     Ok(true)
 }
 
-/// PostgreSQL counts its placeholders. No text of ours has a question mark of another kind.
+/// Numbers the placeholders, for PostgreSQL. No statement contains any other question mark.
 fn numbered(sql: &str) -> String {
     let mut parts = sql.split('?');
     let mut text = parts.next().unwrap_or_default().to_owned();

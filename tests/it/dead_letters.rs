@@ -209,7 +209,7 @@ async fn a_letter_waits_to_be_published_as_long_as_it_is_in_the_outbox() {
         let id = post.id_of("large").await;
         assert_eq!(post.show("large").await["published"], true, "{backend:?}");
         let outbox = format!(
-            "insert into scheduler_outbox (lane, letter) values (1, {})",
+            "insert into scheduler_outbox (ordering_key, letter) values (1, {})",
             post.literal(&id)
         );
         post.world.database.execute(&outbox).await;
@@ -422,8 +422,10 @@ async fn old_letters_are_deleted_and_those_that_are_needed_stay(database: Databa
     .await;
     let [parked, outbox, touched, unaware, live] = &ids[..] else { unreachable!("five") };
     post.set(parked, "state = 1").await;
-    let row =
-        format!("insert into scheduler_outbox (lane, letter) values (1, {})", post.literal(outbox));
+    let row = format!(
+        "insert into scheduler_outbox (ordering_key, letter) values (1, {})",
+        post.literal(outbox)
+    );
     post.world.database.execute(&row).await;
     post.set(touched, &format!("state = 3, changed_ms = {}", now_ms - DAY_MS / 2)).await;
     // A version that knows no states leaves none of this, so its letter's age is all there is.

@@ -338,7 +338,7 @@ async fn it_is_reported_once_that_redis_is_unavailable_and_once_that_it_answers(
     // The server has no password, and refuses clients that send one.
     wait_until(DEADLINE, "three reports that Redis is away", async || {
         is_ready().await;
-        said("redis=\"away: ") >= 3
+        said("redis=\"unavailable: ") >= 3
     })
     .await;
     let mut admin = connect(server.address());

@@ -118,7 +118,7 @@ async fn a_seek_back_is_noticed_by_a_reader_that_has_nothing_to_read() {
         let metrics = scheduler.ingest_metrics();
         assert_eq!(metrics.messages_duplicate, 20, "{backend:?}");
         assert_eq!(metrics.messages_processed, 30, "{backend:?}");
-        assert_eq!(metrics.offsets_lost + metrics.logs_remade, 0, "{backend:?}");
+        assert_eq!(metrics.offsets_lost + metrics.logs_recreated, 0, "{backend:?}");
 
         // A stale word of the move must not make it begin again for ever: what comes goes on.
         produce(&world.topic, &[keyed(30)]).await;
@@ -359,7 +359,7 @@ async fn a_reader_that_stopped_goes_on_where_it_was_sought() {
         scheduler.health().sentences().iter().any(|why| why.contains("ingest seek"))
     })
     .await;
-    assert_eq!(scheduler.ingest_metrics().logs_remade, 1);
+    assert_eq!(scheduler.ingest_metrics().logs_recreated, 1);
     let moved = seek(&world, &["--to-offset", "4", "--yes"]).await;
     assert_eq!(one_move(&moved), [30, 4, 6, 0]);
     wait_until(DEADLINE, "the rest", async || received(&scheduler) == 6).await;

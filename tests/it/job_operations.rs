@@ -181,9 +181,10 @@ async fn a_cancelled_job_does_not_fire_again_and_says_so_however_often_it_is_ask
     accept(&a, request("held-fails-1", now())).await;
     receiver.await_one("held-fails-1").await;
     let [ann, bob] = ["ann", "bob"].map(|who| a.by(By::new(who).because("typo")));
+    let (of_ann, of_bob) = (ann.jobs(), bob.jobs());
     let (one, two) = tokio::join!(
-        ann.jobs().cancel(named("held-fails-1")),
-        bob.jobs().cancel(named("held-fails-1"))
+        of_ann.cancel(named("held-fails-1")),
+        of_bob.cancel(named("held-fails-1"))
     );
     let answers = [one.expect("an answer"), two.expect("an answer")];
     for answer in &answers {

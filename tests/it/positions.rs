@@ -119,7 +119,7 @@ async fn a_topic_recreated_under_a_running_reader_is_read_from_its_start() {
     create_topic(&world.topic, 1, &[]).await;
     write(&world, 30..110).await;
     wait_until(DEADLINE, "the new records", async || received(&scheduler) == 110).await;
-    assert_eq!(scheduler.ingest_metrics().logs_remade, 1);
+    assert_eq!(scheduler.ingest_metrics().logs_recreated, 1);
     stop(scheduler).await;
     check_read(&world, 0..110).await;
 }
@@ -141,7 +141,7 @@ async fn partitions_that_a_topic_gains_are_read_from_their_start() {
         produce(&world.topic, &later).await;
         wait_until(DEADLINE, "all records", async || received(&scheduler) == 50).await;
         let metrics = scheduler.ingest_metrics();
-        assert_eq!((metrics.logs_remade, metrics.offsets_lost), (0, 0), "{backend:?}");
+        assert_eq!((metrics.logs_recreated, metrics.offsets_lost), (0, 0), "{backend:?}");
         stop(scheduler).await;
         let read = "select count(*) from scheduler_ingest_offset where next_offset = jobs and \
                     (number = 0 and jobs = 10 or number > 0 and jobs = 20)";
@@ -181,12 +181,12 @@ async fn a_topic_recreated_is_not_read_if_so_configured(later: std::ops::Range<u
     wait_until(DEADLINE, "the complaint", async || {
         scheduler.health().sentences().iter().any(|complaint| {
             complaint.starts_with(&about)
-                && complaint.contains("it was made again")
+                && complaint.contains("it was recreated")
                 && complaint.contains("on_offset_lost")
         })
     })
     .await;
-    assert_eq!(scheduler.ingest_metrics().logs_remade, 1);
+    assert_eq!(scheduler.ingest_metrics().logs_recreated, 1);
     // The rest goes on.
     produce(&other, &(1000..1020).map(record).collect::<Vec<_>>()).await;
     wait_until(DEADLINE, "the other topic", async || received(&scheduler) >= 20).await;
@@ -370,7 +370,7 @@ async fn read(world: &World, config: KafkaIngestConfig, count: usize) {
 async fn read_what_was_recreated(world: &World, count: usize) {
     let scheduler = start(world, world.kafka()).await;
     wait_until(DEADLINE, "the new records", async || received(&scheduler) >= count).await;
-    assert_eq!(scheduler.ingest_metrics().logs_remade, 1);
+    assert_eq!(scheduler.ingest_metrics().logs_recreated, 1);
     assert_eq!(scheduler.ingest_metrics().offsets_lost, 0);
     stop(scheduler).await;
 }

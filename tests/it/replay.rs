@@ -72,7 +72,7 @@ impl Post {
         value: Option<String>,
     ) -> Result<Replayed, OperationError> {
         let value = value.map(String::into_bytes);
-        let foreseen = self.scheduler.foresee_replay(letter, value.clone()).await;
+        let foreseen = self.scheduler.preview_replay(letter, value.clone()).await;
         let replayed = self.scheduler.replay(letter, value).await;
         assert_eq!(foreseen, replayed, "the dry run said so");
         replayed

@@ -77,7 +77,7 @@ impl Handler<JobChanged> for AppScheduler {
     type Result = ();
 
     fn handle(&mut self, changed: JobChanged, ctx: &mut Context<Self>) {
-        self.settle(changed.settled);
+        self.update_window(changed.written);
         for change in changed.next {
             self.change(change);
         }

@@ -1,28 +1,29 @@
-//! What the window wants from the database: pages of its lists, rows by id, and one list at a
-//! time to compare with its table.
+//! What the window needs from the database: pages of its lists, rows by id, and audits, which
+//! compare one list at a time with its table.
 
 use actix::prelude::*;
 
 use super::super::instance::Instance;
-use super::{AUDIT, AppScheduler, READ_AGAIN};
+use super::{AUDIT, AppScheduler, RETRY_READ};
 use crate::health::ProblemKind;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, Priority};
 use crate::model::window::{Audit, LookUp, PageRequest};
 use crate::store::{Error as StoreError, ListRange, Pages, Result as StoreResult};
 
-/// About the bytes of rows that one statement brings.
+/// About how many bytes of rows one statement returns.
 const READ_BYTES: usize = 8 << 20;
-/// Ids of one look-up, and how many are under way at a time.
+/// How many ids one look-up has, and how many look-ups run at a time.
 const LOOK_UP: usize = 500;
 const LOOK_UPS: usize = 2;
-/// Rows that one audit compares at most.
+/// How many rows one audit compares at most.
 const AUDIT_ROWS: u32 = 1000;
 
 impl AppScheduler {
-    /// Reads the pages and rows that the window wants, one statement at a time each.
+    /// Reads the pages and rows that the window needs: one statement for pages at a time, and up to
+    /// [`LOOK_UPS`] for rows.
     pub(super) fn read(&mut self, ctx: &mut Context<Self>) {
-        if self.reads_wait {
+        if self.reads_paused {
             return;
         }
         let pages = self.window.wanted_pages();
@@ -69,12 +70,12 @@ impl AppScheduler {
                     } else if rows.is_empty() {
                         self.window.page_failed(request);
                     } else {
-                        // Reading ended in it, for its bytes: there is more.
+                        // The byte limit ended this page early, so there are more rows.
                         request.limit = rows.len();
                         self.window.apply_page(request, rows);
                     }
                 }
-                self.go_on(ctx);
+                self.advance(ctx);
             }
             Err(error) => {
                 tracing::debug!(app = %self.app.name, %error, "pages could not be read");
@@ -100,7 +101,7 @@ impl AppScheduler {
                 let rest = look_up.ids.split_off(looked_for);
                 self.window.apply_look_up(look_up, rows);
                 rest.into_iter().for_each(|id| self.window.look_up(id));
-                self.go_on(ctx);
+                self.advance(ctx);
             }
             Err(error) => {
                 tracing::debug!(app = %self.app.name, %error, "jobs could not be looked up");
@@ -111,8 +112,8 @@ impl AppScheduler {
         }
     }
 
-    /// An outage is for the heartbeat to report; what somebody has to change may concern this
-    /// table alone.
+    /// Reports errors that an operator has to resolve, since they may concern this table alone.
+    /// Outages are reported by the heartbeat.
     fn report_unreadable(&mut self, error: &StoreError) {
         let kind = Instance::problem(error, ProblemKind::DatabaseUnavailable);
         if kind != ProblemKind::DatabaseUnavailable {
@@ -132,18 +133,18 @@ impl AppScheduler {
     }
 
     fn read_later(&mut self, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.reads_wait, true) {
+        if std::mem::replace(&mut self.reads_paused, true) {
             return;
         }
         let instance = self.instance.clone();
-        let waited = async move { instance.database.recovery().wait(READ_AGAIN).await };
+        let waited = async move { instance.database.recovery().wait(RETRY_READ).await };
         ctx.spawn(waited.into_actor(self).map(|(), actor, ctx| {
-            actor.reads_wait = false;
-            actor.go_on(ctx);
+            actor.reads_paused = false;
+            actor.advance(ctx);
         }));
     }
 
-    /// Compares one list with its table, another one each time.
+    /// Compares one list with its table; each call takes the next list.
     pub(super) fn audit_next(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(AUDIT, Self::audit_next);
         let lists: Vec<(ShardId, Priority)> = self
@@ -178,7 +179,7 @@ impl AppScheduler {
                 "{rescued} jobs were in the table and not in memory"
             );
         }
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }
 

@@ -1,8 +1,8 @@
-//! What all instances remember together, in Redis: a cache that only saves work.
+//! A cache of idempotency keys in Redis that all instances share. It is an optimization only.
 //!
-//! It may be away, slow, emptied or wrong: what it says makes a batch be read before it is
-//! written, and nothing else. Nothing of a producer's is stored: an entry is named
-//! `is1:` and a key's 16-byte hash in hex, holds `1`, and ends after the idempotency window.
+//! Redis may be unavailable, slow, emptied or wrong: a hit only makes a batch be read before it is
+//! written. No data of producers is stored: an entry's name is `is1:` and the 16-byte hash of the
+//! key in hexadecimal, its value is `1`, and it expires after the idempotency window.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,20 +14,20 @@ use secrecy::{ExposeSecret, SecretString};
 use super::link::Link;
 use crate::model::ids::KeyId;
 
-/// What a batch waits for an answer at most; a longer wait would cost more than it saves.
-const ASK_PATIENCE: Duration = Duration::from_millis(20);
-/// Keys that are asked for at most: Redis takes a few milliseconds for so many.
+/// How long a batch waits for an answer of Redis; a longer wait would cost more than it saves.
+const ASK_MAX_WAIT: Duration = Duration::from_millis(20);
+/// The largest number of keys in one query: Redis takes a few milliseconds for these.
 const ASKED: usize = 5000;
-/// Keys that are written at a time. Questions wait behind them.
+/// How many keys are written at a time. Queries wait behind them.
 const WRITTEN: usize = 1000;
-/// What writing them may take. Nobody waits for it.
-const WRITE_PATIENCE: Duration = Duration::from_secs(1);
-/// Keys that wait to be written at most: more of them are dropped.
+/// The time limit of one write. No batch waits for it.
+const WRITE_MAX_WAIT: Duration = Duration::from_secs(1);
+/// How many keys may wait to be written; further ones are dropped.
 const GATHERED: usize = 20_000;
-/// Before the hash in an entry's name: whose it is, and the version of its form.
+/// The prefix of an entry's name: the program and the version of the format.
 const PREFIX: &str = "is1:";
 
-/// The memory that a fleet shares. Its connection ends with it.
+/// The shared cache. Its connection is closed when it is dropped.
 #[derive(Debug)]
 pub(super) struct Fleet {
     link: Arc<Link>,
@@ -48,20 +48,20 @@ struct Writer {
 #[derive(Debug, Default)]
 struct Gathered {
     keys: Vec<KeyId>,
-    /// A batch is under way.
+    /// A batch is being written.
     writing: bool,
 }
 
 impl Fleet {
-    /// Begins to connect to the Redis at `url`. Its entries end after `window`.
+    /// Starts to connect to the Redis at `url`. Entries expire after `window`.
     ///
     /// # Errors
-    /// The URL cannot be read.
+    /// If the URL is invalid.
     pub(super) fn start(url: &SecretString, window: Duration) -> redis::RedisResult<Self> {
         let link = Arc::new(Link::new(redis::Client::open(url.expose_secret())?));
         let kept = link.clone();
         let keeping = tokio::spawn(async move {
-            kept.keep(exists(&[KeyId::derive("", "")]), ASK_PATIENCE).await;
+            kept.keep(exists(&[KeyId::derive("", "")]), ASK_MAX_WAIT).await;
         });
         let writer = Arc::new(Writer {
             link: link.clone(),
@@ -72,23 +72,25 @@ impl Fleet {
         Ok(Self { link, writer, recognised: Arc::default(), keeping })
     }
 
-    /// How many of these Redis knows, in one round trip; none if it does not say so soon.
+    /// How many of these keys Redis has, asked in one round trip; zero if it does not answer in
+    /// time.
     pub(super) fn count_known(&self, mut keys: Vec<KeyId>) -> impl Future<Output = u64> + use<> {
         let (link, recognised) = (self.link.clone(), self.recognised.clone());
         keys.truncate(ASKED);
         async move {
             let ask = async |mut redis| exists(&keys).query_async(&mut redis).await;
-            let known = link.within(ASK_PATIENCE, ask).await.unwrap_or(0);
+            let known = link.within(ASK_MAX_WAIT, ask).await.unwrap_or(0);
             recognised.fetch_add(known, Ordering::Relaxed);
             known
         }
     }
 
-    /// Writes these down soon, or drops them if there are too many or Redis is away.
+    /// Writes these keys in the background. They are dropped while Redis is unavailable or too many
+    /// are waiting.
     pub(super) fn note(&self, keys: &[KeyId]) {
-        let is_there = self.link.is_there();
+        let is_connected = self.link.is_connected();
         let mut gathered = self.writer.gathered();
-        let room = if is_there { GATHERED.saturating_sub(gathered.keys.len()) } else { 0 };
+        let room = if is_connected { GATHERED.saturating_sub(gathered.keys.len()) } else { 0 };
         let (kept, dropped) = keys.split_at(room.min(keys.len()));
         self.writer.dropped.fetch_add(dropped.len() as u64, Ordering::Relaxed);
         gathered.keys.extend_from_slice(kept);
@@ -97,17 +99,17 @@ impl Fleet {
         }
     }
 
-    /// Whether Redis is there, or why not.
+    /// Whether Redis is connected, or why not.
     pub(super) fn status(&self) -> String {
         self.link.status()
     }
 
-    /// Keys that it recognised.
+    /// How many keys were found in Redis.
     pub(super) fn recognised(&self) -> u64 {
         self.recognised.load(Ordering::Relaxed)
     }
 
-    /// Keys that were not written.
+    /// How many keys were not written.
     pub(super) fn dropped(&self) -> u64 {
         self.writer.dropped.load(Ordering::Relaxed)
     }
@@ -120,11 +122,11 @@ impl Drop for Fleet {
 }
 
 impl Writer {
-    /// Until nothing is left, or Redis fails.
+    /// Writes until no key is waiting.
     async fn write_all(self: Arc<Self>) {
         while let Some(some) = self.take_some() {
             let write = async |mut redis| sets(&some, self.expiry_s).exec_async(&mut redis).await;
-            if self.link.within(WRITE_PATIENCE, write).await.is_none() {
+            if self.link.within(WRITE_MAX_WAIT, write).await.is_none() {
                 self.dropped.fetch_add(some.len() as u64, Ordering::Relaxed);
             }
         }
@@ -142,7 +144,7 @@ impl Writer {
     }
 }
 
-/// Says how many of them there are.
+/// The command that returns how many of these keys exist.
 fn exists(keys: &[KeyId]) -> redis::Cmd {
     let mut command = redis::cmd("EXISTS");
     for key in keys {

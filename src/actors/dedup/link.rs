@@ -1,6 +1,6 @@
-//! The connection to Redis: made in the background, left alone for a while when it fails.
+//! The connection to Redis: established in the background, and re-established with a backoff.
 //!
-//! Nobody waits for it to be made. Who asks while it is away is told so at once.
+//! Callers never wait for a connection: without one, a query fails at once.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,37 +10,37 @@ use redis::{AsyncConnectionConfig, Client, RedisResult};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// How long Redis is left alone after a failure, doubling up to the second. One that
-/// worked for longer than it was left alone before begins at the first again.
+/// The wait before reconnecting, doubling up to the second value. It is reset after a connection
+/// that worked for longer than the wait before it.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// What connecting may take, names and password included. Nobody waits for it.
+/// The time limit for connecting, with name resolution and authentication.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// A Redis that is there or away.
+/// A Redis that may be unavailable.
 pub(super) struct Link {
     client: Client,
     state: Mutex<State>,
-    /// The connection was given up.
-    broken: Notify,
+    /// Notified when the current connection is abandoned.
+    failed: Notify,
 }
 
-/// What is known of it just now.
+/// The state of the connection.
 enum State {
-    /// Nothing, at the start.
+    /// The first attempt to connect has not ended yet.
     Unknown,
-    There(Connection),
-    /// Why.
-    Away(String),
+    Connected(Connection),
+    /// With the reason.
+    Unavailable(String),
 }
 
 #[derive(Clone)]
 struct Connection {
-    /// Tells its failures from those of a predecessor.
+    /// Distinguishes failures of this connection from those of an earlier one.
     number: u64,
     inner: MultiplexedConnection,
 }
 
-/// The client's own form may show the password.
+/// The client's own `Debug` output may contain the password.
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Link").field(&self.name()).finish()
@@ -49,38 +49,38 @@ impl std::fmt::Debug for Link {
 
 impl Link {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, state: Mutex::new(State::Unknown), broken: Notify::new() }
+        Self { client, state: Mutex::new(State::Unknown), failed: Notify::new() }
     }
 
-    /// Connects, and again whenever that is lost, for as long as it is polled. `probe` is
-    /// what a connection must answer within `patience` to be of use.
-    pub(super) async fn keep(&self, probe: redis::Cmd, patience: Duration) {
+    /// Connects, and reconnects when the connection is lost, until the future is dropped. A
+    /// connection is used only if it answers `probe` within `max_wait`.
+    pub(super) async fn keep(&self, probe: redis::Cmd, max_wait: Duration) {
         let mut wait = Duration::ZERO;
         for number in 0.. {
             let mut worked = Duration::ZERO;
-            match self.connect(&probe, patience).await {
+            match self.connect(&probe, max_wait).await {
                 Ok(inner) => {
                     let since = Instant::now();
-                    self.set_there(Connection { number, inner });
-                    self.broken.notified().await;
+                    self.set_connected(Connection { number, inner });
+                    self.failed.notified().await;
                     worked = since.elapsed();
                 }
-                Err(why) => self.set_away(why),
+                Err(why) => self.set_unavailable(why),
             }
             wait = next_wait(wait, worked);
             tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
         }
     }
 
-    /// What `ask` gets from Redis; `None` if that is away, or fails, or takes longer than
-    /// `patience`, when it is given up and left alone for a while.
+    /// Runs `ask` on the connection. Returns `None` if Redis is unavailable, fails, or takes longer
+    /// than `max_wait`; in the latter cases the connection is abandoned.
     pub(super) async fn within<T>(
         &self,
-        patience: Duration,
+        max_wait: Duration,
         ask: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
         let connection = self.connection()?;
-        match bounded(patience, ask(connection.inner)).await {
+        match bounded(max_wait, ask(connection.inner)).await {
             Ok(answer) => Some(answer),
             Err(why) => {
                 self.give_up(connection.number, why);
@@ -89,16 +89,16 @@ impl Link {
         }
     }
 
-    pub(super) fn is_there(&self) -> bool {
-        matches!(*self.state(), State::There(_))
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(*self.state(), State::Connected(_))
     }
 
-    /// How it is, for people.
+    /// The state as text, for logs.
     pub(super) fn status(&self) -> String {
         match &*self.state() {
             State::Unknown => "not reached yet".into(),
-            State::There(_) => "there".into(),
-            State::Away(why) => format!("away: {why}"),
+            State::Connected(_) => "connected".into(),
+            State::Unavailable(why) => format!("unavailable: {why}"),
         }
     }
 
@@ -110,58 +110,58 @@ impl Link {
     async fn connect(
         &self,
         probe: &redis::Cmd,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<MultiplexedConnection, String> {
-        // Whoever asks has a patience of their own.
+        // Each query has a time limit of its own.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
         let mut connection = bounded(CONNECT, connecting).await?;
-        // Asked, because a server that wants a password says so no earlier, and because a
-        // slow one would be given up again at the first question.
-        bounded(patience, probe.exec_async(&mut connection)).await?;
+        // Only a query shows whether authentication is required, and whether the server answers in
+        // time for other queries.
+        bounded(max_wait, probe.exec_async(&mut connection)).await?;
         Ok(connection)
     }
 
     fn connection(&self) -> Option<Connection> {
         match &*self.state() {
-            State::There(connection) => Some(connection.clone()),
+            State::Connected(connection) => Some(connection.clone()),
             _ => None,
         }
     }
 
-    fn set_there(&self, connection: Connection) {
-        *self.state() = State::There(connection);
+    fn set_connected(&self, connection: Connection) {
+        *self.state() = State::Connected(connection);
         let redis = self.name();
-        tracing::info!(redis, "redis at {redis} is there");
+        tracing::info!(redis, "redis at {redis} is connected");
     }
 
-    /// It could not be reached.
-    fn set_away(&self, why: String) {
-        let before = std::mem::replace(&mut *self.state(), State::Away(why.clone()));
-        if !matches!(before, State::Away(_)) {
-            self.say_away(&why);
+    /// Connecting failed.
+    fn set_unavailable(&self, why: String) {
+        let before = std::mem::replace(&mut *self.state(), State::Unavailable(why.clone()));
+        if !matches!(before, State::Unavailable(_)) {
+            self.log_unavailable(&why);
         }
     }
 
     fn give_up(&self, number: u64, why: String) {
         {
             let mut state = self.state();
-            // The first of several questions that fail together ends it.
-            if !matches!(&*state, State::There(connection) if connection.number == number) {
+            // Of several queries that fail together, the first abandons the connection.
+            if !matches!(&*state, State::Connected(connection) if connection.number == number) {
                 return;
             }
-            *state = State::Away(why.clone());
+            *state = State::Unavailable(why.clone());
         }
-        self.say_away(&why);
-        self.broken.notify_one();
+        self.log_unavailable(&why);
+        self.failed.notify_one();
     }
 
-    /// Said once: what changes while it is away is in the reports.
-    fn say_away(&self, why: &str) {
+    /// Logged once per outage; later changes of the reason are in the periodic reports.
+    fn log_unavailable(&self, why: &str) {
         let redis = self.name();
         tracing::warn!(
             redis,
-            "redis at {redis} is away: {why}; until it is there, no idempotency key is looked up \
+            "redis at {redis} is unavailable: {why}; until it is connected, no idempotency key is looked up \
              or noted in it"
         );
     }
@@ -171,19 +171,19 @@ impl Link {
     }
 }
 
-/// How long it is left alone after it `worked` for so long, and was left alone for
-/// `before` ahead of that.
+/// The wait before the next connection, after a wait of `before` and a connection that lasted for
+/// `worked`.
 fn next_wait(before: Duration, worked: Duration) -> Duration {
     if worked > before { BACKOFF.0 } else { (before * 2).clamp(BACKOFF.0, BACKOFF.1) }
 }
 
 async fn bounded<T>(
-    patience: Duration,
+    max_wait: Duration,
     asked: impl Future<Output = RedisResult<T>>,
 ) -> Result<T, String> {
-    match timeout(patience, asked).await {
+    match timeout(max_wait, asked).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {} ms", patience.as_millis())),
+        Err(_) => Err(format!("no answer within {} ms", max_wait.as_millis())),
     }
 }
 

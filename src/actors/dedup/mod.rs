@@ -1,10 +1,10 @@
-//! A short memory of idempotency keys that are in the database: it only saves work.
+//! A cache of recent idempotency keys that are in the database. It is an optimization only.
 //!
-//! It is the instance's own (`memory`) and, where there is a Redis, the fleet's (`fleet`).
-//! The actor also forgets keys in the database whose window is over, a few at a time.
+//! Each instance has one in memory (`memory`) and, if configured, shares one in Redis with the
+//! others (`fleet`). The actor also deletes expired keys from the database, a few at a time.
 //!
-//! A key that it remembers makes the batch read before it writes, instead of being
-//! refused and written twice. What is a duplicate is decided by the unique key alone.
+//! A hit makes the batch be read before it is written; without it, the write would fail on the
+//! unique key and be repeated. Only that unique key decides what is a duplicate.
 
 mod fleet;
 mod link;
@@ -22,19 +22,19 @@ use self::memory::Memory;
 use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::Answers;
+use super::registry::Routes;
 use crate::store::KeyCursor;
 
-/// Between two steps of the clean-up, so that it stays out of the way.
+/// The pause between two steps of the clean-up, which leaves the database free for other work.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);
-/// Between two rounds through all keys.
+/// The pause between two clean-ups of all keys.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 
-/// Remembers recent keys, the older half forgotten at a time.
+/// Caches recent keys and deletes expired ones.
 pub(super) struct Dedup {
     instance: Arc<Instance>,
     memory: Memory,
-    /// What the fleet remembers, if it has a Redis.
+    /// The cache in Redis, if one is configured.
     fleet: Option<Fleet>,
     asked: u64,
     recognised: u64,
@@ -52,12 +52,12 @@ impl Dedup {
         let Some(url) = &settings.idempotency_redis else { return };
         match Fleet::start(url, settings.admission.idempotency_window) {
             Ok(fleet) => self.fleet = Some(fleet),
-            // It was read once before the start.
+            // Unexpected: the URL was checked at the start.
             Err(error) => tracing::error!(%error, "no redis is used: {error}"),
         }
     }
 
-    /// One step of the clean-up, then the next one after a pause.
+    /// Runs one step of the clean-up, and schedules the next one.
     fn clean_up(&mut self, from: KeyCursor, ctx: &mut Context<Self>) {
         let (store, now_ms) = (self.instance.store.clone(), self.instance.clock.now_ms());
         let step = tokio::spawn(async move { store.forget_keys(from, now_ms).await });
@@ -88,7 +88,7 @@ impl Actor for Dedup {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        // A predecessor knew more.
+        // The cache of a replaced actor is lost.
         self.instance.counters.idempotency_cache.store(0, Ordering::Relaxed);
         self.join_fleet();
         ctx.run_later(BETWEEN_ROUNDS, |actor, ctx| actor.clean_up(KeyCursor::default(), ctx));
@@ -98,16 +98,17 @@ impl Actor for Dedup {
 impl Child for Dedup {
     const KIND: &'static str = "dedup";
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers.to::<Recall>().to::<Remember>()
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes.handles::<FindKeys>().handles::<RememberKeys>()
     }
 }
 
-impl Handler<Recall> for Dedup {
+impl Handler<FindKeys> for Dedup {
     type Result = Response<bool>;
 
-    /// The fleet is asked beside the actor, and only for what is new here.
-    fn handle(&mut self, recall: Recall, _: &mut Context<Self>) -> Response<bool> {
+    /// Queries Redis only if no key is in memory, and in a future of its own, so that the actor
+    /// goes on to handle messages.
+    fn handle(&mut self, recall: FindKeys, _: &mut Context<Self>) -> Response<bool> {
         let known = recall.keys.iter().filter(|key| self.memory.knows(key)).count();
         self.asked += recall.keys.len() as u64;
         self.recognised += known as u64;
@@ -126,10 +127,10 @@ impl Handler<Recall> for Dedup {
     }
 }
 
-impl Handler<Remember> for Dedup {
+impl Handler<RememberKeys> for Dedup {
     type Result = ();
 
-    fn handle(&mut self, remember: Remember, _: &mut Context<Self>) {
+    fn handle(&mut self, remember: RememberKeys, _: &mut Context<Self>) {
         if let Some(fleet) = &self.fleet {
             fleet.note(&remember.keys);
         }
@@ -158,13 +159,5 @@ impl Handler<Report> for Dedup {
             not_noted_in_redis = fleet.map(Fleet::dropped),
             "{remembered} idempotency keys remembered",
         );
-    }
-}
-
-impl Handler<Fault> for Dedup {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
     }
 }

@@ -1,9 +1,9 @@
-//! What the end of an attempt means for its job, and what its producer hears of it.
+//! Computes the outcome that follows from the end of an attempt, and the verdicts for the producer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::super::in_flight::{Ended, Flight};
+use super::super::in_flight::{Attempt, Ended};
 use super::super::instance::Instance;
 use crate::dispatch::{FiredJob, JobError};
 use crate::model::change::remembered_until;
@@ -13,54 +13,54 @@ use crate::model::retry::{due_after, due_at};
 use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt, about_job};
 use crate::store::{Outcome, Tombstone};
 
-/// Characters of an error that its job's row keeps.
+/// How many characters of an error message the job's row stores.
 const LONGEST_ERROR: usize = 4096;
 
-/// What an attempt's end means for its job; `None` if it never started.
-pub(super) fn outcome_of(instance: &Instance, flight: &Flight, how: &Ended) -> Option<Outcome> {
-    if let Some(first) = flight.cancellation.as_ref().or(flight.job.changes.cancelled.as_deref()) {
-        return Some(after_cancellation(instance, flight, how, first));
+/// The outcome of an attempt; `None` if it did not start or does not count.
+pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) -> Option<Outcome> {
+    if let Some(first) = attempt.cancellation.as_ref().or(attempt.job.changes.cancelled.as_deref()) {
+        return Some(after_cancellation(instance, attempt, how, first));
     }
     let error = match how {
         Ended::NotStarted | Ended::Cancelled => return None,
-        Ended::Answered(Ok(())) => return Some(Outcome::Succeeded),
+        Ended::Returned(Ok(())) => return Some(Outcome::Succeeded),
         Ended::Expired => {
             let why = "expiresTime had passed before the job could be fired".to_owned();
-            return Some(bury(instance, flight, ErrorKind::Expired, why));
+            return Some(bury(instance, attempt, ErrorKind::Expired, why));
         }
-        Ended::Answered(Err(error)) => error.clone(),
+        Ended::Returned(Err(error)) => error.clone(),
         Ended::TimedOut(limit) => {
             JobError::Retry(format!("the attempt took longer than {} ms", limit.as_millis()))
         }
-        Ended::Broke => JobError::Retry("the handler panicked".into()),
+        Ended::Panicked => JobError::Retry("the handler panicked".into()),
     };
-    Some(after_failure(instance, flight, error))
+    Some(after_failure(instance, attempt, error))
 }
 
 /// A cancelled job has no further attempt: the one that ran may have been the good one.
 fn after_cancellation(
     instance: &Instance,
-    flight: &Flight,
+    attempt: &Attempt,
     how: &Ended,
     first: &Cancellation,
 ) -> Outcome {
     match how {
-        Ended::Answered(Ok(())) => return Outcome::Succeeded,
-        Ended::Answered(Err(JobError::Snooze(_)))
+        Ended::Returned(Ok(())) => return Outcome::Succeeded,
+        Ended::Returned(Err(JobError::Snooze(_)))
         | Ended::NotStarted
         | Ended::Expired
         | Ended::Cancelled => {}
-        Ended::Answered(Err(_)) | Ended::TimedOut(_) | Ended::Broke => {
-            flight.app.figures.failed.fetch_add(1, Ordering::Relaxed);
+        Ended::Returned(Err(_)) | Ended::TimedOut(_) | Ended::Panicked => {
+            attempt.app.figures.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
-    let until_ms = remembered_until(&flight.job, instance.window_ms());
+    let until_ms = remembered_until(&attempt.job, instance.window_ms());
     let fired = !matches!(how, Ended::NotStarted | Ended::Expired);
     Outcome::Cancelled(Arc::new(Tombstone { first: first.clone(), until_ms, fired }))
 }
 
-fn after_failure(instance: &Instance, flight: &Flight, error: JobError) -> Outcome {
-    let Flight { job, app, .. } = flight;
+fn after_failure(instance: &Instance, attempt: &Attempt, error: JobError) -> Outcome {
+    let Attempt { job, app, .. } = attempt;
     let now_ms = instance.clock.now_ms();
     let failed = job.attempts + 1;
     if let JobError::Snooze(until) = error {
@@ -70,7 +70,7 @@ fn after_failure(instance: &Instance, flight: &Flight, error: JobError) -> Outco
     let why = kept(&error.to_string());
     let most = job.max_attempts.unwrap_or(app.config.max_attempts.get());
     if matches!(error, JobError::Fail(_)) || failed >= most {
-        return bury(instance, flight, ErrorKind::AttemptsExhausted, why);
+        return bury(instance, attempt, ErrorKind::AttemptsExhausted, why);
     }
     let wait = match error {
         JobError::RetryAfter(wait, _) => wait,
@@ -79,14 +79,13 @@ fn after_failure(instance: &Instance, flight: &Flight, error: JobError) -> Outco
     Outcome::Retry { due_ms: due_after(now_ms, wait), attempts: failed, error: Some(why) }
 }
 
-/// A handler may say anything; the row keeps the start of it, without the NUL that
-/// PostgreSQL cannot keep.
+/// Truncates a handler's message, and replaces NUL characters, which PostgreSQL cannot store.
 fn kept(why: &str) -> String {
     why.chars().take(LONGEST_ERROR).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
 }
 
-fn bury(instance: &Instance, flight: &Flight, kind: ErrorKind, message: String) -> Outcome {
-    let Flight { job, app, shown, fired_ms, .. } = flight;
+fn bury(instance: &Instance, attempt: &Attempt, kind: ErrorKind, message: String) -> Outcome {
+    let Attempt { job, app, receiver_fence, fired_ms, .. } = attempt;
     let attempts = job.attempts + u32::from(kind != ErrorKind::Expired);
     let trace = |name: &str, value: &String| (name.to_owned(), Some(value.clone().into_bytes()));
     let headers = job.trace.iter().flat_map(|context| {
@@ -101,25 +100,25 @@ fn bury(instance: &Instance, flight: &Flight, kind: ErrorKind, message: String) 
         job_id: Some(job.id),
         source: None,
         key: Some(job.request_id.clone().into_bytes()),
-        value: Some(FiredJob::new(&app.name, job, *shown, *fired_ms).to_json()),
+        value: Some(FiredJob::new(&app.name, job, *receiver_fence, *fired_ms).to_json()),
         headers: headers.flatten().collect(),
         attempts,
         at_ms: instance.clock.now_ms(),
     }))
 }
 
-/// What a producer is told of an attempt, in order. An attempt that does not count, a
-/// snooze, is not told: a broker that is away would be told of each second.
-pub(super) fn verdicts(flight: &Flight, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
-    let Flight { job, app, fired_ms, .. } = flight;
+/// The verdicts about an attempt, in order. An attempt that was snoozed has none: during an outage
+/// of the target there would be one per second.
+pub(super) fn verdicts(attempt: &Attempt, outcome: &Outcome, now_ms: i64) -> Vec<Event> {
+    let Attempt { job, app, fired_ms, receiver_fence, .. } = attempt;
     let subject = Subject {
         request_id: Some(job.request_id.as_str().into()),
         app: Some(&app.name),
         job_id: Some(job.id),
         source: None,
     };
-    let attempt = job.attempts.saturating_add(1);
-    let firing = Firing { attempt, fence: flight.shown, fired_ms: *fired_ms };
+    let number = job.attempts.saturating_add(1);
+    let firing = Firing { attempt: number, fence: *receiver_fence, fired_ms: *fired_ms };
     let about = match outcome {
         Outcome::Cancelled(_) => about_job(job),
         _ => about_attempt(job, firing.fence),

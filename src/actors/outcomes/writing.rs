@@ -1,10 +1,10 @@
-//! Writing outcomes: in batches, until each of them is known to be written.
+//! Writes batches of outcomes until each of them is known to be written.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::in_flight::Flight;
+use super::super::in_flight::Attempt;
 use super::super::instance::Instance;
 use super::ends::verdicts;
 use crate::health::ProblemKind;
@@ -12,14 +12,14 @@ use crate::model::ids::ShardId;
 use crate::recovery::Backoff;
 use crate::store::{Ended, Outcome, OutcomeBatch, ShardFence, Written};
 
-/// Outcomes of one batch at most, and about the bytes of their dead letters.
+/// The largest number of outcomes in one batch, and about the largest size of their dead letters.
 const BATCH: usize = 2000;
 const BATCH_BYTES: usize = 8 << 20;
-/// The wait for a lease.
+/// The wait before the lease is checked again.
 const LEASE_AGAIN: Duration = Duration::from_millis(200);
 
-/// Takes the next outcomes to write: of each shard those of one epoch, since a batch finds
-/// by shard what is not ours any more.
+/// Takes the next outcomes to write. Of each shard they have the same epoch, since a batch reports
+/// lost shards and not lost epochs.
 pub(super) fn next_batch<T>(
     waiting: &mut Vec<T>,
     fence_of: impl Fn(&T) -> ShardFence,
@@ -42,22 +42,23 @@ pub(super) fn next_batch<T>(
     now
 }
 
-pub(super) fn batch_of(instance: &Instance, flights: &[(Flight, Outcome)]) -> OutcomeBatch {
-    let fences: BTreeSet<ShardFence> = flights.iter().map(|(flight, _)| flight.fence).collect();
-    let ended = |(flight, outcome): &(Flight, Outcome)| Ended {
-        job: flight.job.clone(),
+pub(super) fn batch_of(instance: &Instance, attempts: &[(Attempt, Outcome)]) -> OutcomeBatch {
+    let fences: BTreeSet<ShardFence> = attempts.iter().map(|(attempt, _)| attempt.fence).collect();
+    let ended = |(attempt, outcome): &(Attempt, Outcome)| Ended {
+        job: attempt.job.clone(),
         outcome: outcome.clone(),
-        verdicts: match instance.tells_verdicts() {
-            true => verdicts(flight, outcome, instance.clock.now_ms()),
+        verdicts: match instance.publishes_verdicts() {
+            true => verdicts(attempt, outcome, instance.clock.now_ms()),
             false => Vec::new(),
         },
     };
-    let outcomes = flights.iter().map(ended);
+    let outcomes = attempts.iter().map(ended);
     OutcomeBatch { fences: fences.into_iter().collect(), outcomes: outcomes.collect() }
 }
 
-/// An answer may be lost with the connection; writing the same again does no harm, and
-/// once it is answered the first has surely ended. Without a lease nothing is written.
+/// Writes a batch until its commit is confirmed. If an answer is lost, the batch is written again,
+/// which has no further effect; the second answer also shows that the first transaction has ended.
+/// Without a valid lease nothing is written.
 pub(super) async fn write_until_answered(
     instance: &Instance,
     batch: &Arc<OutcomeBatch>,
@@ -66,8 +67,9 @@ pub(super) async fn write_until_answered(
     let mut parts = vec![batch.clone()];
     let (mut backoff, mut failed) = (Backoff::default(), 0);
     while let Some(part) = parts.pop() {
-        // Whoever took our shards writes now. If nobody did, the lease comes back; if we
-        // were declared dead, the fences say so as soon as we have a new one.
+        // If another instance has taken the shards, it writes from now on. Otherwise the lease is
+        // renewed, or, after this instance was declared dead, the fences show which shards are
+        // lost.
         while !instance.lease.is_valid() {
             tokio::time::sleep(LEASE_AGAIN).await;
         }
@@ -97,8 +99,8 @@ pub(super) async fn write_until_answered(
                     .wait(backoff.failed(instance.database.recovery().recoveries()))
                     .await;
                 failed += 1;
-                // A server that answers and does not take them may have a limit on how much
-                // it takes at once, or dislike one of them.
+                // A server that answers and rejects the batch may limit the size of a statement, or
+                // reject one of the outcomes.
                 let smaller = failed > 1 && instance.store.ping().await.is_ok();
                 match part.halves().filter(|_| smaller) {
                     Some([first, second]) => parts.extend([Arc::new(second), Arc::new(first)]),
@@ -110,7 +112,7 @@ pub(super) async fn write_until_answered(
     written
 }
 
-/// What is to be written once more of a batch whose commit was confirmed, if anything.
+/// The outcomes of a committed batch that have to be written again, if any.
 async fn left_of(
     instance: &Instance,
     part: &Arc<OutcomeBatch>,
@@ -122,7 +124,7 @@ async fn left_of(
     instance.counters.add(&instance.counters.outcomes_unmatched, done.unmatched);
     let left = match instance.bounded(instance.store.outcomes_left(part, &done.lost)).await {
         Ok(left) => left.map(Arc::new),
-        // Writing all of it again does no harm.
+        // Writing all of them again has no further effect.
         Err(_) => Some(part.clone()),
     };
     let again = left.as_ref().map_or(0, |left| left.outcomes.len());

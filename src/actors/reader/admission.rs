@@ -1,5 +1,5 @@
-//! Admitting one batch of a partition: how it is tried, and what the partition's row tells
-//! after an answer that was lost.
+//! Admits one batch of a partition, in smaller parts if necessary. After a lost answer the
+//! partition's ledger row shows whether a part was committed.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::super::instance::Instance;
-use super::super::messages::LookAround;
+use super::super::messages::ScanOutbox;
 use super::Step;
 use super::position::Position;
-use crate::admission::{Admission, Known, Lost, Pending, Policy, Tries, Written};
+use crate::admission::{Admission, Conclusion, LostAnswer, Pending, Tries, TryPolicy, Written};
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 use crate::model::ids::{Offset, ReaderToken};
 use crate::recovery::Backoff;
 use crate::store::{Advance, BatchSource, Error as StoreError, LastRecord, LedgerRow};
 
-/// The wait for a lease.
+/// The wait before the lease is checked again.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
 
-/// One batch on its way into the database.
+/// The admission of one batch.
 pub(super) struct RecordsAdmission {
     pub(super) instance: Arc<Instance>,
     pub(super) partition: TopicPartition,
@@ -29,46 +29,46 @@ pub(super) struct RecordsAdmission {
     pub(super) leaving: CancellationToken,
 }
 
-/// Where reading goes on.
+/// Where reading continues.
 pub(super) enum Progress {
-    /// Behind the batch.
+    /// After the batch.
     At(Position),
-    /// Where the row stands, which is somewhere else: seek.
-    Elsewhere(Position),
-    /// Another reader claimed the row.
+    /// At the offset of the ledger row, which differs from the end of the batch.
+    Seek(Position),
+    /// Another reader claimed the row, so this one has to claim it again.
     ClaimAgain,
 }
 
-/// What is known of the tries of a batch.
+/// The failed tries of a batch.
 struct Failures {
-    /// Records that are admitted together at most.
+    /// The largest number of records that are admitted together.
     size: usize,
     failed: u32,
     backoff: Backoff,
 }
 
-/// Records of a batch that are admitted together, and how that is tried.
-struct PartPolicy<'a> {
+/// The tries to admit one part of a batch.
+struct PartTries<'a> {
     of: &'a mut RecordsAdmission,
     failures: &'a mut Failures,
-    /// How many they are.
+    /// The number of records.
     count: usize,
-    /// The offset behind them.
+    /// The offset after the last of them.
     next: Offset,
     /// The last record of the whole batch, if it is among them.
     last: Option<LastRecord>,
-    /// One of their keys was seen lately.
+    /// One of their keys is in the cache.
     reads_first: bool,
 }
 
-/// What became of a part.
+/// The result for one part.
 enum PartEnd {
-    /// It is behind us.
+    /// It was admitted.
     Done,
-    /// It is to be tried in smaller parts.
+    /// It has to be tried in smaller parts.
     Smaller,
-    /// The batch ends here.
-    GoOn(Progress),
+    /// The admission of the batch ends, and reading continues elsewhere.
+    Stop(Progress),
 }
 
 impl RecordsAdmission {
@@ -88,13 +88,13 @@ impl RecordsAdmission {
             match self.admit(&mut pending, next, last, &mut failures).await? {
                 PartEnd::Done => pending = rest,
                 PartEnd::Smaller => pending.append(rest),
-                PartEnd::GoOn(progress) => return Ok(progress),
+                PartEnd::Stop(progress) => return Ok(progress),
             }
         }
         Ok(Progress::At(self.position))
     }
 
-    /// Admits records that follow each other, until it is known what became of them.
+    /// Admits consecutive records, until it is known whether they were committed.
     async fn admit(
         &mut self,
         pending: &mut Pending,
@@ -105,32 +105,33 @@ impl RecordsAdmission {
         let instance = self.instance.clone();
         let reads_first = instance.admission.seen_lately(pending).await;
         let count = pending.len();
-        let mut policy = PartPolicy { of: self, failures, count, next, last, reads_first };
+        let mut policy = PartTries { of: self, failures, count, next, last, reads_first };
         match instance.admission.admit_until_known(pending, &mut policy).await {
-            Known::Decided(_) => {
+            Conclusion::Decided(_) => {
                 self.position.next = next;
                 Ok(PartEnd::Done)
             }
-            Known::Fenced(_) => {
+            Conclusion::Fenced(_) => {
                 instance.counters.add(&instance.counters.fenced, 1);
-                self.see_row(next, count).await
+                self.compare_row(next, count).await
             }
-            Known::Ended(end) => end,
-            Known::Left => Err(left()),
+            Conclusion::Ended(end) => end,
+            Conclusion::Cancelled => Err(Step::Revoked),
         }
     }
 
-    /// Claiming the row anew waits for a transaction that is still under way; after that the
-    /// row tells what became of it. `None`: another reader has the partition, or will have to
-    /// claim it from the start.
+    /// Claims the row again. This waits for a transaction of ours that is still running, so that
+    /// afterwards the row shows whether it committed. Returns `None` if another reader has claimed
+    /// the row, or the partition has to be opened again.
     async fn reclaim(&mut self, failures: &mut Failures) -> Result<Option<LedgerRow>, Step> {
         let instance = self.instance.clone();
         let (database, store) = (&instance.database, &instance.store);
         loop {
             if self.leaving.is_cancelled() {
-                // The next reader of the partition finds out; our schedulers wait until the
-                // server must have ended what we began.
-                return Err(left());
+                // The next reader of the partition will find out what was committed. The schedulers
+                // of this instance read the shards again once the server must have ended the
+                // transaction.
+                return Err(Step::Revoked);
             }
             let wait = failures.backoff.failed(database.recovery().recoveries());
             tokio::select! {
@@ -140,11 +141,11 @@ impl RecordsAdmission {
             let token = ReaderToken::random();
             let Position { ledger, reader, .. } = self.position;
             match database.bounded(store.reclaim_ledger(ledger, reader, token)).await {
-                // Another reader may claim it between our claim and our look.
+                // Another reader may have claimed the row between our claim and our read.
                 Ok(Some(row)) if row.reader == token => return Ok(Some(row)),
                 Ok(Some(_)) => return Ok(None),
-                // This claim's own answer may have been lost, too: then nobody knows the
-                // token, and claiming from the start is the way out.
+                // The answer to this claim may have been lost as well. Then the token in the row is
+                // unknown, and the partition has to be opened again.
                 Ok(None) => match store.read_ledger(ledger).await {
                     Ok(_) => return Ok(None),
                     Err(error) => tracing::debug!(%error, "the ledger cannot be read"),
@@ -154,33 +155,33 @@ impl RecordsAdmission {
         }
     }
 
-    /// The row was not as expected.
-    async fn see_row(&mut self, next: Offset, count: usize) -> Result<PartEnd, Step> {
+    /// Handles a row that did not have the expected token or offset.
+    async fn compare_row(&mut self, next: Offset, count: usize) -> Result<PartEnd, Step> {
         let row = self.instance.store.read_ledger(self.position.ledger).await;
-        let row = row.map_err(|error| Step::Away(error.to_string()))?;
+        let row = row.map_err(|error| Step::Unavailable(error.to_string()))?;
         if row.reader != self.position.reader {
             let partition = &self.partition;
-            tracing::warn!(%partition, "{partition} was claimed by another reader, or moved by hand");
-            return Ok(PartEnd::GoOn(Progress::ClaimAgain));
+            tracing::warn!(%partition, "{partition} was claimed by another reader, or moved by an operator");
+            return Ok(PartEnd::Stop(Progress::ClaimAgain));
         }
-        Ok(self.stands_at(row.next_offset, next, count))
+        Ok(self.resume_at_row(row.next_offset, next, count))
     }
 
-    /// Our row stands at `stands`, written by a transaction of ours without an answer.
-    fn stands_at(&mut self, stands: Offset, next: Offset, count: usize) -> PartEnd {
-        // It may have brought letters, verdicts and parked records, and nobody else says so.
-        self.instance.registry.hint(LookAround);
-        self.position.next = stands;
-        if stands == next {
+    /// Continues at the row's offset, which a transaction of ours wrote whose answer was lost.
+    fn resume_at_row(&mut self, row_next: Offset, next: Offset, count: usize) -> PartEnd {
+        // That transaction may have written letters, verdicts and parked records.
+        self.instance.registry.notify(ScanOutbox);
+        self.position.next = row_next;
+        if row_next == next {
             let counters = &self.instance.counters.admission;
             counters.add(&counters.received, count);
             return PartEnd::Done;
         }
-        PartEnd::GoOn(Progress::Elsewhere(self.position.clone()))
+        PartEnd::Stop(Progress::Seek(self.position.clone()))
     }
 }
 
-impl Policy for PartPolicy<'_> {
+impl TryPolicy for PartTries<'_> {
     type End = Result<PartEnd, Step>;
 
     fn source(&self, _: &Tries) -> BatchSource {
@@ -201,49 +202,49 @@ impl Policy for PartPolicy<'_> {
         Some(&self.of.leaving)
     }
 
-    /// An instance that was declared dead stops by itself.
-    async fn before(&mut self, _: &Admission, _: &Tries) -> ControlFlow<Self::End> {
+    /// Waits while this instance has no valid lease.
+    async fn before_try(&mut self, _: &Admission, _: &Tries) -> ControlFlow<Self::End> {
         while !self.of.instance.has_lease() {
             if self.of.leaving.is_cancelled() {
-                return ControlFlow::Break(Err(left()));
+                return ControlFlow::Break(Err(Step::Revoked));
             }
             tokio::time::sleep(SHORT_WAIT).await;
         }
         ControlFlow::Continue(())
     }
 
-    /// The answer is lost, and perhaps only the answer: the row tells.
-    async fn after(&mut self, _: &Admission, error: StoreError, _: &Tries) -> Lost<Self::End> {
+    /// The answer is lost, but the transaction may have committed: the row shows it.
+    async fn after_error(
+        &mut self,
+        _: &Admission,
+        error: StoreError,
+        _: &Tries,
+    ) -> LostAnswer<Self::End> {
         let instance = self.of.instance.clone();
         let about = format!("partition {}", self.of.partition);
         let kind = Instance::problem(&error, ProblemKind::PartitionWaiting);
         instance.health.report(&about, kind, format!("cannot be written: {error}"));
         let counters = &instance.counters.admission;
         counters.add(&counters.retried, 1);
-        let ended = |written, end| Lost { written, next: ControlFlow::Break(end) };
+        let ended = |written, end| LostAnswer { written, next: ControlFlow::Break(end) };
         let row = match self.of.reclaim(self.failures).await {
             Ok(Some(row)) => row,
             Ok(None) => {
-                return ended(Written::Something, Ok(PartEnd::GoOn(Progress::ClaimAgain)));
+                return ended(Written::Something, Ok(PartEnd::Stop(Progress::ClaimAgain)));
             }
             Err(left) => return ended(Written::Unknown, Err(left)),
         };
         self.of.position.reader = row.reader;
         if row.next_offset != self.of.position.next {
-            let end = self.of.stands_at(row.next_offset, self.next, self.count);
+            let end = self.of.resume_at_row(row.next_offset, self.next, self.count);
             return ended(Written::Something, Ok(end));
         }
         self.failures.failed += 1;
-        // A server that answers and does not take the batch may have a limit on how much it
-        // takes at once.
+        // A server that answers and rejects the batch may limit the size of a statement.
         if self.failures.failed > 1 && self.count > 1 && instance.store.ping().await.is_ok() {
             self.failures.size = self.count / 2;
             return ended(Written::Nothing, Ok(PartEnd::Smaller));
         }
-        Lost { written: Written::Nothing, next: ControlFlow::Continue(()) }
+        LostAnswer { written: Written::Nothing, next: ControlFlow::Continue(()) }
     }
-}
-
-fn left() -> Step {
-    Step::Revoked
 }

@@ -1,48 +1,49 @@
-//! How much of a partition is left to read, and whether a transaction holds it back.
+//! How many records of a partition are not read yet, and whether an open transaction holds it back.
 
 use chrono::{DateTime, SecondsFormat};
 
 use crate::kafka::{Error, Intake, TopicPartition};
 use crate::model::ids::Offset;
 
-/// A transaction that has not ended after this long is worth telling people about. Most take
-/// milliseconds, and producers let them time out after a minute.
+/// A transaction that is open for longer than this is reported. Most take milliseconds, and by
+/// default brokers abort them after a minute.
 const LONG_MS: i64 = 10_000;
 
-/// What is left of a partition.
+/// The unread rest of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Left {
+pub(super) struct Backlog {
     /// Records that are not read yet.
     pub(super) lag: i64,
-    /// The transaction that reading has come to, if one is open there.
+    /// The open transaction at the reading position, if there is one.
     pub(super) held: Option<OpenTransaction>,
 }
 
-/// A transaction that has not ended.
+/// A transaction that has neither committed nor aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OpenTransaction {
-    /// The offset of its first record, which all readers wait at.
+    /// The offset of its first record, beyond which consumers do not read.
     pub(super) first: Offset,
     /// When that record was written, epoch milliseconds.
     pub(super) since_ms: i64,
 }
 
 impl OpenTransaction {
-    /// Whether it is open for unusually long.
+    /// Whether it has been open for unusually long.
     pub(super) fn is_long(&self, now_ms: i64) -> bool {
         now_ms - self.since_ms >= LONG_MS
     }
 
-    /// When it began, for people.
+    /// When it began, as text for messages.
     pub(super) fn since(&self) -> String {
         DateTime::from_timestamp_millis(self.since_ms)
             .map_or_else(|| "unknown".into(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
     }
 }
 
-impl Left {
-    /// Asks the cluster what is left behind `next`. `known` is what held it back the last time.
-    pub(super) async fn behind(
+impl Backlog {
+    /// Queries the backlog after the offset `next`. `known` is the transaction that held the
+    /// partition back at the last query.
+    pub(super) async fn after(
         intake: &Intake,
         partition: &TopicPartition,
         next: Offset,

@@ -1,8 +1,9 @@
-//! Reads one partition: take a batch, judge it, admit it, go on behind it.
+//! Reads one partition: takes a batch, validates its records by the rules, admits it, and continues
+//! after it.
 //!
-//! One batch is admitted at a time. Behind a full one the next is judged meanwhile; what comes
-//! after it gathers in librdkafka's queue.
-//! Where reading stands is the ledger's row and nothing else.
+//! One batch is admitted at a time. After a full batch the next one is validated meanwhile; further
+//! records wait in librdkafka's queue. The position is stored in the partition's ledger row and
+//! nowhere else.
 
 mod admission;
 mod position;
@@ -18,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::{Answers, Scope};
+use super::registry::{Routes, Scope};
 use crate::health::ProblemKind;
 use crate::kafka::{PartitionQueue, TopicPartition};
 use crate::model::ids::Offset;
 use crate::recovery::Backoff;
 
-use lag::{Left, OpenTransaction};
+use lag::{Backlog, OpenTransaction};
 use position::Claim;
 use reading::Reading;
 
@@ -32,44 +33,45 @@ use reading::Reading;
 pub(super) struct PartitionReader {
     instance: Arc<Instance>,
     partition: TopicPartition,
-    /// Away while a step is under way.
+    /// `None` while a step is running.
     reading: Option<Reading>,
     leaving: CancellationToken,
     claim: Arc<Claim>,
-    /// No step is due: somebody has to decide first.
+    /// Reading has stopped until an operator decides how to continue.
     stopped: bool,
-    /// Who waits for us to be gone.
-    farewell: Option<oneshot::Sender<Option<Offset>>>,
+    /// The sender of the `StopReading` that is not answered yet.
+    on_stopped: Option<oneshot::Sender<Option<Offset>>>,
     backoff: Backoff,
     figures: Figures,
     /// The transaction that holds the partition back.
     held: Option<OpenTransaction>,
-    /// The last that was heard of the log is that it cannot be fetched.
+    /// The last fetch failed.
     unreadable: bool,
 }
 
-/// What one reader has done.
+/// The counters of one reader.
 #[derive(Clone, Copy, Default)]
 struct Figures {
     records: u64,
     batches: u64,
     next_offset: Option<Offset>,
-    /// The same, when it was last known.
+    /// The last value of `next_offset` that was known.
     known_offset: Option<Offset>,
 }
 
-/// What came of a step.
+/// The result of one step.
 enum Step {
-    /// So many records are behind us.
+    /// This many records were admitted.
     Read(usize),
-    /// Something is away; again after a while.
-    Away(String),
-    /// The next record cannot be fetched; again after a while, in case somebody mends that.
+    /// A service is unavailable; the step is repeated after a wait.
+    Unavailable(String),
+    /// The next record cannot be fetched; the step is repeated after a wait, in case the cause is
+    /// removed.
     Unreadable(String),
-    /// The partition must not be read: somebody has to decide.
+    /// The partition must not be read until an operator decides how to continue.
     Stop(String),
-    /// The partition is not ours any more: the Supervisor says goodbye, or has another
-    /// reader for it already.
+    /// The partition is not assigned to this instance any more. The Supervisor stops this reader,
+    /// or has started another one.
     Revoked,
 }
 
@@ -95,7 +97,7 @@ impl PartitionReader {
             leaving,
             claim,
             stopped: false,
-            farewell: None,
+            on_stopped: None,
             backoff: Backoff::default(),
             figures: Figures::default(),
             held: None,
@@ -133,7 +135,7 @@ impl PartitionReader {
             Step::Read(records) => {
                 self.figures.records += records as u64;
                 self.figures.batches += u64::from(records > 0);
-                // Silence does not show that what could not be fetched can be.
+                // That no record came does not show that the log can be fetched again.
                 let is_at_end = self.reading.as_ref().is_some_and(Reading::is_at_end);
                 if records > 0 || is_at_end || !self.unreadable {
                     self.unreadable = false;
@@ -142,7 +144,7 @@ impl PartitionReader {
                 }
                 self.step(ctx);
             }
-            Step::Away(why) => self.again(ProblemKind::PartitionWaiting, why, ctx),
+            Step::Unavailable(why) => self.again(ProblemKind::PartitionWaiting, why, ctx),
             Step::Unreadable(why) => {
                 self.unreadable = true;
                 self.again(ProblemKind::FetchFailed, why, ctx);
@@ -155,7 +157,7 @@ impl PartitionReader {
         }
     }
 
-    /// Reports why nothing is read, and reads on after a while.
+    /// Reports why nothing is read, and schedules the next step.
     fn again(&mut self, kind: ProblemKind, why: String, ctx: &mut Context<Self>) {
         self.instance.health.report(&self.about(), kind, why);
         let wait = self.backoff.failed(self.instance.recoveries());
@@ -169,23 +171,23 @@ impl PartitionReader {
         ));
     }
 
-    fn begin_again(&mut self, ctx: &mut Context<Self>) {
-        self.claim.give_up();
+    fn restart(&mut self, ctx: &mut Context<Self>) {
+        self.claim.request_restart();
         if std::mem::take(&mut self.stopped) {
             self.step(ctx);
         }
     }
 
     fn leave(&mut self, ctx: &mut Context<Self>) {
-        if let Some(farewell) = self.farewell.take() {
-            farewell.send(self.figures.known_offset).ok();
+        if let Some(on_stopped) = self.on_stopped.take() {
+            on_stopped.send(self.figures.known_offset).ok();
         }
         ctx.stop();
     }
 }
 
-fn away(error: &crate::store::Error) -> Step {
-    Step::Away(error.to_string())
+fn unavailable(error: &crate::store::Error) -> Step {
+    Step::Unavailable(error.to_string())
 }
 
 impl Actor for PartitionReader {
@@ -210,19 +212,19 @@ impl Child for PartitionReader {
         self.partition.clone().into()
     }
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers.to::<Leave>().to::<LedgerSeen>().to::<JoinedAnew>()
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes.handles::<StopReading>().handles::<LedgerSeen>().handles::<Rejoined>()
     }
 }
 
-impl Handler<Leave> for PartitionReader {
+impl Handler<StopReading> for PartitionReader {
     type Result = ResponseFuture<Option<Offset>>;
 
-    fn handle(&mut self, _: Leave, ctx: &mut Context<Self>) -> Self::Result {
-        let (farewell, gone) = oneshot::channel();
-        self.farewell = Some(farewell);
+    fn handle(&mut self, _: StopReading, ctx: &mut Context<Self>) -> Self::Result {
+        let (on_stopped, gone) = oneshot::channel();
+        self.on_stopped = Some(on_stopped);
         self.leaving.cancel();
-        // A step that is under way ends first; one that waits need not.
+        // A running step ends first; a wait is interrupted.
         if self.reading.is_some() {
             self.leave(ctx);
         }
@@ -235,16 +237,16 @@ impl Handler<LedgerSeen> for PartitionReader {
 
     fn handle(&mut self, seen: LedgerSeen, ctx: &mut Context<Self>) {
         if self.claim.is_lost(&seen) {
-            self.begin_again(ctx);
+            self.restart(ctx);
         }
     }
 }
 
-impl Handler<JoinedAnew> for PartitionReader {
+impl Handler<Rejoined> for PartitionReader {
     type Result = ();
 
-    fn handle(&mut self, _: JoinedAnew, ctx: &mut Context<Self>) {
-        self.begin_again(ctx);
+    fn handle(&mut self, _: Rejoined, ctx: &mut Context<Self>) {
+        self.restart(ctx);
     }
 }
 
@@ -256,14 +258,15 @@ impl Handler<Report> for PartitionReader {
         let Some(next) = self.figures.known_offset else { return };
         let (partition, held) = (self.partition.clone(), self.held);
         let now_ms = self.instance.clock.now_ms();
-        let look = async move { Left::behind(&intake, &partition, next, held, now_ms).await.ok() };
+        let look =
+            async move { Backlog::after(&intake, &partition, next, held, now_ms).await.ok() };
         ctx.spawn(look.into_actor(self).map(move |left, actor, _| actor.report(next, left)));
     }
 }
 
 impl PartitionReader {
-    /// Says how far reading is, and what is left behind `next_offset`, if that is known.
-    fn report(&mut self, next_offset: Offset, left: Option<Left>) {
+    /// Logs the counters, and reports a transaction that holds the partition back.
+    fn report(&mut self, next_offset: Offset, left: Option<Backlog>) {
         let Self { partition, figures, instance, .. } = &*self;
         let lag = left.map_or(-1, |left| left.lag);
         let held = left.and_then(|left| left.held);
@@ -297,13 +300,5 @@ impl PartitionReader {
             None => instance.health.clear(&self.about_transaction()),
         }
         self.held = held;
-    }
-}
-
-impl Handler<Fault> for PartitionReader {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
     }
 }

@@ -1,4 +1,5 @@
-//! Where a partition's reading begins, and what is done when the log has lost ground.
+//! Finds the offset at which reading a partition begins, and handles a log that has lost records or
+//! was recreated.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,12 +9,12 @@ use tokio::sync::Notify;
 use super::super::counters::Counters;
 use super::super::instance::Instance;
 use super::super::messages::LedgerSeen;
-use super::{Step, away};
+use super::{Step, unavailable};
 use crate::kafka::{Intake, OnOffsetLost, TopicPartition};
 use crate::model::ids::{LedgerId, Offset, ReaderToken};
 use crate::store::{LastRecord, LedgerKey, LedgerRow};
 
-/// A partition that was claimed, and where its row stands.
+/// A claimed partition and the offset of its ledger row.
 #[derive(Clone, Debug)]
 pub(super) struct Position {
     pub(super) cluster: String,
@@ -21,23 +22,25 @@ pub(super) struct Position {
     pub(super) reader: ReaderToken,
     /// The row's `next_offset`.
     pub(super) next: Offset,
-    /// What the record before `next` must look like, until that was seen.
+    /// The expected record before `next`, until it was compared with the log.
     pub(super) unverified: Option<LastRecord>,
-    /// A gap at the start was seen twice, or there was none.
+    /// Whether the records at `next` have been checked for a gap.
     pub(super) gap_confirmed: bool,
 }
 
 impl Position {
-    /// Where to seek: the record before ours tells whether the topic is still the same.
-    pub(super) fn first_wanted(&self) -> Offset {
+    /// The offset to seek to. Reading the record before `next` shows whether the topic was
+    /// recreated.
+    pub(super) fn seek_offset(&self) -> Offset {
         self.next - i64::from(self.unverified.is_some())
     }
 
-    /// Whether to seek once more before these records, of which this is the first, are believed.
+    /// Whether there is an unconfirmed gap before `first`, the first record after a seek; then the
+    /// caller seeks once more.
     ///
-    /// Compaction and transactions leave gaps; so does a fetch that was cut off. The log's own
-    /// gap is there a second time.
-    pub(super) fn meets_gap(&mut self, first: Option<Offset>) -> bool {
+    /// Compaction and transactions leave gaps, and an aborted fetch can look like one. Only a gap
+    /// of the log itself appears twice.
+    pub(super) fn has_new_gap(&mut self, first: Option<Offset>) -> bool {
         let meets = !self.gap_confirmed && first.is_some_and(|first| first > self.next);
         self.gap_confirmed |= first.is_some();
         meets
@@ -48,76 +51,77 @@ impl Position {
     }
 }
 
-/// What a reader's actor knows of its claim while a step is under way.
+/// The claim of a reader, shared between its actor and a running step.
 #[derive(Debug, Default)]
 pub(super) struct Claim {
     held: Mutex<Option<(LedgerId, ReaderToken)>>,
-    begin_again: Notify,
+    restart: Notify,
 }
 
 impl Claim {
-    /// Written down before the row is claimed, so that the claim is never taken for
-    /// somebody else's.
+    /// Records a claim. To be called before the row is claimed, so that the reader recognises its
+    /// own token.
     pub(super) fn hold(&self, ledger: LedgerId, reader: ReaderToken) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((ledger, reader));
     }
 
-    /// Whether our row has another token than ours.
+    /// Whether our row has a token that is not ours.
     pub(super) fn is_lost(&self, seen: &LedgerSeen) -> bool {
         let held = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.is_some_and(|(ledger, reader)| ledger == seen.ledger && reader != seen.reader)
     }
 
-    /// Makes whoever waits for records begin again, now or the next time it waits.
-    pub(super) fn give_up(&self) {
-        self.begin_again.notify_one();
+    /// Interrupts the current or the next wait for records, so that reading restarts at the ledger
+    /// row.
+    pub(super) fn request_restart(&self) {
+        self.restart.notify_one();
     }
 
-    /// Returns when reading is to begin again.
-    pub(super) async fn given_up(&self) {
-        self.begin_again.notified().await;
+    /// Waits until a restart is requested.
+    pub(super) async fn restart_requested(&self) {
+        self.restart.notified().await;
     }
 
-    /// Reading begins again anyway: what was said before is settled by that.
-    fn settle(&self) {
-        self.begin_again.notified().now_or_never();
+    /// Discards earlier requests, because reading is about to restart.
+    fn discard_requests(&self) {
+        self.restart.notified().now_or_never();
     }
 }
 
-/// How a log is not the one that the row knows.
+/// How the log differs from what the row says.
 #[derive(Clone, Copy, Debug)]
 enum Loss {
-    /// It is another one under the same name.
-    Remade,
-    /// So many of its records went before we read them.
+    /// The topic was deleted and recreated.
+    Recreated,
+    /// This many unread records were removed.
     Gone(usize),
 }
 
 impl Loss {
     fn count(self, counters: &Counters) {
         match self {
-            Self::Remade => counters.add(&counters.logs_remade, 1),
+            Self::Recreated => counters.add(&counters.logs_recreated, 1),
             Self::Gone(records) => counters.add(&counters.offsets_lost, records),
         }
     }
 }
 
-/// Claims the partition's row, making it first if it was never read.
+/// Claims the partition's ledger row, which is created if the partition was never read.
 pub(super) async fn open(
     instance: &Instance,
     partition: &TopicPartition,
     claim: &Claim,
 ) -> Result<Position, Step> {
-    claim.settle();
+    claim.discard_requests();
     let (Some(intake), Some(kafka)) = (instance.intake(), &instance.kafka) else {
-        return Err(Step::Away("the intake is not there yet".into()));
+        return Err(Step::Unavailable("the intake has not started yet".into()));
     };
     if !intake.is_assigned(partition) {
         return Err(Step::Revoked);
     }
-    let kafka_away = |error: crate::kafka::Error| Step::Away(error.to_string());
+    let kafka_unavailable = |error: crate::kafka::Error| Step::Unavailable(error.to_string());
     let key = LedgerKey {
-        cluster: intake.cluster_id().await.map_err(kafka_away)?,
+        cluster: intake.cluster_id().await.map_err(kafka_unavailable)?,
         group: kafka.config.group_id.clone(),
         topic: partition.topic.to_string(),
         partition: partition.partition,
@@ -126,11 +130,11 @@ pub(super) async fn open(
     let token = ReaderToken::random();
     claim.hold(row.id, token);
     let claimed = instance.store.claim_ledger(row.id, token, instance.me());
-    let claimed = instance.bounded(claimed).await.map_err(|error| away(&error))?;
-    // After the claim: a predecessor that read and committed meanwhile would otherwise stand
-    // beyond the end that we saw.
-    let (low, _) = intake.watermarks(partition).await.map_err(kafka_away)?;
-    let high = intake.end(partition).await.map_err(kafka_away)?;
+    let claimed = instance.bounded(claimed).await.map_err(|error| unavailable(&error))?;
+    // Queried after the claim: until then another reader could still move the row beyond the end
+    // that we saw.
+    let (low, _) = intake.watermarks(partition).await.map_err(kafka_unavailable)?;
+    let high = intake.end(partition).await.map_err(kafka_unavailable)?;
     let mut position = Position {
         cluster: key.cluster,
         ledger: claimed.id,
@@ -140,56 +144,59 @@ pub(super) async fn open(
         gap_confirmed: false,
     };
     if position.next > high {
-        let why = format!("ends at {high}, and we stood at {}: it was made again", position.next);
-        go_on_at(instance, partition, &mut position, low, Loss::Remade, &why).await?;
+        let why =
+            format!("ends at {high}, and {} was to be read next: it was recreated", position.next);
+        continue_at(instance, partition, &mut position, low, Loss::Recreated, &why).await?;
     } else if position.next < low {
         let lost = usize::try_from(low - position.next).unwrap_or(0);
         let why = format!("begins at {low}: records {} to {} are gone", position.next, low - 1);
-        go_on_at(instance, partition, &mut position, low, Loss::Gone(lost), &why).await?;
+        continue_at(instance, partition, &mut position, low, Loss::Gone(lost), &why).await?;
     }
     Ok(position)
 }
 
-/// The record before ours is not the one that we noted: the topic was made again.
-pub(super) async fn remade(
+/// Handles a record before ours that differs from the one that was read: the topic was recreated.
+pub(super) async fn recreated(
     instance: &Instance,
     partition: &TopicPartition,
     position: &mut Position,
 ) -> Result<(), Step> {
     let Some(intake) = instance.intake() else { return Ok(()) };
     let (low, _) =
-        intake.watermarks(partition).await.map_err(|error| Step::Away(error.to_string()))?;
+        intake.watermarks(partition).await.map_err(|error| Step::Unavailable(error.to_string()))?;
     let why = format!(
-        "has another record at {} than the one that was read: it was made again",
+        "has another record at {} than the one that was read: it was recreated",
         position.next - 1
     );
-    go_on_at(instance, partition, position, low, Loss::Remade, &why).await
+    continue_at(instance, partition, position, low, Loss::Recreated, &why).await
 }
 
-/// A first start begins at the group's committed offset, else at the earliest; that is
-/// written down before anything is read.
+/// Returns the partition's row. A new row begins at the group's committed offset, or else at the
+/// first record, and is written before anything is read.
 async fn find_or_open(
     instance: &Instance,
     intake: &Intake,
     partition: &TopicPartition,
     key: &LedgerKey,
 ) -> Result<LedgerRow, Step> {
-    let find = || async { instance.store.find_ledger(key).await.map_err(|error| away(&error)) };
+    let find =
+        || async { instance.store.find_ledger(key).await.map_err(|error| unavailable(&error)) };
     if let Some(row) = find().await? {
         return Ok(row);
     }
-    let kafka_away = |error: crate::kafka::Error| Step::Away(error.to_string());
-    let start = match intake.committed(partition).await.map_err(kafka_away)? {
+    let kafka_unavailable = |error: crate::kafka::Error| Step::Unavailable(error.to_string());
+    let start = match intake.committed(partition).await.map_err(kafka_unavailable)? {
         Some(committed) => committed,
-        None => intake.watermarks(partition).await.map_err(kafka_away)?.0,
+        None => intake.watermarks(partition).await.map_err(kafka_unavailable)?.0,
     };
-    instance.store.open_ledger(key, start).await.map_err(|error| away(&error))?;
+    instance.store.open_ledger(key, start).await.map_err(|error| unavailable(&error))?;
     tracing::info!(%partition, start = start.0, "{partition} is read for the first time, from {start}");
-    find().await?.ok_or_else(|| Step::Away("the ledger row is not there yet".into()))
+    find().await?.ok_or_else(|| Step::Unavailable("the ledger row does not exist yet".into()))
 }
 
-/// Counted either way, and once: a reader that stops does not look again.
-async fn go_on_at(
+/// Moves the row to `low` and counts the loss; with `on_offset_lost = "stop"` it only counts it and
+/// stops the reader.
+async fn continue_at(
     instance: &Instance,
     partition: &TopicPartition,
     position: &mut Position,
@@ -215,8 +222,8 @@ async fn go_on_at(
             position.gap_confirmed = false;
             Ok(())
         }
-        Ok(false) => Err(Step::Away("another reader moved the ledger".into())),
-        Err(error) => Err(away(&error)),
+        Ok(false) => Err(Step::Unavailable("another reader changed the ledger row".into())),
+        Err(error) => Err(unavailable(&error)),
     }
 }
 
@@ -238,16 +245,16 @@ mod tests {
     #[test]
     fn a_gap_at_the_start_is_believed_the_second_time() {
         let mut position = at(Offset(5));
-        assert!(!position.meets_gap(None), "nothing came");
-        assert!(position.meets_gap(Some(Offset(7))));
-        assert!(!position.meets_gap(Some(Offset(7))), "the log's own");
+        assert!(!position.has_new_gap(None), "nothing came");
+        assert!(position.has_new_gap(Some(Offset(7))));
+        assert!(!position.has_new_gap(Some(Offset(7))), "the log's own");
     }
 
     #[test]
     fn a_gap_behind_the_start_is_the_logs_own() {
         let mut position = at(Offset(5));
-        assert!(!position.meets_gap(Some(Offset(5))));
+        assert!(!position.has_new_gap(Some(Offset(5))));
         position.next = Offset(6);
-        assert!(!position.meets_gap(Some(Offset(9))));
+        assert!(!position.has_new_gap(Some(Offset(9))));
     }
 }

@@ -1,5 +1,5 @@
-//! One step: take a batch, check that the log goes on where we left off, have it judged and
-//! admitted. Where there is more than a batch, the next one is judged meanwhile.
+//! One step of a reader: takes a batch, checks that it continues the known log, validates its records
+//! by the rules and admits them. After a full batch, the next one is validated meanwhile.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,37 +9,37 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::super::instance::Instance;
-use super::super::messages::LookAround;
+use super::super::messages::ScanOutbox;
 use super::admission::{Progress, RecordsAdmission};
 use super::position::{self, Claim, Position};
-use super::{Step, away};
+use super::{Step, unavailable};
 use crate::admission::Pending;
 use crate::kafka::{BatchLimits, Error as KafkaError, PartitionQueue, TopicPartition};
 use crate::model::ids::{Offset, derived_request_id};
 use crate::model::record::RawRecord;
 use crate::store::{LastRecord, Result as StoreResult};
 
-/// How often Kafka is told of our progress; only lag tools care.
+/// How often the offset is committed to Kafka, where only monitoring tools need it.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
-/// What a step works with.
+/// The state of a reader between its steps.
 pub(super) struct Reading {
     instance: Arc<Instance>,
     partition: TopicPartition,
-    /// Given with the assignment; a reader that takes another's place splits its own.
+    /// Comes with the assignment; a restarted reader splits a new one.
     queue: Option<PartitionQueue>,
     position: Option<Position>,
-    /// The batch behind the one that was admitted last, if it was taken by then.
-    ahead: Option<Taken>,
-    /// Where the row stood when that was last known.
+    /// The next batch, if it was taken while the last one was admitted.
+    ahead: Option<TakenBatch>,
+    /// The last offset of the ledger row that was known.
     known: Option<Offset>,
-    /// The last step came to the end of the log.
+    /// The last step reached the end of the log.
     at_end: bool,
     leaving: CancellationToken,
     claim: Arc<Claim>,
-    committed: Instant,
-    /// What Kafka was told last.
-    told: Option<Offset>,
+    committed_at: Instant,
+    /// The offset that was committed to Kafka last.
+    committed_offset: Option<Offset>,
 }
 
 impl Reading {
@@ -50,7 +50,7 @@ impl Reading {
         leaving: CancellationToken,
         claim: Arc<Claim>,
     ) -> Self {
-        let committed = Instant::now();
+        let committed_at = Instant::now();
         Self {
             instance,
             partition,
@@ -61,22 +61,22 @@ impl Reading {
             at_end: false,
             leaving,
             claim,
-            committed,
-            told: None,
+            committed_at,
+            committed_offset: None,
         }
     }
 
-    /// Where the row stands, if that is known.
+    /// The offset of the ledger row, if it is known.
     pub(super) fn next_offset(&self) -> Option<Offset> {
         self.position.as_ref().map(|position| position.next)
     }
 
-    /// Where the row stood when that was last known.
+    /// The last offset of the ledger row that was known.
     pub(super) fn known_offset(&self) -> Option<Offset> {
         self.next_offset().or(self.known)
     }
 
-    /// Whether the last step came to the end of the log.
+    /// Whether the last step reached the end of the log.
     pub(super) fn is_at_end(&self) -> bool {
         self.at_end
     }
@@ -85,7 +85,7 @@ impl Reading {
         self.at_end = false;
         match self.try_step().await {
             Ok(records) => {
-                // Whatever became of the batch, its records are not here any more.
+                // The records of the batch have been dropped, whatever the result.
                 if let Some(queue) = &mut self.queue {
                     queue.finish_batch();
                 }
@@ -104,8 +104,9 @@ impl Reading {
             self.await_resumption().await;
             return Ok(0);
         }
-        // With a batch in hand nobody waits for the queue, where this is noticed otherwise.
-        if self.ahead.is_some() && self.claim.given_up().now_or_never().is_some() {
+        // While a batch is available, the step does not wait for the queue, where a restart request
+        // is noticed otherwise.
+        if self.ahead.is_some() && self.claim.restart_requested().now_or_never().is_some() {
             self.forget_position();
         }
         if self.position.is_none() {
@@ -127,7 +128,7 @@ impl Reading {
         };
         let count = taken.count;
         self.admit(taken).await?;
-        if self.committed.elapsed() >= COMMIT_EVERY {
+        if self.committed_at.elapsed() >= COMMIT_EVERY {
             self.commit();
         }
         Ok(count)
@@ -150,8 +151,8 @@ impl Reading {
         }
     }
 
-    /// Records may have been taken from the queue and not admitted: the next step begins again
-    /// where the row stands.
+    /// Makes the next step restart at the ledger row, since records may have been taken from the
+    /// queue and not admitted.
     fn forget_position(&mut self) {
         self.position = None;
         self.ahead = None;
@@ -160,8 +161,8 @@ impl Reading {
         }
     }
 
-    /// Begins to judge records, on a task of the runtime; `None` if there are none.
-    fn judge(&self, records: Vec<RawRecord>) -> Option<Taken> {
+    /// Starts a task that validates these records by the rules; `None` if there are none.
+    fn judge(&self, records: Vec<RawRecord>) -> Option<TakenBatch> {
         let (position, last) = (self.position.as_ref()?, records.last()?);
         let (next, last, count) = (last.offset + 1, LastRecord::of(last), records.len());
         let (cluster, ledger) = (position.cluster.clone(), position.ledger);
@@ -173,11 +174,11 @@ impl Reading {
             };
             admission.judge_records(records, ledger, name).await
         });
-        Some(Taken { judged, next, last, count })
+        Some(TakenBatch { judged, next, last, count })
     }
 
-    /// Takes what is there behind a batch that was full, and begins to judge it. A smaller batch
-    /// was all that there was: what comes meanwhile is better taken together afterwards.
+    /// Takes the records after a full batch and starts to validate them. After a smaller batch nothing
+    /// is taken, so that the records that arrive meanwhile form one batch.
     fn look_ahead(&mut self, count: usize) {
         let Some(limits) = self.limits().filter(|limits| count >= limits.max_records) else {
             return;
@@ -187,8 +188,8 @@ impl Reading {
         self.ahead = self.judge(records);
     }
 
-    /// Nothing came for a while. At the end of the log, the row is moved past what nobody is
-    /// shown: else it would seem that something is left to read.
+    /// Handles a wait without records. At the end of the log the ledger row is moved past aborted
+    /// transactions and control records, which would otherwise count as lag.
     async fn pause(&mut self) -> Result<(), Step> {
         let end = self.queue.as_mut().and_then(PartitionQueue::take_end);
         self.at_end = end.is_some();
@@ -198,8 +199,10 @@ impl Reading {
                 let passed = self.instance.store.pass_ledger(&row, end.stable);
                 match self.instance.bounded(passed).await {
                     Ok(true) => position.next = end.stable,
-                    Ok(false) => return Err(Step::Away("the ledger row was moved".into())),
-                    Err(error) => return Err(away(&error)),
+                    Ok(false) => {
+                        return Err(Step::Unavailable("the ledger row was changed".into()));
+                    }
+                    Err(error) => return Err(unavailable(&error)),
                 }
             }
             let lag = (end.high - position.next).max(0);
@@ -209,12 +212,12 @@ impl Reading {
         Ok(())
     }
 
-    /// Finds out where to read and seeks there.
+    /// Determines the position and seeks to it.
     async fn begin(&mut self) -> Result<(), Step> {
         let position = position::open(&self.instance, &self.partition, &self.claim).await?;
-        self.seek(position.first_wanted()).await?;
+        self.seek(position.seek_offset()).await?;
         self.instance.partitions.insert(self.partition.clone(), position.ledger);
-        self.instance.registry.hint(LookAround);
+        self.instance.registry.notify(ScanOutbox);
         self.known = Some(position.next);
         self.position = Some(position);
         Ok(())
@@ -222,7 +225,7 @@ impl Reading {
 
     async fn seek(&mut self, offset: Offset) -> Result<(), Step> {
         let Some(intake) = self.instance.intake() else {
-            return Err(Step::Away("the intake is not there yet".into()));
+            return Err(Step::Unavailable("the intake has not started yet".into()));
         };
         intake.seek(&self.partition, offset).await.map_err(step_of)?;
         if self.queue.is_none() {
@@ -231,7 +234,7 @@ impl Reading {
         Ok(())
     }
 
-    /// How much is taken at once; `None` without Kafka.
+    /// The limits of one batch; `None` without Kafka.
     fn limits(&self) -> Option<BatchLimits> {
         let kafka = self.instance.kafka.as_ref()?;
         Some(BatchLimits {
@@ -253,8 +256,8 @@ impl Reading {
                 self.position = None;
                 return Ok(Vec::new());
             }
-            () = self.claim.given_up() => {
-                tracing::info!(partition = %self.partition, "{}: beginning again where the ledger stands", self.partition);
+            () = self.claim.restart_requested() => {
+                tracing::info!(partition = %self.partition, "{}: restarting at the offset of its ledger row", self.partition);
                 self.position = None;
                 return Ok(Vec::new());
             }
@@ -272,8 +275,8 @@ impl Reading {
         })
     }
 
-    /// The first records after a seek: is the log still the one that we know, and does it
-    /// go on where we left off?
+    /// Checks the first records after a seek: the log has to be the known one, and to continue at
+    /// our position.
     async fn check_first(&mut self, mut records: Vec<RawRecord>) -> Result<Vec<RawRecord>, Step> {
         let Some(position) = &mut self.position else { return Ok(Vec::new()) };
         let Some(first) = records.first() else { return Ok(records) };
@@ -281,12 +284,12 @@ impl Reading {
             && first.offset == position.next - 1
             && LastRecord::of(first) != known
         {
-            let lost = position::remade(&self.instance, &self.partition, position).await;
+            let lost = position::recreated(&self.instance, &self.partition, position).await;
             self.position = None;
             return lost.map(|()| Vec::new());
         }
         records.retain(|record| record.offset >= position.next);
-        if position.meets_gap(records.first().map(|first| first.offset)) {
+        if position.has_new_gap(records.first().map(|first| first.offset)) {
             let next = position.next;
             self.seek(next).await?;
             return Ok(Vec::new());
@@ -294,13 +297,13 @@ impl Reading {
         Ok(records)
     }
 
-    /// On a task of the runtime: it goes on to its end even if this actor does not.
-    async fn admit(&mut self, taken: Taken) -> Result<(), Step> {
-        let Taken { judged, next, last, count } = taken;
+    /// Admits a batch in a task of its own, which completes even if this actor stops.
+    async fn admit(&mut self, taken: TakenBatch) -> Result<(), Step> {
+        let TakenBatch { judged, next, last, count } = taken;
         let Some(position) = self.position.clone() else { return Ok(()) };
         let judged = judged.await.unwrap_or_else(|error| panic!("judging a batch: {error}"));
-        // The records are read again: nothing was counted or written.
-        let pending = judged.map_err(|error| away(&error))?;
+        // Nothing was counted or written, and the records are read again.
+        let pending = judged.map_err(|error| unavailable(&error))?;
         let admission = RecordsAdmission {
             instance: self.instance.clone(),
             partition: self.partition.clone(),
@@ -315,7 +318,7 @@ impl Reading {
                 self.claim.hold(position.ledger, position.reader);
                 self.position = Some(position);
             }
-            Progress::Elsewhere(position) => {
+            Progress::Seek(position) => {
                 self.claim.hold(position.ledger, position.reader);
                 let next = position.next;
                 self.forget_position();
@@ -323,29 +326,29 @@ impl Reading {
                 self.seek(next).await?;
             }
             Progress::ClaimAgain => {
-                return Err(Step::Away("another reader has claimed the partition".into()));
+                return Err(Step::Unavailable("another reader has claimed the partition".into()));
             }
         }
         Ok(())
     }
 
-    /// Tells Kafka how far we are, unless it knows.
+    /// Commits the position to Kafka, unless it is unchanged.
     fn commit(&mut self) {
-        self.committed = Instant::now();
+        self.committed_at = Instant::now();
         let (Some(position), Some(intake)) = (&self.position, self.instance.intake()) else {
             return;
         };
-        if self.told != Some(position.next) {
-            self.told = Some(position.next);
+        if self.committed_offset != Some(position.next) {
+            self.committed_offset = Some(position.next);
             intake.commit(&[(self.partition.clone(), position.next)]);
         }
     }
 }
 
-/// Records that were taken from the queue, and what the rules make of them.
-struct Taken {
+/// Records that were taken from the queue, and the task that validates them.
+struct TakenBatch {
     judged: JoinHandle<StoreResult<Pending>>,
-    /// The offset behind them.
+    /// The offset after the last of them.
     next: Offset,
     last: LastRecord,
     count: usize,
@@ -354,6 +357,6 @@ struct Taken {
 fn step_of(error: KafkaError) -> Step {
     match error {
         KafkaError::Revoked { .. } => Step::Revoked,
-        other => Step::Away(other.to_string()),
+        other => Step::Unavailable(other.to_string()),
     }
 }

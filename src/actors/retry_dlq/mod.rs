@@ -1,12 +1,12 @@
-//! What did not go well the first time: tries parked records again, and takes dead letters
-//! and verdicts from the outbox to their topics.
+//! Tries parked records again, and publishes dead letters and verdicts from the outbox to their
+//! topics.
 //!
-//! Everything is a row first: a fresh actor finds all of it by looking around. Letters,
-//! verdicts and parked records are three rounds beside each other, so that a topic that is
-//! away holds up neither of the others.
+//! Everything is stored in the database first, so that a restarted actor finds it by a scan.
+//! Letters, verdicts and parked records are processed concurrently, so that an unavailable topic
+//! delays only its own.
 
-mod outlet;
-mod policy;
+mod outbox_relay;
+mod topic_check;
 mod refused;
 
 use std::sync::Arc;
@@ -17,36 +17,36 @@ use actix::prelude::*;
 use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
-use super::registry::Answers;
+use super::registry::Routes;
 use crate::health::ProblemKind;
 use crate::recovery::Backoff;
-use crate::store::{Error as StoreError, Lane};
+use crate::store::{Error as StoreError, OrderingKey};
 
-use outlet::{Outlet, Round, publish};
+use outbox_relay::{OutboxRelay, Round, publish};
 
-/// What a complaint about parked records is about.
+/// The subject of problems with parked records.
 const PARKED: &str = "parked records";
-/// How often everything is looked at, whether or not somebody gave a hint.
-const LOOK_AROUND: Duration = Duration::from_secs(30);
+/// How often everything is scanned, in case a notification was lost.
+const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Tries again and publishes.
+/// Tries parked records again and publishes the outbox.
 pub(super) struct RetryDlq {
     instance: Arc<Instance>,
-    letters: Outlet,
-    verdicts: Outlet,
+    letters: OutboxRelay,
+    verdicts: OutboxRelay,
     parked: Parked,
 }
 
-/// Where the parked records stand.
+/// The state of the retries of parked records.
 struct Parked {
-    /// When the first is due, as far as we have heard, epoch milliseconds.
+    /// When the first record is due, as far as known, epoch milliseconds.
     due_ms: Option<i64>,
     trying: bool,
     timer: Option<SpawnHandle>,
     backoff: Backoff,
 }
 
-/// The kinds of what the outbox holds.
+/// The kinds of rows in the outbox.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Letters,
@@ -57,48 +57,48 @@ impl RetryDlq {
     pub(super) fn new(instance: Arc<Instance>) -> Self {
         let parked =
             Parked { due_ms: None, trying: false, timer: None, backoff: Backoff::default() };
-        let (letters, verdicts) = (Outlet::default(), Outlet::default());
+        let (letters, verdicts) = (OutboxRelay::default(), OutboxRelay::default());
         Self { instance, letters, verdicts, parked }
     }
 
-    fn look_around(&mut self, ctx: &mut Context<Self>) {
-        let mut lanes: Vec<Lane> = Vec::new();
+    fn scan(&mut self, ctx: &mut Context<Self>) {
+        let mut ordering_keys: Vec<OrderingKey> = Vec::new();
         for app in self.instance.apps.keys() {
             let fences = self.instance.owned.of(*app);
-            lanes.extend(fences.iter().map(|fence| Lane::Shard(fence.shard)));
+            ordering_keys.extend(fences.iter().map(|fence| OrderingKey::Shard(fence.shard)));
         }
-        lanes.extend(self.instance.ledgers().into_iter().map(Lane::Partition));
-        self.publish_all(&lanes, ctx);
+        ordering_keys.extend(self.instance.ledgers().into_iter().map(OrderingKey::Partition));
+        self.publish_all(&ordering_keys, ctx);
         self.parked_at(0, ctx);
     }
 
-    fn look_around_again(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(LOOK_AROUND, Self::look_around_again);
-        self.letters.try_some_refused();
-        self.verdicts.try_some_refused();
-        self.look_around(ctx);
+    fn scan_again(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(SCAN_INTERVAL, Self::scan_again);
+        self.letters.schedule_trial();
+        self.verdicts.schedule_trial();
+        self.scan(ctx);
     }
 
-    /// Looks now and then whether the topics can take what is published.
-    fn look_at_topics(&mut self, ctx: &mut Context<Self>) {
+    /// Checks periodically that the topics are suited for what is published to them.
+    fn check_topics(&mut self, ctx: &mut Context<Self>) {
         let instance = self.instance.clone();
-        let look = tokio::spawn(async move { policy::look(&instance).await });
+        let look = tokio::spawn(async move { topic_check::check(&instance).await });
         ctx.spawn(look.into_actor(self).map(|again, _, ctx| {
             let again = again.unwrap_or_else(|error| panic!("looking at topics: {error}"));
-            ctx.run_later(again, Self::look_at_topics);
+            ctx.run_later(again, Self::check_topics);
         }));
     }
 
-    fn publish_all(&mut self, lanes: &[Lane], ctx: &mut Context<Self>) {
-        self.letters.add(lanes);
+    fn publish_all(&mut self, ordering_keys: &[OrderingKey], ctx: &mut Context<Self>) {
+        self.letters.add(ordering_keys);
         self.publish(Kind::Letters, ctx);
-        if self.instance.tells_verdicts() {
-            self.verdicts.add(lanes);
+        if self.instance.publishes_verdicts() {
+            self.verdicts.add(ordering_keys);
             self.publish(Kind::Verdicts, ctx);
         }
     }
 
-    fn outlet(&mut self, kind: Kind) -> &mut Outlet {
+    fn relay(&mut self, kind: Kind) -> &mut OutboxRelay {
         match kind {
             Kind::Letters => &mut self.letters,
             Kind::Verdicts => &mut self.verdicts,
@@ -110,7 +110,9 @@ impl RetryDlq {
             return;
         }
         let instance = self.instance.clone();
-        let Some(round) = self.outlet(kind).begin(|lane| instance.owns(lane)) else { return };
+        let Some(round) = self.relay(kind).begin(|ordering_key| instance.owns(ordering_key)) else {
+            return;
+        };
         let round = tokio::spawn(async move { publish(&instance, kind, round).await });
         ctx.spawn(round.into_actor(self).map(move |round, actor, ctx| {
             let round = round.unwrap_or_else(|error| panic!("publishing: {error}"));
@@ -119,24 +121,24 @@ impl RetryDlq {
     }
 
     fn after(&mut self, kind: Kind, round: Round, ctx: &mut Context<Self>) {
-        let counted = self.outlet(kind).count(&round);
+        let counted = self.relay(kind).count(&round);
         self.count(kind, counted);
         let failure = round.failure.clone();
         let recoveries = self.instance.recoveries();
-        let wait = self.outlet(kind).end(round, recoveries);
+        let wait = self.relay(kind).end(round, recoveries);
         let about = kind.about();
-        // What waits for good is shown when what may pass has passed.
-        match failure.or_else(|| self.outlet(kind).refusal(about)) {
+        // Rows that the topic refuses are reported once there is no temporary failure.
+        match failure.or_else(|| self.relay(kind).refusal(about)) {
             None => self.instance.health.clear(about),
             Some(why) => self.instance.health.report(about, ProblemKind::NotPublished, why),
         }
         match wait {
-            // What comes meanwhile waits, too: the topic is away for all of it.
+            // New rows wait as well, since the failure concerns the whole topic.
             Some(wait) => {
                 let instance = self.instance.clone();
                 let waited = async move { instance.wait_or_recovery(wait).await };
                 ctx.spawn(waited.into_actor(self).map(move |(), actor, ctx| {
-                    actor.outlet(kind).waited();
+                    actor.relay(kind).resume();
                     actor.publish(kind, ctx);
                 }));
             }
@@ -154,7 +156,7 @@ impl RetryDlq {
         counters.add(not_taken_before, not_taken);
     }
 
-    /// A parked record is due at `due_ms`, or earlier by what we have heard.
+    /// Notes that a parked record is due at `due_ms`.
     fn parked_at(&mut self, due_ms: i64, ctx: &mut Context<Self>) {
         let parked = &mut self.parked;
         parked.due_ms = Some(parked.due_ms.map_or(due_ms, |known| known.min(due_ms)));
@@ -167,8 +169,8 @@ impl RetryDlq {
         }
         let Some(due_ms) = self.parked.due_ms.filter(|_| !self.parked.trying) else { return };
         let wait_ms = u64::try_from(due_ms - self.instance.clock.now_ms()).unwrap_or(0);
-        // A stepped clock is noticed at the next look around.
-        let wait = Duration::from_millis(wait_ms).min(LOOK_AROUND);
+        // Limited, so that a change of the system clock is noticed.
+        let wait = Duration::from_millis(wait_ms).min(SCAN_INTERVAL);
         self.parked.timer = Some(ctx.run_later(wait, |actor, ctx| {
             actor.parked.timer = None;
             actor.try_parked(ctx);
@@ -180,9 +182,9 @@ impl RetryDlq {
         self.parked.trying = true;
         let instance = self.instance.clone();
         let round = tokio::spawn(async move {
-            let trouble = |error: &StoreError| report_trouble(&instance, error);
-            let tried = instance.admission.try_parked(|| instance.ledgers(), &trouble).await;
-            tried.inspect_err(trouble)
+            let on_error = |error: &StoreError| report_error(&instance, error);
+            let tried = instance.admission.try_parked(|| instance.ledgers(), &on_error).await;
+            tried.inspect_err(on_error)
         });
         ctx.spawn(round.into_actor(self).map(|round, actor, ctx| {
             let round = round.unwrap_or_else(|error| panic!("trying parked records: {error}"));
@@ -209,13 +211,13 @@ impl RetryDlq {
     }
 }
 
-fn report_trouble(instance: &Instance, error: &StoreError) {
+fn report_error(instance: &Instance, error: &StoreError) {
     let kind = Instance::problem(error, ProblemKind::ParkedNotTried);
     instance.health.report(PARKED, kind, format!("cannot be tried: {error}"));
 }
 
 impl Kind {
-    /// What a complaint is about.
+    /// The subject of problems with this kind.
     fn about(self) -> &'static str {
         match self {
             Self::Letters => "dead letters",
@@ -227,12 +229,12 @@ impl Kind {
 impl Actor for RetryDlq {
     type Context = Context<Self>;
 
-    /// A predecessor may have left something.
+    /// Scans for what the replaced actor left unfinished.
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.look_around(ctx);
-        ctx.run_later(LOOK_AROUND, Self::look_around_again);
+        self.scan(ctx);
+        ctx.run_later(SCAN_INTERVAL, Self::scan_again);
         if self.instance.kafka.is_some() {
-            self.look_at_topics(ctx);
+            self.check_topics(ctx);
         }
     }
 }
@@ -240,24 +242,24 @@ impl Actor for RetryDlq {
 impl Child for RetryDlq {
     const KIND: &'static str = "retry-dlq";
 
-    fn answers(answers: Answers<Self>) -> Answers<Self> {
-        answers.to::<LookAround>().to::<PublishLane>().to::<RecordsParked>()
+    fn routes(routes: Routes<Self>) -> Routes<Self> {
+        routes.handles::<ScanOutbox>().handles::<PublishOutbox>().handles::<RecordsParked>()
     }
 }
 
-impl Handler<LookAround> for RetryDlq {
+impl Handler<ScanOutbox> for RetryDlq {
     type Result = ();
 
-    fn handle(&mut self, _: LookAround, ctx: &mut Context<Self>) {
-        self.look_around(ctx);
+    fn handle(&mut self, _: ScanOutbox, ctx: &mut Context<Self>) {
+        self.scan(ctx);
     }
 }
 
-impl Handler<PublishLane> for RetryDlq {
+impl Handler<PublishOutbox> for RetryDlq {
     type Result = ();
 
-    fn handle(&mut self, lane: PublishLane, ctx: &mut Context<Self>) {
-        self.publish_all(&[lane.0], ctx);
+    fn handle(&mut self, ordering_key: PublishOutbox, ctx: &mut Context<Self>) {
+        self.publish_all(&[ordering_key.0], ctx);
     }
 }
 
@@ -284,13 +286,5 @@ impl Handler<Report> for RetryDlq {
             letters.published,
             verdicts.published,
         );
-    }
-}
-
-impl Handler<Fault> for RetryDlq {
-    type Result = ();
-
-    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
-        panic!("a fault was asked for");
     }
 }

@@ -1,32 +1,32 @@
-//! Rows of the outbox that their topic refuses: which they are, why, and which of them are
+//! The rows of the outbox that a topic refuses, with the reasons, and the choice of those that are
 //! tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-/// How many are tried again at a look: this part of them, and at least so many.
+/// How many rows are tried again at a time: one in `PART`, and at least `LEAST`.
 const PART: usize = 10;
 const LEAST: usize = 20;
 
 /// Rows that a topic refuses, in order.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
-    /// Each with its reason.
+    /// With the reasons.
     rows: BTreeMap<i64, String>,
-    /// Those that are being tried again, with the reasons for which they were refused.
+    /// Rows that are being tried again, with the reasons of their refusal.
     trial: BTreeMap<i64, String>,
-    /// The last that was tried again: each has its turn.
+    /// The last row that was chosen; the next trial continues after it.
     last: i64,
 }
 
 impl Refused {
-    /// All of them but those that are being tried again.
+    /// The rows that are not being tried again.
     pub(super) fn rows(&self) -> Vec<i64> {
         self.rows.keys().copied().collect()
     }
 
-    /// Chooses the next ones to be tried again, and one of each reason among them.
-    pub(super) fn try_some(&mut self) {
+    /// Chooses the rows to be tried again: the next ones in order, and one for each reason.
+    pub(super) fn start_trial(&mut self) {
         let count = (self.rows.len() / PART).max(LEAST);
         let behind = self.rows.range((Bound::Excluded(self.last), Bound::Unbounded));
         let around = behind.chain(self.rows.iter());
@@ -43,11 +43,12 @@ impl Refused {
         }
     }
 
-    /// These are refused; what else was tried again is not any more, and so perhaps nothing
-    /// that was refused for the same reason: true if that is to be tried, too.
+    /// Ends a trial in which `refused` were refused again. If a row was accepted, and no other row
+    /// with the same reason was refused again, all rows with that reason are removed; returns true
+    /// if there were any, so that they are tried as well.
     ///
-    /// Nothing is known of what was tried by a round that did not come to its end.
-    pub(super) fn end_of_trial(&mut self, refused: &[(i64, String)], has_ended: bool) -> bool {
+    /// A round that did not complete shows nothing about the rows that it tried.
+    pub(super) fn finish_trial(&mut self, refused: &[(i64, String)], has_ended: bool) -> bool {
         let mut trial = std::mem::take(&mut self.trial);
         if !has_ended {
             self.rows.append(&mut trial);
@@ -63,7 +64,7 @@ impl Refused {
         self.rows.len() < before
     }
 
-    /// What is refused, and why, as a sentence.
+    /// The number of refused rows and the reasons, as a sentence.
     pub(super) fn sentence(&self, what: &str) -> Option<String> {
         let (count, reasons) = (self.rows.len(), self.rows.values().collect::<BTreeSet<_>>());
         let why = reasons.into_iter().map(String::as_str).collect::<Vec<_>>().join("; ");
@@ -82,17 +83,17 @@ mod tests {
     #[test]
     fn each_is_tried_again_in_its_turn() {
         let mut all = Refused::default();
-        assert!(!all.end_of_trial(&refused(0..50, "no key"), true));
+        assert!(!all.finish_trial(&refused(0..50, "no key"), true));
         let mut tried = BTreeSet::new();
         for _ in 0..4 {
             let before: BTreeSet<i64> = all.rows().into_iter().collect();
-            all.try_some();
+            all.start_trial();
             let chosen: Vec<i64> =
                 before.difference(&all.rows().into_iter().collect()).copied().collect();
             assert!((LEAST..=LEAST + 1).contains(&chosen.len()), "{chosen:?}");
             tried.extend(chosen.iter().copied());
             let again: Vec<_> = chosen.iter().map(|row| (*row, "no key".to_owned())).collect();
-            assert!(!all.end_of_trial(&again, true));
+            assert!(!all.finish_trial(&again, true));
         }
         assert_eq!(tried, (0..50).collect());
     }
@@ -100,16 +101,16 @@ mod tests {
     #[test]
     fn one_of_each_reason_is_tried_and_speaks_for_the_others() {
         let mut all = Refused::default();
-        all.end_of_trial(&refused(0..1000, "no key"), true);
-        all.end_of_trial(&refused(1000..2000, "too large"), true);
-        all.try_some();
+        all.finish_trial(&refused(0..1000, "no key"), true);
+        all.finish_trial(&refused(1000..2000, "too large"), true);
+        all.start_trial();
         assert!(!all.rows().contains(&0) && !all.rows().contains(&1000), "tried");
-        assert!(!all.end_of_trial(&[], false), "an outage shows nothing");
+        assert!(!all.finish_trial(&[], false), "an outage shows nothing");
         assert_eq!(all.rows().len(), 2000);
         all.last = 0;
-        all.try_some();
-        // What was refused for want of a key is taken; nothing else is.
-        assert!(all.end_of_trial(&refused(1000..1001, "too large"), true));
+        all.start_trial();
+        // Rows that were refused without a key are accepted now; the others are not.
+        assert!(all.finish_trial(&refused(1000..1001, "too large"), true));
         assert_eq!(all.rows(), (1000..2000).collect::<Vec<_>>());
         let said = all.sentence("dead letters").unwrap();
         assert_eq!(said, "1000 dead letters stay in the database: too large");
@@ -118,8 +119,8 @@ mod tests {
     #[test]
     fn when_nothing_is_refused_nothing_is_said() {
         let mut all = Refused::default();
-        all.try_some();
-        assert!(!all.end_of_trial(&[], true));
+        all.start_trial();
+        assert!(!all.finish_trial(&[], true));
         assert_eq!(all.sentence("dead letters"), None);
     }
 }

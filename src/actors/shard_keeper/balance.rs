@@ -1,5 +1,4 @@
-//! Which shards to take and which to give up, and how: those of the dead and of nobody up
-//! to a fair share, and what others are due.
+//! Takes free shards up to a fair share, and releases shards beyond it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -10,22 +9,22 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::super::instance::Instance;
 use super::super::lease::boot_ms;
-use super::super::messages::{LookAround, ReleaseShard, ShardsTaken};
+use super::super::messages::{ReleaseShard, ScanOutbox, ShardsTaken};
 use super::super::shares::{idle_first, share_of};
 use super::{HEARTBEAT, ShardKeeper};
 use crate::model::ids::{AppId, Epoch, InstanceId, ShardId};
 use crate::store::{ShardFence, ShardRow};
 
-/// How long a gentle release waits for what runs.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Shards that are released together at most.
+/// How long a release waits for running attempts.
+const RELEASE_MAX_WAIT: Duration = Duration::from_secs(2);
+/// The largest number of shards that are released together.
 const BATCH: usize = 500;
-/// The wait before a release that others did not let happen is tried again.
+/// The wait before a release that failed is tried again.
 const RELEASE_AGAIN_MS: i64 = 10_000;
 
 impl ShardKeeper {
     pub(super) fn take_and_release(&mut self, ctx: &mut Context<Self>) {
-        self.watch_others();
+        self.declare_silent_dead();
         let me = self.instance.me();
         let by_app = by_app(&self.observed.shards);
         let mut takes: Vec<ShardRow> = Vec::new();
@@ -44,11 +43,11 @@ impl ShardKeeper {
             };
             let held = rows.iter().filter(|row| row.owner == Some(me)).count();
             if held < share {
-                let is_free =
-                    |row: &&&ShardRow| row.owner.is_none_or(|owner| !self.is_known(owner));
+                let is_free = |row: &&&ShardRow| row.owner.is_none_or(|owner| !self.is_live(owner));
                 takes.extend(rows.iter().filter(is_free).take(share - held).map(|row| **row));
             } else if held > share {
-                // Shares add up to all shards, so another instance has less than a share.
+                // The shares add up to the number of shards, so another instance has fewer than its
+                // share.
                 let surplus = self.surplus(*app, rows, held - share).into_iter();
                 releases.extend(surplus.map(|fence| (*app, fence)));
             }
@@ -63,20 +62,21 @@ impl ShardKeeper {
         }
     }
 
-    /// Declares dead whose lease is past by the database's clock and whose beat has not
-    /// moved for a whole lease by ours: a clock that jumps kills nobody. Time in which we
-    /// could not look proves nothing: whatever kept us from it may have kept others, too.
-    fn watch_others(&mut self) {
+    /// Declares an instance dead if its lease has ended by the database's clock and its beat has
+    /// not changed for a whole lease by ours, so that a jump of one clock has no effect. Intervals
+    /// in which this instance could not observe do not count, since the other ones may have been
+    /// blocked by the same cause.
+    fn declare_silent_dead(&mut self) {
         let now = boot_ms();
         let lease_ms = i64::try_from(self.instance.lease.length().as_millis()).unwrap_or(i64::MAX);
-        let could_look = now - std::mem::replace(&mut self.looked_ms, now) <= lease_ms / 2;
-        let mut moved = HashMap::new();
+        let could_look = now - std::mem::replace(&mut self.observed_ms, now) <= lease_ms / 2;
+        let mut seen = HashMap::new();
         for other in &self.observed.instances {
-            let since = match self.moved.get(&other.id) {
+            let since = match self.beats_seen.get(&other.id) {
                 Some((beat, since)) if *beat == other.beat && could_look => *since,
                 _ => now,
             };
-            moved.insert(other.id, (other.beat, since));
+            seen.insert(other.id, (other.beat, since));
             let silent = now - since >= lease_ms && other.lease_until_us < self.observed.now_us;
             if silent && other.id != self.instance.me() {
                 let (instance, other) = (self.instance.clone(), other.clone());
@@ -90,14 +90,14 @@ impl ShardKeeper {
                 }));
             }
         }
-        self.moved = moved;
+        self.beats_seen = seen;
     }
 
-    fn is_known(&self, owner: InstanceId) -> bool {
+    fn is_live(&self, owner: InstanceId) -> bool {
         self.observed.instances.iter().any(|instance| instance.id == owner)
     }
 
-    /// Shards to give up, besides those that are on their way.
+    /// Up to `count` shards to release, less those that are being released.
     fn surplus(&self, app: AppId, rows: &[&ShardRow], count: usize) -> Vec<ShardFence> {
         let now = boot_ms();
         let may_go = |fence: &ShardFence| {
@@ -110,7 +110,7 @@ impl ShardKeeper {
         idle_first(may, count, |shard| self.instance.in_flight.has(shard))
     }
 
-    /// Takes these shards in few statements, one round at a time.
+    /// Takes these shards, unless others are being taken.
     fn take(&mut self, shards: Vec<ShardRow>, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.taking, true) {
             return;
@@ -129,25 +129,26 @@ impl ShardKeeper {
             actor.changes += 1;
             actor.instance.asked_for_shards.store(true, Ordering::Release);
             match taken {
-                Ok(taken) => actor.own(taken),
-                // Which of them are ours is seen at the next heartbeat.
+                Ok(taken) => actor.add_owned(taken),
+                // The next heartbeat shows which of them were taken.
                 Err(error) => tracing::debug!(%error, "shards were not taken"),
             }
         }));
     }
 
-    /// Stops choosing these shards, waits for what runs, then gives them up; or keeps them.
+    /// Puts no more jobs into these shards, waits for their running attempts, and releases those
+    /// that become idle in time.
     fn release(&mut self, releases: Vec<(AppId, ShardFence)>, ctx: &mut Context<Self>) {
         let asked = FuturesUnordered::new();
         let mut shards = Vec::new();
         for (app, fence) in releases {
-            if !self.instance.registry.is_published::<ReleaseShard>(app) {
+            if !self.instance.registry.is_registered::<ReleaseShard>(app) {
                 continue;
             }
             shards.push(fence.shard);
             self.releasing.insert(fence.shard);
             self.instance.owned.remove(app, fence.shard);
-            let request = ReleaseShard { shard: fence.shard, patience: PATIENCE };
+            let request = ReleaseShard { shard: fence.shard, max_wait: RELEASE_MAX_WAIT };
             let released = self.instance.registry.ask(app, request);
             asked.push(async move { released.await.unwrap_or(false).then_some((app, fence)) });
         }
@@ -170,7 +171,7 @@ impl ShardKeeper {
             for shard in shards {
                 actor.releasing.remove(&shard);
                 if !given_up.contains(&shard) {
-                    // Whether it still is ours is seen at the next heartbeat.
+                    // The next heartbeat shows whether it is still owned.
                     actor.release_after_ms.insert(shard, boot_ms() + RELEASE_AGAIN_MS);
                 }
             }
@@ -182,8 +183,8 @@ impl ShardKeeper {
         }));
     }
 
-    /// The schedulers hear of shards before readers put jobs into them.
-    pub(super) fn own(&self, fences: Vec<ShardFence>) {
+    /// Adds shards: to the schedulers first, then to `OwnedShards`, from which admissions choose.
+    pub(super) fn add_owned(&self, fences: Vec<ShardFence>) {
         if fences.is_empty() {
             return;
         }
@@ -198,10 +199,10 @@ impl ShardKeeper {
         let registry = &self.instance.registry;
         let names = self.instance.names_of(taken.keys().copied());
         for (app, fences) in taken {
-            registry.hint_to(app, ShardsTaken { fences: fences.clone() });
+            registry.notify_scope(app, ShardsTaken { fences: fences.clone() });
             self.instance.owned.add(app, &fences);
         }
-        registry.hint(LookAround);
+        registry.notify(ScanOutbox);
         let shards = fences.len();
         let epoch = fences.iter().map(|fence| fence.epoch).max().unwrap_or(Epoch(0));
         tracing::info!(shards, %epoch, "{shards} shards of {names} are ours");
@@ -217,8 +218,8 @@ pub(super) fn by_app(rows: &[ShardRow]) -> HashMap<AppId, Vec<&ShardRow>> {
     by_app
 }
 
-/// Until it is answered: a release without an answer may still happen, and then another
-/// instance has the shards.
+/// Releases shards until that is confirmed. A release whose answer is lost may still take effect,
+/// and then another instance owns the shards.
 async fn release_until_answered(instance: &Instance, given_up: &[(AppId, ShardFence)]) {
     let fences: Vec<ShardFence> = given_up.iter().map(|(_, fence)| *fence).collect();
     let Some(owner) = fences.first().map(|fence| fence.owner) else { return };

@@ -1,23 +1,24 @@
-//! Commands: what others ask of the owner of a shard.
+//! Commands: rows by which other processes ask the owner of a shard to do something.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use actix::prelude::*;
 
-use super::super::messages::{ChangeJob, LookAround, LookFor};
+use super::super::messages::{ChangeJob, LoadJobs, ScanOutbox};
 use super::ShardKeeper;
 use crate::health::ProblemKind;
 use crate::model::ids::{AppId, JobId, ShardId};
 use crate::store::{ChangeCommand, Observation, UnknownCommands};
 
-/// What the report of commands is about.
+/// The subject of a problem with commands.
 const COMMANDS: &str = "commands";
 
 impl ShardKeeper {
-    /// Hands over jobs that others put into our shards, one round at a time.
-    pub(super) fn look_after_commands(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
-        if observed.looks.is_empty() || std::mem::replace(&mut self.looking, true) {
+    /// Passes jobs that other processes put into our shards to the schedulers, unless that is
+    /// already running.
+    pub(super) fn run_commands(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
+        if observed.looks.is_empty() || std::mem::replace(&mut self.running_commands, true) {
             return;
         }
         let apps: HashMap<ShardId, AppId> =
@@ -33,12 +34,12 @@ impl ShardKeeper {
         let instance = self.instance.clone();
         let round = tokio::spawn(async move {
             for (app, (jobs, commands)) in by_app {
-                if !instance.registry.is_published::<LookFor>(app) {
+                if !instance.registry.is_registered::<LoadJobs>(app) {
                     continue;
                 }
-                // Whoever put them there may have left verdicts, too.
-                instance.registry.hint(LookAround);
-                if instance.registry.ask(app, LookFor { jobs }).await.is_some()
+                // The same transaction may have written verdicts.
+                instance.registry.notify(ScanOutbox);
+                if instance.registry.ask(app, LoadJobs { jobs }).await.is_some()
                     && let Err(error) =
                         instance.bounded(instance.store.finish_commands(&commands)).await
                 {
@@ -46,7 +47,7 @@ impl ShardKeeper {
                 }
             }
         });
-        ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.looking = false));
+        ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.running_commands = false));
     }
 
     /// Passes changes of jobs in our shards on to the schedulers of their apps. What is answered is
@@ -78,7 +79,7 @@ impl ShardKeeper {
         }
     }
 
-    /// Commands of a kind that this version does not know stay where they are.
+    /// Reports commands of an unknown kind, which stay in the table.
     pub(super) fn report_unknown_commands(&self, observed: &Observation) {
         let unknown = &observed.unknown_commands;
         let count = unknown.iter().map(|commands| commands.count).sum();

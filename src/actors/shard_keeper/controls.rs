@@ -35,7 +35,7 @@ impl ShardKeeper {
                 }
                 None => {
                     tracing::info!(app = %name, "app {name} is resumed");
-                    self.instance.registry.hint_to(*id, Fire);
+                    self.instance.registry.notify_scope(*id, Fire);
                 }
             }
         }

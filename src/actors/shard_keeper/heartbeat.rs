@@ -1,4 +1,4 @@
-//! One heartbeat: the lease is renewed, then the keeper looks around.
+//! One heartbeat: renews the lease, then reads the state of the instances and shards.
 
 use std::time::Duration;
 
@@ -7,60 +7,60 @@ use super::super::instance::Instance;
 use super::super::processes;
 use crate::store::{Error as StoreError, Observation, Result as StoreResult};
 
-/// How often the patience with a heartbeat doubles.
-const MOST_PATIENCE: u32 = 3;
+/// How many times the time limit of a heartbeat doubles.
+const MAX_DOUBLINGS: u32 = 3;
 
-/// What one heartbeat brought.
-pub(super) enum Beat {
-    /// With the database's clock less ours.
+/// The result of a heartbeat.
+pub(super) enum Heartbeat {
+    /// The lease is renewed. With the difference of the database's clock to ours, in milliseconds.
     Alive(Observation, i64),
-    /// We were declared dead, or never joined.
+    /// The instance was declared dead, or is not registered yet.
     Unknown,
-    /// There was no answer in time; perhaps a reason for it, if the database says one.
+    /// There was no answer in time. `says_why`: the error contains a reason from the database.
     Unanswered { error: StoreError, says_why: bool },
 }
 
-/// What a heartbeat may take, after so many without an answer. There must be time for another
-/// connection before the lease is over. Once it is over, giving up as soon would not mend
-/// anything: a server that is too slow for a new connection would never be heard again.
-pub(super) fn patience(lease: Duration, unanswered: u32) -> Duration {
-    (lease / 3) * (1 << unanswered.min(MOST_PATIENCE))
+/// The time limit of a heartbeat, after `unanswered` ones without an answer. At first it leaves
+/// time for another connection within the lease. Later it grows: otherwise a server that is slow to
+/// accept connections would never be reached again.
+pub(super) fn max_wait(lease: Duration, unanswered: u32) -> Duration {
+    (lease / 3) * (1 << unanswered.min(MAX_DOUBLINGS))
 }
 
-/// One heartbeat: renew, then look around.
+/// Renews the lease and observes the other instances.
 pub(super) async fn beat(
     instance: &Instance,
-    patience: Duration,
-    knocks: bool,
-) -> StoreResult<Beat> {
+    max_wait: Duration,
+    probes_first: bool,
+) -> StoreResult<Heartbeat> {
     let me = instance.me();
     if me.0 == 0 {
-        return Ok(Beat::Unknown);
+        return Ok(Heartbeat::Unknown);
     }
     let answered = async {
-        if knocks {
+        if probes_first {
             instance.store.knock().await?;
         }
         let sent = instance.lease.sending();
         if !instance.store.beat(me, instance.lease.length()).await? {
-            return Ok(Beat::Unknown);
+            return Ok(Heartbeat::Unknown);
         }
         instance.lease.renewed(sent);
-        let (mut observed, mut skew_ms) = look_around(instance).await?;
+        let (mut observed, mut skew_ms) = observe(instance).await?;
         if declare_ended(instance, &observed).await? {
-            // What was theirs is free, and need not wait for the next heartbeat.
-            (observed, skew_ms) = look_around(instance).await?;
+            // Read again, so that their shards can be taken with this heartbeat.
+            (observed, skew_ms) = observe(instance).await?;
         }
-        Ok(Beat::Alive(observed, skew_ms))
+        Ok(Heartbeat::Alive(observed, skew_ms))
     };
-    match tokio::time::timeout(patience, answered).await {
+    match tokio::time::timeout(max_wait, answered).await {
         Ok(answer) => instance.database.replace_sessions(answer),
         Err(_) => {
             instance.store.reconnect_heartbeat();
-            let ms = patience.as_millis();
+            let ms = max_wait.as_millis();
             let silence = format!("no answer to the heartbeat within {ms} ms");
-            // A pool that waits for a connection does not say what for.
-            let why = instance.store.trouble(patience / 4).await;
+            // A pool that waits for a connection does not report the reason.
+            let why = instance.store.trouble(max_wait / 4).await;
             let says_why = why.is_some();
             let error = match why {
                 Some(StoreError::Unavailable(why)) => {
@@ -69,13 +69,13 @@ pub(super) async fn beat(
                 Some(error) => error,
                 None => StoreError::Unavailable(silence),
             };
-            Ok(Beat::Unanswered { error, says_why })
+            Ok(Heartbeat::Unanswered { error, says_why })
         }
     }
 }
 
-/// What there is to be seen, and the database's clock less ours.
-async fn look_around(instance: &Instance) -> StoreResult<(Observation, i64)> {
+/// The state of the instances and shards, and the difference of the database's clock to ours.
+async fn observe(instance: &Instance) -> StoreResult<(Observation, i64)> {
     let asked_ms = instance.clock.now_ms();
     let observed = instance.store.observe(instance.me()).await?;
     instance.database_clock.seen(observed.now_us);
@@ -83,8 +83,8 @@ async fn look_around(instance: &Instance) -> StoreResult<(Observation, i64)> {
     Ok((observed, skew_ms))
 }
 
-/// Declares the instances dead whose processes ran beside ours and have ended, which nobody
-/// needs to wait a lease for. True if there were any.
+/// Declares instances dead whose processes on this machine have ended, so that their shards need
+/// not wait for the end of the lease. Returns true if there were any.
 async fn declare_ended(instance: &Instance, observed: &Observation) -> StoreResult<bool> {
     let Some(own) = &instance.process else { return Ok(false) };
     let mut any = false;

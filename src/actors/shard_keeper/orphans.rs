@@ -1,8 +1,7 @@
-//! Apps that no instance has any more while jobs of them are due: nobody would fire those, so
-//! every instance reports them.
+//! Reports apps that have due jobs and that no running instance fires.
 //!
-//! Which apps those are, each heartbeat's observation shows. Only if there are any, their due
-//! jobs are counted, once a minute and up to a limit.
+//! Each heartbeat shows which apps no instance has. Only if there are any, their due jobs are
+//! counted, once a minute and up to a limit.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -14,23 +13,23 @@ use crate::health::ProblemKind;
 use crate::model::ids::{AppId, ShardId};
 use crate::store::{DueJobs, Observation};
 
-/// An app that a restart has for a moment taken away is none.
-const PATIENCE_MS: i64 = 5_000;
-/// How often jobs are counted.
+/// An app is reported after this time without an instance, which a restart does not exceed.
+const ORPHAN_AFTER_MS: i64 = 5_000;
+/// How often due jobs are counted.
 const COUNT_EVERY_MS: i64 = 60_000;
 
-/// What is known of them.
+/// The apps without an instance.
 #[derive(Debug, Default)]
 pub(super) struct Orphans {
-    /// Since when no instance has the app.
+    /// Since when no instance has the app, by the boot clock.
     since_ms: BTreeMap<AppId, i64>,
     counted_ms: Option<i64>,
-    /// Whose jobs were reported, by their subjects.
+    /// The apps that are reported, with the subjects of the reports.
     reported: BTreeMap<AppId, String>,
 }
 
 impl ShardKeeper {
-    pub(super) fn look_for_orphans(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn check_orphans(&mut self, ctx: &mut Context<Self>) {
         let now_ms = boot_ms();
         let orphans = orphans_in(&self.observed);
         let known = &mut self.orphans;
@@ -41,11 +40,11 @@ impl ShardKeeper {
         let back: Vec<AppId> =
             known.reported.keys().filter(|app| !orphans.contains_key(*app)).copied().collect();
         for app in back {
-            self.withdraw(app);
+            self.clear_orphan(app);
         }
         let known = &mut self.orphans;
         let is_lasting = |app: &AppId| {
-            known.since_ms.get(app).is_some_and(|since| now_ms - since >= PATIENCE_MS)
+            known.since_ms.get(app).is_some_and(|since| now_ms - since >= ORPHAN_AFTER_MS)
         };
         let lasting: Vec<(AppId, Vec<ShardId>)> =
             orphans.into_iter().filter(|(app, _)| is_lasting(app)).collect();
@@ -70,7 +69,7 @@ impl ShardKeeper {
         let gone: Vec<AppId> =
             self.orphans.reported.keys().filter(|app| !due.contains(app)).copied().collect();
         for app in gone {
-            self.withdraw(app);
+            self.clear_orphan(app);
         }
         for due in counted {
             let subject = format!("app {}", due.name);
@@ -81,8 +80,8 @@ impl ShardKeeper {
         self.instance.counters.set_without_instance(jobs);
     }
 
-    /// An instance has the app again, or its jobs are gone.
-    fn withdraw(&mut self, app: AppId) {
+    /// Clears the report of an app that an instance has again, or whose due jobs are gone.
+    fn clear_orphan(&mut self, app: AppId) {
         if let Some(subject) = self.orphans.reported.remove(&app) {
             self.instance.health.clear(&subject);
         }
@@ -105,7 +104,7 @@ fn sentence(due: &DueJobs) -> String {
     )
 }
 
-/// Apps with shards that no live instance has, and their shards. A drained instance fires nothing.
+/// Apps that no live instance has, with their shards. A drained instance fires nothing.
 fn orphans_in(observed: &Observation) -> BTreeMap<AppId, Vec<ShardId>> {
     let firing = observed.instances.iter().filter(|one| !observed.draining.contains(&one.id));
     let had: HashSet<AppId> = firing.flat_map(|one| one.apps.iter().copied()).collect();

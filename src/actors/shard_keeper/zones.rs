@@ -1,4 +1,4 @@
-//! Whether all instances read local times by the same rules of time zones.
+//! Checks that all instances use the same version of the time zone database.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::health::ProblemKind;
 use crate::store::Observation;
 
 impl ShardKeeper {
-    /// Where instances go by different rules, one local time may become two instants.
+    /// Reports different versions, with which the same local time may become two instants.
     pub(super) fn check_time_zones(&self, observed: &Observation) {
         let own = &self.instance.settings.time_zones;
         let others: BTreeSet<&str> = observed

@@ -1,31 +1,32 @@
-//! Stopping everything in order.
+//! Stops an instance in order.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::instance::Instance;
-use super::super::messages::{Drain, GoodBye, StopStarting};
+use super::super::messages::{Drain, ReleaseAll, StopStarting};
 use super::super::registry::Scope;
 
-/// How often a wait for the end looks.
-const LOOK: Duration = Duration::from_millis(10);
-/// What leaving the group may take: at least, and at most.
-const INTAKE_PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-/// What writing the last outcomes may take after the handlers have ended.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// What the last records of the outbox may take to a broker.
-const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
+/// How often a condition is checked while waiting for it.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The shortest and the longest time for leaving the consumer group.
+const INTAKE_MAX_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// The time for writing the last outcomes after the handlers have ended.
+const WRITE_MAX_WAIT: Duration = Duration::from_secs(10);
+/// The time for sending the last records of the producer.
+const FLUSH_MAX_WAIT: Duration = Duration::from_millis(500);
 
-/// Each step ends in time for the next, whatever group, broker or database do: what is not
-/// done by then is done again by whoever has our shards and partitions next.
+/// Stops everything, with a time limit for each step, so that no unavailable service delays the
+/// end. What is not done in time is done by the instances that own the shards and partitions next.
 pub(super) async fn drain_all(instance: Arc<Instance>, deadline: Instant) {
     let left = |until: Instant| until.saturating_duration_since(Instant::now());
-    let patience = left(deadline);
+    let max_wait = left(deadline);
     if let Some(intake) = instance.intake() {
-        // The attempts need the rest of the time, and a group may take longer than all of it.
-        let patience = (patience / 2).clamp(INTAKE_PATIENCE.0, INTAKE_PATIENCE.1);
-        if let Err(error) = intake.shutdown(patience).await {
-            tracing::warn!(%error, "the intake did not stop in time: it is left to itself");
+        // Limited, because leaving a group can take very long and the attempts need the remaining
+        // time.
+        let max_wait = (max_wait / 2).clamp(INTAKE_MAX_WAIT.0, INTAKE_MAX_WAIT.1);
+        if let Err(error) = intake.shutdown(max_wait).await {
+            tracing::warn!(%error, "the intake did not stop in time, and is not waited for");
         }
     }
     stop_starting(&instance, left(deadline)).await;
@@ -34,24 +35,26 @@ pub(super) async fn drain_all(instance: Arc<Instance>, deadline: Instant) {
         tracing::warn!(running, "{running} attempts did not end in time: they are cancelled");
         instance.in_flight.cancel_all();
     }
-    let written = (Instant::now() + WRITE_PATIENCE).min(deadline + Drain::REST / 2);
+    let written = (Instant::now() + WRITE_MAX_WAIT).min(deadline + Drain::REST / 2);
     if !until(written, || instance.in_flight.len() == 0).await {
         let left = instance.in_flight.len();
         tracing::warn!(left, "{left} outcomes were not written: those jobs will fire again");
     }
-    let gone = (Instant::now() + WRITE_PATIENCE).min(deadline + Drain::REST);
-    let goodbye = tokio::time::timeout(left(gone), say_goodbye(&instance));
+    let gone = (Instant::now() + WRITE_MAX_WAIT).min(deadline + Drain::REST);
+    let goodbye = tokio::time::timeout(left(gone), release_all(&instance));
     if tokio::join!(goodbye, flush(&instance)).0.is_err() {
-        tracing::warn!("no time left to say goodbye: others wait for the lease");
+        tracing::warn!(
+            "no time left to release the shards: other instances wait for the end of the lease"
+        );
     }
 }
 
-/// What jobs sent has been acknowledged, and letters and verdicts stay in the outbox until they
-/// are: nothing is lost without this, and less is published twice.
+/// Sends the records that the producer has queued. Nothing would be lost without this, since
+/// unacknowledged letters and verdicts stay in the outbox, but more would be published twice.
 async fn flush(instance: &Instance) {
     let Some(kafka) = &instance.kafka else { return };
-    // A clock that is set back makes the client's own wait longer.
-    let flushed = tokio::time::timeout(FLUSH_PATIENCE * 2, kafka.producer.flush(FLUSH_PATIENCE));
+    // Limited separately, since the client's own wait becomes longer if the clock is set back.
+    let flushed = tokio::time::timeout(FLUSH_MAX_WAIT * 2, kafka.producer.flush(FLUSH_MAX_WAIT));
     match flushed.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, "not everything was sent"),
@@ -59,18 +62,19 @@ async fn flush(instance: &Instance) {
     }
 }
 
-async fn stop_starting(instance: &Instance, patience: Duration) {
+async fn stop_starting(instance: &Instance, max_wait: Duration) {
     let asked = instance.apps.keys().map(|app| instance.registry.ask(*app, StopStarting));
-    drop(tokio::time::timeout(patience, futures::future::join_all(asked)).await);
+    drop(tokio::time::timeout(max_wait, futures::future::join_all(asked)).await);
 }
 
-/// To a successor, if the keeper has just panicked: without it others wait for our lease.
-async fn say_goodbye(instance: &Instance) {
-    while instance.registry.is_published::<GoodBye>(Scope::Instance) {
-        if instance.registry.ask(Scope::Instance, GoodBye).await.is_some() {
+/// Asks the keeper to release all shards; if it has just panicked, its replacement. Otherwise the
+/// other instances would have to wait for the end of the lease.
+async fn release_all(instance: &Instance) {
+    while instance.registry.is_registered::<ReleaseAll>(Scope::Instance) {
+        if instance.registry.ask(Scope::Instance, ReleaseAll).await.is_some() {
             return;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -79,7 +83,7 @@ async fn until(deadline: Instant, done: impl Fn() -> bool) -> bool {
         if Instant::now() >= deadline {
             return false;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     true
 }

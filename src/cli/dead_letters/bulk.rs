@@ -129,7 +129,7 @@ async fn of_names(
         None => say(wording.line(letter, outcome)),
     };
     let dead_letters = operations.dead_letters();
-    let tally = dead_letters.carry_out(wording.action, &letters, wording.dry_run, each).await?;
+    let tally = dead_letters.apply(wording.action, &letters, wording.dry_run, each).await?;
     printed?;
     if let Some(printer) = printer {
         printer.end_with(None, &wording.fields(tally.done + tally.failed, tally))?;
@@ -202,7 +202,7 @@ async fn of_filter(
     };
     let letters = LetterSelection::Counted(letters);
     let dead_letters = operations.dead_letters();
-    let tally = dead_letters.carry_out(wording.action, &letters, wording.dry_run, each).await?;
+    let tally = dead_letters.apply(wording.action, &letters, wording.dry_run, each).await?;
     printed?;
     let not_done = match tally.failed {
         0 => String::new(),

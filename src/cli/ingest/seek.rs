@@ -94,7 +94,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
     if let Some(failure) = answer.failure {
         return Err(failure.into());
     }
-    if answer.is_none() {
+    if answer.is_noop() {
         report("every partition is at that offset already: nothing to move");
         return Ok(ExitCode::SUCCESS);
     }

@@ -58,8 +58,8 @@ pub(super) async fn run(session: &Session, form: ListOptions) -> anyhow::Result<
 fn text(positions: &Positions) -> String {
     let rows: Vec<Vec<String>> = positions.partitions.iter().map(cells).collect();
     let mut text = table(&COLUMNS, &rows);
-    for remark in positions.partitions.iter().filter_map(PartitionPosition::remark) {
-        text.push_str(&remark);
+    for warning in positions.partitions.iter().filter_map(PartitionPosition::warning) {
+        text.push_str(&warning);
         text.push('\n');
     }
     text.trim_end().to_owned()

@@ -132,8 +132,8 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "id          due    request     app",
-                "0123456789  soon   名前名前    sms",
+                "id          due    request      app",
+                "0123456789  soon   名前名前     sms",
                 "0123456780  later  r\\u{202e}\\n  sms",
             ]
         );
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn columns_without_room_are_left_out_and_the_first_one_never() {
         for (width, shown, left_out) in [
-            (35, "id          due    request     app", &[][..]),
+            (35, "id          due    request      app", &[][..]),
             (34, "id          due    request", &["app"]),
             (22, "id          due    app", &["request"]),
             (17, "id          due", &["request", "app"]),

@@ -187,7 +187,7 @@ fn the_groups_session_follows_the_lease_but_not_below_what_brokers_accept() {
             "{lease_s} {properties:?}"
         );
         let _consumer: BaseConsumer = member.create().unwrap();
-        let is_longer = config.session_remark(lease).is_some();
+        let is_longer = config.session_warning(lease).is_some();
         assert_eq!(is_longer, session == "45000", "{lease_s} {properties:?}");
     }
     for (properties, parts) in [

@@ -1,8 +1,8 @@
-//! Doing something to several letters, with a dry run that says what would come of it.
+//! Bulk actions on dead letters, and their dry runs.
 //!
-//! Letters that are named are all looked up before anything is done: a wrong id is a mistake in
-//! what was asked. Those that a filter describes are counted first; what was counted is what is
-//! then done, a page at a time.
+//! Letters that are selected by name are all looked up before anything is changed, since a wrong id
+//! is an error of the caller. Letters that are selected by a filter are counted first; the action
+//! then applies to those that were counted, one page at a time.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,36 +14,36 @@ use crate::operations::{
 };
 use crate::store::{Change, Names};
 
-/// Letters that are read, and treated, at once.
+/// How many letters are read and processed at a time.
 const PAGE: u64 = 200;
 
-/// What is done to letters.
+/// An action on dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LetterAction {
-    /// Their requests are admitted again, their corrections where they have one.
+    /// Admits their requests again, or their corrections where they have one.
     Replay,
-    /// They are marked: nothing is to be done about them.
+    /// Marks them as needing no further action.
     Discard,
 }
 
-/// To which letters.
+/// The letters that an action applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LetterSelection {
-    /// To these, each once.
+    /// These letters, each once.
     Named(Vec<LetterName>),
-    /// To those that were counted.
+    /// The letters that were counted.
     Counted(CountedLetters),
 }
 
-/// Dead letters that a filter describes, as they were counted.
+/// The dead letters that match a filter, as they were counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CountedLetters {
     filter: LetterFilter,
     counts: Vec<LetterCount>,
 }
 
-/// What became of one letter, or would.
+/// The result for one letter, or the one of its dry run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LetterOutcome {
@@ -53,13 +53,13 @@ pub enum LetterOutcome {
     Discarded,
 }
 
-/// What became of all.
+/// The results for all letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BulkTally {
-    /// Letters that it was done to, or would be.
+    /// Letters to which the action was applied, or would be.
     pub done: u64,
-    /// Letters that it was not done to, for a reason of their own.
+    /// Letters to which it could not be applied.
     pub failed: u64,
 }
 
@@ -76,33 +76,34 @@ impl CountedLetters {
 }
 
 impl DeadLetters<'_> {
-    /// Counts the dead letters that `filter` describes, for [`carry_out`](Self::carry_out). Its
-    /// states do not matter: nothing can be done to a letter that is not dead.
+    /// Counts the dead letters that match `filter`, for [`apply`](Self::apply). The filter's states
+    /// are ignored: actions apply only to letters in the state dead.
     ///
     /// # Errors
     /// As [`list`](Self::list).
     pub async fn select(&self, filter: LetterFilter) -> Result<CountedLetters> {
-        // None is treated that comes after they were counted.
+        // Excludes letters that are created after they were counted.
         let end = self.context.now_ms().saturating_add(1);
         let to_ms = filter.to_ms.map_or(end, |to| to.min(end));
         super::check(&filter)?;
         let filter = LetterFilter { states: vec![LetterState::Dead], to_ms: Some(to_ms), ..filter };
-        // A filter that begins later than now describes none, which is no mistake.
+        // A filter that begins in the future matches none, which is no error.
         let is_empty = filter.from_ms.is_some_and(|from| from >= to_ms);
         let counts = if is_empty { Vec::new() } else { self.count(&filter).await? };
         Ok(CountedLetters { filter, counts })
     }
 
-    /// Does `action` to each of `letters`, or says with `dry_run` what would come of it, and
-    /// reports each letter to `on_letter`. A dry run of a replay takes all to be admitted at one
-    /// moment.
+    /// Applies `action` to each of `letters`, or with `dry_run` only determines the results, and
+    /// calls `on_letter` for each letter. A dry run of a replay assumes that all are admitted at
+    /// the same time.
     ///
-    /// If the caller stops waiting, it ends with the page in hand.
+    /// If the caller drops the future, the current page is completed.
     ///
     /// # Errors
-    /// [`Error::NotFound`] or [`Error::Invalid`] if a name is not that of one letter: nothing was
-    /// done; [`Error::Unavailable`] when the database does not answer: what was reported is done.
-    pub async fn carry_out(
+    /// [`Error::NotFound`] or [`Error::Invalid`] if a name does not identify one letter: nothing
+    /// was changed; [`Error::Unavailable`] when the database does not answer: the reported letters
+    /// are done.
+    pub async fn apply(
         &self,
         action: LetterAction,
         letters: &LetterSelection,
@@ -111,8 +112,8 @@ impl DeadLetters<'_> {
     ) -> Result<BulkTally> {
         let mut bulk = Bulk { action, dry_run, names: Names::default() };
         let mut tally = BulkTally::default();
-        let mut report = |treated: Treated| {
-            for (letter, outcome) in &treated {
+        let mut report = |applied: Applied| {
+            for (letter, outcome) in &applied {
                 match outcome {
                     Ok(_) => tally.done += 1,
                     Err(_) => tally.failed += 1,
@@ -123,16 +124,16 @@ impl DeadLetters<'_> {
         match letters {
             LetterSelection::Named(names) => {
                 let letters = self.named(names).await?;
-                let (_, treated) = self.treat(bulk, letters).await?;
-                report(treated);
+                let (_, applied) = self.apply_page(bulk, letters).await?;
+                report(applied);
             }
             LetterSelection::Counted(counted) if counted.total() == 0 => {}
             LetterSelection::Counted(counted) => {
                 let mut after = None;
                 loop {
                     let page = self.list(&counted.filter, after, PAGE).await?;
-                    let (going_on, treated) = self.treat(bulk, page.letters).await?;
-                    report(treated);
+                    let (going_on, applied) = self.apply_page(bulk, page.letters).await?;
+                    report(applied);
                     (bulk, after) = (going_on, page.next);
                     if after.is_none() {
                         break;
@@ -160,37 +161,41 @@ impl DeadLetters<'_> {
             .await
     }
 
-    async fn treat(&self, mut bulk: Bulk, letters: Vec<LetterSummary>) -> Result<(Bulk, Treated)> {
+    async fn apply_page(
+        &self,
+        mut bulk: Bulk,
+        letters: Vec<LetterSummary>,
+    ) -> Result<(Bulk, Applied)> {
         self.context
             .run(move |context| async move {
-                let outcomes = bulk.treat(&context, &letters).await?;
+                let outcomes = bulk.apply(&context, &letters).await?;
                 Ok((bulk, letters.into_iter().zip(outcomes).collect()))
             })
             .await
     }
 }
 
-/// Letters, each with its outcome.
-type Treated = Vec<(LetterSummary, Result<LetterOutcome>)>;
+/// Letters with their results.
+type Applied = Vec<(LetterSummary, Result<LetterOutcome>)>;
 
-/// An action that is under way.
+/// A bulk action in progress.
 struct Bulk {
     action: LetterAction,
     dry_run: bool,
-    /// What the letters before would have taken, in a dry run.
+    /// The ids and keys that earlier letters of a dry run would have taken.
     names: Names,
 }
 
 impl Bulk {
-    /// The outcome of each letter, in the same order.
-    async fn treat(
+    /// The result for each letter, in the same order.
+    async fn apply(
         &mut self,
         context: &Arc<Context>,
         letters: &[LetterSummary],
     ) -> Result<Vec<Result<LetterOutcome>>> {
         match (self.action, self.dry_run) {
             (LetterAction::Replay, _) => Ok(self.replay(context, letters).await),
-            (LetterAction::Discard, true) => Ok(letters.iter().map(foresee_discard).collect()),
+            (LetterAction::Discard, true) => Ok(letters.iter().map(preview_discard).collect()),
             (LetterAction::Discard, false) => discard(context, letters).await,
         }
     }
@@ -215,7 +220,7 @@ impl Bulk {
             let admission = &context.admission;
             let by = context.by.clone();
             let replayed = match self.dry_run {
-                true => admission.foresee_replay(letter.id, None, by, &mut self.names).await,
+                true => admission.preview_replay(letter.id, None, by, &mut self.names).await,
                 false => admission.replay(letter.id, None, by).await,
             };
             let replayed = explained(context, letter.id, replayed).await;
@@ -226,7 +231,7 @@ impl Bulk {
     }
 }
 
-fn foresee_discard(letter: &LetterSummary) -> Result<LetterOutcome> {
+fn preview_discard(letter: &LetterSummary) -> Result<LetterOutcome> {
     match letter.state() {
         LetterState::Dead | LetterState::Discarded => Ok(LetterOutcome::Discarded),
         LetterState::Parked | LetterState::Replayed => Err(Error::Conflict(why_not(letter))),

@@ -1,4 +1,4 @@
-//! Correcting one letter: a value that a replay uses in the place of its record's.
+//! Corrects one dead letter: a correction is a value that a replay uses instead of the record's.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -10,20 +10,20 @@ use crate::model::request::ScheduleJobRequest;
 use crate::operations::{Error, LetterName, LetterState, LetterSummary, Result};
 use crate::store::Change;
 
-/// How a letter is to be corrected.
+/// A change of a letter's correction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edit {
-    /// What is to take the place of the record's value; `None` to remove the correction.
+    /// The value that replaces the record's; `None` removes the correction.
     pub correction: Option<Vec<u8>>,
-    /// Takes also what is not a sound request.
+    /// Accepts a value that is not a valid request.
     pub force: bool,
-    /// Confirms that a correction that is there may be lost.
+    /// Confirms that an existing correction may be overwritten.
     pub replace: bool,
-    /// Only says what would be changed.
+    /// Only determines the result.
     pub dry_run: bool,
 }
 
-/// What was changed, or would be.
+/// The result of an edit, or of its dry run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Edited {
@@ -36,11 +36,11 @@ pub struct Edited {
 }
 
 impl DeadLetters<'_> {
-    /// Gives a dead letter a correction, or removes it. The record's own value stays as it is.
+    /// Sets or removes the correction of a dead letter. The record's own value is unchanged.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the correction is not a request that could be admitted, as far as
-    /// that shows without its app; [`Error::Unconfirmed`] if another correction would be lost;
+    /// [`Error::Refused`] if the correction is not a request that could be admitted, as far as that
+    /// can be checked without its app; [`Error::Unconfirmed`] if another correction would be lost;
     /// [`Error::Conflict`] if the letter is not dead, or was changed at the same time;
     /// [`Error::NotFound`] if there is no such letter; [`Error::Unavailable`] when the database
     /// does not answer.

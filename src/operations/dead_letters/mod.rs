@@ -1,6 +1,6 @@
-//! Dead letters: listed, shown, corrected, replayed and discarded.
+//! Dead letters: list, show, correct, replay and discard.
 //!
-//! `bulk` does something to several letters, `edit` corrects one, `wire` is how programs see them.
+//! `bulk` applies an action to several letters, `edit` corrects one, and `wire` is their JSON form.
 
 mod bulk;
 mod edit;
@@ -21,7 +21,7 @@ use crate::store::{LetterRow, Lookup, Names};
 pub use bulk::{BulkTally, CountedLetters, LetterAction, LetterOutcome, LetterSelection};
 pub use edit::{Edit, Edited};
 
-/// What could not become a job, or failed for good.
+/// Requests that could not become jobs, and jobs that failed permanently.
 #[derive(Clone, Copy, Debug)]
 pub struct DeadLetters<'a> {
     context: &'a Arc<Context>,
@@ -31,7 +31,7 @@ pub struct DeadLetters<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShownLetter {
-    /// What a list shows of it.
+    /// The fields that a list shows.
     pub summary: LetterSummary,
     /// Whether it is on the DLQ topic, acknowledged by the broker.
     pub published: bool,
@@ -39,12 +39,12 @@ pub struct ShownLetter {
     pub key: Option<Vec<u8>>,
     /// The value of its record, or the body that its job was fired with.
     pub value: Option<Vec<u8>>,
-    /// The headers of its record, as JSON: pairs of a name and a value, which is a text, `null` or
-    /// `{"hex": ".."}`.
+    /// The headers of its record, as JSON: pairs of a name and a value, which is a string, `null`
+    /// or `{"hex": ".."}`.
     pub headers: String,
-    /// What takes the place of its value in a replay.
+    /// The value that a replay uses instead of the record's.
     pub correction: Option<Vec<u8>>,
-    /// The letters before and after it whose replays died again.
+    /// Earlier and later letters of the same request, if replays of it failed again.
     pub chain: ReplayChain,
 }
 
@@ -53,11 +53,11 @@ impl<'a> DeadLetters<'a> {
         Self { context }
     }
 
-    /// The letters that `filter` describes, newest first, at most `limit` of them, after the place
-    /// where the page before ended. A letter that comes meanwhile moves none to another page.
+    /// The letters that match `filter`, newest first, at most `limit` of them, after the end of the
+    /// previous page. A new letter does not shift the following pages.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a filter that can describe none; [`Error::Unavailable`] when the
+    /// [`Error::Invalid`] for a filter that can match none; [`Error::Unavailable`] when the
     /// database does not answer.
     pub async fn list(
         &self,
@@ -75,7 +75,7 @@ impl<'a> DeadLetters<'a> {
             .await
     }
 
-    /// How many letters `filter` describes, by state and kind; only counts above zero.
+    /// How many letters match `filter`, by state and kind; only counts above zero.
     ///
     /// # Errors
     /// As [`list`](Self::list).
@@ -93,8 +93,8 @@ impl<'a> DeadLetters<'a> {
     /// Everything about one letter.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such letter, [`Error::Invalid`] if the name is the
-    /// beginning of several; [`Error::Unavailable`] when the database does not answer.
+    /// [`Error::NotFound`] if there is no such letter, [`Error::Invalid`] if several ids begin with
+    /// the name; [`Error::Unavailable`] when the database does not answer.
     pub async fn show(&self, letter: &LetterName) -> Result<ShownLetter> {
         let name = letter.clone();
         self.context
@@ -106,7 +106,7 @@ impl<'a> DeadLetters<'a> {
                 let waits = store.awaits_publishing(row.id).await.map_err(of_store)?;
                 let chain = store.replay_chain(&summary).await.map_err(of_store)?;
                 Ok(ShownLetter {
-                    // A parked record is no letter for others yet.
+                    // A parked record is not published before it is dead.
                     published: !waits && summary.state() != LetterState::Parked,
                     summary,
                     key: row.record_key,
@@ -119,14 +119,14 @@ impl<'a> DeadLetters<'a> {
             .await
     }
 
-    /// Admits the request of a dead letter again, or `value` in its place, by the same admission
-    /// as any other request. A letter whose replay is refused stays as it was.
+    /// Admits the request of a dead letter again, or `value` instead of it, like any other request.
+    /// If the request is refused, the letter is unchanged.
     ///
     /// # Errors
     /// [`Error::Refused`] with what is wrong with the request; [`Error::Conflict`] if the letter's
-    /// state does not allow it, with the job if it was replayed before; [`Error::NotFound`] if
-    /// there is no such letter; [`Error::Unavailable`] when the database does not answer: asked
-    /// again, it is not replayed twice.
+    /// state does not allow a replay, with the job if it was replayed before; [`Error::NotFound`]
+    /// if there is no such letter; [`Error::Unavailable`] when the database does not answer: the
+    /// replay may be repeated, which does not create a second job.
     pub async fn replay(&self, letter: Uuid, value: Option<Vec<u8>>) -> Result<Replayed> {
         self.context
             .run(move |context| async move {
@@ -136,18 +136,18 @@ impl<'a> DeadLetters<'a> {
             .await
     }
 
-    /// What [`replay`](Self::replay) would come to just now. Nothing is written.
+    /// The result that [`replay`](Self::replay) would have now. Nothing is written.
     ///
     /// # Errors
     /// As [`replay`](Self::replay).
-    pub async fn foresee_replay(&self, letter: Uuid, value: Option<Vec<u8>>) -> Result<Replayed> {
+    pub async fn preview_replay(&self, letter: Uuid, value: Option<Vec<u8>>) -> Result<Replayed> {
         self.context
             .run(move |context| async move {
                 let mut names = Names::default();
                 let by = context.by.clone();
                 let admission = &context.admission;
-                let foreseen = admission.foresee_replay(letter, value, by, &mut names).await;
-                explained(&context, letter, foreseen).await
+                let previewed = admission.preview_replay(letter, value, by, &mut names).await;
+                explained(&context, letter, previewed).await
             })
             .await
     }
@@ -178,7 +178,8 @@ async fn find(context: &Context, name: &LetterName) -> Result<LetterRow> {
     }
 }
 
-/// The answer to a replay, where the letter's state was in the way with what that is.
+/// Converts the result of a replay. If the letter's state did not allow it, the error describes
+/// that state.
 async fn explained(
     context: &Context,
     letter: Uuid,
@@ -197,7 +198,7 @@ async fn explained(
     }
 }
 
-/// Why nothing more can be done to a letter in this state.
+/// Why a letter in this state cannot be changed.
 fn why_not(letter: &LetterSummary) -> String {
     match letter.state() {
         LetterState::Parked => {

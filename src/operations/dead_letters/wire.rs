@@ -1,4 +1,4 @@
-//! Letters as programs see them: JSON with camelCase keys.
+//! The JSON form of dead letters, with camelCase keys.
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -46,7 +46,7 @@ impl<'a> From<&'a LetterSummary> for Summary<'a> {
             record_time: letter.source_time_ms.map(rfc3339_ms),
             attempts: letter.attempts,
             created_time: rfc3339_ms(letter.created_ms),
-            // A version that knew no states wrote none.
+            // An earlier version, which had no states, did not write this time.
             changed_time: rfc3339_ms(letter.changed_ms.max(letter.created_ms)),
             due_time: letter.due_ms.map(rfc3339_ms),
             corrected: letter.corrected,
@@ -90,7 +90,7 @@ impl Serialize for ShownLetter {
     }
 }
 
-/// The letters of a chain, `letter` among them; none if it is the only one.
+/// The ids of a chain including `letter`; empty if it is the only one.
 fn ids(chain: &ReplayChain, letter: Uuid) -> Vec<Uuid> {
     if chain.before.is_empty() && chain.after.is_empty() {
         return Vec::new();
@@ -99,7 +99,7 @@ fn ids(chain: &ReplayChain, letter: Uuid) -> Vec<Uuid> {
     before.chain([letter]).chain(chain.after.iter().map(|letter| letter.id)).collect()
 }
 
-/// Text where it is text, else hexadecimal, as headers are.
+/// A string if the bytes are UTF-8, otherwise hexadecimal; the same form as for headers.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Bytes<'a> {

@@ -1,7 +1,7 @@
-//! The ingest: how far each partition has been read, and where it is read on.
+//! The ingest: how far each partition has been read, and from which offset it is read on.
 //!
-//! The database is the truth and is asked itself, so that it does not matter whether an instance
-//! runs; Kafka is asked by a client that joins no group.
+//! The database is queried directly, so that it does not matter whether an instance runs. Kafka is
+//! queried by a client that joins no group.
 
 mod plan;
 mod positions;
@@ -17,7 +17,7 @@ pub use plan::PartitionMove;
 pub use positions::{PartitionPosition, Positions};
 pub use seek::{Seek, SeekAnswer, SeekTo};
 
-/// How far the ingest topics have been read, and where they are read on.
+/// How far the ingest topics have been read, and from which offset they are read on.
 #[derive(Clone, Copy, Debug)]
 pub struct Ingest<'a> {
     context: &'a Arc<Context>,

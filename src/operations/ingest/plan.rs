@@ -1,11 +1,11 @@
-//! What a seek does to one partition, and what that means for its records.
+//! The effect of a seek on one partition and its records.
 
 use serde::Serialize;
 
 use crate::kafka::LogRange;
 use crate::model::ids::{Offset, Partition};
 
-/// One partition's part of a seek.
+/// The effect of a seek on one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -14,36 +14,36 @@ pub struct PartitionMove {
     pub topic: String,
     /// The partition.
     pub partition: Partition,
-    /// The offset that was to be read next, or at which reading would begin.
+    /// The offset that would have been read next without the seek.
     pub from: Offset,
     /// The offset that is to be read next.
     pub to: Offset,
-    /// Records that are read again, at most: compaction and transactions leave gaps.
+    /// The largest number of records that are read again; compaction and transactions leave gaps.
     pub read_again: i64,
-    /// Records that are never read, at most.
+    /// The largest number of records that are never read.
     pub skipped: i64,
-    /// Whether it was moved.
+    /// Whether the offset was changed.
     pub moved: bool,
 }
 
-/// Where one partition is to be read on.
+/// The position to seek to in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Offset(Offset),
-    /// The first record that is not older than some moment, if there is one.
+    /// The first record at or after some time, if there is one.
     Moment(Option<Offset>),
     Beginning,
     End,
 }
 
 impl Place {
-    /// The offset of this place in `log`; `None` if the log does not have it.
+    /// The offset of this position in `log`; `None` if it is outside the log.
     pub(super) fn in_log(self, log: LogRange) -> Option<Offset> {
         match self {
             Self::Offset(offset) => (log.begin..=log.end).contains(&offset).then_some(offset),
             Self::Moment(found) => Some(found.unwrap_or(log.stable).clamp(log.begin, log.stable)),
             Self::Beginning => Some(log.begin),
-            // What an open transaction holds back is not passed over unseen.
+            // Not beyond an open transaction, whose records would be skipped.
             Self::End => Some(log.stable),
         }
     }
@@ -62,21 +62,21 @@ impl PartitionMove {
             partition,
             from,
             to,
-            // What the log does not have any more, or never had, is not read either way.
+            // Offsets outside the log do not count as records.
             read_again: (from.min(log.end) - to).max(0),
             skipped: (to - from.max(log.begin)).max(0),
             moved: false,
         }
     }
 
-    /// Whether there is nothing to move: it is read on there already.
-    pub fn is_none(&self) -> bool {
+    /// Whether the partition is already at that offset.
+    pub fn is_noop(&self) -> bool {
         self.from == self.to
     }
 
-    /// Where to go if `from` is to be read next by now. A reader that has passed the place leaves
-    /// nothing to skip; and where another seek has moved back further, a move that was meant to read
-    /// again skips nothing.
+    /// The offset to move to if the row has meanwhile changed to `from`. A forward seek does not
+    /// move a reader back that has passed its target, and a backward seek does not undo one that
+    /// went further back.
     pub(super) fn to_from(&self, from: Offset) -> Offset {
         if self.from < self.to { self.to.max(from) } else { self.to.min(from) }
     }
@@ -102,7 +102,7 @@ mod tests {
             (Place::Offset(Offset(30)), Some(30)),
             (Place::Offset(Offset(31)), None),
             (Place::Moment(Some(Offset(12))), Some(12)),
-            // Of an open transaction, so that readers may not see it yet.
+            // Part of an open transaction, so that consumers do not see it yet.
             (Place::Moment(Some(Offset(31))), Some(30)),
             (Place::Moment(None), Some(30)),
         ] {
@@ -116,7 +116,7 @@ mod tests {
             (20, 20, 0, 0),
             (20, 12, 8, 0),
             (20, 30, 0, 10),
-            // Retention took what lies before 10.
+            // Retention has removed the records before 10.
             (0, 10, 0, 0),
             (0, 30, 0, 20),
             // The topic was recreated.

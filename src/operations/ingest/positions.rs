@@ -1,4 +1,4 @@
-//! How far each partition has been read, by whom, and what became of its records.
+//! How far each partition has been read, by which instance, and the results for its records.
 
 use std::collections::BTreeMap;
 
@@ -20,18 +20,18 @@ pub struct Positions {
     pub group: String,
     /// The partitions, by topic and number.
     pub partitions: Vec<PartitionPosition>,
-    /// What could not be found out, as a sentence.
+    /// What could not be determined, as a sentence.
     pub missing: Option<String>,
     /// Since when its readers take nothing, if the ingest is paused.
     pub pause: Option<Paused>,
 }
 
-/// How far one partition has been read; what is not known is absent.
+/// How far one partition has been read. Unknown values are `None`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PartitionPosition {
-    /// The Kafka cluster's own id.
+    /// The id of the Kafka cluster.
     pub cluster: String,
     /// The topic.
     pub topic: String,
@@ -39,39 +39,40 @@ pub struct PartitionPosition {
     pub partition: Partition,
     /// The name of the instance that reads it.
     pub owner: Option<String>,
-    /// The first record of which nothing has become yet.
+    /// The offset of the first record that was not processed.
     pub next_offset: Option<Offset>,
-    /// The first record that the log still has.
+    /// The offset of the first record that the log has.
     pub begin_offset: Option<Offset>,
     /// The offset after the log's last record.
     pub end_offset: Option<Offset>,
-    /// The first offset that a transaction which has not ended holds back.
+    /// The first offset of an open transaction that holds the partition back.
     pub held_back_from: Option<Offset>,
     /// When that transaction began, RFC 3339.
     pub held_back_since: Option<String>,
-    /// Records that the log has and that were not read yet, at most.
+    /// The largest number of records in the log that were not read yet.
     pub lag: Option<i64>,
-    /// What became of its records.
+    /// The results for its records.
     #[serde(flatten)]
     pub totals: Totals,
 }
 
 impl Ingest<'_> {
-    /// How far each partition has been read. When Kafka does not answer, what only it knows is
-    /// absent, and `missing` says why.
+    /// How far each partition has been read. When Kafka does not answer, the values that come from
+    /// it are `None`, and `missing` contains the reason.
     ///
     /// # Errors
-    /// [`Error::Invalid`](super::super::Error::Invalid) if requests do not come by Kafka, or for
-    /// settings that its client refuses;
-    /// [`Error::Unavailable`](super::super::Error::Unavailable) when the database does not answer.
+    /// [`Error::Invalid`](super::super::Error::Invalid) if no Kafka is configured, or for settings
+    /// that its client refuses; [`Error::Unavailable`](super::super::Error::Unavailable) when the
+    /// database does not answer.
     pub async fn positions(&self) -> Result<Positions> {
         self.context.run(|context| async move { positions(&context).await }).await
     }
 }
 
 impl PartitionPosition {
-    /// What its reader will find, if its log is not the one that was read before or is held back.
-    pub fn remark(&self) -> Option<String> {
+    /// A warning if the topic was recreated, has lost unread records, or is held back by a
+    /// transaction.
+    pub fn warning(&self) -> Option<String> {
         let (next, begin, end) = (self.next_offset?, self.begin_offset?, self.end_offset?);
         let Self { topic, partition, .. } = self;
         if next > end {
@@ -93,7 +94,7 @@ impl PartitionPosition {
 
     fn of_row(row: PartitionRow, log: Option<LogRange>) -> Self {
         let PartitionRow { key, row, owner, totals } = row;
-        // What retention took is not to be read any more.
+        // Records that retention has removed do not count.
         let lag = log.map(|log| (log.end - row.next_offset.max(log.begin)).max(0));
         Self {
             cluster: key.cluster,
@@ -131,17 +132,17 @@ fn held_back_from(log: LogRange) -> Option<Offset> {
     (log.stable < log.end).then_some(log.stable)
 }
 
-/// What Kafka says.
+/// What Kafka reports about the partitions.
 #[derive(Default)]
 struct Cluster {
     id: String,
     logs: BTreeMap<TopicPartition, LogRange>,
-    /// When the transactions began that hold partitions back, epoch milliseconds.
+    /// When the open transactions began, epoch milliseconds.
     held_since: BTreeMap<TopicPartition, i64>,
 }
 
 impl Cluster {
-    /// A sentence if one of these topics does not exist.
+    /// A sentence about the first of these topics that does not exist.
     fn lacks(&self, topics: &[String]) -> Option<String> {
         let exists = |topic: &&String| self.logs.keys().any(|one| *one.topic == ***topic);
         let absent = topics.iter().find(|topic| !exists(topic))?;
@@ -153,7 +154,7 @@ async fn positions(context: &Context) -> Result<Positions> {
     let kafka = context.kafka()?;
     let inspector = ClusterInspector::start(kafka)?;
     let id = inspector.cluster_id().await;
-    // Without the cluster's id, the rows of whichever cluster.
+    // If the cluster's id is not known, the rows of all clusters.
     let rows = context.store().partitions(&kafka.group_id, id.as_deref().ok()).await;
     let rows = rows.map_err(|error| context.database_error(error))?;
     let cluster = match id {
@@ -169,7 +170,7 @@ async fn positions(context: &Context) -> Result<Positions> {
     Ok(Positions { group: kafka.group_id.clone(), partitions, missing, pause })
 }
 
-/// Of the topics that are read, and of those that once were.
+/// Queries the topics that are read, and those that have ledger rows.
 async fn ask(
     inspector: &ClusterInspector,
     id: String,
@@ -189,7 +190,7 @@ async fn ask(
     Ok(Cluster { id, logs, held_since })
 }
 
-/// A position for each row and for each partition that was never read.
+/// One position for each row, and for each partition that was never read.
 fn merged(rows: Vec<PartitionRow>, cluster: Cluster) -> Vec<PartitionPosition> {
     let Cluster { id, mut logs, held_since } = cluster;
     let mut positions: Vec<PartitionPosition> = rows
@@ -254,7 +255,7 @@ mod tests {
             (30, None),
             (31, Some("t/0 ends at 30, and it was read up to 31: it was recreated")),
         ] {
-            assert_eq!(read_to(next).remark().as_deref(), said, "{next}");
+            assert_eq!(read_to(next).warning().as_deref(), said, "{next}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Moving where partitions are read on, alongside running instances or without any.
+//! Changes the offsets from which partitions are read on, with or without running instances.
 //!
-//! Each partition is moved by one compare-and-set of its ledger row, which takes the row from its
-//! reader as well: a batch in hand writes nothing, and the reader begins again at the row.
+//! Each offset is changed by one compare-and-set of its ledger row, which also replaces the
+//! reader's token: the reader cannot write its current batch, and restarts at the row.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,67 +16,68 @@ use crate::model::ids::{Offset, Partition, ReaderToken};
 use crate::operations::{Error, Result};
 use crate::store::{LedgerKey, LedgerRow};
 
-/// How many times a row is tried that its reader moves at the same time.
+/// How many times a row is tried that its reader changes at the same time.
 const TRIES: usize = 10;
 
-/// What is to be read on where.
+/// A seek of one or more partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seek {
-    /// Where to go on.
+    /// The position to seek to.
     pub to: SeekTo,
-    /// Only this topic; `None` for all that are read.
+    /// Only this topic; `None` for all ingest topics.
     pub topic: Option<String>,
-    /// Only these partitions of it; all, if there is none.
+    /// Only these partitions of the topic; all if empty.
     pub partitions: Vec<Partition>,
-    /// Only says what would be read again or skipped.
+    /// Only determines what would be read again or skipped.
     pub dry_run: bool,
 }
 
-/// Where partitions are read on.
+/// The position to seek to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SeekTo {
-    /// At this offset.
+    /// This offset.
     Offset(Offset),
-    /// At the first record that is not older, epoch milliseconds.
+    /// The first record at or after this time, epoch milliseconds.
     Time(i64),
-    /// At the first record that the log still has.
+    /// The first record in the log.
     Beginning,
-    /// Behind the last record that the log has now.
+    /// After the last record in the log.
     End,
 }
 
-/// What was moved, or would be.
+/// The result of a seek, or of its dry run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SeekAnswer {
     /// The consumer group.
     pub group: String,
-    /// Whether something was moved, and everything that was to be.
+    /// Whether an offset was changed, and no change failed.
     pub moved: bool,
     /// The partitions, by topic and number.
     pub partitions: Vec<PartitionMove>,
-    /// What ended it before all were moved.
+    /// The error that ended the seek before all offsets were changed.
     #[serde(skip)]
     pub failure: Option<Error>,
 }
 
 impl SeekAnswer {
-    /// Whether every partition is read on there already.
-    pub fn is_none(&self) -> bool {
-        self.partitions.iter().all(PartitionMove::is_none)
+    /// Whether every partition is already at its offset.
+    pub fn is_noop(&self) -> bool {
+        self.partitions.iter().all(PartitionMove::is_noop)
     }
 }
 
 impl Ingest<'_> {
-    /// Moves where partitions are read on. Backward, records are read again: a repeat is absorbed
-    /// while the job of its request lives or its idempotency key is remembered. Forward, records are
-    /// skipped for good. All partitions are looked at before any is moved.
+    /// Changes the offsets from which partitions are read on. After a backward seek records are
+    /// read again: a repeated request is recognised as a duplicate while its job or its idempotency
+    /// key exists. A forward seek skips records permanently. All partitions are checked before the
+    /// first is moved.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the topic or a partition is not read, or requests do not come by
-    /// Kafka; [`Error::Conflict`] if a log does not have the offset; [`Error::Unavailable`] when
-    /// Kafka or the database does not answer. Nothing was moved then. What fails later is
+    /// [`Error::Invalid`] if the topic or a partition is not read, or no Kafka is configured;
+    /// [`Error::Conflict`] if a log does not have the offset; [`Error::Unavailable`] when Kafka or
+    /// the database does not answer. In these cases nothing was changed. A later error is in
     /// [`SeekAnswer::failure`].
     pub async fn seek(&self, seek: Seek) -> Result<SeekAnswer> {
         self.context.run(|context| async move { run(&context, &seek).await }).await
@@ -90,16 +91,16 @@ async fn run(context: &Context, seek: &Seek) -> Result<SeekAnswer> {
     let mut parts = plan(context, &inspector, chosen, seek.to).await?;
     let failure = match seek.dry_run {
         true => None,
-        // Those before one that failed have been moved.
+        // An error does not undo the moves before it.
         false => move_all(context, &mut parts).await.err(),
     };
     let partitions: Vec<PartitionMove> = parts.into_iter().map(|part| part.planned).collect();
-    let all_moved = partitions.iter().all(|one| one.moved || one.is_none());
+    let all_moved = partitions.iter().all(|one| one.moved || one.is_noop());
     let moved = all_moved && partitions.iter().any(|one| one.moved);
     Ok(SeekAnswer { group: kafka.group_id.clone(), moved, partitions, failure })
 }
 
-/// The partitions that `seek` names.
+/// The partitions that `seek` refers to.
 async fn choose(
     inspector: &ClusterInspector,
     kafka: &KafkaIngestConfig,
@@ -140,20 +141,20 @@ async fn choose(
     Ok(partitions)
 }
 
-/// A partition that is to be moved.
+/// A partition whose offset is to be changed.
 struct Part {
     key: LedgerKey,
-    /// Its row, if it was ever read.
+    /// Its ledger row, if it was ever read.
     row: Option<LedgerRow>,
     log: LogRange,
     planned: PartitionMove,
 }
 
 impl Part {
-    /// Notes how it was moved: `from` may be another offset than planned.
+    /// Records the actual move, whose `from` may differ from the planned one.
     fn note(&mut self, from: Offset, to: Offset) {
         if from != self.planned.from {
-            // It was read meanwhile, so the log goes on to there.
+            // The reader has read up to there, so the log has these records.
             self.log.end = self.log.end.max(from);
         }
         self.planned = PartitionMove::of(&self.key.topic, self.key.partition, from, to, self.log);
@@ -178,9 +179,7 @@ async fn plan(
     let mut parts = Vec::new();
     for partition in partitions {
         let (Some(log), Some(place)) = (logs.get(&partition), places.get(&partition)) else {
-            return Err(Error::Unavailable(format!(
-                "Kafka said nothing of {partition}: try again"
-            )));
+            return Err(Error::Unavailable(format!("Kafka did not report {partition}: try again")));
         };
         let key = LedgerKey {
             cluster: cluster.clone(),
@@ -203,7 +202,7 @@ async fn plan(
     Ok(parts)
 }
 
-/// Where each partition is to be read on.
+/// The position to seek to in each partition.
 async fn places(
     inspector: &ClusterInspector,
     partitions: &[TopicPartition],
@@ -231,10 +230,10 @@ async fn move_all(context: &Context, parts: &mut [Part]) -> Result<()> {
     Ok(())
 }
 
-/// Moves one partition, and notes from where: that may be further than it was planned.
+/// Moves one partition, and records from which offset, which may be further than planned.
 async fn move_one(context: &Context, part: &mut Part) -> Result<()> {
     let planned = part.planned.clone();
-    if planned.is_none() {
+    if planned.is_noop() {
         return Ok(());
     }
     let mut row = row_of(context, part).await?;
@@ -272,8 +271,8 @@ async fn move_row(context: &Context, key: &LedgerKey, row: &LedgerRow, to: Offse
     moved.map_err(|error| context.database_error(error))
 }
 
-/// Batches move the row more quickly than anybody can look. Without its reader, which takes a
-/// while to claim it again, it does not move.
+/// Replaces the reader's token, because batches change the row more often than a compare-and-set
+/// can succeed. Until the reader has claimed the row again, it does not change.
 async fn take_from_reader(context: &Context, row: &LedgerRow) -> Result<LedgerRow> {
     let store = context.store();
     let taken = store.reclaim_ledger(row.id, row.reader, ReaderToken::random()).await;

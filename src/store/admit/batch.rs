@@ -1,4 +1,4 @@
-//! What is to be admitted together, and what may become of it.
+//! The input and output of admission: a batch of requests, and the decisions on them.
 
 use std::sync::Arc;
 
@@ -12,60 +12,61 @@ use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
 use crate::model::record::RawRecord;
 use crate::store::{AppRow, IdempotencyKey, LastRecord, ShardFence};
 
-/// What is to be admitted together.
+/// Requests and dead letters that are admitted in one transaction.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Where the entries come from, and so what else the transaction changes.
+    /// The origin of the entries, which determines what else the transaction changes.
     pub source: BatchSource,
-    /// Requests and dead letters; of records in order of their offsets.
+    /// The entries; those of records are in order of their offsets.
     pub entries: Vec<Entry>,
-    /// Our belief of each shard of ours that a job goes into, ascending.
+    /// The expected owner and epoch of each own shard that a job goes into, ascending by shard.
     pub fences: Vec<ShardFence>,
-    /// Some names are probably known already: read before writing.
+    /// Whether to read existing rows before the first try, because some entries are probably
+    /// duplicates.
     pub read_first: bool,
-    /// Whether the same key with another time is a conflict.
+    /// Whether a request with a known key or id and another time is a conflict.
     pub conflict_on_time: bool,
-    /// Whether producers are told what became of their requests.
+    /// Whether events about the requests are published for their producers.
     pub verdicts: bool,
-    /// When, epoch milliseconds.
+    /// The time of the admission, epoch milliseconds.
     pub now_ms: i64,
 }
 
-/// Where a batch comes from.
+/// The origin of a batch.
 #[derive(Clone, Debug)]
 pub enum BatchSource {
-    /// Records of a partition: its offset moves.
+    /// Records of a partition, whose offset is advanced.
     Records(Advance),
-    /// Records of a partition that were parked: their rows are taken, one for each entry.
+    /// Parked records of a partition, whose rows are updated or deleted.
     Parked {
         /// The ledger row of the partition.
         ledger: LedgerId,
-        /// The rows, in the order of the entries.
+        /// The row of each entry.
         rows: Vec<Taken>,
     },
-    /// A dead letter that is replayed: its row is taken.
+    /// A replay of a dead letter, whose row becomes `replayed`.
     Replay {
         /// The letter.
         letter: Uuid,
-        /// When its row came into the state in which it was read.
+        /// When its row last changed, as it was read.
         changed_ms: i64,
         /// What the audit says of it.
         entry: Box<AuditEntry>,
     },
-    /// A call by API.
+    /// A call of the API.
     Call {
-        /// An earlier try of the same call got no answer: what it is a duplicate of may be
-        /// that try.
+        /// Whether an earlier try of the same call had no answer, so that this one may be its
+        /// duplicate.
         again: bool,
     },
 }
 
-/// A parked record as it was read. A transaction that finds it otherwise writes nothing.
+/// A parked record as it was read. A transaction that finds its row changed writes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// Its row.
     pub id: Uuid,
-    /// How often it had been tried.
+    /// The number of its attempts.
     pub attempts: u32,
 }
 
@@ -79,7 +80,7 @@ impl BatchSource {
         }
     }
 
-    /// The move of the partition's offset.
+    /// The change of the partition's offset.
     pub(super) fn advance(&self) -> Option<&Advance> {
         match self {
             Self::Records(advance) => Some(advance),
@@ -88,92 +89,93 @@ impl BatchSource {
     }
 }
 
-/// The move of a partition's offset.
+/// The change of a partition's offset.
 #[derive(Clone, Copy, Debug)]
 pub struct Advance {
     /// The ledger row.
     pub ledger: LedgerId,
     /// The token under which it was claimed.
     pub reader: ReaderToken,
-    /// Where the row stands: its own value, never the first record's offset.
+    /// The next offset that the row has now. The offset of the first record can be greater.
     pub expected: Offset,
     /// The offset after the last record of the batch.
     pub next: Offset,
-    /// That last record.
+    /// The last record of the batch, if the batch is the end of what was read.
     pub last: Option<LastRecord>,
 }
 
-/// One record's, or one call's, part of a batch.
+/// The part of a batch that comes from one record or call.
 #[derive(Clone, Debug)]
 pub enum Entry {
-    /// A request that passed every pure rule.
+    /// A valid request.
     Job(Box<PlacedCandidate>),
-    /// One that did not.
+    /// An invalid one.
     Letter(Box<DeadLetter>),
-    /// One whose failure may heal: it is tried again later.
+    /// A record that cannot become a job yet; it is parked and retried later.
     Wait(Box<Wait>),
 }
 
-/// A record that is to be tried again.
+/// A record that is to be parked.
 #[derive(Clone, Debug)]
 pub struct Wait {
-    /// What it is so far: its attempts include the last one.
+    /// The record as a dead letter, with the number of attempts including this one.
     pub letter: DeadLetter,
-    /// When it is tried again, epoch milliseconds.
+    /// When it is retried, epoch milliseconds.
     pub due_ms: i64,
 }
 
-/// A request that may become a job, with the shard that it would go into.
+/// A request that may become a job, with its shard.
 #[derive(Clone, Debug)]
 pub struct PlacedCandidate {
     /// The app.
     pub app: Arc<AppRow>,
-    /// The job as it will be.
+    /// The job to insert.
     pub job: Job,
-    /// Of its `jobData`.
+    /// The fingerprint of its `jobData`.
     pub fingerprint: Fingerprint,
-    /// Its idempotency key, if it brought one.
+    /// Its idempotency key, if it has one.
     pub key: Option<IdempotencyKey>,
-    /// Its shard is not ours: the owner is told to look.
+    /// Whether its shard belongs to another instance, whose owner is notified by a command.
     pub foreign: bool,
-    /// The record that it came by, should it turn out to be a conflict.
+    /// Its record, for the dead letter of a conflict.
     pub record: Option<Arc<RawRecord>>,
 }
 
-/// What became of a batch.
+/// The result of admitting a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admitted {
-    /// It is committed; what was decided of each entry.
+    /// The batch was committed, with this decision on each entry.
     Done(Vec<Decision>),
-    /// The row that it came from (the ledger's, a parked record's, a letter's) is not as
-    /// expected: nothing was written. Read it and see.
+    /// The row that it came from (of the ledger, a parked record or a dead letter) is not as
+    /// expected. Nothing was written; the caller reads the row again.
     Fenced,
-    /// Some shards are not ours any more: nothing was written. Choose others.
+    /// Some shards are no longer owned by this instance. Nothing was written; the caller chooses
+    /// other shards.
     ShardsMoved,
 }
 
-/// What was decided of one entry.
+/// The decision on one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It is a job now.
+    /// It became a job.
     Accepted,
-    /// It is the same as an earlier request.
+    /// It is a duplicate of an earlier request.
     Duplicate {
-        /// That request's name.
+        /// The request id of the earlier request.
         of: String,
-        /// Its job.
+        /// The job of the earlier request.
         job: JobId,
         /// Whether that was cancelled.
         cancelled: bool,
     },
-    /// It is a dead letter (by API: refused).
+    /// It became a dead letter. A call is refused without one.
     Dead(Refusal),
-    /// It will be tried again.
+    /// It was parked, or stays parked, and will be retried.
     Waits,
 }
 
 impl Entry {
-    /// The place of its record in the partition.
+    /// The offset of its record, if it has one.
     pub fn offset(&self) -> Option<Offset> {
         let of_letter = |letter: &DeadLetter| letter.source.as_ref().map(|source| source.offset);
         match self {
@@ -193,7 +195,7 @@ impl PlacedCandidate {
         }
     }
 
-    /// By API a refusal is an answer, not a dead letter.
+    /// The dead letter of a refused record. `None` for a call, to which the refusal is returned.
     pub(super) fn letter(&self, refusal: Refusal, now_ms: i64) -> Option<DeadLetter> {
         let record = self.record.as_ref()?;
         Some(DeadLetter::of_record(record, refusal, now_ms))

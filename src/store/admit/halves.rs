@@ -1,5 +1,5 @@
-//! Finding the row that the database refuses for its content, by halving, and telling it from a
-//! database that refuses every row.
+//! Finds the row that the database refuses because of its content, by bisection, and distinguishes
+//! that from a database that refuses every row.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use crate::model::letter::ErrorKind;
 use crate::store::{Error, IdempotencyKey, Result, Store};
 
 impl Store {
-    /// Admits the first half, then the second, each by [`Store::admit`]; a single entry that
-    /// is refused for `cause` is buried.
+    /// Admits the first half, then the second, each by [`Store::admit`]. A single entry, which was
+    /// refused because of `cause`, becomes a dead letter.
     pub(super) async fn admit_halves(&self, batch: &Batch, cause: String) -> Result<Admitted> {
         if batch.entries.len() <= 1 {
-            return self.bury_refused(batch, cause).await;
+            return self.admit_as_letter(batch, cause).await;
         }
         let Some([first, second]) = batch.halves() else { return Err(Error::Refused(cause)) };
         let mut decisions = match self.admit(&Arc::new(first)).await? {
@@ -23,26 +23,26 @@ impl Store {
         };
         match self.admit(&Arc::new(second)).await? {
             Admitted::Done(rest) => decisions.extend(rest),
-            // The first half stands; the row tells the reader where to go on.
+            // The first half is committed; the caller reads the new position from the row.
             _ => return Ok(Admitted::Fenced),
         }
         Ok(Admitted::Done(decisions))
     }
 
-    /// The error does not tell whether a row is at fault or the database. A row is, if the
-    /// database takes another one in its place, and refuses it again after that.
+    /// Admits a batch whose error does not show whether a row or the database is at fault. A row is
+    /// at fault if the database accepts a probe, then refuses the row again, then accepts the probe.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database refuses every row.
     pub(super) async fn admit_unclear(&self, batch: &Batch, cause: String) -> Result<Admitted> {
-        let Some(other) = batch.harmless() else { return Err(Error::Unavailable(cause)) };
-        if self.insert_in_vain(&other).await.is_err() {
+        let Some(other) = batch.probe() else { return Err(Error::Unavailable(cause)) };
+        if self.insert_and_roll_back(&other).await.is_err() {
             return Err(Error::Unavailable(cause));
         }
         let mut cause = cause;
         if batch.entries.len() == 1 {
             match self.admit_whole(&Arc::new(batch.clone())).await {
-                Err(Error::Unclear(again)) if self.insert_in_vain(&other).await.is_ok() => {
+                Err(Error::Unclear(again)) if self.insert_and_roll_back(&other).await.is_ok() => {
                     cause = again;
                 }
                 Err(Error::Unclear(why)) => return Err(Error::Unavailable(why)),
@@ -56,11 +56,12 @@ impl Store {
         }
     }
 
-    async fn bury_refused(&self, batch: &Batch, cause: String) -> Result<Admitted> {
+    /// Admits a dead letter in place of a single entry that was refused.
+    async fn admit_as_letter(&self, batch: &Batch, cause: String) -> Result<Admitted> {
         let [Entry::Job(candidate)] = &batch.entries[..] else {
             return Err(Error::Unavailable(format!(
-                "the database refuses even the dead letter of this record, which holds up its \
-                 partition: {cause}; mend the database's limit, or pass the record by \
+                "the database refuses even the dead letter of this record, which blocks its \
+                 partition: {cause}; raise the database's limit, or skip the record by \
                  `infinite-scheduler ingest seek`"
             )));
         };
@@ -81,9 +82,9 @@ impl Store {
 }
 
 impl Batch {
-    /// A job of the same shard with nothing in it that could be refused, and a key, if there is
-    /// one among them. `None` if there is no job.
-    fn harmless(&self) -> Option<Self> {
+    /// A batch with one job in the same shard whose content cannot be refused, and with a key if any
+    /// entry has one. `None` if the batch has no job.
+    fn probe(&self) -> Option<Self> {
         let mut candidates = self.entries.iter().filter_map(|entry| match entry {
             Entry::Job(candidate) => Some(candidate),
             Entry::Letter(_) | Entry::Wait(_) => None,
@@ -111,8 +112,8 @@ impl Batch {
         Some(Self { source, entries: vec![Entry::Job(Box::new(candidate))], ..self.clone() })
     }
 
-    /// The same in two parts that can be admitted one after the other; `None` if it has no
-    /// records.
+    /// Splits the batch into two that can be admitted one after the other; `None` if it does not come
+    /// from records.
     fn halves(&self) -> Option<[Self; 2]> {
         let middle = self.entries.len() / 2;
         let (first, second) = self.entries.split_at(middle);

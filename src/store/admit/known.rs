@@ -1,4 +1,4 @@
-//! What is in the database already of the names that a batch brings.
+//! Reads the rows that exist already for the requests of a batch.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,8 +13,8 @@ use crate::model::ids::{JobId, KeyId};
 use crate::store::columns::TOMBSTONE;
 use crate::store::{Result, Store};
 
-/// Names that were taken when they were read. That they still are is not promised: the
-/// unique keys have the last word.
+/// The jobs, keys and dead letters that existed when they were read. They may have changed since;
+/// the unique keys decide when the batch is written.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) keys: HashMap<KeyId, Earlier>,
@@ -22,7 +22,9 @@ pub(super) struct Known {
     /// Keys that may be replaced: their window is over and their job has ended, or it was
     /// cancelled. With the end of the window, and the job that was cancelled.
     pub(super) free: Vec<FreeKey>,
-    /// The states of letters of records that are to wait.
+    /// Keys whose window and job have ended, which may be replaced, with the end of their window.
+    pub(super) expired: Vec<(KeyId, i64)>,
+    /// The states of existing dead letters of records that are to be parked.
     pub(super) letters: HashMap<Uuid, i16>,
 }
 
@@ -41,7 +43,7 @@ pub(super) struct FreeKey {
     pub(super) expires_ms: i64,
 }
 
-/// The request that took a name first.
+/// The earlier request with the same id or key.
 #[derive(Clone, Debug)]
 pub(super) struct Earlier {
     pub(super) job: JobId,
@@ -55,7 +57,7 @@ pub(super) struct Earlier {
     pub(super) expires_ms: Option<i64>,
 }
 
-/// Names that one query asks for at most.
+/// The most ids of one query.
 const AT_ONCE: usize = 500;
 
 impl Store {
@@ -67,12 +69,12 @@ impl Store {
         let mut known = Known::default();
         let keys: Vec<KeyId> =
             candidates.clone().filter_map(|candidate| Some(candidate.key.as_ref()?.id)).collect();
-        let over = self.read_keys(&keys, batch.now_ms, &mut known).await?;
+        let ended = self.read_keys(&keys, batch.now_ms, &mut known).await?;
         let mut ids: Vec<JobId> = candidates.map(|candidate| candidate.job.id).collect();
-        ids.extend(over.iter().map(|row| JobId::from_uuid(row.job)));
+        ids.extend(ended.iter().map(|row| JobId::from_uuid(row.job)));
         self.read_jobs(&ids, &mut known).await?;
-        for row in over {
-            // A window never ends before its job does.
+        for row in ended {
+            // A key is valid for as long as its job lives, even after the end of its window.
             let job = known.jobs.get(&JobId::from_uuid(row.job));
             match job.is_some_and(|job| !job.cancelled) {
                 true => drop(known.keys.insert(key_id(&row), earlier_of_key(&row))),
@@ -82,21 +84,21 @@ impl Store {
             }
         }
         self.note_cancelled(&mut known).await?;
-        // A record that is parked already finds its own row, which is no news.
+        // A parked record that is retried would only find its own row.
         if let BatchSource::Records(_) = batch.source {
             self.read_letters(batch, &mut known).await?;
         }
         Ok(known)
     }
 
-    /// Gives back the keys whose window is over.
+    /// Returns the rows of the keys whose window has ended; adds the others to `known`.
     async fn read_keys(
         &self,
         keys: &[KeyId],
         now_ms: i64,
         known: &mut Known,
     ) -> Result<Vec<idempotency_key::Model>> {
-        let mut over = Vec::new();
+        let mut ended = Vec::new();
         for some in keys.chunks(AT_ONCE) {
             let ids = some.iter().map(|key| Uuid::from_bytes(key.into_bytes()));
             let rows = idempotency_key::Entity::find()
@@ -105,13 +107,13 @@ impl Store {
                 .await?;
             for row in rows {
                 if row.expires_ms <= now_ms {
-                    over.push(row);
+                    ended.push(row);
                 } else {
                     known.keys.insert(key_id(&row), earlier_of_key(&row));
                 }
             }
         }
-        Ok(over)
+        Ok(ended)
     }
 
     /// Marks the keys whose jobs were cancelled. A cancelled job gives its key back: it is there
@@ -157,7 +159,7 @@ impl Store {
 
     async fn read_jobs(&self, ids: &[JobId], known: &mut Known) -> Result<()> {
         for some in ids.chunks(AT_ONCE) {
-            // One by one: each may be as large as a record.
+            // As a stream, since each row may be as large as a record.
             let mut rows = job::Entity::find()
                 .filter(job::Column::Id.is_in(some.iter().map(|id| id.uuid())))
                 .stream(&self.inner.pool)

@@ -1,12 +1,12 @@
-//! Admission: one batch becomes rows, and what it came from moves on, in one transaction.
+//! Admission: writes a batch of requests, and updates the rows that it came from, in one transaction.
 //!
-//! Every batch is first written as if nothing in it were known: the unique keys say so if
-//! that is wrong, and the whole transaction is undone. Then what is there already is
-//! read, the batch is judged by it, and written again. So a duplicate is decided by the
-//! database and by nothing else, and a batch without duplicates pays for no look-up.
+//! A batch is first written as if it had no duplicates. If it does, a unique key is violated and the
+//! whole transaction is rolled back. Then the existing rows are read, duplicates and conflicts are
+//! decided by them, and the batch is written again. So it is the database that detects duplicates,
+//! and a batch without duplicates needs no look-up.
 
 mod batch;
-mod beside;
+mod side_writes;
 mod halves;
 mod known;
 pub(super) mod mysql;
@@ -16,7 +16,7 @@ pub(super) mod sqlite;
 
 use std::sync::Arc;
 
-use super::{Error, Hot, Result, Store};
+use super::{Driver, Error, Result, Store};
 
 pub use batch::{
     Admitted, Advance, Batch, BatchSource, Decision, Entry, PlacedCandidate, Taken, Wait,
@@ -26,16 +26,16 @@ pub use plan::Names;
 use known::Known;
 use plan::Plan;
 
-/// How often a batch is judged anew because others admit the same names at the same time.
+/// How many times a batch is written when other transactions admit the same requests or keys.
 const RACES: usize = 8;
 
 impl Store {
-    /// Admits a batch, all of it or nothing. A row that the database itself refuses is
-    /// found by halving and becomes a dead letter; the rest goes in.
+    /// Admits a batch, all of it or nothing. If the database refuses a row because of its content,
+    /// that row is found by bisection and becomes a dead letter, and the others are admitted.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]: unknown whether it was committed, as its answer may be
-    /// lost; the ledger row tells. [`Error::Refused`] only for a batch without records.
+    /// [`Error::Unavailable`] if it is unknown whether the batch was committed, because the answer
+    /// may be lost; the ledger row shows it. [`Error::Refused`] only for a batch without records.
     pub async fn admit(&self, batch: &Arc<Batch>) -> Result<Admitted> {
         match self.admit_whole(batch).await {
             Err(Error::Refused(cause)) if batch.source.ledger().is_some() => {
@@ -46,11 +46,11 @@ impl Store {
         }
     }
 
-    /// What [`admit`](Self::admit) would say just now, if what was foreseen with the same
-    /// `names` had been admitted before. Nothing is written.
+    /// A dry run: what [`admit`](Self::admit) would decide at the moment, if the batches of earlier
+    /// dry runs with the same `names` had been admitted. Nothing is written.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database is away.
+    /// [`Error::Unavailable`] if the database is unavailable.
     pub async fn foresee(&self, batch: &Batch, names: &mut Names) -> Result<Vec<Decision>> {
         Ok(Plan::after(names, batch, &self.known(batch).await?).decisions)
     }
@@ -67,20 +67,22 @@ impl Store {
                 result => return result,
             }
         }
-        Err(Error::Unavailable("others admit the same names at the same time".into()))
+        Err(Error::Unavailable(
+            "other transactions admit the same requests at the same time".into(),
+        ))
     }
 
-    /// Inserts the batch's jobs and keys, and takes them back.
+    /// Inserts the batch's jobs and keys, and rolls back, to see whether the database accepts them.
     ///
     /// # Errors
-    /// What the database says about them.
-    async fn insert_in_vain(&self, batch: &Batch) -> Result<()> {
+    /// The error of the database.
+    async fn insert_and_roll_back(&self, batch: &Batch) -> Result<()> {
         let plan = Plan::of(batch, &Known::default());
-        match &self.inner.hot {
-            Hot::Postgres(pool) => postgres::insert_in_vain(pool, batch, &plan).await,
-            Hot::MySql(pool) => mysql::insert_in_vain(pool, batch, &plan).await,
-            // Its errors are clear.
-            Hot::Sqlite(_) => Ok(()),
+        match &self.inner.driver {
+            Driver::Postgres(pool) => postgres::insert_and_roll_back(pool, batch, &plan).await,
+            Driver::MySql(pool) => mysql::insert_and_roll_back(pool, batch, &plan).await,
+            // SQLite never returns `Error::Unclear`.
+            Driver::Sqlite(_) => Ok(()),
         }
     }
 
@@ -88,13 +90,13 @@ impl Store {
         if plan.is_a_refusal(batch) {
             return Ok(Admitted::Done(plan.decisions));
         }
-        match &self.inner.hot {
-            Hot::Postgres(pool) if plan.is_plain() => {
+        match &self.inner.driver {
+            Driver::Postgres(pool) if plan.is_plain() => {
                 postgres::write_plain(pool, batch, plan).await
             }
-            Hot::Postgres(pool) => postgres::write(pool, batch, plan).await,
-            Hot::MySql(pool) => mysql::write(pool, batch, plan).await,
-            Hot::Sqlite(sqlite) => {
+            Driver::Postgres(pool) => postgres::write(pool, batch, plan).await,
+            Driver::MySql(pool) => mysql::write(pool, batch, plan).await,
+            Driver::Sqlite(sqlite) => {
                 let batch = batch.clone();
                 let done = |admitted: &Admitted| matches!(admitted, Admitted::Done(_));
                 let write = move |connection: &_| sqlite::write(connection, &batch, &plan);

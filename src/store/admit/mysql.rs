@@ -1,5 +1,5 @@
-//! Admission on MariaDB and MySQL: shards and offset in one packet, then rows in
-//! prepared statements of a few fixed sizes.
+//! Admission on MariaDB and MySQL: locks the shards and advances the offset in one round trip, then
+//! inserts rows by prepared statements of a few fixed sizes.
 
 use futures::TryStreamExt;
 use sqlx::mysql::{MySql, MySqlArguments, MySqlPool};
@@ -15,36 +15,40 @@ use crate::store::{Error, Result, ShardFence};
 
 type Statement<'q> = Query<'q, MySql, MySqlArguments>;
 
-/// Rows per statement. Few sizes, so that all of them stay prepared.
+/// The numbers of rows per statement. There are few, so that all of them stay prepared.
 const SIZES: [usize; 4] = [500, 100, 10, 1];
 
 pub(super) async fn write(pool: &MySqlPool, batch: &Batch, plan: Plan) -> Result<Admitted> {
     let mut transaction = pool.begin().await?;
-    if !run_mysql(&mut transaction, plan.takes(batch)).await? {
+    if !run_mysql(&mut transaction, plan.source_updates(batch)).await? {
         return Ok(Admitted::Fenced);
     }
-    let (locked, moved) = lock_and_move(&mut transaction, batch, &plan).await?;
+    let (locked, advanced) = lock_and_advance(&mut transaction, batch, &plan).await?;
     if locked.len() != batch.fences.len() {
         return Ok(Admitted::ShardsMoved);
     }
-    if batch.source.advance().is_some() && !moved {
+    if batch.source.advance().is_some() && !advanced {
         return Ok(Admitted::Fenced);
     }
-    run_mysql(&mut transaction, plan.settles(batch)).await?;
+    run_mysql(&mut transaction, plan.total_updates(batch)).await?;
     insert(&mut transaction, batch, &plan).await?;
-    run_mysql(&mut transaction, plan.rest(batch)).await?;
+    run_mysql(&mut transaction, plan.side_writes(batch)).await?;
     transaction.commit().await?;
     Ok(Admitted::Done(plan.decisions))
 }
 
-/// Inserts jobs and keys, and takes them back.
-pub(super) async fn insert_in_vain(pool: &MySqlPool, batch: &Batch, plan: &Plan) -> Result<()> {
+/// Inserts jobs and keys, and rolls back.
+pub(super) async fn insert_and_roll_back(
+    pool: &MySqlPool,
+    batch: &Batch,
+    plan: &Plan,
+) -> Result<()> {
     let mut transaction = pool.begin().await?;
     insert(&mut transaction, batch, plan).await?;
     Ok(transaction.rollback().await?)
 }
 
-/// One point read for each shard: a range or a list would lock more rows than it names.
+/// One point query for each shard: a range or list would lock more rows than it contains.
 pub(in crate::store) fn fence_reads(fences: &[ShardFence]) -> String {
     fences.iter().fold(String::new(), |sql, fence| {
         let ShardFence { shard, owner, epoch } = fence;
@@ -55,8 +59,8 @@ pub(in crate::store) fn fence_reads(fences: &[ShardFence]) -> String {
     })
 }
 
-/// Runs a text of several statements; gives back the ids that it read, and whether its
-/// last statement changed a row.
+/// Executes a text of several statements. Returns the ids that it read, and whether the last
+/// statement changed a row.
 pub(in crate::store) async fn run(
     transaction: &mut MySqlTransaction<'_>,
     sql: String,
@@ -73,7 +77,7 @@ pub(in crate::store) async fn run(
     Ok((ids, changed))
 }
 
-async fn lock_and_move(
+async fn lock_and_advance(
     transaction: &mut MySqlTransaction<'_>,
     batch: &Batch,
     plan: &Plan,
@@ -109,7 +113,7 @@ async fn insert(transaction: &mut MySqlTransaction<'_>, batch: &Batch, plan: &Pl
             return Err(Error::Raced("an expired key was replaced".into()));
         }
     }
-    // In the order in which the tables keep them.
+    // In the order of the primary keys, by which the tables are clustered.
     let mut keyed = plan.keys(batch);
     keyed.sort_by_key(|row| row.key.expires_ms);
     let into = format!("insert into scheduler_idempotency_key ({}) values ", keys::COLUMNS);

@@ -1,4 +1,4 @@
-//! Judging a batch by what is known: the decision on each entry, and which of them become jobs.
+//! Decides on each entry of a batch by the existing rows, and which entries become jobs.
 
 use std::collections::HashMap;
 
@@ -10,31 +10,31 @@ use crate::model::letter::{DeadLetter, ErrorKind};
 use crate::store::columns::keys::KeyRow;
 use crate::store::letters;
 
-/// The rows that a batch makes. Places are indexes into its entries.
+/// The rows to insert for a batch, and the decisions on its entries.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// Candidates that become jobs, by id, so that two batches lock rows in one order.
+    /// Entries that become jobs, as id and index. Sorted by id, so that batches lock rows in the same
+    /// order.
     jobs: Vec<(JobId, usize)>,
-    /// Those of them that bring a key, by key.
+    /// Those of them with an idempotency key, as key and index. Sorted by key.
     keys: Vec<(KeyId, usize)>,
     /// Keys to replace, with the end of their window as it was read.
     pub(super) expired: Vec<(KeyId, i64)>,
     pub(super) decisions: Vec<Decision>,
 }
 
-/// What is added to the totals of a partition.
+/// The numbers to add to the totals of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) records: i64,
     pub(super) jobs: i64,
     pub(super) duplicates: i64,
     pub(super) dead: i64,
-    /// Below zero where records leave that were parked.
+    /// Negative if parked records became something else.
     pub(super) parked: i64,
 }
 
-/// Names that were taken before: by earlier entries of the same batch, or by what was
-/// foreseen before it.
+/// The request ids and keys of earlier entries of the same batch, or of earlier dry runs.
 #[derive(Debug, Default)]
 pub struct Names {
     keys: HashMap<KeyId, Earlier>,
@@ -47,8 +47,8 @@ impl Plan {
         fresh.unwrap_or_else(|| Self::after(&mut Names::default(), batch, known))
     }
 
-    /// The plan of a batch of which nothing is known, if it brings no name twice. Nearly every
-    /// batch is one, so its names are compared where they are, without tables of them.
+    /// The plan of a batch for which no rows exist and that contains no id or key twice. Nearly every
+    /// batch is of this kind, so its ids are compared in place, without hash tables.
     fn of_fresh(batch: &Batch) -> Option<Self> {
         let mut plan = Self::default();
         plan.decisions.reserve(batch.entries.len());
@@ -69,14 +69,14 @@ impl Plan {
         (!is_repeated).then_some(plan)
     }
 
-    /// The same after `names` were taken, to which it adds those of its jobs.
+    /// The plan of a batch if `names` are used already; adds the ids and keys of its jobs to them.
     pub(super) fn after(names: &mut Names, batch: &Batch, known: &Known) -> Self {
         let mut plan = Self::default();
         for (place, entry) in batch.entries.iter().enumerate() {
             let decision = match entry {
-                Entry::Job(candidate) => plan.judge(batch, known, names, place, candidate),
+                Entry::Job(candidate) => plan.decide(batch, known, names, place, candidate),
                 Entry::Letter(letter) => Decision::Dead(letter.refusal()),
-                Entry::Wait(wait) => wait_or_not(&wait.letter, known),
+                Entry::Wait(wait) => decide_wait(&wait.letter, known),
             };
             plan.decisions.push(decision);
         }
@@ -84,7 +84,7 @@ impl Plan {
         plan
     }
 
-    /// Only new jobs and keys and duplicates, from a partition.
+    /// Whether the batch has only new jobs, new keys and duplicates.
     pub(super) fn is_plain(&self) -> bool {
         let plain = |decision: &Decision| {
             matches!(decision, Decision::Accepted | Decision::Duplicate { .. })
@@ -92,14 +92,14 @@ impl Plan {
         self.expired.is_empty() && !self.jobs.is_empty() && self.decisions.iter().all(plain)
     }
 
-    /// A call or a replay that is refused changes nothing: the answer is all.
+    /// Whether the batch is a refused call or replay, which changes nothing in the database.
     pub(super) fn is_a_refusal(&self, batch: &Batch) -> bool {
-        let silent = match batch.source {
+        let writes_nothing = match batch.source {
             BatchSource::Replay { .. } => true,
             BatchSource::Call { .. } => !batch.verdicts,
             BatchSource::Records(_) | BatchSource::Parked { .. } => false,
         };
-        silent && matches!(self.decisions[..], [Decision::Dead(_)])
+        writes_nothing && matches!(self.decisions[..], [Decision::Dead(_)])
     }
 
     pub(super) fn candidates<'a>(
@@ -121,7 +121,7 @@ impl Plan {
         self.keys.iter().filter_map(row).collect()
     }
 
-    /// What goes into the ledger.
+    /// The numbers to add to the totals in the ledger.
     pub(super) fn totals(&self, batch: &Batch) -> Totals {
         let mut totals = Totals::default();
         for decision in &self.decisions {
@@ -141,7 +141,7 @@ impl Plan {
         }
     }
 
-    fn judge(
+    fn decide(
         &mut self,
         batch: &Batch,
         known: &Known,
@@ -190,8 +190,9 @@ impl Plan {
     }
 }
 
-/// A record that came again while, or after, it was parked: its row stands for it.
-fn wait_or_not(letter: &DeadLetter, known: &Known) -> Decision {
+/// The decision on a record that is to be parked. If the record is read again after that, its
+/// existing row decides.
+fn decide_wait(letter: &DeadLetter, known: &Known) -> Decision {
     let (app, request) = (letter.app.as_deref(), letter.request_id.as_deref());
     match known.letters.get(&letter.id()) {
         None => Decision::Waits,

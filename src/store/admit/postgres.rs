@@ -1,4 +1,4 @@
-//! Admission on PostgreSQL: arrays in one statement where that is possible.
+//! Admission on PostgreSQL: one statement with arrays, where that is possible.
 
 use sqlx::postgres::{PgArguments, PgPool, Postgres};
 use sqlx::query::Query;
@@ -9,31 +9,32 @@ use super::plan::{Plan, Totals};
 use super::{Admitted, Advance, Batch};
 use crate::store::columns::{jobs, keys};
 use crate::store::steps::run_postgres;
-use crate::store::{Error, Result, ShardFence};
+use crate::store::{Error, OrderingKey, Result, ShardFence};
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
-/// Where the placeholders of the one statement begin: after the three arrays of the fences those of
-/// the offset, how many fences there must be, keys, jobs, verdicts.
+/// The first placeholder of each part of the statement: after the three arrays of the fences come
+/// the values of the offset, the number of fences, keys, jobs, and verdicts.
 const ADVANCE: usize = 4;
 const FENCES: usize = ADVANCE + ADVANCE_WIDTH;
 const KEYS: usize = FENCES + 1;
 const JOBS: usize = KEYS + keys::WIDTH;
 const VERDICTS: usize = JOBS + jobs::WIDTH;
 
-/// Everything in one statement: lock the shards, move the offset if it is where we think,
-/// insert keys, jobs and verdicts if it moved. One trip, one commit, and nothing to roll back.
+/// Admits a plain batch in one statement: locks the shards, advances the offset if it is as
+/// expected, and if so inserts keys, jobs and verdicts. That is one round trip and one commit, and
+/// there is nothing to roll back.
 pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Admitted> {
     let Some(advance) = batch.source.advance() else { return write(pool, batch, plan).await };
     if plan.candidates(batch).any(|candidate| candidate.foreign) {
         return write(pool, batch, plan).await;
     }
     let verdicts = plan.verdicts(batch);
-    let told = match verdicts.is_empty() {
+    let verdict_insert = match verdicts.is_empty() {
         true => String::new(),
         false => format!(
-            ", told as (insert into scheduler_outbox (lane, letter, verdicts) select lane, '{}', packed \
-             from {} as v(lane, packed) where exists (select 1 from moved))",
+            ", verdicts as (insert into scheduler_outbox (ordering_key, letter, verdicts) select ordering_key, '{}', packed \
+             from {} as v(ordering_key, packed) where exists (select 1 from moved))",
             Uuid::nil(),
             unnest(VERDICTS, &["bigint", "text"]),
         ),
@@ -44,7 +45,7 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
          keyed as (insert into scheduler_idempotency_key ({}) \
             select * from {} as k where exists (select 1 from moved)), \
          jobs as (insert into scheduler_job ({}) \
-            select * from {} as j where exists (select 1 from moved)){told} \
+            select * from {} as j where exists (select 1 from moved)){verdict_insert} \
          select (select count(*) from fence), (select count(*) from moved)",
         fences_from(1),
         advance_from(ADVANCE),
@@ -67,10 +68,10 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
     })
 }
 
-/// The same steps one after another, with whatever else a batch may bring.
+/// Admits any batch, by one statement after another.
 pub(super) async fn write(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Admitted> {
     let mut transaction = pool.begin().await?;
-    if !run_postgres(&mut transaction, plan.takes(batch)).await? {
+    if !run_postgres(&mut transaction, plan.source_updates(batch)).await? {
         return Ok(Admitted::Fenced);
     }
     if !lock_fences(&mut transaction, &batch.fences).await? {
@@ -83,21 +84,22 @@ pub(super) async fn write(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Ad
             return Ok(Admitted::Fenced);
         }
     }
-    run_postgres(&mut transaction, plan.settles(batch)).await?;
+    run_postgres(&mut transaction, plan.total_updates(batch)).await?;
     insert(&mut transaction, batch, &plan).await?;
-    run_postgres(&mut transaction, plan.rest(batch)).await?;
+    run_postgres(&mut transaction, plan.side_writes(batch)).await?;
     transaction.commit().await?;
     Ok(Admitted::Done(plan.decisions))
 }
 
-/// Inserts jobs and keys, and takes them back.
-pub(super) async fn insert_in_vain(pool: &PgPool, batch: &Batch, plan: &Plan) -> Result<()> {
+/// Inserts jobs and keys, and rolls back.
+pub(super) async fn insert_and_roll_back(pool: &PgPool, batch: &Batch, plan: &Plan) -> Result<()> {
     let mut transaction = pool.begin().await?;
     insert(&mut transaction, batch, plan).await?;
     Ok(transaction.rollback().await?)
 }
 
-/// Locks our shards for sharing, ascending. False if one of them is not ours any more.
+/// Takes shared locks on the shards, ascending. Returns false if one of them has another owner or
+/// epoch.
 pub(in crate::store) async fn lock_fences(
     transaction: &mut PgTransaction<'_>,
     fences: &[ShardFence],
@@ -105,7 +107,8 @@ pub(in crate::store) async fn lock_fences(
     Ok(locked_fences(transaction, fences).await?.len() == fences.len())
 }
 
-/// Those of our shards that still are ours, locked for sharing until the transaction ends.
+/// Takes shared locks on the shards that have the expected owner and epoch, until the transaction
+/// ends, and returns their ids.
 pub(in crate::store) async fn locked_fences(
     transaction: &mut PgTransaction<'_>,
     fences: &[ShardFence],
@@ -146,10 +149,10 @@ fn insert_into(table: &str, columns: &str, types: &[&str]) -> String {
     format!("insert into {table} ({columns}) select * from {} as r", unnest(1, types))
 }
 
-/// The values of the move of the offset.
+/// The number of values of the update of the offset.
 const ADVANCE_WIDTH: usize = 11;
 
-/// The move of the offset, its values numbered from `first`.
+/// The update of the offset, whose placeholders are numbered from `first`.
 fn advance_from(first: usize) -> String {
     let [next, records, jobs, duplicates, dead, parked, time, hash, id, reader, expected]: [usize;
         ADVANCE_WIDTH] = std::array::from_fn(|place| first + place);
@@ -169,9 +172,9 @@ fn unnest(first: usize, types: &[&str]) -> String {
     format!("unnest({})", arrays.join(", "))
 }
 
-/// The shards that still are ours, locked for sharing, their arrays numbered from `first`. They
-/// are found by their ids; owner and epoch are a question of its own, so that no statistics
-/// turn this into a join.
+/// The query that locks the shards with the expected owner and epoch, whose arrays are numbered from
+/// `first`. Rows are found by id; owner and epoch are compared separately, so that the planner
+/// cannot choose a join, whatever the statistics are.
 pub(in crate::store) fn fences_from(first: usize) -> String {
     let [ids, owners, epochs] = [first, first + 1, first + 2];
     format!(
@@ -206,9 +209,10 @@ fn bind_advance<'q>(query: Statement<'q>, advance: &Advance, totals: Totals) -> 
         .bind(advance.expected.0)
 }
 
-fn bind_verdicts(query: Statement<'_>, verdicts: Vec<(i64, String)>) -> Statement<'_> {
-    let (lanes, packed): (Vec<i64>, Vec<String>) = verdicts.into_iter().unzip();
-    query.bind(lanes).bind(packed)
+fn bind_verdicts(query: Statement<'_>, verdicts: Vec<(OrderingKey, String)>) -> Statement<'_> {
+    let verdicts = verdicts.into_iter().map(|(key, packed)| (key.number(), packed));
+    let (keys, packed): (Vec<i64>, Vec<String>) = verdicts.unzip();
+    query.bind(keys).bind(packed)
 }
 
 fn count(n: usize) -> i64 {

@@ -1,5 +1,5 @@
-//! Admission on SQLite: prepared single rows on the writer's thread, which is as quick
-//! there as anything larger.
+//! Admission on SQLite: prepared inserts of single rows on the writer's thread, where statements with
+//! several rows would not be faster.
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
@@ -10,7 +10,7 @@ use crate::store::steps::run_sqlite;
 use crate::store::{Error, Result, ShardFence};
 
 pub(super) fn write(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<Admitted> {
-    if !run_sqlite(connection, plan.takes(batch))? {
+    if !run_sqlite(connection, plan.source_updates(batch))? {
         return Ok(Admitted::Fenced);
     }
     for fence in &batch.fences {
@@ -21,14 +21,15 @@ pub(super) fn write(connection: &Connection, batch: &Batch, plan: &Plan) -> Resu
     if !advance(connection, batch, plan)? {
         return Ok(Admitted::Fenced);
     }
-    run_sqlite(connection, plan.settles(batch))?;
+    run_sqlite(connection, plan.total_updates(batch))?;
     insert_keys(connection, batch, plan)?;
     insert_jobs(connection, batch, plan)?;
-    run_sqlite(connection, plan.rest(batch))?;
+    run_sqlite(connection, plan.side_writes(batch))?;
     Ok(Admitted::Done(plan.decisions.clone()))
 }
 
-/// Whether the shard still is ours at that epoch; nobody can change it before we commit.
+/// Whether the shard has this owner and epoch. No other transaction can change it before this one
+/// commits.
 pub(in crate::store) fn holds(connection: &Connection, fence: &ShardFence) -> Result<bool> {
     let mut read = connection
         .prepare_cached("select 1 from scheduler_shard where id = ? and owner = ? and epoch = ?")?;

@@ -1,16 +1,16 @@
-//! What the error numbers of MySQL and MariaDB mean for the caller.
+//! Classifies the error numbers of MySQL and MariaDB.
 //!
-//! Their SQLSTATE does not say it: `HY000` stands for a check constraint that a row breaks, for a
-//! full disk and for a lock that was not granted. So every number that a statement of ours can
-//! meet is listed. For any other one the state decides, and where that says nothing, a row is
-//! tried alone ([`Error::Unclear`]).
+//! Their SQLSTATE is not specific enough: `HY000` covers a violated check constraint, a full disk
+//! and a lock that was not granted. So every number that our statements can cause is listed. Other
+//! numbers are classified by their SQLSTATE, and if that is not conclusive either, as
+//! [`Error::Unclear`].
 
 use super::Error;
 
-/// What kind of error a number is.
+/// The variant of [`Error`] for a number.
 pub(super) type Kind = fn(String) -> Error;
 
-/// Numbers in the order in which the servers list them, by what the caller will do.
+/// The numbers of each variant, in the order of the servers' documentation.
 const KINDS: [(Kind, &[u16]); 7] = [
     (
         Error::Refused,
@@ -27,11 +27,11 @@ const KINDS: [(Kind, &[u16]); 7] = [
             1406, // a text that is too long
             1411, // a value of the wrong form for a function
             1451, 1452, // a foreign key
-            1526, // no partition of the table takes the value
+            1526, // the value belongs to no partition of the table
             1690, // a value out of range
             1713, // the undo record is too large
             1748, // the row is not of this partition
-            3140, 3141, 3157, // a text that is no JSON, or too deep
+            3140, 3141, 3157, // invalid or too deeply nested JSON
             3819, // MySQL: a check constraint
             4025, // MariaDB: a check constraint
         ],
@@ -47,17 +47,17 @@ const KINDS: [(Kind, &[u16]); 7] = [
         Error::ReadOnly,
         &[
             1036, // the table is read only
-            1290, // an option is in the way: here that is read_only
+            1290, // an option prevents the statement: here that is read_only
             1792, // the transaction is read only
             1836, // the server is in read-only mode
-            1881, // InnoDB is
+            1881, // InnoDB is in read-only mode
         ],
     ),
     (
         Error::Setting,
         &[
             1104, 1175, // sql_big_selects, sql_safe_updates
-            1243, 1615, // a prepared statement that is unknown, or to be prepared again
+            1243, 1615, // a prepared statement that is unknown, or must be prepared again
             1665, // binlog_format
             1969, 3024, // the limits of a statement's time
         ],
@@ -65,41 +65,40 @@ const KINDS: [(Kind, &[u16]); 7] = [
     (
         Error::Unusable,
         &[
-            1044, 1045, 1049, 1698, // the database is not there, or not for this user
-            1054, 1072, 1146, 1176, // a column, table or index is not there
-            1064, 1193, 1235, // a statement or variable that this server does not know
-            1115, 1273, 1286,
-            3161, // a character set, collation or engine that it does not have
-            1130, 1141, 1142, 1143, 1227, 1370, // a right is missing
-            1251, 1524, // a way to log in that it does not have, or that we do not have
-            1820, 1862, 3118, 4151, // a password that has expired, an account that is locked
-            3159, // it takes connections with TLS only
-            3750, // it wants a primary key in every table
+            1044, 1045, 1049, 1698, // the database does not exist, or access is denied
+            1054, 1072, 1146, 1176, // a column, table or index does not exist
+            1064, 1193, 1235, // a statement or variable that this server does not support
+            1115, 1273, 1286, 3161, // an unknown character set, collation or engine
+            1130, 1141, 1142, 1143, 1227, 1370, // a missing permission
+            1251, 1524, // an authentication method that server or client does not support
+            1820, 1862, 3118, 4151, // an expired password, a locked account
+            3159, // only connections with TLS are accepted
+            3750, // every table must have a primary key
         ],
     ),
     (
         Error::Unavailable,
         &[
             1020, // the row was changed by others since it was read
-            1021, 1026, 1114, // no room on the disk, or in the tablespace
+            1021, 1026, 1114, // the disk or the tablespace is full
             1030, 1034, 1194, 1195, 1712,
-            1815, // the storage engine failed, a table is damaged
+            1815, // the storage engine failed, a table is corrupt
             1037, 1038, 1041, 1135, // no memory, no thread
-            1040, 1042, 1043, 1129, 1203, 1226, // no connection to be had
+            1040, 1042, 1043, 1129, 1203, 1226, // no connection is available
             1047, // a node of a cluster that is not ready
-            1050, 1060, 1061, 1091, // another instance was quicker to change a table
+            1050, 1060, 1061, 1091, // another instance altered a table first
             1053, 1077, 1079, 1080, // the server is shutting down
             1099, 1100, 1205, 1206, 1223, 1689, 3572, // a lock that was not granted
             1152, 1154, 1155, 1156, 1157, 1158, 1159, 1160, 1161,
             1184, // the connection broke
             1180, 1181, // a commit or rollback failed
-            1317, 1927, 3169, // somebody killed the statement or the session
-            1412, // the table was altered meanwhile
+            1317, 1927, 3169, // the statement or the session was killed
+            1412, // the table was altered during the transaction
             1461, // too many prepared statements
             1637, // too many transactions
             3058, // a deadlock of named locks
             3098, 3100, 3101, // the replication group was not ready, or rolled it back
-            3168, 3170, // a service of the server, or its memory, is not there
+            3168, 3170, // a service of the server or memory is missing
             3955, // too many wrong passwords: the account is locked for a time
             4031, // the session was idle for too long
         ],
@@ -110,23 +109,23 @@ const KINDS: [(Kind, &[u16]); 7] = [
     ),
 ];
 
-/// Whoever writes divides what is too much at once; a single row stays too large, and so would its
-/// dead letter be.
+/// Not [`Error::Refused`]: a batch that is too large is divided by its caller, and the dead letter
+/// of a single row that is too large would be too large as well.
 fn too_large(text: String) -> Error {
     let way_out = "raise max_allowed_packet on the server, or lower ingest.max_record_bytes";
     Error::Unavailable(format!("{text}: {way_out}"))
 }
 
-/// What a number means, if it is listed.
+/// The variant for `number`, if it is listed.
 pub(super) fn by_number(number: u16) -> Option<Kind> {
     let listed = KINDS.iter().find(|(_, numbers)| numbers.contains(&number));
     listed.map(|(kind, _)| *kind)
 }
 
-/// What an error means whose number is not listed.
+/// The variant for an SQLSTATE, for numbers that are not listed.
 pub(super) fn by_state(state: &str) -> Kind {
     match state {
-        // The state of what a trigger raises is the trigger's own.
+        // A trigger chooses the SQLSTATE of the errors that it raises.
         "HY000" | "45000" | "44000" | "42000" | "01000" | "02000" => Error::Unclear,
         "40001" => Error::Raced,
         "25006" => Error::ReadOnly,
@@ -160,7 +159,7 @@ mod tests {
 
     #[test]
     fn each_number_is_what_its_caller_has_to_do() {
-        // With the state that the servers give it: it must not decide.
+        // With the SQLSTATE that the servers return for it, which must not be used.
         for (number, state, expected) in [
             (3819, "HY000", "refused"),
             (4025, "23000", "refused"),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::WalkRange;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::Priority;
-use crate::store::{Hot, Result, Store};
+use crate::store::{Driver, Result, Store};
 
 /// The place of a job in the order of a list: its due time in epoch milliseconds, and its id.
 pub type JobPlace = (i64, JobId);
@@ -111,15 +111,15 @@ impl JobWalk {
             .filter(|list| list.places.is_empty() && !list.is_at_end)
             .collect();
         for lists in empty.chunks_mut(LISTS_AT_ONCE) {
-            let sql = match store.inner.hot {
-                Hot::Postgres(_) => postgres(lists, self.to_ms),
-                Hot::MySql(_) => mysql(lists, self.to_ms),
-                Hot::Sqlite(_) => sqlite(lists, self.to_ms),
+            let sql = match store.inner.driver {
+                Driver::Postgres(_) => postgres(lists, self.to_ms),
+                Driver::MySql(_) => mysql(lists, self.to_ms),
+                Driver::Sqlite(_) => sqlite(lists, self.to_ms),
             };
             for row in store.query(&sql).await? {
-                let at: i64 = match store.inner.hot {
-                    Hot::Postgres(_) => i64::from(row.try_get_by_index::<i32>(0)?),
-                    Hot::MySql(_) | Hot::Sqlite(_) => row.try_get_by_index(0)?,
+                let at: i64 = match store.inner.driver {
+                    Driver::Postgres(_) => i64::from(row.try_get_by_index::<i32>(0)?),
+                    Driver::MySql(_) | Driver::Sqlite(_) => row.try_get_by_index(0)?,
                 };
                 let (due_ms, id): (i64, Uuid) =
                     (row.try_get_by_index(1)?, row.try_get_by_index(2)?);

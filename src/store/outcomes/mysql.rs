@@ -1,6 +1,6 @@
-//! Outcomes on MariaDB and MySQL. Rows are kept in firing order, and what was fired together
-//! lies together: a delete walks the part of a list from the first of its jobs to the last.
-//! Between these is little else, since a list is fired in that order.
+//! Outcomes on MariaDB and MySQL. The table is clustered in firing order, so that jobs which were
+//! fired together are stored together: a delete scans the range of a list from the first of its
+//! jobs to the last. That range has few other rows, because a list is fired in this order.
 
 use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, Either, MySqlTransaction};
@@ -11,7 +11,7 @@ use crate::store::Result;
 use crate::store::admit::mysql::{fence_reads, run};
 use crate::store::steps::run_mysql;
 
-/// Jobs in one statement at most.
+/// The most jobs of one statement.
 const CHUNK: usize = 500;
 
 pub(super) async fn write(
@@ -23,16 +23,16 @@ pub(super) async fn write(
     let (held, _) = run(&mut transaction, fence_reads(&batch.fences)).await?;
     let lost = batch.lost(|shard| held.contains(&shard.0));
     run_mysql(&mut transaction, batch.published(&lost, letters)).await?;
-    let (mut gone, moved) = (batch.gone(&lost), batch.moved(&lost));
+    let (mut ended, retried) = (batch.ended(&lost), batch.retried(&lost));
     let mut found = 0;
-    if !gone.is_empty() {
-        gone.sort_unstable_by_key(|job| (list_of(job), job.key()));
-        let lists = gone.chunk_by(|one, next| list_of(one) == list_of(next));
+    if !ended.is_empty() {
+        ended.sort_unstable_by_key(|job| (list_of(job), job.key()));
+        let lists = ended.chunk_by(|one, next| list_of(one) == list_of(next));
         let deletes: Vec<String> =
             lists.flat_map(|list| list.chunks(CHUNK)).map(delete_of).collect();
         found += run_all(&mut transaction, deletes.join(";")).await?;
     }
-    for (job, due_ms, attempts, error) in &moved {
+    for (job, due_ms, attempts, error) in &retried {
         let update = "update scheduler_job set due_ms = ?, attempts = ?, last_error = ? \
             where shard = ? and priority = ? and due_ms = ? and id = ? \
             and created_ms = ? and attempts = ?";
@@ -49,7 +49,7 @@ pub(super) async fn write(
         found += update.execute(&mut *transaction).await?.rows_affected();
     }
     transaction.commit().await?;
-    let expected = gone.len() + moved.len();
+    let expected = ended.len() + retried.len();
     let found = usize::try_from(found).unwrap_or(usize::MAX);
     Ok(Written { unmatched: expected.saturating_sub(found), lost })
 }
@@ -58,8 +58,8 @@ fn list_of(job: &Job) -> (i32, i16) {
     (job.shard.0, job.priority.rank())
 }
 
-/// Jobs of one list, in its order. The index is named: from a list of rows an optimizer may
-/// choose to scan the table, and then waits for rows that others are inserting.
+/// Deletes jobs of one list, given in its order. The index is forced: for a list of rows the
+/// optimizer may choose a table scan, which waits for rows that other transactions insert.
 fn delete_of(jobs: &[&Job]) -> String {
     let [Some(first), Some(last)] = [jobs.first(), jobs.last()] else { return String::new() };
     let version = |job: &&Job| {
@@ -77,7 +77,7 @@ fn delete_of(jobs: &[&Job]) -> String {
     )
 }
 
-/// Runs a text of several statements; how many rows they changed.
+/// Executes a text of several statements, and returns how many rows they changed.
 async fn run_all(transaction: &mut MySqlTransaction<'_>, sql: String) -> Result<u64> {
     let mut changed = 0;
     let mut results = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_many(&mut **transaction);

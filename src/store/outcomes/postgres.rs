@@ -1,6 +1,6 @@
-//! Outcomes on PostgreSQL. Every statement has one plan, whatever the statistics say: rows
-//! are found by their primary key from an array of ids, and nothing that the planner could turn
-//! round is joined with the table. What else must hold stands where no index can serve it.
+//! Outcomes on PostgreSQL. Every statement has only one possible plan, whatever the statistics are:
+//! rows are found by their primary key from an array of ids, and the table is never joined in a way
+//! that the planner could reorder. Further conditions are written so that no index applies to them.
 
 use sqlx::postgres::{PgArguments, PgPool, Postgres};
 use sqlx::query::Query;
@@ -25,15 +25,15 @@ pub(super) async fn write(
     let held = locked_fences(&mut transaction, &batch.fences).await?;
     let lost = batch.lost(|shard| held.contains(&shard.0));
     run_postgres(&mut transaction, batch.published(&lost, letters)).await?;
-    let (gone, moved) = (batch.gone(&lost), batch.moved(&lost));
+    let (ended, retried) = (batch.ended(&lost), batch.retried(&lost));
     let mut found = 0;
-    if !gone.is_empty() {
+    if !ended.is_empty() {
         let delete = format!("delete from scheduler_job where {}", of_versions(1));
-        let delete = bind_versions(sqlx::query(AssertSqlSafe(delete)), &gone);
+        let delete = bind_versions(sqlx::query(AssertSqlSafe(delete)), &ended);
         found += delete.execute(&mut *transaction).await?.rows_affected();
     }
-    if !moved.is_empty() {
-        // Offset 0 keeps the look-up of each row where it stands, within the list.
+    if !retried.is_empty() {
+        // `offset 0` prevents the planner from merging the lateral subquery into the join.
         let update = "with found as materialized (\
             select place, due, m.attempts, error from unnest($1::uuid[], $2::bigint[], \
             $3::integer[], $4::text[], $5::bigint[], $6::integer[]) \
@@ -43,19 +43,19 @@ pub(super) async fn write(
             update scheduler_job set due_ms = found.due, attempts = found.attempts, \
             last_error = found.error from found where scheduler_job.ctid = found.place";
         let update = sqlx::query(update)
-            .bind(moved.iter().map(|(job, ..)| job.id.uuid()).collect::<Vec<_>>())
-            .bind(moved.iter().map(|(_, due, ..)| *due).collect::<Vec<_>>())
-            .bind(moved.iter().map(|(_, _, attempts, _)| *attempts).collect::<Vec<_>>())
-            .bind(moved.iter().map(|(.., error)| error.map(str::to_owned)).collect::<Vec<_>>())
-            .bind(moved.iter().map(|(job, ..)| job.created_ms).collect::<Vec<_>>())
-            .bind(moved.iter().map(|(job, ..)| attempts_of(job)).collect::<Vec<_>>());
+            .bind(retried.iter().map(|(job, ..)| job.id.uuid()).collect::<Vec<_>>())
+            .bind(retried.iter().map(|(_, due, ..)| *due).collect::<Vec<_>>())
+            .bind(retried.iter().map(|(_, _, attempts, _)| *attempts).collect::<Vec<_>>())
+            .bind(retried.iter().map(|(.., error)| error.map(str::to_owned)).collect::<Vec<_>>())
+            .bind(retried.iter().map(|(job, ..)| job.created_ms).collect::<Vec<_>>())
+            .bind(retried.iter().map(|(job, ..)| attempts_of(job)).collect::<Vec<_>>());
         found += update.execute(&mut *transaction).await?.rows_affected();
     }
     transaction.commit().await?;
-    Ok(Written { unmatched: missing(gone.len() + moved.len(), found), lost })
+    Ok(Written { unmatched: missing(ended.len() + retried.len(), found), lost })
 }
 
-/// Shards are locked and rows deleted in one statement: one trip, one commit.
+/// Locks the shards and deletes the rows in one statement: one round trip and one commit.
 async fn delete(pool: &PgPool, batch: &OutcomeBatch) -> Result<Written> {
     let sql = format!(
         "with fence as materialized ({}), gone as (delete from scheduler_job where {} \
@@ -65,15 +65,15 @@ async fn delete(pool: &PgPool, batch: &OutcomeBatch) -> Result<Written> {
         of_versions(4)
     );
     let query = bind_fences(sqlx::query(AssertSqlSafe(sql)), &batch.fences);
-    let row = bind_versions(query, &batch.gone(&[])).fetch_one(pool).await?;
+    let row = bind_versions(query, &batch.ended(&[])).fetch_one(pool).await?;
     let (held, found): (Vec<i32>, i64) = (row.try_get(0)?, row.try_get(1)?);
     let lost = batch.lost(|shard| held.contains(&shard.0));
     let expected = batch.kept(&lost).count();
     Ok(Written { unmatched: missing(expected, found.unsigned_abs()), lost })
 }
 
-/// Which rows: their ids, creations and attempts are arrays, numbered from `first`. The
-/// versions are a question of its own, asked of each row that the ids find.
+/// The condition for rows by id and version, whose placeholders (arrays of ids, times of admission
+/// and attempts) are numbered from `first`. The version is compared after the rows are found by id.
 fn of_versions(first: usize) -> String {
     let [ids, created, attempts] = [first, first + 1, first + 2];
     format!(

@@ -1,4 +1,4 @@
-//! Outcomes on SQLite. Rows are kept in firing order, so they are found by their place in it.
+//! Outcomes on SQLite. The table is clustered in firing order, so rows are found by that key.
 
 use rusqlite::{Connection, params};
 
@@ -20,13 +20,13 @@ pub(super) fn write(
     }
     let lost = batch.lost(|shard| held.contains(&shard));
     run_sqlite(connection, batch.published(&lost, letters))?;
-    let (mut gone, moved) = (batch.gone(&lost), batch.moved(&lost));
-    gone.sort_unstable_by_key(|job| (job.shard, job.priority.rank(), job.key()));
+    let (mut ended, retried) = (batch.ended(&lost), batch.retried(&lost));
+    ended.sort_unstable_by_key(|job| (job.shard, job.priority.rank(), job.key()));
     let mut found = 0;
     let by_place = "where shard = ? and priority = ? and due_ms = ? and id = ? \
         and created_ms = ? and attempts = ?";
     let mut delete = connection.prepare_cached(&format!("delete from scheduler_job {by_place}"))?;
-    for job in &gone {
+    for job in &ended {
         let rank = job.priority.rank();
         let (id, created) = (job.id.into_bytes(), job.created_ms);
         let version = attempts_of(job);
@@ -35,7 +35,7 @@ pub(super) fn write(
     let mut update = connection.prepare_cached(&format!(
         "update scheduler_job set due_ms = ?, attempts = ?, last_error = ? {by_place}"
     ))?;
-    for (job, due_ms, attempts, error) in &moved {
+    for (job, due_ms, attempts, error) in &retried {
         let (rank, id) = (job.priority.rank(), job.id.into_bytes());
         found += update.execute(params![
             due_ms,
@@ -49,5 +49,5 @@ pub(super) fn write(
             attempts_of(job),
         ])?;
     }
-    Ok(Written { unmatched: (gone.len() + moved.len()).saturating_sub(found), lost })
+    Ok(Written { unmatched: (ended.len() + retried.len()).saturating_sub(found), lost })
 }

@@ -1,4 +1,4 @@
-//! What people do to dead letters, each by compare-and-set on what they saw.
+//! Corrects and discards dead letters, by compare-and-set on the row as it was read.
 
 use std::collections::HashMap;
 
@@ -9,37 +9,37 @@ use crate::model::audit::AuditEntry;
 use crate::store::steps::Step;
 use crate::store::{LetterState, Result, Store, audit};
 
-/// Letters that one transaction changes.
+/// The most dead letters that one transaction changes.
 const STEP: usize = 200;
 
 const DEAD: i16 = LetterState::Dead.code();
 const DISCARDED: i16 = LetterState::Discarded.code();
 
-/// What became of a change to one letter.
+/// The result of changing one dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is as was asked for.
+    /// It was changed, or was discarded already.
     Made,
-    /// It was not touched, since it reads like this now: it is not dead, or was changed by
-    /// somebody else since it was read.
+    /// It was not changed, because it is not in the state `Dead` or was changed since it was read.
+    /// Contains the current version.
     Refused(Box<LetterSummary>),
-    /// There is no such letter any more.
+    /// It no longer exists.
     Gone,
 }
 
 impl Store {
-    /// Puts a value beside the record's, for a replay to use; or takes it away. Only a dead
-    /// letter that still is as it was `seen` is changed.
+    /// Sets the corrected value of a dead letter, which a replay uses instead of the record's value;
+    /// `None` removes it. The letter is changed only if it still is as `seen`.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away; ask what is there.
+    /// [`crate::store::Error::Unavailable`] if it is unknown whether it was changed; read it again.
     pub async fn correct_letter(
         &self,
         seen: &LetterSummary,
         correction: Option<Vec<u8>>,
         entry: &AuditEntry,
     ) -> Result<Change> {
-        // It must differ: whoever read the letter before must not replay the value of then.
+        // It must differ from the last one, so that a replay that read the old value is refused.
         let changed_ms = Ord::max(entry.at_ms, seen.changed_ms.saturating_add(1));
         let update = format!(
             "update scheduler_dead_letter set correction = ?, changed_ms = ? \
@@ -54,11 +54,12 @@ impl Store {
         Ok(now.map_or(Change::Gone, |now| Change::Refused(Box::new(now))))
     }
 
-    /// Discards those letters that are dead and still as they were `seen`; says of each what
-    /// became of it, in the same order. `entry` makes the audit's entry of one of them.
+    /// Discards those dead letters that still are as `seen`. Returns the result for each of them, in
+    /// the same order.
+    /// `entry` makes the audit's entry of one of them.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away; the same call can be
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable; the same call can be
     /// repeated.
     pub async fn discard_letters(
         &self,
@@ -81,7 +82,7 @@ impl Store {
             now.into_iter().map(|letter| (letter.id, letter)).collect();
         let change = |letter: &LetterSummary| match now.remove(&letter.id) {
             None => Change::Gone,
-            // By whom does not matter.
+            // It does not matter who discarded it.
             Some(now) if now.state() == LetterState::Discarded => Change::Made,
             Some(now) => Change::Refused(Box::new(now)),
         };

@@ -1,4 +1,4 @@
-//! Removing letters that nobody has touched for long, in steps that nobody notices.
+//! Removes dead letters that have not changed for a long time, in small steps.
 
 use std::collections::HashSet;
 
@@ -11,23 +11,23 @@ use super::LetterCursor;
 use crate::store::columns::TOMBSTONE;
 use crate::store::{LetterState, Result, Store};
 
-/// Letters that one step looks at.
+/// The most dead letters that one step reads.
 const STEP: u64 = 500;
 
-/// What a step must know of a letter: its id, when it came and was last touched, its state,
-/// its job, and the ledger row of its record.
+/// What a step reads of a dead letter: its id, when it was created and last changed, its state, its
+/// job, and the ledger row of its record.
 type Seen = (Uuid, i64, i64, i16, Option<Uuid>, Option<i32>);
 
 impl Store {
-    /// Looks at some letters, oldest first, and removes those that came and were last
-    /// changed by `until_ms`. Gives back how many, and where to go on; `None` at the end.
+    /// Reads some dead letters, oldest first, and removes those that were last changed by `until_ms`.
+    /// Returns how many were removed, and where the next step begins; `None` at the end.
     ///
-    /// One stays that is parked, or whose replay lives on as a job: should that job die, its
-    /// letter counts the replays by this one. One that waits to be published stays, too, but
-    /// for those that never came by Kafka, where there is `no_kafka` to publish them to.
+    /// A letter is kept if it is parked, or if the job of its replay is live: should that job fail,
+    /// its dead letter counts the replays by this one. A letter that is still to be published is
+    /// kept too, unless it does not come from Kafka and there is `no_kafka` to publish it to.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away; the same step can be
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable; the same step can be
     /// repeated.
     pub async fn expire_letters(
         &self,
@@ -39,7 +39,7 @@ impl Store {
             .select_only()
             .columns([Column::Id, Column::CreatedMs, Column::ChangedMs])
             .columns([Column::State, Column::Job, Column::Ledger])
-            // A change is never older than its letter, except by a version that wrote none.
+            // A change is never older than its letter, except that early versions did not store it.
             .filter(Column::CreatedMs.lte(until_ms))
             .filter(Condition::all().add_option(after.map(newer)))
             .order_by_asc(Column::CreatedMs)
@@ -52,27 +52,27 @@ impl Store {
             .last()
             .filter(|_| seen.len() as u64 == STEP)
             .map(|&(id, created_ms, ..)| LetterCursor { created_ms, id });
-        let over = self.removable(&seen, until_ms, no_kafka).await?;
-        if over.is_empty() {
+        let expired = self.removable(&seen, until_ms, no_kafka).await?;
+        if expired.is_empty() {
             return Ok((0, next));
         }
-        let _turn = self.turn().await;
-        // One that was changed meanwhile stays.
+        let _permit = self.write_permit().await;
+        // One that was changed in the meantime is kept.
         let gone = Entity::delete_many()
-            .filter(Column::Id.is_in(over.iter().copied()))
+            .filter(Column::Id.is_in(expired.iter().copied()))
             .filter(Column::State.ne(LetterState::Parked.code()))
             .filter(Column::ChangedMs.lte(until_ms))
             .exec(&self.inner.pool)
             .await?;
         if no_kafka {
-            self.forget_unpublished(&over).await?;
+            self.remove_from_outbox(&expired).await?;
         }
         Ok((gone.rows_affected, next))
     }
 
-    /// Removes what was to publish those of these letters that are gone; else whoever
-    /// publishes does so.
-    async fn forget_unpublished(&self, letters: &[Uuid]) -> Result<()> {
+    /// Removes the outbox rows of those letters that were removed. With Kafka, the outbox relay does
+    /// this.
+    async fn remove_from_outbox(&self, letters: &[Uuid]) -> Result<()> {
         let left: Vec<Uuid> = Entity::find()
             .select_only()
             .column(Column::Id)
@@ -117,11 +117,11 @@ impl Store {
         let unpublished: HashSet<Uuid> = unpublished.into_iter().collect();
         let live: HashSet<Uuid> = live.into_iter().collect();
         let replayed = LetterState::Replayed.code();
-        let stays = |(id, _, _, state, job, _): &Seen| {
+        let is_kept = |(id, _, _, state, job, _): &Seen| {
             let lives = *state == replayed && job.is_some_and(|job| live.contains(&job));
             lives || unpublished.contains(id)
         };
-        Ok(over.into_iter().filter(|seen| !stays(seen)).map(|seen| seen.0).collect())
+        Ok(over.into_iter().filter(|seen| !is_kept(seen)).map(|seen| seen.0).collect())
     }
 }
 

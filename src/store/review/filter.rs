@@ -1,4 +1,4 @@
-//! Which letters are meant, newest first, a page at a time.
+//! Lists and counts dead letters by a filter, newest first, a page at a time.
 
 use infinite_scheduler_entity::dead_letter::{Column, Entity};
 use sea_orm::sea_query::{BinOper, Expr, ExprTrait, Func};
@@ -8,33 +8,33 @@ use uuid::Uuid;
 use super::LetterSummary;
 use crate::store::{LetterState, Result, Store};
 
-/// What letters must have in common; the default is every letter.
+/// A filter of dead letters; the default matches every letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LetterFilter {
-    /// In one of these states; any, if there is none.
+    /// The letter has one of these states; any state, if there is none.
     pub states: Vec<LetterState>,
-    /// Of this app.
+    /// The letter is of this app.
     pub app: Option<String>,
-    /// Of this kind, by its name on the wire.
+    /// The letter is of this error kind, such as `unknown-app`.
     pub kind: Option<String>,
-    /// Died or parked at this moment or later, epoch milliseconds.
+    /// The letter was created or parked at this time or later, epoch milliseconds.
     pub from_ms: Option<i64>,
-    /// Died or parked before this moment, epoch milliseconds.
+    /// The letter was created or parked before this time, epoch milliseconds.
     pub to_ms: Option<i64>,
-    /// With this in the message, whatever the case of its letters.
+    /// The error message contains this text, regardless of case.
     pub contains: Option<String>,
 }
 
-/// A letter's place among all, by time and id.
+/// A position in the order of all dead letters, by time and id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LetterCursor {
-    /// When it died or was parked, epoch milliseconds.
+    /// When it was created or parked, epoch milliseconds.
     pub created_ms: i64,
     /// Its id.
     pub id: Uuid,
 }
 
-/// Some letters, newest first.
+/// A page of dead letters, newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LetterPage {
     /// The letters.
@@ -43,23 +43,23 @@ pub struct LetterPage {
     pub next: Option<LetterCursor>,
 }
 
-/// How many letters there are of a kind in a state.
+/// The number of dead letters of an error kind and state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LetterCount {
     /// The state.
     pub state: LetterState,
     /// The kind.
     pub kind: String,
-    /// How many.
+    /// The number.
     pub count: u64,
 }
 
 impl Store {
-    /// The letters that `filter` means, newest first, `limit` at the most, after the place
-    /// where the page before ended. A letter that comes meanwhile moves none to another page.
+    /// The dead letters that match `filter`, newest first, at most `limit`, after the end of the
+    /// previous page. Letters that are created in the meantime do not shift the pages.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away.
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable.
     pub async fn letters(
         &self,
         filter: &LetterFilter,
@@ -71,7 +71,7 @@ impl Store {
             .filter(Condition::all().add_option(after.map(older)))
             .order_by_desc(Column::CreatedMs)
             .order_by_desc(Column::Id)
-            // One more than was asked for tells whether there are more.
+            // One more than the limit, to see whether there is another page.
             .limit(limit.saturating_add(1))
             .into_partial_model()
             .all(&self.inner.pool)
@@ -83,10 +83,11 @@ impl Store {
         Ok(LetterPage { letters, next })
     }
 
-    /// How many letters `filter` means, by state and kind; of those that there are.
+    /// Counts the dead letters that match `filter`, by state and kind. Combinations without a letter
+    /// are not in the result.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away.
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable.
     pub async fn count_letters(&self, filter: &LetterFilter) -> Result<Vec<LetterCount>> {
         let counts: Vec<(i16, String, i64)> = Entity::find()
             .select_only()
@@ -130,13 +131,13 @@ impl LetterCursor {
 }
 
 fn older(than: LetterCursor) -> Condition {
-    // The first part alone lets the index begin at the place; an `or` on top would not.
+    // The redundant first condition lets the index scan begin at the cursor; an `or` alone would not.
     Condition::all().add(Column::CreatedMs.lte(than.created_ms)).add(
         Condition::any().add(Column::CreatedMs.lt(than.created_ms)).add(Column::Id.lt(than.id)),
     )
 }
 
-/// Both sides are lowered by the database: each has its own idea of letters beyond ASCII.
+/// Both sides are converted to lower case by the database, since databases differ beyond ASCII.
 fn message_contains(text: &str) -> Expr {
     let pattern = Func::lower(Expr::val(pattern(text)));
     let pattern = Expr::expr(pattern).binary(BinOper::Escape, Expr::val("!"));
@@ -150,7 +151,7 @@ fn pattern(text: &str) -> String {
         if matches!(c, '!' | '%' | '_') {
             pattern.push('!');
         }
-        // As messages have it: PostgreSQL cannot keep a NUL.
+        // Stored messages have U+FFFD in place of NUL, which PostgreSQL cannot store.
         pattern.push(if c == '\0' { '\u{fffd}' } else { c });
     }
     pattern.push('%');

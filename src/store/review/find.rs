@@ -1,4 +1,4 @@
-//! One letter, by as much of its id as people copy, and what it is linked to.
+//! Finds a dead letter by its id or the beginning of it, and the letters that it is linked to.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,21 +11,22 @@ use uuid::Uuid;
 use super::{LetterRow, LetterSummary};
 use crate::store::{LetterState, Result, Store};
 
-/// Fewer digits of an id than this name nothing.
+/// The fewest digits of an id that are accepted.
 const FEWEST_DIGITS: usize = 8;
-/// Of letters whose ids begin alike, as many are named.
+/// The most ids that are returned for an ambiguous name.
 const SHOWN: u64 = 5;
-/// Links of a chain of replays that are followed, either way. `max_replays` is far below.
+/// The most links of a chain of replays that are followed in each direction. `max_replays` is much
+/// lower.
 const LONGEST_CHAIN: usize = 100;
 
-/// A letter's id, or how it begins.
+/// The id of a dead letter, or the beginning of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LetterName {
     first: Uuid,
     last: Uuid,
 }
 
-/// A text that names no letter.
+/// A text that is not the id of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not the id of a dead letter: give its UUID, or at least the first {FEWEST_DIGITS} \
@@ -65,31 +66,31 @@ impl From<Uuid> for LetterName {
     }
 }
 
-/// What a [`LetterName`] names.
+/// The result of looking up a [`LetterName`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// This letter.
+    /// The letter.
     Found(Box<LetterRow>),
-    /// Several letters, some of which these are.
+    /// Several letters, some of which are given.
     Ambiguous(Vec<Uuid>),
-    /// None.
+    /// No letter.
     Unknown,
 }
 
-/// The letters before and after one whose replays died again.
+/// The dead letters that are linked to one by replays that failed again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplayChain {
-    /// Those whose replays led to it, the first one first.
+    /// Those whose replays led to it, oldest first.
     pub before: Vec<LetterSummary>,
-    /// Those that came of its own replay, oldest first.
+    /// Those that resulted from its own replay, oldest first.
     pub after: Vec<LetterSummary>,
 }
 
 impl Store {
-    /// The letter of that name.
+    /// Finds the dead letter with this id or beginning.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away.
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable.
     pub async fn find_letter(&self, name: &LetterName) -> Result<Lookup> {
         let ids: Vec<Uuid> = Entity::find()
             .select_only()
@@ -107,10 +108,10 @@ impl Store {
         Ok(row.map_or(Lookup::Unknown, |row| Lookup::Found(Box::new(row))))
     }
 
-    /// The summaries of those letters that there are, in no order.
+    /// The summaries of those of `ids` that exist, in no particular order.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away.
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable.
     pub async fn letters_by_id(
         &self,
         ids: impl IntoIterator<Item = Uuid>,
@@ -119,20 +120,20 @@ impl Store {
         Ok(query.into_partial_model().all(&self.inner.pool).await?)
     }
 
-    /// Whether the letter still waits to be published on the DLQ topic.
+    /// Whether the letter is still to be published to the DLQ topic.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away.
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable.
     pub async fn awaits_publishing(&self, letter: Uuid) -> Result<bool> {
         let rows = outbox::Entity::find().filter(outbox::Column::Letter.eq(letter));
         Ok(rows.count(&self.inner.pool).await? > 0)
     }
 
-    /// What `letter`'s replays came of, and what came of them. A link to a letter that has
-    /// expired ends it.
+    /// The letters whose replays led to `letter`, and those that its own replay led to. The chain ends
+    /// at a letter that has expired.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away.
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable.
     pub async fn replay_chain(&self, letter: &LetterSummary) -> Result<ReplayChain> {
         let mut chain = ReplayChain::default();
         let mut above = letter.replay_of;
@@ -162,7 +163,7 @@ impl Store {
         }
         let query = Entity::find()
             .filter(Column::ReplayOf.eq(parent.id))
-            // There is an index of times, and none of links.
+            // There is an index by time, but none by `replay_of`.
             .filter(Column::CreatedMs.gte(parent.created_ms));
         Ok(query.into_partial_model().all(&self.inner.pool).await?)
     }

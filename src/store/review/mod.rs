@@ -1,7 +1,6 @@
-//! Dead letters as people meet them: listed, counted, found, corrected and discarded.
+//! The operations on dead letters: listing, counting, finding, correcting, discarding, expiry.
 //!
-//! This is what `operations` asks. How a letter comes to be and how it is published is in
-//! `letters`.
+//! How dead letters are written is in `letters`, and how they are published in `outbox`.
 
 mod change;
 mod expire;

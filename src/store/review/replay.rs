@@ -1,4 +1,4 @@
-//! What a replay must know of a letter: what is to be tried, and whether it may be.
+//! A dead letter that is to be replayed: the value to submit, and whether that is allowed.
 
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -9,10 +9,10 @@ use uuid::Uuid;
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
 use crate::model::time::ScheduledTime;
-use crate::store::letters::decode_headers;
+use crate::store::headers::decode_headers;
 use crate::store::{LetterState, Result, Store};
 
-/// A dead letter that somebody wants to replay.
+/// A dead letter that is to be replayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LetterToReplay(dead_letter::Model);
 
@@ -20,7 +20,7 @@ impl Store {
     /// The letter with this id.
     ///
     /// # Errors
-    /// [`crate::store::Error::Unavailable`] if the database is away.
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable.
     pub async fn letter_to_replay(&self, id: Uuid) -> Result<Option<LetterToReplay>> {
         let row = dead_letter::Entity::find_by_id(id).one(&self.inner.pool).await?;
         Ok(row.map(LetterToReplay))
@@ -28,28 +28,28 @@ impl Store {
 }
 
 impl LetterToReplay {
-    /// When it came into its state, epoch milliseconds.
+    /// When it came into its state or was corrected, epoch milliseconds.
     pub fn changed_ms(&self) -> i64 {
         self.0.changed_ms
     }
 
-    /// What is tried in a replay: the correction, else the value as it came.
+    /// The value to submit: the correction, else the record's value.
     pub fn value(&self) -> Option<&[u8]> {
         self.0.correction.as_deref().or(self.0.record_value.as_deref())
     }
 
-    /// Whether it is of a job that failed, and not of a record that became none.
+    /// Whether it is the letter of a failed job, not of a record that did not become a job.
     pub fn is_of_a_job(&self) -> bool {
         self.0.job.is_some()
     }
 
-    /// The record's own headers, as they were.
+    /// The record's headers, unchanged.
     pub fn headers(&self) -> Vec<(String, Option<Vec<u8>>)> {
         decode_headers(&self.0.headers)
     }
 
-    /// Gives `request` what its job had of its own, and the body does not say that it was fired
-    /// with, as far as the request says nothing else.
+    /// Adds to `request` what its job had, unless the request has it: the body that the job was
+    /// fired with does not contain it.
     pub fn complete(&self, request: &mut ScheduleJobRequest) {
         let letter = &self.0;
         let attempts = letter.max_attempts.and_then(|n| u32::try_from(n).ok());
@@ -65,7 +65,7 @@ impl LetterToReplay {
         request.request_id.get_or_insert_with(|| self.request_name());
     }
 
-    /// The name of its request, or one that is the same at each try.
+    /// The id of its request, or one derived from the letter, which is the same at each try.
     fn request_name(&self) -> String {
         self.0.request_id.clone().unwrap_or_else(|| self.0.id.to_string())
     }
@@ -74,20 +74,20 @@ impl LetterToReplay {
         LetterState::of(self.0.state)
     }
 
-    /// The job that a replay has made of it, or found to be there.
+    /// The job of its replay, or the job that the replay was a duplicate of.
     pub fn replayed_as(&self) -> Option<JobId> {
         let replayed = self.state() == LetterState::Replayed;
         self.0.job.filter(|_| replayed).map(JobId::from_uuid)
     }
 
-    /// Why it cannot be replayed, if so. `max_replays` bounds a chain of letters each of
-    /// which died as the replay of the one before.
+    /// The reason why it cannot be replayed, if there is one. `max_replays` limits the number of
+    /// consecutive replays that failed again.
     pub fn not_replayable(&self, max_replays: u32) -> Option<String> {
         let id = self.0.id;
         match self.state() {
             LetterState::Dead => {}
             LetterState::Parked => {
-                return Some(format!("{id} is parked: it is tried again by itself"));
+                return Some(format!("{id} is parked: it is retried automatically"));
             }
             LetterState::Replayed => return Some(format!("{id} was replayed already")),
             LetterState::Discarded => return Some(format!("{id} was discarded")),
@@ -96,7 +96,7 @@ impl LetterToReplay {
         (replays >= max_replays).then(|| {
             format!(
                 "{replays} replays led to {id}, as many as dead_letters.max_replays allows: \
-                 mend the cause, then send a new request or raise it"
+                 correct the cause, then send a new request or raise that limit"
             )
         })
     }

@@ -1,4 +1,4 @@
-//! What a list shows of a letter: everything but what may be large.
+//! A dead letter as it is listed: without the columns that may be large.
 
 use infinite_scheduler_entity::dead_letter;
 use sea_orm::DerivePartialModel;
@@ -14,15 +14,15 @@ use crate::store::LetterState;
 pub struct LetterSummary {
     /// The letter.
     pub id: Uuid,
-    /// Why, for programs.
+    /// The error kind.
     pub kind: String,
-    /// Why, in words.
+    /// The error message.
     pub message: String,
     /// The app, where known.
     pub app: Option<String>,
-    /// The producer's name for the request, where known.
+    /// The request id, where known.
     pub request_id: Option<String>,
-    /// The job that it was or, after a replay, became.
+    /// The failed job or, after a replay, the job of the replay.
     pub job: Option<Uuid>,
     /// The topic of its record.
     pub topic: Option<String>,
@@ -32,19 +32,19 @@ pub struct LetterSummary {
     pub source_offset: Option<i64>,
     /// Its record's own time, epoch milliseconds.
     pub source_time_ms: Option<i64>,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: i32,
-    /// When it died or was parked, epoch milliseconds.
+    /// When it was created or parked, epoch milliseconds.
     pub created_ms: i64,
     /// When it came into its state, or was corrected, epoch milliseconds.
     pub changed_ms: i64,
-    /// When a parked record is tried again, epoch milliseconds.
+    /// When a parked record is retried, epoch milliseconds.
     pub due_ms: Option<i64>,
-    /// How many replays led to it.
+    /// The number of consecutive replays that led to it.
     pub replays: i32,
-    /// The letter whose replay died as this one.
+    /// The dead letter whose replay failed and became this one.
     pub replay_of: Option<Uuid>,
-    /// Whether there is a value in the place of its record's.
+    /// Whether it has a corrected value.
     #[sea_orm(from_expr = "Expr::col(dead_letter::Column::Correction).is_not_null()")]
     pub corrected: bool,
     #[sea_orm(from_col = "state")]
@@ -52,7 +52,7 @@ pub struct LetterSummary {
 }
 
 impl LetterSummary {
-    /// What has become of it.
+    /// Its state.
     pub fn state(&self) -> LetterState {
         LetterState::of(self.code)
     }

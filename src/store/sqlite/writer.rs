@@ -15,7 +15,7 @@ use crate::store::{Error, Result};
 /// The most tasks that share one commit.
 const GROUP: usize = 64;
 
-/// What the thread is asked for.
+/// A request to the thread.
 pub(super) enum Request {
     Write(Box<dyn Task>),
     Close(oneshot::Sender<()>),
@@ -23,10 +23,10 @@ pub(super) enum Request {
 
 /// A change of the database whose caller waits for the commit.
 pub(super) trait Task: Send {
-    /// Makes the change; false if what it did is to be undone. It may run again after that.
+    /// Makes the change. Returns false if it is to be undone. It may be called again after that.
     fn run(&mut self, connection: &Connection) -> bool;
 
-    /// Answers the caller: with the result of the last run if the commit succeeded.
+    /// Sends the caller the result of the last run, if the commit succeeded, or else its error.
     fn finish(self: Box<Self>, commit: Result<()>);
 }
 
@@ -57,8 +57,8 @@ where
     }
 }
 
-/// Runs `run` on the thread and answers after the commit. If `keep` says no to its value, or it
-/// fails, what it did is undone, and nothing else.
+/// Runs `run` on the thread and returns after the commit. If it fails, or `keep` returns false for
+/// its value, only its own changes are undone.
 pub(super) async fn write<T, F>(queue: &Sender<Request>, keep: fn(&T) -> bool, run: F) -> Result<T>
 where
     T: Send + 'static,
@@ -74,12 +74,12 @@ fn closed() -> Error {
     Error::Unavailable("the database was closed".into())
 }
 
-/// Serves the queue until it is closed. `turn` is held during a transaction.
-pub(super) fn serve(connection: &Connection, requests: &Receiver<Request>, turn: &Mutex<()>) {
+/// Processes the queue until it is closed. `permit` is held during a transaction.
+pub(super) fn serve(connection: &Connection, requests: &Receiver<Request>, permit: &Mutex<()>) {
     while let Ok(first) = requests.recv() {
         let close = match first {
             Request::Write(task) => {
-                let _turn = turn.blocking_lock();
+                let _permit = permit.blocking_lock();
                 write_group(connection, task, requests)
             }
             Request::Close(done) => Some(done),
@@ -91,8 +91,8 @@ pub(super) fn serve(connection: &Connection, requests: &Receiver<Request>, turn:
     }
 }
 
-/// Runs `first` and what is queued behind it in one transaction. Returns the request to close, if
-/// it was met.
+/// Runs `first` and the tasks queued after it in one transaction. Returns the request to close, if
+/// there was one.
 fn write_group(
     connection: &Connection,
     first: Box<dyn Task>,
@@ -144,7 +144,7 @@ impl Group<'_> {
     /// Runs a task.
     ///
     /// # Errors
-    /// Why the transaction had to be given up.
+    /// The reason why the transaction was rolled back.
     fn add(&mut self, mut task: Box<dyn Task>) -> std::result::Result<(), String> {
         if self.savepoints {
             return self.add_in_savepoint(task);
@@ -176,7 +176,7 @@ impl Group<'_> {
             Ok(()) => (false, run("rollback to task; release task")),
             Err(why) => (true, Err(why)),
         };
-        // Without the transaction, even a task that failed has no answer that holds.
+        // If the transaction cannot continue, the result of a failed task is not reported either.
         if kept || ended.is_err() {
             self.done.push(task);
         } else {
@@ -185,7 +185,7 @@ impl Group<'_> {
         ended
     }
 
-    /// Commits if the transaction is still `open`, and answers all callers.
+    /// Commits if the transaction is still `open`, and sends all callers their results.
     fn commit(self, open: std::result::Result<(), String>) {
         let committed = open.and_then(|()| {
             self.connection.execute_batch("commit").map_err(|error| error.to_string())
@@ -205,17 +205,17 @@ impl Group<'_> {
 /// Begins a transaction that may write.
 ///
 /// # Errors
-/// Why not: another process may have been writing for longer than the busy timeout.
+/// The reason why it cannot, such as another process that writes for longer than the busy timeout.
 pub(super) fn begin(connection: &Connection) -> std::result::Result<(), String> {
     connection.execute_batch("begin immediate").map_err(|error| match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DatabaseBusy) => {
-            format!("another writer has the file: {error}")
+            format!("another process is writing to the file: {error}")
         }
         _ => error.to_string(),
     })
 }
 
-/// Some errors have ended the transaction already.
+/// Rolls back, unless an error has ended the transaction already.
 fn roll_back(connection: &Connection) {
     if !connection.is_autocommit()
         && let Err(error) = connection.execute_batch("rollback")

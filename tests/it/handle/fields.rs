@@ -232,7 +232,7 @@ async fn a_replay_keeps_what_the_request_said_of_its_job() {
             )
         };
         let early = Some(corrected(-1).into());
-        let early = operations.dead_letters().foresee_replay(letter, early).await;
+        let early = operations.dead_letters().preview_replay(letter, early).await;
         assert!(early.is_err(), "{backend:?}: what a correction says goes first");
         operations.dead_letters().replay(letter, None).await.expect("a replay");
         let kept = format!(

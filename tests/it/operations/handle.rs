@@ -144,7 +144,7 @@ impl<'a> Groups<'a> {
         let letters = LetterSelection::Named(letters);
         let carried_out = self
             .dead_letters
-            .carry_out(action, &letters, dry_run, |_, outcome| {
+            .apply(action, &letters, dry_run, |_, outcome| {
                 outcomes.push(match outcome {
                     Ok(LetterOutcome::Discarded) => json!({ "discarded": "" }),
                     Ok(LetterOutcome::Replayed(Replayed::Accepted { job_id })) => {
@@ -172,7 +172,7 @@ impl<'a> Groups<'a> {
         let counted = self.dead_letters.select(filter).await.expect("a count");
         let matched = counted.total();
         let letters = LetterSelection::Counted(counted);
-        let done = self.dead_letters.carry_out(LetterAction::Discard, &letters, dry_run, |_, _| {});
+        let done = self.dead_letters.apply(LetterAction::Discard, &letters, dry_run, |_, _| {});
         let tally = done.await.expect("an answer");
         json!({ "matched": matched, "done": tally.done, "failed": tally.failed })
     }

@@ -134,7 +134,7 @@ fn why(database: &TestDatabase, left: u32) -> &'static str {
             "has exceeded the 'max_user_connections' resource"
         }
         (_, 0) => "too many connections for role",
-        _ => "no connection to be had in time",
+        _ => "no connection became free in time",
     }
 }
 

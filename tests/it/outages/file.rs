@@ -21,8 +21,10 @@ async fn a_file_that_another_process_has_locked_is_waited_for() {
     other.execute_unprepared("create table theirs (id integer)").await.expect("a long write");
 
     flow.wave().await;
-    flow.await_complaint("database", "another writer has the file: database is locked").await;
-    flow.await_complaint("partition", "another writer has the file: database is locked").await;
+    flow.await_complaint("database", "another process is writing to the file: database is locked")
+        .await;
+    flow.await_complaint("partition", "another process is writing to the file: database is locked")
+        .await;
     flow.await_complaint("lease", "nothing is fired").await;
     flow.wave().await;
     other.rollback().await.expect("a rollback");

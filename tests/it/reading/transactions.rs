@@ -87,7 +87,7 @@ async fn everything_is_read_although_the_log_ends_in_an_aborted_transaction() {
         metrics(&instance).await["messagesProcessed"] == 1
     })
     .await;
-    assert_eq!(metrics(&instance).await["logsRemade"], 0);
+    assert_eq!(metrics(&instance).await["logsRecreated"], 0);
     assert_eq!(world.database.count("select records from scheduler_ingest_offset").await, 21);
 }
 

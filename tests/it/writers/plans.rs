@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use infinite_scheduler::model::ids::{JobId, KeyId};
 use infinite_scheduler::store::{
-    Admitted, Batch, Decision, Ended, Entry, IdempotencyKey, KeyCursor, Lane, ListRange, Names,
-    Outcome, OutcomeBatch, ShardFence,
+    Admitted, Batch, Decision, Ended, Entry, IdempotencyKey, KeyCursor, ListRange, Names,
+    OrderingKey, Outcome, OutcomeBatch, ShardFence,
 };
 use infinite_scheduler::{Job, Priority};
 
@@ -256,14 +256,14 @@ async fn burst(fixture: &Fixture, fence: ShardFence, numbers: Range<i64>, jobs_o
     for some in jobs.chunks(jobs_of_each as usize) {
         write(fixture, fence, some, |_| Outcome::Succeeded).await;
     }
-    let lanes = [Lane::Shard(fence.shard)];
+    let ordering_keys = [OrderingKey::Shard(fence.shard)];
     loop {
-        let rows = store.unpublished_verdicts(&lanes, &[], 10).await.expect("an answer");
+        let rows = store.unpublished_verdicts(&ordering_keys, &[], 10).await.expect("an answer");
         if rows.is_empty() {
             break;
         }
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        store.published(&ids).await.expect("an answer");
+        store.remove_published(&ids).await.expect("an answer");
     }
     let mut from = Some(KeyCursor::default());
     while let Some(cursor) = from {

@@ -386,6 +386,6 @@ async fn a_server_whose_row_locks_stop_nobody_is_refused() {
     database.execute("alter table scheduler_schema_lease rename to no_lease").await;
     database.execute("create view scheduler_schema_lease as select 1 as id").await;
     let refusal = store.probe_row_locks().await.expect_err("no locks").to_string();
-    assert!(refusal.contains("does not let a shared row lock stop an update"), "{refusal}");
+    assert!(refusal.contains("does not let a shared row lock prevent an update"), "{refusal}");
     store.close().await;
 }

@@ -73,7 +73,7 @@ async fn keys_are_asked_for_in_one_question_and_noted_with_an_end() {
     let (server, fleet) = Server::start().await;
     let all = keys(3);
     let deadline = Instant::now() + DEADLINE;
-    // A loaded machine may be slower than its patience.
+    // A loaded machine may be slower than its max_wait.
     while fleet.count_known(all.clone()).await != 1 {
         assert!(Instant::now() < deadline, "{}", fleet.status());
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -85,30 +85,30 @@ async fn keys_are_asked_for_in_one_question_and_noted_with_an_end() {
     fleet.note(&all);
     let note = format!("SET\r\n$36\r\n{name}\r\n$1\r\n1\r\n$2\r\nEX\r\n$2\r\n60\r\n");
     until("a note", || server.heard(&note) == 1).await;
-    assert_eq!((fleet.recognised(), fleet.dropped(), fleet.status()), (1, 0, "there".into()));
+    assert_eq!((fleet.recognised(), fleet.dropped(), fleet.status()), (1, 0, "connected".into()));
     assert!(!format!("{fleet:?}").contains("hush"), "{fleet:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_falls_silent_costs_one_short_wait() {
     let (server, fleet) = Server::start().await;
-    until("a connection", || fleet.link.is_there()).await;
+    until("a connection", || fleet.link.is_connected()).await;
     server.fall_silent();
     let key = keys(1);
     let began = Instant::now();
     for _ in 0..1000 {
         assert_eq!(fleet.count_known(key.clone()).await, 0);
     }
-    assert!(began.elapsed() < ASK_PATIENCE * 500, "{:?}", began.elapsed());
+    assert!(began.elapsed() < ASK_MAX_WAIT * 500, "{:?}", began.elapsed());
     assert_eq!(server.heard(&name_of(&key[0])), 1, "it was asked again");
-    assert!(fleet.status().starts_with("away: no answer within "), "{}", fleet.status());
+    assert!(fleet.status().starts_with("unavailable: no answer within "), "{}", fleet.status());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_never_answers_is_never_there() {
     let (server, fleet) = Server::start().await;
     server.fall_silent();
-    until("the first failure", || fleet.status().starts_with("away: ")).await;
+    until("the first failure", || fleet.status().starts_with("unavailable: ")).await;
     assert_eq!(fleet.count_known(keys(1)).await, 0);
     fleet.note(&keys(5));
     assert_eq!(fleet.dropped(), 5);
@@ -118,7 +118,7 @@ async fn a_redis_that_never_answers_is_never_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn notes_are_bounded_and_one_write_is_under_way_at_a_time() {
     let (server, fleet) = Server::start().await;
-    until("a connection", || fleet.link.is_there()).await;
+    until("a connection", || fleet.link.is_connected()).await;
     server.fall_silent();
     let some = keys(2 * WRITTEN);
     for _ in 0..GATHERED / WRITTEN {
@@ -135,7 +135,7 @@ async fn notes_are_bounded_and_one_write_is_under_way_at_a_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_not_there_is_no_wait() {
     let fleet = Fleet::start(&"redis://:hush@127.0.0.1:1".into(), WINDOW).unwrap();
-    until("a refusal", || fleet.status().starts_with("away: ")).await;
+    until("a refusal", || fleet.status().starts_with("unavailable: ")).await;
     assert!(!fleet.status().contains("hush"), "{}", fleet.status());
     assert_eq!(fleet.count_known(keys(1)).await, 0);
 }

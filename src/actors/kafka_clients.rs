@@ -1,23 +1,23 @@
-//! The Kafka side of an instance: its clients.
+//! The Kafka clients of an instance.
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use crate::kafka::{Intake, KafkaIngestConfig, Producer};
 
-/// The clients of an instance that reads from Kafka, or fires onto it.
+/// The clients of an instance that reads from Kafka or fires jobs to it.
 #[derive(Debug)]
-pub(super) struct KafkaSide {
+pub(super) struct KafkaClients {
     pub(super) config: KafkaIngestConfig,
     pub(super) producer: Producer,
-    /// Sends verdicts, if they are told.
+    /// Sends verdicts, if they are published.
     pub(super) events: Option<Producer>,
     pub(super) intake: OnceLock<Intake>,
-    /// The group has told the consumer which partitions are its own.
+    /// The group has assigned partitions to the consumer.
     pub(super) joined: AtomicBool,
 }
 
-impl KafkaSide {
+impl KafkaClients {
     pub(super) fn new(
         config: KafkaIngestConfig,
         producer: Producer,

@@ -1,94 +1,95 @@
-//! From the outbox to a topic: everything at least once, in the order of its lane, and
-//! removed from the outbox only after the broker's acknowledgement.
+//! Publishes rows of the outbox to a topic: each at least once, in the order of its ordering key, and
+//! deleted only after the broker's acknowledgement.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::super::instance::Instance;
-use super::super::kafka_side::KafkaSide;
+use super::super::kafka_clients::KafkaClients;
 use super::Kind;
 use super::refused::Refused;
 use crate::kafka::{self, Outgoing as Record};
 use crate::model::verdict::{Event, pack, unpack};
 use crate::recovery::Backoff;
-use crate::store::{Lane, Outgoing, OutgoingVerdicts, Result as StoreResult};
+use crate::store::{OrderingKey, Outgoing, OutgoingVerdicts, Result as StoreResult};
 
-/// Letters that are read and published together at most, at first, and about their bytes.
+/// How many letters are read and published together at most, and in the first round.
 const LETTERS: (u64, u64) = (50, 8);
 const LETTER_BYTES: usize = 4 << 20;
-/// Batches of verdicts that are read and published together.
+/// How many batches of verdicts are read and published together.
 const BATCHES: u64 = 10;
-/// Rows that one round finds refused at most; the next goes on behind them.
+/// A round ends when the topic has refused this many rows; the next one skips them.
 const MOST_REFUSED: usize = 500;
-/// Rows that are passed over at most until the next look: each is named to the database.
+/// How many refused rows are skipped at most: the query has to list each of them.
 const MOST_PASSED: usize = 10_000;
-/// What says that a record is a `CloudEvent` in structured form.
+/// The content type of a `CloudEvent` in structured mode.
 const CLOUD_EVENT: &str = "application/cloudevents+json; charset=UTF-8";
 
-/// One kind of what the outbox holds, on its way to its topic.
+/// The relay of one kind of rows to their topic.
 #[derive(Debug, Default)]
-pub(super) struct Outlet {
-    /// Lanes that may have something, beside those that are being published.
-    lanes: HashSet<Lane>,
-    /// Rows that the topic refuses, too large ones say: what is behind them passes them.
+pub(super) struct OutboxRelay {
+    /// Lanes that may have rows, except those that are being published.
+    ordering_keys: HashSet<OrderingKey>,
+    /// Rows that the topic refuses, for example because they are too large. They are skipped.
     refused: Refused,
-    /// Some of them are to be tried again, with all lanes.
+    /// Some of the refused rows are tried again in the next round.
     trial_is_due: bool,
-    /// What was not taken when it was first sent, and has been counted as that.
+    /// Hashes of what failed when it was first sent and has been counted.
     counted: HashSet<u64>,
     publishing: bool,
     backoff: Backoff,
     pub(super) published: u64,
 }
 
-/// What came of one round.
+/// One round of publishing, and its results.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    lanes: Vec<Lane>,
-    /// Rows that are not read: those that the topic refuses.
+    ordering_keys: Vec<OrderingKey>,
+    /// Rows that are skipped, since the topic refuses them.
     passed: Vec<i64>,
-    /// Rows that this round found refused, and why.
+    /// Rows that the topic refused in this round, with the reasons.
     refused: Vec<(i64, String)>,
-    /// What was taken and what was not, each by a number of its own.
+    /// Hashes of what was acknowledged and of what failed.
     taken: Vec<u64>,
     not_taken: Vec<u64>,
-    /// Something that concerns all of it, and that may pass.
+    /// A failure of the whole round that may be temporary.
     pub(super) failure: Option<String>,
 }
 
-impl Outlet {
-    pub(super) fn add(&mut self, lanes: &[Lane]) {
-        self.lanes.extend(lanes);
+impl OutboxRelay {
+    pub(super) fn add(&mut self, ordering_keys: &[OrderingKey]) {
+        self.ordering_keys.extend(ordering_keys);
     }
 
-    /// The next round, unless one is under way or there is nothing to do.
-    pub(super) fn begin(&mut self, owns: impl Fn(Lane) -> bool) -> Option<Round> {
-        if self.publishing || self.lanes.is_empty() {
+    /// Starts the next round, unless one is running or there is nothing to publish.
+    pub(super) fn begin(&mut self, owns: impl Fn(OrderingKey) -> bool) -> Option<Round> {
+        if self.publishing || self.ordering_keys.is_empty() {
             return None;
         }
         self.publishing = true;
         if std::mem::take(&mut self.trial_is_due) {
-            self.refused.try_some();
+            self.refused.start_trial();
         }
-        // Who lost a lane leaves it to its new owner.
-        let lanes = self.lanes.drain().filter(|lane| owns(*lane)).collect();
-        Some(Round { lanes, passed: self.refused.rows(), ..Round::default() })
+        // Lanes that this instance has lost are published by their new owners.
+        let ordering_keys =
+            self.ordering_keys.drain().filter(|ordering_key| owns(*ordering_key)).collect();
+        Some(Round { ordering_keys, passed: self.refused.rows(), ..Round::default() })
     }
 
-    /// Some of what was refused is tried again with the next round, which all lanes must be
-    /// added to.
-    pub(super) fn try_some_refused(&mut self) {
+    /// Tries some of the refused rows again in the next round, to which the caller has to add all
+    /// ordering keys.
+    pub(super) fn schedule_trial(&mut self) {
         self.trial_is_due = true;
     }
 
-    /// What the topic refuses, as a sentence.
+    /// The refused rows and their reasons as a sentence, if there are any.
     pub(super) fn refusal(&self, what: &str) -> Option<String> {
         self.refused.sentence(what)
     }
 
-    /// How much a round sent, and how much of what it could not send was not counted before:
-    /// what waits is one, however often it is tried.
+    /// How much a round sent, and how much failed for the first time: a row that fails repeatedly
+    /// is counted once.
     pub(super) fn count(&mut self, round: &Round) -> (usize, usize) {
         for taken in &round.taken {
             self.counted.remove(taken);
@@ -97,14 +98,15 @@ impl Outlet {
         (round.taken.len(), new)
     }
 
-    /// How long to wait before the next round, after a failure and so many recoveries.
+    /// Ends a round, and returns the wait before the next one if this one failed. `recoveries` is
+    /// the number of outages that have ended.
     pub(super) fn end(&mut self, round: Round, recoveries: u64) -> Option<Duration> {
         self.published += round.taken.len() as u64;
         let mut goes_on = round.goes_on();
-        // A topic that takes one of them now may take all.
-        goes_on |= self.refused.end_of_trial(&round.refused, !round.is_over());
+        // If a refused row is accepted now, others may be, too.
+        goes_on |= self.refused.finish_trial(&round.refused, !round.is_over());
         if round.failure.is_some() || goes_on {
-            self.lanes.extend(round.lanes);
+            self.ordering_keys.extend(round.ordering_keys);
         }
         if round.failure.is_none() {
             self.publishing = false;
@@ -114,17 +116,17 @@ impl Outlet {
         Some(self.backoff.failed(recoveries))
     }
 
-    /// The wait after a failure is over.
-    pub(super) fn waited(&mut self) {
+    /// Allows the next round after the wait that followed a failure.
+    pub(super) fn resume(&mut self) {
         self.publishing = false;
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.lanes.len()
+        self.ordering_keys.len()
     }
 }
 
-/// Publishes what the round's lanes have of one kind.
+/// Publishes the rows of one kind in the round's ordering keys.
 pub(super) async fn publish(instance: &Instance, kind: Kind, mut round: Round) -> Round {
     let published = match kind {
         Kind::Letters => publish_letters(instance, &mut round).await,
@@ -140,7 +142,8 @@ async fn publish_letters(instance: &Instance, round: &mut Round) -> StoreResult<
     let Some(kafka) = &instance.kafka else { return Ok(()) };
     let mut limit = LETTERS.1;
     loop {
-        let letters = instance.store.unpublished(&round.lanes, &round.passed(), limit).await?;
+        let letters =
+            instance.store.unpublished(&round.ordering_keys, &round.passed(), limit).await?;
         let (count, bytes) = (letters.len(), letters.iter().map(size_of_letter).sum::<usize>());
         let records = letters.iter().map(|letter| letter_record(kafka, letter)).collect();
         let answers = kafka.producer.send_all(records).await;
@@ -154,7 +157,7 @@ async fn publish_letters(instance: &Instance, round: &mut Round) -> StoreResult<
         drop(letters);
         if !acknowledged.is_empty() {
             round.taken.extend(acknowledged.iter().map(number_of));
-            instance.store.published(&acknowledged).await?;
+            instance.store.remove_published(&acknowledged).await?;
         }
         if count as u64 != limit || round.is_over() {
             return Ok(());
@@ -171,7 +174,8 @@ async fn publish_verdicts(instance: &Instance, round: &mut Round) -> StoreResult
     };
     loop {
         let passed = round.passed();
-        let rows = instance.store.unpublished_verdicts(&round.lanes, &passed, BATCHES).await?;
+        let rows =
+            instance.store.unpublished_verdicts(&round.ordering_keys, &passed, BATCHES).await?;
         let batches: Vec<Vec<Event>> = rows.iter().map(events_of).collect();
         let records = batches.iter().flatten().map(|event| event_record(topic, event)).collect();
         let mut answers = producer.send_all(records).await.into_iter();
@@ -193,13 +197,14 @@ async fn publish_verdicts(instance: &Instance, round: &mut Round) -> StoreResult
                 acknowledged.push(row.id);
                 continue;
             }
-            // In an outage all of it is told again, in order: the events have the same ids.
+            // After an outage the whole row is sent again in order; consumers recognise repeated
+            // events by their ids.
             if left.len() < all && round.failure.is_none() {
                 instance.store.keep_verdicts(row.id, pack(&left)).await?;
             }
         }
         if !acknowledged.is_empty() {
-            instance.store.published(&acknowledged).await?;
+            instance.store.remove_published(&acknowledged).await?;
         }
         if rows.len() as u64 != BATCHES || round.is_over() {
             return Ok(());
@@ -208,18 +213,18 @@ async fn publish_verdicts(instance: &Instance, round: &mut Round) -> StoreResult
 }
 
 impl Round {
-    /// Rows that are not read any more.
+    /// The rows to skip.
     fn passed(&self) -> Vec<i64> {
         let found = self.refused.iter().map(|(row, _)| *row);
         self.passed.iter().copied().chain(found).collect()
     }
 
-    /// Something is unavailable, or so much was refused that it is another round's turn.
+    /// Whether the round has to end, after a failure or after too many refusals.
     fn is_over(&self) -> bool {
         self.failure.is_some() || self.refused.len() >= MOST_REFUSED
     }
 
-    /// Whether another round goes on behind what this one found refused.
+    /// Whether another round has to continue after the rows that this one found refused.
     fn goes_on(&self) -> bool {
         let rows = self.passed.len() + self.refused.len();
         if self.refused.len() >= MOST_REFUSED && rows >= MOST_PASSED {
@@ -228,11 +233,11 @@ impl Round {
         self.refused.len() >= MOST_REFUSED && rows < MOST_PASSED
     }
 
-    /// The record, or one of the records, of this row was not taken.
+    /// Notes that a record of this row was not sent.
     fn not_taken(&mut self, row: i64, number: u64, error: &kafka::Error) {
         self.not_taken.push(number);
         match error {
-            // That is nobody's outage: what is behind it can pass.
+            // Concerns this record alone, so that later ones can be sent.
             kafka::Error::Refused { .. } => {
                 tracing::debug!(row, %error, "row {row} stays in the outbox: {error}");
                 if self.refused.last().is_none_or(|(last, _)| *last != row) {
@@ -244,7 +249,7 @@ impl Round {
     }
 }
 
-/// What stands for a letter or verdict in the memory of what was counted.
+/// A hash that identifies a letter or verdict in the set of what was counted.
 fn number_of(of: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
@@ -258,7 +263,7 @@ fn size_of_letter(outgoing: &Outgoing) -> usize {
 
 fn events_of(row: &OutgoingVerdicts) -> Vec<Event> {
     unpack(&row.packed).unwrap_or_else(|error| {
-        // Nobody but us writes there.
+        // Unexpected: only this program writes these rows.
         tracing::error!(row = row.id, %error, "verdicts in the outbox cannot be read: dropped");
         Vec::new()
     })
@@ -273,7 +278,7 @@ fn event_record(topic: &str, event: &Event) -> Record {
     }
 }
 
-fn letter_record(kafka: &KafkaSide, outgoing: &Outgoing) -> Record {
+fn letter_record(kafka: &KafkaClients, outgoing: &Outgoing) -> Record {
     let letter = &outgoing.letter;
     let mut headers = outgoing.headers();
     let mut add = |name: &str, value: Option<String>| {
@@ -303,7 +308,7 @@ mod tests {
     use super::*;
     use crate::model::ids::ShardId;
 
-    const LANE: Lane = Lane::Shard(ShardId(1));
+    const ORDERING_KEY: OrderingKey = OrderingKey::Shard(ShardId(1));
 
     fn refuse(round: &mut Round, rows: std::ops::Range<i64>) {
         let error = kafka::Error::Refused { topic: "dlq".into(), reason: "too large".into() };
@@ -312,32 +317,35 @@ mod tests {
 
     #[test]
     fn a_round_goes_on_behind_what_was_refused() {
-        let mut outlet = Outlet::default();
-        outlet.add(&[LANE]);
-        let mut round = outlet.begin(|_| true).unwrap();
-        assert!(outlet.begin(|_| true).is_none(), "one at a time");
+        let mut relay = OutboxRelay::default();
+        relay.add(&[ORDERING_KEY]);
+        let mut round = relay.begin(|_| true).unwrap();
+        assert!(relay.begin(|_| true).is_none(), "one at a time");
         refuse(&mut round, 0..499);
         assert!(!round.is_over());
         refuse(&mut round, 499..500);
         assert!(round.is_over());
-        assert_eq!(outlet.end(round, 0), None, "nothing failed");
+        assert_eq!(relay.end(round, 0), None, "nothing failed");
 
-        let round = outlet.begin(|_| true).unwrap();
-        assert_eq!((round.lanes.as_slice(), round.passed.len()), (&[LANE][..], 500));
+        let round = relay.begin(|_| true).unwrap();
+        assert_eq!(
+            (round.ordering_keys.as_slice(), round.passed.len()),
+            (&[ORDERING_KEY][..], 500)
+        );
     }
 
     #[test]
     fn what_waits_is_counted_once_however_often_it_is_tried() {
-        let mut outlet = Outlet::default();
+        let mut relay = OutboxRelay::default();
         let mut round = Round::default();
         refuse(&mut round, 0..3);
-        assert_eq!(outlet.count(&round), (0, 3));
-        assert_eq!(outlet.count(&round), (0, 0), "tried again");
+        assert_eq!(relay.count(&round), (0, 3));
+        assert_eq!(relay.count(&round), (0, 0), "tried again");
         let round = Round { taken: vec![number_of(&1_i64)], ..Round::default() };
-        assert_eq!(outlet.count(&round), (1, 0));
+        assert_eq!(relay.count(&round), (1, 0));
         let mut round = Round::default();
         refuse(&mut round, 1..4);
-        assert_eq!(outlet.count(&round), (0, 2), "one that was taken waits anew, and another one");
+        assert_eq!(relay.count(&round), (0, 2), "one that was taken waits anew, and another one");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whether the topics for dead letters and verdicts keep what is published there.
+//! Checks that the topics for dead letters and verdicts keep what is published there.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use super::super::instance::Instance;
 use crate::health::ProblemKind;
 use crate::kafka::compacted_topics;
 
-/// How long to wait before looking again: when all is well, and when it is not or nobody knows.
-const WELL: Duration = Duration::from_secs(600);
-const NOT_WELL: Duration = Duration::from_secs(60);
+/// The wait before the next check if no topic is compacted, and if one is or the check failed.
+const RECHECK: Duration = Duration::from_secs(600);
+const RECHECK_SOON: Duration = Duration::from_secs(60);
 
-/// Looks whether a topic is compacted, and returns how soon to look again.
+/// Checks whether a topic is compacted, and returns the wait before the next check.
 ///
-/// Such a topic refuses what has no key, with everything that is sent beside it, and keeps of
-/// each key the last record only.
-pub(super) async fn look(instance: &Instance) -> Duration {
-    let Some(kafka) = &instance.kafka else { return WELL };
+/// A compacted topic refuses a record without a key together with its whole batch, and keeps only
+/// the last record of each key.
+pub(super) async fn check(instance: &Instance) -> Duration {
+    let Some(kafka) = &instance.kafka else { return RECHECK };
     let dlq = (&kafka.config.dlq_topic, "dead letters", Some(&kafka.producer));
     let events = kafka.config.events_topic.as_ref();
     let events = events.map(|topic| (topic, "verdicts", kafka.events.as_ref()));
@@ -23,10 +23,10 @@ pub(super) async fn look(instance: &Instance) -> Duration {
     let names: Vec<&str> = topics.iter().map(|(topic, ..)| topic.as_str()).collect();
     let compacted = match compacted_topics(&kafka.config, &names).await {
         Ok(compacted) => compacted,
-        // The broker's troubles are reported by those who need it.
+        // An outage of the broker is reported by its clients.
         Err(error) => {
             tracing::debug!(%error, "the topics' cleanup.policy is not known: {error}");
-            return NOT_WELL;
+            return RECHECK_SOON;
         }
     };
     for (topic, what, producer) in topics {
@@ -45,5 +45,5 @@ pub(super) async fn look(instance: &Instance) -> Duration {
             instance.health.clear(&subject);
         }
     }
-    if compacted.is_empty() { WELL } else { NOT_WELL }
+    if compacted.is_empty() { RECHECK } else { RECHECK_SOON }
 }

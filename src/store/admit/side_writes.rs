@@ -1,5 +1,5 @@
-//! What a batch writes beside keys and jobs: the rows that it takes, letters, commands to
-//! others' shards, verdicts. The same on every database.
+//! The writes of a batch other than keys and jobs: updates of the rows that it came from, dead letters,
+//! commands to the owners of other shards, and verdicts. They are the same on every database.
 
 use infinite_scheduler_entity::dead_letter;
 use serde_json::json;
@@ -12,13 +12,14 @@ use crate::model::letter::{DeadLetter, Refusal, Source};
 use crate::model::verdict::{Event, Subject, Verdict, about_job, pack};
 use crate::store::audit;
 use crate::store::commands::{self, LOOK};
-use crate::store::letters::{self, DEAD, LONGEST_MESSAGE, Lane, PARKED, REPLAYED, kept};
+use crate::store::letters::{self, DEAD, LONGEST_MESSAGE, PARKED, REPLAYED, truncated};
 use crate::store::steps::{Step, Value};
+use crate::store::{OrderingKey, outbox};
 
 impl Plan {
-    /// Before everything else: the rows that the batch came from must be as they were read,
-    /// and are nobody else's from here on.
-    pub(super) fn takes(&self, batch: &Batch) -> Vec<Step> {
+    /// The first statements: update the rows that the batch came from, which must be as they were
+    /// read. They are locked from then on.
+    pub(super) fn source_updates(&self, batch: &Batch) -> Vec<Step> {
         match &batch.source {
             BatchSource::Records(_) | BatchSource::Call { .. } => Vec::new(),
             BatchSource::Replay { letter, changed_ms, entry } => {
@@ -49,8 +50,8 @@ impl Plan {
         }
     }
 
-    /// After the shards are locked: the totals of a partition whose offset does not move.
-    pub(super) fn settles(&self, batch: &Batch) -> Vec<Step> {
+    /// After the shards are locked: update the totals of a partition whose offset does not change.
+    pub(super) fn total_updates(&self, batch: &Batch) -> Vec<Step> {
         let BatchSource::Parked { ledger, .. } = batch.source else { return Vec::new() };
         let totals = self.totals(batch);
         let update = "update scheduler_ingest_offset set jobs = jobs + ?, duplicates = duplicates + ?, \
@@ -61,8 +62,8 @@ impl Plan {
         vec![Step::one(update, values)]
     }
 
-    /// After keys and jobs.
-    pub(super) fn rest(&self, batch: &Batch) -> Vec<Step> {
+    /// The statements after the inserts of keys and jobs.
+    pub(super) fn side_writes(&self, batch: &Batch) -> Vec<Step> {
         let mut steps = self.letters(batch);
         for (shard, jobs) in self.looks(batch) {
             let insert = "insert into scheduler_command (shard, kind, args, state, created_ms) \
@@ -72,14 +73,14 @@ impl Plan {
             steps.push(Step::any(insert, values));
         }
         let verdicts = self.verdicts(batch).into_iter();
-        steps.extend(verdicts.map(|(lane, packed)| letters::announce(lane, packed)));
+        steps.extend(verdicts.map(|(key, packed)| outbox::insert_verdicts(key, packed)));
         steps
     }
 
-    /// Letters of records that are new, and outbox rows for those that died now.
+    /// Inserts the dead letters of new records, and outbox rows for new dead letters.
     fn letters(&self, batch: &Batch) -> Vec<Step> {
         let Some(ledger) = batch.source.ledger() else { return Vec::new() };
-        let lane = Lane::Partition(ledger).number();
+        let key = OrderingKey::Partition(ledger);
         let row = |letter: &DeadLetter| dead_letter::Model {
             ledger: Some(ledger.0),
             ..letters::encode(letter)
@@ -94,8 +95,7 @@ impl Plan {
             };
             match (entry, decision, taken) {
                 (_, Decision::Dead(_), Some(taken)) => {
-                    let publish = "insert into scheduler_outbox (lane, letter) values (?, ?)";
-                    steps.push(Step::any(publish, vec![lane.into(), taken.id.into()]));
+                    steps.push(outbox::insert_letter(key, taken.id));
                 }
                 (Entry::Wait(wait), Decision::Waits, None) => {
                     let due_ms = Some(wait.due_ms);
@@ -103,13 +103,13 @@ impl Plan {
                     steps.push(letters::park(row));
                 }
                 (Entry::Letter(letter), Decision::Dead(_), None) => {
-                    steps.push(letters::insert(row(letter), lane));
+                    steps.push(letters::insert(row(letter), key));
                 }
                 (Entry::Job(candidate), Decision::Dead(refusal), None) => {
                     let letter = candidate.letter(refusal.clone(), batch.now_ms);
-                    steps.extend(letter.map(|letter| letters::insert(row(&letter), lane)));
+                    steps.extend(letter.map(|letter| letters::insert(row(&letter), key)));
                 }
-                // A parked row is changed where it is taken; jobs and duplicates leave no letter.
+                // A parked row is changed by `source_updates`; jobs and duplicates have no dead letter.
                 (Entry::Job(_) | Entry::Letter(_) | Entry::Wait(_), Decision::Waits, _)
                 | (_, Decision::Accepted | Decision::Duplicate { .. }, _)
                 | (Entry::Wait(_), Decision::Dead(_), None) => {}
@@ -118,7 +118,7 @@ impl Plan {
         steps
     }
 
-    /// The shards of others that jobs go into, with those jobs.
+    /// The jobs that go into shards of other instances, by shard.
     fn looks(&self, batch: &Batch) -> Vec<(ShardId, Vec<JobId>)> {
         let mut looks: Vec<(ShardId, Vec<JobId>)> = Vec::new();
         for candidate in self.candidates(batch).filter(|candidate| candidate.foreign) {
@@ -131,21 +131,21 @@ impl Plan {
         looks
     }
 
-    /// What producers are told, by the lane that it is published in. What is said of a job
-    /// goes the way of its shard, so that it comes in order.
-    pub(super) fn verdicts(&self, batch: &Batch) -> Vec<(i64, String)> {
+    /// The events for producers, by ordering key. Events about a job have the key of its shard, so
+    /// that they are published in order.
+    pub(super) fn verdicts(&self, batch: &Batch) -> Vec<(OrderingKey, String)> {
         if !batch.verdicts {
             return Vec::new();
         }
-        let mut lanes: Vec<(Lane, Vec<Event>)> = Vec::new();
+        let mut by_key: Vec<(OrderingKey, Vec<Event>)> = Vec::new();
         for (entry, decision) in batch.entries.iter().zip(&self.decisions) {
-            let Some((lane, event)) = verdict(batch, entry, decision) else { continue };
-            match lanes.iter_mut().find(|(known, _)| *known == lane) {
+            let Some((key, event)) = verdict(batch, entry, decision) else { continue };
+            match by_key.iter_mut().find(|(known, _)| *known == key) {
                 Some((_, events)) => events.push(event),
-                None => lanes.push((lane, vec![event])),
+                None => by_key.push((key, vec![event])),
             }
         }
-        lanes.iter().map(|(lane, events)| (lane.number(), pack(events))).collect()
+        by_key.into_iter().map(|(key, events)| (key, pack(&events))).collect()
     }
 }
 
@@ -158,7 +158,7 @@ fn take_parked(batch: &Batch, entry: &Entry, decision: &Decision, row: &Taken) -
             format!("delete from scheduler_dead_letter {mine}")
         }
         Decision::Waits => {
-            // Only such an entry can wait.
+            // Only an `Entry::Wait` can be parked.
             let due_ms = match entry {
                 Entry::Wait(wait) => wait.due_ms,
                 Entry::Job(_) | Entry::Letter(_) => batch.now_ms,
@@ -170,7 +170,7 @@ fn take_parked(batch: &Batch, entry: &Entry, decision: &Decision, row: &Taken) -
             let Refusal { kind, message, .. } = refusal;
             values = vec![
                 kind.as_str().into(),
-                kept(message, LONGEST_MESSAGE).into(),
+                truncated(message, LONGEST_MESSAGE).into(),
                 attempts(row.attempts.saturating_add(1)),
                 batch.now_ms.into(),
                 batch.now_ms.into(),
@@ -185,13 +185,13 @@ fn take_parked(batch: &Batch, entry: &Entry, decision: &Decision, row: &Taken) -
     Step::one(sql, values)
 }
 
-fn verdict(batch: &Batch, entry: &Entry, decision: &Decision) -> Option<(Lane, Event)> {
-    let of_records = batch.source.ledger().map(Lane::Partition);
+fn verdict(batch: &Batch, entry: &Entry, decision: &Decision) -> Option<(OrderingKey, Event)> {
+    let of_records = batch.source.ledger().map(OrderingKey::Partition);
     let candidate = match entry {
         Entry::Job(candidate) => Some(&**candidate),
         Entry::Letter(_) | Entry::Wait(_) => None,
     };
-    let of_shard = candidate.map(|candidate| Lane::Shard(candidate.job.shard));
+    let of_shard = candidate.map(|candidate| OrderingKey::Shard(candidate.job.shard));
     let subject = subject(entry);
     let tell = |verdict: Verdict<'_>, subject: &Subject<'_>, about: &str| {
         verdict.event(subject, about, batch.now_ms)
@@ -243,12 +243,12 @@ fn of_letter(letter: &DeadLetter) -> Subject<'_> {
     }
 }
 
-/// A record is named by its place, within its ledger; a call has no place, and each is
-/// another one.
+/// Identifies the request in the id of an event: a record by ledger and offset, a call by a random id,
+/// since it has no other identity.
 fn about_request(batch: &Batch, subject: &Subject<'_>) -> String {
     match (batch.source.ledger(), &subject.source) {
         (Some(ledger), Some(source)) => {
-            // A topic that is made again has the same offsets again.
+            // The timestamp, because a recreated topic has the same offsets again.
             let Source { offset, timestamp_ms, .. } = source;
             format!("{ledger}.{offset}.{}", timestamp_ms.unwrap_or(-1))
         }
