@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub max_batch_bytes: usize,
     /// The memory for the jobs of all apps, in bytes.
     pub job_memory: usize,
+    /// How often the outbox is scanned, also for what a topic refused before.
+    pub outbox_scan: Duration,
     /// How long a dead letter is kept after its last change.
     pub keep_dead_letters: Duration,
     /// An entry of the audit is deleted this long after it was written.

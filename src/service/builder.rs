@@ -18,6 +18,9 @@ use crate::model::app::AppConfig;
 use crate::model::clock::{SharedClock, SystemClock};
 use crate::model::flaw::{self, Flaw};
 
+/// How often the outbox is scanned, in case a notification was lost.
+const OUTBOX_SCAN: Duration = Duration::from_secs(30);
+
 /// Where the jobs of an app are fired to.
 #[derive(Clone)]
 pub(super) enum Target {
@@ -83,6 +86,7 @@ impl From<&Config> for Settings {
             idempotency_redis: config.idempotency.redis_url.clone(),
             max_batch_bytes: config.ingest.max_batch_bytes,
             job_memory: (config.instance.memory_mb.get() as usize).saturating_mul(1 << 20),
+            outbox_scan: OUTBOX_SCAN,
             keep_dead_letters: config.dead_letters.keep,
             keep_audit: config.audit.keep,
             metrics_interval: config.log.metrics_interval,
@@ -220,6 +224,14 @@ impl SchedulerBuilder {
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self.settings.max_clock_skew = self.settings.max_clock_skew.min(lease / 2);
+        self
+    }
+
+    /// How often the outbox is scanned, also for what a topic refused before. For tests.
+    #[cfg(feature = "failpoints")]
+    #[doc(hidden)]
+    pub fn outbox_scan_interval(mut self, interval: Duration) -> Self {
+        self.settings.outbox_scan = interval;
         self
     }
 

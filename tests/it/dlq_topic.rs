@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use infinite_scheduler::{KafkaIngestConfig, Scheduler};
+use infinite_scheduler::Scheduler;
 
 use crate::support::kafka::{RawRecord, create_topic, delete_topic, produce, read_all, set_topic};
 use crate::support::services::Database;
-use crate::support::world::World;
+use crate::support::world::{OUTBOX_SCAN, World};
 use crate::support::{wait_for, wait_until};
 
-/// librdkafka waits half a minute before it reports that a topic does not exist.
 const DEADLINE: Duration = Duration::from_secs(180);
 const DRAIN: Duration = Duration::from_secs(10);
 const WAITING: &str = "select count(*) from scheduler_outbox";
@@ -225,8 +224,8 @@ async fn a_topic_that_refuses_our_clock_costs_no_attempt_and_no_letter() {
 
 /// With `ensure_topics = false`: missing topics are created by others.
 async fn start(world: &World) -> Scheduler {
-    let kafka = KafkaIngestConfig { ensure_topics: false, ..world.kafka() };
-    world.builder().with_kafka_ingest(kafka).start().await.expect("a start")
+    let builder = world.builder().with_kafka_ingest(world.kafka_without_topics());
+    builder.outbox_scan_interval(OUTBOX_SCAN).start().await.expect("a start")
 }
 
 fn poison(value: &str) -> RawRecord {

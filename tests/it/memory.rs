@@ -1,7 +1,8 @@
 //! The memory of an instance under load is bounded by the settings, whatever arrives.
 
-use std::env;
+use std::sync::LazyLock;
 use std::time::Duration;
+use std::{env, iter};
 
 use futures::{StreamExt, stream};
 use infinite_scheduler::{AppConfig, JobContext, ScheduleJobRequest, Scheduler, handler_fn};
@@ -25,13 +26,13 @@ fn is_long() -> bool {
     env::var_os("INFINITE_SCHEDULER_TEST_LONG").is_some()
 }
 
-/// JSON text of about this size that no compression makes smaller.
-fn noise(bytes: usize) -> String {
-    let mut text = String::with_capacity(bytes + 32);
-    while text.len() < bytes {
-        text.push_str(&format!("{:016x}", fastrand::u64(..)));
-    }
-    text
+/// JSON text of this size that no compression makes smaller: a part of one long text.
+fn noise(bytes: usize) -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        iter::repeat_with(|| format!("{:016x}", fastrand::u64(..))).take(1 << 17).collect()
+    });
+    let start = fastrand::usize(..TEXT.len() - bytes);
+    &TEXT[start..start + bytes]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,8 +99,8 @@ async fn schedule_large(world: &World, jobs: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_over_many_partitions_is_read_within_its_memory() {
     const PARTITIONS: i32 = 200;
-    const SIZE: usize = 20_000;
-    let of_each = if is_long() { 400 } else { 120 };
+    const SIZE: usize = 100_000;
+    let of_each = if is_long() { 80 } else { 24 };
     let mut world = World::new(Database::Postgres, 1).await;
     world.topic = format!("{}.wide", world.topic);
     create_topic(&world.topic, PARTITIONS, &[]).await;

@@ -16,7 +16,7 @@ use crate::split_batches::REFUSE;
 use crate::support::kafka::{RawRecord, create_topic, delete_topic, produce, read_all, set_topic};
 use crate::support::services::Database;
 use crate::support::wait_until;
-use crate::support::world::World;
+use crate::support::world::{OUTBOX_SCAN, World};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 const DRAIN: Duration = Duration::from_secs(10);
@@ -261,9 +261,11 @@ async fn verdicts_wait_for_their_topic_and_survive_their_actor() {
     for database in Database::SERVERS {
         let telling = Telling::new(database).await;
         delete_topic(&telling.events).await;
-        let kafka = KafkaIngestConfig { ensure_topics: false, ..telling.kafka() };
+        let events = telling.kafka().events_topic;
+        let kafka =
+            KafkaIngestConfig { events_topic: events, ..telling.world.kafka_without_topics() };
         let builder = telling.builder(ByName).with_kafka_ingest(kafka);
-        let scheduler = builder.start().await.expect("a start");
+        let scheduler = builder.outbox_scan_interval(OUTBOX_SCAN).start().await.expect("a start");
         let records: Vec<_> = (0..100).map(|n| request(&format!("twice-{n}"), "")).collect();
         produce(&telling.world.topic, &records).await;
         wait_until(DEADLINE, "all jobs", async || {
@@ -294,7 +296,8 @@ async fn verdicts_wait_for_their_topic_and_survive_their_actor() {
 async fn a_compacted_events_topic_takes_every_verdict_that_has_a_key() {
     let telling = Telling::new(Database::Postgres).await;
     set_topic(&telling.events, "cleanup.policy", "compact").await;
-    let scheduler = telling.builder(ByName).start().await.expect("a start");
+    let builder = telling.builder(ByName).outbox_scan_interval(OUTBOX_SCAN);
+    let scheduler = builder.start().await.expect("a start");
     let nameless = |n| if n % 5 == 0 { RawRecord::new(1, "no JSON") } else { good(n) };
     fn good(n: i32) -> RawRecord {
         request(&format!("good-{n}"), "")

@@ -26,8 +26,8 @@ use outbox_relay::{OutboxRelay, Round, publish};
 
 /// The subject of problems with parked records.
 const PARKED: &str = "parked records";
-/// How often everything is scanned, in case a notification was lost.
-const SCAN_INTERVAL: Duration = Duration::from_secs(30);
+/// The longest wait for a parked record, so that a change of the system clock is noticed.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Tries parked records again and publishes the outbox.
 pub(super) struct RetryDlq {
@@ -73,7 +73,7 @@ impl RetryDlq {
     }
 
     fn scan_again(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(SCAN_INTERVAL, Self::scan_again);
+        ctx.run_later(self.instance.settings.outbox_scan, Self::scan_again);
         self.letters.schedule_trial();
         self.verdicts.schedule_trial();
         self.scan(ctx);
@@ -169,8 +169,7 @@ impl RetryDlq {
         }
         let Some(due_ms) = self.parked.due_ms.filter(|_| !self.parked.trying) else { return };
         let wait_ms = u64::try_from(due_ms - self.instance.clock.now_ms()).unwrap_or(0);
-        // Limited, so that a change of the system clock is noticed.
-        let wait = Duration::from_millis(wait_ms).min(SCAN_INTERVAL);
+        let wait = Duration::from_millis(wait_ms).min(LONGEST_WAIT);
         self.parked.timer = Some(ctx.run_later(wait, |actor, ctx| {
             actor.parked.timer = None;
             actor.try_parked(ctx);
@@ -232,7 +231,7 @@ impl Actor for RetryDlq {
     /// Scans for what the replaced actor left unfinished.
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.scan(ctx);
-        ctx.run_later(SCAN_INTERVAL, Self::scan_again);
+        ctx.run_later(self.instance.settings.outbox_scan, Self::scan_again);
         if self.instance.kafka.is_some() {
             self.check_topics(ctx);
         }

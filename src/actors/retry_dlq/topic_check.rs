@@ -6,9 +6,8 @@ use super::super::instance::Instance;
 use crate::health::ProblemKind;
 use crate::kafka::compacted_topics;
 
-/// The wait before the next check if no topic is compacted, and if one is or the check failed.
+/// The wait before the next check if no topic is compacted.
 const RECHECK: Duration = Duration::from_secs(600);
-const RECHECK_SOON: Duration = Duration::from_secs(60);
 
 /// Checks whether a topic is compacted, and returns the wait before the next check.
 ///
@@ -20,13 +19,14 @@ pub(super) async fn check(instance: &Instance) -> Duration {
     let events = kafka.config.events_topic.as_ref();
     let events = events.map(|topic| (topic, "verdicts", kafka.events.as_ref()));
     let topics: Vec<_> = [Some(dlq), events].into_iter().flatten().collect();
+    let soon = 2 * instance.settings.outbox_scan;
     let names: Vec<&str> = topics.iter().map(|(topic, ..)| topic.as_str()).collect();
     let compacted = match compacted_topics(&kafka.config, &names).await {
         Ok(compacted) => compacted,
         // An outage of the broker is reported by its clients.
         Err(error) => {
             tracing::debug!(%error, "the topics' cleanup.policy is not known: {error}");
-            return RECHECK_SOON;
+            return soon;
         }
     };
     for (topic, what, producer) in topics {
@@ -45,5 +45,5 @@ pub(super) async fn check(instance: &Instance) -> Duration {
             instance.health.clear(&subject);
         }
     }
-    if compacted.is_empty() { RECHECK } else { RECHECK_SOON }
+    if compacted.is_empty() { RECHECK } else { soon }
 }

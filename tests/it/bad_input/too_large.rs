@@ -15,7 +15,7 @@ use crate::support::kafka::{RawRecord, produce, read_all, set_topic};
 use crate::support::process::Instance;
 use crate::support::services::{Database, kafka};
 use crate::support::wait_until;
-use crate::support::world::World;
+use crate::support::world::{OUTBOX_SCAN, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_record_is_a_job_or_a_letter_that_waits_for_room_on_sqlite() {
@@ -50,7 +50,10 @@ async fn the_largest_record_is_a_job_or_a_letter_that_waits_for_room(database: D
         sizes.lock().expect("a lock").push(if whole { size } else { 0 });
         async { Ok(()) }
     });
-    let builder = world.builder().register_app(AppConfig::new("big"), handler);
+    let builder = world
+        .builder()
+        .register_app(AppConfig::new("big"), handler)
+        .outbox_scan_interval(OUTBOX_SCAN);
     let scheduler = builder.start().await.expect("a start");
 
     let (head, tail) = (r#"{"requestId":"big","appName":"big","scheduledTime":0,"jobData":"#, "}");
@@ -105,7 +108,8 @@ async fn many_letters_that_are_too_large_do_not_hold_up_the_others() {
     let large = RawRecord::new(0, "?".repeat(3000));
     let mut records = vec![large; 620];
     records.push(RawRecord::new(0, "small poison"));
-    let scheduler = world.builder().start().await.expect("a start");
+    let scheduler =
+        world.builder().outbox_scan_interval(OUTBOX_SCAN).start().await.expect("a start");
     produce(&world.topic, &records).await;
     wait_until(DEADLINE, "the small letter published", async || {
         scheduler.ingest_metrics().messages_sent_to_dlq == 1
@@ -128,7 +132,8 @@ async fn a_job_is_not_refused_for_the_company_that_it_is_sent_in() {
     const JOBS: usize = 500;
     let world = World::new(Database::Sqlite, 1).await;
     set_topic(&world.fired, "max.message.bytes", "4000").await;
-    let scheduler = world.builder().start().await.expect("a start");
+    let scheduler =
+        world.builder().outbox_scan_interval(OUTBOX_SCAN).start().await.expect("a start");
     let due = chrono::DateTime::<chrono::Utc>::from(SystemTime::now()).timestamp_millis() + 3000;
     let text = "x".repeat(500);
     let records: Vec<_> = (0..JOBS)

@@ -13,6 +13,8 @@ use super::kafka::{client_of, create_topic_by, unique_topic};
 use super::services::{Database, TestDatabase, kafka};
 use super::wait_until;
 
+/// How often the outbox is scanned in tests that wait for the next scan.
+pub(crate) const OUTBOX_SCAN: Duration = Duration::from_secs(4);
 /// A lease that is short enough to wait for and long enough for a loaded machine.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
 
@@ -68,6 +70,14 @@ impl World {
             group_id: self.group.clone(),
             ..KafkaIngestConfig::default()
         }
+    }
+
+    /// The same, for tests in which topics are missing: these are reported after four seconds.
+    /// By default librdkafka waits half a minute for a topic that may just have been created.
+    pub(crate) fn kafka_without_topics(&self) -> KafkaIngestConfig {
+        let mut kafka = KafkaIngestConfig { ensure_topics: false, ..self.kafka() };
+        kafka.properties.insert("topic.metadata.propagation.max.ms".into(), "4000".into());
+        kafka
     }
 
     /// A scheduler that reads the topic and fires the app `sms` onto its own topic.
