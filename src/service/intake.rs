@@ -43,6 +43,9 @@ pub(super) async fn start_intake(
         let (mut wait, longest) = RETRY;
         loop {
             instance.wait_for_broker(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
+            if instance.is_drained() {
+                return;
+            }
             wait = (wait * 2).min(longest);
             match try_intake(&instance, &config, listener.clone()).await {
                 Ok(()) => return,
