@@ -25,8 +25,7 @@ use crate::model::request::ScheduleJobRequest;
 use crate::model::time::ScheduledTime;
 use crate::operations::{
     AppChange, Apps, Audit, By, DeadLetters, Error as OperationError, Ingest, Instances, JobAnswer,
-    JobName, Jobs,
-    Operations, Replayed, RequestStatus, ShownJob, Submitted,
+    JobName, Jobs, Operations, Replayed, RequestStatus, ShownJob, Submitted,
 };
 
 pub use crate::actors::{AppMetrics, IngestMetrics};

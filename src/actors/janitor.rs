@@ -86,8 +86,9 @@ impl Janitor {
         let now_ms = self.instance.clock.now_ms();
         let until_ms = self.kept_since_ms(KEEP_ANSWERS);
         let owned = self.instance.apps.keys().map(|app| self.instance.owned.of(*app));
-        let shards: Vec<ShardId> =
-            owned.flat_map(|fences| fences.iter().map(|fence| fence.shard).collect::<Vec<_>>()).collect();
+        let shards: Vec<ShardId> = owned
+            .flat_map(|fences| fences.iter().map(|fence| fence.shard).collect::<Vec<_>>())
+            .collect();
         let store = self.instance.store.clone();
         let step = tokio::spawn(async move {
             let more = store.forget_tombstones(&shards, now_ms).await?;

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use actix::Message;
 
 use super::changing::PendingChange;
+use crate::admission::ChangeReply;
 use crate::kafka::{PartitionQueue, TopicPartition};
 use crate::model::ids::{JobId, KeyId, LedgerId, Offset, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::admission::ChangeReply;
 use crate::store::{ChangeRequest, OrderingKey, ShardFence};
 
 /// Poll thread → Supervisor: these partitions are assigned to this instance. Never lost: the

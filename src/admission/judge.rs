@@ -16,7 +16,9 @@ use crate::model::pause::{AppPause, Pause};
 use crate::model::record::RawRecord;
 use crate::model::request::{Operation, Resolved, ScheduleJobRequest, check_required_fields};
 use crate::model::retry::Backoff;
-use crate::store::{AppRow, AppRules, Entry, IdempotencyKey, PlacedCandidate, Result as StoreResult, Wait};
+use crate::store::{
+    AppRow, AppRules, Entry, IdempotencyKey, PlacedCandidate, Result as StoreResult, Wait,
+};
 
 /// Why a request cannot be admitted.
 #[derive(Debug)]
@@ -217,7 +219,11 @@ impl Admission {
             schema.check(&request.job_data)?;
         }
         let refused = |why| Refusal::new(ErrorKind::RefusedByApp, format!("jobData: {why}"));
-        match self.apps.own(&request.app_name).map_or(Ok(()), |app| validate(app, &request.job_data)) {
+        match self
+            .apps
+            .own(&request.app_name)
+            .map_or(Ok(()), |app| validate(app, &request.job_data))
+        {
             Err(Objection::Invalid(why)) => Err(NotAdmissible::Never(refused(why))),
             Err(Objection::NotYet(why)) if may_wait => Err(NotAdmissible::NotYet(refused(why))),
             Ok(()) | Err(Objection::NotYet(_)) => Ok(()),
@@ -237,7 +243,9 @@ impl Admission {
     ) -> Result<Resolved, Refusal> {
         let resolved = edited.resolve(&self.rules.requests, self.moments.now_ms())?;
         if has_new_data {
-            if let Some(refusal) = too_large(edited.job_data.as_str().as_bytes(), self.rules.max_record_bytes) {
+            if let Some(refusal) =
+                too_large(edited.job_data.as_str().as_bytes(), self.rules.max_record_bytes)
+            {
                 return Err(refusal);
             }
             self.check_data(edited, rules, false).map_err(NotAdmissible::into_refusal)?;

@@ -32,9 +32,9 @@ use crate::store::Store;
 use apps::KnownApps;
 
 pub(crate) use apps::{Objection, OwnApp, PauseState, Validate};
-pub(crate) use changes::{AskedChange, ChangeReply, RowNow, change_until_known};
 pub(crate) use calls::SubmitError;
 pub use calls::Submitted;
+pub(crate) use changes::{AskedChange, ChangeReply, RowNow, change_until_known};
 pub(crate) use counters::AdmissionCounters;
 pub(crate) use database::Database;
 pub(crate) use pending::Pending;

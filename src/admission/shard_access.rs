@@ -6,10 +6,10 @@ use std::fmt::Debug;
 
 use futures::future::{self, BoxFuture, FutureExt};
 
+use super::ChangeReply;
 use crate::model::ids::{AppId, JobId, KeyId, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use super::ChangeReply;
 use crate::store::{ChangeRequest, OrderingKey, ShardFence};
 
 /// The shards of a running instance, and the actors that are notified of what is written to them.

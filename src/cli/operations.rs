@@ -60,10 +60,9 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         OperationOutcome::Withdrawn(job) => {
             (format!("withdrawn: nothing of job {job} was changed"), Exit::No.into())
         }
-        OperationOutcome::Waiting(job) => (
-            format!("waiting for the owner of the shard of job {job}"),
-            Exit::NoAnswer.into(),
-        ),
+        OperationOutcome::Waiting(job) => {
+            (format!("waiting for the owner of the shard of job {job}"), Exit::NoAnswer.into())
+        }
     };
     if !arguments.form.json {
         say(on_one_line(&said));

@@ -109,10 +109,7 @@ impl Store {
     pub async fn stored_job(&self, id: JobId) -> Result<Option<StoredJob>> {
         let found = job::Entity::find().filter(job::Column::Id.eq(id.uuid()));
         let row = found.one(&self.inner.pool).await?;
-        Ok(row.map(|row| StoredJob {
-            is_tombstone: row.priority == TOMBSTONE,
-            job: job_of(row),
-        }))
+        Ok(row.map(|row| StoredJob { is_tombstone: row.priority == TOMBSTONE, job: job_of(row) }))
     }
 
     /// The row of a job with its app and its owner, if there is one.
@@ -240,7 +237,10 @@ impl JobWrite {
         let command = self.command.as_ref();
         Parts {
             job: vec![self.update()],
-            command: command.map(|(id, answer)| commands::answer(*id, answer)).into_iter().collect(),
+            command: command
+                .map(|(id, answer)| commands::answer(*id, answer))
+                .into_iter()
+                .collect(),
             told: self.audit.as_ref().map(audit::step).into_iter().chain(verdict).collect(),
         }
     }
@@ -376,7 +376,9 @@ async fn mysql_parts(
             let (held, _) = mysql::run(transaction, mysql::fence_reads(&[*fence])).await?;
             held == [fence.shard.0]
         }
-        Claim::Free(shard, epoch) => run_mysql(transaction, vec![take_free(*shard, *epoch)]).await?,
+        Claim::Free(shard, epoch) => {
+            run_mysql(transaction, vec![take_free(*shard, *epoch)]).await?
+        }
     };
     if !is_ours {
         return Ok(JobWritten::NotOurs);

@@ -249,9 +249,7 @@ impl OutcomeBatch {
             outbox::insert_verdicts(OrderingKey::Shard(shard), pack(&events))
         }));
         steps.extend(self.kept(lost).filter_map(|ended| match &ended.outcome {
-            Outcome::Cancelled(stone) => {
-                Some(bury_fired(&ended.job, &stone.first, stone.until_ms))
-            }
+            Outcome::Cancelled(stone) => Some(bury_fired(&ended.job, &stone.first, stone.until_ms)),
             _ => None,
         }));
         steps

@@ -77,10 +77,8 @@ impl Receiver {
     }
 
     async fn await_one(&self, request_id: &str) {
-        wait_until(DEADLINE, "the receiver to be called", async || {
-            !self.of(request_id).is_empty()
-        })
-        .await;
+        wait_until(DEADLINE, "the receiver to be called", async || !self.of(request_id).is_empty())
+            .await;
     }
 }
 
@@ -182,10 +180,8 @@ async fn a_cancelled_job_does_not_fire_again_and_says_so_however_often_it_is_ask
     receiver.await_one("held-fails-1").await;
     let [ann, bob] = ["ann", "bob"].map(|who| a.by(By::new(who).because("typo")));
     let (of_ann, of_bob) = (ann.jobs(), bob.jobs());
-    let (one, two) = tokio::join!(
-        of_ann.cancel(named("held-fails-1")),
-        of_bob.cancel(named("held-fails-1"))
-    );
+    let (one, two) =
+        tokio::join!(of_ann.cancel(named("held-fails-1")), of_bob.cancel(named("held-fails-1")));
     let answers = [one.expect("an answer"), two.expect("an answer")];
     for answer in &answers {
         assert_eq!((answer.result, answer.will_retry), (ChangeResult::Running, Some(false)));
@@ -340,10 +336,8 @@ async fn a_job_moves_and_changes_at_once_or_says_why_not(database: Database) {
     // Of a paused app it waits, and the answer says so.
     accept(&scheduler, request("m5", in_an_hour)).await;
     scheduler.apps().pause("sms", false).await.expect("a pause");
-    wait_until(DEADLINE, "the pause", async || {
-        scheduler.ingest_metrics().apps["sms"].paused == 1
-    })
-    .await;
+    wait_until(DEADLINE, "the pause", async || scheduler.ingest_metrics().apps["sms"].paused == 1)
+        .await;
     let answer = scheduler.reschedule(named("m5"), now()).await.expect("an answer");
     assert!(answer.app_paused && answer.done);
     assert!(receiver.of("m5").is_empty());

@@ -213,7 +213,9 @@ impl Surroundings {
             }
             Value::Object(fields) => fields
                 .into_iter()
-                .filter(|(name, _)| !["owner", "instances", "ownedShards", "etag"].contains(&&**name))
+                .filter(|(name, _)| {
+                    !["owner", "instances", "ownedShards", "etag"].contains(&&**name)
+                })
                 .map(|(name, value)| (name, self.comparable(value)))
                 .collect(),
             other => other,

@@ -18,7 +18,8 @@ const LONGEST_ERROR: usize = 4096;
 
 /// The outcome of an attempt; `None` if it did not start or does not count.
 pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) -> Option<Outcome> {
-    if let Some(first) = attempt.cancellation.as_ref().or(attempt.job.changes.cancelled.as_deref()) {
+    if let Some(first) = attempt.cancellation.as_ref().or(attempt.job.changes.cancelled.as_deref())
+    {
         return Some(after_cancellation(instance, attempt, how, first));
     }
     let error = match how {

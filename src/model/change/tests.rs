@@ -32,13 +32,7 @@ fn job() -> Job {
 }
 
 fn waits() -> Circumstances<'static> {
-    Circumstances {
-        now_ms: NOW,
-        running: false,
-        max_attempts: 3,
-        window_ms: 24 * HOUR,
-        by: "ann",
-    }
+    Circumstances { now_ms: NOW, running: false, max_attempts: 3, window_ms: 24 * HOUR, by: "ann" }
 }
 
 fn runs() -> Circumstances<'static> {

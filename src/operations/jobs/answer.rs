@@ -143,9 +143,7 @@ impl Serialize for OperationState {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (state, job_id, answer, message) = match &self.outcome {
             OperationOutcome::Waiting(job) => ("waiting", Some(*job), None, None),
-            OperationOutcome::Answered(answer) => {
-                ("answered", answer.job_id, Some(answer), None)
-            }
+            OperationOutcome::Answered(answer) => ("answered", answer.job_id, Some(answer), None),
             OperationOutcome::Refused(why) => ("refused", None, None, Some(why.as_str())),
             OperationOutcome::Withdrawn(job) => ("withdrawn", Some(*job), None, None),
         };

@@ -207,7 +207,10 @@ impl Context {
                 sleep(LOOK).await;
             } else if !operation.withdraws {
                 return Ok(Waited::NotAnswered(command));
-            } else if store.withdraw_command(command).await.map_err(|error| self.database_error(error))?
+            } else if store
+                .withdraw_command(command)
+                .await
+                .map_err(|error| self.database_error(error))?
             {
                 return Ok(Waited::Withdrawn);
             }
@@ -233,12 +236,7 @@ impl Context {
     }
 
     /// What there is to say of a job without a row.
-    async fn without_row(
-        &self,
-        id: JobId,
-        name: &JobName,
-        was_there: bool,
-    ) -> Result<JobAnswer> {
+    async fn without_row(&self, id: JobId, name: &JobName, was_there: bool) -> Result<JobAnswer> {
         let has_ended = was_there
             || match name {
                 // The key is kept for longer than its job.

@@ -1,12 +1,12 @@
 //! Operations called in a program, by the groups of a scheduler or on a database alone.
 
+use infinite_scheduler::ScheduledTime;
 use infinite_scheduler::model::ids::{Offset, Partition};
 use infinite_scheduler::operations::{
-    Apps, Audit, AuditFilter, By, DeadLetters, Edit, Ingest, JobFilter, JobName, JobPatch, Jobs, LetterAction,
-    LetterFilter, LetterName, LetterOutcome, LetterSelection, LetterState, Operations, PageRequest,
-    Seek, SeekTo,
+    Apps, Audit, AuditFilter, By, DeadLetters, Edit, Ingest, JobFilter, JobName, JobPatch, Jobs,
+    LetterAction, LetterFilter, LetterName, LetterOutcome, LetterSelection, LetterState,
+    Operations, PageRequest, Seek, SeekTo,
 };
-use infinite_scheduler::ScheduledTime;
 use infinite_scheduler::{OperationError, Replayed, ScheduleJobRequest, Scheduler, Submitted};
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -44,8 +44,7 @@ impl World {
             .iter()
             .filter_map(|(id, place)| matches!(place, Place::InFlight(_)).then_some(*id));
         let in_flight: BTreeSet<_> = in_flight.collect();
-        let out: BTreeSet<_> =
-            self.running.keys().chain(self.withdrawn.keys()).copied().collect();
+        let out: BTreeSet<_> = self.running.keys().chain(self.withdrawn.keys()).copied().collect();
         assert_eq!(in_flight, out, "in flight");
         let heads = self.window.shards.values().filter(|shard| !shard.held);
         let heads = heads.flat_map(|shard| &shard.lists).filter_map(|list| list.head());
