@@ -11,7 +11,7 @@ use super::messages::{CollectEnded, JobChanged, OutcomesWritten, PublishOutbox};
 use crate::admission::{AskedChange, ChangeReply, RowNow, change_until_known};
 use crate::model::change::{ChangeResult, JobChange};
 use crate::model::ids::{AppId, JobId};
-use crate::store::{ChangeAnswer, ChangeRequest, Claim, OrderingKey, ShardFence};
+use crate::store::{ChangeAnswer, Claim, OrderingKey, ShardFence};
 
 /// Where the job is that is to be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ pub(super) fn spawn(
         app: app.id,
         job: request.job,
         found,
+        stops: matches!(request.change, JobChange::Cancel { stop: true }),
         is_written: false,
         row: RowNow::Unknown,
     };
@@ -55,11 +56,11 @@ pub(super) fn spawn(
             is_running: found != Found::Waiting,
         };
         let (answer, row) = change_until_known(&instance.database, &*instance.clock, asked).await;
-        ending.is_written = matches!(answer, ChangeReply::Answered(_));
+        ending.is_written = has_changed(&answer);
         ending.row = row;
         // The scheduler hears of it first, so that who asks again meets what is true now.
         drop(ending);
-        if is_cancelled_now(&answer, &request) {
+        if is_cancelled_now(&answer) {
             app.figures.cancelled.fetch_add(1, Ordering::Relaxed);
         }
         if instance.publishes_verdicts() {
@@ -70,12 +71,15 @@ pub(super) fn spawn(
     }));
 }
 
+/// Whether the job was changed.
+fn has_changed(reply: &ChangeReply) -> bool {
+    matches!(reply, ChangeReply::Answered(ChangeAnswer::Answered(answer)) if answer.changed)
+}
+
 /// Whether this change is what ended the job.
-fn is_cancelled_now(reply: &ChangeReply, request: &ChangeRequest) -> bool {
+fn is_cancelled_now(reply: &ChangeReply) -> bool {
     let ChangeReply::Answered(ChangeAnswer::Answered(answer)) = reply else { return false };
-    answer.result == ChangeResult::Cancelled
-        && answer.changed
-        && matches!(request.change, JobChange::Cancel { .. })
+    answer.changed && answer.result == ChangeResult::Cancelled
 }
 
 /// Gives the job back when it is dropped, also by a panic.
@@ -84,6 +88,8 @@ struct Ending {
     app: AppId,
     job: JobId,
     found: Found,
+    /// Its attempt is told to stop.
+    stops: bool,
     /// A cancellation of a job that runs is in its row.
     is_written: bool,
     row: RowNow,
@@ -97,7 +103,7 @@ impl Drop for Ending {
             (Found::Waiting, RowNow::Gone) => written.finished.push(self.job),
             (Found::Waiting, RowNow::Unknown) => written.unknown.push(self.job),
             (Found::Marking, _) => {
-                if self.instance.in_flight.marked(self.job, self.is_written) {
+                if self.instance.in_flight.marked(self.job, self.is_written, self.stops) {
                     self.instance.registry.notify(CollectEnded);
                 }
             }

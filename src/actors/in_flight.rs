@@ -125,7 +125,7 @@ impl InFlight {
         attempt.ended = Some(Arc::new(how));
         attempt.app.running.fetch_sub(1, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Relaxed);
-        if flight.is_marking {
+        if attempt.is_marking {
             return false;
         }
         table.ended.push(id);
@@ -137,8 +137,8 @@ impl InFlight {
         self.table().attempts.get(&id).map_or(Attempting::No, Attempt::state)
     }
 
-    /// Cancels the job that was admitted then, if its attempt runs, and tells the attempt to stop
-    /// if `stops`. If that is its first cancellation, its outcome waits until [`Self::marked`].
+    /// Cancels the job that was admitted then, if its attempt runs; its outcome waits until
+    /// [`Self::marked`]. If it was cancelled before, its attempt is told to stop if `stops`.
     pub(super) fn cancel_one(
         &self,
         id: JobId,
@@ -152,10 +152,10 @@ impl InFlight {
         if matches!(attempting, Attempting::Ended) || attempt.job.created_ms != created_ms {
             return attempting;
         }
-        if stops {
-            attempt.cancelled.cancel();
-        }
         if attempt.cancellation.is_some() {
+            if stops {
+                attempt.cancelled.cancel();
+            }
             return attempting;
         }
         attempt.cancellation = Some(first);
@@ -163,14 +163,16 @@ impl InFlight {
         Attempting::Running { is_marking: true }
     }
 
-    /// The cancellation is in the job's row, or is not if it could not be written. True if an
-    /// outcome has waited for it.
-    pub(super) fn marked(&self, id: JobId, is_written: bool) -> bool {
+    /// The cancellation is in the job's row, and the attempt is told to stop if `stops`; or it is
+    /// not, if it could not be written. True if an outcome has waited for it.
+    pub(super) fn marked(&self, id: JobId, is_written: bool, stops: bool) -> bool {
         let mut table = self.table();
         let Some(attempt) = table.attempts.get_mut(&id) else { return false };
         attempt.is_marking = false;
         if !is_written {
             attempt.cancellation = None;
+        } else if stops {
+            attempt.cancelled.cancel();
         }
         let has_ended = attempt.ended.is_some();
         if has_ended {

@@ -133,7 +133,7 @@ impl Outcomes {
                 }
                 Outcome::Cancelled(_) => {
                     app.figures.cancelled.fetch_add(1, Ordering::Relaxed);
-                    settled.finished.push(job.id);
+                    of_app.finished.push(job.id);
                 }
                 Outcome::Retry { due_ms, attempts, error } => {
                     app.figures.retried.fetch_add(1, Ordering::Relaxed);

@@ -241,7 +241,7 @@ impl Admission {
         rules: &AppRules,
         has_new_data: bool,
     ) -> Result<Resolved, Refusal> {
-        let resolved = edited.resolve(&self.rules.requests, self.moments.now_ms())?;
+        let resolved = edited.resolve(&self.rules.requests, self.scheduling_clock.now_ms())?;
         if has_new_data {
             if let Some(refusal) =
                 too_large(edited.job_data.as_str().as_bytes(), self.rules.max_record_bytes)

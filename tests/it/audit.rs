@@ -65,8 +65,8 @@ async fn each_change_has_its_entry_and_what_was_not_changed_has_none() {
         anna.dead_letters().replay(one, None).await.expect_err("replayed before");
         let letters = LetterSelection::Named(vec![one.into(), two.into(), three.into()]);
         let discard = anna.dead_letters();
-        discard.carry_out(LetterAction::Discard, &letters, true, |_, _| {}).await.expect("dry");
-        discard.carry_out(LetterAction::Discard, &letters, false, |_, _| {}).await.expect("done");
+        discard.apply(LetterAction::Discard, &letters, true, |_, _| {}).await.expect("dry");
+        discard.apply(LetterAction::Discard, &letters, false, |_, _| {}).await.expect("done");
         let seek = |to, dry_run| Seek { to, topic: None, partitions: vec![Partition(0)], dry_run };
         all.ingest().seek(seek(SeekTo::Offset(Offset(1)), true)).await.expect("a dry run");
         all.ingest().seek(seek(SeekTo::Offset(Offset(1)), false)).await.expect("a seek");

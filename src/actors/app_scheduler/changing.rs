@@ -83,6 +83,6 @@ impl Handler<JobChanged> for AppScheduler {
         }
         self.change_after_attempts();
         self.finish_releases();
-        self.go_on(ctx);
+        self.advance(ctx);
     }
 }

@@ -22,8 +22,6 @@ pub(super) struct Known {
     /// Keys that may be replaced: their window is over and their job has ended, or it was
     /// cancelled. With the end of the window, and the job that was cancelled.
     pub(super) free: Vec<FreeKey>,
-    /// Keys whose window and job have ended, which may be replaced, with the end of their window.
-    pub(super) expired: Vec<(KeyId, i64)>,
     /// The states of existing dead letters of records that are to be parked.
     pub(super) letters: HashMap<Uuid, i16>,
 }
