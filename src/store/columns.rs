@@ -222,8 +222,6 @@ pub(super) fn job_of(row: job::Model) -> Job {
     }
 }
 
-/// The `priority` of a tombstone: no list has it, so nothing that fires reads it.
-pub(super) const TOMBSTONE: i16 = 3;
 pub(super) fn signed_ms(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)
 }

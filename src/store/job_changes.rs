@@ -2,17 +2,18 @@
 //! is told of the change. Only who owns the job's shard writes, or who finds that nobody does.
 
 use infinite_scheduler_entity::{idempotency_key, job};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use sqlx::{MySqlTransaction, PgTransaction};
 use uuid::Uuid;
 
 use super::admit::{mysql, postgres, sqlite};
-use super::columns::{TOMBSTONE, job_of, signed_ms};
+use super::columns::{job_of, signed_ms};
 use super::commands::{self, ChangeAnswer};
 use super::letters::truncated;
 use super::outbox::{self, OrderingKey};
 use super::shards::IS_FREE;
 use super::steps::{Step, Value, run_mysql, run_postgres, run_sqlite};
+use super::tombstones::TOMBSTONE;
 use super::{AppRules, Driver, Error, Result, ShardFence, Store, audit};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, Epoch, JobId, KeyId, ShardId};
@@ -96,10 +97,6 @@ pub enum JobWritten {
 
 /// Characters of a name that a row keeps.
 const LONGEST_NAME: usize = 255;
-/// Tombstones that one step removes.
-const STEP: u64 = 500;
-/// Shards of one statement.
-const SHARDS: usize = 500;
 
 impl Store {
     /// The row of a job, if there is one.
@@ -186,38 +183,6 @@ impl Store {
                 file.write_if(is_done, run).await
             }
         }
-    }
-
-    /// Removes some tombstones of these shards that were kept for long enough; true if there may
-    /// be more.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer; the step can be repeated.
-    pub async fn forget_tombstones(&self, shards: &[ShardId], now_ms: i64) -> Result<bool> {
-        let mut has_more = false;
-        for some in shards.chunks(SHARDS) {
-            let over = job::Entity::find()
-                .select_only()
-                .column(job::Column::Id)
-                .filter(job::Column::Shard.is_in(some.iter().map(|shard| shard.0)))
-                .filter(job::Column::Priority.eq(TOMBSTONE))
-                .filter(job::Column::DueMs.lte(now_ms))
-                .order_by_asc(job::Column::DueMs)
-                .limit(STEP);
-            let over: Vec<Uuid> = over.into_tuple().all(&self.inner.pool).await?;
-            if over.is_empty() {
-                continue;
-            }
-            has_more |= over.len() as u64 == STEP;
-            let _permit = self.write_permit().await;
-            job::Entity::delete_many()
-                .filter(job::Column::Id.is_in(over))
-                .filter(job::Column::Priority.eq(TOMBSTONE))
-                .filter(job::Column::DueMs.lte(now_ms))
-                .exec(&self.inner.pool)
-                .await?;
-        }
-        Ok(has_more)
     }
 }
 

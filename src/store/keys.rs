@@ -6,7 +6,7 @@ use infinite_scheduler_entity::{idempotency_key, job};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 use uuid::Uuid;
 
-use super::columns::TOMBSTONE;
+use super::tombstones::TOMBSTONE;
 use super::{Driver, Result, Store};
 use crate::model::ids::KeyId;
 

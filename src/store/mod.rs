@@ -23,6 +23,7 @@ mod shards;
 mod admit;
 mod commands;
 mod job_changes;
+mod tombstones;
 mod ledger;
 mod partitions;
 mod keys;

@@ -8,8 +8,9 @@ use rusqlite::params;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use sqlx::{AssertSqlSafe, Row};
 
+use super::columns::job_of;
 use super::columns::jobs::{READ, read_mysql, read_postgres, read_sqlite};
-use super::columns::{TOMBSTONE, job_of};
+use super::tombstones::TOMBSTONE;
 use super::{Driver, Result, Store};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, Priority};

@@ -3,8 +3,8 @@
 use infinite_scheduler_entity::{dead_letter, job};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 
-use super::columns::TOMBSTONE;
 use super::letters::{DEAD, PARKED};
+use super::tombstones::TOMBSTONE;
 use super::{Result, Store};
 use crate::model::ids::JobId;
 

@@ -68,6 +68,10 @@ impl Receiver {
                 () = context.cancelled().cancelled() => {}
             }
         }
+        // Some are met while they run.
+        if request_id.ends_with('7') {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         if request_id.contains("fails") { Err(JobError::retry("503")) } else { Ok(()) }
     }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::batch::{Batch, BatchSource, Entry};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId};
-use crate::store::columns::TOMBSTONE;
+use crate::store::tombstones::TOMBSTONE;
 use crate::store::{Result, Store};
 
 /// The jobs, keys and dead letters that existed when they were read. They may have changed since;

@@ -8,7 +8,7 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, Quer
 use uuid::Uuid;
 
 use super::LetterCursor;
-use crate::store::columns::TOMBSTONE;
+use crate::store::tombstones::TOMBSTONE;
 use crate::store::{LetterState, Result, Store};
 
 /// The most dead letters that one step reads.

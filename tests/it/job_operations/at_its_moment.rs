@@ -19,8 +19,8 @@ on_each_database! {
     a_scheduler_that_breaks_meanwhile_changes_no_answer
 }
 
-/// Schedules jobs a fraction of a millisecond apart, and does `operate` at the moment of each, or a
-/// little before or after. The answers by request, once every job has ended.
+/// Schedules jobs a few milliseconds apart, and does `operate` at the moment of each, or a little
+/// before or after. The answers by request, once every job has ended.
 async fn at_their_moment<F>(
     world: &World,
     scheduler: &Scheduler,
@@ -30,15 +30,17 @@ where
     F: Future<Output = Result<JobAnswer, OperationError>> + Send + 'static,
 {
     let count = jobs();
-    let start = after_ms(1_500 + i64::try_from(count).expect("a number") / 2);
-    let due = |n: usize| start + TimeDelta::microseconds(i64::try_from(n).expect("a number") * 700);
+    // Admitting them takes a while.
+    let start = after_ms(3_000 + 4 * number(count));
+    let due = |n: usize| start + TimeDelta::milliseconds(4 * number(n));
     let requests = (0..count).map(|n| request(&format!("r{n}"), due(n)));
     for accepted in scheduler.schedule_all(requests).await {
         assert!(matches!(accepted, Ok(Submitted::Accepted { .. })), "{accepted:?}");
     }
     let mut asked = Vec::new();
     for n in 0..count {
-        let offset = TimeDelta::milliseconds(i64::try_from(n % 11).expect("a number") - 5);
+        // A question takes a while until it is answered, longer on a machine that is busy.
+        let offset = TimeDelta::milliseconds(5 - 15 * number(n % 20));
         let wait = (due(n) + offset - now()).to_std().unwrap_or_default();
         let operated = operate(named(&format!("r{n}")));
         asked.push(tokio::spawn(async move {
@@ -53,6 +55,10 @@ where
     }
     wait_until(DEADLINE, "the end of every job", async || live(world).await == 0).await;
     answers
+}
+
+fn number(n: usize) -> i64 {
+    i64::try_from(n).expect("a number")
 }
 
 /// Whether the answer says that the job had fired, or was about to.
@@ -100,7 +106,7 @@ async fn check_cancelled(world: &World, receiver: &Receiver, answers: &[(String,
     assert_eq!(world.database.count(tombstones).await, cancelled);
     let running = answers.iter().filter(|(_, _, answer)| answer.result == ChangeResult::Running);
     let audited = audited(world, "job.cancel").await;
-    assert_eq!(audited, cancelled + i64::try_from(running.count()).expect("a number"));
+    assert_eq!(audited, cancelled + number(running.count()));
 }
 
 async fn a_job_that_is_moved_fires_at_its_new_time_and_only_then(database: Database) {
@@ -160,7 +166,7 @@ async fn a_scheduler_that_breaks_meanwhile_changes_no_answer(database: Database)
         let scheduler = scheduler.clone();
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(Duration::from_millis(120)).await;
+                tokio::time::sleep(Duration::from_millis(300)).await;
                 scheduler.break_actors("app-scheduler").await;
             }
         })
