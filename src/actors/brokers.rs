@@ -57,7 +57,7 @@ impl Instance {
     /// Updates the broker's availability, which ends backoff waits early. It is unavailable as soon
     /// as one client reports an outage, and available when no client reports one.
     fn update_recovery(&self, kafka: &KafkaClients) {
-        // One that has left the group knows nothing of the brokers any more.
+        // One that has left the group does not know whether the broker answers.
         let intake = kafka.intake.get().filter(|_| !self.is_drained()).map(Intake::state);
         let states = intake.into_iter().chain([kafka.producer.state()]);
         let mut unreachable = states.filter(|state| state.kind == Some(TroubleKind::Unreachable));

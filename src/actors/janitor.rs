@@ -1,8 +1,8 @@
-//! Removes what was kept for long enough, a few rows at a time: dead letters that nobody has
-//! touched, entries of the audit, tombstones of cancelled jobs, and answers to commands.
+//! Deletes what was kept for the configured time, a few rows at a time: dead letters that have not
+//! changed since, entries of the audit, tombstones of cancelled jobs, and answers to commands.
 //!
-//! Every instance does so: what another one removed is simply not there. Only tombstones are the
-//! affair of who owns their shard.
+//! Every instance does this; a row that another one has deleted is skipped. Tombstones are deleted
+//! by the owner of their shard.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::store::{Error as StoreError, LetterCursor};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause between two steps, which leaves the database free for other work.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);
-/// Between two rounds through everything.
+/// The pause between two rounds through everything.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 
 /// How long the answer to a command is kept.

@@ -25,12 +25,12 @@ pub(super) struct Arguments {
     #[command(subcommand)]
     action: Option<Action>,
     #[command(flatten)]
-    list: list::Arguments,
+    list: list::List,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    List(list::Arguments),
+    List(list::List),
     Pause(change::Pause),
     Resume(change::Resume),
     Delete(change::Delete),

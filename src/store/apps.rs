@@ -260,8 +260,8 @@ impl Store {
         }
     }
 
-    /// Updates the rules to those of the configuration, and may raise the number of shards. A retired
-    /// app is registered again; a pause stays.
+    /// Updates the rules to those of the configuration, and may raise the number of shards. A
+    /// deleted app exists again; a pause remains.
     ///
     /// # Errors
     /// [`Error::Unusable`] if a newer version has given an app a dispatch target that this version

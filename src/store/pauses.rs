@@ -7,7 +7,7 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
 use super::apps::pause_of;
 use super::steps::{Step, Value};
-use super::{DueJobs, Error, Result, Store, audit};
+use super::{DueJobs, Error, OrderingKey, Result, Store, audit};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, ShardId};
 use crate::model::job::Priority;
@@ -118,12 +118,13 @@ impl Store {
         let (jobs, unpublished) = match shards.is_empty() {
             true => (0, 0),
             false => {
-                let lanes: Vec<String> = shards
+                let keys: Vec<String> = shards
                     .iter()
-                    .map(|shard| super::OrderingKey::Shard(*shard).number().to_string())
+                    .map(|shard| OrderingKey::Shard(*shard).number().to_string())
                     .collect();
                 let jobs = format!("scheduler_job where {}", jobs_of(shards));
-                let letters = format!("scheduler_outbox where lane in ({})", lanes.join(", "));
+                let letters =
+                    format!("scheduler_outbox where ordering_key in ({})", keys.join(", "));
                 (self.count_some(&jobs).await?, self.count_some(&letters).await?)
             }
         };

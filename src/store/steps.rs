@@ -32,7 +32,7 @@ enum Rule {
     One,
     /// If it inserted its row, this statement follows. A row that exists already is unchanged.
     IfNew(Box<Step>),
-    /// None means that it does not apply; one that does is followed by this.
+    /// If it changed its row, this statement follows. Otherwise there is nothing to do.
     IfChanged(Box<Step>),
 }
 

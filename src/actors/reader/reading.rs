@@ -100,7 +100,7 @@ impl Reading {
     }
 
     async fn try_step(&mut self) -> Result<usize, Step> {
-        if self.is_paused() {
+        if self.ingest_is_paused() {
             self.await_resumption().await;
             return Ok(0);
         }
@@ -134,18 +134,18 @@ impl Reading {
         Ok(count)
     }
 
-    fn is_paused(&self) -> bool {
+    fn ingest_is_paused(&self) -> bool {
         *self.instance.ingest_paused.borrow()
     }
 
-    /// Takes nothing while the ingest is paused. Reading then begins again where the row stands:
-    /// somebody may have moved it meanwhile, and what was taken ahead is forgotten.
+    /// Takes nothing while the ingest is paused. Reading then restarts at the ledger row, which may
+    /// have been moved meanwhile; a batch that was taken ahead is read again.
     async fn await_resumption(&mut self) {
         self.known = self.known_offset();
         self.forget_position();
         let mut paused = self.instance.ingest_paused.subscribe();
         tokio::select! {
-            // It ends with the instance, which we hold.
+            // The sender lives in the instance, so this cannot fail.
             _ = paused.wait_for(|is_paused| !is_paused) => {}
             () = self.leaving.cancelled() => {}
         }
@@ -252,7 +252,8 @@ impl Reading {
             batch = queue.next_batch(limits) => batch,
             () = self.leaving.cancelled() => return Ok(Vec::new()),
             _ = paused.wait_for(|is_paused| *is_paused) => {
-                // What is in the queue's hands is read again.
+                // Records that were taken from the queue are read again.
+                self.known = self.known_offset();
                 self.position = None;
                 return Ok(Vec::new());
             }

@@ -20,14 +20,14 @@ Examples:
   infinite-scheduler apps list --json
 
 Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked, 4 the database does not answer.")]
-pub(super) struct Arguments {
+pub(super) struct List {
     #[command(flatten)]
     config: ConfigFile,
     #[command(flatten)]
     form: ListOptions,
 }
 
-pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(arguments: List) -> anyhow::Result<ExitCode> {
     let session = Session::open(&arguments.config, LevelFilter::WARN).await?;
     let apps = session.operations.apps().list().await;
     session.close().await;

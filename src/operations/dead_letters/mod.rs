@@ -146,8 +146,8 @@ impl<'a> DeadLetters<'a> {
                 let mut names = Names::default();
                 let by = context.by.clone();
                 let admission = &context.admission;
-                let previewed = admission.preview_replay(letter, value, by, &mut names).await;
-                explained(&context, letter, previewed).await
+                let preview = admission.preview_replay(letter, value, by, &mut names).await;
+                explained(&context, letter, preview).await
             })
             .await
     }

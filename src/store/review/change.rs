@@ -55,8 +55,7 @@ impl Store {
     }
 
     /// Discards those dead letters that still are as `seen`. Returns the result for each of them, in
-    /// the same order.
-    /// `entry` makes the audit's entry of one of them.
+    /// the same order. `entry` makes the audit's entry of one of them.
     ///
     /// # Errors
     /// [`crate::store::Error::Unavailable`] if the database is unavailable; the same call can be
