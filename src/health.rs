@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::model::clock::{Clock, SystemClock};
 
@@ -81,11 +82,13 @@ impl ProblemKind {
 }
 
 /// Something that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = HealthProblem)]
 #[non_exhaustive]
 pub struct Problem {
     /// What kind of problem it is.
+    #[schema(value_type = String)]
     pub kind: ProblemKind,
     /// The subject, for example `database` or `partition jobs/3`.
     pub subject: String,
@@ -102,7 +105,7 @@ impl fmt::Display for Problem {
 }
 
 /// Whether an instance can accept calls and fire jobs, and what is wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct HealthReport {
@@ -200,6 +203,13 @@ impl Health {
             reasons.push("starting, or shutting down".into());
         }
         HealthReport { ready: reasons.is_empty(), reasons, degraded }
+    }
+
+    /// The first problem of this kind, as a sentence.
+    pub(crate) fn first_of(&self, kind: ProblemKind) -> Option<String> {
+        let problems = self.problems();
+        let found = problems.iter().find(|(_, reported)| reported.kind == kind);
+        found.map(|(subject, reported)| format!("{subject}: {}", reported.message))
     }
 
     /// The number of problems of each kind, for metrics.

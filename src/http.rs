@@ -1,72 +1,172 @@
-//! How programs and people look at a scheduler: health and metrics over HTTP.
+//! The HTTP API: how programs, and people with `curl`, look at a scheduler and operate it.
 //!
-//! The server has a thread of its own, so that it answers while the scheduler waits for its
-//! database, and however busy the scheduler's runtime is. It knows the scheduler by its
-//! handle only, and has none until the start has succeeded.
+//! A handler parses, calls an operation and renders its answer; it decides nothing. Handlers
+//! stand in a file for each group (`jobs`, `dead_letters` ..), and `router` puts them
+//! together. What holds for every request is in `middleware`, `access`, `body` and `query`.
+//!
+//! The server has threads of its own, so that it answers while the scheduler waits for its
+//! database, and however busy the scheduler's runtime is. It knows the scheduler by its handle
+//! only, and has none until the start has succeeded.
 
-mod health;
+mod router;
+mod endpoint;
+mod middleware;
+
+mod jobs;
+mod requests;
+mod apps;
+mod dead_letters;
+mod ingest;
 mod metrics;
-mod problem;
+mod health;
+mod documents;
 
+mod access;
+mod tokens;
+mod mask;
+mod query;
+mod body;
+mod fields;
+mod page;
+mod problem;
+mod shared;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use actix_web::dev::{Handler, ServerHandle};
-use actix_web::middleware::DefaultHeaders;
-use actix_web::{App, FromRequest, HttpServer, Resource, Responder, guard, rt, web};
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer, rt, web};
 
+use self::shared::Shared;
+use self::tokens::Tokens;
+use crate::config::{Config, JsonPointer, TokenConfig};
 use crate::service::{Scheduler, StartProgress};
 
-/// Requests are small and rare.
-const WORKERS: usize = 1;
+/// Threads that answer requests. The work is the scheduler's; they parse and render.
+const WORKERS: usize = 2;
+/// From the first byte of a request to the end of its head.
+const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// How long a connection without a request is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// What there is to be shown.
-type Started = Arc<Shown>;
-
-/// The scheduler, from when it has started, and until then what its start waits for.
-#[derive(Debug, Default)]
-struct Shown {
-    scheduler: OnceLock<Scheduler>,
-    progress: OnceLock<StartProgress>,
+/// Where a [`Server`] listens, who may do what, and what some may not see.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ServerOptions {
+    listen: SocketAddr,
+    tokens: Vec<TokenConfig>,
+    masks: BTreeMap<String, Vec<JsonPointer>>,
 }
 
-impl Shown {
-    fn get(&self) -> Option<&Scheduler> {
-        self.scheduler.get()
+impl ServerOptions {
+    /// A server on `listen`, on any free port if that is 0, without tokens.
+    pub fn new(listen: impl Into<SocketAddr>) -> Self {
+        Self { listen: listen.into(), tokens: Vec::new(), masks: BTreeMap::new() }
     }
 
-    fn waits_for(&self) -> Option<String> {
-        self.progress.get()?.waits_for()
+    /// Accepts this token as well. With any, each request needs one, the health paths aside.
+    pub fn token(mut self, token: TokenConfig) -> Self {
+        self.tokens.push(token);
+        self
+    }
+
+    /// Hides these parts of the `jobData` of `app` from role read.
+    pub fn mask(
+        mut self,
+        app: impl Into<String>,
+        pointers: impl IntoIterator<Item = JsonPointer>,
+    ) -> Self {
+        self.masks.entry(app.into()).or_default().extend(pointers);
+        self
     }
 }
 
-/// A server that listens; it goes on until it is [stopped](Self::stop).
+impl From<&Config> for ServerOptions {
+    fn from(config: &Config) -> Self {
+        let masks = config.apps.iter();
+        Self {
+            listen: config.http.listen,
+            tokens: config.http.tokens.clone(),
+            masks: masks.map(|(name, app)| (name.to_string(), app.mask.clone())).collect(),
+        }
+    }
+}
+
+/// Why a server does not listen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The address is in use or not this machine's.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Everybody could do everything.
+    #[error("{0} is not a loopback address: add a token, or listen on 127.0.0.1")]
+    NoToken(SocketAddr),
+    /// A token has no value that can be used.
+    #[error("{0}")]
+    Token(String),
+    /// The machine has no thread for it.
+    #[error("there is no thread for the http server: {0}")]
+    Thread(io::Error),
+}
+
+/// An HTTP server that listens; it goes on until it is [stopped](Self::stop).
+///
+/// ```no_run
+/// use infinite_scheduler::Scheduler;
+/// use infinite_scheduler::http::{Server, ServerOptions};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::start(ServerOptions::new(([127, 0, 0, 1], 7070)))?;
+/// let scheduler = Scheduler::builder().database_url("sqlite://jobs.db?mode=rwc").start().await?;
+/// server.show(scheduler.clone());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    scheduler: Started,
+    shared: Arc<Shared>,
     handle: ServerHandle,
     thread: JoinHandle<()>,
 }
 
 impl Server {
-    /// Listens on `address`, on any free port if that is 0.
+    /// Listens.
     ///
     /// # Errors
-    /// If the address is in use or not this machine's.
-    pub fn start(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
-        let address = listener.local_addr()?;
-        let scheduler = Started::default();
-        let shown = scheduler.clone();
+    /// [`ServerError::NoToken`] beyond loopback without a token, [`ServerError::Token`] for a
+    /// token whose file cannot be read, [`ServerError::Listen`] if the address is in use or
+    /// not this machine's.
+    pub fn start(options: ServerOptions) -> Result<Self, ServerError> {
+        let ServerOptions { listen, tokens, masks } = options;
+        let tokens = Tokens::read(&tokens).map_err(ServerError::Token)?;
+        if !listen.ip().is_loopback() && tokens.is_empty() {
+            return Err(ServerError::NoToken(listen));
+        }
+        let refused = |source| ServerError::Listen { address: listen, source };
+        let listener = TcpListener::bind(listen).map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let shared = Arc::new(Shared::new(tokens, masks));
         let (report, reported) = mpsc::channel();
+        let served = shared.clone();
         let thread = std::thread::Builder::new()
             .name("http".into())
-            .spawn(move || run(listener, shown, &report))?;
-        let handle = reported.recv().map_err(|_| io::Error::other("its thread ended"))??;
-        Ok(Self { address, scheduler, handle, thread })
+            .spawn(move || run(listener, served, &report))
+            .map_err(ServerError::Thread)?;
+        let gone = || io::Error::other("its thread ended");
+        let handle = reported.recv().map_err(|_| refused(gone()))?.map_err(refused)?;
+        Ok(Self { address, shared, handle, thread })
     }
 
     /// Where it listens, with the real port.
@@ -76,13 +176,12 @@ impl Server {
 
     /// Shows what a start waits for, until there is its scheduler.
     pub fn show_start(&self, progress: StartProgress) {
-        self.scheduler.progress.set(progress).ok();
+        self.shared.set_progress(progress);
     }
 
-    /// Shows this scheduler from now on; the first one counts.
+    /// Answers for this scheduler from now on; the first one counts.
     pub fn show(&self, scheduler: Scheduler) {
-        // A second one would be a mistake of the caller's that harms nobody.
-        self.scheduler.scheduler.set(scheduler).ok();
+        self.shared.set_scheduler(scheduler);
     }
 
     /// Stops at once, requests that are under way included.
@@ -94,16 +193,26 @@ impl Server {
     }
 }
 
-fn run(listener: TcpListener, scheduler: Started, report: &mpsc::Sender<io::Result<ServerHandle>>) {
-    let scheduler = web::Data::new(scheduler);
+fn run(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    report: &mpsc::Sender<io::Result<ServerHandle>>,
+) {
     let served = rt::System::new().block_on(async {
+        drop(rt::spawn(follow_files(shared.clone())));
+        let shared = web::Data::new(shared);
         let app = move || {
             App::new()
-                .wrap(DefaultHeaders::new().add(("Cache-Control", "no-store")))
-                .app_data(scheduler.clone())
-                .configure(routes)
+                .wrap(from_fn(middleware::around))
+                .app_data(shared.clone())
+                .configure(router::configure)
         };
-        let server = HttpServer::new(app).workers(WORKERS).disable_signals().listen(listener);
+        let server = HttpServer::new(app)
+            .workers(WORKERS)
+            .client_request_timeout(HEAD_WITHIN)
+            .keep_alive(KEEP_ALIVE)
+            .disable_signals()
+            .listen(listener);
         match server.map(HttpServer::run) {
             Ok(server) => {
                 report.send(Ok(server.handle())).ok();
@@ -120,81 +229,17 @@ fn run(listener: TcpListener, scheduler: Started, report: &mpsc::Sender<io::Resu
     }
 }
 
-fn routes(config: &mut web::ServiceConfig) {
-    config
-        .service(read_only("/health/live", health::live))
-        .service(read_only("/health/ready", health::ready))
-        .service(read_only("/api/metrics", metrics::metrics))
-        .default_service(web::to(problem::not_found));
-}
-
-/// GET and HEAD go to `handler`; the answer to every other method names those two.
-fn read_only<F, Args>(path: &str, handler: F) -> Resource
-where
-    F: Handler<Args>,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-{
-    let reads = guard::Any(guard::Get()).or(guard::Head());
-    web::resource(path)
-        .route(web::route().guard(reads).to(handler))
-        .default_service(web::to(problem::read_only))
+/// Reads the tokens' files again while the server runs.
+async fn follow_files(shared: Arc<Shared>) {
+    loop {
+        rt::time::sleep(tokens::READ_EVERY).await;
+        let shared = shared.clone();
+        // On a thread of its own: the files may lie on a disk that does not answer.
+        if web::block(move || shared.tokens.read_again()).await.is_err() {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use actix_web::http::{Method, StatusCode, header};
-    use actix_web::test::{TestRequest, call_and_read_body, call_service, init_service};
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    /// What a scheduler that has not started yet answers.
-    async fn answer(method: Method, path: &str) -> (StatusCode, String, Value) {
-        let app = App::new().app_data(web::Data::new(Started::default())).configure(routes);
-        let app = init_service(app).await;
-        let request = || TestRequest::default().method(method.clone()).uri(path).to_request();
-        let response = call_service(&app, request()).await;
-        let kind = response.headers().get(header::CONTENT_TYPE);
-        let kind = kind.map_or("", |kind| kind.to_str().unwrap()).to_owned();
-        let status = response.status();
-        let body = call_and_read_body(&app, request()).await;
-        (status, kind, serde_json::from_slice(&body).unwrap_or(Value::Null))
-    }
-
-    #[actix_web::test]
-    async fn it_is_alive_but_not_ready_before_the_scheduler_has_started() {
-        let (status, _, body) = answer(Method::GET, "/health/live").await;
-        assert_eq!((status, body), (StatusCode::OK, json!({"alive": true})));
-        let (status, _, body) = answer(Method::GET, "/health/ready").await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(body, json!({"ready": false, "reasons": ["starting"], "degraded": []}));
-    }
-
-    #[actix_web::test]
-    async fn errors_are_problem_documents() {
-        for (method, path, status) in [
-            (Method::GET, "/api/metrics", StatusCode::SERVICE_UNAVAILABLE),
-            (Method::GET, "/nowhere", StatusCode::NOT_FOUND),
-            (Method::POST, "/api/metrics", StatusCode::METHOD_NOT_ALLOWED),
-            (Method::DELETE, "/health/live", StatusCode::METHOD_NOT_ALLOWED),
-        ] {
-            let (answered, kind, body) = answer(method, path).await;
-            assert_eq!((answered, &*kind), (status, "application/problem+json"), "{path}");
-            assert_eq!(body["status"], status.as_u16(), "{path}");
-            assert_eq!(body["title"], status.canonical_reason().unwrap(), "{path}");
-            assert!(body["detail"].is_string(), "{path}");
-        }
-    }
-
-    #[test]
-    fn it_listens_on_a_real_port_and_stops() {
-        let server = Server::start(([127, 0, 0, 1], 0).into()).unwrap();
-        let address = server.address();
-        assert_ne!(address.port(), 0);
-        assert!(std::net::TcpStream::connect(address).is_ok());
-        assert!(Server::start(address).is_err());
-        rt::System::new().block_on(server.stop());
-        assert!(std::net::TcpStream::connect(address).is_err());
-    }
-}
+mod tests;

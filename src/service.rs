@@ -20,7 +20,7 @@ use uuid::Uuid;
 #[cfg(feature = "failpoints")]
 use crate::actors::Break;
 use crate::actors::{Drain, Instance, Supervisor};
-use crate::health::HealthReport;
+use crate::health::{HealthReport, ProblemKind};
 use crate::model::request::ScheduleJobRequest;
 use crate::model::time::ScheduledTime;
 use crate::operations::{
@@ -269,6 +269,11 @@ impl Scheduler {
             report.reasons.push("lease: not valid, so nothing is fired".into());
         }
         report
+    }
+
+    /// Why the database does not answer just now, as a sentence; `None` while it does.
+    pub(crate) fn database_problem(&self) -> Option<String> {
+        self.inner.instance.health.first_of(ProblemKind::DatabaseUnavailable)
     }
 
     /// Stops in order: the ingest first, then the app schedulers, then everything else.

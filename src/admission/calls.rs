@@ -1,27 +1,26 @@
-//! Requests by API: the same rules and the same admission as for records, without a partition.
+//! Requests by API: the same judgement and the same admission, without a partition.
 
-use std::ops::ControlFlow;
-use std::time::Duration;
+use std::sync::Arc;
 
-use super::{Admission, Committed, Conclusion, LostAnswer, Pending, Tries, TryPolicy, Written};
+use tokio::sync::oneshot;
+
+use super::bounded_tries::{BoundedTries, End};
+use super::call_queue::Call;
+use super::{Admission, Committed, Conclusion, Pending};
 use crate::model::ids::{JobId, KeyId};
+use crate::model::job::Job;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
 use crate::model::verdict::{Subject, Verdict, pack};
 use crate::store::{
-    BatchSource, Decision, Error as StoreError, IdempotencyKey, OrderingKey, PlacedCandidate,
-    Result as StoreResult,
+    BatchSource, Decision, Entry, Error as StoreError, IdempotencyKey, Names, OrderingKey,
+    PlacedCandidate, Result as StoreResult,
 };
 
-/// How many times an admission is tried whose answers are lost.
-const TRIES: u32 = 10;
-/// The wait before the second try, doubling.
-const WAIT: Duration = Duration::from_millis(50);
-
-/// How long the key of a call is kept, in milliseconds: longer than all its tries take.
+/// How long a call is remembered, in milliseconds: longer than all its tries take.
 const TRIES_MS: i64 = 600_000;
 
-/// The result of a request by API.
+/// What became of a request by API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Submitted {
@@ -29,81 +28,197 @@ pub enum Submitted {
     Accepted {
         /// The job.
         job_id: JobId,
-        /// The request's id, generated if the request had none.
+        /// The request's name, made here if it brought none.
         request_id: String,
     },
     /// It repeats an earlier request.
     Duplicate {
-        /// The job of that request.
+        /// That request's job.
         job_id: JobId,
-        /// The id of that request.
+        /// That request's name.
         of: String,
         /// Whether that job was cancelled.
         cancelled: bool,
     },
 }
 
-/// Why a request by API did not become a job.
+/// Why a request by API is not a job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum SubmitError {
-    /// The request is invalid.
+    /// The request itself is at fault.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// It is not known whether the request was admitted; the same one may be sent again.
+    /// Nothing is known of what became of it: the same can be asked again.
     #[error("no answer: {0}; ask the same again")]
     Unavailable(String),
 }
 
+/// What a request by API would come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JobPreview {
+    pub(crate) submitted: Submitted,
+    /// When the job would fire, epoch milliseconds.
+    pub(crate) due_ms: i64,
+    /// After when it would not, epoch milliseconds.
+    pub(crate) expires_ms: Option<i64>,
+}
+
+/// A call on its way: its names, and where its decision will be.
+struct Asked {
+    job_id: JobId,
+    request_id: String,
+    app: String,
+    decision: oneshot::Receiver<Result<Decision, End>>,
+}
+
 impl Admission {
-    /// Admits `request`.
+    /// Admits `requests`, or says of each why not; the answers are in their order. Calls at the
+    /// same time share their transactions. Of two requests with a name in common, either may be
+    /// the first.
     ///
     /// # Errors
-    /// [`SubmitError::Refused`] if the request is invalid, [`SubmitError::Unavailable`] if it is
-    /// not known whether it was admitted.
-    pub(crate) async fn submit(
+    /// For each by itself, [`SubmitError::Refused`] if the request is at fault,
+    /// [`SubmitError::Unavailable`] if it is not known what became of it.
+    pub(crate) async fn submit_all(
+        self: &Arc<Self>,
+        requests: Vec<ScheduleJobRequest>,
+    ) -> Vec<Result<Submitted, SubmitError>> {
+        let mut calls = Vec::with_capacity(requests.len());
+        let mut judged: Vec<Result<Asked, SubmitError>> = Vec::with_capacity(requests.len());
+        for request in requests {
+            let unavailable = judged.last().and_then(|last| match last {
+                // An outage takes its time for each request that is asked for.
+                Err(SubmitError::Unavailable(why)) => Some(why.clone()),
+                Err(SubmitError::Refused(_)) | Ok(_) => None,
+            });
+            judged.push(match unavailable {
+                Some(why) => Err(SubmitError::Unavailable(why)),
+                None => self.judge_call(request, &mut calls).await,
+            });
+        }
+        if self.calls.push(calls) {
+            let admission = self.clone();
+            drop(tokio::spawn(async move { admission.admit_waiting_calls().await }));
+        }
+        let mut answers = Vec::with_capacity(judged.len());
+        for asked in judged {
+            answers.push(match asked {
+                Ok(asked) => self.answer(asked).await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
+    /// What `request` would come to just now. Nothing is written.
+    ///
+    /// # Errors
+    /// As [`submit_all`](Self::submit_all).
+    pub(crate) async fn preview(
         &self,
         mut request: ScheduleJobRequest,
-    ) -> Result<Submitted, SubmitError> {
-        // Assigned before the first try, so that a repeated try is recognised.
+    ) -> Result<JobPreview, SubmitError> {
+        request.request_id.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
+        let judgement = self.judge(request, None, None).await.map_err(unavailable)?;
+        let candidate = judgement.map_err(|unfit| SubmitError::Refused(unfit.into_refusal()))?;
+        let Job { id, request_id, due_ms, expires_ms, .. } = candidate.job.clone();
+        let source = BatchSource::Call { again: false };
+        let batch = Pending::of_candidate(candidate).batch(self, source, false, true);
+        let decisions = self.database.store().foresee(&batch, &mut Names::default()).await;
+        let decision = decisions.map_err(unavailable)?.into_iter().next();
+        let submitted = submitted(decision, id, request_id)?;
+        Ok(JobPreview { submitted, due_ms, expires_ms })
+    }
+
+    /// Adds the call for `request` to `calls`, if the rules accept it.
+    async fn judge_call(
+        &self,
+        mut request: ScheduleJobRequest,
+        calls: &mut Vec<Call>,
+    ) -> Result<Asked, SubmitError> {
+        // Named before it is tried, so that trying again is recognised.
         let name = request.request_id.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
         let (request_id, app) = (name.clone(), request.app_name.clone());
         let judgement = self.judge(request, None, None).await.map_err(unavailable)?;
         let mut candidate = match judgement {
             Ok(candidate) => candidate,
-            Err(reason) => {
-                let refusal = reason.into_refusal();
+            Err(unfit) => {
+                let refusal = unfit.into_refusal();
                 self.publish_refusal(&refusal).await.map_err(unavailable)?;
                 return Err(SubmitError::Refused(refusal));
             }
         };
         remember_tries(&mut candidate);
         let job_id = candidate.job.id;
-        let mut policy = BoundedTries::call();
-        let mut pending = Pending::of_candidate(candidate);
-        let decision = match self.admit_until_known(&mut pending, &mut policy).await {
-            Conclusion::Decided(decisions) => decisions.into_iter().next(),
-            Conclusion::Ended(End::Refused(why)) => {
+        let (answer, decision) = oneshot::channel();
+        calls.push(Call { candidate, answer });
+        Ok(Asked { job_id, request_id, app, decision })
+    }
+
+    /// Admits what waits until nothing does.
+    async fn admit_waiting_calls(&self) {
+        let mut writer = self.calls.writer();
+        while let Some(calls) = writer.take() {
+            self.admit_calls(calls).await;
+        }
+    }
+
+    async fn admit_calls(&self, calls: Vec<Call>) {
+        let split = |call: Call| (Entry::Job(call.candidate), call.answer);
+        let (entries, answers): (Vec<_>, Vec<_>) = calls.into_iter().map(split).unzip();
+        let (mut pending, mut policy) = (Pending::new(entries), BoundedTries::call(false));
+        let ended = match self.admit_until_known(&mut pending, &mut policy).await {
+            Conclusion::Decided(decisions) => {
+                for (answer, decision) in answers.into_iter().zip(decisions) {
+                    // A caller that stopped waiting asks again, or not.
+                    answer.send(Ok(decision)).ok();
+                }
+                return;
+            }
+            // The database does not say which row it refuses: each is tried alone.
+            Conclusion::Ended(End::Refused(_)) if answers.len() > 1 => {
+                for answer in answers {
+                    let rest = pending.split_off(1);
+                    let mut policy = BoundedTries::call(policy.unanswered);
+                    let decision = match self.admit_until_known(&mut pending, &mut policy).await {
+                        Conclusion::Decided(decisions) => decisions.into_iter().next(),
+                        Conclusion::Ended(end) => {
+                            answer.send(Err(end)).ok();
+                            pending = rest;
+                            continue;
+                        }
+                        Conclusion::Fenced(_) | Conclusion::Cancelled => None,
+                    };
+                    answer.send(decision.ok_or_else(End::no_answer)).ok();
+                    pending = rest;
+                }
+                return;
+            }
+            Conclusion::Ended(end) => end,
+            Conclusion::Fenced(_) | Conclusion::Cancelled => End::no_answer(),
+        };
+        for answer in answers {
+            answer.send(Err(ended.clone())).ok();
+        }
+    }
+
+    async fn answer(&self, asked: Asked) -> Result<Submitted, SubmitError> {
+        let Asked { job_id, request_id, app, decision } = asked;
+        match decision.await.unwrap_or_else(|_| Err(End::no_answer())) {
+            Ok(decision) => submitted(Some(decision), job_id, request_id),
+            Err(End::Unavailable(why)) => Err(SubmitError::Unavailable(why)),
+            Err(End::Refused(why)) => {
                 let message = format!("the database refuses this request: {why}");
                 let refusal = Refusal::new(ErrorKind::RefusedByDatabase, message);
                 let refusal = Refusal { request_id: Some(request_id), app: Some(app), ..refusal };
                 self.publish_refusal(&refusal).await.map_err(unavailable)?;
-                return Err(SubmitError::Refused(refusal));
+                Err(SubmitError::Refused(refusal))
             }
-            Conclusion::Ended(End::Unavailable(why)) => return Err(SubmitError::Unavailable(why)),
-            Conclusion::Fenced(_) | Conclusion::Cancelled => None,
-        };
-        match decision {
-            Some(Decision::Accepted) => Ok(Submitted::Accepted { job_id, request_id }),
-            Some(Decision::Duplicate { of, job: job_id, cancelled }) => {
-                Ok(Submitted::Duplicate { job_id, of, cancelled })
-            }
-            Some(Decision::Dead(refusal)) => Err(SubmitError::Refused(refusal)),
-            Some(Decision::Waits) | None => Err(SubmitError::Unavailable("no answer".into())),
         }
     }
 
-    /// Writes the verdict on a request that is refused before its admission.
+    /// A request that is refused before it comes to an admission has its verdict by itself.
     async fn publish_refusal(&self, refusal: &Refusal) -> StoreResult<()> {
         if !self.rules.publishes_verdicts {
             return Ok(());
@@ -127,94 +242,27 @@ impl Admission {
     }
 }
 
-/// A limited number of tries, since a caller waits for the answer.
-pub(super) struct BoundedTries {
-    source: BatchSource,
-    /// Tries that the caller has already made.
-    made: u32,
-    /// Why the last try had no answer.
-    last: String,
-}
-
-/// Why there is no decision.
-#[derive(Debug)]
-pub(super) enum End {
-    /// The database rejects the content of the row.
-    Refused(String),
-    /// No try had an answer.
-    Unavailable(String),
-}
-
-impl BoundedTries {
-    fn call() -> Self {
-        let last = "no instance owns the shards".into();
-        Self { source: BatchSource::Call { again: false }, made: 0, last }
-    }
-
-    /// The tries of a replay, of which `made` were already made.
-    pub(super) fn replay(source: BatchSource, made: u32) -> Self {
-        Self { source, made, last: "it was changed at the same time, repeatedly".into() }
-    }
-
-    /// Waits before the next try, except before the first. Returns false if no try is left.
-    pub(super) async fn wait(admission: &Admission, made: u32) -> bool {
-        if (1..TRIES).contains(&made) {
-            let wait = WAIT * (1 << made.min(5));
-            admission.database.recovery().wait_no_longer(wait).await;
+fn submitted(
+    decision: Option<Decision>,
+    job_id: JobId,
+    request_id: String,
+) -> Result<Submitted, SubmitError> {
+    match decision {
+        Some(Decision::Accepted) => Ok(Submitted::Accepted { job_id, request_id }),
+        Some(Decision::Duplicate { of, job: job_id, cancelled }) => {
+            Ok(Submitted::Duplicate { job_id, of, cancelled })
         }
-        made < TRIES
+        Some(Decision::Dead(refusal)) => Err(SubmitError::Refused(refusal)),
+        Some(Decision::Waits) | None => Err(SubmitError::Unavailable("no answer".into())),
     }
 }
 
-impl TryPolicy for BoundedTries {
-    type End = End;
-
-    fn source(&self, tries: &Tries) -> BatchSource {
-        match &self.source {
-            BatchSource::Call { .. } => BatchSource::Call { again: tries.unanswered },
-            source @ (BatchSource::Records(_)
-            | BatchSource::Parked { .. }
-            | BatchSource::Replay { .. }) => source.clone(),
-        }
-    }
-
-    fn reads_first(&self, tries: &Tries) -> bool {
-        tries.unanswered || matches!(self.source, BatchSource::Replay { .. })
-    }
-
-    async fn before_try(&mut self, admission: &Admission, tries: &Tries) -> ControlFlow<End> {
-        match Self::wait(admission, self.made + tries.made).await {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(End::Unavailable(std::mem::take(&mut self.last))),
-        }
-    }
-
-    /// The next try has the same ids or row, and therefore waits for the transaction of this one.
-    async fn after_error(
-        &mut self,
-        _: &Admission,
-        error: StoreError,
-        _: &Tries,
-    ) -> LostAnswer<End> {
-        match error {
-            StoreError::Refused(why) => LostAnswer {
-                written: Written::Nothing,
-                next: ControlFlow::Break(End::Refused(why)),
-            },
-            error => {
-                self.last = error.to_string();
-                LostAnswer { written: Written::Unknown, next: ControlFlow::Continue(()) }
-            }
-        }
-    }
-}
-
-/// Gives a request without an idempotency key a unique one for the time of its tries. If a try
-/// commits without an answer, its job may have fired and been deleted before the next try, which
-/// then must not create the job again.
+/// A request without an idempotency key gets one that no other call has, for the time of
+/// its tries: a job whose admission was not answered may have fired and gone before the
+/// next try, which must not make it again.
 fn remember_tries(candidate: &mut PlacedCandidate) {
     let call = format!("call {}", uuid::Uuid::new_v4());
-    // Producers' keys contain no NUL, so this one differs from all of them.
+    // A NUL cannot be in a key of a producer's.
     let id = KeyId::derive(&candidate.app.name, &format!("\0{call}"));
     let expires_ms = candidate.job.created_ms + TRIES_MS;
     candidate.key.get_or_insert(IdempotencyKey { id, name: call, expires_ms });

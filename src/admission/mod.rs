@@ -8,6 +8,8 @@
 
 mod until_known;
 mod calls;
+mod call_queue;
+mod bounded_tries;
 mod replays;
 mod parked;
 mod changes;
@@ -30,10 +32,11 @@ use crate::model::request::Rules;
 use crate::store::Store;
 
 use apps::KnownApps;
+use call_queue::CallQueue;
 
 pub(crate) use apps::{Objection, OwnApp, PauseState, Validate};
-pub(crate) use calls::SubmitError;
 pub use calls::Submitted;
+pub(crate) use calls::{JobPreview, SubmitError};
 pub(crate) use changes::{AskedChange, ChangeReply, RowNow, change_until_known};
 pub(crate) use counters::AdmissionCounters;
 pub(crate) use database::Database;
@@ -55,6 +58,8 @@ pub(crate) struct Admission {
     apps: KnownApps,
     counters: Arc<AdmissionCounters>,
     shards: Arc<dyn ShardAccess>,
+    /// Requests by API that wait for their admission.
+    calls: CallQueue,
 }
 
 /// The rules for requests.
@@ -93,7 +98,8 @@ impl Admission {
     pub(crate) fn of_instance(parts: InstanceParts, rules: AdmissionRules) -> Self {
         let InstanceParts { database, clock, scheduling_clock, apps, counters, shards } = parts;
         let apps = KnownApps::new(apps);
-        Self { database, clock, scheduling_clock, rules, apps, counters, shards }
+        let calls = CallQueue::default();
+        Self { database, clock, scheduling_clock, rules, apps, counters, shards, calls }
     }
 
     /// The admission of a program that is no instance. It owns no shards: the owner of a job's
@@ -113,6 +119,7 @@ impl Admission {
             apps: KnownApps::new(Vec::new()),
             counters: Arc::default(),
             shards: Arc::new(shard_access::NoShards),
+            calls: CallQueue::default(),
         }
     }
 

@@ -4,7 +4,8 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::calls::{BoundedTries, End, SubmitError, unavailable};
+use super::bounded_tries::{BoundedTries, End};
+use super::calls::{SubmitError, unavailable};
 use super::judge::{too_large, trace_in};
 use super::{Admission, Conclusion, Pending};
 use crate::model::audit::{AuditAction, AuditEntry, By};

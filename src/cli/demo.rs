@@ -16,11 +16,11 @@ use tracing_subscriber::filter::LevelFilter;
 use self::firings::{Firing, Journal, Reporter};
 use self::microservices::Microservices;
 use self::summary::Summary;
+use super::cannot_start;
 use super::exit::Exit;
 use super::output::say;
 use super::signals::Signals;
-use super::{CannotStart, cannot_start};
-use crate::http::Server;
+use crate::http::{Server, ServerOptions};
 use crate::kafka::{EmbeddedBroker, KafkaIngestConfig, Producer};
 use crate::model::app::AppConfig;
 use crate::service::Scheduler;
@@ -74,8 +74,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     telemetry::init(LogFormat::Text, level).map_err(cannot_start)?;
     let mut signals = Signals::listen()?;
     let address = SocketAddr::from(([127, 0, 0, 1], arguments.port));
-    let page = Server::start(address)
-        .map_err(|error| CannotStart(format!("cannot listen on {address}: {error}")))?;
+    let page = Server::start(ServerOptions::new(address)).map_err(cannot_start)?;
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let kafka = KafkaIngestConfig::default();
     let topics = [(&*kafka.topics[0], PARTITIONS), (&*kafka.dlq_topic, 1)];

@@ -10,7 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::signals::Signals;
 use super::{CannotStart, ConfigFile, cannot_start, load, output};
 use crate::health::HealthReport;
-use crate::http::Server;
+use crate::http::{Server, ServerError, ServerOptions};
 use crate::service::{Scheduler, SchedulerBuilder};
 use crate::telemetry;
 
@@ -43,9 +43,12 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = load(arguments.config.config.as_deref())?;
     telemetry::init(config.log.format, LevelFilter::INFO).map_err(cannot_start)?;
     let mut signals = Signals::listen()?;
-    let listen = config.http.listen;
-    let page = Server::start(listen).map_err(|error| {
-        CannotStart(format!("cannot listen on http.listen = {listen}: {error}"))
+    let page = Server::start(ServerOptions::from(&config)).map_err(|error| match error {
+        ServerError::Listen { address, source } => {
+            CannotStart(format!("cannot listen on http.listen = {address}: {source}"))
+        }
+        ServerError::Token(why) => CannotStart(format!("http.tokens: {why}")),
+        other => cannot_start(other),
     })?;
     output::say(format_args!("listening on http://{}", page.address()));
 

@@ -1,8 +1,9 @@
 //! Converts the configuration as written to the one in force: checks each value, and that the
 //! values fit each other.
 
+mod http;
+
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
+use self::http::http;
 use super::raw::{
     RawApp, RawAudit, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawDispatch,
     RawIdempotency, RawIngest, RawInstance,
@@ -17,7 +19,7 @@ use super::raw::{
 use super::zones::{TimeZones, UnknownZone};
 use super::{
     AppSettings, AuditConfig, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch,
-    HttpConfig, IdempotencyConfig, IngestConfig, InstanceConfig, LogConfig,
+    IdempotencyConfig, IngestConfig, InstanceConfig, InvalidPointer, LogConfig,
 };
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::{AppConfig, AppName};
@@ -53,7 +55,7 @@ impl TryFrom<RawConfig> for Config {
             dead_letters: raw.dead_letters.into(),
             audit: raw.audit.into(),
             instance,
-            http: HttpConfig { listen: listen(&raw.http.listen)? },
+            http: http(raw.http, &raw.folder)?,
             log: LogConfig {
                 format: raw.log.format,
                 metrics_interval: ms(raw.log.metrics_interval_ms.get()),
@@ -196,27 +198,6 @@ fn host_name() -> String {
         .unwrap_or_else(|| "localhost".into())
 }
 
-fn listen(address: &str) -> Result<SocketAddr, ConfigError> {
-    let key = "http.listen";
-    let numeric = match address.strip_prefix("localhost:") {
-        Some(port) => format!("127.0.0.1:{port}"),
-        None => address.to_owned(),
-    };
-    let Ok(parsed) = numeric.parse::<SocketAddr>() else {
-        let problem =
-            format!("is {address:?}, but must be an address and a port: \"127.0.0.1:7070\"");
-        return Err(ConfigError::invalid(key, problem));
-    };
-    if !parsed.ip().is_loopback() {
-        let problem = format!(
-            "is \"{parsed}\", but another address than loopback needs http.tokens, which this \
-             version does not have yet: listen on 127.0.0.1"
-        );
-        return Err(ConfigError::invalid(key, problem));
-    }
-    Ok(parsed)
-}
-
 fn apps(
     raw: BTreeMap<String, RawApp>,
     kafka: Option<&KafkaIngestConfig>,
@@ -253,6 +234,11 @@ fn app_settings(
         return Err(ConfigError::invalid(format!("apps.{name}.shards"), problem));
     }
     let dispatch = dispatch(name, &raw, kafka)?;
+    let mask = raw.mask.iter().map(|pointer| pointer.parse());
+    let invalid = |error: InvalidPointer| {
+        ConfigError::invalid(format!("apps.{name}.mask"), error.to_string())
+    };
+    let mask = mask.collect::<Result<_, _>>().map_err(invalid)?;
     let defaults = AppConfig::new(name);
     let or_default =
         |written: Option<NonZeroU32>, default| written.map_or(default, |n| ms(n.get()));
@@ -268,7 +254,7 @@ fn app_settings(
         schema: raw.schema.map(|file| schema(name, &folder.join(file))).transpose()?,
         name: defaults.name,
     };
-    Ok(AppSettings { app, dispatch })
+    Ok(AppSettings { app, dispatch, mask })
 }
 
 /// Reads and checks an app's JSON Schema.

@@ -7,7 +7,6 @@ use super::ConfigError;
 
 /// The paths of such keys; `*` matches any name.
 const LATER: &[&[&str]] = &[
-    &["http", "tokens"],
     &["http", "tls"],
     &["apps", "*", "url"],
     &["apps", "*", "secret"],
@@ -45,7 +44,6 @@ mod tests {
     #[test]
     fn keys_of_later_versions_are_refused_by_their_whole_names() {
         for (text, key) in [
-            ("http.tokens = []", "http.tokens"),
             ("http.tls.cert = 'x'", "http.tls"),
             ("apps.a.topic = 'x'\napps.b.history_hours = 0", "apps.b.history_hours"),
         ] {

@@ -9,6 +9,7 @@ mod env;
 mod error;
 mod flaws;
 mod future_keys;
+mod http;
 mod raw;
 mod read;
 mod zones;
@@ -16,7 +17,6 @@ mod zones;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
@@ -31,6 +31,8 @@ use crate::telemetry::LogFormat;
 pub(crate) use check::check_redis_url;
 pub use database::DatabaseConfig;
 pub use error::ConfigError;
+pub use http::{HttpConfig, InvalidPointer, JsonPointer, Role, TokenConfig, TokenSource};
+pub(crate) use suggest::nearest;
 pub(crate) use zones::TimeZones;
 
 /// The file that is read when none is named, if it is in the working directory.
@@ -126,14 +128,6 @@ pub struct InstanceConfig {
     pub memory_mb: NonZeroU32,
 }
 
-/// The HTTP server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HttpConfig {
-    /// The address it listens on, always a loopback one. Default `127.0.0.1:7070`.
-    pub listen: SocketAddr,
-}
-
 /// The log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -151,6 +145,8 @@ pub struct AppSettings {
     pub app: AppConfig,
     /// Its dispatch target.
     pub dispatch: Dispatch,
+    /// What of its `jobData` role read does not see.
+    pub mask: Vec<JsonPointer>,
 }
 
 /// The dispatch target of an app: what firing a job does.

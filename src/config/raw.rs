@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use super::Role;
 use crate::kafka::KafkaIngestConfig;
 use crate::telemetry::LogFormat;
 
@@ -80,6 +81,16 @@ pub(super) struct RawInstance {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawHttp {
     pub(super) listen: String,
+    pub(super) tokens: Vec<RawToken>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawToken {
+    pub(super) name: String,
+    pub(super) role: Role,
+    pub(super) value: Option<SecretString>,
+    pub(super) file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -105,6 +116,7 @@ pub(super) struct RawApp {
     pub(super) priority_aging_ms: Option<NonZeroU32>,
     pub(super) shards: Option<NonZeroU32>,
     pub(super) window: Option<NonZeroU32>,
+    pub(super) mask: Vec<String>,
 }
 
 /// Either the three keys of an exponential backoff, or a list.
@@ -210,7 +222,7 @@ impl Default for RawInstance {
 
 impl Default for RawHttp {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:7070".into() }
+        Self { listen: "127.0.0.1:7070".into(), tokens: Vec::new() }
     }
 }
 

@@ -82,7 +82,9 @@ fn explain(key: &str, message: &str, variable: Option<&str>) -> ConfigError {
         // two.
         "names its topics twice, as topic and as topics: leave one out".to_owned()
     } else if let Some((found, wanted)) = mismatch(message) {
-        let hide = matches!(key, "database.url" | "idempotency.redis_url") || is_secret(key);
+        let hide = matches!(key, "database.url" | "idempotency.redis_url")
+            || key.starts_with("http.tokens")
+            || is_secret(key);
         let found = if hide { "something else".to_owned() } else { readable_found(found) };
         format!("is {found}, but must be {}", readable_wanted(wanted))
     } else {

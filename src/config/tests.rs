@@ -46,7 +46,8 @@ fn an_empty_file_means_the_defaults() {
 fn an_app_that_is_only_named_has_the_default_policy() {
     let config = load("[apps.x]\n[kafka]", &[]).unwrap();
     assert_eq!(config.kafka, Some(KafkaIngestConfig::default()));
-    let meant = AppSettings { app: AppConfig::new("x"), dispatch: Dispatch::Log };
+    let (app_config, dispatch) = (AppConfig::new("x"), Dispatch::Log);
+    let meant = AppSettings { app: app_config, dispatch, mask: Vec::new() };
     assert_eq!(app(&config, "x"), meant);
 }
 
@@ -349,7 +350,8 @@ fn what_a_value_cannot_be_is_said_with_the_way_out() {
         (
             "http.listen = '0.0.0.0:7070'",
             "http.listen is \"0.0.0.0:7070\", but another address than loopback needs \
-             http.tokens, which this version does not have yet: listen on 127.0.0.1",
+             http.tokens: add one, as in tokens = [{ name = \"ops\", role = \"admin\", \
+             file = \"ops.token\" }], or listen on 127.0.0.1",
         ),
         (
             "http.listen = 'here'",
@@ -385,6 +387,49 @@ fn what_a_value_cannot_be_is_said_with_the_way_out() {
     for listen in ["localhost:1", "[::1]:1", "127.0.0.2:0"] {
         load(&format!("http.listen = '{listen}'"), &[]).unwrap();
     }
+}
+
+#[test]
+fn a_token_has_a_name_a_role_and_one_place_for_its_value() {
+    let tokens = r#"[{ name = "a", role = "admin", value = "hush" }, { name = "b", role = "read", file = "b.token" }]"#;
+    for config in [
+        load(&format!("http = {{ listen = '0.0.0.0:7070', tokens = {tokens} }}"), &[]).unwrap(),
+        load("http.listen = '0.0.0.0:7070'", &[("HTTP__TOKENS", tokens)]).unwrap(),
+    ] {
+        let [value, file] = &config.http.tokens[..] else { panic!("two tokens") };
+        assert_eq!((&*value.name, value.role), ("a", Role::Admin));
+        assert!(
+            matches!(&value.source, TokenSource::Value(value) if value.expose_secret() == "hush")
+        );
+        assert!(matches!(&file.source, TokenSource::File(path) if path.ends_with("b.token")));
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+    for (token, said) in [
+        ("name = 'a', role = 'admin'", "has neither value nor file: add one"),
+        (
+            "name = 'a', role = 'admin', value = 'v', file = 'f'",
+            "has a value and a file: leave one out",
+        ),
+        ("name = ' a', role = 'admin', value = 'v'", "http.tokens"),
+        ("name = '', role = 'admin', value = 'v'", "has an empty name"),
+        ("name = 'a', role = 'admin', value = ''", "has an empty value"),
+        ("name = 'a', role = 'admn', value = 'v'", "did you mean \"admin\"?"),
+        ("name = 'a', role = 'admin', valu = 'v'", "value"),
+        ("name = 'a', role = 'admin', value = 4711", "something else"),
+    ] {
+        let error = load(&format!("http.tokens = [{{ {token} }}]"), &[]).unwrap_err().to_string();
+        assert!(error.starts_with("http.tokens") && error.contains(said), "{token}: {error}");
+        assert!(!error.contains("4711"), "{error}");
+    }
+}
+
+#[test]
+fn a_mask_is_of_json_pointers() {
+    let config = load("apps.x.mask = ['/phoneNumber', '/a~1b']", &[]).unwrap();
+    let app = config.apps.values().next().unwrap();
+    assert_eq!(app.mask[1].names(), ["a/b"]);
+    let error = load("apps.x.mask = ['phoneNumber']", &[]).unwrap_err().to_string();
+    assert!(error.starts_with("apps.x.mask is \"phoneNumber\", which is no"), "{error}");
 }
 
 #[test]

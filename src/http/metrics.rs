@@ -1,23 +1,38 @@
 //! The counters as one flat JSON object, under the names that logs have, too.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Map, Value};
 
-use super::Started;
-use super::problem::problem;
+use super::access::Reader;
+use super::endpoint::Endpoint;
+use super::problem::Problem;
+use super::query::Query;
+use super::shared::Shared;
 
-/// Every counter; those of an app or a partition are named like `apps.sms.fired` and
-/// `consumerLag.topic/3`.
-pub(super) async fn metrics(scheduler: web::Data<Started>) -> HttpResponse {
-    let Some(scheduler) = scheduler.get() else {
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![Endpoint::new(__path_metrics, metrics)]
+}
+
+/// Every counter in one flat object.
+///
+/// Those of an app or a partition are named like `apps.sms.fired` and `consumerLag.topic/3`. Only
+/// memory is read, so that they are there while the database is unavailable.
+#[utoipa::path(get, path = "/api/metrics", tag = "metrics",
+    responses((status = 200, body = Object)))]
+async fn metrics(
+    _: Reader,
+    request: HttpRequest,
+    shared: web::Data<Arc<Shared>>,
+) -> Result<HttpResponse, Problem> {
+    Query::read(&request, &[])?;
+    let Some(scheduler) = shared.scheduler() else {
         let detail = "the scheduler is still starting: /health/ready says when it has";
-        return problem(StatusCode::SERVICE_UNAVAILABLE, detail);
+        return Err(Problem::unavailable("starting", detail));
     };
-    match serde_json::to_value(scheduler.ingest_metrics()) {
-        Ok(counters) => HttpResponse::Ok().json(flat(counters)),
-        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    }
+    let counters = serde_json::to_value(scheduler.ingest_metrics()).map_err(Problem::internal)?;
+    Ok(HttpResponse::Ok().json(flat(counters)))
 }
 
 fn flat(counters: Value) -> Map<String, Value> {

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::admission::{
-    Admission as CoreAdmission, AdmissionRules, AskedChange, ChangeReply, Replay,
-    Replayed as CoreReplayed, SubmitError, change_until_known,
+    Admission as CoreAdmission, AdmissionRules, AskedChange, ChangeReply,
+    JobPreview as CorePreview, Replay, Replayed as CoreReplayed, SubmitError, change_until_known,
 };
 use crate::model::audit::By;
 use crate::model::clock::{SharedClock, SystemClock};
@@ -22,6 +22,18 @@ use crate::model::request::{Resolved, ScheduleJobRequest};
 use crate::store::{AppRules, ChangeRequest, Claim, LocatedJob, Names, Store};
 
 pub use crate::admission::Submitted;
+
+/// What a request would come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JobPreview {
+    /// Whether it would be a job, or a duplicate.
+    pub submitted: Submitted,
+    /// When the job would fire, epoch milliseconds.
+    pub due_ms: i64,
+    /// After when it would not fire any more, epoch milliseconds.
+    pub expires_ms: Option<i64>,
+}
 
 /// The result of a replay of a dead letter, or of its preview.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,9 +137,18 @@ impl Admission {
     ) -> Result<Resolved, Refusal> {
         self.0.check_edited(edited, rules, has_new_data)
     }
+    /// The answers in the order of the requests; those with a name in common in any order.
+    pub(super) async fn submit_all(
+        &self,
+        requests: Vec<ScheduleJobRequest>,
+    ) -> Vec<Result<Submitted>> {
+        let answers = self.0.submit_all(requests).await;
+        answers.into_iter().map(|answer| Ok(answer?)).collect()
+    }
 
-    pub(super) async fn submit(&self, request: ScheduleJobRequest) -> Result<Submitted> {
-        Ok(self.0.submit(request).await?)
+    pub(super) async fn preview(&self, request: ScheduleJobRequest) -> Result<JobPreview> {
+        let CorePreview { submitted, due_ms, expires_ms } = self.0.preview(request).await?;
+        Ok(JobPreview { submitted, due_ms, expires_ms })
     }
 
     pub(super) async fn replay(

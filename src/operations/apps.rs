@@ -5,6 +5,7 @@ mod change;
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::context::Context;
 use super::pauses::as_rfc3339;
@@ -20,7 +21,7 @@ pub struct Apps<'a> {
 }
 
 /// An app that some instance has registered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct App {
@@ -45,6 +46,7 @@ pub struct App {
     pub pause: Option<Paused>,
     /// When it was first registered, epoch milliseconds.
     #[serde(rename = "registeredTime", serialize_with = "as_rfc3339")]
+    #[schema(value_type = String)]
     pub registered_ms: i64,
 }
 

@@ -9,14 +9,15 @@ mod show;
 mod list;
 
 use std::collections::HashSet;
+use std::mem::take;
 use std::sync::Arc;
 
-use futures::future::join_all;
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::context::Context;
-use super::{Error, Result, Submitted, rfc3339_ms};
+use super::{Error, JobPreview, Result, Submitted, rfc3339_ms};
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
 use crate::model::time::ScheduledTime;
@@ -29,8 +30,8 @@ pub use self::patch::JobPatch;
 pub use self::show::ShownJob;
 pub use crate::store::RequestStatus;
 
-/// How many requests of one call are admitted concurrently.
-const AT_ONCE: usize = 64;
+/// Requests of one call that are admitted at the same time.
+const AT_ONCE: usize = 1000;
 
 /// Requests for jobs, and their status.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +52,8 @@ impl<'a> Jobs<'a> {
     /// same request may be sent again; with the same `requestId` or idempotency key it does not
     /// become a second job.
     pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted> {
-        self.context.run(|context| async move { context.admission.submit(request).await }).await
+        let mut answers = self.submit(vec![request]).await;
+        answers.pop().unwrap_or_else(|| Err(Error::Unavailable("no answer".into())))
     }
 
     /// Requests several jobs; the results are in the order of the requests. Of two requests of one
@@ -69,14 +71,32 @@ impl<'a> Jobs<'a> {
         for request in requests {
             let names = names_of(&request);
             if wave.len() == AT_ONCE || names.iter().any(|name| taken.contains(name)) {
-                answers.extend(join_all(wave.drain(..).map(|one| self.schedule(one))).await);
+                answers.extend(self.submit(take(&mut wave)).await);
                 taken.clear();
             }
             taken.extend(names);
             wave.push(request);
         }
-        answers.extend(join_all(wave.into_iter().map(|one| self.schedule(one))).await);
+        answers.extend(self.submit(wave).await);
         answers
+    }
+
+    /// What [`schedule`](Self::schedule) would come to just now, with the instant at which the
+    /// job would fire. Nothing is written.
+    ///
+    /// # Errors
+    /// As [`schedule`](Self::schedule).
+    pub async fn preview(&self, request: ScheduleJobRequest) -> Result<JobPreview> {
+        self.context.run(|context| async move { context.admission.preview(request).await }).await
+    }
+
+    async fn submit(&self, requests: Vec<ScheduleJobRequest>) -> Vec<Result<Submitted>> {
+        let count = requests.len();
+        let submitted = self
+            .context
+            .run(move |context| async move { Ok(context.admission.submit_all(requests).await) })
+            .await;
+        submitted.unwrap_or_else(|error| vec![Err(error); count])
     }
 
     /// The status of the request `request_id` of `app`, as far as the tables have it.
@@ -197,15 +217,44 @@ fn names_of(request: &ScheduleJobRequest) -> Vec<(String, bool, String)> {
 }
 
 /// The JSON form of a [`RequestStatus`].
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "camelCase", rename_all_fields = "camelCase")]
-enum Wire<'a> {
-    Accepted { job_id: JobId, scheduled_time: String },
-    Retrying { job_id: JobId, scheduled_time: String, attempts: u32, message: &'a str },
-    Cancelled { job_id: JobId, cancelled_time: String, cancelled_by: &'a str },
+#[schema(as = RequestStatus)]
+pub(crate) enum WireStatus<'a> {
+    /// Its job waits for its moment.
+    Accepted {
+        #[schema(value_type = Uuid)]
+        job_id: JobId,
+        scheduled_time: String,
+    },
+    /// Its job has failed and will be tried again.
+    Retrying {
+        #[schema(value_type = Uuid)]
+        job_id: JobId,
+        scheduled_time: String,
+        attempts: u32,
+        message: &'a str,
+    },
+    /// Its job was cancelled.
+    Cancelled {
+        #[schema(value_type = Uuid)]
+        job_id: JobId,
+        cancelled_time: String,
+        cancelled_by: &'a str,
+    },
+    /// It cannot become a job yet and is tried again by itself.
     Parked { message: &'a str },
+    /// It could not become a job and is a dead letter.
     Rejected { dead_letter: Uuid, kind: &'a str, message: &'a str },
-    Dead { dead_letter: Uuid, job_id: JobId, kind: &'a str, message: &'a str },
+    /// Its job failed for good and is a dead letter.
+    Dead {
+        dead_letter: Uuid,
+        #[schema(value_type = Uuid)]
+        job_id: JobId,
+        kind: &'a str,
+        message: &'a str,
+    },
+    /// Nothing is known of it.
     Unknown,
 }
 
@@ -213,27 +262,27 @@ impl Serialize for RequestStatus {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let wire = match self {
             Self::Accepted { job_id, due_ms } => {
-                Wire::Accepted { job_id: *job_id, scheduled_time: rfc3339_ms(*due_ms) }
+                WireStatus::Accepted { job_id: *job_id, scheduled_time: rfc3339_ms(*due_ms) }
             }
-            Self::Retrying { job_id, due_ms, attempts, error } => Wire::Retrying {
+            Self::Retrying { job_id, due_ms, attempts, error } => WireStatus::Retrying {
                 job_id: *job_id,
                 scheduled_time: rfc3339_ms(*due_ms),
                 attempts: *attempts,
                 message: error,
             },
-            Self::Cancelled { job_id, at_ms, by } => Wire::Cancelled {
+            Self::Cancelled { job_id, at_ms, by } => WireStatus::Cancelled {
                 job_id: *job_id,
                 cancelled_time: rfc3339_ms(*at_ms),
                 cancelled_by: by,
             },
-            Self::Parked { message } => Wire::Parked { message },
+            Self::Parked { message } => WireStatus::Parked { message },
             Self::Rejected { letter, kind, message } => {
-                Wire::Rejected { dead_letter: *letter, kind, message }
+                WireStatus::Rejected { dead_letter: *letter, kind, message }
             }
             Self::Dead { letter, job_id, kind, message } => {
-                Wire::Dead { dead_letter: *letter, job_id: *job_id, kind, message }
+                WireStatus::Dead { dead_letter: *letter, job_id: *job_id, kind, message }
             }
-            Self::Unknown => Wire::Unknown,
+            Self::Unknown => WireStatus::Unknown,
         };
         wire.serialize(serializer)
     }

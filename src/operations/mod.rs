@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use self::context::Context;
 
-pub use admission::{Replayed, Submitted};
+pub use admission::{JobPreview, Replayed, Submitted};
 pub use apps::{App, AppChange, AppResult, Apps};
 pub use audit::{Audit, AuditItem, AuditList};
 pub use connect::OperationsOptions;
@@ -36,6 +36,7 @@ pub use dead_letters::{
     BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterOutcome,
     LetterSelection, ShownLetter,
 };
+pub(crate) use dead_letters::{WireLetter, WireLetterSummary};
 pub use error::{Error, Result};
 pub use ingest::{
     Ingest, IngestChange, IngestResult, PartitionMove, PartitionPosition, Positions, Seek,
@@ -43,6 +44,7 @@ pub use ingest::{
 };
 pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Instances};
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
+pub(crate) use jobs::WireStatus;
 pub use jobs::{
     JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState, Jobs, ListedJob,
     OperationOutcome, OperationState, PageRequest, RequestStatus, ShownJob,

@@ -7,6 +7,7 @@ use infinite_scheduler_entity::{ingest_offset, instance};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::ledger::decode;
 use super::{LedgerKey, LedgerRow, Result, Store};
@@ -27,7 +28,7 @@ pub struct PartitionRow {
 
 /// How many records of a partition had which result since it was first read. A record that was
 /// read again is counted again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
     /// Records read: the sum of all below.

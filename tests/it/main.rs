@@ -38,6 +38,7 @@ mod split_batches;
 mod panics;
 mod schema;
 mod handle;
+mod http;
 mod serve;
 mod mysql;
 mod secured;

@@ -6,6 +6,7 @@
 mod asks;
 mod command;
 mod handle;
+mod http;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use self::asks::{Ask, Filter};
 use self::command::CommandLine;
 use self::handle::Groups;
+use self::http::Http;
 use crate::support::kafka::{RawRecord, produce};
 use crate::support::process::Instance;
 use crate::support::services::Database;
@@ -140,6 +142,8 @@ const LETTERS: u64 = 5;
 enum Way {
     /// The command, with a running instance or on a database alone.
     Command(CommandLine, Option<Instance>),
+    /// The HTTP API of an instance.
+    Http(Http),
     /// The handle of a running scheduler.
     Handle(Scheduler),
     /// The operations on a database alone, in a program.
@@ -150,6 +154,7 @@ impl Way {
     async fn ask(&self, ask: &Ask, surroundings: &Surroundings) -> Value {
         match self {
             Self::Command(command, _) => command.ask(ask, surroundings).await,
+            Self::Http(http) => http.ask(ask, surroundings).await,
             Self::Handle(scheduler) => Groups::of_scheduler(scheduler).ask(ask, surroundings).await,
             Self::Operations(operations) => Groups::of(operations).ask(ask, surroundings).await,
         }
@@ -158,6 +163,7 @@ impl Way {
     async fn end(self) {
         match self {
             Self::Command(_, instance) => drop(instance),
+            Self::Http(http) => drop(http),
             Self::Handle(scheduler) => scheduler.shutdown(DEADLINE).await,
             Self::Operations(operations) => operations.close().await,
         }
@@ -247,9 +253,10 @@ const FAR_MS: i64 = 1_924_992_000_000;
 
 async fn every_way_gets_the_same_answers(database: Database) {
     let surroundings: Vec<Surroundings> =
-        join_all((0..4).map(|_| Surroundings::new(database))).await;
-    let [alone, beside, handle, operations] = &surroundings[..] else { unreachable!("four") };
+        join_all((0..5).map(|_| Surroundings::new(database))).await;
+    let [alone, beside, http, handle, operations] = &surroundings[..] else { unreachable!("five") };
     let instance = Instance::start(&beside.world.config()).await;
+    let served = Http::new(Instance::start(&http.world.config()).await);
     let scheduler = handle.world.builder().start().await.expect("a start");
     let options = OperationsOptions::new(operations.world.database.url())
         .with_kafka_ingest(operations.world.kafka());
@@ -257,6 +264,7 @@ async fn every_way_gets_the_same_answers(database: Database) {
     let ways = [
         ("the command alone", Way::Command(CommandLine::new(alone), None), alone),
         ("the command beside", Way::Command(CommandLine::new(beside), Some(instance)), beside),
+        ("http", Way::Http(served), http),
         ("the handle", Way::Handle(scheduler), handle),
         ("operations", Way::Operations(connected), operations),
     ];

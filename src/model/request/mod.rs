@@ -24,6 +24,35 @@ pub use build::RequestBuilder;
 pub use data::check_required_fields;
 pub use rules::{Resolved, Rules};
 
+/// The JSON Schema (2020-12) of a request.
+///
+/// What it accepts, [`ScheduleJobRequest::from_json`] accepts as well, but for dates that the
+/// calendar does not have and fields that occur twice, which a schema cannot describe.
+pub const SCHEMA: &str = include_str!("request.schema.json");
+
+/// The names of a request's fields.
+pub const FIELDS: [&str; 12] = [
+    "requestId",
+    "appName",
+    "scheduledTime",
+    "expiresTime",
+    "jobData",
+    "priority",
+    "idempotencyKey",
+    "operation",
+    "targetRequestId",
+    "maxAttempts",
+    "timeoutMs",
+    "version",
+];
+
+/// The field of the request that `refusal` is about: the one whose name its message begins with.
+pub fn field_of(refusal: &Refusal) -> Option<&'static str> {
+    let message = refusal.message.as_str();
+    let end = message.find([' ', ':']).unwrap_or(message.len());
+    FIELDS.into_iter().find(|field| *field == &message[..end])
+}
+
 /// The longest `requestId` and `targetRequestId`, in Unicode scalar values.
 const MAX_REQUEST_ID_CHARS: usize = 128;
 
@@ -285,3 +314,6 @@ fn quoted(text: &str) -> String {
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
+
+#[cfg(test)]
+mod tests;

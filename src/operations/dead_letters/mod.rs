@@ -20,6 +20,7 @@ use crate::store::{LetterRow, Lookup, Names};
 
 pub use bulk::{BulkTally, CountedLetters, LetterAction, LetterOutcome, LetterSelection};
 pub use edit::{Edit, Edited};
+pub(crate) use wire::{Shown as WireLetter, Summary as WireLetterSummary};
 
 /// Requests that could not become jobs, and jobs that failed permanently.
 #[derive(Clone, Copy, Debug)]

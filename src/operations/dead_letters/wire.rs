@@ -2,15 +2,19 @@
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{LetterSummary, ReplayChain, ShownLetter};
 use crate::operations::rfc3339_ms;
 
-#[derive(Serialize)]
+/// A dead letter in a list.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Summary<'a> {
+#[schema(as = DeadLetterSummary)]
+pub(crate) struct Summary<'a> {
     id: Uuid,
+    #[schema(value_type = String)]
     state: &'static str,
     kind: &'a str,
     message: &'a str,
@@ -62,14 +66,18 @@ impl Serialize for LetterSummary {
     }
 }
 
-#[derive(Serialize)]
+/// Everything about a dead letter.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Shown<'a> {
+#[schema(as = DeadLetter)]
+pub(crate) struct Shown<'a> {
     #[serde(flatten)]
     summary: Summary<'a>,
     published: bool,
     key: Option<Bytes<'a>>,
     value: Option<Bytes<'a>>,
+    /// Pairs of a name and a value, which is a text, null or `{"hex": ".."}`.
+    #[schema(value_type = Vec<Object>)]
     headers: &'a RawValue,
     correction: Option<Bytes<'a>>,
     replay_chain: Vec<Uuid>,
@@ -100,9 +108,9 @@ fn ids(chain: &ReplayChain, letter: Uuid) -> Vec<Uuid> {
 }
 
 /// A string if the bytes are UTF-8, otherwise hexadecimal; the same form as for headers.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-enum Bytes<'a> {
+pub(crate) enum Bytes<'a> {
     Text(&'a str),
     Hex { hex: String },
 }

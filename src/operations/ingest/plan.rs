@@ -1,12 +1,13 @@
 //! The effect of a seek on one partition and its records.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::kafka::LogRange;
 use crate::model::ids::{Offset, Partition};
 
 /// The effect of a seek on one partition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PartitionMove {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Context, Ingest, pause};
 use crate::kafka::{
@@ -13,7 +14,7 @@ use crate::operations::{Paused, Result, rfc3339_s};
 use crate::store::{PartitionRow, Totals};
 
 /// How far a consumer group has read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct Positions {
     /// The consumer group.
@@ -27,7 +28,7 @@ pub struct Positions {
 }
 
 /// How far one partition has been read. Unknown values are `None`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PartitionPosition {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::plan::{PartitionMove, Place};
 use super::{Context, Ingest};
@@ -47,7 +48,7 @@ pub enum SeekTo {
 }
 
 /// The result of a seek, or of its dry run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct SeekAnswer {
     /// The consumer group.

@@ -47,6 +47,11 @@ impl JobPatch {
             let why = format!("the change cannot be read: {error}");
             Refusal::new(ErrorKind::InvalidField, why)
         };
+        // A list of values would be read as one of fields.
+        if !text.trim_start().starts_with('{') {
+            let why = "the change cannot be read: it must be a JSON object";
+            return Err(Refusal::new(ErrorKind::InvalidField, why));
+        }
         let wire: Wire = serde_json::from_str(text).map_err(invalid)?;
         let required = |name: &str| {
             let why = format!("{name} null: a job always has one; leave it out to keep it");
@@ -138,6 +143,7 @@ type Set = fn(RequestBuilder, ScheduledTime) -> RequestBuilder;
 struct Wire {
     #[serde(deserialize_with = "present")]
     scheduled_time: Option<Option<ScheduledTime>>,
+    #[serde(deserialize_with = "as_written")]
     job_data: Option<Box<RawValue>>,
     #[serde(deserialize_with = "present")]
     priority: Option<Option<Priority>>,
@@ -159,6 +165,13 @@ where
     T: Deserialize<'de>,
 {
     Option::deserialize(deserializer).map(Some)
+}
+
+/// A `null` is a value like any other here.
+fn as_written<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::deserialize(deserializer).map(Some)
 }
 
 fn setting<T>(value: Option<Option<T>>) -> Setting<T> {

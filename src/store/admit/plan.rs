@@ -99,7 +99,8 @@ impl Plan {
             BatchSource::Call { .. } => !batch.verdicts,
             BatchSource::Records(_) | BatchSource::Parked { .. } => false,
         };
-        writes_nothing && matches!(self.decisions[..], [Decision::Dead(_)])
+        writes_nothing
+            && self.decisions.iter().all(|decision| matches!(decision, Decision::Dead(_)))
     }
 
     pub(super) fn candidates<'a>(

@@ -1,0 +1,180 @@
+//! What role read does not see: parts of `jobData` that an app's mask names, and whatever might
+//! contain them.
+//!
+//! A message may quote the data that it is about, so that it is withheld with it; so is a value
+//! that cannot be parsed, and everything of an app that this instance does not know, whose mask
+//! nobody knows here.
+
+use serde_json::{Map, Value, json};
+
+use super::shared::Shared;
+use super::tokens::Caller;
+use crate::config::{JsonPointer, Role};
+
+/// What stands in the place of what is masked.
+const MASK: &str = "***";
+
+/// What somebody may see of an app's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View<'a> {
+    /// All of it.
+    Whole,
+    /// All but these.
+    Masked(&'a [JsonPointer]),
+    /// Nothing.
+    Withheld,
+}
+
+impl<'a> View<'a> {
+    /// What `caller` may see of `app`, the names of whose apps are `known` here.
+    pub(super) fn of(
+        shared: &'a Shared,
+        caller: &Caller,
+        known: &[String],
+        app: Option<&str>,
+    ) -> Self {
+        if caller.role > Role::Read {
+            return Self::Whole;
+        }
+        match app {
+            Some(app) => match shared.masks.get(app) {
+                Some(mask) if !mask.is_empty() => Self::Masked(mask),
+                Some(_) => Self::Whole,
+                None if known.iter().any(|known| known == app) => Self::Whole,
+                None => Self::Withheld,
+            },
+            None => Self::Withheld,
+        }
+    }
+
+    /// A dead letter as it may be seen.
+    pub(super) fn letter(self, letter: Value) -> Value {
+        let Value::Object(mut letter) = letter else { return letter };
+        let mask = match self {
+            Self::Whole => return letter.into(),
+            Self::Withheld => return withheld(letter),
+            Self::Masked(mask) => mask,
+        };
+        letter.insert("message".into(), Value::Null);
+        for field in ["value", "correction"] {
+            let Some(value) = letter.get_mut(field) else { continue };
+            *value = match value {
+                Value::String(text) => masked_request(text, mask),
+                _ => Value::Null,
+            };
+        }
+        letter.insert("withheld".into(), true.into());
+        letter.into()
+    }
+
+    /// The status of a request as it may be seen.
+    pub(super) fn status(self, status: Value) -> Value {
+        match (self, status) {
+            (Self::Masked(_) | Self::Withheld, Value::Object(mut status)) => {
+                if let Some(message) = status.get_mut("message") {
+                    *message = Value::Null;
+                    status.insert("withheld".into(), true.into());
+                }
+                status.into()
+            }
+            (_, status) => status,
+        }
+    }
+}
+
+/// Only what says nothing of the data.
+fn withheld(letter: Map<String, Value>) -> Value {
+    const SHOWN: [&str; 10] = [
+        "id",
+        "state",
+        "kind",
+        "topic",
+        "partition",
+        "offset",
+        "createdTime",
+        "changedTime",
+        "attempts",
+        "replays",
+    ];
+    let mut letter: Map<String, Value> = letter
+        .into_iter()
+        .map(|(name, value)| match SHOWN.contains(&&*name) {
+            true => (name, value),
+            false => (name, Value::Null),
+        })
+        .collect();
+    letter.insert("withheld".into(), true.into());
+    letter.into()
+}
+
+/// The request in `text` with its data masked; null if it cannot be parsed as one.
+fn masked_request(text: &str, mask: &[JsonPointer]) -> Value {
+    // Of a field that is given twice the last one is left, so that the others are not shown.
+    let Ok(Value::Object(mut request)) = serde_json::from_str(text) else { return Value::Null };
+    if let Some(data) = request.get_mut("jobData") {
+        mask.iter().for_each(|pointer| hide(data, pointer.names()));
+    }
+    json!(Value::Object(request).to_string())
+}
+
+fn hide(value: &mut Value, names: &[String]) {
+    let Some((first, rest)) = names.split_first() else {
+        *value = MASK.into();
+        return;
+    };
+    let inner = match value {
+        Value::Object(fields) => fields.get_mut(first),
+        Value::Array(items) => first.parse().ok().and_then(|at: usize| items.get_mut(at)),
+        _ => None,
+    };
+    if let Some(inner) = inner {
+        hide(inner, rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_masked_is_hidden_however_it_is_written() {
+        let mask: Vec<JsonPointer> =
+            ["/phoneNumber", "/to/0"].iter().map(|text| text.parse().unwrap()).collect();
+        for (text, seen) in [
+            (
+                r#"{"appName":"sms","jobData":{"phoneNumber":"+1","n":1}}"#,
+                Some(r#"{"appName":"sms","jobData":{"n":1,"phoneNumber":"***"}}"#),
+            ),
+            (
+                r#"{"jobData":{"phoneNumber":"+1","phoneNumber":"+2"}}"#,
+                Some(r#"{"jobData":{"phoneNumber":"***"}}"#),
+            ),
+            (
+                r#"{"jobData":{"\u0070honeNumber":"+1"}}"#,
+                Some(r#"{"jobData":{"phoneNumber":"***"}}"#),
+            ),
+            (r#"{"jobData":{"to":["a","b"]}}"#, Some(r#"{"jobData":{"to":["***","b"]}}"#)),
+            (r#"{"jobData":{}}"#, Some(r#"{"jobData":{}}"#)),
+            (r#"{"jobData":{"phoneNumber":"+1""#, None),
+            (r#"{"jobData":{"phoneNumber":"\ud800"}}"#, None),
+            ("+1", None),
+        ] {
+            assert_eq!(masked_request(text, &mask).as_str(), seen, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_role_read_has_something_withheld() {
+        let pointer: JsonPointer = "/a".parse().unwrap();
+        let masks = [("sms".to_owned(), vec![pointer]), ("log".to_owned(), Vec::new())].into();
+        let shared = Shared::new(Default::default(), masks);
+        let known = ["fax".to_owned()];
+        let view = |role, app| View::of(&shared, &Caller { name: None, role }, &known, app);
+        assert!(matches!(view(Role::Read, Some("sms")), View::Masked(_)));
+        assert_eq!(view(Role::Read, Some("log")), View::Whole);
+        assert_eq!(view(Role::Read, Some("fax")), View::Whole);
+        assert_eq!(view(Role::Read, Some("gone")), View::Withheld);
+        assert_eq!(view(Role::Read, None), View::Withheld);
+        assert_eq!(view(Role::Operate, None), View::Whole);
+    }
+}
