@@ -128,7 +128,7 @@ impl ShardKeeper {
                 self.report_unknown_commands(&observed);
                 self.notify_readers(&observed);
                 self.follow_controls(&observed);
-                self.observed = observed;
+                self.observed = *observed;
                 if changes == self.changes {
                     self.compare_owned();
                 }

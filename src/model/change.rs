@@ -218,7 +218,7 @@ impl JobChange {
         }
         let is_cancelled = job.changes.cancelled.is_some();
         match self {
-            _ if now.running && !(is_cancel && !is_cancelled) => {
+            _ if now.running && (is_cancelled || !is_cancel) => {
                 let most = job.max_attempts.unwrap_or(now.max_attempts);
                 let will_retry = !is_cancelled && job.attempts.saturating_add(1) < most;
                 Decision::Answered(Answer::running(job, will_retry, is_cancel))

@@ -48,7 +48,7 @@ runs, is cancelled or unknown, or the time is refused; 4 not answered yet.")]
 pub(super) struct Reschedule {
     #[command(flatten)]
     common: Common,
-    /// When it is to fire; a time without an offset is read in default_time_zone
+    /// When it is to fire; a time without an offset is read in the configured zone
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: ScheduledTime,
 }
