@@ -13,6 +13,7 @@ mod submit;
 mod requests;
 
 mod jobs;
+mod operations;
 
 mod ingest;
 
@@ -59,7 +60,8 @@ enum Command {
     Migrate(migrate::Arguments),
     Submit(Box<submit::Arguments>),
     Requests(requests::Arguments),
-    Jobs(jobs::Arguments),
+    Jobs(Box<jobs::Arguments>),
+    Operations(operations::Arguments),
     Ingest(ingest::Arguments),
     DeadLetters(dead_letters::Arguments),
     Apps(apps::Arguments),
@@ -123,7 +125,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Submit(arguments) => submit::run(*arguments).await,
         Command::Requests(arguments) => requests::run(arguments).await,
-        Command::Jobs(arguments) => jobs::run(arguments).await,
+        Command::Jobs(arguments) => jobs::run(*arguments).await,
+        Command::Operations(arguments) => operations::run(arguments).await,
         Command::Ingest(arguments) => ingest::run(arguments).await,
         Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
         Command::Apps(arguments) => apps::run(arguments).await,

@@ -22,9 +22,10 @@ use crate::actors::Break;
 use crate::actors::{Drain, Instance, Supervisor};
 use crate::health::{HealthReport, ProblemKind};
 use crate::model::request::ScheduleJobRequest;
+use crate::model::time::ScheduledTime;
 use crate::operations::{
-    AppChange, Apps, Audit, By, DeadLetters, Error as OperationError, Ingest, Instances, Jobs,
-    Operations, Replayed, RequestStatus, Submitted,
+    AppChange, Apps, Audit, By, DeadLetters, Error as OperationError, Ingest, Instances, JobAnswer,
+    JobName, Jobs, Operations, Replayed, RequestStatus, ShownJob, Submitted,
 };
 
 pub use crate::actors::{AppMetrics, IngestMetrics};
@@ -207,6 +208,41 @@ impl Scheduler {
         request_id: impl Into<String>,
     ) -> Result<RequestStatus, OperationError> {
         self.jobs().request(app, request_id).await
+    }
+
+    /// The job as it is, as [`Jobs::show`]; `None` if there is none, or not any more.
+    ///
+    /// # Errors
+    /// [`OperationError::Unavailable`] when the database does not answer;
+    /// [`OperationError::ShutDown`] after [`shutdown`](Self::shutdown).
+    pub async fn job(&self, job: impl Into<JobName>) -> Result<Option<ShownJob>, OperationError> {
+        match self.jobs().show(job).await {
+            Ok(job) => Ok(Some(job)),
+            Err(OperationError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// No further attempt at the job starts, as [`Jobs::cancel`].
+    ///
+    /// # Errors
+    /// Those of [`Jobs::cancel`], and [`OperationError::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
+    pub async fn cancel(&self, job: impl Into<JobName>) -> Result<JobAnswer, OperationError> {
+        self.jobs().cancel(job).await
+    }
+
+    /// The job is due at `time`, as [`Jobs::reschedule`].
+    ///
+    /// # Errors
+    /// Those of [`Jobs::reschedule`], and [`OperationError::ShutDown`] after
+    /// [`shutdown`](Self::shutdown).
+    pub async fn reschedule(
+        &self,
+        job: impl Into<JobName>,
+        time: impl Into<ScheduledTime>,
+    ) -> Result<JobAnswer, OperationError> {
+        self.jobs().reschedule(job, time).await
     }
 
     /// The counters since the start.

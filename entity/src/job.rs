@@ -1,8 +1,9 @@
-//! One live job. A job that has ended is no longer here.
+//! One live job, or the tombstone of one that was cancelled. A job that has ended otherwise is no
+//! longer here.
 
 use sea_orm::entity::prelude::*;
 
-/// One live job. A job that has ended is no longer here.
+/// One live job, or the tombstone of one that was cancelled.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "scheduler_job")]
 pub struct Model {
@@ -11,9 +12,9 @@ pub struct Model {
     pub id: Uuid,
     /// Its shard, which never changes.
     pub shard: i32,
-    /// 0 high, 1 normal, 2 low.
+    /// 0 high, 1 normal, 2 low; 3 the tombstone of a cancelled job.
     pub priority: i16,
-    /// When the next attempt is to start.
+    /// When the next attempt is to start; of a tombstone when it may be removed.
     pub due_ms: i64,
     /// The request id.
     pub request_id: String,
@@ -53,6 +54,16 @@ pub struct Model {
     pub last_error: Option<String>,
     /// The dead letter that it is a replay of.
     pub letter: Option<Uuid>,
+    /// The number of changes that people or programs made to it.
+    pub revision: i32,
+    /// When it was last rescheduled or started by hand.
+    pub moved_ms: Option<i64>,
+    /// The hash of the `jobData` that was requested, if another one has replaced it.
+    pub original: Option<Uuid>,
+    /// When it was cancelled.
+    pub cancelled_ms: Option<i64>,
+    /// Who cancelled it.
+    pub cancelled_by: Option<String>,
 }
 
 /// Nothing is joined through the entity.

@@ -81,6 +81,11 @@ const TABLES: [(&str, &str); 11] = [
             source_time_ms bigint,
             last_error {text},
             letter {uuid},
+            revision integer not null default 0,
+            moved_ms bigint,
+            original {uuid},
+            cancelled_ms bigint,
+            cancelled_by {name}(255),
             primary key {job_key}
         ) {rowid} {tail}",
     ),

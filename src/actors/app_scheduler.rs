@@ -5,6 +5,7 @@
 //! could be lost: a replacement finds the shards in `OwnedShards`, the running attempts in the
 //! in-flight table, and the jobs in the database.
 
+mod changing;
 mod reading;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::app::RegisteredApp;
 use super::attempt;
+use super::changing::PendingChange;
 use super::child::Child;
 use super::in_flight::Attempt;
 use super::instance::Instance;
@@ -54,6 +56,8 @@ pub(super) struct AppScheduler {
     /// replaced.
     unreadable: bool,
     look_ups_out: usize,
+    /// Changes of jobs whose attempt has ended and is not written yet.
+    after_attempts: Vec<PendingChange>,
     stopping: bool,
     audited: usize,
 }
@@ -79,6 +83,7 @@ impl AppScheduler {
             reads_paused: false,
             unreadable: true,
             look_ups_out: 0,
+            after_attempts: Vec::new(),
             stopping,
             audited: 0,
         }
@@ -150,6 +155,8 @@ impl AppScheduler {
             receiver_fence: Fence::new(0, 0),
             bytes: 0,
             cancelled,
+            cancellation: None,
+            is_marking: false,
             ended: None,
             outcome: None,
         })
@@ -183,7 +190,9 @@ impl AppScheduler {
         let idle: Vec<ShardId> = self
             .releasing
             .keys()
-            .filter(|shard| !self.instance.in_flight.has(**shard))
+            .filter(|shard| {
+                !self.instance.in_flight.has(**shard) && !self.instance.changing.has(**shard)
+            })
             .copied()
             .collect();
         for shard in idle {
@@ -192,6 +201,19 @@ impl AppScheduler {
             if let Some(reply) = self.releasing.remove(&shard) {
                 reply.send(true).ok();
             }
+        }
+    }
+
+    /// Applies the present rows of jobs that were taken out of the window.
+    fn update_window(&mut self, written: OutcomesWritten) {
+        for id in written.finished {
+            self.window.finished(id);
+        }
+        for job in written.put_back {
+            self.window.put_back(job);
+        }
+        for id in written.unknown {
+            self.window.outcome_unknown(id);
         }
     }
 
@@ -215,6 +237,7 @@ impl Actor for AppScheduler {
     /// Takes over the state that the replaced actor left behind.
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.window.adopt_in_flight(self.instance.in_flight.of(self.app.id));
+        self.window.adopt_in_flight(self.instance.changing.of(self.app.id));
         for fence in self.instance.owned.of(self.app.id).iter() {
             self.add_shard(*fence);
         }
@@ -241,6 +264,8 @@ impl Child for AppScheduler {
             .handles::<ReleaseShard>()
             .handles::<Fire>()
             .handles::<OutcomesWritten>()
+            .handles::<ChangeJob>()
+            .handles::<JobChanged>()
             .handles::<StopStarting>()
     }
 }
@@ -335,15 +360,9 @@ impl Handler<OutcomesWritten> for AppScheduler {
     type Result = ();
 
     fn handle(&mut self, written: OutcomesWritten, ctx: &mut Context<Self>) {
-        for id in written.finished {
-            self.window.finished(id);
-        }
-        for job in written.put_back {
-            self.window.put_back(job);
-        }
-        for id in written.unknown {
-            self.window.outcome_unknown(id);
-        }
+        self.update_window(written);
+        // Before any of these jobs starts again.
+        self.change_after_attempts();
         self.finish_releases();
         self.advance(ctx);
     }

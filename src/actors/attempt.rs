@@ -43,13 +43,16 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Ended {
     let Attempt { job, app, fence, fired_ms, cancelled, .. } = attempt;
     // The process may have been suspended since the job was chosen.
     let ours = instance.lease.is_valid() && fence.owner == instance.me();
-    if !ours || cancelled.is_cancelled() {
+    // It was cancelled while an attempt ran that ended with its instance.
+    let is_over = cancelled.is_cancelled() || job.changes.cancelled.is_some();
+    if !ours || is_over {
         return Ended::NotStarted;
     }
     if job.is_expired(*fired_ms) {
         return Ended::Expired;
     }
-    app.figures.started(fired_ms - job.due_ms);
+    let ready_ms = job.ready_ms();
+    app.figures.started(fired_ms - ready_ms, job.due_ms < ready_ms);
     let timeout = match app.handler.ends_by_itself() {
         true => Duration::MAX,
         false => job.timeout(app.config.timeout),

@@ -46,6 +46,8 @@ pub(crate) struct AppFigures {
     pub(super) failed: AtomicU64,
     pub(super) retried: AtomicU64,
     pub(super) dead: AtomicU64,
+    pub(super) cancelled: AtomicU64,
+    overdue_on_arrival: AtomicU64,
     paused: AtomicU64,
     /// How late the latest attempt started, and the sum over all attempts, in milliseconds.
     pub(super) lateness_max_ms: AtomicI64,
@@ -149,6 +151,11 @@ pub struct AppMetrics {
     pub retried: u64,
     /// Jobs that became dead letters.
     pub dead: u64,
+    /// Jobs that were cancelled.
+    pub cancelled: u64,
+    /// Attempts at jobs that were overdue already when they were admitted, rescheduled or started
+    /// by hand: their lateness counts from then.
+    pub overdue_on_arrival: u64,
     /// 1 while the app is paused here, else 0.
     pub paused: u64,
     /// The longest delay between a job's scheduled time and the start of its attempt, in
@@ -243,8 +250,11 @@ impl AppFigures {
         self.paused.store(is_paused.into(), Ordering::Relaxed);
     }
 
-    pub(super) fn started(&self, lateness_ms: i64) {
+    pub(super) fn started(&self, lateness_ms: i64, was_overdue: bool) {
         self.fired.fetch_add(1, Ordering::Relaxed);
+        if was_overdue {
+            self.overdue_on_arrival.fetch_add(1, Ordering::Relaxed);
+        }
         // If the clock was set back meanwhile, the lateness is negative; it must not reduce the
         // sum.
         self.lateness_sum_ms.add(u64::try_from(lateness_ms).unwrap_or(0));
@@ -263,6 +273,8 @@ impl AppFigures {
             failed: get(&self.failed),
             retried: get(&self.retried),
             dead: get(&self.dead),
+            cancelled: get(&self.cancelled),
+            overdue_on_arrival: get(&self.overdue_on_arrival),
             paused: get(&self.paused),
             lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
             lateness_mean_ms: i64::try_from(mean_ms).unwrap_or(i64::MAX),
@@ -298,7 +310,7 @@ mod tests {
         figures.lateness_sum_ms.add(many * late_ms);
         figures.fired.fetch_add(many, Ordering::Relaxed);
         for _ in 0..3 {
-            figures.started(late_ms as i64);
+            figures.started(late_ms as i64, false);
             assert_eq!(figures.read().lateness_mean_ms, late_ms as i64);
         }
         assert_eq!(figures.read().lateness_max_ms, late_ms as i64);
@@ -307,8 +319,8 @@ mod tests {
     #[test]
     fn a_start_before_its_moment_takes_nothing_from_the_sum() {
         let figures = AppFigures::default();
-        figures.started(10);
-        figures.started(-10);
+        figures.started(10, false);
+        figures.started(-10, false);
         assert_eq!(figures.read().lateness_mean_ms, 5);
         assert_eq!(AppFigures::default().read().lateness_mean_ms, 0);
     }

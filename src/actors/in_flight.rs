@@ -16,7 +16,7 @@ use super::app::RegisteredApp;
 use crate::dispatch::JobError;
 use crate::model::fence::{Fence, FenceClock};
 use crate::model::ids::{AppId, JobId, ShardId};
-use crate::model::job::Job;
+use crate::model::job::{Cancellation, Job};
 use crate::store::{Outcome, ShardFence};
 
 /// How an attempt ended.
@@ -49,10 +49,28 @@ pub(super) struct Attempt {
     pub(super) cancelled: CancellationToken,
     /// The bytes that count towards the app's memory; set by the table.
     pub(super) bytes: usize,
+    /// That it was cancelled: no attempt follows this one.
+    pub(super) cancellation: Option<Cancellation>,
+    /// The cancellation is being written to the row: its outcome waits for that.
+    pub(super) is_marking: bool,
     /// How it ended, once it has ended.
     pub(super) ended: Option<Arc<Ended>>,
     /// The outcome that follows from its end, kept if computing it again could yield another one.
     pub(super) outcome: Option<Outcome>,
+}
+
+/// What a job in flight is to whoever wants to change it.
+#[derive(Debug)]
+pub(super) enum Attempting {
+    /// It is not in flight.
+    No,
+    /// Its attempt has ended, and the outcome is being written.
+    Ended,
+    /// Its attempt runs.
+    Running {
+        /// Its outcome waits for a cancellation that has just begun.
+        is_marking: bool,
+    },
 }
 
 /// Every attempt that is in flight on this instance.
@@ -68,6 +86,15 @@ struct Table {
     attempts: HashMap<JobId, Attempt>,
     /// Attempts that ended since the last call of [`InFlight::collect`], in order.
     ended: Vec<JobId>,
+}
+
+impl Attempt {
+    fn state(&self) -> Attempting {
+        match self.ended {
+            Some(_) => Attempting::Ended,
+            None => Attempting::Running { is_marking: false },
+        }
+    }
 }
 
 impl InFlight {
@@ -98,8 +125,60 @@ impl InFlight {
         attempt.ended = Some(Arc::new(how));
         attempt.app.running.fetch_sub(1, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Relaxed);
+        if attempt.is_marking {
+            return false;
+        }
         table.ended.push(id);
         table.ended.len() == 1
+    }
+
+    /// What job `id` is doing.
+    pub(super) fn attempting(&self, id: JobId) -> Attempting {
+        self.table().attempts.get(&id).map_or(Attempting::No, Attempt::state)
+    }
+
+    /// Cancels the job that was admitted then, if its attempt runs; its outcome waits until
+    /// [`Self::marked`]. If it was cancelled before, its attempt is told to stop if `stops`.
+    pub(super) fn cancel_one(
+        &self,
+        id: JobId,
+        created_ms: i64,
+        first: Cancellation,
+        stops: bool,
+    ) -> Attempting {
+        let mut table = self.table();
+        let Some(attempt) = table.attempts.get_mut(&id) else { return Attempting::No };
+        let attempting = attempt.state();
+        if matches!(attempting, Attempting::Ended) || attempt.job.created_ms != created_ms {
+            return attempting;
+        }
+        if attempt.cancellation.is_some() {
+            if stops {
+                attempt.cancelled.cancel();
+            }
+            return attempting;
+        }
+        attempt.cancellation = Some(first);
+        attempt.is_marking = true;
+        Attempting::Running { is_marking: true }
+    }
+
+    /// The cancellation is in the job's row, and the attempt is told to stop if `stops`; or it is
+    /// not, if it could not be written. True if an outcome has waited for it.
+    pub(super) fn marked(&self, id: JobId, is_written: bool, stops: bool) -> bool {
+        let mut table = self.table();
+        let Some(attempt) = table.attempts.get_mut(&id) else { return false };
+        attempt.is_marking = false;
+        if !is_written {
+            attempt.cancellation = None;
+        } else if stops {
+            attempt.cancelled.cancel();
+        }
+        let has_ended = attempt.ended.is_some();
+        if has_ended {
+            table.ended.push(id);
+        }
+        has_ended
     }
 
     /// The attempts that ended since the last call.
@@ -114,7 +193,8 @@ impl InFlight {
     pub(super) fn collect_all(&self) {
         let mut table = self.table();
         let Table { attempts, ended, .. } = &mut *table;
-        let all = attempts.iter().filter(|(_, attempt)| attempt.ended.is_some());
+        let all =
+            attempts.iter().filter(|(_, attempt)| attempt.ended.is_some() && !attempt.is_marking);
         *ended = all.map(|(id, _)| *id).collect();
     }
 

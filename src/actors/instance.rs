@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use tokio::sync::watch;
 
 use super::app::RegisteredApp;
+use super::changing::Changing;
 use super::counters::Counters;
 use super::database_clock::{DatabaseClock, SchedulingClock};
 use super::in_flight::InFlight;
@@ -59,7 +60,8 @@ pub(crate) struct Instance {
     pub(super) broker: Recovery,
     pub(super) registry: Arc<Registry>,
     pub(super) owned: Arc<OwnedShards>,
-    pub(super) in_flight: InFlight,
+    pub(super) in_flight: Arc<InFlight>,
+    pub(super) changing: Changing,
     pub(super) job_memory: Arc<JobMemory>,
     pub(super) kafka: Option<KafkaClients>,
     /// The ledger rows of the partitions that this instance reads.
@@ -111,7 +113,7 @@ impl Instance {
             shards: Arc::new(shards.clone()),
         };
         let admission = Arc::new(Admission::of_instance(parts, settings.admission.clone()));
-        let InstanceShards { lease, owned, registry } = shards;
+        let InstanceShards { lease, owned, registry, in_flight } = shards;
         Self {
             admission,
             lease,
@@ -127,7 +129,8 @@ impl Instance {
             counters,
             health: Health::default(),
             apps,
-            in_flight: InFlight::default(),
+            in_flight,
+            changing: Changing::default(),
             job_memory: memory,
             kafka,
             partitions: DashMap::new(),
@@ -189,6 +192,12 @@ impl Instance {
         asked: impl Future<Output = StoreResult<T>>,
     ) -> StoreResult<T> {
         self.database.bounded(asked).await
+    }
+
+    /// For how long the name of a cancelled job is remembered, milliseconds.
+    pub(super) fn window_ms(&self) -> i64 {
+        let window_ms = self.settings.admission.idempotency_window.as_millis();
+        i64::try_from(window_ms).unwrap_or(i64::MAX)
     }
 
     /// Whether verdicts on requests are published.

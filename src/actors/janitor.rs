@@ -1,7 +1,8 @@
 //! Deletes what was kept for the configured time, a few rows at a time: dead letters that have not
-//! changed since, and entries of the audit.
+//! changed since, entries of the audit, tombstones of cancelled jobs, and answers to commands.
 //!
-//! Every instance does this; a row that another one has deleted is skipped.
+//! Every instance does this; a row that another one has deleted is skipped. Tombstones are deleted
+//! by the owner of their shard.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
 use super::registry::Routes;
-use crate::store::LetterCursor;
+use crate::model::ids::ShardId;
+use crate::store::{Error as StoreError, LetterCursor};
 
 /// The pause before the first round, which other work at the start goes before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -21,7 +23,10 @@ const BETWEEN_STEPS: Duration = Duration::from_millis(100);
 /// The pause between two rounds through everything.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 
-/// Deletes old dead letters.
+/// How long the answer to a command is kept.
+const KEEP_ANSWERS: Duration = Duration::from_secs(24 * 3600);
+
+/// Deletes what was kept for long enough.
 pub(super) struct Janitor {
     instance: Arc<Instance>,
     expired: u64,
@@ -58,7 +63,7 @@ impl Janitor {
         }));
     }
 
-    /// One step through the audit, oldest first; the next round begins after the last one.
+    /// One step through the audit, oldest first.
     fn sweep_audit(&mut self, ctx: &mut Context<Self>) {
         let until_ms = self.kept_since_ms(self.instance.settings.keep_audit);
         let store = self.instance.store.clone();
@@ -67,10 +72,36 @@ impl Janitor {
             let step = step.unwrap_or_else(|error| panic!("removing old audit entries: {error}"));
             match step {
                 Ok(true) => actor.after(BETWEEN_STEPS, ctx, Self::sweep_audit),
-                Ok(false) => actor.after(BETWEEN_ROUNDS, ctx, |actor, ctx| actor.sweep(None, ctx)),
+                Ok(false) => actor.after(BETWEEN_STEPS, ctx, Self::sweep_changes),
                 Err(error) => {
                     tracing::debug!(%error, "old audit entries could not be removed");
                     actor.after(BETWEEN_ROUNDS, ctx, Self::sweep_audit);
+                }
+            }
+        }));
+    }
+
+    /// One step through tombstones and answers; the next round begins after the last one.
+    fn sweep_changes(&mut self, ctx: &mut Context<Self>) {
+        let now_ms = self.instance.clock.now_ms();
+        let until_ms = self.kept_since_ms(KEEP_ANSWERS);
+        let owned = self.instance.apps.keys().map(|app| self.instance.owned.of(*app));
+        let shards: Vec<ShardId> = owned
+            .flat_map(|fences| fences.iter().map(|fence| fence.shard).collect::<Vec<_>>())
+            .collect();
+        let store = self.instance.store.clone();
+        let step = tokio::spawn(async move {
+            let more = store.forget_tombstones(&shards, now_ms).await?;
+            Ok::<bool, StoreError>(store.forget_commands(until_ms).await? || more)
+        });
+        ctx.spawn(step.into_actor(self).map(|step, actor, ctx| {
+            let step = step.unwrap_or_else(|error| panic!("removing tombstones: {error}"));
+            match step {
+                Ok(true) => actor.after(BETWEEN_STEPS, ctx, Self::sweep_changes),
+                Ok(false) => actor.after(BETWEEN_ROUNDS, ctx, |actor, ctx| actor.sweep(None, ctx)),
+                Err(error) => {
+                    tracing::debug!(%error, "tombstones could not be removed");
+                    actor.after(BETWEEN_ROUNDS, ctx, Self::sweep_changes);
                 }
             }
         }));

@@ -4,17 +4,20 @@
 //! They are all in one file that imports no actor. If a message were defined next to the actor that
 //! handles it, its senders would have to import that actor.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use actix::Message;
 
+use super::changing::PendingChange;
+use crate::admission::ChangeReply;
 use crate::kafka::{PartitionQueue, TopicPartition};
 use crate::model::ids::{JobId, KeyId, LedgerId, Offset, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::{OrderingKey, ShardFence};
+use crate::store::{ChangeRequest, OrderingKey, ShardFence};
 
 /// Poll thread → Supervisor: these partitions are assigned to this instance. Never lost: the
 /// Supervisor outlives the intake.
@@ -171,6 +174,28 @@ pub(super) struct OutcomesWritten {
     pub(super) put_back: Vec<Arc<Job>>,
     /// Jobs whose shards were lost, so that their state is unknown.
     pub(super) unknown: Vec<JobId>,
+}
+
+/// A call, `ShardKeeper` → `AppScheduler`: this change of one of your jobs is asked for. Without an
+/// answer it is asked again: what was committed is found to be so.
+#[derive(Debug, Message)]
+#[rtype(result = "ChangeReply")]
+pub(super) struct ChangeJob {
+    pub(super) shard: ShardId,
+    pub(super) request: ChangeRequest,
+    /// The command that brought it.
+    pub(super) command: Option<i64>,
+}
+
+/// Work on a change → `AppScheduler`, after COMMIT and after the job was taken off the table of
+/// changes. A successor that starts after that reads the truth from the database.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct JobChanged {
+    /// What the window is told of the job, if it was taken out of it.
+    pub(super) written: OutcomesWritten,
+    /// Further changes of the same job, in their order.
+    pub(super) next: VecDeque<PendingChange>,
 }
 
 /// Supervisor → `AppScheduler`: start no more jobs.

@@ -21,6 +21,7 @@ mod registry;
 mod shard_access;
 mod owned_shards;
 mod in_flight;
+mod changing;
 mod database_clock;
 mod job_memory;
 mod lease;
@@ -34,6 +35,7 @@ mod retry_dlq;
 mod app_scheduler;
 mod attempt;
 mod outcomes;
+mod change_work;
 
 mod shard_keeper;
 mod shares;

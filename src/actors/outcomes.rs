@@ -131,6 +131,10 @@ impl Outcomes {
                     to_publish.insert(job.shard);
                     of_app.finished.push(job.id);
                 }
+                Outcome::Cancelled(_) => {
+                    app.figures.cancelled.fetch_add(1, Ordering::Relaxed);
+                    of_app.finished.push(job.id);
+                }
                 Outcome::Retry { due_ms, attempts, error } => {
                     app.figures.retried.fetch_add(1, Ordering::Relaxed);
                     let last_error = error.or_else(|| job.last_error.clone());

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
 
+use super::in_flight::{Attempting, InFlight};
 use super::lease::Lease;
 use super::messages::*;
 use super::owned_shards::OwnedShards;
 use super::registry::{Registry, Scope};
-use crate::admission::{Committed, ShardAccess};
+use crate::admission::{ChangeReply, Committed, ShardAccess};
 use crate::model::ids::{AppId, JobId, KeyId, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::ShardFence;
+use crate::store::{ChangeRequest, ShardFence};
 
 /// The lease and the owned shards of this instance, and the registry of its actors.
 #[derive(Clone, Debug)]
@@ -20,12 +21,18 @@ pub(super) struct InstanceShards {
     pub(super) lease: Arc<Lease>,
     pub(super) owned: Arc<OwnedShards>,
     pub(super) registry: Arc<Registry>,
+    pub(super) in_flight: Arc<InFlight>,
 }
 
 impl InstanceShards {
     /// No shards and no actors yet.
     pub(super) fn new(lease: Lease) -> Self {
-        Self { lease: Arc::new(lease), owned: Arc::default(), registry: Arc::default() }
+        Self {
+            lease: Arc::new(lease),
+            owned: Arc::default(),
+            registry: Arc::default(),
+            in_flight: Arc::default(),
+        }
     }
 }
 
@@ -57,6 +64,19 @@ impl ShardAccess for InstanceShards {
     fn knows_any(&self, keys: Vec<KeyId>) -> BoxFuture<'_, bool> {
         let asked = self.registry.ask(Scope::Instance, FindKeys { keys });
         async move { asked.await.unwrap_or(false) }.boxed()
+    }
+
+    fn change(
+        &self,
+        app: AppId,
+        shard: ShardId,
+        request: ChangeRequest,
+    ) -> BoxFuture<'_, Option<ChangeReply>> {
+        self.registry.ask(app, ChangeJob { shard, request, command: None }).boxed()
+    }
+
+    fn is_running(&self, job: JobId) -> bool {
+        matches!(self.in_flight.attempting(job), Attempting::Running { .. })
     }
 
     fn committed(&self, committed: Committed) {

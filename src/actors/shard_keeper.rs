@@ -67,6 +67,8 @@ pub(super) struct ShardKeeper {
     probes_first: bool,
     /// Commands are being executed.
     running_commands: bool,
+    /// Commands that were passed on and not answered yet.
+    passed_on: HashSet<i64>,
     leaving: bool,
     /// A drained instance was told to leave the consumer group.
     has_left_group: bool,
@@ -89,6 +91,7 @@ impl ShardKeeper {
             wall_since_boot_ms: None,
             probes_first: false,
             running_commands: false,
+            passed_on: HashSet::new(),
             leaving: false,
             has_left_group: false,
         }
@@ -121,10 +124,11 @@ impl ShardKeeper {
                 self.instance.database.recovery().answers();
                 self.check_time_zones(&observed);
                 self.run_commands(&observed, ctx);
+                self.pass_changes_on(&observed, ctx);
                 self.report_unknown_commands(&observed);
                 self.notify_readers(&observed);
                 self.follow_controls(&observed);
-                self.observed = observed;
+                self.observed = *observed;
                 if changes == self.changes {
                     self.compare_owned();
                 }

@@ -37,6 +37,8 @@ pub enum Submitted {
         job_id: JobId,
         /// That request's name.
         of: String,
+        /// Whether that job was cancelled.
+        cancelled: bool,
     },
 }
 
@@ -247,7 +249,9 @@ fn submitted(
 ) -> Result<Submitted, SubmitError> {
     match decision {
         Some(Decision::Accepted) => Ok(Submitted::Accepted { job_id, request_id }),
-        Some(Decision::Duplicate { of, job }) => Ok(Submitted::Duplicate { job_id: job, of }),
+        Some(Decision::Duplicate { of, job: job_id, cancelled }) => {
+            Ok(Submitted::Duplicate { job_id, of, cancelled })
+        }
         Some(Decision::Dead(refusal)) => Err(SubmitError::Refused(refusal)),
         Some(Decision::Waits) | None => Err(SubmitError::Unavailable("no answer".into())),
     }

@@ -10,13 +10,15 @@ use super::apps::OwnApp;
 use super::{Admission, Objection, Pending};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
-use crate::model::job::{Job, JobData, Origin, TraceContext};
+use crate::model::job::{Changes, Job, JobData, Origin, TraceContext};
 use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
 use crate::model::pause::{AppPause, Pause};
 use crate::model::record::RawRecord;
 use crate::model::request::{Operation, Resolved, ScheduleJobRequest, check_required_fields};
 use crate::model::retry::Backoff;
-use crate::store::{AppRow, Entry, IdempotencyKey, PlacedCandidate, Result as StoreResult, Wait};
+use crate::store::{
+    AppRow, AppRules, Entry, IdempotencyKey, PlacedCandidate, Result as StoreResult, Wait,
+};
 
 /// Why a request cannot be admitted.
 #[derive(Debug)]
@@ -200,8 +202,20 @@ impl Admission {
             return Err(refused_while_paused(row, &pause).into());
         }
         let resolved = request.resolve(&self.rules.requests, now_ms)?;
-        check_required_fields(&request.job_data, &row.rules.required_fields)?;
-        if let Some(schema) = &row.rules.schema {
+        self.check_data(request, &row.rules, may_wait)?;
+        let fingerprint = Fingerprint::of_json(request.job_data.as_str())
+            .map_err(|error| Refusal::new(ErrorKind::InvalidJson, format!("jobData: {error}")))?;
+        Ok((resolved, fingerprint))
+    }
+
+    fn check_data(
+        &self,
+        request: &ScheduleJobRequest,
+        rules: &AppRules,
+        may_wait: bool,
+    ) -> Result<(), NotAdmissible> {
+        check_required_fields(&request.job_data, &rules.required_fields)?;
+        if let Some(schema) = &rules.schema {
             schema.check(&request.job_data)?;
         }
         let refused = |why| Refusal::new(ErrorKind::RefusedByApp, format!("jobData: {why}"));
@@ -210,16 +224,33 @@ impl Admission {
             .own(&request.app_name)
             .map_or(Ok(()), |app| validate(app, &request.job_data))
         {
-            Ok(()) => {}
-            Err(Objection::Invalid(why)) => return Err(NotAdmissible::Never(refused(why))),
-            Err(Objection::NotYet(why)) if may_wait => {
-                return Err(NotAdmissible::NotYet(refused(why)));
-            }
-            Err(Objection::NotYet(_)) => {}
+            Err(Objection::Invalid(why)) => Err(NotAdmissible::Never(refused(why))),
+            Err(Objection::NotYet(why)) if may_wait => Err(NotAdmissible::NotYet(refused(why))),
+            Ok(()) | Err(Objection::NotYet(_)) => Ok(()),
         }
-        let fingerprint = Fingerprint::of_json(request.job_data.as_str())
-            .map_err(|error| Refusal::new(ErrorKind::InvalidJson, format!("jobData: {error}")))?;
-        Ok((resolved, fingerprint))
+    }
+
+    /// The times of a job as an edit would leave it, which `edited` is the request of. Its
+    /// `jobData` is checked if that is new.
+    ///
+    /// # Errors
+    /// What is wrong with the times or the data.
+    pub(crate) fn check_edited(
+        &self,
+        edited: &ScheduleJobRequest,
+        rules: &AppRules,
+        has_new_data: bool,
+    ) -> Result<Resolved, Refusal> {
+        let resolved = edited.resolve(&self.rules.requests, self.scheduling_clock.now_ms())?;
+        if has_new_data {
+            if let Some(refusal) =
+                too_large(edited.job_data.as_str().as_bytes(), self.rules.max_record_bytes)
+            {
+                return Err(refusal);
+            }
+            self.check_data(edited, rules, false).map_err(NotAdmissible::into_refusal)?;
+        }
+        Ok(resolved)
     }
 
     /// The job for a request, in its home shard, and its idempotency key.
@@ -259,6 +290,7 @@ impl Admission {
             origin: None,
             last_error: None,
             letter: None,
+            changes: Changes::default(),
         };
         (job, key)
     }

@@ -12,6 +12,7 @@ mod call_queue;
 mod bounded_tries;
 mod replays;
 mod parked;
+mod changes;
 
 mod judge;
 mod pending;
@@ -36,6 +37,7 @@ use call_queue::CallQueue;
 pub(crate) use apps::{Objection, OwnApp, PauseState, Validate};
 pub use calls::Submitted;
 pub(crate) use calls::{JobPreview, SubmitError};
+pub(crate) use changes::{AskedChange, ChangeReply, RowNow, change_until_known};
 pub(crate) use counters::AdmissionCounters;
 pub(crate) use database::Database;
 pub(crate) use pending::Pending;
@@ -124,6 +126,11 @@ impl Admission {
     /// The database that it writes to.
     pub(crate) fn database(&self) -> &Arc<Database> {
         &self.database
+    }
+
+    /// The shards of the instance that it belongs to.
+    pub(crate) fn shards(&self) -> &dyn ShardAccess {
+        &*self.shards
     }
 
     /// This machine's clock.

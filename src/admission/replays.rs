@@ -183,7 +183,7 @@ fn request_of(
 fn answer(decision: Option<Decision>, job_id: JobId) -> Replayed {
     match decision {
         Some(Decision::Accepted) => Replayed::Accepted { job_id },
-        Some(Decision::Duplicate { of, job }) => Replayed::Duplicate { job_id: job, of },
+        Some(Decision::Duplicate { of, job, .. }) => Replayed::Duplicate { job_id: job, of },
         Some(Decision::Dead(refusal)) => Replayed::Refused(refusal),
         Some(Decision::Waits) | None => Replayed::NotPossible("it is being tried already".into()),
     }

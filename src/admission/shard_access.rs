@@ -6,10 +6,11 @@ use std::fmt::Debug;
 
 use futures::future::{self, BoxFuture, FutureExt};
 
+use super::ChangeReply;
 use crate::model::ids::{AppId, JobId, KeyId, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::{OrderingKey, ShardFence};
+use crate::store::{ChangeRequest, OrderingKey, ShardFence};
 
 /// The shards of a running instance, and the actors that are notified of what is written to them.
 ///
@@ -38,6 +39,18 @@ pub(crate) trait ShardAccess: Debug + Send + Sync {
     /// Whether one of these keys is cached. A wrong answer costs one additional read or write of
     /// the batch.
     fn knows_any(&self, keys: Vec<KeyId>) -> BoxFuture<'_, bool>;
+
+    /// Asks the scheduler of `app` for a change of a job in `shard`. None: it is being started
+    /// again, or there is none here, and nothing is known of the change.
+    fn change(
+        &self,
+        app: AppId,
+        shard: ShardId,
+        request: ChangeRequest,
+    ) -> BoxFuture<'_, Option<ChangeReply>>;
+
+    /// Whether an attempt at this job runs here.
+    fn is_running(&self, job: JobId) -> bool;
 
     /// Notifies the actors of what was committed.
     fn committed(&self, committed: Committed);
@@ -81,6 +94,14 @@ impl ShardAccess for NoShards {
 
     fn knows_any(&self, _: Vec<KeyId>) -> BoxFuture<'_, bool> {
         future::ready(false).boxed()
+    }
+
+    fn change(&self, _: AppId, _: ShardId, _: ChangeRequest) -> BoxFuture<'_, Option<ChangeReply>> {
+        future::ready(None).boxed()
+    }
+
+    fn is_running(&self, _: JobId) -> bool {
+        false
     }
 
     fn committed(&self, _: Committed) {}

@@ -177,7 +177,7 @@ impl Admission {
 fn without_own_duplicate(batch: &Batch, decisions: &[Decision]) -> Option<Vec<Decision>> {
     let BatchSource::Call { again: true } = batch.source else { return None };
     let is_own = |entry: &Entry, decision: &Decision| match (entry, decision) {
-        (Entry::Job(candidate), Decision::Duplicate { of, job }) => {
+        (Entry::Job(candidate), Decision::Duplicate { of, job, .. }) => {
             *of == candidate.job.request_id && *job == candidate.job.id
         }
         _ => false,

@@ -44,6 +44,7 @@ impl Exit {
             Some(
                 OperationError::NotFound(_)
                 | OperationError::Conflict(_)
+                | OperationError::NotMatched(_)
                 | OperationError::Refused(_),
             ) => Self::No,
             Some(OperationError::Unavailable(_) | OperationError::ShutDown) => Self::NoAnswer,

@@ -49,6 +49,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         RequestStatus::Unknown => Exit::No.into(),
         RequestStatus::Accepted { .. }
         | RequestStatus::Retrying { .. }
+        | RequestStatus::Cancelled { .. }
         | RequestStatus::Parked { .. }
         | RequestStatus::Rejected { .. }
         | RequestStatus::Dead { .. } => ExitCode::SUCCESS,
@@ -64,6 +65,9 @@ fn sentence(status: &RequestStatus) -> String {
             "retrying: job {job_id} has failed {attempts} times ({error}) and is due at {}",
             rfc3339_s(*due_ms)
         ),
+        RequestStatus::Cancelled { job_id, at_ms, by } => {
+            format!("cancelled: job {job_id} was cancelled by {by} at {}", rfc3339_s(*at_ms))
+        }
         RequestStatus::Parked { message } => format!("parked: {message}; it is tried again"),
         RequestStatus::Rejected { letter, kind, message } => {
             format!("rejected: {message} ({kind}), dead letter {letter}")

@@ -74,6 +74,7 @@ enum Verdict {
     Duplicate {
         job: String,
         of: String,
+        cancelled: bool,
     },
     Refused(String),
     /// It was not sent because of an outage: it may be sent again.
@@ -215,7 +216,9 @@ impl From<Submitted> for Verdict {
             Submitted::Accepted { job_id, request_id } => {
                 Self::Accepted { job: job_id.to_string(), request_id }
             }
-            Submitted::Duplicate { job_id, of } => Self::Duplicate { job: job_id.to_string(), of },
+            Submitted::Duplicate { job_id, of, cancelled } => {
+                Self::Duplicate { job: job_id.to_string(), of, cancelled }
+            }
         }
     }
 }
@@ -227,7 +230,10 @@ impl std::fmt::Display for Verdict {
             Self::Accepted { job, request_id } => {
                 write!(f, "accepted, job {job}, request {request_id}")
             }
-            Self::Duplicate { job, of } => write!(f, "duplicate of request {of}, job {job}"),
+            Self::Duplicate { job, of, cancelled } => {
+                let cancelled = if *cancelled { ", which was cancelled" } else { "" };
+                write!(f, "duplicate of request {of}, job {job}{cancelled}")
+            }
             Self::Refused(why) => write!(f, "refused: {why}"),
             Self::Failed(why) => write!(f, "failed: {why}"),
         }

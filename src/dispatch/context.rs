@@ -69,7 +69,7 @@ pub(super) fn attempt_at(job: &Job) -> u32 {
 pub(super) mod tests {
     use super::*;
     use crate::model::ids::{JobId, ShardId};
-    use crate::model::job::{JobData, Priority, TraceContext};
+    use crate::model::job::{Changes, JobData, Priority, TraceContext};
 
     /// The third attempt, 15 ms late, at a job of `sms` with this data.
     pub(in super::super) fn context(data: &str) -> JobContext {
@@ -95,6 +95,7 @@ pub(super) mod tests {
             origin: None,
             last_error: None,
             letter: None,
+            changes: Changes::default(),
         };
         context_of(job)
     }

@@ -220,7 +220,7 @@ impl From<Submitted> for Answer {
                 request_id: Some(request_id),
                 ..Self::default()
             },
-            Submitted::Duplicate { job_id, of } => {
+            Submitted::Duplicate { job_id, of, .. } => {
                 Self { result: "duplicate", job_id: Some(job_id), of: Some(of), ..Self::default() }
             }
         }

@@ -183,6 +183,9 @@ impl From<OperationError> for Problem {
             }
             OperationError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not-found", detail),
             OperationError::Conflict(_) => Self::new(StatusCode::CONFLICT, "conflict", detail),
+            OperationError::NotMatched(_) => {
+                Self::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", detail)
+            }
             OperationError::Unconfirmed(_) => {
                 Self::new(StatusCode::CONFLICT, "unconfirmed", detail)
             }

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Who asks for a change, in which way and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct By {
     who: String,
     source: AuditSource,
@@ -14,7 +15,8 @@ pub struct By {
 }
 
 /// The way in which a change was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum AuditSource {
     /// By a program that embeds the library.
@@ -43,6 +45,14 @@ pub enum AuditAction {
     PauseIngest,
     /// A consumer group's ingest was resumed.
     ResumeIngest,
+    /// A job was cancelled.
+    CancelJob,
+    /// A job got another time.
+    RescheduleJob,
+    /// A job was started before its time.
+    RunJob,
+    /// Fields of a job got other values.
+    EditJob,
     /// An app was paused.
     PauseApp,
     /// An app was resumed.
@@ -129,13 +139,17 @@ impl AuditSource {
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::ReplayDeadLetter,
         Self::EditDeadLetter,
         Self::DiscardDeadLetter,
         Self::SeekIngest,
         Self::PauseIngest,
         Self::ResumeIngest,
+        Self::CancelJob,
+        Self::RescheduleJob,
+        Self::RunJob,
+        Self::EditJob,
         Self::PauseApp,
         Self::ResumeApp,
         Self::DeleteApp,
@@ -151,6 +165,10 @@ impl AuditAction {
             Self::SeekIngest => "ingest.seek",
             Self::PauseIngest => "ingest.pause",
             Self::ResumeIngest => "ingest.resume",
+            Self::CancelJob => "job.cancel",
+            Self::RescheduleJob => "job.reschedule",
+            Self::RunJob => "job.run",
+            Self::EditJob => "job.edit",
             Self::PauseApp => "app.pause",
             Self::ResumeApp => "app.resume",
             Self::DeleteApp => "app.delete",

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 pub use super::fence::Fence;
+use super::fingerprint::Fingerprint;
 use super::ids::{JobId, LedgerId, Offset, ShardId};
 
 /// One live job, as the `job` table holds it.
@@ -53,6 +54,31 @@ pub struct Job {
     pub last_error: Option<String>,
     /// The dead letter that it is a replay of.
     pub letter: Option<Uuid>,
+    /// What people and programs changed of it.
+    pub changes: Changes,
+}
+
+/// What people and programs changed of a job after its admission.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// How many changes there were.
+    pub revision: u32,
+    /// When it was last rescheduled or started by hand, epoch milliseconds.
+    pub moved_ms: Option<i64>,
+    /// Of the `jobData` that was requested, if another one has replaced it: the request is
+    /// recognized by it when it comes again.
+    pub original: Option<Fingerprint>,
+    /// That it was cancelled: a job that runs finishes its attempt and is not tried again.
+    pub cancelled: Option<Box<Cancellation>>,
+}
+
+/// The first cancellation of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancellation {
+    /// When, epoch milliseconds.
+    pub at_ms: i64,
+    /// Who asked for it.
+    pub by: String,
 }
 
 impl Job {
@@ -69,6 +95,18 @@ impl Job {
             + self.concurrency_key.as_ref().map_or(0, String::len)
             + self.trace.as_ref().map_or(0, TraceContext::size)
             + self.last_error.as_ref().map_or(0, String::len)
+    }
+
+    /// Since when it could have been fired, epoch milliseconds: the latest of its instant, its
+    /// admission and the last time that it was rescheduled or started by hand.
+    pub fn ready_ms(&self) -> i64 {
+        self.due_ms.max(self.created_ms).max(self.changes.moved_ms.unwrap_or(i64::MIN))
+    }
+
+    /// Identifies the present state of its row, and changes with each change of it.
+    pub fn etag(&self) -> String {
+        let Self { created_ms, attempts, due_ms, changes, .. } = self;
+        format!("{created_ms:x}-{:x}-{attempts:x}-{due_ms:x}", changes.revision)
     }
 
     /// Whether the job has expired at `now_ms`.
@@ -303,6 +341,7 @@ mod tests {
             origin: None,
             last_error: None,
             letter: None,
+            changes: Changes::default(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod app;
 pub mod audit;
+pub mod change;
 pub mod clock;
 pub(crate) mod cursor;
 pub(crate) mod filter;

@@ -21,6 +21,8 @@ pub enum Verdict<'a> {
     Duplicate {
         /// That request's id.
         of: &'a str,
+        /// Whether that request's job was cancelled.
+        cancelled: bool,
     },
     /// It cannot become a job.
     Rejected {
@@ -50,6 +52,13 @@ pub enum Verdict<'a> {
         kind: ErrorKind,
         /// The error, for people.
         message: &'a str,
+    },
+    /// The job was cancelled and does not fire any more.
+    Cancelled,
+    /// The job has another time.
+    Rescheduled {
+        /// When its next attempt is due, epoch milliseconds.
+        due_ms: i64,
     },
 }
 
@@ -117,6 +126,8 @@ struct Data<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     duplicate_of: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cancelled: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
@@ -147,6 +158,8 @@ impl<'a> Verdict<'a> {
             Self::Succeeded(_) => "succeeded",
             Self::Retrying { .. } => "retrying",
             Self::Dead { .. } => "dead",
+            Self::Cancelled => "cancelled",
+            Self::Rescheduled { .. } => "rescheduled",
         }
     }
 
@@ -191,8 +204,14 @@ impl<'a> Verdict<'a> {
             ..Data::default()
         };
         match *self {
-            Self::Accepted => Data::default(),
-            Self::Duplicate { of } => Data { duplicate_of: Some(of), ..Data::default() },
+            Self::Accepted | Self::Cancelled => Data::default(),
+            Self::Duplicate { of, cancelled } => {
+                let cancelled = cancelled.then_some(true);
+                Data { duplicate_of: Some(of), cancelled, ..Data::default() }
+            }
+            Self::Rescheduled { due_ms } => {
+                Data { due_time: Some(rfc3339(due_ms)), ..Data::default() }
+            }
             Self::Rejected { kind, message } => {
                 Data { kind: Some(kind.as_str()), message: Some(message), ..Data::default() }
             }
@@ -213,6 +232,11 @@ impl<'a> Verdict<'a> {
 /// later, so the time of admission is part of it.
 pub fn about_job(job: &Job) -> String {
     format!("{}.{}", job.id, job.created_ms)
+}
+
+/// The `about` of a verdict on a change of the job, which may be changed several times.
+pub fn about_change(job: &Job) -> String {
+    format!("{}.{}.{}", job.id, job.created_ms, job.changes.revision)
 }
 
 /// The `about` of a verdict on one attempt.
@@ -251,7 +275,8 @@ pub fn unpack(text: &str) -> Result<Vec<Event>, serde_json::Error> {
         .collect())
 }
 
-fn rfc3339(ms: i64) -> String {
+/// Epoch milliseconds as RFC 3339 in UTC, to the millisecond.
+pub(super) fn rfc3339(ms: i64) -> String {
     let time = DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::UNIX_EPOCH);
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
@@ -311,7 +336,13 @@ mod tests {
             all
         };
         check(Verdict::Accepted, "accepted", json!({}));
-        check(Verdict::Duplicate { of: "r0" }, "duplicate", json!({"duplicateOf": "r0"}));
+        let duplicate = |cancelled| Verdict::Duplicate { of: "r0", cancelled };
+        check(duplicate(false), "duplicate", json!({"duplicateOf": "r0"}));
+        let of_cancelled = json!({"duplicateOf": "r0", "cancelled": true});
+        check(duplicate(true), "duplicate", of_cancelled);
+        check(Verdict::Cancelled, "cancelled", json!({}));
+        let rescheduled = Verdict::Rescheduled { due_ms: 2000 };
+        check(rescheduled, "rescheduled", json!({"dueTime": "1970-01-01T00:00:02.000Z"}));
         let refused = json!({"kind": "expired", "message": "m"});
         check(Verdict::Rejected { kind, message: "m" }, "rejected", refused.clone());
         check(Verdict::Fired(firing()), "fired", fired.clone());

@@ -11,14 +11,15 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::admission::{
-    Admission as CoreAdmission, AdmissionRules, JobPreview as CorePreview, Replay,
-    Replayed as CoreReplayed, SubmitError,
+    Admission as CoreAdmission, AdmissionRules, AskedChange, ChangeReply,
+    JobPreview as CorePreview, Replay, Replayed as CoreReplayed, SubmitError, change_until_known,
 };
 use crate::model::audit::By;
 use crate::model::clock::{SharedClock, SystemClock};
-use crate::model::ids::JobId;
-use crate::model::request::ScheduleJobRequest;
-use crate::store::{Names, Store};
+use crate::model::ids::{AppId, JobId, ShardId};
+use crate::model::letter::Refusal;
+use crate::model::request::{Resolved, ScheduleJobRequest};
+use crate::store::{AppRules, ChangeRequest, Claim, LocatedJob, Names, Store};
 
 pub use crate::admission::Submitted;
 
@@ -89,6 +90,53 @@ impl Admission {
         self.0.rules().max_record_bytes
     }
 
+    /// Asks the instance that this belongs to for a change of a job in `shard`; `None` if it has
+    /// no scheduler of that app to ask.
+    pub(super) async fn ask_own(
+        &self,
+        app: AppId,
+        shard: ShardId,
+        request: ChangeRequest,
+    ) -> Option<ChangeReply> {
+        self.0.shards().change(app, shard, request).await
+    }
+
+    /// Whether an attempt at this job runs in this process.
+    pub(super) fn is_running(&self, job: JobId) -> bool {
+        self.0.shards().is_running(job)
+    }
+
+    /// Changes a job in a shard that nobody owns.
+    pub(super) async fn change_free(
+        &self,
+        claim: Claim,
+        located: &LocatedJob,
+        request: &ChangeRequest,
+    ) -> ChangeReply {
+        let rules = self.0.rules();
+        let window_ms = i64::try_from(rules.idempotency_window.as_millis()).unwrap_or(i64::MAX);
+        let asked = AskedChange {
+            request,
+            command: None,
+            claim,
+            app: &located.app_name,
+            max_attempts: located.rules.policy.max_attempts,
+            window_ms,
+            publishes_verdicts: rules.publishes_verdicts,
+            is_running: false,
+        };
+        change_until_known(self.0.database(), &**self.0.clock(), asked).await.0
+    }
+
+    /// As [`CoreAdmission::check_edited`].
+    pub(super) fn check_edited(
+        &self,
+        edited: &ScheduleJobRequest,
+        rules: &AppRules,
+        has_new_data: bool,
+    ) -> Result<Resolved, Refusal> {
+        self.0.check_edited(edited, rules, has_new_data)
+    }
     /// The answers in the order of the requests; those with a name in common in any order.
     pub(super) async fn submit_all(
         &self,

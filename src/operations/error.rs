@@ -21,6 +21,9 @@ pub enum Error {
     /// What the operation refers to is in a state that does not allow it; read its current state.
     #[error("{0}")]
     Conflict(String),
+    /// It is not in the state that was named with `If-Match`: look at it again.
+    #[error("{0}")]
+    NotMatched(String),
     /// The operation would overwrite something, which was not confirmed; repeat it with the
     /// confirmation.
     #[error("{0}")]

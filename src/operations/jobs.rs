@@ -1,4 +1,10 @@
-//! Requests for jobs, and their status.
+//! Requests for jobs, their status, and operations on one job.
+
+mod answer;
+mod change;
+mod name;
+mod patch;
+mod show;
 
 mod list;
 
@@ -14,8 +20,14 @@ use super::context::Context;
 use super::{Error, JobPreview, Result, Submitted, rfc3339_ms};
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
+use crate::model::time::ScheduledTime;
 
+pub use self::answer::{JobAnswer, OperationOutcome, OperationState};
+pub use self::change::JobOperation;
 pub use self::list::{JobPage, JobState, ListedJob, PageRequest};
+pub use self::name::JobName;
+pub use self::patch::JobPatch;
+pub use self::show::ShownJob;
 pub use crate::store::RequestStatus;
 
 /// Requests of one call that are admitted at the same time.
@@ -35,8 +47,8 @@ impl<'a> Jobs<'a> {
     /// Requests a job. When this returns, the job is in the database.
     ///
     /// # Errors
-    /// [`Error::Refused`](super::Error::Refused) with what is wrong with the request;
-    /// [`Error::Unavailable`](super::Error::Unavailable) when the database does not answer: the
+    /// [`Error::Refused`] with what is wrong with the request;
+    /// [`Error::Unavailable`] when the database does not answer: the
     /// same request may be sent again; with the same `requestId` or idempotency key it does not
     /// become a second job.
     pub async fn schedule(&self, request: ScheduleJobRequest) -> Result<Submitted> {
@@ -90,7 +102,7 @@ impl<'a> Jobs<'a> {
     /// The status of the request `request_id` of `app`, as far as the tables have it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`](super::Error::Unavailable) when the database does not answer.
+    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn request(
         &self,
         app: impl Into<String>,
@@ -103,6 +115,96 @@ impl<'a> Jobs<'a> {
                 status.map_err(|error| context.database_error(error))
             })
             .await
+    }
+}
+
+impl Jobs<'_> {
+    /// The job as it is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such job, or not any more;
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn show(&self, job: impl Into<JobName>) -> Result<ShownJob> {
+        let name = job.into();
+        self.context
+            .run(|context| async move {
+                let located = match context.job_named(&name).await? {
+                    Some(id) => context.locate(id).await?,
+                    None => None,
+                };
+                let located = located.ok_or_else(|| Error::NotFound(unknown(&name)))?;
+                let is_running = context.admission.is_running(located.stored.job.id);
+                Ok(ShownJob::of(located, context.now_ms(), is_running))
+            })
+            .await
+    }
+
+    /// Carries an operation on one job out: at once where its shard belongs to this scheduler or
+    /// to nobody, else the owner is asked, which takes about a heartbeat.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with what is wrong with the new values; [`Error::NotMatched`] if the job
+    /// was changed since; [`Error::Unavailable`] when there was no answer: ask the same again,
+    /// what was done already is found to be so.
+    pub async fn carry_out(&self, operation: JobOperation) -> Result<JobAnswer> {
+        self.context.run(|context| async move { context.operate(operation).await }).await
+    }
+
+    /// No further attempt at the job starts: [`JobOperation::cancel`].
+    ///
+    /// # Errors
+    /// As [`carry_out`](Self::carry_out).
+    pub async fn cancel(&self, job: impl Into<JobName>) -> Result<JobAnswer> {
+        self.carry_out(JobOperation::cancel(job)).await
+    }
+
+    /// The job is due at `time`: [`JobOperation::reschedule`].
+    ///
+    /// # Errors
+    /// As [`carry_out`](Self::carry_out).
+    pub async fn reschedule(
+        &self,
+        job: impl Into<JobName>,
+        time: impl Into<ScheduledTime>,
+    ) -> Result<JobAnswer> {
+        self.carry_out(JobOperation::reschedule(job, time)).await
+    }
+
+    /// The job is due now: [`JobOperation::run`].
+    ///
+    /// # Errors
+    /// As [`carry_out`](Self::carry_out).
+    pub async fn run(&self, job: impl Into<JobName>) -> Result<JobAnswer> {
+        self.carry_out(JobOperation::run(job)).await
+    }
+
+    /// Fields of the job get other values: [`JobOperation::edit`].
+    ///
+    /// # Errors
+    /// As [`carry_out`](Self::carry_out).
+    pub async fn edit(&self, job: impl Into<JobName>, patch: JobPatch) -> Result<JobAnswer> {
+        self.carry_out(JobOperation::edit(job, patch)).await
+    }
+
+    /// What became of an operation that was not answered in time; answers are kept for a day.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none; [`Error::Unavailable`] when the database does not
+    /// answer.
+    pub async fn operation(&self, id: i64) -> Result<OperationState> {
+        self.context.run(move |context| async move { context.operation(id).await }).await
+    }
+}
+
+fn unknown(name: &JobName) -> String {
+    match name {
+        JobName::Id(id) => format!("job {id}: there is none, or it has ended"),
+        JobName::Request { app, request_id } => {
+            format!("request {request_id:?} of {app}: there is no such job, or it has ended")
+        }
+        JobName::Key { app, key } => {
+            format!("idempotency key {key:?} of {app}: it has no job, or that has ended")
+        }
     }
 }
 
@@ -133,6 +235,13 @@ pub(crate) enum WireStatus<'a> {
         attempts: u32,
         message: &'a str,
     },
+    /// Its job was cancelled.
+    Cancelled {
+        #[schema(value_type = Uuid)]
+        job_id: JobId,
+        cancelled_time: String,
+        cancelled_by: &'a str,
+    },
     /// It cannot become a job yet and is tried again by itself.
     Parked { message: &'a str },
     /// It could not become a job and is a dead letter.
@@ -160,6 +269,11 @@ impl Serialize for RequestStatus {
                 scheduled_time: rfc3339_ms(*due_ms),
                 attempts: *attempts,
                 message: error,
+            },
+            Self::Cancelled { job_id, at_ms, by } => WireStatus::Cancelled {
+                job_id: *job_id,
+                cancelled_time: rfc3339_ms(*at_ms),
+                cancelled_by: by,
             },
             Self::Parked { message } => WireStatus::Parked { message },
             Self::Rejected { letter, kind, message } => {

@@ -45,12 +45,16 @@ pub use ingest::{
 pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Instances};
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub(crate) use jobs::WireStatus;
-pub use jobs::{JobPage, JobState, Jobs, ListedJob, PageRequest, RequestStatus};
+pub use jobs::{
+    JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState, Jobs, ListedJob,
+    OperationOutcome, OperationState, PageRequest, RequestStatus, ShownJob,
+};
 pub use pauses::Paused;
 pub use publish::Publisher;
 pub use tables::Tables;
 
 pub use crate::model::audit::{AuditAction, AuditSource, By, UnknownAction, UnknownSource};
+pub use crate::model::change::{ChangeResult, Setting};
 pub use crate::model::filter::{
     DataCondition, InvalidFilter, JobFilter, ListState, TopicPartition,
 };

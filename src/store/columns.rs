@@ -8,12 +8,14 @@ use sqlx::mysql::{MySql, MySqlArguments, MySqlRow};
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 
+use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, LedgerId, Offset, ShardId};
-use crate::model::job::{Job, JobData, Origin, Priority, TraceContext};
+use crate::model::job::{Cancellation, Changes, Job, JobData, Origin, Priority, TraceContext};
 
-/// The columns of a job: name, PostgreSQL's type, value of a [`Job`]. [`job_of`] is the inverse.
+/// The columns of a job as it is admitted: name, PostgreSQL's type, value of a [`Job`]. The way
+/// back is [`job_of`]. What only later changes set comes after them where a row is read.
 macro_rules! job_columns {
-    ($make:ident) => {
+    ($make:ident $($later:tt)*) => {
         $make! {
             id: "uuid" = |job| job.id.uuid();
             shard: "integer" = |job| job.shard.0;
@@ -36,6 +38,7 @@ macro_rules! job_columns {
             source_time_ms: "bigint" = |job| job.origin.as_ref().and_then(|origin| origin.timestamp_ms);
             last_error: "text" = |job| job.last_error.as_deref();
             letter: "uuid" = |job| job.letter;
+            $($later)*
         }
     };
 }
@@ -102,24 +105,41 @@ macro_rules! writing {
 
 /// Generates the functions that read jobs. `first` is the index of the first column in the row.
 macro_rules! reading {
-    ($($name:ident: $type:literal = |$row:ident| $value:expr;)+) => {
+    (
+        $first:ident: $first_type:literal = |$first_row:ident| $first_value:expr;
+        $($name:ident: $type:literal = |$row:ident| $value:expr;)+
+    ) => {
+        /// The columns, in the order in which they are read.
+        pub(in crate::store) const READ: &str =
+            concat!(stringify!($first) $(, ", ", stringify!($name))*);
+
         /// The index of each column.
         #[allow(non_camel_case_types, reason = "they are the columns' own names")]
         #[derive(Clone, Copy)]
         enum Place {
+            $first,
             $($name),+
         }
 
         pub(in crate::store) fn read_postgres(row: &PgRow, first: usize) -> sqlx::Result<Job> {
-            Ok(job_of(job::Model { $($name: row.try_get(first + Place::$name as usize)?),+ }))
+            Ok(job_of(job::Model {
+                $first: row.try_get(first + Place::$first as usize)?,
+                $($name: row.try_get(first + Place::$name as usize)?),+
+            }))
         }
 
         pub(in crate::store) fn read_mysql(row: &MySqlRow, first: usize) -> sqlx::Result<Job> {
-            Ok(job_of(job::Model { $($name: row.try_get(first + Place::$name as usize)?),+ }))
+            Ok(job_of(job::Model {
+                $first: row.try_get(first + Place::$first as usize)?,
+                $($name: row.try_get(first + Place::$name as usize)?),+
+            }))
         }
 
         pub(in crate::store) fn read_sqlite(row: &rusqlite::Row<'_>) -> rusqlite::Result<Job> {
-            Ok(job_of(job::Model { $($name: row.get(Place::$name as usize)?),+ }))
+            Ok(job_of(job::Model {
+                $first: row.get(Place::$first as usize)?,
+                $($name: row.get(Place::$name as usize)?),+
+            }))
         }
     };
 }
@@ -131,7 +151,13 @@ pub(super) mod jobs {
     type Row<'q> = &'q Job;
 
     job_columns!(writing);
-    job_columns!(reading);
+    job_columns!(reading
+        revision: "integer" = |job| job.changes.revision;
+        moved_ms: "bigint" = |job| job.changes.moved_ms;
+        original: "uuid" = |job| job.changes.original;
+        cancelled_ms: "bigint" = |job| job.changes.cancelled;
+        cancelled_by: "text" = |job| job.changes.cancelled;
+    );
 }
 
 /// Rows of `scheduler_idempotency_key`.
@@ -184,6 +210,15 @@ pub(super) fn job_of(row: job::Model) -> Job {
         origin,
         last_error: row.last_error,
         letter: row.letter,
+        changes: Changes {
+            revision: row.revision.try_into().unwrap_or(0),
+            moved_ms: row.moved_ms,
+            original: row.original.map(|hash| Fingerprint::from_bytes(hash.into_bytes())),
+            cancelled: row.cancelled_ms.map(|at_ms| {
+                let by = row.cancelled_by.unwrap_or_default();
+                Box::new(Cancellation { at_ms, by })
+            }),
+        },
     }
 }
 

@@ -1,10 +1,14 @@
-//! Commands to the owner of a shard, which are rows of a table.
-
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+//! Commands to the owner of a shard, which are rows of a table, and their answers.
 
 use infinite_scheduler_entity::command;
+use sea_orm::ActiveValue::{NotSet, Set};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use serde::{Deserialize, Serialize};
 
-use super::{Result, Store};
+use super::steps::Step;
+use super::{Error, Result, Store};
+use crate::model::audit::By;
+use crate::model::change::{Answer, JobChange};
 use crate::model::ids::{JobId, ShardId};
 
 /// Another process inserted these jobs into the shard: its owner reads those that are due soon
@@ -17,6 +21,71 @@ pub struct Look {
     pub shard: ShardId,
     /// The jobs.
     pub jobs: Vec<JobId>,
+}
+
+/// Somebody who does not own the shard asks for a change of a job in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeCommand {
+    /// The command's row.
+    pub command: i64,
+    /// The shard.
+    pub shard: ShardId,
+    /// What is asked for.
+    pub request: ChangeRequest,
+    /// After which it is not to be carried out any more, epoch milliseconds.
+    pub deadline_ms: Option<i64>,
+}
+
+/// A change of one job that somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangeRequest {
+    /// The job.
+    pub job: JobId,
+    /// When the job was admitted that is meant, epoch milliseconds: its request may come again.
+    pub created_ms: i64,
+    /// The change.
+    pub change: JobChange,
+    /// It is to be made only if the job still is in this state.
+    pub if_match: Option<String>,
+    /// Who asks for it.
+    pub by: By,
+}
+
+/// How a request for a change is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeAnswer {
+    /// What is true of the job now.
+    Answered(Answer),
+    /// The change is refused, and nothing changed.
+    Refused(String),
+    /// The job is not in the state that was named but in this one, and nothing changed.
+    NotMatched(String),
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandState {
+    /// It waits for the owner of its shard.
+    Waiting,
+    /// It was carried out.
+    Answered(ChangeAnswer),
+    /// Whoever asked did not want it any more before it was carried out.
+    Withdrawn,
+}
+
+/// A change of a job that was asked for by a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// The command's row.
+    pub id: i64,
+    /// What was asked for.
+    pub request: ChangeRequest,
+    /// What became of it.
+    pub state: CommandState,
+    /// When it was asked for, epoch milliseconds.
+    pub created_ms: i64,
 }
 
 /// Commands to shards of this instance that its version does not support. They are kept for an
@@ -32,8 +101,15 @@ pub struct UnknownCommands {
 /// The `kind` of a [`Look`].
 pub(super) const LOOK: &str = "look";
 
-/// The kinds that this version supports.
-pub(super) const KINDS: [&str; 1] = [LOOK];
+/// The kinds that this version supports: a [`Look`], and those of
+/// [`JobChange::kind`].
+pub(super) const KINDS: [&str; 5] = [LOOK, "cancel", "run", "reschedule", "edit"];
+
+const WAITING: i16 = 0;
+const DONE: i16 = 1;
+const WITHDRAWN: i16 = 2;
+/// Rows that one step of the clean-up removes.
+const STEP: u64 = 500;
 
 impl Store {
     /// Removes commands that were executed. Executing a command twice is harmless.
@@ -49,6 +125,106 @@ impl Store {
             .await?;
         Ok(())
     }
+
+    /// Asks the owner of `shard`, whoever that is, for a change. It sees the command within about
+    /// a heartbeat. Returns the command's id.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: unknown whether it was asked.
+    pub async fn send_command(
+        &self,
+        shard: ShardId,
+        request: &ChangeRequest,
+        now_ms: i64,
+        deadline_ms: Option<i64>,
+    ) -> Result<i64> {
+        let row = command::ActiveModel {
+            id: NotSet,
+            shard: Set(shard.0),
+            kind: Set(request.change.kind().to_owned()),
+            args: Set(encode(request)?),
+            state: Set(WAITING),
+            answer: Set(None),
+            created_ms: Set(now_ms),
+            deadline_ms: Set(deadline_ms),
+        };
+        let _permit = self.write_permit().await;
+        Ok(command::Entity::insert(row).exec(&self.inner.pool).await?.last_insert_id)
+    }
+
+    /// What became of a change that was asked for by a command; `None` if there is no such
+    /// command, or not any more.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database does not answer, or a newer version wrote
+    /// the row.
+    pub async fn operation(&self, id: i64) -> Result<Option<Operation>> {
+        let row = command::Entity::find_by_id(id).one(&self.inner.pool).await?;
+        let Some(row) = row.filter(|row| row.kind != LOOK) else { return Ok(None) };
+        let unreadable = |error| {
+            let why = format!("operation {id} cannot be read: {error}; a newer version wrote it");
+            Error::Unavailable(why)
+        };
+        let request = serde_json::from_str(&row.args).map_err(unreadable)?;
+        let state = match (row.state, row.answer) {
+            (DONE, Some(answer)) => {
+                CommandState::Answered(serde_json::from_str(&answer).map_err(unreadable)?)
+            }
+            (WITHDRAWN, _) => CommandState::Withdrawn,
+            _ => CommandState::Waiting,
+        };
+        Ok(Some(Operation { id, request, state, created_ms: row.created_ms }))
+    }
+
+    /// Withdraws a command. False: it was carried out, or withdrawn, before.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: unknown whether it was withdrawn.
+    pub async fn withdraw_command(&self, id: i64) -> Result<bool> {
+        let update = "update scheduler_command set state = 2 where id = ? and state = 0";
+        self.transact(vec![Step::one(update, vec![id.into()])]).await
+    }
+
+    /// Writes the answer to a command that changed nothing. False: it was withdrawn, or answered
+    /// before.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: the same can be written again.
+    pub async fn answer_command(&self, id: i64, with: &ChangeAnswer) -> Result<bool> {
+        self.transact(vec![answer(id, with)]).await
+    }
+
+    /// Removes some commands that were answered or withdrawn and are from before `until_ms`; true
+    /// if there may be more.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database does not answer; the step can be repeated.
+    pub async fn forget_commands(&self, until_ms: i64) -> Result<bool> {
+        let over: Vec<i64> = command::Entity::find()
+            .select_only()
+            .column(command::Column::Id)
+            .filter(command::Column::State.is_in([DONE, WITHDRAWN]))
+            .filter(command::Column::CreatedMs.lte(until_ms))
+            .order_by_asc(command::Column::Id)
+            .limit(STEP)
+            .into_tuple()
+            .all(&self.inner.pool)
+            .await?;
+        if over.is_empty() {
+            return Ok(false);
+        }
+        let has_more = over.len() as u64 == STEP;
+        self.finish_commands(&over).await?;
+        Ok(has_more)
+    }
+}
+
+/// Answers a command that still waits.
+pub(super) fn answer(id: i64, with: &ChangeAnswer) -> Step {
+    let update = "update scheduler_command set state = 1, answer = ? where id = ? and state = 0";
+    // An answer of names, numbers and texts always serializes.
+    let text = serde_json::to_string(with).unwrap_or_default();
+    Step::one(update, vec![text.into(), id.into()])
 }
 
 pub(super) fn encode_ids(jobs: &[JobId]) -> String {
@@ -58,4 +234,14 @@ pub(super) fn encode_ids(jobs: &[JobId]) -> String {
 /// `None` if another version wrote them in an unknown form.
 pub(super) fn decode_ids(args: &str) -> Option<Vec<JobId>> {
     serde_json::from_str(args).ok()
+}
+
+/// As [`decode_ids`].
+pub(super) fn decode_change(args: &str) -> Option<ChangeRequest> {
+    serde_json::from_str(args).ok()
+}
+
+fn encode(request: &ChangeRequest) -> Result<String> {
+    serde_json::to_string(request)
+        .map_err(|error| Error::Refused(format!("the change cannot be written: {error}")))
 }

@@ -7,7 +7,9 @@ use infinite_scheduler_entity::instance;
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryResult, Statement};
 
-use super::commands::{KINDS, LOOK, Look, UnknownCommands, decode_ids};
+use super::commands::{
+    ChangeCommand, KINDS, LOOK, Look, UnknownCommands, decode_change, decode_ids,
+};
 use super::{Result, ShardRow, Store};
 use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, Partition, ReaderToken, ShardId};
 use crate::model::pause::{AppPause, Pause};
@@ -71,6 +73,8 @@ pub struct Observation {
     pub shards: Vec<ShardRow>,
     /// Jobs that other processes inserted into shards of this instance.
     pub looks: Vec<Look>,
+    /// Changes of jobs in shards of ours that others ask for.
+    pub changes: Vec<ChangeCommand>,
     /// Commands to shards of this instance that its version does not support.
     pub unknown_commands: Vec<UnknownCommands>,
     /// The partitions that readers of this instance have claimed.
@@ -163,7 +167,7 @@ impl Store {
              where drain_ms is not null and not dead \
              union all select 'u', count(*), 0, 0, 0, kind, null {waiting} \
              and kind not in ({kinds}) group by kind \
-             union all select * from (select 'c' as kind, id, shard, 0 as b, 0 as c, args, \
+             union all select * from (select 'c' as kind, id, shard, deadline_ms as b, 0 as c, args, \
              kind as p {waiting} and kind in ({kinds}) order by id limit {COMMANDS}) as known"
         );
         let backend = self.heartbeat().get_database_backend();
@@ -312,18 +316,29 @@ impl Observation {
                 let shard: i64 = row.try_get_by_index(2)?;
                 let (args, kind): (String, String) =
                     (row.try_get_by_index(5)?, row.try_get_by_index(6)?);
-                self.add_command(id, shard_id(shard), kind, &args);
+                let deadline_ms = row.try_get_by_index(3)?;
+                self.add_command(id, shard_id(shard), kind, &args, deadline_ms);
             }
         }
         Ok(())
     }
 
     /// A command that cannot be decoded is counted as unknown, so that it is not deleted.
-    fn add_command(&mut self, command: i64, shard: ShardId, kind: String, args: &str) {
+    fn add_command(
+        &mut self,
+        command: i64,
+        shard: ShardId,
+        kind: String,
+        args: &str,
+        deadline_ms: Option<i64>,
+    ) {
         let jobs = if kind == LOOK { decode_ids(args) } else { None };
-        match jobs {
-            Some(jobs) => self.looks.push(Look { command, shard, jobs }),
-            None => match self.unknown_commands.iter_mut().find(|known| known.kind == kind) {
+        match (jobs, decode_change(args)) {
+            (Some(jobs), _) => self.looks.push(Look { command, shard, jobs }),
+            (None, Some(request)) if request.change.kind() == kind => {
+                self.changes.push(ChangeCommand { command, shard, request, deadline_ms });
+            }
+            (None, _) => match self.unknown_commands.iter_mut().find(|known| known.kind == kind) {
                 Some(known) => known.count += 1,
                 None => self.unknown_commands.push(UnknownCommands { kind, count: 1 }),
             },

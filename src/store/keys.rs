@@ -6,6 +6,7 @@ use infinite_scheduler_entity::{idempotency_key, job};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 use uuid::Uuid;
 
+use super::tombstones::TOMBSTONE;
 use super::{Driver, Result, Store};
 use crate::model::ids::KeyId;
 
@@ -61,6 +62,7 @@ impl Store {
             .select_only()
             .column(job::Column::Id)
             .filter(job::Column::Id.is_in(expired.iter().map(|key| key.job)))
+            .filter(job::Column::Priority.ne(TOMBSTONE))
             .into_tuple()
             .all(&self.inner.pool)
             .await?;

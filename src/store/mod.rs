@@ -22,6 +22,8 @@ mod shards;
 
 mod admit;
 mod commands;
+mod job_changes;
+mod tombstones;
 mod ledger;
 mod partitions;
 mod keys;
@@ -49,10 +51,13 @@ pub use admit::{
 };
 pub use apps::{AppRow, AppRules, DueJobs};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
-pub use commands::{Look, UnknownCommands};
+pub use commands::{
+    ChangeAnswer, ChangeCommand, ChangeRequest, CommandState, Look, Operation, UnknownCommands,
+};
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
+pub use job_changes::{Claim, JobWrite, JobWritten, LocatedJob, StoredJob};
 pub use keys::{IdempotencyKey, KeyCursor};
 pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
@@ -61,7 +66,7 @@ pub use letters::ParkedRecord;
 pub use lists::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
 pub use members::{InstanceState, KnownInstance};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
-pub use outcomes::{Ended, Outcome, OutcomeBatch, Written};
+pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};
 pub use pages::{ListRange, Page, Pages};
 pub use partitions::{PartitionRow, Totals};
 pub use pauses::{AppInUse, AppState};

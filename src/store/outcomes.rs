@@ -14,11 +14,12 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use uuid::Uuid;
 
 use super::columns::signed_ms;
+use super::job_changes::bury_fired;
 use super::letters;
 use super::steps::Step;
 use super::{Driver, OrderingKey, Result, ShardFence, Store, outbox};
 use crate::model::ids::{JobId, Partition, ShardId};
-use crate::model::job::Job;
+use crate::model::job::{Cancellation, Job};
 use crate::model::letter::{DeadLetter, ErrorKind, Source};
 use crate::model::verdict::{Event, pack};
 
@@ -58,6 +59,19 @@ pub enum Outcome {
     },
     /// The job failed for good and becomes this dead letter.
     Buried(Arc<DeadLetter>),
+    /// It was cancelled while the attempt ran, or before it would have started.
+    Cancelled(Arc<Tombstone>),
+}
+
+/// What is kept of a job that was cancelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// Its first cancellation.
+    pub first: Cancellation,
+    /// Until when its row is kept, epoch milliseconds.
+    pub until_ms: i64,
+    /// Whether an attempt had started.
+    pub fired: bool,
 }
 
 impl Outcome {
@@ -65,7 +79,7 @@ impl Outcome {
     pub fn size(&self) -> usize {
         match self {
             Self::Buried(letter) => letter.size(),
-            Self::Succeeded | Self::Retry { .. } => 0,
+            Self::Succeeded | Self::Retry { .. } | Self::Cancelled(_) => 0,
         }
     }
 }
@@ -218,7 +232,7 @@ impl OutcomeBatch {
         self.fences.iter().map(|fence| fence.shard).filter(|shard| !held(*shard)).collect()
     }
 
-    /// Inserts the dead letters and events of jobs in shards that are not lost.
+    /// Inserts the dead letters, events and tombstones of jobs in shards that are not lost.
     fn published(&self, lost: &[ShardId], letters: &Letters) -> Vec<Step> {
         let letters = letters.iter().filter(|(shard, _)| !lost.contains(shard));
         let mut steps: Vec<Step> = letters
@@ -234,6 +248,10 @@ impl OutcomeBatch {
         steps.extend(events.map(|(shard, events)| {
             outbox::insert_verdicts(OrderingKey::Shard(shard), pack(&events))
         }));
+        steps.extend(self.kept(lost).filter_map(|ended| match &ended.outcome {
+            Outcome::Cancelled(stone) => Some(bury_fired(&ended.job, &stone.first, stone.until_ms)),
+            _ => None,
+        }));
         steps
     }
 
@@ -244,7 +262,8 @@ impl OutcomeBatch {
 
     /// The jobs to delete, in shards that are not lost; sorted by id.
     fn ended<'a>(&'a self, lost: &'a [ShardId]) -> Vec<&'a Job> {
-        let has_ended = |ended: &&Ended| !matches!(ended.outcome, Outcome::Retry { .. });
+        let has_ended =
+            |ended: &&Ended| matches!(ended.outcome, Outcome::Succeeded | Outcome::Buried(_));
         let mut jobs: Vec<&Job> =
             self.kept(lost).filter(has_ended).map(|ended| &*ended.job).collect();
         jobs.sort_unstable_by_key(|job| job.id);

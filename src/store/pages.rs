@@ -9,7 +9,8 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use sqlx::{AssertSqlSafe, Row};
 
 use super::columns::job_of;
-use super::columns::jobs::{COLUMNS, read_mysql, read_postgres, read_sqlite};
+use super::columns::jobs::{READ, read_mysql, read_postgres, read_sqlite};
+use super::tombstones::TOMBSTONE;
 use super::{Driver, Result, Store};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Job, Priority};
@@ -95,6 +96,7 @@ impl Store {
             let some = &ids[queried..ids.len().min(queried + at_once)];
             let rows = job::Entity::find()
                 .filter(job::Column::Id.is_in(some.iter().map(|id| id.uuid())))
+                .filter(job::Column::Priority.ne(TOMBSTONE))
                 .all(&self.inner.pool)
                 .await?;
             jobs.extend(rows.into_iter().map(job_of).inspect(|job| bytes += job.size()));
@@ -114,7 +116,7 @@ async fn of_postgres(pool: &sqlx::PgPool, ranges: &[ListRange], max_bytes: usize
     let sql = format!(
         "select l.place, j.* from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::uuid[], \
          $5::integer[]) with ordinality as l(shard, priority, due, id, size, place) \
-         cross join lateral (select {COLUMNS} from scheduler_job \
+         cross join lateral (select {READ} from scheduler_job \
          where shard = l.shard and priority = l.priority \
          and (due_ms, uuid_send(id)) > (l.due, uuid_send(l.id)) \
          order by due_ms, uuid_send(id) limit l.size) j"
@@ -158,7 +160,7 @@ async fn of_mysql(pool: &sqlx::MySqlPool, ranges: &[ListRange], max_bytes: usize
             let union = if sql.is_empty() { "" } else { " union all " };
             let written = write!(
                 sql,
-                "{union}(select {place} as place, {COLUMNS} from scheduler_job \
+                "{union}(select {place} as place, {READ} from scheduler_job \
                  force index (primary) where shard = {} and priority = {} \
                  and {beyond} order by due_ms, id limit {})",
                 range.shard,
@@ -198,7 +200,7 @@ fn of_sqlite(
     max_bytes: usize,
 ) -> Result<Pages> {
     let mut statement = connection.prepare_cached(&format!(
-        "select {COLUMNS} from scheduler_job where shard = ?1 and priority = ?2 and (due_ms, id) > (?3, ?4) \
+        "select {READ} from scheduler_job where shard = ?1 and priority = ?2 and (due_ms, id) > (?3, ?4) \
          order by due_ms, id limit ?5"
     ))?;
     let (mut pages, mut bytes) = (Pages::new(ranges), 0);

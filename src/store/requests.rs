@@ -4,6 +4,7 @@ use infinite_scheduler_entity::{dead_letter, job};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 
 use super::letters::{DEAD, PARKED};
+use super::tombstones::TOMBSTONE;
 use super::{Result, Store};
 use crate::model::ids::JobId;
 
@@ -28,6 +29,15 @@ pub enum RequestStatus {
         attempts: u32,
         /// The error of the last attempt.
         error: String,
+    },
+    /// Its job was cancelled.
+    Cancelled {
+        /// The job.
+        job_id: JobId,
+        /// When, epoch milliseconds.
+        at_ms: i64,
+        /// By whom.
+        by: String,
     },
     /// It cannot become a job yet and is retried automatically.
     Parked {
@@ -82,6 +92,11 @@ impl Store {
 }
 
 fn of_job(job_id: JobId, row: job::Model) -> RequestStatus {
+    if row.priority == TOMBSTONE {
+        let (at_ms, by) = (row.cancelled_ms, row.cancelled_by);
+        let (at_ms, by) = (at_ms.unwrap_or_default(), by.unwrap_or_default());
+        return RequestStatus::Cancelled { job_id, at_ms, by };
+    }
     let due_ms = row.due_ms;
     match row.last_error {
         None => RequestStatus::Accepted { job_id, due_ms },

@@ -43,7 +43,7 @@ const BATCH: usize = 500;
 /// in seconds.
 const MOST_AHEAD_S: i64 = 60;
 /// A condition: the shard has no owner, or one that was declared dead.
-const IS_FREE: &str =
+pub(super) const IS_FREE: &str =
     "(owner is null or owner not in (select id from scheduler_instance where not dead))";
 
 impl Store {

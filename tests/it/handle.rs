@@ -152,7 +152,7 @@ async fn without_kafka_jobs_come_by_api_alone() {
     let live = far().request_id("live").job_data(&json!({"n": 1})).build().expect("a request");
     accept(&scheduler, live.clone()).await;
     match scheduler.schedule(live).await {
-        Ok(Submitted::Duplicate { of, job_id: of_job }) => {
+        Ok(Submitted::Duplicate { of, job_id: of_job, .. }) => {
             assert_eq!(of, "live");
             assert_ne!(of_job, job_id);
         }

@@ -63,8 +63,8 @@ async fn a_key_is_kept_an_hour_longer_and_as_long_as_its_job_exists() {
             }
         };
         assert_eq!(admit(0, "first").await, Decision::Accepted, "{backend:?}");
-        let of_first =
-            Decision::Duplicate { of: "first".into(), job: JobId::derive("sms", "first") };
+        let job = JobId::derive("sms", "first");
+        let of_first = Decision::Duplicate { of: "first".into(), job, cancelled: false };
         assert_eq!(admit(1, "second").await, of_first, "{backend:?}: its job lives");
         database.execute("delete from scheduler_job").await;
         assert_eq!(admit(2, "third").await, Decision::Accepted, "{backend:?}: it is free");

@@ -73,6 +73,21 @@ const CASES: &[(&str, Ask)] = &[
     ("jobs in a state that there is not", Ask::Jobs(&[("state", "scheduld")])),
     ("jobs of no app", Ask::Jobs(&[("app", "")])),
     ("the apps", Ask::Apps),
+    ("a job", Ask::ShowJob("far")),
+    ("no job", Ask::ShowJob("never")),
+    ("another time", Ask::Reschedule { job: "far", to: "2032-01-01T00:00:00Z" }),
+    ("the same time", Ask::Reschedule { job: "far", to: "2032-01-01T00:00:00Z" }),
+    ("a time that is too far ahead", Ask::Reschedule { job: "far", to: "9000-01-01T00:00:00Z" }),
+    ("another time of nothing", Ask::Reschedule { job: "never", to: "2032-01-01T00:00:00Z" }),
+    ("other fields", Ask::EditJob { job: "far", priority: "high", max_attempts: "7" }),
+    ("the job with other fields", Ask::ShowJob("far")),
+    ("a cancellation", Ask::CancelJob("far")),
+    ("the same cancellation", Ask::CancelJob("far")),
+    ("a cancellation of nothing", Ask::CancelJob("never")),
+    ("a start of what is cancelled", Ask::RunJob("far")),
+    ("the cancelled job", Ask::ShowJob("far")),
+    ("the request of the cancelled job", Ask::Status("far")),
+    ("no operation", Ask::Operation(4711)),
     ("a pause", Ask::Pause { app: "sms", refuse: false }),
     ("the same pause", Ask::Pause { app: "sms", refuse: false }),
     ("a pause that refuses requests", Ask::Pause { app: "sms", refuse: true }),
@@ -204,7 +219,9 @@ impl Surroundings {
             }
             Value::Object(fields) => fields
                 .into_iter()
-                .filter(|(name, _)| !["owner", "instances", "ownedShards"].contains(&&**name))
+                .filter(|(name, _)| {
+                    !["owner", "instances", "ownedShards", "etag"].contains(&&**name)
+                })
                 .map(|(name, value)| (name, self.comparable(value)))
                 .collect(),
             other => other,

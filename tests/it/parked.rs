@@ -346,7 +346,7 @@ async fn a_record_that_comes_again_while_it_is_parked_is_a_duplicate() {
         fixture.admit(fixture.records(0), fixture.wait(1)).await;
         let again = fixture.admit(fixture.records(1), fixture.wait(1)).await;
         let job = JobId::derive("sms", "r");
-        let duplicate = Decision::Duplicate { of: "r".into(), job };
+        let duplicate = Decision::Duplicate { of: "r".into(), job, cancelled: false };
         assert_eq!(again, Admitted::Done(vec![duplicate]), "{backend:?}");
         totals_add_up(&database).await;
 

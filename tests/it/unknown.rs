@@ -25,7 +25,7 @@ async fn a_command_of_an_unknown_kind_stays_for_who_knows_it_and_is_reported() {
             );
             fresh.execute(&insert).await;
         };
-        insert("cancel", "{}").await;
+        insert("undo", "{}").await;
         insert("look", "{\"of\":\"a later form\"}").await;
         insert("look", "[]").await;
         let said = |scheduler: &Scheduler| {
@@ -40,7 +40,7 @@ async fn a_command_of_an_unknown_kind_stays_for_who_knows_it_and_is_reported() {
         wait_until(DEADLINE, "the known one carried out", async || fresh.count(left).await == 2)
             .await;
         let sentence = said(&scheduler).expect("a sentence");
-        assert!(sentence.contains("1 of kind \"cancel\""), "{database:?}: {sentence}");
+        assert!(sentence.contains("1 of kind \"undo\""), "{database:?}: {sentence}");
         assert!(sentence.contains("1 of kind \"look\""), "{database:?}: {sentence}");
         assert!(scheduler.health().ready, "{database:?}: it goes on firing");
         // A later heartbeat takes what it knows and leaves them there again.

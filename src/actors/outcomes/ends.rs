@@ -6,16 +6,22 @@ use std::sync::atomic::Ordering;
 use super::super::in_flight::{Attempt, Ended};
 use super::super::instance::Instance;
 use crate::dispatch::{FiredJob, JobError};
+use crate::model::change::remembered_until;
+use crate::model::job::Cancellation;
 use crate::model::letter::{DeadLetter, ErrorKind};
 use crate::model::retry::{due_after, due_at};
-use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt};
-use crate::store::Outcome;
+use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt, about_job};
+use crate::store::{Outcome, Tombstone};
 
 /// How many characters of an error message the job's row stores.
 const LONGEST_ERROR: usize = 4096;
 
 /// The outcome of an attempt; `None` if it did not start or does not count.
 pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) -> Option<Outcome> {
+    if let Some(first) = attempt.cancellation.as_ref().or(attempt.job.changes.cancelled.as_deref())
+    {
+        return Some(after_cancellation(instance, attempt, how, first));
+    }
     let error = match how {
         Ended::NotStarted | Ended::Cancelled => return None,
         Ended::Returned(Ok(())) => return Some(Outcome::Succeeded),
@@ -30,6 +36,28 @@ pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) ->
         Ended::Panicked => JobError::Retry("the handler panicked".into()),
     };
     Some(after_failure(instance, attempt, error))
+}
+
+/// A cancelled job has no further attempt: the one that ran may have been the good one.
+fn after_cancellation(
+    instance: &Instance,
+    attempt: &Attempt,
+    how: &Ended,
+    first: &Cancellation,
+) -> Outcome {
+    match how {
+        Ended::Returned(Ok(())) => return Outcome::Succeeded,
+        Ended::Returned(Err(JobError::Snooze(_)))
+        | Ended::NotStarted
+        | Ended::Expired
+        | Ended::Cancelled => {}
+        Ended::Returned(Err(_)) | Ended::TimedOut(_) | Ended::Panicked => {
+            attempt.app.figures.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let until_ms = remembered_until(&attempt.job, instance.window_ms());
+    let fired = !matches!(how, Ended::NotStarted | Ended::Expired);
+    Outcome::Cancelled(Arc::new(Tombstone { first: first.clone(), until_ms, fired }))
 }
 
 fn after_failure(instance: &Instance, attempt: &Attempt, error: JobError) -> Outcome {
@@ -92,20 +120,28 @@ pub(super) fn verdicts(attempt: &Attempt, outcome: &Outcome, now_ms: i64) -> Vec
     };
     let number = job.attempts.saturating_add(1);
     let firing = Firing { attempt: number, fence: *receiver_fence, fired_ms: *fired_ms };
-    let about = about_attempt(job, firing.fence);
+    let about = match outcome {
+        Outcome::Cancelled(_) => about_job(job),
+        _ => about_attempt(job, firing.fence),
+    };
     let end = match outcome {
         Outcome::Succeeded => Verdict::Succeeded(firing),
         Outcome::Retry { due_ms, error: Some(message), .. } => {
             Verdict::Retrying { firing, due_ms: *due_ms, message }
         }
         Outcome::Retry { error: None, .. } => return Vec::new(),
+        Outcome::Cancelled(_) => Verdict::Cancelled,
         Outcome::Buried(letter) => Verdict::Dead {
             firing: (letter.kind != ErrorKind::Expired).then_some(firing),
             kind: letter.kind,
             message: &letter.message,
         },
     };
-    let has_fired = !matches!(end, Verdict::Dead { firing: None, .. });
-    let fired = has_fired.then(|| Verdict::Fired(firing).event(&subject, &about, *fired_ms));
+    let has_fired = match outcome {
+        Outcome::Cancelled(stone) => stone.fired,
+        _ => !matches!(end, Verdict::Dead { firing: None, .. }),
+    };
+    let attempt = about_attempt(job, firing.fence);
+    let fired = has_fired.then(|| Verdict::Fired(firing).event(&subject, &attempt, *fired_ms));
     fired.into_iter().chain([end.event(&subject, &about, now_ms)]).collect()
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use actix::prelude::*;
 
-use super::super::messages::{LoadJobs, ScanOutbox};
+use super::super::messages::{ChangeJob, LoadJobs, ScanOutbox};
 use super::ShardKeeper;
 use crate::health::ProblemKind;
 use crate::model::ids::{AppId, JobId, ShardId};
-use crate::store::{Observation, UnknownCommands};
+use crate::store::{ChangeCommand, Observation, UnknownCommands};
 
 /// The subject of a problem with commands.
 const COMMANDS: &str = "commands";
@@ -50,6 +50,35 @@ impl ShardKeeper {
         ctx.spawn(round.into_actor(self).map(|_, actor, _| actor.running_commands = false));
     }
 
+    /// Passes changes of jobs in our shards on to the schedulers of their apps. What is answered is
+    /// committed with the answer, so one that is seen again changes nothing.
+    pub(super) fn pass_changes_on(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
+        let apps: HashMap<ShardId, AppId> =
+            observed.shards.iter().map(|row| (row.id, row.app)).collect();
+        let now_ms = observed.now_us / 1000;
+        for ChangeCommand { command, shard, request, deadline_ms } in &observed.changes {
+            let Some(app) = apps.get(shard) else { continue };
+            if !self.passed_on.insert(*command) {
+                continue;
+            }
+            let (command, app, instance) = (*command, *app, self.instance.clone());
+            let is_late = deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms);
+            let change =
+                ChangeJob { shard: *shard, request: request.clone(), command: Some(command) };
+            let done = async move {
+                // Without an answer it is seen again.
+                if is_late {
+                    drop(instance.bounded(instance.store.withdraw_command(command)).await);
+                } else {
+                    drop(instance.registry.ask(app, change).await);
+                }
+            };
+            ctx.spawn(done.into_actor(self).map(move |(), actor, _| {
+                actor.passed_on.remove(&command);
+            }));
+        }
+    }
+
     /// Reports commands of an unknown kind, which stay in the table.
     pub(super) fn report_unknown_commands(&self, observed: &Observation) {
         let unknown = &observed.unknown_commands;
@@ -84,8 +113,8 @@ mod tests {
     #[test]
     fn the_sentence_names_each_kind_and_the_way_out() {
         let unknown = |kind: &str, count| UnknownCommands { kind: kind.into(), count };
-        let said = sentence(&[unknown("cancel", 1), unknown("edit", 3)]);
-        assert!(said.starts_with("1 of kind \"cancel\", 3 of kind \"edit\" in shards"), "{said}");
+        let said = sentence(&[unknown("stop", 1), unknown("undo", 3)]);
+        assert!(said.starts_with("1 of kind \"stop\", 3 of kind \"undo\" in shards"), "{said}");
         assert!(said.ends_with("update this one"), "{said}");
     }
 }

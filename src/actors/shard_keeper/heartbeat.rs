@@ -13,7 +13,7 @@ const MAX_DOUBLINGS: u32 = 3;
 /// The result of a heartbeat.
 pub(super) enum Heartbeat {
     /// The lease is renewed. With the difference of the database's clock to ours, in milliseconds.
-    Alive(Observation, i64),
+    Alive(Box<Observation>, i64),
     /// The instance was declared dead, or is not registered yet.
     Unknown,
     /// There was no answer in time. `says_why`: the error contains a reason from the database.
@@ -51,7 +51,7 @@ pub(super) async fn beat(
             // Read again, so that their shards can be taken with this heartbeat.
             (observed, skew_ms) = observe(instance).await?;
         }
-        Ok(Heartbeat::Alive(observed, skew_ms))
+        Ok(Heartbeat::Alive(Box::new(observed), skew_ms))
     };
     match tokio::time::timeout(max_wait, answered).await {
         Ok(answer) => instance.database.replace_sessions(answer),

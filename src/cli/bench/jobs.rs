@@ -11,7 +11,7 @@ use crate::model::app::AppConfig;
 use crate::model::clock::{Clock, SystemClock};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId};
-use crate::model::job::{Job, JobData, Priority};
+use crate::model::job::{Changes, Job, JobData, Priority};
 use crate::store::{Admitted, AppRow, Batch, BatchSource, Entry, IdempotencyKey, PlacedCandidate};
 
 /// Jobs written in one transaction when a measurement prepares its tables.
@@ -126,6 +126,7 @@ fn entry(
         origin: None,
         last_error: None,
         letter: None,
+        changes: Changes::default(),
     };
     Some(Entry::Job(Box::new(PlacedCandidate {
         app: app.clone(),

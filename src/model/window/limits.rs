@@ -77,7 +77,7 @@ impl Window {
         let turn = |list: &List| {
             let last = list.last()?;
             let penalty_ms = aging_ms.saturating_mul(last.priority.rank().into());
-            Some(last.due_ms.max(last.created_ms).saturating_add(penalty_ms))
+            Some(last.ready_ms().saturating_add(penalty_ms))
         };
         self.shards
             .iter()

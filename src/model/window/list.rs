@@ -226,7 +226,7 @@ impl List {
     /// The list's rank in the order of firing at `now_ms`; `None` if none of its jobs is due.
     pub(super) fn turn(&self, now_ms: i64, aging_ms: i64) -> Option<Reverse<(i64, Key)>> {
         let head = self.head().filter(|head| head.due_ms <= now_ms)?;
-        let waited_ms = now_ms.saturating_sub(head.due_ms.max(head.created_ms)).max(0);
+        let waited_ms = now_ms.saturating_sub(head.ready_ms()).max(0);
         Some(Reverse((i64::from(self.priority.rank()) - waited_ms / aging_ms.max(1), head.key())))
     }
 }

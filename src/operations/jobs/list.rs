@@ -98,6 +98,10 @@ pub enum JobState {
     Scheduled,
     /// Its next attempt is due.
     Due,
+    /// An attempt at it runs on the instance that was asked.
+    Running,
+    /// It was cancelled.
+    Cancelled,
 }
 
 impl JobState {
@@ -106,6 +110,8 @@ impl JobState {
         match self {
             Self::Scheduled => "scheduled",
             Self::Due => "due",
+            Self::Running => "running",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -165,6 +165,8 @@ pub enum Decision {
         of: String,
         /// The job of the earlier request.
         job: JobId,
+        /// Whether that was cancelled.
+        cancelled: bool,
     },
     /// It became a dead letter. A call is refused without one.
     Dead(Refusal),

@@ -1,6 +1,6 @@
 //! Reads the rows that exist already for the requests of a batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures::TryStreamExt;
 use infinite_scheduler_entity::{dead_letter, idempotency_key, job};
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::batch::{Batch, BatchSource, Entry};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId};
+use crate::store::tombstones::TOMBSTONE;
 use crate::store::{Result, Store};
 
 /// The jobs, keys and dead letters that existed when they were read. They may have changed since;
@@ -18,17 +19,26 @@ use crate::store::{Result, Store};
 pub(super) struct Known {
     pub(super) keys: HashMap<KeyId, Earlier>,
     pub(super) jobs: HashMap<JobId, Earlier>,
-    /// Keys whose window and job have ended, which may be replaced, with the end of their window.
-    pub(super) expired: Vec<(KeyId, i64)>,
+    /// Keys that may be replaced: their window is over and their job has ended, or it was
+    /// cancelled. With the end of the window, and the job that was cancelled.
+    pub(super) free: Vec<FreeKey>,
     /// The states of existing dead letters of records that are to be parked.
     pub(super) letters: HashMap<Uuid, i16>,
 }
 
 impl Known {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { keys, jobs, expired, letters } = self;
-        keys.is_empty() && jobs.is_empty() && expired.is_empty() && letters.is_empty()
+        let Self { keys, jobs, free, letters } = self;
+        keys.is_empty() && jobs.is_empty() && free.is_empty() && letters.is_empty()
     }
+}
+
+/// A key that may be replaced.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreeKey {
+    pub(super) id: KeyId,
+    /// The end of its window as it was read.
+    pub(super) expires_ms: i64,
 }
 
 /// The earlier request with the same id or key.
@@ -37,7 +47,12 @@ pub(super) struct Earlier {
     pub(super) job: JobId,
     pub(super) request_id: String,
     pub(super) fingerprint: Fingerprint,
-    pub(super) scheduled_ms: i64,
+    /// `None` if it was rescheduled since.
+    pub(super) scheduled_ms: Option<i64>,
+    /// Its job was cancelled.
+    pub(super) cancelled: bool,
+    /// The end of the window, of a key.
+    pub(super) expires_ms: Option<i64>,
 }
 
 /// The most ids of one query.
@@ -58,11 +73,15 @@ impl Store {
         self.read_jobs(&ids, &mut known).await?;
         for row in ended {
             // A key is valid for as long as its job lives, even after the end of its window.
-            match known.jobs.contains_key(&JobId::from_uuid(row.job)) {
+            let job = known.jobs.get(&JobId::from_uuid(row.job));
+            match job.is_some_and(|job| !job.cancelled) {
                 true => drop(known.keys.insert(key_id(&row), earlier_of_key(&row))),
-                false => known.expired.push((key_id(&row), row.expires_ms)),
+                false => {
+                    known.free.push(FreeKey { id: key_id(&row), expires_ms: row.expires_ms });
+                }
             }
         }
+        self.note_cancelled(&mut known).await?;
         // A parked record that is retried would only find its own row.
         if let BatchSource::Records(_) = batch.source {
             self.read_letters(batch, &mut known).await?;
@@ -95,6 +114,27 @@ impl Store {
         Ok(ended)
     }
 
+    /// Marks the keys whose jobs were cancelled. A cancelled job gives its key back: it is there
+    /// for other requests, while the request that was cancelled stays so.
+    async fn note_cancelled(&self, known: &mut Known) -> Result<()> {
+        let jobs: Vec<Uuid> = known.keys.values().map(|earlier| earlier.job.uuid()).collect();
+        let mut cancelled: HashSet<JobId> = HashSet::new();
+        for some in jobs.chunks(AT_ONCE) {
+            let rows: Vec<Uuid> = job::Entity::find()
+                .select_only()
+                .column(job::Column::Id)
+                .filter(job::Column::Id.is_in(some.iter().copied()))
+                .filter(job::Column::Priority.eq(TOMBSTONE))
+                .into_tuple()
+                .all(&self.inner.pool)
+                .await?;
+            cancelled.extend(rows.into_iter().map(JobId::from_uuid));
+        }
+        let keys = known.keys.values_mut().filter(|earlier| cancelled.contains(&earlier.job));
+        keys.for_each(|earlier| earlier.cancelled = true);
+        Ok(())
+    }
+
     async fn read_letters(&self, batch: &Batch, known: &mut Known) -> Result<()> {
         let waiting = batch.entries.iter().filter_map(|entry| match entry {
             Entry::Wait(wait) => Some(wait.letter.id()),
@@ -123,12 +163,16 @@ impl Store {
                 .stream(&self.inner.pool)
                 .await?;
             while let Some(row) = rows.try_next().await? {
+                let requested = row.original.map(|hash| Fingerprint::from_bytes(hash.into_bytes()));
                 let earlier = Earlier {
                     job: JobId::from_uuid(row.id),
-                    fingerprint: Fingerprint::of_json(&row.data)
+                    fingerprint: requested
+                        .or_else(|| Fingerprint::of_json(&row.data).ok())
                         .unwrap_or(Fingerprint::from_bytes([0; 16])),
                     request_id: row.request_id,
-                    scheduled_ms: row.scheduled_ms,
+                    scheduled_ms: row.moved_ms.is_none().then_some(row.scheduled_ms),
+                    cancelled: row.priority == TOMBSTONE,
+                    expires_ms: None,
                 };
                 known.jobs.insert(earlier.job, earlier);
             }
@@ -146,6 +190,8 @@ fn earlier_of_key(row: &idempotency_key::Model) -> Earlier {
         job: JobId::from_uuid(row.job),
         request_id: row.request_id.clone(),
         fingerprint: Fingerprint::from_bytes(row.fingerprint.into_bytes()),
-        scheduled_ms: row.scheduled_ms,
+        scheduled_ms: Some(row.scheduled_ms),
+        cancelled: false,
+        expires_ms: Some(row.expires_ms),
     }
 }

@@ -152,7 +152,12 @@ impl Plan {
     ) -> Decision {
         let id = candidate.job.id;
         let key = candidate.key.as_ref().map(|key| key.id);
-        let earlier = key.and_then(|key| known.keys.get(&key).or_else(|| names.keys.get(&key)));
+        // The key of a cancelled job is free for every other request.
+        let is_free = |earlier: &Earlier| earlier.cancelled && earlier.job != id;
+        let stored = key.and_then(|key| known.keys.get(&key));
+        let freed = stored.filter(|earlier| is_free(earlier));
+        let earlier = stored.filter(|earlier| !is_free(earlier));
+        let earlier = earlier.or_else(|| key.and_then(|key| names.keys.get(&key)));
         if let Some(earlier) = earlier {
             return repeated(batch, candidate, earlier, ErrorKind::IdempotencyConflict);
         }
@@ -163,10 +168,14 @@ impl Plan {
             job: id,
             request_id: candidate.job.request_id.clone(),
             fingerprint: candidate.fingerprint,
-            scheduled_ms: candidate.job.scheduled_ms,
+            scheduled_ms: Some(candidate.job.scheduled_ms),
+            cancelled: false,
+            expires_ms: None,
         };
         if let Some(key) = key {
-            self.expired.extend(known.expired.iter().find(|(expired, _)| *expired == key));
+            let expired = known.free.iter().find(|free| free.id == key).map(|free| free.expires_ms);
+            let freed = freed.and_then(|earlier| earlier.expires_ms);
+            self.expired.extend(expired.or(freed).map(|expires_ms| (key, expires_ms)));
             self.keys.push((key, place));
             names.keys.insert(key, me.clone());
         }
@@ -190,7 +199,8 @@ fn decide_wait(letter: &DeadLetter, known: &Known) -> Decision {
         None => Decision::Waits,
         Some(&letters::PARKED) => {
             let (app, request) = (app.unwrap_or_default(), request.unwrap_or_default());
-            Decision::Duplicate { of: request.to_owned(), job: JobId::derive(app, request) }
+            let job = JobId::derive(app, request);
+            Decision::Duplicate { of: request.to_owned(), job, cancelled: false }
         }
         Some(_) => Decision::Dead(letter.refusal()),
     }
@@ -202,13 +212,19 @@ fn repeated(
     earlier: &Earlier,
     conflict: ErrorKind,
 ) -> Decision {
-    let other_time = earlier.scheduled_ms != candidate.job.scheduled_ms;
+    if earlier.cancelled {
+        let (of, job) = (earlier.request_id.clone(), earlier.job);
+        return Decision::Duplicate { of, job, cancelled: true };
+    }
+    let other_time =
+        earlier.scheduled_ms.is_some_and(|earlier| earlier != candidate.job.scheduled_ms);
     let same = earlier.fingerprint == candidate.fingerprint
         && !(batch.conflict_on_time && other_time)
         && (conflict != ErrorKind::RequestConflict
             || earlier.request_id == candidate.job.request_id);
     if same {
-        return Decision::Duplicate { of: earlier.request_id.clone(), job: earlier.job };
+        let (of, job) = (earlier.request_id.clone(), earlier.job);
+        return Decision::Duplicate { of, job, cancelled: false };
     }
     Decision::Dead(candidate.refusal(conflict, conflict_message(candidate, earlier, conflict)))
 }

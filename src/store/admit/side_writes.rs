@@ -202,14 +202,15 @@ fn verdict(batch: &Batch, entry: &Entry, decision: &Decision) -> Option<(Orderin
             let subject = Subject { job_id: Some(candidate.job.id), ..subject };
             Some((of_shard?, tell(Verdict::Accepted, &subject, &about_job(&candidate.job))))
         }
-        Decision::Duplicate { of, job } => {
+        Decision::Duplicate { of, job, cancelled } => {
             let mine = candidate.map(|candidate| &candidate.job.request_id);
             if matches!(batch.source, BatchSource::Call { again: true }) && mine == Some(of) {
                 return None;
             }
             let subject = Subject { job_id: Some(*job), ..subject };
             let about = about_request(batch, &subject);
-            Some((of_records.or(of_shard)?, tell(Verdict::Duplicate { of }, &subject, &about)))
+            let duplicate = Verdict::Duplicate { of, cancelled: *cancelled };
+            Some((of_records.or(of_shard)?, tell(duplicate, &subject, &about)))
         }
         Decision::Dead(Refusal { kind, message, .. }) => {
             let about = about_request(batch, &subject);

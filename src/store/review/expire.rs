@@ -8,6 +8,7 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, Quer
 use uuid::Uuid;
 
 use super::LetterCursor;
+use crate::store::tombstones::TOMBSTONE;
 use crate::store::{LetterState, Result, Store};
 
 /// The most dead letters that one step reads.
@@ -109,6 +110,7 @@ impl Store {
             .select_only()
             .column(job::Column::Id)
             .filter(job::Column::Id.is_in(replayed.filter_map(|seen| seen.4)))
+            .filter(job::Column::Priority.ne(TOMBSTONE))
             .into_tuple()
             .all(&self.inner.pool)
             .await?;

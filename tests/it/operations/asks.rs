@@ -27,6 +27,20 @@ pub(super) enum Ask {
     /// The jobs that a filter of these names and values selects.
     Jobs(&'static [(&'static str, &'static str)]),
     Apps,
+    /// A job of the app `sms`, by its request.
+    ShowJob(&'static str),
+    CancelJob(&'static str),
+    RunJob(&'static str),
+    Reschedule {
+        job: &'static str,
+        to: &'static str,
+    },
+    EditJob {
+        job: &'static str,
+        priority: &'static str,
+        max_attempts: &'static str,
+    },
+    Operation(i64),
     Pause {
         app: &'static str,
         refuse: bool,

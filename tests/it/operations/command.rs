@@ -55,6 +55,18 @@ impl CommandLine {
                 answer
             }
             Ask::Apps => self.list("apps --json", &[]).await,
+            Ask::ShowJob(job) => self.json("jobs show --json --app sms", &["--request", job]).await,
+            Ask::CancelJob(job) => self.change("jobs cancel --app sms", &["--request", job]).await,
+            Ask::RunJob(job) => self.change("jobs run --app sms", &["--request", job]).await,
+            Ask::Reschedule { job, to } => {
+                self.change("jobs reschedule --app sms", &["--request", job, "--to", to]).await
+            }
+            Ask::EditJob { job, priority, max_attempts } => {
+                let fields = ["--priority", *priority, "--max-attempts", *max_attempts];
+                let arguments = ["--request", *job].into_iter().chain(fields).collect::<Vec<_>>();
+                self.change("jobs edit --app sms", &arguments).await
+            }
+            Ask::Operation(id) => self.json("operations show --json", &[&id.to_string()]).await,
             Ask::Pause { app, refuse } => {
                 let mut arguments = vec![*app];
                 arguments.extend(refuse.then_some("--refuse-requests"));

@@ -1,10 +1,11 @@
 //! Operations called in a program, by the groups of a scheduler or on a database alone.
 
+use infinite_scheduler::ScheduledTime;
 use infinite_scheduler::model::ids::{Offset, Partition};
 use infinite_scheduler::operations::{
-    Apps, Audit, AuditFilter, By, DeadLetters, Edit, Ingest, JobFilter, Jobs, LetterAction,
-    LetterFilter, LetterName, LetterOutcome, LetterSelection, LetterState, Operations, PageRequest,
-    Seek, SeekTo,
+    Apps, Audit, AuditFilter, By, DeadLetters, Edit, Ingest, JobFilter, JobName, JobPatch, Jobs,
+    LetterAction, LetterFilter, LetterName, LetterOutcome, LetterSelection, LetterState,
+    Operations, PageRequest, Seek, SeekTo,
 };
 use infinite_scheduler::{OperationError, Replayed, ScheduleJobRequest, Scheduler, Submitted};
 use serde::Serialize;
@@ -77,6 +78,24 @@ impl<'a> Groups<'a> {
                 }
             }
             Ask::Apps => answer(self.apps.list().await),
+            Ask::ShowJob(job) => answer(self.jobs.show(JobName::of_request("sms", *job)).await),
+            Ask::CancelJob(job) => {
+                answer(self.authored.jobs().cancel(JobName::of_request("sms", *job)).await)
+            }
+            Ask::RunJob(job) => {
+                answer(self.authored.jobs().run(JobName::of_request("sms", *job)).await)
+            }
+            Ask::Reschedule { job, to } => {
+                let to: ScheduledTime = to.parse().expect("a time");
+                let job = JobName::of_request("sms", *job);
+                answer(self.authored.jobs().reschedule(job, to).await)
+            }
+            Ask::EditJob { job, priority, max_attempts } => {
+                let patch = format!(r#"{{"priority":"{priority}","maxAttempts":{max_attempts}}}"#);
+                let patch = JobPatch::from_json(&patch).expect("a patch");
+                answer(self.authored.jobs().edit(JobName::of_request("sms", *job), patch).await)
+            }
+            Ask::Operation(id) => answer(self.jobs.operation(*id).await),
             Ask::Pause { app, refuse } => answer(self.authored.apps().pause(*app, *refuse).await),
             Ask::Resume(app) => answer(self.authored.apps().resume(*app).await),
             Ask::DeleteApp(app) => answer(self.authored.apps().delete(*app).await),
@@ -165,7 +184,7 @@ impl<'a> Groups<'a> {
             Ok(Submitted::Accepted { job_id, request_id }) => {
                 format!("accepted, job {job_id}, request {request_id}")
             }
-            Ok(Submitted::Duplicate { job_id, of }) => {
+            Ok(Submitted::Duplicate { job_id, of, .. }) => {
                 format!("duplicate of request {of}, job {job_id}")
             }
             Err(OperationError::Refused(refusal)) => format!("refused: {refusal}"),

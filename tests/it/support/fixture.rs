@@ -5,6 +5,7 @@ use std::sync::Arc;
 use infinite_scheduler::model::audit::{AuditAction, AuditEntry, By};
 use infinite_scheduler::model::fingerprint::Fingerprint;
 use infinite_scheduler::model::ids::{InstanceId, JobId, Offset, Partition, ReaderToken, ShardId};
+use infinite_scheduler::model::job::Changes;
 use infinite_scheduler::model::letter::{DeadLetter, ErrorKind, Refusal};
 use infinite_scheduler::model::record::RawRecord;
 use infinite_scheduler::store::{
@@ -106,6 +107,7 @@ impl Fixture {
                 origin: None,
                 last_error: None,
                 letter: None,
+                changes: Changes::default(),
             },
             fingerprint: fingerprint.expect("a fingerprint"),
             key: None,

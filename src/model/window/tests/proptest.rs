@@ -32,6 +32,8 @@ enum Step {
     ConfirmOutcome(u8),
     LoseOutcome(u8),
     Withdraw(u8, i32),
+    ReadWithdrawn(u8),
+    CommitChange(u8, i64, Priority),
     SetHeld(i32, bool),
     LoseShard(i32),
     GainShard(i32),
@@ -76,13 +78,16 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => Just(Step::WantLookUp),
         4 => nth().prop_map(Step::ReadLookUp),
         4 => nth().prop_map(Step::AnswerLookUp),
-        2 => (shard.clone(), priority).prop_map(|(shard, priority)| Step::Audit(shard, priority)),
+        2 => (shard.clone(), priority.clone()).prop_map(|(shard, priority)| Step::Audit(shard, priority)),
         2 => nth().prop_map(Step::AnswerAudit),
         8 => (1..5_usize).prop_map(Step::TakeDue),
         8 => (nth(), delay.clone()).prop_map(|(nth, delay)| Step::CommitOutcome(nth, delay)),
         7 => nth().prop_map(Step::ConfirmOutcome),
         1 => nth().prop_map(Step::LoseOutcome),
-        2 => (1..=IDS, shard.clone()).prop_map(|(id, shard)| Step::Withdraw(id, shard)),
+        4 => (1..=IDS, shard.clone()).prop_map(|(id, shard)| Step::Withdraw(id, shard)),
+        4 => nth().prop_map(Step::ReadWithdrawn),
+        3 => (nth(), 0..60_i64, priority.clone())
+            .prop_map(|(nth, due_ms, priority)| Step::CommitChange(nth, due_ms, priority)),
         1 => (shard.clone(), any::<bool>()).prop_map(|(shard, held)| Step::SetHeld(shard, held)),
         1 => shard.clone().prop_map(Step::LoseShard),
         2 => shard.clone().prop_map(Step::GainShard),
@@ -125,6 +130,10 @@ fn take(world: &mut World, step: Step) {
         Step::ConfirmOutcome(nth) => world.confirm_outcome(nth),
         Step::LoseOutcome(nth) => world.lose_outcome(nth),
         Step::Withdraw(id, shard) => world.withdraw(id_of(id), shard),
+        Step::ReadWithdrawn(nth) => world.read_withdrawn(nth),
+        Step::CommitChange(nth, due_ms, priority) => {
+            world.commit_change(nth, world.now_ms + due_ms - 20, priority);
+        }
         Step::SetHeld(shard, held) => world.set_held(shard, held),
         Step::LoseShard(shard) => world.lose_shard(shard),
         Step::GainShard(shard) => world.gain_shard(shard),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::ids::{Epoch, JobId, ShardId};
-use crate::model::job::{Job, JobData, Priority};
+use crate::model::job::{Changes, Job, JobData, Priority};
 use crate::model::window::{Audit, LookUp, PageRequest, TicketId, Window, WindowLimits, Withdrawn};
 
 /// A job without anything special.
@@ -32,6 +32,7 @@ pub(super) fn job(id: u8, shard: i32, priority: Priority, due_ms: i64) -> Job {
         origin: None,
         last_error: None,
         letter: None,
+        changes: Changes::default(),
     }
 }
 
@@ -85,6 +86,9 @@ pub(super) struct World {
     look_ups: Vec<Reading<LookUp>>,
     audits: Vec<Reading<Audit>>,
     running: BTreeMap<JobId, Run>,
+    /// Withdrawn though they were not in memory; their rows have not been read yet. With the epoch
+    /// at which the shard was ours.
+    withdrawn: BTreeMap<JobId, (ShardId, Epoch)>,
     /// Inserted into the table by another process; the command that announces it has not yet been
     /// read.
     untold: Vec<JobId>,
@@ -111,6 +115,7 @@ impl World {
             look_ups: Vec::new(),
             audits: Vec::new(),
             running: BTreeMap::new(),
+            withdrawn: BTreeMap::new(),
             untold: Vec::new(),
             taken: 0,
         };
@@ -363,22 +368,49 @@ impl World {
         }
     }
 
-    /// A command takes a job out of the window, then reads its row; what it makes of it is
-    /// an outcome like any other.
+    /// A command takes a job out of the window; what it makes of it is an outcome like any other.
+    /// The row of one that is not in memory is read later.
     pub(super) fn withdraw(&mut self, id: JobId, shard: i32) {
         let shard = self.table.get(&id).map_or(ShardId(shard), |row| row.shard);
-        if self.our_epoch(shard).is_none() {
-            return;
-        }
-        let withdrawn = self.window.withdraw(shard, id);
-        match (withdrawn, self.table.get(&id).cloned()) {
-            (Withdrawn::InFlight, _) => assert!(self.running.contains_key(&id)),
-            (Withdrawn::Taken(job), row) => {
-                assert_eq!(row.as_ref(), Some(&*job), "withdrawn, but its row says else");
+        let Some(epoch) = self.our_epoch(shard) else { return };
+        match self.window.withdraw(shard, id) {
+            Withdrawn::InFlight => {
+                assert!(self.running.contains_key(&id) || self.withdrawn.contains_key(&id));
+            }
+            Withdrawn::Taken(job) => {
+                assert_eq!(self.table.get(&id), Some(&*job), "withdrawn, but its row says else");
                 self.start(Arc::unwrap_or_clone(job));
             }
-            (Withdrawn::Absent, Some(row)) => self.start(row),
-            (Withdrawn::Absent, None) => self.window.finished(id),
+            Withdrawn::Absent => drop(self.withdrawn.insert(id, (shard, epoch))),
+        }
+    }
+
+    /// The row of a job that was withdrawn is read, and fenced by the shard's epoch.
+    pub(super) fn read_withdrawn(&mut self, nth: u8) {
+        let nth = usize::from(nth) % self.withdrawn.len().max(1);
+        let Some((&id, &(shard, epoch))) = self.withdrawn.iter().nth(nth) else { return };
+        self.withdrawn.remove(&id);
+        let row = self.table.get(&id).cloned();
+        match row {
+            _ if self.our_epoch(shard) != Some(epoch) => self.window.outcome_unknown(id),
+            Some(row) if row.shard != shard => self.window.outcome_unknown(id),
+            Some(row) => self.start(row),
+            None => self.window.finished(id),
+        }
+    }
+
+    /// Commits another time and priority of a withdrawn job, as [`Self::commit_outcome`] does.
+    pub(super) fn commit_change(&mut self, nth: u8, due_ms: i64, priority: Priority) {
+        let Some(id) = self.nth_run(nth) else { return };
+        self.commit_outcome(nth, Some(due_ms - self.now_ms));
+        let Some(Some(Some(row))) = self.running.get(&id).map(|run| run.committed.clone()) else {
+            return;
+        };
+        if self.table.get(&id) == Some(&row) {
+            let row = self.write(Job { priority, ..row });
+            if let Some(run) = self.running.get_mut(&id) {
+                run.committed = Some(Some(row));
+            }
         }
     }
 }

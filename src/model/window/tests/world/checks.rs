@@ -17,7 +17,7 @@ impl World {
             .map(|list| list.jobs().values().map(|job| &**job).collect())
             .collect();
         let class = |job: &Job| {
-            let since = job.due_ms.max(job.created_ms);
+            let since = job.ready_ms();
             i64::from(job.priority.rank()) - (self.now_ms - since) / self.limits.aging_ms
         };
         let mut order = Vec::new();
@@ -44,12 +44,13 @@ impl World {
             .iter()
             .filter_map(|(id, place)| matches!(place, Place::InFlight(_)).then_some(*id));
         let in_flight: BTreeSet<_> = in_flight.collect();
-        assert!(in_flight.iter().eq(self.running.keys()), "in flight: {in_flight:?}");
+        let out: BTreeSet<_> = self.running.keys().chain(self.withdrawn.keys()).copied().collect();
+        assert_eq!(in_flight, out, "in flight");
         let heads = self.window.shards.values().filter(|shard| !shard.held);
         let heads = heads.flat_map(|shard| &shard.lists).filter_map(|list| list.head());
         assert_eq!(self.window.next_due(), heads.map(|job| job.due_ms).min());
         let figures = self.window.figures();
-        assert_eq!(figures.in_flight, self.running.len());
+        assert_eq!(figures.in_flight, self.running.len() + self.withdrawn.len());
         assert!(figures.outstanding > 0 || figures.tombstones == 0, "tombstones stay: {figures:?}");
     }
 
@@ -72,7 +73,8 @@ impl World {
             assert_eq!(list.size().jobs, list.jobs().len() + list.waiting().len());
             assert_eq!(list.size().bytes, bytes);
         }
-        assert_eq!(listed + self.running.len(), self.window.places.len());
+        let out = self.running.len() + self.withdrawn.len();
+        assert_eq!(listed + out, self.window.places.len());
     }
 
     fn check_bounds(&self) {
@@ -121,6 +123,9 @@ impl World {
         while !self.admissions.is_empty() {
             self.commit_admission(0);
             self.return_ticket(0);
+        }
+        while !self.withdrawn.is_empty() {
+            self.read_withdrawn(0);
         }
         while !self.untold.is_empty() {
             self.report(0);

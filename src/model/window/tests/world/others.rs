@@ -68,6 +68,8 @@ impl World {
         self.add_our_shards();
         let running = self.running.iter().map(|(id, run)| (*id, run.job.shard));
         self.window.adopt_in_flight(running);
+        let withdrawn = self.withdrawn.iter().map(|(id, (shard, _))| (*id, *shard));
+        self.window.adopt_in_flight(withdrawn);
         self.look_ups.clear();
     }
 }

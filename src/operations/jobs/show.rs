@@ -1,0 +1,141 @@
+//! One job as it is shown.
+
+use serde::{Serialize, Serializer};
+
+use super::list::JobState;
+use crate::model::ids::JobId;
+use crate::model::job::{JobData, Priority};
+use crate::operations::rfc3339_ms;
+use crate::store::{LocatedJob, StoredJob};
+
+/// A job as it is in the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShownJob {
+    /// The job.
+    pub job_id: JobId,
+    /// Its request's id.
+    pub request_id: String,
+    /// Its app.
+    pub app_name: String,
+    /// What it is doing.
+    pub state: JobState,
+    /// When it is scheduled to fire, epoch milliseconds.
+    pub scheduled_ms: i64,
+    /// When its next attempt is due, epoch milliseconds; none if it is cancelled.
+    pub due_ms: Option<i64>,
+    /// Its priority; none if it is cancelled.
+    pub priority: Option<Priority>,
+    /// After which it is not fired, epoch milliseconds.
+    pub expires_ms: Option<i64>,
+    /// How long after `scheduled_ms` it may fire, milliseconds.
+    pub flexible_window_ms: Option<u64>,
+    /// When it was admitted, epoch milliseconds.
+    pub created_ms: i64,
+    /// The attempts that have ended.
+    pub attempts: u32,
+    /// How often it is tried.
+    pub max_attempts: u32,
+    /// How long one attempt may take, milliseconds.
+    pub timeout_ms: u64,
+    /// The error of its last attempt.
+    pub last_error: Option<String>,
+    /// What its handler is given; none if it is cancelled.
+    pub job_data: Option<JobData>,
+    /// When it was cancelled, epoch milliseconds. A job that runs may have been, too.
+    pub cancelled_ms: Option<i64>,
+    /// Who cancelled it.
+    pub cancelled_by: Option<String>,
+    /// Whether its app is paused.
+    pub app_paused: bool,
+    /// Identifies this state of it, for changes that are to be made only while it lasts.
+    pub etag: String,
+}
+
+impl ShownJob {
+    pub(super) fn of(located: LocatedJob, now_ms: i64, is_running: bool) -> Self {
+        let LocatedJob { stored, app_name, rules, is_paused, .. } = located;
+        let StoredJob { job, is_tombstone } = stored;
+        let state = match (is_tombstone, is_running) {
+            (true, _) => JobState::Cancelled,
+            (false, true) => JobState::Running,
+            (false, false) if job.due_ms <= now_ms => JobState::Due,
+            (false, false) => JobState::Scheduled,
+        };
+        let etag = job.etag();
+        let (cancelled_ms, cancelled_by) =
+            job.changes.cancelled.map(|first| (first.at_ms, first.by)).unzip();
+        Self {
+            job_id: job.id,
+            request_id: job.request_id,
+            app_name,
+            state,
+            scheduled_ms: job.scheduled_ms,
+            due_ms: (!is_tombstone).then_some(job.due_ms),
+            priority: (!is_tombstone).then_some(job.priority),
+            expires_ms: job.expires_ms,
+            flexible_window_ms: job.flexible_ms,
+            created_ms: job.created_ms,
+            attempts: job.attempts,
+            max_attempts: job.max_attempts.unwrap_or(rules.policy.max_attempts),
+            timeout_ms: job.timeout_ms.unwrap_or(rules.policy.timeout_ms),
+            last_error: job.last_error,
+            job_data: (!is_tombstone).then_some(job.data),
+            cancelled_ms,
+            cancelled_by,
+            app_paused: is_paused,
+            etag,
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    job_id: JobId,
+    request_id: &'a str,
+    app_name: &'a str,
+    state: JobState,
+    scheduled_time: String,
+    due_time: Option<String>,
+    priority: Option<Priority>,
+    expires_time: Option<String>,
+    flexible_window_ms: Option<u64>,
+    created_time: String,
+    attempts: u32,
+    max_attempts: u32,
+    timeout_ms: u64,
+    last_error: Option<&'a str>,
+    cancelled_time: Option<String>,
+    cancelled_by: Option<&'a str>,
+    app_paused: bool,
+    etag: &'a str,
+    job_data: Option<&'a JobData>,
+}
+
+impl Serialize for ShownJob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Wire {
+            job_id: self.job_id,
+            request_id: &self.request_id,
+            app_name: &self.app_name,
+            state: self.state,
+            scheduled_time: rfc3339_ms(self.scheduled_ms),
+            due_time: self.due_ms.map(rfc3339_ms),
+            priority: self.priority,
+            expires_time: self.expires_ms.map(rfc3339_ms),
+            flexible_window_ms: self.flexible_window_ms,
+            created_time: rfc3339_ms(self.created_ms),
+            attempts: self.attempts,
+            max_attempts: self.max_attempts,
+            timeout_ms: self.timeout_ms,
+            last_error: self.last_error.as_deref(),
+            cancelled_time: self.cancelled_ms.map(rfc3339_ms),
+            cancelled_by: self.cancelled_by.as_deref(),
+            app_paused: self.app_paused,
+            etag: &self.etag,
+            job_data: self.job_data.as_ref(),
+        }
+        .serialize(serializer)
+    }
+}
