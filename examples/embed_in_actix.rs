@@ -159,7 +159,7 @@ async fn remind(
     match scheduler.schedule(request).await {
         Ok(Submitted::Accepted { job_id, request_id }) => HttpResponse::Created()
             .json(json!({ "jobId": job_id, "requestId": request_id, "duplicate": false })),
-        Ok(Submitted::Duplicate { job_id, of }) => {
+        Ok(Submitted::Duplicate { job_id, of, .. }) => {
             HttpResponse::Ok().json(json!({ "jobId": job_id, "requestId": of, "duplicate": true }))
         }
         Err(OperationError::Refused(refusal)) => refused(&refusal),

@@ -32,7 +32,6 @@ pub(crate) use check::check_redis_url;
 pub use database::DatabaseConfig;
 pub use error::ConfigError;
 pub use http::{HttpConfig, InvalidPointer, JsonPointer, Role, TokenConfig, TokenSource};
-pub(crate) use suggest::nearest;
 pub(crate) use zones::TimeZones;
 
 /// The file that is read when none is named, if it is in the working directory.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 
 use super::problem::Problem;
-use crate::config::nearest;
+use crate::model::suggest::nearest;
 
 /// Reads `text` as a `T`.
 ///

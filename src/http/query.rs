@@ -7,7 +7,7 @@ use actix_web::HttpRequest;
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
-use crate::config::nearest;
+use crate::model::suggest::nearest;
 use crate::model::time::ScheduledTime;
 
 /// The parameters of a list's page, which are no part of its filter.

@@ -1,17 +1,19 @@
 //! Pauses as programs see them.
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::rfc3339_ms;
 use crate::model::pause::{AppPause, Pause};
 
 /// Since when something is paused, by whom and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Paused {
     /// Since when, epoch milliseconds.
     #[serde(rename = "since", serialize_with = "as_rfc3339")]
+    #[schema(value_type = String)]
     pub since_ms: i64,
     /// Who paused it.
     pub by: String,
