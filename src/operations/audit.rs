@@ -15,7 +15,7 @@ pub struct Audit<'a> {
     context: &'a Arc<Context>,
 }
 
-/// One change that was made at somebody's request.
+/// One change that was made on request.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

@@ -66,18 +66,18 @@ pub enum InstanceState {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct DrainAnswer {
-    /// Whether it was told now.
+    /// Whether it was asked now.
     pub result: DrainResult,
     /// The instance.
     pub instance: InstanceItem,
 }
 
-/// Whether an instance was told to drain.
+/// Whether an instance was asked to drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DrainResult {
-    /// It was told, and begins with its next heartbeat.
+    /// It was asked, and begins with its next heartbeat.
     Draining,
     /// It was told before.
     Unchanged,

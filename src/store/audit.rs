@@ -1,4 +1,4 @@
-//! The audit: what was changed at somebody's request, written in the transaction of the change.
+//! The audit: what was changed on request, written in the transaction of the change.
 
 use infinite_scheduler_entity::audit::{Column, Entity, Model};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};

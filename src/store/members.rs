@@ -16,7 +16,7 @@ use crate::model::ids::InstanceId;
 pub enum InstanceState {
     /// It has a lease.
     Alive,
-    /// It has a lease, and was told to give up its shards and partitions and to take none.
+    /// It has a lease, and was asked to give up its shards and partitions and to take none.
     Draining,
     /// Its lease is over, or it was declared dead.
     Dead,

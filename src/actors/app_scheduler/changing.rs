@@ -22,7 +22,7 @@ impl AppScheduler {
         let me = self.instance.me();
         let fence = self.fences.get(&shard).filter(|fence| fence.owner == me).copied();
         let Some(fence) = fence.filter(|_| !self.releasing.contains_key(&shard)) else {
-            // Whoever asked may have stopped waiting.
+            // The caller may have stopped waiting.
             drop(change.reply.send(ChangeReply::NotOurs));
             return;
         };

@@ -70,7 +70,7 @@ impl JobOperation {
         Self::new(job, Change::Edit(Box::new(patch)))
     }
 
-    /// Of a cancellation: an attempt that runs is told to stop, through its
+    /// Of a cancellation: an attempt that runs is asked to stop, through its
     /// [`cancelled`](crate::JobContext::cancelled).
     pub fn stop_running(mut self) -> Self {
         if let Change::Cancel { stop } = &mut self.change {
