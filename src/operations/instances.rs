@@ -79,7 +79,7 @@ pub struct DrainAnswer {
 pub enum DrainResult {
     /// It was asked, and begins with its next heartbeat.
     Draining,
-    /// It was told before.
+    /// It was asked before.
     Unchanged,
 }
 
@@ -149,7 +149,7 @@ async fn drain(context: &Context, id: &str) -> Result<DrainAnswer> {
     match (told, instance.state) {
         (true, _) => Ok(DrainAnswer { result: DrainResult::Draining, instance }),
         (false, InstanceState::Dead) => Err(is_dead(&instance)),
-        // Somebody else has told it at the same moment.
+        // Another caller has asked it at the same moment.
         (false, _) => Ok(DrainAnswer { result: DrainResult::Unchanged, instance }),
     }
 }

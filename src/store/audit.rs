@@ -113,7 +113,7 @@ impl Store {
             .filter(Condition::all().add_option(after.map(older)))
             .order_by_desc(Column::AtMs)
             .order_by_desc(Column::Id)
-            // One more than was asked for tells whether there are more.
+            // One more than was asked for shows whether there are more.
             .limit(limit.saturating_add(1))
             .all(&self.inner.pool)
             .await?;

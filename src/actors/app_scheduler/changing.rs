@@ -39,7 +39,7 @@ impl AppScheduler {
         spawn(&self.instance, &self.app, fence, change, found);
     }
 
-    /// What the job is doing, which a cancellation tells at once that nothing may follow.
+    /// What the job is doing, to which a cancellation says at once that nothing may follow.
     fn attempting(&self, change: &PendingChange) -> Attempting {
         let request = &change.request;
         let in_flight = &self.instance.in_flight;

@@ -1,4 +1,4 @@
-//! Operations on one job: asked of whoever owns its shard, or carried out here where nobody does.
+//! Operations on one job: asked of the owner of its shard, or carried out here where there is none.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ impl JobOperation {
     }
 
     /// An operation that is not answered in time is withdrawn, so that it changes nothing later.
-    /// Otherwise it is carried out as soon as somebody owns the job's shard, and its answer is
+    /// Otherwise it is carried out as soon as an instance owns the job's shard, and its answer is
     /// found by [`Jobs::operation`](super::Jobs::operation).
     pub fn or_withdraw(mut self) -> Self {
         self.withdraws = true;
