@@ -19,6 +19,11 @@ on_each_database! {
     a_scheduler_that_breaks_meanwhile_changes_no_answer
 }
 
+/// From one job to the next.
+const SPACING: Duration = Duration::from_millis(4);
+/// How long after its admission the first job is due, in addition to the time of all of them.
+const LEAD: Duration = Duration::from_secs(3);
+
 /// Schedules jobs a few milliseconds apart, and does `operate` at the moment of each, or a little
 /// before or after. The answers by request, once every job has ended.
 async fn at_their_moment<F>(
@@ -30,9 +35,10 @@ where
     F: Future<Output = Result<JobAnswer, OperationError>> + Send + 'static,
 {
     let count = jobs();
+    let spacing = TimeDelta::from_std(SPACING).expect("a span of time");
     // Admitting them takes a while.
-    let start = after_ms(3_000 + 4 * number(count));
-    let due = |n: usize| start + TimeDelta::milliseconds(4 * number(n));
+    let start = now() + TimeDelta::from_std(LEAD).expect("a span of time") + spacing * count as i32;
+    let due = |n: usize| start + spacing * n as i32;
     let requests = (0..count).map(|n| request(&format!("r{n}"), due(n)));
     for accepted in scheduler.schedule_all(requests).await {
         assert!(matches!(accepted, Ok(Submitted::Accepted { .. })), "{accepted:?}");
@@ -165,9 +171,12 @@ async fn a_scheduler_that_breaks_meanwhile_changes_no_answer(database: Database)
     let breaking = {
         let scheduler = scheduler.clone();
         tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(Duration::from_millis(300)).await;
+            // Often enough to meet many of the jobs, and so seldom that the waits before its
+            // restarts, which double, stay short.
+            tokio::time::sleep(LEAD + SPACING * jobs() as u32).await;
+            for _ in 0..4 {
                 scheduler.break_actors("app-scheduler").await;
+                tokio::time::sleep(SPACING * jobs() as u32 / 4).await;
             }
         })
     };
