@@ -174,7 +174,7 @@ impl AppScheduler {
         } else if self.may_start() && self.free_slots() > 0 {
             Duration::ZERO
         } else if self.app.pause.is_paused() {
-            // Whoever sees that it is resumed says so.
+            // The one that sees the resumption reports it.
             LONGEST_SLEEP
         } else {
             RETRY_READ

@@ -66,7 +66,7 @@ pub(super) fn spawn(
         if instance.publishes_verdicts() {
             instance.registry.notify(PublishOutbox(OrderingKey::Shard(fence.shard)));
         }
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         drop(reply.send(answer));
     }));
 }
@@ -88,7 +88,7 @@ struct Ending {
     app: AppId,
     job: JobId,
     found: Found,
-    /// Its attempt is told to stop.
+    /// Its attempt is asked to stop.
     stops: bool,
     /// A cancellation of a job that runs is in its row.
     is_written: bool,

@@ -1,4 +1,4 @@
-//! Which jobs are being changed at somebody's request: they do not fire meanwhile. The table
+//! Which jobs are being changed on request: they do not fire meanwhile. The table
 //! survives the actors, as that of the jobs in flight does.
 //!
 //! One change of a job is worked on at a time (`change_work`); further ones wait behind it.
@@ -23,7 +23,7 @@ struct Entry {
     next: VecDeque<PendingChange>,
 }
 
-/// A change that somebody waits for.
+/// A change that a caller waits for.
 #[derive(Debug)]
 pub(super) struct PendingChange {
     pub(super) shard: ShardId,

@@ -120,7 +120,7 @@ pub struct IngestMetrics {
     pub commands_unknown: u64,
     /// 1 while the ingest of the consumer group is paused, else 0.
     pub ingest_paused: u64,
-    /// 1 after somebody has drained this instance, else 0.
+    /// 1 after an operator has drained this instance, else 0.
     pub instance_draining: u64,
     /// The database's clock minus the clock of this machine, in milliseconds.
     pub clock_skew_ms: i64,

@@ -59,7 +59,7 @@ pub(super) struct Attempt {
     pub(super) outcome: Option<Outcome>,
 }
 
-/// What a job in flight is to whoever wants to change it.
+/// What a job in flight is to a caller that wants to change it.
 #[derive(Debug)]
 pub(super) enum Attempting {
     /// It is not in flight.
@@ -138,7 +138,7 @@ impl InFlight {
     }
 
     /// Cancels the job that was admitted then, if its attempt runs; its outcome waits until
-    /// [`Self::marked`]. If it was cancelled before, its attempt is told to stop if `stops`.
+    /// [`Self::marked`]. If it was cancelled before, its attempt is asked to stop if `stops`.
     pub(super) fn cancel_one(
         &self,
         id: JobId,
@@ -163,7 +163,7 @@ impl InFlight {
         Attempting::Running { is_marking: true }
     }
 
-    /// The cancellation is in the job's row, and the attempt is told to stop if `stops`; or it is
+    /// The cancellation is in the job's row, and the attempt is asked to stop if `stops`; or it is
     /// not, if it could not be written. True if an outcome has waited for it.
     pub(super) fn marked(&self, id: JobId, is_written: bool, stops: bool) -> bool {
         let mut table = self.table();

@@ -72,7 +72,7 @@ pub(crate) struct Instance {
     pub(super) draining: AtomicBool,
     /// This instance's share of the shards was requested at least once.
     pub(super) asked_for_shards: AtomicBool,
-    /// Somebody has drained this instance: it owns nothing until it is restarted.
+    /// An operator has drained this instance: it owns nothing until it is restarted.
     pub(super) drained: AtomicBool,
     /// The ingest of our consumer group is paused.
     pub(super) ingest_paused: watch::Sender<bool>,
@@ -152,7 +152,7 @@ impl Instance {
         }
     }
 
-    /// Whether somebody has drained this instance.
+    /// Whether an operator has drained this instance.
     pub(crate) fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Acquire)
     }

@@ -192,7 +192,7 @@ pub(super) struct ChangeJob {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct JobChanged {
-    /// What the window is told of the job, if it was taken out of it.
+    /// What the window is to do with the job, if it was taken out of it.
     pub(super) written: OutcomesWritten,
     /// Further changes of the same job, in their order.
     pub(super) next: VecDeque<PendingChange>,

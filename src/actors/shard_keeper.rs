@@ -70,7 +70,7 @@ pub(super) struct ShardKeeper {
     /// Commands that were passed on and not answered yet.
     passed_on: HashSet<i64>,
     leaving: bool,
-    /// A drained instance was told to leave the consumer group.
+    /// A drained instance was asked to leave the consumer group.
     has_left_group: bool,
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct AskedChange<'a> {
     pub(crate) max_attempts: u32,
     /// For how long a cancelled job is remembered, milliseconds.
     pub(crate) window_ms: i64,
-    /// Whether producers are told.
+    /// Whether producers get verdicts.
     pub(crate) publishes_verdicts: bool,
     /// Whether an attempt at the job runs.
     pub(crate) is_running: bool,
@@ -77,7 +77,7 @@ struct Tried {
 /// Carries a change out. It does not end before it is known what was committed, unless it is
 /// dropped: the same can be asked again then.
 ///
-/// Nobody else may change the job meanwhile: so its row tells, by its revision, whether a write
+/// Nobody else may change the job meanwhile: so its row shows, by its revision, whether a write
 /// was committed whose answer was lost with its connection.
 pub(crate) async fn change_until_known(
     database: &Database,

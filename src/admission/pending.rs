@@ -74,7 +74,7 @@ impl Pending {
             let fence = match key {
                 _ if !own => None,
                 None => admission.shards.choose(app.id, id),
-                // Whoever owns its shard sees all jobs of the key.
+                // The owner of its shard sees all jobs of the key.
                 Some(_) => home.and_then(|shard| admission.shards.fence(app.id, shard)),
             };
             if let Some(fence) = fence

@@ -51,7 +51,7 @@ struct Which {
     /// The requestId that it was asked for by
     #[arg(long, value_name = "ID", requires = "app", conflicts_with_all = ["id", "key"])]
     request: Option<String>,
-    /// The idempotencyKey that stands for it
+    /// The idempotencyKey of its request
     #[arg(long, value_name = "KEY", requires = "app", conflicts_with = "id")]
     key: Option<String>,
 }

@@ -59,7 +59,7 @@ pub enum AuditAction {
     ResumeApp,
     /// An app was deleted.
     DeleteApp,
-    /// An instance was told to give everything up.
+    /// An instance was asked to give everything up.
     DrainInstance,
 }
 
@@ -88,7 +88,7 @@ impl By {
         Self::new("program")
     }
 
-    /// Somebody on whose behalf the embedding program asks.
+    /// A person on whose behalf the embedding program asks.
     pub fn new(who: impl Into<String>) -> Self {
         Self { who: who.into(), source: AuditSource::Handle, reason: None }
     }

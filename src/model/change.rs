@@ -16,7 +16,7 @@ use super::verdict::rfc3339;
 pub enum JobChange {
     /// No further attempt at it starts.
     Cancel {
-        /// An attempt that runs is told to stop.
+        /// An attempt that runs is asked to stop.
         stop: bool,
     },
     /// It is due now.

@@ -30,7 +30,7 @@ pub struct JobFilter {
     pub to_ms: Option<i64>,
     /// Jobs of this priority.
     pub priority: Option<Priority>,
-    /// The job that this idempotency key stands for.
+    /// The job that this idempotency key refers to.
     pub key: Option<String>,
     /// Jobs whose record is in this partition.
     pub partition: Option<TopicPartition>,

@@ -123,7 +123,7 @@ impl Job {
 /// The instant at which the first attempt at job `id` is to start: within `flexible_ms` after
 /// `scheduled_ms`, and not after `expires_ms`. All times are epoch milliseconds.
 ///
-/// A hash of the id decides where, so that it is the same whoever computes it, and jobs that were
+/// A hash of the id decides where, so that it is the same on every instance, and jobs that were
 /// requested for one moment spread evenly. A window that ends after `expires_ms` is shortened:
 /// jobs that were all moved to their last moment would expire before they could fire.
 pub fn instant_of(

@@ -1,4 +1,4 @@
-//! What is paused at somebody's request: an app, or the ingest of a consumer group.
+//! What is paused on request: an app, or the ingest of a consumer group.
 
 /// Since when something is paused, by whom and why.
 #[derive(Clone, Debug, PartialEq, Eq)]

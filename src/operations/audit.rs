@@ -16,7 +16,7 @@ pub struct Audit<'a> {
     context: &'a Arc<Context>,
 }
 
-/// One change that was made at somebody's request.
+/// One change that was made on request.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

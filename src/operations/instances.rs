@@ -69,20 +69,20 @@ pub enum InstanceState {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct DrainAnswer {
-    /// Whether it was told now.
+    /// Whether it was asked now.
     pub result: DrainResult,
     /// The instance.
     pub instance: InstanceItem,
 }
 
-/// Whether an instance was told to drain.
+/// Whether an instance was asked to drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DrainResult {
-    /// It was told, and begins with its next heartbeat.
+    /// It was asked, and begins with its next heartbeat.
     Draining,
-    /// It was told before.
+    /// It was asked before.
     Unchanged,
 }
 
@@ -152,7 +152,7 @@ async fn drain(context: &Context, id: &str) -> Result<DrainAnswer> {
     match (told, instance.state) {
         (true, _) => Ok(DrainAnswer { result: DrainResult::Draining, instance }),
         (false, InstanceState::Dead) => Err(is_dead(&instance)),
-        // Somebody else has told it at the same moment.
+        // Another caller has asked it at the same moment.
         (false, _) => Ok(DrainAnswer { result: DrainResult::Unchanged, instance }),
     }
 }

@@ -1,4 +1,4 @@
-//! The audit: what was changed at somebody's request, written in the transaction of the change.
+//! The audit: what was changed on request, written in the transaction of the change.
 
 use infinite_scheduler_entity::audit::{Column, Entity, Model};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
@@ -113,7 +113,7 @@ impl Store {
             .filter(Condition::all().add_option(after.map(older)))
             .order_by_desc(Column::AtMs)
             .order_by_desc(Column::Id)
-            // One more than was asked for tells whether there are more.
+            // One more than was asked for shows whether there are more.
             .limit(limit.saturating_add(1))
             .all(&self.inner.pool)
             .await?;

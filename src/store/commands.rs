@@ -23,7 +23,7 @@ pub struct Look {
     pub jobs: Vec<JobId>,
 }
 
-/// Somebody who does not own the shard asks for a change of a job in it.
+/// A program that does not own the shard asks for a change of a job in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeCommand {
     /// The command's row.
@@ -36,7 +36,7 @@ pub struct ChangeCommand {
     pub deadline_ms: Option<i64>,
 }
 
-/// A change of one job that somebody asks for.
+/// A change of one job on request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangeRequest {
@@ -71,7 +71,7 @@ pub enum CommandState {
     Waiting,
     /// It was carried out.
     Answered(ChangeAnswer),
-    /// Whoever asked did not want it any more before it was carried out.
+    /// The caller withdrew it before it was carried out.
     Withdrawn,
 }
 
@@ -126,7 +126,7 @@ impl Store {
         Ok(())
     }
 
-    /// Asks the owner of `shard`, whoever that is, for a change. It sees the command within about
+    /// Asks the owner of `shard` for a change. It sees the command within about
     /// a heartbeat. Returns the command's id.
     ///
     /// # Errors

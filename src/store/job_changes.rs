@@ -29,7 +29,7 @@ pub struct StoredJob {
     pub is_tombstone: bool,
 }
 
-/// A job's row, with the app that it is of and whoever owns its shard.
+/// A job's row, with the app that it is of and the owner of its shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocatedJob {
     /// The row.
@@ -51,7 +51,7 @@ pub struct LocatedJob {
 pub enum Claim {
     /// Its shard is ours.
     Owned(ShardFence),
-    /// Nobody owns its shard, which is at this epoch. Whoever owned it last can write nothing
+    /// Nobody owns its shard, which is at this epoch. Its last owner can write nothing
     /// any more once this is committed.
     Free(ShardId, Epoch),
 }
@@ -76,7 +76,7 @@ pub struct JobWrite {
     pub tombstone_until: Option<i64>,
     /// What the audit says of it; `None` if that was written before.
     pub audit: Option<AuditEntry>,
-    /// What its producer is told.
+    /// The verdict for its producer.
     pub verdict: Option<Event>,
     /// The command that asked for it, with the answer.
     pub command: Option<(i64, ChangeAnswer)>,
@@ -139,7 +139,7 @@ impl Store {
         Ok(Some(LocatedJob { stored, app, app_name, rules, is_paused, free_at }))
     }
 
-    /// The job that an app's idempotency key stands for.
+    /// The job that an app's idempotency key refers to.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the database does not answer.
@@ -154,7 +154,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Refused`] if the database does not take the new values; else it is unknown
-    /// whether it was committed: the row's revision tells.
+    /// whether it was committed: the revision of the row shows it.
     pub async fn change_job(&self, claim: &Claim, write: &JobWrite) -> Result<JobWritten> {
         let parts = write.parts(claim);
         match &self.inner.driver {

@@ -81,7 +81,7 @@ impl Store {
         Ok(apps)
     }
 
-    /// The jobs that these idempotency keys stand for; they may have ended.
+    /// The jobs that these idempotency keys refer to; they may have ended.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if the database is unavailable.

@@ -16,7 +16,7 @@ use crate::model::ids::InstanceId;
 pub enum InstanceState {
     /// It has a lease.
     Alive,
-    /// It has a lease, and was told to give up its shards and partitions and to take none.
+    /// It has a lease, and was asked to give up its shards and partitions and to take none.
     Draining,
     /// Its lease is over, or it was declared dead.
     Dead,
@@ -87,11 +87,11 @@ impl Store {
         Ok(rows.into_iter().map(known).collect())
     }
 
-    /// Tells an instance to give up its shards and partitions and to take none until it is
-    /// restarted. False if there is no such instance, it is dead or was told before.
+    /// Asks an instance to give up its shards and partitions and to take none until it is
+    /// restarted. False if there is no such instance, it is dead or was asked before.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`]: unknown whether it was told; ask what is there.
+    /// [`super::Error::Unavailable`]: unknown whether it was asked; read what is there.
     pub async fn drain_instance(&self, id: InstanceId, entry: &AuditEntry) -> Result<bool> {
         let update = "update scheduler_instance set drain_ms = ? \
                       where id = ? and not dead and drain_ms is null";

@@ -109,7 +109,7 @@ impl Store {
         let values = vec![entry.at_ms.into(), seen.id.0.into()];
         match self.transact(vec![Step::one(update, values), audit::step(entry)]).await? {
             true => Ok(in_use),
-            // A job has come meanwhile, or somebody else has retired it.
+            // A job has come meanwhile, or another caller has retired it.
             false => self.what_uses(seen.id, &shards).await,
         }
     }

@@ -20,7 +20,8 @@ impl Store {
     /// be more.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer; the step can be repeated.
+    /// [`Error::Unavailable`](super::Error::Unavailable) if the database does not answer; the step
+    /// can be repeated.
     pub async fn forget_tombstones(&self, shards: &[ShardId], now_ms: i64) -> Result<bool> {
         let mut has_more = false;
         for some in shards.chunks(SHARDS) {

@@ -22,7 +22,7 @@ impl AppScheduler {
         let me = self.instance.me();
         let fence = self.fences.get(&shard).filter(|fence| fence.owner == me).copied();
         let Some(fence) = fence.filter(|_| !self.releasing.contains_key(&shard)) else {
-            // Whoever asked may have stopped waiting.
+            // The caller may have stopped waiting.
             drop(change.reply.send(ChangeReply::NotOurs));
             return;
         };
@@ -39,7 +39,7 @@ impl AppScheduler {
         spawn(&self.instance, &self.app, fence, change, found);
     }
 
-    /// What the job is doing, which a cancellation tells at once that nothing may follow.
+    /// What the job is doing, to which a cancellation says at once that nothing may follow.
     fn attempting(&self, change: &PendingChange) -> Attempting {
         let request = &change.request;
         let in_flight = &self.instance.in_flight;

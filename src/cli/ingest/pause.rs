@@ -11,7 +11,7 @@ use crate::operations::{IngestChange, IngestResult, Paused, rfc3339_s};
 /// Pauses the ingest of the whole consumer group
 ///
 /// Within two heartbeats no instance takes another record, and the pause outlives every restart.
-/// Jobs fire as before. Nothing is lost: reading goes on where it stands.
+/// Jobs fire as before. Nothing is lost: reading continues at the same offset.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -19,7 +19,7 @@ use crate::operations::{JobOperation, JobPatch, Setting};
 
 /// Cancels a job: no further attempt at it starts
 ///
-/// An attempt that runs goes on, and may be the good one; --stop tells it to stop. A job that was
+/// An attempt that runs goes on, and may be the good one; --stop asks it to stop. A job that was
 /// cancelled before is answered in the same way.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -32,7 +32,7 @@ asked; 3 it has fired already, or is unknown; 4 not answered yet.")]
 pub(super) struct Cancel {
     #[command(flatten)]
     common: Common,
-    /// Also tell an attempt that runs to stop
+    /// Also ask a running attempt to stop
     #[arg(long)]
     stop: bool,
 }

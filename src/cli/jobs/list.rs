@@ -62,7 +62,7 @@ struct Filters {
     /// Jobs of this priority: high, normal or low
     #[arg(long, value_name = "PRIORITY")]
     priority: Option<String>,
-    /// The job that this idempotency key stands for
+    /// The job that this idempotency key refers to
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Jobs whose record is in this partition, as in scheduler.jobs.ingest/3

@@ -40,7 +40,7 @@ pub enum IngestResult {
 
 impl Ingest<'_> {
     /// Pauses the ingest of the consumer group: within two heartbeats no instance takes another
-    /// record. Nothing is lost: reading goes on where it stands. A pause outlives every restart.
+    /// record. Nothing is lost: reading continues at the same offset. A pause outlives every restart.
     ///
     /// # Errors
     /// [`Error::Invalid`] if requests do not come by Kafka; [`Error::Unavailable`] when the

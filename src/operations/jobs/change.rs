@@ -1,4 +1,4 @@
-//! Operations on one job: asked of whoever owns its shard, or carried out here where nobody does.
+//! Operations on one job: asked of the owner of its shard, or carried out here where there is none.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ impl JobOperation {
         Self::new(job, Change::Edit(Box::new(patch)))
     }
 
-    /// Of a cancellation: an attempt that runs is told to stop, through its
+    /// Of a cancellation: an attempt that runs is asked to stop, through its
     /// [`cancelled`](crate::JobContext::cancelled).
     pub fn stop_running(mut self) -> Self {
         if let Change::Cancel { stop } = &mut self.change {
@@ -92,7 +92,7 @@ impl JobOperation {
     }
 
     /// An operation that is not answered in time is withdrawn, so that it changes nothing later.
-    /// Otherwise it is carried out as soon as somebody owns the job's shard, and its answer is
+    /// Otherwise it is carried out as soon as an instance owns the job's shard, and its answer is
     /// found by [`Jobs::operation`](super::Jobs::operation).
     pub fn or_withdraw(mut self) -> Self {
         self.withdraws = true;

@@ -278,7 +278,7 @@ impl Selection {
         }
     }
 
-    /// The jobs that the key stands for, one of each app at most.
+    /// The jobs that the key refers to, one of each app at most.
     async fn find_by_key(
         &self,
         context: &Context,
@@ -348,7 +348,7 @@ impl Selection {
                     }
                     last = Some(*place);
                     found.looked_at += 1;
-                    // One that has moved meanwhile is listed where it is now.
+                    // One that was rescheduled meanwhile is listed where it is now.
                     let job = jobs.remove(&place.1).filter(|job| job.key() == *place);
                     let Some(job) = job else { continue };
                     let Some(name) = self.app_of(&job).cloned() else { continue };

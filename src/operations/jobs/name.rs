@@ -16,7 +16,7 @@ pub enum JobName {
         /// The `requestId`.
         request_id: String,
     },
-    /// The job that an idempotency key stands for.
+    /// The job that an idempotency key refers to.
     Key {
         /// The app.
         app: String,

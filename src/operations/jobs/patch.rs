@@ -158,7 +158,7 @@ struct Wire {
     reason: Option<String>,
 }
 
-/// Tells a `null` from a field that is not there.
+/// Distinguishes a `null` from a field that is not there.
 fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     D: Deserializer<'de>,

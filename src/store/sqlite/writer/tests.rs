@@ -1,4 +1,4 @@
-//! What a group of tasks leaves in the file, and what its callers are told.
+//! What a group of tasks leaves in the file, and the answers to its callers.
 
 use std::sync::mpsc;
 
