@@ -13,10 +13,14 @@ mod endpoint;
 mod middleware;
 
 mod jobs;
+mod job_lists;
+mod job_changes;
 mod requests;
 mod apps;
 mod dead_letters;
 mod ingest;
+mod instances;
+mod audit;
 mod metrics;
 mod health;
 mod documents;

@@ -40,7 +40,11 @@ impl Exit {
             return Self::Impossible;
         }
         match error.downcast_ref::<OperationError>() {
-            Some(OperationError::Invalid(_) | OperationError::Unusable(_)) => Self::Impossible,
+            Some(
+                OperationError::Invalid(_)
+                | OperationError::InvalidCursor(_)
+                | OperationError::Unusable(_),
+            ) => Self::Impossible,
             Some(
                 OperationError::NotFound(_)
                 | OperationError::Conflict(_)

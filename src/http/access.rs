@@ -15,6 +15,10 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use super::problem::Problem;
 use super::tokens::{Caller, Tokens};
 use crate::config::Role;
+use crate::operations::{AuditSource, By};
+
+/// Who asks where there are no tokens.
+const ANONYMOUS: &str = "anonymous";
 
 /// Paths that want no token and are never refused: probes have none.
 pub(super) fn is_open(path: &str) -> bool {
@@ -149,9 +153,13 @@ impl FromRequest for Admin {
 }
 
 impl Caller {
-    /// Its name for the log.
-    pub(super) fn shown(&self) -> &str {
-        self.name.as_deref().unwrap_or("somebody on this machine")
+    /// Who asks for a change, for the audit, and why.
+    pub(super) fn by(&self, reason: Option<&str>) -> By {
+        let by = By::new(self.name.as_deref().unwrap_or(ANONYMOUS)).through(AuditSource::Http);
+        match reason {
+            Some(reason) => by.because(reason),
+            None => by,
+        }
     }
 }
 

@@ -1,19 +1,37 @@
-//! The apps that were ever registered.
+//! The apps that were ever registered: listed, paused, resumed and retired.
 
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use utoipa::ToSchema;
 
-use super::access::Reader;
+use super::access::{Admin, Operator, Reader};
 use super::endpoint::Endpoint;
+use super::fields::{self, Reason};
 use super::page::Page;
 use super::problem::Problem;
 use super::query::Query;
 use super::shared::Shared;
-use crate::operations::App;
+use crate::operations::{App, AppChange};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    vec![Endpoint::new(__path_list, list)]
+    vec![
+        Endpoint::new(__path_list, list),
+        Endpoint::new(__path_pause, pause),
+        Endpoint::new(__path_resume, resume),
+        Endpoint::new(__path_delete, delete),
+    ]
+}
+
+/// How an app is to be paused.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct AppPause {
+    /// Why, for the audit and for those who find it paused.
+    reason: Option<String>,
+    /// Whether its requests are refused meanwhile; otherwise they are accepted, and their jobs wait.
+    refuse_requests: bool,
 }
 
 /// The apps that were ever registered, by name, and who fires their jobs.
@@ -27,4 +45,59 @@ async fn list(
     Query::read(&request, &[])?;
     let apps = shared.running()?.apps().list().await?;
     Ok(HttpResponse::Ok().json(Page::whole(apps)))
+}
+
+/// Pauses an app: within two heartbeats no instance starts any of its jobs. It outlives every
+/// restart.
+#[utoipa::path(post, path = "/api/apps/{app}/pause", tag = "apps", operation_id = "pauseApp",
+    params(("app" = String, Path)), request_body(content = Option<AppPause>),
+    responses((status = 200, body = AppChange),
+        (status = 404, description = "No such app was ever registered")))]
+async fn pause(
+    caller: Operator,
+    request: HttpRequest,
+    shared: web::Data<Arc<Shared>>,
+    app: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Query::read(&request, &[])?;
+    let AppPause { reason, refuse_requests } = fields::read_optional(&request, payload).await?;
+    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    let change = operations.apps().pause(app.into_inner(), refuse_requests).await?;
+    Ok(HttpResponse::Ok().json(change))
+}
+
+/// Resumes an app: what is due is started within two heartbeats.
+#[utoipa::path(post, path = "/api/apps/{app}/resume", tag = "apps", operation_id = "resumeApp",
+    params(("app" = String, Path)), request_body(content = Option<Reason>),
+    responses((status = 200, body = AppChange),
+        (status = 404, description = "No such app was ever registered")))]
+async fn resume(
+    caller: Operator,
+    request: HttpRequest,
+    shared: web::Data<Arc<Shared>>,
+    app: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Query::read(&request, &[])?;
+    let Reason { reason } = fields::read_optional(&request, payload).await?;
+    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    Ok(HttpResponse::Ok().json(operations.apps().resume(app.into_inner()).await?))
+}
+
+/// Deletes an app that nobody uses any more.
+#[utoipa::path(delete, path = "/api/apps/{app}", tag = "apps", operation_id = "deleteApp",
+    params(("app" = String, Path), ("reason" = Option<String>, Query)),
+    responses((status = 200, body = AppChange),
+        (status = 404, description = "No such app was ever registered"),
+        (status = 409, description = "It has jobs, messages that wait to be published, or a live instance")))]
+async fn delete(
+    caller: Admin,
+    request: HttpRequest,
+    shared: web::Data<Arc<Shared>>,
+    app: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let query = Query::read(&request, &["reason"])?;
+    let operations = shared.running()?.by(caller.0.by(query.text("reason")));
+    Ok(HttpResponse::Ok().json(operations.apps().delete(app.into_inner()).await?))
 }

@@ -14,10 +14,11 @@ use super::body::{self, Expected, VALUE_BYTES};
 use super::endpoint::Endpoint;
 use super::fields;
 use super::mask::View;
-use super::page::{List, Page, invalid_cursor};
+use super::page::{Cursors, Page};
 use super::problem::Problem;
 use super::query::Query;
 use super::shared::Shared;
+use crate::model::cursor::InvalidCursor;
 use crate::model::ids::JobId;
 use crate::operations::{
     Edit, LetterAction, LetterCursor, LetterFilter, LetterSelection, LetterState, Replayed,
@@ -50,6 +51,8 @@ struct Correction {
     replace: bool,
     /// Takes a value that is no request, too.
     force: bool,
+    /// Why, for the audit.
+    reason: Option<String>,
 }
 
 /// A value that is replayed in the place of the letter's.
@@ -60,6 +63,8 @@ struct Value {
     value: Option<String>,
     /// The value in base64, for what is not text.
     value_base64: Option<String>,
+    /// Why, for the audit.
+    reason: Option<String>,
 }
 
 /// What was done to a letter, or would be.
@@ -116,8 +121,8 @@ async fn list(
         contains: query.text("contains").map(str::to_owned),
     };
     let limit = query.limit()?;
-    let list = List::new(LIST, &query);
-    let after = list.place()?.map(|place| cursor_at(&place)).transpose()?;
+    let cursors = Cursors::new(LIST, &query);
+    let after = cursors.place()?.map(|place| cursor_at(&place)).transpose()?;
     let scheduler = shared.running()?;
     let page = scheduler.dead_letters().list(&filter, after, limit).await?;
     let known = scheduler.registered_apps();
@@ -126,7 +131,7 @@ async fn list(
         let view = View::of(&shared, &caller.0, &known, letter.app.as_deref());
         items.push(view.letter(serde_json::to_value(letter).map_err(Problem::internal)?));
     }
-    let next = page.next.map(|next| list.cursor(&place_of(next)));
+    let next = page.next.map(|next| cursors.write(&place_of(next)));
     Ok(HttpResponse::Ok().json(Page::new(items, next)))
 }
 
@@ -164,22 +169,20 @@ async fn replay(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let dry_run = Query::read(&request, &["dryRun"])?.flag("dryRun")?;
-    let value = match body::has_body(&request) {
-        false => None,
+    let Value { value, value_base64, reason } = match body::has_body(&request) {
+        false => Value::default(),
         true => {
             let body = body::read(&request, payload, Expected::Object(VALUE_BYTES)).await?;
-            let Value { value, value_base64 } = fields::read(&body.text)?;
-            bytes(value, value_base64)?
+            fields::read(&body.text)?
         }
     };
-    let letters = shared.running()?.dead_letters();
+    let value = bytes(value, value_base64)?;
+    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    let letters = operations.dead_letters();
     let replayed = match dry_run {
         true => letters.preview_replay(*id, value).await?,
         false => letters.replay(*id, value).await?,
     };
-    if !dry_run {
-        tracing::info!(letter = %id, by = caller.0.shown(), "dead letter {id} was replayed");
-    }
     let done = match replayed {
         Replayed::Accepted { job_id } => {
             Done { result: "replayed", job_id: Some(job_id), ..Done::default() }
@@ -207,17 +210,15 @@ async fn edit(
 ) -> Result<HttpResponse, Problem> {
     let dry_run = Query::read(&request, &["dryRun"])?.flag("dryRun")?;
     let body = body::read(&request, payload, Expected::Object(VALUE_BYTES)).await?;
-    let Correction { value, value_base64, replace, force } = fields::read(&body.text)?;
+    let Correction { value, value_base64, replace, force, reason } = fields::read(&body.text)?;
     if value.is_none() && value_base64.is_none() {
         let problem = "is missing: give the corrected value, or null to remove it";
         return Err(Problem::refused_field("/value", problem));
     }
     let correction = bytes(value.flatten(), value_base64)?;
     let edit = Edit { correction, force, replace, dry_run };
-    let edited = shared.running()?.dead_letters().edit(&(*id).into(), edit).await?;
-    if !dry_run {
-        tracing::info!(letter = %id, by = caller.0.shown(), "dead letter {id} was edited");
-    }
+    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    let edited = operations.dead_letters().edit(&(*id).into(), edit).await?;
     let nothing = !edited.had_correction && !edited.has_correction;
     Ok(HttpResponse::Ok().json(Done {
         result: if nothing { "unchanged" } else { "edited" },
@@ -231,7 +232,7 @@ async fn edit(
 /// Marks a dead letter: nothing is to be done about it.
 #[utoipa::path(delete, path = "/api/dead-letters/{id}", tag = "dead letters",
     operation_id = "discardDeadLetter",
-    params(("id" = Uuid, Path), ("dryRun" = Option<bool>, Query)),
+    params(("id" = Uuid, Path), ("dryRun" = Option<bool>, Query), ("reason" = Option<String>, Query)),
     responses((status = 200, body = Done), (status = 404, description = "It does not exist"),
         (status = 409, description = "Its state does not allow it")))]
 async fn discard(
@@ -240,20 +241,19 @@ async fn discard(
     shared: web::Data<Arc<Shared>>,
     id: web::Path<Uuid>,
 ) -> Result<HttpResponse, Problem> {
-    let dry_run = Query::read(&request, &["dryRun"])?.flag("dryRun")?;
+    let query = Query::read(&request, &["dryRun", "reason"])?;
+    let dry_run = query.flag("dryRun")?;
     let named = LetterSelection::Named(vec![(*id).into()]);
     let mut failed = None;
-    let letters = shared.running()?.dead_letters();
-    letters
+    let operations = shared.running()?.by(caller.0.by(query.text("reason")));
+    operations
+        .dead_letters()
         .apply(LetterAction::Discard, &named, dry_run, |_, outcome| {
             failed = outcome.clone().err();
         })
         .await?;
     if let Some(error) = failed {
         return Err(error.into());
-    }
-    if !dry_run {
-        tracing::info!(letter = %id, by = caller.0.shown(), "dead letter {id} was discarded");
     }
     Ok(HttpResponse::Ok().json(Done { result: "discarded", dry_run, ..Done::default() }))
 }
@@ -288,5 +288,5 @@ fn cursor_at(place: &[u8]) -> Result<LetterCursor, Problem> {
         let created_ms = i64::from_be_bytes(*created_ms);
         Some(LetterCursor { created_ms, id: Uuid::from_slice(id).ok()? })
     });
-    cursor.ok_or_else(invalid_cursor)
+    Ok(cursor.ok_or(InvalidCursor)?)
 }

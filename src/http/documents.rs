@@ -1,4 +1,4 @@
-//! What describes the API for programs: the `OpenAPI` document, made from the handlers, and the JSON
+//! What describes the API for programs: the OpenAPI document, made from the handlers, and the JSON
 //! Schema of a request.
 
 use actix_web::web::Bytes;
@@ -17,7 +17,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint::new(__path_openapi, openapi), Endpoint::new(__path_schema, schema)]
 }
 
-/// The `OpenAPI` document as text.
+/// The OpenAPI document as text.
 #[derive(Debug)]
 pub(super) struct OpenApi(Bytes);
 
@@ -48,7 +48,7 @@ async fn schema(_: Reader, request: HttpRequest) -> Result<HttpResponse, Problem
     Ok(HttpResponse::Ok().content_type("application/schema+json").body(SCHEMA))
 }
 
-/// The `OpenAPI` 3.1 document of these endpoints.
+/// The OpenAPI 3.1 document of these endpoints.
 fn document(endpoints: Vec<Endpoint>) -> Value {
     let info = InfoBuilder::new()
         .title("infinite-scheduler")
@@ -174,6 +174,15 @@ mod tests {
             ("/api/dead-letters/{id}", "patch"),
             ("/api/dead-letters/{id}", "delete"),
             ("/api/ingest/seek", "post"),
+            ("/api/jobs", "get"),
+            ("/api/jobs/{id}", "get"),
+            ("/api/jobs/{id}", "patch"),
+            ("/api/jobs/{id}", "delete"),
+            ("/api/jobs/{id}/run", "post"),
+            ("/api/operations/{id}", "get"),
+            ("/api/apps/{app}/pause", "post"),
+            ("/api/instances/{id}/drain", "post"),
+            ("/api/audit", "get"),
         ] {
             assert!(document["paths"][path][method].is_object(), "{method} {path}");
         }

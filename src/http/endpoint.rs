@@ -1,7 +1,7 @@
 //! One handler with its description.
 //!
 //! A handler is described by `#[utoipa::path]` above it: path and method are taken from that, so
-//! that the routes and the `OpenAPI` document are one list. It is added by a line in
+//! that the routes and the OpenAPI document are one list. It is added by a line in
 //! `endpoints` of its group.
 
 use actix_web::dev::Handler;

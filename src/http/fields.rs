@@ -1,17 +1,49 @@
 //! The fields of a JSON object in a body, read strictly.
 
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, web};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
+use utoipa::ToSchema;
 
+use super::body::{self, Expected, JOB_BYTES};
 use super::problem::Problem;
 use crate::model::suggest::nearest;
+
+/// Why something is asked for.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Reason {
+    /// Why, for the audit.
+    pub(super) reason: Option<String>,
+}
+
+/// The fields in the body of `request`; their defaults if it has no body.
+///
+/// # Errors
+/// As [`read`], and as [`body::read`].
+pub(super) async fn read_optional<T: DeserializeOwned + Default>(
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<T, Problem> {
+    if !body::has_body(request) {
+        return Ok(T::default());
+    }
+    let body = body::read(request, payload, Expected::Object(JOB_BYTES)).await?;
+    read(&body.text)
+}
 
 /// Reads `text` as a `T`.
 ///
 /// # Errors
 /// 400 if it is not JSON, 422 if a field is unknown, given twice, missing or of another type.
 pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
+    // Otherwise its items would be taken for fields, in their order.
+    if text.trim_ascii_start().starts_with('[') {
+        let detail = "the body is an array: send one JSON object";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", detail));
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let error = match serde_path_to_error::deserialize(&mut deserializer) {
         Ok(fields) => match deserializer.end() {

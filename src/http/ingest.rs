@@ -1,4 +1,4 @@
-//! How far the ingest topics have been read, and where they are read on.
+//! How far the ingest topics have been read, where they are read on, and pausing that.
 
 use std::sync::Arc;
 
@@ -7,19 +7,24 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::access::{Admin, Reader};
+use super::access::{Admin, Operator, Reader};
 use super::body::{self, Expected, JOB_BYTES};
 use super::endpoint::Endpoint;
-use super::fields;
+use super::fields::{self, Reason};
 use super::problem::Problem;
 use super::query::Query;
 use super::shared::Shared;
 use crate::model::ids::{Offset, Partition};
 use crate::model::time::ScheduledTime;
-use crate::operations::{Positions, Seek, SeekAnswer, SeekTo};
+use crate::operations::{IngestChange, Positions, Seek, SeekAnswer, SeekTo};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    vec![Endpoint::new(__path_positions, positions), Endpoint::new(__path_seek, seek)]
+    vec![
+        Endpoint::new(__path_positions, positions),
+        Endpoint::new(__path_seek, seek),
+        Endpoint::new(__path_pause, pause),
+        Endpoint::new(__path_resume, resume),
+    ]
 }
 
 /// What is to be read on where.
@@ -37,7 +42,7 @@ struct Wanted {
     /// Only says what would be read again or skipped.
     #[serde(default)]
     dry_run: bool,
-    /// Why, for the log.
+    /// Why, for the audit.
     reason: Option<String>,
 }
 
@@ -86,13 +91,9 @@ async fn seek(
     let wanted: Wanted = fields::read(&body.text)?;
     let to = wanted.to.read()?;
     let (topic, partitions) = chosen(wanted.topic, &wanted.partitions)?;
-    let dry_run = wanted.dry_run;
-    let seek = Seek { to, topic, partitions, dry_run };
-    let answer = shared.running()?.ingest().seek(seek).await?;
-    if !dry_run {
-        let (by, reason) = (caller.0.shown(), wanted.reason.as_deref().unwrap_or_default());
-        tracing::info!(by, reason, ?to, moved = answer.moved, "a seek was asked for");
-    }
+    let seek = Seek { to, topic, partitions, dry_run: wanted.dry_run };
+    let operations = shared.running()?.by(caller.0.by(wanted.reason.as_deref()));
+    let answer = operations.ingest().seek(seek).await?;
     match &answer.failure {
         None => Ok(HttpResponse::Ok().json(answer)),
         // Those before it have been moved.
@@ -101,6 +102,36 @@ async fn seek(
             Err(Problem::from(error.clone()).with("partitions", moves))
         }
     }
+}
+
+/// Pauses reading, for the whole consumer group, within two heartbeats. It outlives every restart.
+#[utoipa::path(post, path = "/api/ingest/pause", tag = "ingest", operation_id = "pauseIngest",
+    request_body(content = Option<Reason>), responses((status = 200, body = IngestChange)))]
+async fn pause(
+    caller: Operator,
+    request: HttpRequest,
+    shared: web::Data<Arc<Shared>>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Query::read(&request, &[])?;
+    let Reason { reason } = fields::read_optional(&request, payload).await?;
+    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    Ok(HttpResponse::Ok().json(operations.ingest().pause().await?))
+}
+
+/// Resumes reading, for the whole consumer group, within two heartbeats.
+#[utoipa::path(post, path = "/api/ingest/resume", tag = "ingest", operation_id = "resumeIngest",
+    request_body(content = Option<Reason>), responses((status = 200, body = IngestChange)))]
+async fn resume(
+    caller: Operator,
+    request: HttpRequest,
+    shared: web::Data<Arc<Shared>>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Query::read(&request, &[])?;
+    let Reason { reason } = fields::read_optional(&request, payload).await?;
+    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    Ok(HttpResponse::Ok().json(operations.ingest().resume().await?))
 }
 
 impl Place {

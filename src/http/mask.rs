@@ -5,8 +5,10 @@
 //! that cannot be parsed, and everything of an app that this instance does not know, whose mask
 //! nobody knows here.
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::problem::Problem;
 use super::shared::Shared;
 use super::tokens::Caller;
 use crate::config::{JsonPointer, Role};
@@ -23,6 +25,16 @@ pub(super) enum View<'a> {
     Masked(&'a [JsonPointer]),
     /// Nothing.
     Withheld,
+}
+
+/// A thing as somebody may see it.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Seen<'a, T> {
+    /// As it is, `jobData` byte for byte.
+    Whole(&'a T),
+    /// Without what is hidden.
+    Partly(Value),
 }
 
 impl<'a> View<'a> {
@@ -65,6 +77,42 @@ impl<'a> View<'a> {
         }
         letter.insert("withheld".into(), true.into());
         letter.into()
+    }
+
+    /// A job as it may be seen.
+    ///
+    /// # Errors
+    /// 500 if it cannot be written as JSON.
+    pub(super) fn job<T: Serialize>(self, job: &T) -> Result<Seen<'_, T>, Problem> {
+        let mask = match self {
+            Self::Whole => return Ok(Seen::Whole(job)),
+            Self::Masked(mask) => Some(mask),
+            Self::Withheld => None,
+        };
+        let mut job = serde_json::to_value(job).map_err(Problem::internal)?;
+        if let Some(data) = job.get_mut("jobData") {
+            match mask {
+                Some(mask) => mask.iter().for_each(|pointer| hide(data, pointer.names())),
+                None => *data = Value::Null,
+            }
+        }
+        if let Value::Object(fields) = &mut job {
+            fields.insert("lastError".into(), Value::Null);
+            fields.insert("withheld".into(), true.into());
+        }
+        Ok(Seen::Partly(job))
+    }
+
+    /// Whether something is hidden at the pointer of these names, or below it.
+    pub(super) fn hides(self, names: &[String]) -> bool {
+        match self {
+            Self::Whole => false,
+            Self::Withheld => true,
+            Self::Masked(mask) => mask.iter().any(|pointer| {
+                // One of them is on the way to the other.
+                pointer.names().iter().zip(names).all(|(masked, asked)| masked == asked)
+            }),
+        }
     }
 
     /// The status of a request as it may be seen.
@@ -160,6 +208,31 @@ mod tests {
             ("+1", None),
         ] {
             assert_eq!(masked_request(text, &mask).as_str(), seen, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_job_is_seen_without_what_is_masked() {
+        let mask = ["/a/b".parse().unwrap()];
+        let job = json!({"jobId": 1, "lastError": "said x", "jobData": {"a": {"b": "x"}, "n": 1}});
+        let seen = |view: View<'_>| serde_json::to_value(view.job(&job).unwrap()).unwrap();
+        assert_eq!(seen(View::Whole), job);
+        let fields = json!({"a": {"b": "***"}, "n": 1});
+        for (view, data) in [(View::Masked(&mask), fields), (View::Withheld, Value::Null)] {
+            let meant = json!({"jobId": 1, "lastError": null, "jobData": data, "withheld": true});
+            assert_eq!(seen(view), meant);
+        }
+        for (names, is_hidden) in [
+            (&["a", "b"][..], true),
+            (&["a"], true),
+            (&[], true),
+            (&["a", "b", "c"], true),
+            (&["a", "c"], false),
+            (&["b"], false),
+        ] {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(View::Masked(&mask).hides(&names), is_hidden, "{names:?}");
+            assert!(View::Withheld.hides(&names) && !View::Whole.hides(&names));
         }
     }
 

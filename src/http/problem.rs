@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::model::cursor::InvalidCursor;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::field_of;
 use crate::operations::Error as OperationError;
@@ -102,6 +103,18 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", detail).with_fault(fault)
     }
 
+    /// A condition on a part of an app's `jobData` that role read does not see: 403.
+    pub(super) fn masked(app: &str, pointer: &str) -> Self {
+        let problem = format!(
+            "has the pointer {pointer:?}, which role read does not see of app {app}: leave it out, \
+             name another app, or use a token of role operate"
+        );
+        let detail = format!("query parameter data {problem}");
+        let parameter = Some("data".to_owned());
+        let fault = Fault { pointer: None, parameter, detail: problem };
+        Self::new(StatusCode::FORBIDDEN, "masked", detail).with_fault(fault)
+    }
+
     /// What a moment later may work: 503.
     pub(super) fn unavailable(kind: &str, detail: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail);
@@ -173,11 +186,18 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl From<InvalidCursor> for Problem {
+    fn from(error: InvalidCursor) -> Self {
+        Self::bad("invalid-cursor", error.to_string())
+    }
+}
+
 impl From<OperationError> for Problem {
     fn from(error: OperationError) -> Self {
         let detail = error.to_string();
         match error {
             OperationError::Refused(refusal) => refusal.into(),
+            OperationError::InvalidCursor(_) => Self::bad("invalid-cursor", detail),
             OperationError::Invalid(_) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", detail)
             }

@@ -113,10 +113,15 @@ impl Query {
         })
     }
 
-    /// The filter: every parameter but those of the page, in one form.
-    pub(super) fn filter(&self) -> String {
+    /// The parameters of the filter, which are all but those of the page.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         let filter = self.0.iter().filter(|(name, _)| !PAGE.contains(name));
-        filter.map(|(name, value)| format!("{name}={value}\n")).collect()
+        filter.map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// The filter in one form.
+    pub(super) fn filter(&self) -> String {
+        self.pairs().map(|(name, value)| format!("{name}={value}\n")).collect()
     }
 }
 

@@ -10,16 +10,23 @@ use actix_web::{HttpRequest, HttpResponse, Resource, web};
 use super::documents::OpenApi;
 use super::endpoint::Endpoint;
 use super::problem::Problem;
-use super::{apps, dead_letters, documents, health, ingest, jobs, metrics, requests};
+use super::{
+    apps, audit, dead_letters, documents, health, ingest, instances, job_changes, job_lists, jobs,
+    metrics, requests,
+};
 
 /// Every endpoint.
 pub(super) fn endpoints() -> Vec<Endpoint> {
     [
+        job_lists::endpoints(),
         jobs::endpoints(),
+        job_changes::endpoints(),
         requests::endpoints(),
         apps::endpoints(),
         dead_letters::endpoints(),
         ingest::endpoints(),
+        instances::endpoints(),
+        audit::endpoints(),
         metrics::endpoints(),
         health::endpoints(),
         documents::endpoints(),

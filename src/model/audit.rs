@@ -124,7 +124,8 @@ impl By {
 }
 
 impl AuditSource {
-    const ALL: [Self; 4] = [Self::Handle, Self::Cli, Self::Http, Self::Kafka];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Handle, Self::Cli, Self::Http, Self::Kafka];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::context::Context;
 use super::{AuditCursor, AuditFilter, Error, Result, rfc3339_ms, rfc3339_s};
@@ -16,7 +17,7 @@ pub struct Audit<'a> {
 }
 
 /// One change that was made on request.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct AuditItem {
@@ -24,6 +25,7 @@ pub struct AuditItem {
     pub id: i64,
     /// When it was made, epoch milliseconds.
     #[serde(rename = "time", serialize_with = "as_rfc3339")]
+    #[schema(value_type = String)]
     pub at_ms: i64,
     /// Who asked for it.
     pub who: String,
@@ -38,6 +40,7 @@ pub struct AuditItem {
     /// Why.
     pub reason: Option<String>,
     /// The particulars.
+    #[schema(value_type = Object)]
     pub details: Value,
     /// How many rows it changed.
     pub count: i64,

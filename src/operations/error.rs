@@ -12,6 +12,9 @@ pub enum Error {
     /// The arguments contradict each other or the configuration; change them.
     #[error("{0}")]
     Invalid(String),
+    /// The cursor is of another list or filter, or was changed; begin without one.
+    #[error("{0}")]
+    InvalidCursor(String),
     /// The request, or a value in it, is refused; correct it.
     #[error(transparent)]
     Refused(#[from] Refusal),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::context::Context;
 use super::pauses::as_rfc3339;
@@ -20,7 +21,7 @@ pub struct Instances<'a> {
 }
 
 /// One start of an instance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct InstanceItem {
@@ -36,9 +37,11 @@ pub struct InstanceItem {
     pub time_zones: String,
     /// When it started by its own clock, epoch milliseconds.
     #[serde(rename = "startedTime", serialize_with = "as_rfc3339")]
+    #[schema(value_type = String)]
     pub started_ms: i64,
     /// The end of its lease by the database's clock, epoch milliseconds.
     #[serde(rename = "leaseUntil", serialize_with = "as_rfc3339")]
+    #[schema(value_type = String)]
     pub lease_until_ms: i64,
     /// The apps that it fires, by name.
     pub apps: Vec<String>,
@@ -49,7 +52,7 @@ pub struct InstanceItem {
 }
 
 /// Whether an instance is alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum InstanceState {
@@ -62,7 +65,7 @@ pub enum InstanceState {
 }
 
 /// What came of a drain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct DrainAnswer {
@@ -73,7 +76,7 @@ pub struct DrainAnswer {
 }
 
 /// Whether an instance was asked to drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DrainResult {

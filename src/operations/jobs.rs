@@ -23,11 +23,14 @@ use crate::model::request::ScheduleJobRequest;
 use crate::model::time::ScheduledTime;
 
 pub use self::answer::{JobAnswer, OperationOutcome, OperationState};
+pub(crate) use self::answer::{WireAnswer, WireOperation};
 pub use self::change::JobOperation;
+pub(crate) use self::list::WireListedJob;
 pub use self::list::{JobPage, JobState, ListedJob, PageRequest};
 pub use self::name::JobName;
 pub use self::patch::JobPatch;
 pub use self::show::ShownJob;
+pub(crate) use self::show::WireJob;
 pub use crate::store::RequestStatus;
 
 /// Requests of one call that are admitted at the same time.

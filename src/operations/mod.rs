@@ -44,11 +44,11 @@ pub use ingest::{
 };
 pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Instances};
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
-pub(crate) use jobs::WireStatus;
 pub use jobs::{
     JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState, Jobs, ListedJob,
     OperationOutcome, OperationState, PageRequest, RequestStatus, ShownJob,
 };
+pub(crate) use jobs::{WireAnswer, WireJob, WireListedJob, WireOperation, WireStatus};
 pub use pauses::Paused;
 pub use publish::Publisher;
 pub use tables::Tables;

@@ -1,6 +1,8 @@
 //! The HTTP API by real HTTP: what is accepted, what is refused and how, who may do what.
 
 mod health;
+mod job_changes;
+mod job_lists;
 mod jobs;
 mod lists;
 mod protocol;

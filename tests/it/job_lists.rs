@@ -189,7 +189,7 @@ async fn the_cursor_belongs_to_its_filter(
         (scheduled, ""),
     ] {
         let refused = jobs.list(filter, &page(100, Some(cursor))).await;
-        let Err(OperationError::Invalid(why)) = refused else { panic!("{refused:?}") };
+        let Err(OperationError::InvalidCursor(why)) = refused else { panic!("{refused:?}") };
         assert!(why.starts_with("cursor is not one of this list"), "{why}");
     }
     for limit in [0, 1001] {

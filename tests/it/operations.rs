@@ -256,7 +256,7 @@ async fn every_way_gets_the_same_answers(database: Database) {
         join_all((0..5).map(|_| Surroundings::new(database))).await;
     let [alone, beside, http, handle, operations] = &surroundings[..] else { unreachable!("five") };
     let instance = Instance::start(&beside.world.config()).await;
-    let served = Http::new(Instance::start(&http.world.config()).await);
+    let served = Http::start(&http.world.config()).await;
     let scheduler = handle.world.builder().start().await.expect("a start");
     let options = OperationsOptions::new(operations.world.database.url())
         .with_kafka_ingest(operations.world.kafka());

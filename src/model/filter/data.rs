@@ -33,6 +33,16 @@ impl DataCondition {
         Ok(Self { pointer: pointer.to_owned(), tokens, equals })
     }
 
+    /// The pointer as it was given.
+    pub(crate) fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
+    /// The names of the pointer, from the outermost.
+    pub(crate) fn tokens(&self) -> &[String] {
+        &self.tokens
+    }
+
     /// Whether it holds for `data`, a JSON text.
     pub(super) fn holds(&self, data: &str) -> bool {
         let found = Node::read(data).ok().and_then(|node| node.at(&self.tokens));

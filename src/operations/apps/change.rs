@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::{Apps, Context};
 use crate::model::audit::{AuditAction, AuditEntry};
@@ -13,7 +14,7 @@ use crate::store::{AppInUse, AppState, DueJobs};
 const TRIES: usize = 10;
 
 /// What was done to an app.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct AppChange {
@@ -26,7 +27,7 @@ pub struct AppChange {
 }
 
 /// What was done to an app.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum AppResult {

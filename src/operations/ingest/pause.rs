@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::{Context, Ingest};
 use crate::model::audit::{AuditAction, AuditEntry};
@@ -12,7 +13,7 @@ use crate::operations::{Error, Paused, Result};
 const TRIES: usize = 10;
 
 /// What was done to the ingest of a consumer group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct IngestChange {
@@ -25,7 +26,7 @@ pub struct IngestChange {
 }
 
 /// What was done to the ingest of a consumer group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum IngestResult {

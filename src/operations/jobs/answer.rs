@@ -1,6 +1,7 @@
 //! The answers of operations on one job, as programs and people see them.
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::model::change::{Answer, ChangeResult};
 use crate::model::ids::JobId;
@@ -88,11 +89,15 @@ impl JobAnswer {
     }
 }
 
-#[derive(Serialize)]
+/// The JSON form of a [`JobAnswer`].
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Wire<'a> {
+#[schema(as = JobAnswer)]
+pub(crate) struct WireAnswer<'a> {
+    #[schema(value_type = String)]
     result: ChangeResult,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Uuid>)]
     job_id: Option<JobId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     will_retry: Option<bool>,
@@ -110,7 +115,7 @@ struct Wire<'a> {
 
 impl Serialize for JobAnswer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Wire {
+        WireAnswer {
             result: self.result,
             job_id: self.job_id,
             will_retry: self.will_retry,
@@ -124,16 +129,22 @@ impl Serialize for JobAnswer {
     }
 }
 
-#[derive(Serialize)]
+/// The JSON form of an [`OperationState`].
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct StateWire<'a> {
+#[schema(as = Operation)]
+pub(crate) struct WireOperation<'a> {
     operation: i64,
+    #[schema(value_type = String)]
     kind: &'static str,
     asked_time: String,
+    #[schema(value_type = String)]
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Uuid>)]
     job_id: Option<JobId>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<WireAnswer>)]
     answer: Option<&'a JobAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
@@ -149,7 +160,7 @@ impl Serialize for OperationState {
         };
         let (operation, kind) = (self.operation, self.kind);
         let asked_time = rfc3339_ms(self.created_ms);
-        let wire = StateWire { operation, kind, asked_time, state, job_id, answer, message };
+        let wire = WireOperation { operation, kind, asked_time, state, job_id, answer, message };
         wire.serialize(serializer)
     }
 }

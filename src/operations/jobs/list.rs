@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::Jobs;
 use crate::model::cursor::{CursorScope, InvalidCursor};
@@ -123,8 +124,8 @@ impl Jobs<'_> {
     /// 10,000 jobs for one.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an app that was never registered, a limit that is not 1 to 1000, and a
-    /// cursor of another list or filter; [`Error::Unavailable`] when the database does not answer.
+    /// [`Error::Invalid`] for an app that was never registered and a limit that is not 1 to 1000,
+    /// [`Error::InvalidCursor`] for one of another list or filter; [`Error::Unavailable`] when the database does not answer.
     pub async fn list(&self, filter: &JobFilter, page: &PageRequest) -> Result<JobPage> {
         let (filter, page) = (filter.clone(), page.clone());
         self.context
@@ -163,7 +164,7 @@ impl PageRequest {
             return Err(Error::Invalid(problem));
         }
         let Some(cursor) = &self.cursor else { return Ok((self.limit, None)) };
-        let invalid = |error: InvalidCursor| Error::Invalid(error.to_string());
+        let invalid = |error: InvalidCursor| Error::InvalidCursor(error.to_string());
         let bytes = scope.read(cursor).map_err(invalid)?;
         let place = place_of(&bytes).ok_or(InvalidCursor).map_err(invalid)?;
         Ok((self.limit, Some(place)))
@@ -408,16 +409,20 @@ impl ListedJob {
     }
 }
 
-/// A [`ListedJob`] as programs see it.
-#[derive(Serialize)]
+/// The JSON form of a [`ListedJob`].
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Wire<'a> {
+#[schema(as = ListedJob)]
+pub(crate) struct WireListedJob<'a> {
+    #[schema(value_type = Uuid)]
     job_id: JobId,
     request_id: &'a str,
     app_name: &'a str,
+    #[schema(value_type = String)]
     state: JobState,
     scheduled_time: String,
     due_time: String,
+    #[schema(value_type = String)]
     priority: Priority,
     expires_time: Option<String>,
     flexible_window_ms: Option<u64>,
@@ -425,12 +430,13 @@ struct Wire<'a> {
     created_time: String,
     attempts: u32,
     last_error: Option<&'a str>,
+    #[schema(value_type = Object)]
     job_data: &'a JobData,
 }
 
 impl Serialize for ListedJob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Wire {
+        WireListedJob {
             job_id: self.job_id,
             request_id: &self.request_id,
             app_name: &self.app_name,

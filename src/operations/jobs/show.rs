@@ -1,6 +1,7 @@
 //! One job as it is shown.
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::list::JobState;
 use crate::model::ids::JobId;
@@ -89,15 +90,20 @@ impl ShownJob {
     }
 }
 
-#[derive(Serialize)]
+/// The JSON form of a [`ShownJob`].
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Wire<'a> {
+#[schema(as = Job)]
+pub(crate) struct WireJob<'a> {
+    #[schema(value_type = Uuid)]
     job_id: JobId,
     request_id: &'a str,
     app_name: &'a str,
+    #[schema(value_type = String)]
     state: JobState,
     scheduled_time: String,
     due_time: Option<String>,
+    #[schema(value_type = Option<String>)]
     priority: Option<Priority>,
     expires_time: Option<String>,
     flexible_window_ms: Option<u64>,
@@ -110,12 +116,13 @@ struct Wire<'a> {
     cancelled_by: Option<&'a str>,
     app_paused: bool,
     etag: &'a str,
+    #[schema(value_type = Option<Object>)]
     job_data: Option<&'a JobData>,
 }
 
 impl Serialize for ShownJob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Wire {
+        WireJob {
             job_id: self.job_id,
             request_id: &self.request_id,
             app_name: &self.app_name,

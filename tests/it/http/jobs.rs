@@ -45,6 +45,13 @@ async fn a_key_in_the_header_makes_one_job(database: Database) {
         answer(twice.header("Idempotency-Key", "x").header("Idempotency-Key", "y")).await;
     assert_eq!((status, kind(&refused)), (400, "invalid-header"), "{refused}");
 
+    let first = format!("/api/jobs/{}", first["jobId"].as_str().expect("an id"));
+    let (status, cancelled) = answer(served.request(Method::DELETE, &first)).await;
+    assert_eq!((status, &cancelled["result"]), (200, &json!("cancelled")), "{cancelled}");
+    let (status, new) = with_key(&served, b"k1", &job(None, time, "hi")).await;
+    assert_eq!((status, &new["result"]), (201, &json!("accepted")), "{new}");
+    assert_ne!(new["jobId"], cancelled["jobId"], "the key was given back");
+
     served.still_works("ok").await;
     served.end().await;
 }

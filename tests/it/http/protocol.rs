@@ -36,7 +36,8 @@ async fn raw(served: &Served, sent: &[u8]) -> String {
 async fn methods_and_paths_are_answered_for_what_they_are() {
     let database = Database::Sqlite.fresh().await;
     let served = Served::on(&database).await;
-    for path in ["/health/ready", "/health/live", "/api/apps", "/api/metrics", "/api/schema"] {
+    let paths = ["/health/ready", "/health/live", "/api/apps", "/api/metrics", "/api/schema"];
+    for path in paths.into_iter().chain(["/api/jobs", "/api/instances", "/api/audit"]) {
         let get = served.request(Method::GET, path).send().await.expect("an answer");
         let head = served.request(Method::HEAD, path).send().await.expect("an answer");
         assert_eq!(get.status(), head.status(), "{path}");
@@ -51,7 +52,7 @@ async fn methods_and_paths_are_answered_for_what_they_are() {
         assert!(head.bytes().await.expect("a body").is_empty(), "{path}");
     }
     for (path, allow) in [
-        ("/api/jobs", "POST, OPTIONS"),
+        ("/api/jobs", "GET, HEAD, POST, OPTIONS"),
         ("/api/apps", "GET, HEAD, OPTIONS"),
         ("/health/live", "GET, HEAD, OPTIONS"),
     ] {

@@ -35,6 +35,7 @@ async fn each_role_may_do_what_it_is_for() {
     let served = Served::with(&database, options()).await;
     let letter = "/api/dead-letters/00000000-0000-0000-0000-000000000000";
     let replay = format!("{letter}/replay");
+    let none = "/api/jobs/00000000-0000-0000-0000-000000000000";
     // What each role is answered: read, operate, admin.
     for (method, path, meant) in [
         (Method::GET, "/api/apps", [200, 200, 200]),
@@ -47,6 +48,20 @@ async fn each_role_may_do_what_it_is_for() {
         (Method::PATCH, letter, [403, 415, 415]),
         (Method::DELETE, letter, [403, 404, 404]),
         (Method::POST, "/api/ingest/seek", [403, 403, 415]),
+        (Method::GET, "/api/jobs", [200, 200, 200]),
+        (Method::GET, none, [404, 404, 404]),
+        (Method::DELETE, none, [403, 404, 404]),
+        (Method::PATCH, none, [403, 415, 415]),
+        (Method::POST, &format!("{none}/run"), [403, 404, 404]),
+        (Method::GET, "/api/operations/4711", [404, 404, 404]),
+        (Method::POST, "/api/apps/fax/pause", [403, 404, 404]),
+        (Method::POST, "/api/apps/fax/resume", [403, 404, 404]),
+        (Method::DELETE, "/api/apps/fax", [403, 403, 404]),
+        (Method::POST, "/api/ingest/pause", [403, 422, 422]),
+        (Method::POST, "/api/ingest/resume", [403, 422, 422]),
+        (Method::GET, "/api/instances", [200, 200, 200]),
+        (Method::POST, "/api/instances/12/drain", [403, 403, 404]),
+        (Method::GET, "/api/audit", [403, 403, 200]),
         (Method::PUT, "/api/jobs", [405, 405, 405]),
         (Method::GET, "/nowhere", [404, 404, 404]),
     ] {
@@ -224,11 +239,55 @@ async fn role_read_does_not_see_what_is_masked() {
         }
     }
     assert_eq!(masked, 2);
+    masked_jobs(&served, hush).await;
     let (status, seen) = served.by(b"Bearer r", Method::GET, "/api/requests/sms/masked").await;
     assert_eq!((status, &seen["status"], &seen["message"]), (200, &json!("dead"), &json!(null)));
     let (_, whole) = served.by(b"Bearer o", Method::GET, "/api/requests/sms/masked").await;
     assert!(whole["message"].as_str().expect("text").contains(hush), "{whole}");
     served.end().await;
+}
+
+/// Neither lists nor filters show role read what `sms` masks.
+async fn masked_jobs(served: &Served, hush: &str) {
+    let mut hidden = job(Some("hidden"), in_an_hour(), "x");
+    hidden["jobData"]["phoneNumber"] = json!(hush);
+    let mut open = hidden.clone();
+    open["appName"] = json!("fax");
+    let jobs = served.request(Method::POST, "/api/jobs").json(&json!([hidden, open]));
+    let (status, made) = answer(jobs.bearer_auth("o")).await;
+    assert_eq!(status, 200, "{made}");
+    let one = format!("/api/jobs/{}", made[0]["jobId"].as_str().expect("an id"));
+    for path in ["/api/jobs?app=sms", &one] {
+        let (status, whole) = served.by(b"Bearer o", Method::GET, path).await;
+        assert_eq!(status, 200, "{whole}");
+        assert!(whole.to_string().contains(hush), "{whole}");
+        let (status, seen) = served.by(b"Bearer r", Method::GET, path).await;
+        let shown = seen["items"].get(0).unwrap_or(&seen);
+        assert_eq!((status, &shown["jobData"]["phoneNumber"]), (200, &json!("***")), "{seen}");
+        assert!(shown["jobData"]["message"] == "x" && shown["withheld"] == true, "{seen}");
+        assert!(!seen.to_string().contains(hush), "{seen}");
+    }
+    let (_, seen) = served.by(b"Bearer r", Method::GET, "/api/jobs?app=fax").await;
+    assert!(seen.to_string().contains(hush), "nothing of fax is masked: {seen}");
+    for (app, pointer, meant) in [
+        ("app=sms&", "/phoneNumber", 403),
+        ("app=sms&", "", 403),
+        ("app=sms&", "/phoneNumber/x", 403),
+        ("", "/phoneNumber", 403),
+        ("app=nobody&", "/message", 403),
+        ("app=sms&", "/message", 200),
+        ("app=fax&", "/phoneNumber", 200),
+        ("", "/message", 200),
+    ] {
+        let path = format!(r#"/api/jobs?{app}data=[{{"pointer":"{pointer}","equals":"x"}}]"#);
+        let (status, refused) = served.by(b"Bearer r", Method::GET, &path).await;
+        assert_eq!(status, meant, "{path}: {refused}");
+        if status == 403 {
+            assert_eq!(kind(&refused), "masked", "{refused}");
+        } else {
+            assert_eq!(served.by(b"Bearer o", Method::GET, &path).await.0, 200, "{path}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

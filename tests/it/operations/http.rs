@@ -1,11 +1,11 @@
 //! Asking by HTTP, of an instance that runs.
 
+use infinite_scheduler::model::ids::JobId;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use super::Surroundings;
-use super::asks::{Ask, Edit, Filter, Seek};
-use super::handle::Groups;
+use super::asks::{Ask, Edit, Filter, REASON, Seek, WHO, comparable_audit};
 use crate::support::process::Instance;
 
 /// The instance and what asks it.
@@ -14,11 +14,19 @@ pub(super) struct Http {
     client: Client,
 }
 
+/// Who asks for what the audit is not asked about.
+const SOMEBODY: &str = "somebody";
+
 /// Status and body.
 type Answer = (u16, Value);
 
 impl Http {
-    pub(super) fn new(instance: Instance) -> Self {
+    /// Starts an instance with `config`, and tokens for those who ask.
+    pub(super) async fn start(config: &str) -> Self {
+        let token = |name| format!("{{ name = '{name}', role = 'admin', value = '{name}' }}");
+        let tokens = [WHO, SOMEBODY].map(token).join(", ");
+        let http = format!("[http]\nlisten = '127.0.0.1:0'\ntokens = [{tokens}]\n");
+        let instance = Instance::start(&format!("{config}\n{http}")).await;
         Self { instance, client: Client::new() }
     }
 
@@ -59,26 +67,57 @@ impl Http {
             Ask::SeekForeignTopic => {
                 self.seek(json!({ "to": { "end": true }, "topic": "foreign" })).await
             }
-            // HTTP does not have these yet: they are asked beside it, so that what follows meets
-            // the same.
-            Ask::Jobs(_)
-            | Ask::ShowJob(_)
-            | Ask::CancelJob(_)
-            | Ask::RunJob(_)
-            | Ask::Reschedule { .. }
-            | Ask::EditJob { .. }
-            | Ask::Operation(_)
-            | Ask::Pause { .. }
-            | Ask::Resume(_)
-            | Ask::DeleteApp(_)
-            | Ask::Drain(_)
-            | Ask::PauseIngest
-            | Ask::ResumeIngest
-            | Ask::Audit => {
-                let operations = surroundings.world.operations().await;
-                let answer = Groups::of(&operations).ask(ask, surroundings).await;
-                operations.close().await;
+            Ask::Jobs(pairs) => {
+                let mut answer =
+                    items(read(self.request(Method::GET, "/api/jobs").query(pairs)).await);
+                // Only HTTP has a query.
+                let why = answer["error"].as_str();
+                if let Some(why) = why.and_then(|why| why.strip_prefix("query parameter ")) {
+                    answer = json!({ "error": why });
+                }
                 answer
+            }
+            Ask::ShowJob(request) => match self.get(&job(request)).await {
+                // Only HTTP names a job by its id alone.
+                (404, _) => json!({ "error": format!(
+                    "request {request:?} of sms: there is no such job, or it has ended"
+                ) }),
+                answer => plain(answer),
+            },
+            Ask::CancelJob(request) => {
+                let cancel = self.authored(Method::DELETE, &job(request));
+                changed(read(cancel.query(&[("reason", REASON)])).await)
+            }
+            Ask::RunJob(request) => {
+                let run = self.authored(Method::POST, &format!("{}/run", job(request)));
+                changed(read(run.json(&json!({ "reason": REASON }))).await)
+            }
+            Ask::Reschedule { job: request, to } => {
+                self.patch(request, json!({ "scheduledTime": to })).await
+            }
+            Ask::EditJob { job: request, priority, max_attempts } => {
+                let max_attempts: u32 = max_attempts.parse().expect("a number");
+                let fields = json!({ "priority": priority, "maxAttempts": max_attempts });
+                self.patch(request, fields).await
+            }
+            Ask::Operation(id) => plain(self.get(&format!("/api/operations/{id}")).await),
+            Ask::Pause { app, refuse } => {
+                let pause = json!({ "reason": REASON, "refuseRequests": refuse });
+                self.change(&format!("/api/apps/{app}/pause"), pause).await
+            }
+            Ask::Resume(app) => self.change(&format!("/api/apps/{app}/resume"), because()).await,
+            Ask::DeleteApp(app) => {
+                let delete = self.authored(Method::DELETE, &format!("/api/apps/{app}"));
+                plain(read(delete.query(&[("reason", REASON)])).await)
+            }
+            Ask::Drain(instance) => {
+                self.change(&format!("/api/instances/{instance}/drain"), because()).await
+            }
+            Ask::PauseIngest => self.change("/api/ingest/pause", because()).await,
+            Ask::ResumeIngest => self.change("/api/ingest/resume", because()).await,
+            Ask::Audit => {
+                let audit = self.request(Method::GET, "/api/audit").query(&[("who", WHO)]);
+                comparable_audit(items(read(audit).await))
             }
         }
     }
@@ -167,8 +206,22 @@ impl Http {
         read(self.request(Method::GET, path)).await
     }
 
+    /// A change that the audit is asked about.
+    async fn change(&self, path: &str, body: Value) -> Value {
+        plain(read(self.authored(Method::POST, path).json(&body)).await)
+    }
+
+    async fn patch(&self, request: &str, mut fields: Value) -> Value {
+        fields["reason"] = json!(REASON);
+        changed(read(self.authored(Method::PATCH, &job(request)).json(&fields)).await)
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, self.instance.url(path))
+        self.client.request(method, self.instance.url(path)).bearer_auth(SOMEBODY)
+    }
+
+    fn authored(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.instance.url(path)).bearer_auth(WHO)
     }
 }
 
@@ -191,6 +244,28 @@ async fn read(request: RequestBuilder) -> Answer {
     let answer = request.send().await.expect("an answer");
     let status = answer.status().as_u16();
     (status, answer.json().await.expect("JSON"))
+}
+
+fn job(request: &str) -> String {
+    format!("/api/jobs/{}", JobId::derive("sms", request))
+}
+
+fn because() -> Value {
+    json!({ "reason": REASON })
+}
+
+/// The answer of an operation on a job, which is a problem's further members if it is a no.
+fn changed((status, mut answer): Answer) -> Value {
+    match answer["result"].as_str() {
+        Some(_) => {
+            if status >= 400 {
+                let fields = answer.as_object_mut().expect("an object");
+                fields.retain(|name, _| !["type", "title", "status", "detail"].contains(&&**name));
+            }
+            answer
+        }
+        None => plain((status, answer)),
+    }
 }
 
 fn plain((status, answer): Answer) -> Value {
