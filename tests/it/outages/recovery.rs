@@ -13,7 +13,7 @@ use crate::support::world::World;
 const OUTAGE: Duration = Duration::from_secs(15);
 /// What it may take to be ready, to have read and to have fired: two seconds, and more on a
 /// loaded machine. Waits that are not ended early take up to thirty.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_goes_on_when_the_database_answers_again_on_mariadb() {
