@@ -13,7 +13,7 @@ use crate::model::ids::{JobId, LedgerId, Offset, ShardId};
 use crate::model::job::{Cancellation, Changes, Job, JobData, Origin, Priority, TraceContext};
 
 /// The columns of a job as it is admitted: name, PostgreSQL's type, value of a [`Job`]. The way
-/// back is [`job_of`]. What only later changes set comes after them where a row is read.
+/// back is [`job_of`]. The columns that only later changes set follow where a row is read.
 macro_rules! job_columns {
     ($make:ident $($later:tt)*) => {
         $make! {
@@ -103,42 +103,70 @@ macro_rules! writing {
     };
 }
 
-/// Generates the functions that read jobs. `first` is the index of the first column in the row.
+/// Generates the functions that read jobs. `first` is the index of the first column in the row. The
+/// columns behind the revision are null until it is above 0, and are not decoded before: nearly
+/// every job is fired as it was admitted.
 macro_rules! reading {
     (
         $first:ident: $first_type:literal = |$first_row:ident| $first_value:expr;
         $($name:ident: $type:literal = |$row:ident| $value:expr;)+
+        @ $revision:ident: $($later:ident),+
     ) => {
         /// The columns, in the order in which they are read.
-        pub(in crate::store) const READ: &str =
-            concat!(stringify!($first) $(, ", ", stringify!($name))*);
+        pub(in crate::store) const READ: &str = concat!(
+            stringify!($first) $(, ", ", stringify!($name))*,
+            ", ", stringify!($revision) $(, ", ", stringify!($later))*
+        );
 
         /// The index of each column.
         #[allow(non_camel_case_types, reason = "they are the columns' own names")]
         #[derive(Clone, Copy)]
         enum Place {
             $first,
-            $($name),+
+            $($name,)+
+            $revision,
+            $($later),+
         }
 
         pub(in crate::store) fn read_postgres(row: &PgRow, first: usize) -> sqlx::Result<Job> {
+            let $revision = row.try_get(first + Place::$revision as usize)?;
+            let is_changed = $revision != 0;
             Ok(job_of(job::Model {
                 $first: row.try_get(first + Place::$first as usize)?,
-                $($name: row.try_get(first + Place::$name as usize)?),+
+                $($name: row.try_get(first + Place::$name as usize)?,)+
+                $revision,
+                $($later: match is_changed {
+                    true => row.try_get(first + Place::$later as usize)?,
+                    false => None,
+                }),+
             }))
         }
 
         pub(in crate::store) fn read_mysql(row: &MySqlRow, first: usize) -> sqlx::Result<Job> {
+            let $revision = row.try_get(first + Place::$revision as usize)?;
+            let is_changed = $revision != 0;
             Ok(job_of(job::Model {
                 $first: row.try_get(first + Place::$first as usize)?,
-                $($name: row.try_get(first + Place::$name as usize)?),+
+                $($name: row.try_get(first + Place::$name as usize)?,)+
+                $revision,
+                $($later: match is_changed {
+                    true => row.try_get(first + Place::$later as usize)?,
+                    false => None,
+                }),+
             }))
         }
 
         pub(in crate::store) fn read_sqlite(row: &rusqlite::Row<'_>) -> rusqlite::Result<Job> {
+            let $revision = row.get(Place::$revision as usize)?;
+            let is_changed = $revision != 0;
             Ok(job_of(job::Model {
                 $first: row.get(Place::$first as usize)?,
-                $($name: row.get(Place::$name as usize)?),+
+                $($name: row.get(Place::$name as usize)?,)+
+                $revision,
+                $($later: match is_changed {
+                    true => row.get(Place::$later as usize)?,
+                    false => None,
+                }),+
             }))
         }
     };
@@ -151,13 +179,7 @@ pub(super) mod jobs {
     type Row<'q> = &'q Job;
 
     job_columns!(writing);
-    job_columns!(reading
-        revision: "integer" = |job| job.changes.revision;
-        moved_ms: "bigint" = |job| job.changes.moved_ms;
-        original: "uuid" = |job| job.changes.original;
-        cancelled_ms: "bigint" = |job| job.changes.cancelled;
-        cancelled_by: "text" = |job| job.changes.cancelled;
-    );
+    job_columns!(reading @ revision: moved_ms, original, cancelled_ms, cancelled_by);
 }
 
 /// Rows of `scheduler_idempotency_key`.
