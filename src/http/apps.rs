@@ -62,7 +62,7 @@ async fn pause(
 ) -> Result<HttpResponse, Problem> {
     Query::read(&request, &[])?;
     let AppPause { reason, refuse_requests } = fields::read_optional(&request, payload).await?;
-    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    let operations = shared.by(&caller.0, reason.as_deref())?;
     let change = operations.apps().pause(app.into_inner(), refuse_requests).await?;
     Ok(HttpResponse::Ok().json(change))
 }
@@ -81,7 +81,7 @@ async fn resume(
 ) -> Result<HttpResponse, Problem> {
     Query::read(&request, &[])?;
     let Reason { reason } = fields::read_optional(&request, payload).await?;
-    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    let operations = shared.by(&caller.0, reason.as_deref())?;
     Ok(HttpResponse::Ok().json(operations.apps().resume(app.into_inner()).await?))
 }
 
@@ -98,6 +98,6 @@ async fn delete(
     app: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::read(&request, &["reason"])?;
-    let operations = shared.running()?.by(caller.0.by(query.text("reason")));
+    let operations = shared.by(&caller.0, query.text("reason"))?;
     Ok(HttpResponse::Ok().json(operations.apps().delete(app.into_inner()).await?))
 }

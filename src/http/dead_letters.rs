@@ -169,15 +169,10 @@ async fn replay(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let dry_run = Query::read(&request, &["dryRun"])?.flag("dryRun")?;
-    let Value { value, value_base64, reason } = match body::has_body(&request) {
-        false => Value::default(),
-        true => {
-            let body = body::read(&request, payload, Expected::Object(VALUE_BYTES)).await?;
-            fields::read(&body.text)?
-        }
-    };
+    let Value { value, value_base64, reason } =
+        fields::read_optional_within(VALUE_BYTES, &request, payload).await?;
     let value = bytes(value, value_base64)?;
-    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    let operations = shared.by(&caller.0, reason.as_deref())?;
     let letters = operations.dead_letters();
     let replayed = match dry_run {
         true => letters.preview_replay(*id, value).await?,
@@ -217,7 +212,7 @@ async fn edit(
     }
     let correction = bytes(value.flatten(), value_base64)?;
     let edit = Edit { correction, force, replace, dry_run };
-    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    let operations = shared.by(&caller.0, reason.as_deref())?;
     let edited = operations.dead_letters().edit(&(*id).into(), edit).await?;
     let nothing = !edited.had_correction && !edited.has_correction;
     Ok(HttpResponse::Ok().json(Done {
@@ -245,7 +240,7 @@ async fn discard(
     let dry_run = query.flag("dryRun")?;
     let named = LetterSelection::Named(vec![(*id).into()]);
     let mut failed = None;
-    let operations = shared.running()?.by(caller.0.by(query.text("reason")));
+    let operations = shared.by(&caller.0, query.text("reason"))?;
     operations
         .dead_letters()
         .apply(LetterAction::Discard, &named, dry_run, |_, outcome| {

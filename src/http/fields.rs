@@ -27,10 +27,22 @@ pub(super) async fn read_optional<T: DeserializeOwned + Default>(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<T, Problem> {
+    read_optional_within(JOB_BYTES, request, payload).await
+}
+
+/// The same with a body of at most `limit` bytes.
+///
+/// # Errors
+/// As [`read_optional`].
+pub(super) async fn read_optional_within<T: DeserializeOwned + Default>(
+    limit: usize,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<T, Problem> {
     if !body::has_body(request) {
         return Ok(T::default());
     }
-    let body = body::read(request, payload, Expected::Object(JOB_BYTES)).await?;
+    let body = body::read(request, payload, Expected::Object(limit)).await?;
     read(&body.text)
 }
 

@@ -92,7 +92,7 @@ async fn seek(
     let to = wanted.to.read()?;
     let (topic, partitions) = chosen(wanted.topic, &wanted.partitions)?;
     let seek = Seek { to, topic, partitions, dry_run: wanted.dry_run };
-    let operations = shared.running()?.by(caller.0.by(wanted.reason.as_deref()));
+    let operations = shared.by(&caller.0, wanted.reason.as_deref())?;
     let answer = operations.ingest().seek(seek).await?;
     match &answer.failure {
         None => Ok(HttpResponse::Ok().json(answer)),
@@ -115,7 +115,7 @@ async fn pause(
 ) -> Result<HttpResponse, Problem> {
     Query::read(&request, &[])?;
     let Reason { reason } = fields::read_optional(&request, payload).await?;
-    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    let operations = shared.by(&caller.0, reason.as_deref())?;
     Ok(HttpResponse::Ok().json(operations.ingest().pause().await?))
 }
 
@@ -130,7 +130,7 @@ async fn resume(
 ) -> Result<HttpResponse, Problem> {
     Query::read(&request, &[])?;
     let Reason { reason } = fields::read_optional(&request, payload).await?;
-    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    let operations = shared.by(&caller.0, reason.as_deref())?;
     Ok(HttpResponse::Ok().json(operations.ingest().resume().await?))
 }
 

@@ -46,7 +46,7 @@ async fn drain(
 ) -> Result<HttpResponse, Problem> {
     Query::read(&request, &[])?;
     let Reason { reason } = fields::read_optional(&request, payload).await?;
-    let operations = shared.running()?.by(caller.0.by(reason.as_deref()));
+    let operations = shared.by(&caller.0, reason.as_deref())?;
     match operations.instances().drain(id.into_inner()).await {
         Ok(answer) => Ok(HttpResponse::Ok().json(answer)),
         // The id is all that is given: it cannot be parsed.

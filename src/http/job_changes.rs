@@ -190,7 +190,7 @@ async fn carry_out(
         Some(etag) => operation.if_match(etag),
         None => operation,
     };
-    let operations = shared.running()?.by(caller.by(reason));
+    let operations = shared.by(caller, reason)?;
     Ok(operations.jobs().carry_out(operation).await?)
 }
 

@@ -7,9 +7,10 @@ use std::sync::{Arc, OnceLock};
 use actix_web::{HttpRequest, web};
 
 use super::problem::Problem;
-use super::tokens::Tokens;
+use super::tokens::{Caller, Tokens};
 use crate::config::JsonPointer;
 use crate::health::HealthReport;
+use crate::operations::Operations;
 use crate::service::{Scheduler, StartProgress};
 
 /// Requests that are answered at the same time; more are told to come again.
@@ -88,6 +89,14 @@ impl Shared {
             Some(why) => Err(Problem::unavailable("unavailable", why)),
             None => Ok(scheduler),
         }
+    }
+
+    /// The operations on behalf of `caller`, whom the audit names with `reason`.
+    ///
+    /// # Errors
+    /// As [`running`](Self::running).
+    pub(super) fn by(&self, caller: &Caller, reason: Option<&str>) -> Result<Operations, Problem> {
+        Ok(self.running()?.by(caller.by(reason)))
     }
 
     /// Whether calls are accepted and jobs fired, why not, and what else is wrong.

@@ -7,6 +7,7 @@ mod patch;
 mod show;
 
 mod list;
+mod listed;
 
 use std::collections::HashSet;
 use std::mem::take;
@@ -25,8 +26,9 @@ use crate::model::time::ScheduledTime;
 pub use self::answer::{JobAnswer, OperationOutcome, OperationState};
 pub(crate) use self::answer::{WireAnswer, WireOperation};
 pub use self::change::JobOperation;
-pub(crate) use self::list::WireListedJob;
-pub use self::list::{JobPage, JobState, ListedJob, PageRequest};
+pub use self::list::{JobPage, PageRequest};
+pub(crate) use self::listed::WireListedJob;
+pub use self::listed::{JobState, ListedJob};
 pub use self::name::JobName;
 pub use self::patch::JobPatch;
 pub use self::show::ShownJob;

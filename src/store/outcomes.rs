@@ -260,13 +260,24 @@ impl OutcomeBatch {
         self.outcomes.iter().filter(|ended| !lost.contains(&ended.job.shard))
     }
 
-    /// The jobs to delete, in shards that are not lost; sorted by id.
+    /// The jobs to delete, in shards that are not lost.
     fn ended<'a>(&'a self, lost: &'a [ShardId]) -> Vec<&'a Job> {
         let has_ended =
             |ended: &&Ended| matches!(ended.outcome, Outcome::Succeeded | Outcome::Buried(_));
-        let mut jobs: Vec<&Job> =
-            self.kept(lost).filter(has_ended).map(|ended| &*ended.job).collect();
+        self.kept(lost).filter(has_ended).map(|ended| &*ended.job).collect()
+    }
+
+    /// The jobs to delete in the order of their ids, so that two batches lock rows in one order.
+    fn ended_by_id<'a>(&'a self, lost: &'a [ShardId]) -> Vec<&'a Job> {
+        let mut jobs = self.ended(lost);
         jobs.sort_unstable_by_key(|job| job.id);
+        jobs
+    }
+
+    /// The jobs to delete in firing order, in which some databases keep them.
+    fn ended_in_firing_order<'a>(&'a self, lost: &'a [ShardId]) -> Vec<&'a Job> {
+        let mut jobs = self.ended(lost);
+        jobs.sort_unstable_by_key(|job| (job.shard, job.priority.rank(), job.key()));
         jobs
     }
 

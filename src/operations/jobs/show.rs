@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::list::JobState;
+use super::listed::JobState;
 use crate::model::ids::JobId;
 use crate::model::job::{JobData, Priority};
 use crate::operations::rfc3339_ms;

@@ -23,10 +23,9 @@ pub(super) async fn write(
     let (held, _) = run(&mut transaction, fence_reads(&batch.fences)).await?;
     let lost = batch.lost(|shard| held.contains(&shard.0));
     run_mysql(&mut transaction, batch.published(&lost, letters)).await?;
-    let (mut ended, retried) = (batch.ended(&lost), batch.retried(&lost));
+    let (ended, retried) = (batch.ended_in_firing_order(&lost), batch.retried(&lost));
     let mut found = 0;
     if !ended.is_empty() {
-        ended.sort_unstable_by_key(|job| (list_of(job), job.key()));
         let lists = ended.chunk_by(|one, next| list_of(one) == list_of(next));
         let deletes: Vec<String> =
             lists.flat_map(|list| list.chunks(CHUNK)).map(delete_of).collect();

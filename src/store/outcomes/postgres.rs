@@ -25,7 +25,7 @@ pub(super) async fn write(
     let held = locked_fences(&mut transaction, &batch.fences).await?;
     let lost = batch.lost(|shard| held.contains(&shard.0));
     run_postgres(&mut transaction, batch.published(&lost, letters)).await?;
-    let (ended, retried) = (batch.ended(&lost), batch.retried(&lost));
+    let (ended, retried) = (batch.ended_by_id(&lost), batch.retried(&lost));
     let mut found = 0;
     if !ended.is_empty() {
         let delete = format!("delete from scheduler_job where {}", of_versions(1));
@@ -65,7 +65,7 @@ async fn delete(pool: &PgPool, batch: &OutcomeBatch) -> Result<Written> {
         of_versions(4)
     );
     let query = bind_fences(sqlx::query(AssertSqlSafe(sql)), &batch.fences);
-    let row = bind_versions(query, &batch.ended(&[])).fetch_one(pool).await?;
+    let row = bind_versions(query, &batch.ended_by_id(&[])).fetch_one(pool).await?;
     let (held, found): (Vec<i32>, i64) = (row.try_get(0)?, row.try_get(1)?);
     let lost = batch.lost(|shard| held.contains(&shard.0));
     let expected = batch.kept(&lost).count();

@@ -20,8 +20,7 @@ pub(super) fn write(
     }
     let lost = batch.lost(|shard| held.contains(&shard));
     run_sqlite(connection, batch.published(&lost, letters))?;
-    let (mut ended, retried) = (batch.ended(&lost), batch.retried(&lost));
-    ended.sort_unstable_by_key(|job| (job.shard, job.priority.rank(), job.key()));
+    let (ended, retried) = (batch.ended_in_firing_order(&lost), batch.retried(&lost));
     let mut found = 0;
     let by_place = "where shard = ? and priority = ? and due_ms = ? and id = ? \
         and created_ms = ? and attempts = ?";

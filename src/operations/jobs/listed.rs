@@ -1,0 +1,137 @@
+//! A job as lists show it, and its JSON form.
+
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+
+use crate::model::ids::JobId;
+use crate::model::job::{Job, JobData, Priority};
+use crate::operations::rfc3339_ms;
+
+/// A job as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedJob {
+    /// The job.
+    pub job_id: JobId,
+    /// The id of its request.
+    pub request_id: String,
+    /// Its app.
+    pub app_name: String,
+    /// What it is doing.
+    pub state: JobState,
+    /// When it is scheduled to fire, epoch milliseconds.
+    pub scheduled_ms: i64,
+    /// When its next attempt is due, epoch milliseconds.
+    pub due_ms: i64,
+    /// Its priority.
+    pub priority: Priority,
+    /// It is not fired after this moment, epoch milliseconds.
+    pub expires_ms: Option<i64>,
+    /// How long after `scheduled_ms` it may fire, in milliseconds.
+    pub flexible_window_ms: Option<u64>,
+    /// The key by which it is kept together with others.
+    pub concurrency_key: Option<String>,
+    /// When it was admitted, epoch milliseconds.
+    pub created_ms: i64,
+    /// The number of attempts that have ended.
+    pub attempts: u32,
+    /// The error of its last attempt.
+    pub last_error: Option<String>,
+    /// What its handler is given.
+    pub job_data: JobData,
+}
+
+/// What a job is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum JobState {
+    /// Its next attempt is due later.
+    Scheduled,
+    /// Its next attempt is due.
+    Due,
+    /// An attempt at it runs on the instance that was asked.
+    Running,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl JobState {
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Due => "due",
+            Self::Running => "running",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl ListedJob {
+    pub(super) fn new(job: Job, app: &str, now_ms: i64) -> Self {
+        Self {
+            job_id: job.id,
+            request_id: job.request_id,
+            app_name: app.to_owned(),
+            state: if job.due_ms <= now_ms { JobState::Due } else { JobState::Scheduled },
+            scheduled_ms: job.scheduled_ms,
+            due_ms: job.due_ms,
+            priority: job.priority,
+            expires_ms: job.expires_ms,
+            flexible_window_ms: job.flexible_ms,
+            concurrency_key: job.concurrency_key,
+            created_ms: job.created_ms,
+            attempts: job.attempts,
+            last_error: job.last_error,
+            job_data: job.data,
+        }
+    }
+}
+
+/// The JSON form of a [`ListedJob`].
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ListedJob)]
+pub(crate) struct WireListedJob<'a> {
+    #[schema(value_type = Uuid)]
+    job_id: JobId,
+    request_id: &'a str,
+    app_name: &'a str,
+    #[schema(value_type = String)]
+    state: JobState,
+    scheduled_time: String,
+    due_time: String,
+    #[schema(value_type = String)]
+    priority: Priority,
+    expires_time: Option<String>,
+    flexible_window_ms: Option<u64>,
+    concurrency_key: Option<&'a str>,
+    created_time: String,
+    attempts: u32,
+    last_error: Option<&'a str>,
+    #[schema(value_type = Object)]
+    job_data: &'a JobData,
+}
+
+impl Serialize for ListedJob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        WireListedJob {
+            job_id: self.job_id,
+            request_id: &self.request_id,
+            app_name: &self.app_name,
+            state: self.state,
+            scheduled_time: rfc3339_ms(self.scheduled_ms),
+            due_time: rfc3339_ms(self.due_ms),
+            priority: self.priority,
+            expires_time: self.expires_ms.map(rfc3339_ms),
+            flexible_window_ms: self.flexible_window_ms,
+            concurrency_key: self.concurrency_key.as_deref(),
+            created_time: rfc3339_ms(self.created_ms),
+            attempts: self.attempts,
+            last_error: self.last_error.as_deref(),
+            job_data: &self.job_data,
+        }
+        .serialize(serializer)
+    }
+}
