@@ -144,7 +144,7 @@ pub struct AppSettings {
     pub app: AppConfig,
     /// Its dispatch target.
     pub dispatch: Dispatch,
-    /// What of its `jobData` role read does not see.
+    /// The parts of its `jobData` that are hidden from the role `read`.
     pub mask: Vec<JsonPointer>,
 }
 
