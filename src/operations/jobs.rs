@@ -27,6 +27,7 @@ pub use self::answer::{JobAnswer, OperationOutcome, OperationState};
 pub(crate) use self::answer::{WireAnswer, WireOperation};
 pub use self::change::JobOperation;
 pub use self::list::{JobPage, PageRequest};
+pub(super) use self::list::Target;
 pub(crate) use self::listed::WireListedJob;
 pub use self::listed::{JobState, ListedJob};
 pub use self::name::JobName;
