@@ -24,8 +24,8 @@ use crate::health::{HealthReport, ProblemKind};
 use crate::model::request::ScheduleJobRequest;
 use crate::model::time::ScheduledTime;
 use crate::operations::{
-    AppChange, Apps, Audit, Bulk, By, DeadLetters, Error as OperationError, Ingest, Instances, JobAnswer,
-    JobName, Jobs, Operations, Replayed, RequestStatus, ShownJob, Submitted,
+    AppChange, Apps, Audit, Bulk, By, DeadLetters, Error as OperationError, Ingest, Instances,
+    JobAnswer, JobName, Jobs, Operations, Replayed, RequestStatus, ShownJob, Submitted,
 };
 
 pub use crate::actors::{AppMetrics, IngestMetrics};

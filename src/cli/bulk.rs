@@ -160,8 +160,8 @@ fn show(item: &BulkItem, form: DocumentOption) -> anyhow::Result<ExitCode> {
 
 /// `bulk 4711 (cancel) is finished: 3 jobs matched, 2 done, 0 failed, 1 skipped`
 fn sentence(item: &BulkItem) -> String {
-    let [matched, done, failed, skipped] = [item.matched, item.done, item.failed, item.skipped]
-        .map(|number| grouped(number as f64));
+    let [matched, done, failed, skipped] =
+        [item.matched, item.done, item.failed, item.skipped].map(|number| grouped(number as f64));
     let (id, action, state) = (item.id, &item.action, item.state.as_str());
     format!(
         "bulk {id} ({action}) is {state}: {matched} jobs matched, {done} done, {failed} failed, \

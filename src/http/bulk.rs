@@ -155,7 +155,9 @@ fn action(wanted: &Wanted) -> Result<BulkAction, Problem> {
             let problem = "needs one of scheduledTime and shiftMs: give either";
             Err(Problem::refused_field("/action", problem))
         }
-        ("edit", _, _, Some(set)) => Ok(BulkAction::Edit(Box::new(JobPatch::from_json(set.get())?))),
+        ("edit", _, _, Some(set)) => {
+            Ok(BulkAction::Edit(Box::new(JobPatch::from_json(set.get())?)))
+        }
         ("edit", ..) => {
             let problem = "is missing: give an object with the fields of PATCH /api/jobs/{id}";
             Err(Problem::refused_field("/set", problem))

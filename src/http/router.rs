@@ -11,8 +11,8 @@ use super::documents::OpenApi;
 use super::endpoint::Endpoint;
 use super::problem::Problem;
 use super::{
-    apps, audit, bulk, dead_letters, documents, health, ingest, instances, job_changes, job_lists, jobs,
-    metrics, requests,
+    apps, audit, bulk, dead_letters, documents, health, ingest, instances, job_changes, job_lists,
+    jobs, metrics, requests,
 };
 
 /// Every endpoint.

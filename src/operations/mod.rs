@@ -55,15 +55,15 @@ pub use pauses::Paused;
 pub use publish::Publisher;
 pub use tables::Tables;
 
-pub use crate::model::bulk::BulkState;
 pub use crate::model::audit::{AuditAction, AuditSource, By, UnknownAction, UnknownSource};
+pub use crate::model::bulk::BulkState;
 pub use crate::model::change::{ChangeResult, Setting};
 pub use crate::model::filter::{
     DataCondition, InvalidFilter, JobFilter, ListState, TopicPartition,
 };
 pub use crate::store::{
-    AuditCursor, AuditFilter, BulkCursor, InvalidLetterName, JobCount, LetterCount, LetterCursor, LetterFilter,
-    LetterName, LetterPage, LetterState, LetterSummary, ReplayChain, Totals,
+    AuditCursor, AuditFilter, BulkCursor, InvalidLetterName, JobCount, LetterCount, LetterCursor,
+    LetterFilter, LetterName, LetterPage, LetterState, LetterSummary, ReplayChain, Totals,
 };
 
 /// The operations on one database, in groups.

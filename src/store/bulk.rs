@@ -169,9 +169,9 @@ impl Store {
         limit: u64,
     ) -> Result<(Vec<BulkRow>, Option<BulkCursor>)> {
         let older = |BulkCursor { created_ms, id }| {
-            Condition::any().add(Column::CreatedMs.lt(created_ms)).add(
-                Condition::all().add(Column::CreatedMs.eq(created_ms)).add(Column::Id.lt(id)),
-            )
+            Condition::any()
+                .add(Column::CreatedMs.lt(created_ms))
+                .add(Condition::all().add(Column::CreatedMs.eq(created_ms)).add(Column::Id.lt(id)))
         };
         let mut rows = Entity::find()
             .filter(Condition::all().add_option(after.map(older)))

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::filters::Filters;
+use crate::cli::ConfigFile;
 use crate::cli::output::{self, ListOptions, ListPrinter, TextTable, grouped, report};
 use crate::cli::session::Session;
-use crate::cli::ConfigFile;
 use crate::operations::{JobCount, ListedJob, PageRequest, rfc3339_s};
 
 /// The jobs that one query reads.

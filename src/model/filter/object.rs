@@ -3,8 +3,8 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::value::RawValue;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{InvalidFilter, JobFilter, TopicPartition, values};
 
@@ -47,9 +47,8 @@ impl JobFilter {
     pub fn to_json(&self) -> String {
         let Self { app, state, from_ms, to_ms, priority, key, partition, data } = self;
         let partition = partition.as_ref();
-        let partition = partition.map(|TopicPartition { topic, partition }| {
-            format!("{topic}/{}", partition.0)
-        });
+        let partition =
+            partition.map(|TopicPartition { topic, partition }| format!("{topic}/{}", partition.0));
         let texts = [
             ("app", app.clone()),
             ("state", state.map(|state| state.as_str().to_owned())),

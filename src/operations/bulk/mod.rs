@@ -15,8 +15,7 @@ use utoipa::ToSchema;
 use super::context::Context;
 use super::pauses::as_rfc3339;
 use super::{
-    AuditAction, BulkCursor, BulkState, Error, JobCount, JobFilter, ListedJob,
-    PageRequest, Result,
+    AuditAction, BulkCursor, BulkState, Error, JobCount, JobFilter, ListedJob, PageRequest, Result,
 };
 use crate::model::audit::AuditEntry;
 use crate::model::letter::{ErrorKind, Refusal};

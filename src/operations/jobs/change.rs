@@ -41,7 +41,9 @@ pub struct JobOperation {
 
 #[derive(Clone, Debug)]
 enum Change {
-    Cancel { stop: bool },
+    Cancel {
+        stop: bool,
+    },
     Run,
     /// Its time is moved by so many milliseconds.
     Shift(i64),
@@ -123,7 +125,10 @@ enum Waited {
 }
 
 impl Context {
-    pub(in crate::operations) async fn operate(&self, operation: JobOperation) -> Result<JobAnswer> {
+    pub(in crate::operations) async fn operate(
+        &self,
+        operation: JobOperation,
+    ) -> Result<JobAnswer> {
         let deadline = Instant::now() + operation.wait;
         let Some(id) = self.job_named(&operation.job).await? else {
             return Ok(JobAnswer::no(ChangeResult::Unknown, None));
@@ -295,7 +300,8 @@ impl Context {
             Change::Shift(by_ms) => {
                 let to_ms = located.stored.job.scheduled_ms.saturating_add(*by_ms);
                 let time = ScheduledTime::from_epoch_ms(to_ms).ok_or_else(|| {
-                    let why = format!("shiftMs {by_ms}: the new time is outside the years 0 to 9999");
+                    let why =
+                        format!("shiftMs {by_ms}: the new time is outside the years 0 to 9999");
                     Refusal::new(ErrorKind::InvalidField, why)
                 })?;
                 let patch = JobPatch { scheduled_time: Some(time), ..JobPatch::default() };
