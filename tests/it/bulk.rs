@@ -1,9 +1,9 @@
 //! Bulk actions: each job that matched is treated once, and the numbers say so.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use infinite_scheduler::http::{Server, ServerOptions};
 use infinite_scheduler::operations::{
     BulkAction, BulkItem, BulkRequest, BulkState, JobFilter, JobPatch, Operations,
@@ -61,7 +61,7 @@ async fn start(database: &TestDatabase) -> Scheduler {
 }
 
 fn requests(app: &str, name: &str, count: usize) -> Vec<ScheduleJobRequest> {
-    let at = Utc::now() + TimeDelta::hours(3);
+    let at = DateTime::<Utc>::from(SystemTime::now()) + TimeDelta::hours(3);
     let request = |n| {
         let request = ScheduleJobRequest::builder(app).request_id(format!("{name}-{n}"));
         request.at(at + TimeDelta::seconds(n as i64)).job_data(&json!({})).build()
