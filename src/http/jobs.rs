@@ -292,7 +292,7 @@ impl Array {
 }
 
 /// The key in the header, without the quotes that its standard's form has.
-fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
+pub(super) fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
     let invalid = |problem: &str| {
         let detail = format!("Idempotency-Key {problem}");
         Err(Problem::bad("invalid-header", detail))

@@ -11,8 +11,8 @@ use super::documents::OpenApi;
 use super::endpoint::Endpoint;
 use super::problem::Problem;
 use super::{
-    apps, audit, dead_letters, documents, health, ingest, instances, job_changes, job_lists, jobs,
-    metrics, requests,
+    apps, audit, bulk, dead_letters, documents, health, ingest, instances, job_changes, job_lists,
+    jobs, metrics, requests,
 };
 
 /// Every endpoint.
@@ -26,6 +26,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         dead_letters::endpoints(),
         ingest::endpoints(),
         instances::endpoints(),
+        bulk::endpoints(),
         audit::endpoints(),
         metrics::endpoints(),
         health::endpoints(),

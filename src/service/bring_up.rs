@@ -65,6 +65,7 @@ pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartE
     let Started { instance, supervisor, runtime, database, kafka } =
         is_up.await.map_err(|_| gone())??;
     let running = Arc::new(AtomicBool::new(true));
+    let bulk_work = instance.bulk_work.subscribe();
     let inner = Inner {
         operations: Operations::of_scheduler(
             instance.admission.clone(),
@@ -80,6 +81,7 @@ pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartE
         stop: Mutex::new(Some(stop)),
         thread: Mutex::new(Some(thread)),
     };
+    inner.operations.run_bulks(bulk_work);
     Ok(Scheduler { inner: Arc::new(inner) })
 }
 

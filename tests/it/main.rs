@@ -22,6 +22,7 @@ mod clocks;
 mod many_apps;
 mod verdicts;
 mod bad_input;
+mod bulk;
 mod dlq_topic;
 mod positions;
 mod ingest;

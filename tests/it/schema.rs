@@ -16,7 +16,7 @@ use crate::support::world::LEASE;
 
 const DEADLINE: Duration = Duration::from_secs(90);
 /// The tables that this version has.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "scheduler_job",
     "scheduler_dead_letter",
     "scheduler_app",
@@ -28,6 +28,7 @@ const TABLES: [&str; 11] = [
     "scheduler_command",
     "scheduler_ingest_group",
     "scheduler_audit",
+    "scheduler_bulk",
 ];
 const FUTURE: &str = "m29990101_000001_from_the_future";
 
