@@ -84,6 +84,8 @@ fn explain(key: &str, message: &str, variable: Option<&str>) -> ConfigError {
     } else if let Some((found, wanted)) = mismatch(message) {
         let hide = matches!(key, "database.url" | "idempotency.redis_url")
             || key.starts_with("http.tokens")
+            || (key.starts_with("apps.")
+                && [".url", ".proxy"].iter().any(|end| key.ends_with(end)))
             || is_secret(key);
         let found = if hide { "something else".to_owned() } else { readable_found(found) };
         format!("is {found}, but must be {}", readable_wanted(wanted))

@@ -8,7 +8,9 @@ mod handler;
 mod context;
 mod typed;
 mod body;
+mod state;
 mod kafka;
+mod http;
 mod log;
 mod discard;
 
@@ -17,6 +19,8 @@ pub use context::JobContext;
 pub use discard::Discard;
 pub(crate) use handler::SharedHandler;
 pub use handler::{JobError, JobHandler, Rejection};
+pub use http::HttpTarget;
+pub(crate) use http::{HttpDispatch, SecretSource};
 pub(crate) use kafka::KafkaDispatch;
 pub use log::LogDispatch;
 pub use typed::{Typed, TypedHandler, handler_fn};

@@ -21,6 +21,7 @@ const WATCHED: &[&str] = &[
     "infinite_scheduler_entity",
     "infinite_scheduler_migration",
     "rdkafka",
+    "reqwest",
     "rusqlite",
     "sea_orm",
     "sea_orm_migration",
@@ -61,10 +62,14 @@ const ROOMS: &[Room] = &[
         ours: &["model", "health", "recovery", "store", "kafka", "dispatch", "admission"],
         crates: &["actix", "actix_rt", "tokio"],
     },
-    Room { name: "dispatch", ours: &["model", "health", "kafka"], crates: &["tokio"] },
+    Room { name: "dispatch", ours: &["model", "health", "kafka"], crates: &["reqwest", "tokio"] },
     // `config` knows the settings of Kafka and of the log, and hides the passwords of URLs as
     // `store` does.
-    Room { name: "config", ours: &["model", "store", "kafka", "telemetry"], crates: &[] },
+    Room {
+        name: "config",
+        ours: &["model", "store", "kafka", "dispatch", "telemetry"],
+        crates: &[],
+    },
     Room { name: "telemetry", ours: &[], crates: &[] },
     Room {
         name: "operations",
