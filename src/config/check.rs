@@ -122,22 +122,39 @@ impl TryFrom<RawIdempotency> for IdempotencyConfig {
 
 /// The URL is never shown: it may contain a password.
 pub(crate) fn check_redis_url(url: &SecretString) -> Result<(), ConfigError> {
+    let problem = if url.expose_secret().starts_with("rediss://") {
+        format!(
+            "begins with rediss://, but TLS to Redis is not available in this version: write it \
+             like {REDIS_FORM}"
+        )
+    } else {
+        match redis_url_flaw(url) {
+            Ok(()) => return Ok(()),
+            Err(problem) => problem,
+        }
+    };
+    Err(ConfigError::invalid("idempotency.redis_url", problem))
+}
+
+/// How the URL of a Redis is written.
+const REDIS_FORM: &str = "redis://:password@host:6379/0";
+
+fn redis_url_flaw(url: &SecretString) -> Result<(), String> {
     let url = url.expose_secret();
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     // A password that is not escaped is parsed as host, path or query.
     let after_host = rest.find(['/', '?', '#']).map_or("", |end| &rest[end..]);
-    let problem = match scheme {
-        "rediss" => {
-            "begins with rediss://, but TLS to Redis is not available in this version: write it \
-             like redis://:password@host:6379/0"
-        }
+    match scheme {
         _ if after_host.contains(['@', '#']) => {
-            "cannot be read: in a password, write %2F for /, %3F for ? and %23 for #"
+            Err("cannot be read: in a password, write %2F for /, %3F for ? and %23 for #"
+                .to_owned())
         }
-        "redis" if redis::Client::open(url).is_ok() => return Ok(()),
-        _ => "cannot be read: write it like redis://:password@host:6379/0",
-    };
-    Err(ConfigError::invalid("idempotency.redis_url", problem))
+        "redis" | "rediss" if redis::Client::open(url).is_ok() => Ok(()),
+        "redis+sentinel" | "redis+cluster" => Err(format!(
+            "names a cluster or Sentinel, which is not available: write it like {REDIS_FORM}"
+        )),
+        _ => Err(format!("cannot be read: write it like {REDIS_FORM}")),
+    }
 }
 
 impl From<RawDeadLetters> for DeadLettersConfig {

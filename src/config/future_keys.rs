@@ -8,8 +8,6 @@ use super::ConfigError;
 /// The paths of such keys; `*` matches any name.
 const LATER: &[&[&str]] = &[
     &["http", "tls"],
-    &["apps", "*", "key"],
-    &["apps", "*", "command"],
     &["apps", "*", "rate_per_second"],
     &["apps", "*", "burst"],
     &["apps", "*", "history_hours"],
@@ -49,6 +47,6 @@ mod tests {
             let meant = format!("{key} is not available in this version: leave it out");
             assert_eq!(sentence, meant);
         }
-        assert!(refuse(&"http.listen = 'x'\napps.key.topic = 'x'".parse().unwrap()).is_ok());
+        assert!(refuse(&"http.listen = 'x'\napps.burst.topic = 'x'".parse().unwrap()).is_ok());
     }
 }

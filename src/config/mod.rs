@@ -24,7 +24,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use secrecy::SecretString;
 
-use crate::dispatch::HttpTarget;
+use crate::dispatch::{HttpTarget, RedisTarget};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::{AppConfig, AppName};
 use crate::telemetry::LogFormat;
@@ -163,6 +163,8 @@ pub enum Dispatch {
     },
     /// Sends the job to an HTTP endpoint.
     Http(HttpTarget),
+    /// Sends the job to a key or channel of Redis.
+    Redis(RedisTarget),
     /// Does nothing: the job counts as succeeded.
     Discard,
 }

@@ -1,7 +1,7 @@
 //! The configuration as written: every key with its default, and no other keys.
 
 use std::collections::BTreeMap;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use secrecy::SecretString;
@@ -114,6 +114,9 @@ pub(super) struct RawApp {
     pub(super) client_key: Option<PathBuf>,
     pub(super) proxy: Option<SecretString>,
     pub(super) allow_link_local: Option<bool>,
+    pub(super) key: Option<String>,
+    pub(super) command: Option<RawRedisCommand>,
+    pub(super) max_length: Option<NonZeroU64>,
     pub(super) required_fields: Vec<String>,
     pub(super) schema: Option<PathBuf>,
     pub(super) max_in_flight: Option<NonZeroU32>,
@@ -162,6 +165,14 @@ pub(super) enum RawDispatch {
     Discard,
     Http,
     Redis,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawRedisCommand {
+    Xadd,
+    Lpush,
+    Publish,
 }
 
 impl RawDispatch {

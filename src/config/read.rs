@@ -147,6 +147,7 @@ fn readable_wanted(wanted: &str) -> &str {
         "a nonzero u32" => "a whole number from 1 to 4294967295",
         "u32" => "a whole number from 0 to 4294967295",
         "a nonzero usize" => "a whole number of at least 1",
+        "a nonzero u64" => "a whole number of at least 1",
         "u64" | "usize" => "a whole number of at least 0",
         "f64" => "a number",
         "a boolean" => "true or false",

@@ -416,6 +416,33 @@ fn what_a_value_cannot_be_is_said_with_the_way_out() {
             "apps.x.secrets[0] is empty: give it a value, or leave it out",
         ),
         (
+            "apps.x.dispatch = 'redis'",
+            "apps.x.dispatch = \"redis\" needs apps.x.url: write it like redis://:password@host:6379/0",
+        ),
+        (
+            "apps.x = { dispatch = 'redis', url = 'redis://h', command = 'lpush' }",
+            "apps.x.dispatch = \"redis\" needs apps.x.key: name the key or channel for its jobs",
+        ),
+        (
+            "apps.x = { dispatch = 'redis', url = 'redis://h', key = 'k' }",
+            "apps.x.dispatch = \"redis\" needs apps.x.command: set it to \"xadd\", \"lpush\" or \
+             \"publish\"",
+        ),
+        (
+            "apps.x = { dispatch = 'redis', url = 'http://hush', key = 'k', command = 'xadd' }",
+            "apps.x.url cannot be read: write it like redis://:password@host:6379/0",
+        ),
+        (
+            "apps.x = { dispatch = 'redis', url = 'redis://h', key = 'k', command = 'lpush', max_length = 5 }",
+            "apps.x.max_length has a meaning only with command = \"xadd\": set that, or leave the \
+             max_length out",
+        ),
+        (
+            "apps.x.key = 'k'",
+            "apps.x.key has a meaning only with apps.x.dispatch = \"redis\": set that, or leave the \
+             key out",
+        ),
+        (
             "apps.x.delivery = 'at-most-once'",
             "apps.x.delivery = \"at-most-once\" is not available in this version: leave it out",
         ),

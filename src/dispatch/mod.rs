@@ -11,6 +11,7 @@ mod body;
 mod state;
 mod kafka;
 mod http;
+mod redis;
 mod log;
 mod discard;
 
@@ -23,4 +24,6 @@ pub use http::HttpTarget;
 pub(crate) use http::{HttpDispatch, SecretSource};
 pub(crate) use kafka::KafkaDispatch;
 pub use log::LogDispatch;
+pub use redis::RedisTarget;
+pub(crate) use redis::{RedisCommand, RedisDispatch};
 pub use typed::{Typed, TypedHandler, handler_fn};

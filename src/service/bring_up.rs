@@ -13,7 +13,7 @@ use super::intake::{start_intake, watch_brokers};
 use super::{Inner, Scheduler, StartProgress};
 use crate::actors::{Instance, RebalanceListener, Supervisor};
 use crate::config::TimeZones;
-use crate::dispatch::{HttpDispatch, KafkaDispatch, SharedHandler};
+use crate::dispatch::{HttpDispatch, KafkaDispatch, RedisDispatch, SharedHandler};
 use crate::health::{Health, ProblemKind};
 use crate::kafka::{self, KafkaIngestConfig, Producer};
 use crate::model::app::{AppConfig, AppName};
@@ -344,6 +344,10 @@ async fn register_apps(
             }
             (Target::Http(target), _) => {
                 let opened = HttpDispatch::open(target.clone(), config, health.clone());
+                Arc::new(opened.map_err(StartError::Settings)?)
+            }
+            (Target::Redis(target), _) => {
+                let opened = RedisDispatch::open(target.clone(), config, health.clone());
                 Arc::new(opened.map_err(StartError::Settings)?)
             }
             (Target::Topic(topic), None) => {

@@ -12,7 +12,7 @@ use super::StartProgress;
 use crate::actors::Settings;
 use crate::admission::AdmissionRules;
 use crate::config::{Config, Dispatch, TimeZones, check_redis_url};
-use crate::dispatch::{Discard, HttpTarget, JobHandler, LogDispatch, SharedHandler};
+use crate::dispatch::{Discard, HttpTarget, JobHandler, LogDispatch, RedisTarget, SharedHandler};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::AppConfig;
 use crate::model::clock::{SharedClock, SystemClock};
@@ -27,6 +27,7 @@ pub(super) enum Target {
     Handler(SharedHandler),
     Topic(String),
     Http(HttpTarget),
+    Redis(RedisTarget),
 }
 
 impl fmt::Debug for Target {
@@ -35,6 +36,7 @@ impl fmt::Debug for Target {
             Self::Handler(handler) => f.debug_tuple("Handler").field(&handler.name()).finish(),
             Self::Topic(topic) => f.debug_tuple("Topic").field(topic).finish(),
             Self::Http(target) => target.fmt(f),
+            Self::Redis(target) => target.fmt(f),
         }
     }
 }
@@ -110,6 +112,7 @@ impl SchedulerBuilder {
         let target = |dispatch: &Dispatch| match dispatch {
             Dispatch::Kafka { topic } => Target::Topic(topic.clone()),
             Dispatch::Http(target) => Target::Http(target.clone()),
+            Dispatch::Redis(target) => Target::Redis(target.clone()),
             Dispatch::Discard => Target::Handler(Arc::new(Discard)),
             Dispatch::Log => Target::Handler(Arc::new(LogDispatch)),
         };

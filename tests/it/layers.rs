@@ -21,6 +21,7 @@ const WATCHED: &[&str] = &[
     "infinite_scheduler_entity",
     "infinite_scheduler_migration",
     "rdkafka",
+    "redis",
     "reqwest",
     "rusqlite",
     "sea_orm",
@@ -60,15 +61,19 @@ const ROOMS: &[Room] = &[
     Room {
         name: "actors",
         ours: &["model", "health", "recovery", "store", "kafka", "dispatch", "admission"],
-        crates: &["actix", "actix_rt", "tokio"],
+        crates: &["actix", "actix_rt", "redis", "tokio"],
     },
-    Room { name: "dispatch", ours: &["model", "health", "kafka"], crates: &["reqwest", "tokio"] },
+    Room {
+        name: "dispatch",
+        ours: &["model", "health", "kafka"],
+        crates: &["redis", "reqwest", "tokio"],
+    },
     // `config` knows the settings of Kafka and of the log, and hides the passwords of URLs as
     // `store` does.
     Room {
         name: "config",
         ours: &["model", "store", "kafka", "dispatch", "telemetry"],
-        crates: &[],
+        crates: &["redis"],
     },
     Room { name: "telemetry", ours: &[], crates: &[] },
     Room {

@@ -2,6 +2,7 @@
 
 mod http;
 mod receiver;
+mod redis;
 
 use std::time::Duration;
 

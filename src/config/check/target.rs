@@ -4,9 +4,10 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::config::raw::{RawApp, RawDispatch, RawSecret, RawSecretTable};
+use super::{REDIS_FORM, redis_url_flaw};
+use crate::config::raw::{RawApp, RawDispatch, RawRedisCommand, RawSecret, RawSecretTable};
 use crate::config::{ConfigError, Dispatch};
-use crate::dispatch::{HttpTarget, SecretSource};
+use crate::dispatch::{HttpTarget, RedisCommand, RedisTarget, SecretSource};
 use crate::kafka::KafkaIngestConfig;
 
 /// The target of app `name`. Relative paths start from `folder`.
@@ -26,18 +27,18 @@ pub(super) fn dispatch(
             Ok(Dispatch::Kafka { topic })
         }
         RawDispatch::Http => http(name, raw, folder).map(Dispatch::Http),
-        RawDispatch::Redis => {
-            Err(ConfigError::NotAvailable { what: format!("apps.{name}.dispatch = \"redis\"") })
-        }
+        RawDispatch::Redis => redis(name, raw).map(Dispatch::Redis),
     }
 }
 
 /// A key that has no effect would be taken for one that has.
 fn refuse_keys_of_others(name: &str, raw: &RawApp) -> Result<(), ConfigError> {
-    use RawDispatch::{Http, Kafka};
+    use RawDispatch::{Http, Kafka, Redis};
+    // The key that both have is named with the kind that is set, if it is one of them.
+    let of_url = if raw.dispatch == Redis { Redis } else { Http };
     let keys = [
         ("topic", raw.topic.is_some(), Kafka),
-        ("url", raw.url.is_some(), Http),
+        ("url", raw.url.is_some(), of_url),
         ("secrets", !raw.secrets.is_empty(), Http),
         ("headers", !raw.headers.is_empty(), Http),
         ("ca", raw.ca.is_some(), Http),
@@ -45,6 +46,9 @@ fn refuse_keys_of_others(name: &str, raw: &RawApp) -> Result<(), ConfigError> {
         ("client_key", raw.client_key.is_some(), Http),
         ("proxy", raw.proxy.is_some(), Http),
         ("allow_link_local", raw.allow_link_local.is_some(), Http),
+        ("key", raw.key.is_some(), Redis),
+        ("command", raw.command.is_some(), Redis),
+        ("max_length", raw.max_length.is_some(), Redis),
     ];
     let misplaced = keys.into_iter().find(|(_, is_set, of)| *is_set && *of != raw.dispatch);
     let Some((key, _, of)) = misplaced else { return Ok(()) };
@@ -125,6 +129,27 @@ fn http(name: &str, raw: &RawApp, folder: &Path) -> Result<HttpTarget, ConfigErr
     };
     target.check().map_err(|(key, problem)| invalid(key, &problem))?;
     Ok(target)
+}
+
+fn redis(name: &str, raw: &RawApp) -> Result<RedisTarget, ConfigError> {
+    let url = needed(name, raw, "url", &format!("write it like {REDIS_FORM}"), &raw.url)?;
+    let key = needed(name, raw, "key", "name the key or channel for its jobs", &raw.key)?;
+    let advice = "set it to \"xadd\", \"lpush\" or \"publish\"";
+    let command = needed(name, raw, "command", advice, &raw.command)?;
+    if let Err(problem) = redis_url_flaw(&url) {
+        return Err(ConfigError::invalid(format!("apps.{name}.url"), problem));
+    }
+    let command = match (command, raw.max_length) {
+        (RawRedisCommand::Xadd, max_length) => RedisCommand::Xadd { max_length },
+        (RawRedisCommand::Lpush, None) => RedisCommand::Lpush,
+        (RawRedisCommand::Publish, None) => RedisCommand::Publish,
+        (RawRedisCommand::Lpush | RawRedisCommand::Publish, Some(_)) => {
+            let problem = "has a meaning only with command = \"xadd\": set that, or leave the \
+                           max_length out";
+            return Err(ConfigError::invalid(format!("apps.{name}.max_length"), problem));
+        }
+    };
+    Ok(RedisTarget { url, key, command })
 }
 
 fn secret(written: &RawSecret, folder: &Path) -> Result<SecretSource, &'static str> {
