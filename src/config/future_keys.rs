@@ -8,10 +8,6 @@ use super::ConfigError;
 /// The paths of such keys; `*` matches any name.
 const LATER: &[&[&str]] = &[
     &["http", "tls"],
-    &["apps", "*", "url"],
-    &["apps", "*", "secret"],
-    &["apps", "*", "key"],
-    &["apps", "*", "command"],
     &["apps", "*", "rate_per_second"],
     &["apps", "*", "burst"],
     &["apps", "*", "history_hours"],
@@ -51,6 +47,6 @@ mod tests {
             let meant = format!("{key} is not available in this version: leave it out");
             assert_eq!(sentence, meant);
         }
-        assert!(refuse(&"http.listen = 'x'\napps.url.topic = 'x'".parse().unwrap()).is_ok());
+        assert!(refuse(&"http.listen = 'x'\napps.burst.topic = 'x'".parse().unwrap()).is_ok());
     }
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use secrecy::SecretString;
 
+use crate::dispatch::{HttpTarget, RedisTarget};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::{AppConfig, AppName};
 use crate::telemetry::LogFormat;
@@ -138,7 +139,7 @@ pub struct LogConfig {
 }
 
 /// One app, and its dispatch target.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct AppSettings {
     /// Its policy.
     pub app: AppConfig,
@@ -149,7 +150,7 @@ pub struct AppSettings {
 }
 
 /// The dispatch target of an app: what firing a job does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Dispatch {
     /// Logs the job as one structured event.
@@ -160,6 +161,10 @@ pub enum Dispatch {
         /// The topic.
         topic: String,
     },
+    /// Sends the job to an HTTP endpoint.
+    Http(HttpTarget),
+    /// Sends the job to a key or channel of Redis.
+    Redis(RedisTarget),
     /// Does nothing: the job counts as succeeded.
     Discard,
 }

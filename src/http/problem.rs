@@ -167,6 +167,7 @@ impl From<Refusal> for Problem {
             | ErrorKind::UnsupportedOperation
             | ErrorKind::RefusedByDatabase
             | ErrorKind::AttemptsExhausted
+            | ErrorKind::RefusedByTarget
             | ErrorKind::Expired => StatusCode::UNPROCESSABLE_ENTITY,
         };
         let field = field_of(&refusal);

@@ -38,6 +38,7 @@ mod lost_answers;
 mod split_batches;
 mod panics;
 mod schema;
+mod targets;
 mod handle;
 mod http;
 mod serve;
