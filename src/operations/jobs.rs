@@ -26,7 +26,7 @@ use crate::model::time::ScheduledTime;
 pub use self::answer::{JobAnswer, OperationOutcome, OperationState};
 pub(crate) use self::answer::{WireAnswer, WireOperation};
 pub use self::change::JobOperation;
-pub use self::list::{JobPage, PageRequest};
+pub use self::list::JobPage;
 pub(crate) use self::listed::WireListedJob;
 pub use self::listed::{JobState, ListedJob};
 pub use self::name::JobName;

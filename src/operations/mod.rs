@@ -19,6 +19,7 @@ mod publish;
 mod dead_letters;
 mod ingest;
 mod apps;
+mod page;
 mod pauses;
 mod instances;
 mod audit;
@@ -33,7 +34,7 @@ pub use apps::{App, AppChange, AppResult, Apps};
 pub use audit::{Audit, AuditItem, AuditList};
 pub use connect::OperationsOptions;
 pub use dead_letters::{
-    BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterOutcome,
+    BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterList, LetterOutcome,
     LetterSelection, ShownLetter,
 };
 pub(crate) use dead_letters::{WireLetter, WireLetterSummary};
@@ -46,9 +47,10 @@ pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Insta
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub use jobs::{
     JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState, Jobs, ListedJob,
-    OperationOutcome, OperationState, PageRequest, RequestStatus, ShownJob,
+    OperationOutcome, OperationState, RequestStatus, ShownJob,
 };
 pub(crate) use jobs::{WireAnswer, WireJob, WireListedJob, WireOperation, WireStatus};
+pub use page::PageRequest;
 pub use pauses::Paused;
 pub use publish::Publisher;
 pub use tables::Tables;
@@ -59,8 +61,8 @@ pub use crate::model::filter::{
     DataCondition, InvalidFilter, JobFilter, ListState, TopicPartition,
 };
 pub use crate::store::{
-    AuditCursor, AuditFilter, InvalidLetterName, JobCount, LetterCount, LetterCursor, LetterFilter,
-    LetterName, LetterPage, LetterState, LetterSummary, ReplayChain, Totals,
+    AuditFilter, InvalidLetterName, JobCount, LetterCount, LetterFilter, LetterName, LetterState,
+    LetterSummary, ReplayChain, Totals,
 };
 
 /// The operations on one database, in groups.
