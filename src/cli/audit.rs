@@ -9,11 +9,11 @@ use super::output::{self, ListOptions, ListPrinter, on_one_line, report, say, te
 use super::session::Session;
 use super::{ConfigFile, moment};
 use crate::operations::{
-    AuditAction, AuditCursor, AuditFilter, AuditItem, AuditSource, rfc3339_ms,
+    AuditAction, AuditFilter, AuditItem, AuditSource, PageRequest, rfc3339_ms,
 };
 
 /// Entries that are read at once.
-const PAGE: u64 = 500;
+const PAGE: usize = 500;
 
 /// Shows who changed what, when and why, newest first
 ///
@@ -33,8 +33,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     limit: u64,
     /// Continue after the page that ended with this cursor, the `next` of its --json
-    #[arg(long, value_parser = read_cursor)]
-    cursor: Option<AuditCursor>,
+    #[arg(long)]
+    cursor: Option<String>,
     #[command(flatten)]
     form: ListOptions,
     #[command(flatten)]
@@ -92,19 +92,20 @@ async fn show(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCod
         None => List::Person(Vec::new()),
     };
     let mut shown = 0;
-    let mut after = cursor;
+    let mut next = cursor;
     loop {
-        let page = PAGE.min(limit - shown);
-        let page = session.operations.audit().list(&filter, after, page).await?;
+        let most = usize::try_from(limit - shown).unwrap_or(PAGE).min(PAGE);
+        let wanted = PageRequest { limit: most, cursor: next };
+        let page = session.operations.audit().list(&filter, &wanted).await?;
         page.items.iter().try_for_each(|item| list.add(item))?;
         shown += page.items.len() as u64;
-        after = page.next;
-        if after.is_none() || shown >= limit || output::is_closed() {
+        next = page.next;
+        if next.is_none() || shown >= limit || output::is_closed() {
             break;
         }
     }
-    list.end(after)?;
-    match after {
+    list.end(next.as_deref())?;
+    match next {
         Some(_) => report("there are more: more by --limit, fewer by filters"),
         None if shown == 0 && form.printer().is_none() => report("no entry is like that"),
         None => {}
@@ -129,27 +130,15 @@ impl List {
         }
     }
 
-    fn end(self, next: Option<AuditCursor>) -> serde_json::Result<()> {
+    fn end(self, next: Option<&str>) -> serde_json::Result<()> {
         const NAMES: [&str; 7] = ["time", "who", "source", "action", "subject", "count", "reason"];
         match self {
-            Self::Program(printer) => return printer.end(next.map(write_cursor).as_deref()),
+            Self::Program(printer) => return printer.end(next),
             Self::Person(rows) if rows.is_empty() => {}
             Self::Person(rows) => say(text_table(&NAMES, &rows).trim_end()),
         }
         Ok(())
     }
-}
-
-/// The cursor as text: the time and the id of the last entry.
-fn write_cursor(AuditCursor { at_ms, id }: AuditCursor) -> String {
-    format!("{at_ms}.{id}")
-}
-
-fn read_cursor(text: &str) -> Result<AuditCursor, &'static str> {
-    let parts = text.split_once('.').and_then(|(at_ms, id)| {
-        Some(AuditCursor { at_ms: at_ms.parse().ok()?, id: id.parse().ok()? })
-    });
-    parts.ok_or("must be the `next` of an earlier page")
 }
 
 fn cells(item: &AuditItem) -> Vec<String> {
@@ -160,20 +149,4 @@ fn cells(item: &AuditItem) -> Vec<String> {
     row.extend(cells);
     row.extend([item.count.to_string(), on_one_line(reason)]);
     row
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_is_read_as_it_was_written() {
-        for at_ms in [0, -5, 1_893_484_800_000] {
-            let cursor = AuditCursor { at_ms, id: 7 };
-            assert_eq!(read_cursor(&write_cursor(cursor)), Ok(cursor));
-        }
-        for text in ["", "1", "1.", ".1", "x.y"] {
-            assert!(read_cursor(text).is_err(), "{text}");
-        }
-    }
 }

@@ -12,7 +12,7 @@ use super::output::{
     DocumentOption, ListOptions, document, grouped, on_one_line, report, say, text_table,
 };
 use super::session::Session;
-use crate::operations::{BulkItem, rfc3339_s};
+use crate::operations::{BulkItem, PageRequest, rfc3339_s};
 
 /// Cancels, moves, starts or edits every job that filters select; shows and stops that
 ///
@@ -117,7 +117,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 async fn list(arguments: List) -> anyhow::Result<ExitCode> {
     let session = Session::open(&arguments.config, LevelFilter::WARN).await?;
-    let found = session.operations.bulk().list(None, arguments.limit).await;
+    let page = PageRequest { limit: usize::try_from(arguments.limit)?, cursor: None };
+    let found = session.operations.bulk().list(&page).await;
     session.close().await;
     let found = found?;
     if let Some(printer) = arguments.form.printer() {

@@ -6,18 +6,15 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::access::Admin;
 use super::endpoint::Endpoint;
-use super::page::{Cursors, Page};
+use super::page::{self, Page};
 use super::problem::Problem;
 use super::query::Query;
 use super::shared::Shared;
-use crate::model::cursor::InvalidCursor;
-use crate::operations::{AuditAction, AuditCursor, AuditFilter, AuditItem, AuditSource};
+use crate::operations::{AuditAction, AuditFilter, AuditItem, AuditSource};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint::new(__path_list, list)]
 }
-
-const LIST: &str = "/api/audit";
 
 /// Who changed what, when and why, newest first.
 #[utoipa::path(get, path = "/api/audit", tag = "audit", operation_id = "listAudit",
@@ -52,23 +49,7 @@ async fn list(
         from_ms: query.instant_ms("from")?,
         to_ms: query.instant_ms("to")?,
     };
-    let limit = query.limit()?;
-    let cursors = Cursors::new(LIST, &query);
-    let after = cursors.place()?.map(|place| cursor_at(&place)).transpose()?;
-    let list = shared.running()?.audit().list(&filter, after, limit).await?;
-    let next = list.next.map(|next| cursors.write(&place_of(next)));
-    Ok(HttpResponse::Ok().json(Page::new(list.items, next)))
-}
-
-fn place_of(cursor: AuditCursor) -> Vec<u8> {
-    [cursor.at_ms.to_be_bytes(), cursor.id.to_be_bytes()].concat()
-}
-
-fn cursor_at(place: &[u8]) -> Result<AuditCursor, InvalidCursor> {
-    let split = place.split_first_chunk::<8>();
-    let cursor = split.and_then(|(at_ms, id)| {
-        let id = i64::from_be_bytes(id.try_into().ok()?);
-        Some(AuditCursor { at_ms: i64::from_be_bytes(*at_ms), id })
-    });
-    cursor.ok_or(InvalidCursor)
+    let page = page::wanted(&query)?;
+    let list = shared.running()?.audit().list(&filter, &page).await?;
+    Ok(HttpResponse::Ok().json(Page::new(list.items, list.next)))
 }

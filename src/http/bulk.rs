@@ -16,18 +16,16 @@ use super::endpoint::Endpoint;
 use super::fields::{self, Reason};
 use super::jobs::idempotency_key;
 use super::mask::{Seen, View};
-use super::page::{Cursors, Page};
+use super::page::{self, Page};
 use super::problem::Problem;
 use super::query::Query;
 use super::shared::Shared;
 use super::tokens::Caller;
 use crate::config::Role;
-use crate::model::cursor::InvalidCursor;
 use crate::model::suggest::nearest;
 use crate::model::time::ScheduledTime;
 use crate::operations::{
-    BulkAction, BulkCursor, BulkItem, BulkRequest, BulkStarted, JobFilter, JobPatch, ListedJob,
-    WireListedJob,
+    BulkAction, BulkItem, BulkRequest, BulkStarted, JobFilter, JobPatch, ListedJob, WireListedJob,
 };
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -185,13 +183,10 @@ async fn list(
     shared: web::Data<Arc<Shared>>,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::read(&request, &["limit", "cursor"])?;
-    let limit = query.limit()?;
-    let cursors = Cursors::new(LIST, &query);
-    let after = cursors.place()?.map(|place| cursor_at(&place)).transpose()?;
-    let list = shared.running()?.bulk().list(after, limit).await?;
-    let next = list.next.map(|next| cursors.write(&place_of(next)));
+    let page = page::wanted(&query)?;
+    let list = shared.running()?.bulk().list(&page).await?;
     let items: Vec<BulkItem> = list.items.into_iter().map(|item| seen(&caller.0, item)).collect();
-    Ok(HttpResponse::Ok().json(Page::new(items, next)))
+    Ok(HttpResponse::Ok().json(Page::new(items, list.next)))
 }
 
 /// How far a bulk action is.
@@ -240,17 +235,4 @@ fn seen(caller: &Caller, mut item: BulkItem) -> BulkItem {
         }
     }
     item
-}
-
-fn place_of(cursor: BulkCursor) -> Vec<u8> {
-    [cursor.created_ms.to_be_bytes(), cursor.id.to_be_bytes()].concat()
-}
-
-fn cursor_at(place: &[u8]) -> Result<BulkCursor, InvalidCursor> {
-    let split = place.split_first_chunk::<8>();
-    let cursor = split.and_then(|(created_ms, id)| {
-        let id = i64::from_be_bytes(id.try_into().ok()?);
-        Some(BulkCursor { created_ms: i64::from_be_bytes(*created_ms), id })
-    });
-    cursor.ok_or(InvalidCursor)
 }

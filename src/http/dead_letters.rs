@@ -14,15 +14,14 @@ use super::body::{self, Expected, VALUE_BYTES};
 use super::endpoint::Endpoint;
 use super::fields;
 use super::mask::View;
-use super::page::{Cursors, Page};
+use super::page::{self, Page};
 use super::problem::Problem;
 use super::query::Query;
 use super::shared::Shared;
-use crate::model::cursor::InvalidCursor;
 use crate::model::ids::JobId;
 use crate::operations::{
-    Edit, LetterAction, LetterCursor, LetterFilter, LetterSelection, LetterState, Replayed,
-    WireLetter, WireLetterSummary,
+    Edit, LetterAction, LetterFilter, LetterSelection, LetterState, Replayed, WireLetter,
+    WireLetterSummary,
 };
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -34,8 +33,6 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(__path_discard, discard),
     ]
 }
-
-const LIST: &str = "/api/dead-letters";
 
 /// A corrected value of a dead letter.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -120,19 +117,16 @@ async fn list(
         to_ms: query.instant_ms("to")?,
         contains: query.text("contains").map(str::to_owned),
     };
-    let limit = query.limit()?;
-    let cursors = Cursors::new(LIST, &query);
-    let after = cursors.place()?.map(|place| cursor_at(&place)).transpose()?;
+    let page = page::wanted(&query)?;
     let scheduler = shared.running()?;
-    let page = scheduler.dead_letters().list(&filter, after, limit).await?;
+    let page = scheduler.dead_letters().list(&filter, &page).await?;
     let known = scheduler.registered_apps();
-    let mut items = Vec::with_capacity(page.letters.len());
-    for letter in &page.letters {
+    let mut items = Vec::with_capacity(page.items.len());
+    for letter in &page.items {
         let view = View::of(&shared, &caller.0, &known, letter.app.as_deref());
         items.push(view.letter(serde_json::to_value(letter).map_err(Problem::internal)?));
     }
-    let next = page.next.map(|next| cursors.write(&place_of(next)));
-    Ok(HttpResponse::Ok().json(Page::new(items, next)))
+    Ok(HttpResponse::Ok().json(Page::new(items, page.next)))
 }
 
 /// Everything about one dead letter.
@@ -271,17 +265,4 @@ fn bytes(text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>
             })
         }
     }
-}
-
-fn place_of(cursor: LetterCursor) -> Vec<u8> {
-    [&cursor.created_ms.to_be_bytes()[..], cursor.id.as_bytes()].concat()
-}
-
-fn cursor_at(place: &[u8]) -> Result<LetterCursor, Problem> {
-    let split = place.split_first_chunk::<8>();
-    let cursor = split.and_then(|(created_ms, id)| {
-        let created_ms = i64::from_be_bytes(*created_ms);
-        Some(LetterCursor { created_ms, id: Uuid::from_slice(id).ok()? })
-    });
-    Ok(cursor.ok_or(InvalidCursor)?)
 }

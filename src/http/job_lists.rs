@@ -11,12 +11,13 @@ use uuid::Uuid;
 use super::access::Reader;
 use super::endpoint::Endpoint;
 use super::mask::{Seen, View};
+use super::page;
 use super::problem::Problem;
 use super::query::{PAGE, Query};
 use super::shared::Shared;
 use super::tokens::Caller;
 use crate::config::Role;
-use crate::operations::{InvalidFilter, JobFilter, ListedJob, PageRequest, WireJob, WireListedJob};
+use crate::operations::{InvalidFilter, JobFilter, ListedJob, WireJob, WireListedJob};
 use crate::service::Scheduler;
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -60,8 +61,7 @@ async fn list(
     let known: Vec<&str> = JobFilter::NAMES.into_iter().chain(PAGE).collect();
     let query = Query::read(&request, &known)?;
     let filter = JobFilter::from_pairs(query.pairs(), None)?;
-    let limit = usize::try_from(query.limit()?).map_err(Problem::internal)?;
-    let page = PageRequest { limit, cursor: query.text("cursor").map(str::to_owned) };
+    let page = page::wanted(&query)?;
     let scheduler = shared.running()?;
     check_data(&shared, &caller.0, scheduler, &filter).await?;
     let page = scheduler.jobs().list(&filter, &page).await?;

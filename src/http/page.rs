@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::problem::Problem;
 use super::query::Query;
-use crate::model::cursor::CursorScope;
+use crate::operations::PageRequest;
 
 /// Some items of a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -28,27 +28,7 @@ impl<T> Page<T> {
     }
 }
 
-/// The cursors of one list.
-#[derive(Debug)]
-pub(super) struct Cursors<'a> {
-    scope: CursorScope,
-    given: Option<&'a str>,
-}
-
-impl<'a> Cursors<'a> {
-    /// The cursors of the list at `endpoint` with the filter of `query`.
-    pub(super) fn new(endpoint: &'static str, query: &'a Query) -> Self {
-        let scope = CursorScope::new(endpoint, query.filter());
-        Self { scope, given: query.text("cursor") }
-    }
-
-    /// The cursor of this place.
-    pub(super) fn write(&self, place: &[u8]) -> String {
-        self.scope.write(place)
-    }
-
-    /// The place of the request's cursor, if it has one.
-    pub(super) fn place(&self) -> Result<Option<Vec<u8>>, Problem> {
-        Ok(self.given.map(|cursor| self.scope.read(cursor)).transpose()?)
-    }
+/// The page that a query asks for.
+pub(super) fn wanted(query: &Query) -> Result<PageRequest, Problem> {
+    Ok(PageRequest { limit: query.limit()?, cursor: query.text("cursor").map(str::to_owned) })
 }

@@ -9,7 +9,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::model::cursor::InvalidCursor;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::field_of;
 use crate::operations::Error as OperationError;
@@ -184,12 +183,6 @@ impl From<Refusal> for Problem {
             }),
             None => problem,
         }
-    }
-}
-
-impl From<InvalidCursor> for Problem {
-    fn from(error: InvalidCursor) -> Self {
-        Self::bad("invalid-cursor", error.to_string())
     }
 }
 

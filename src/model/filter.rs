@@ -96,7 +96,8 @@ impl JobFilter {
     ///
     /// # Errors
     /// [`InvalidFilter`] for a name that is not one of [`NAMES`](Self::NAMES), one that is given
-    /// twice, an empty value, and a value that is not of its form.
+    /// twice, an empty value, and a value that is not of its form. Whether the values fit each
+    /// other is for [`check`](Self::check).
     pub fn from_pairs<N, V>(
         pairs: impl IntoIterator<Item = (N, V)>,
         zone: Option<&TimeZone>,
@@ -121,7 +122,6 @@ impl JobFilter {
             let read = filter.read(known, value, zone);
             read.map_err(|problem| InvalidFilter::new(known, problem))?;
         }
-        filter.check()?;
         Ok(filter)
     }
 

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::context::Context;
-use super::{AuditCursor, AuditFilter, Error, Result, rfc3339_ms, rfc3339_s};
-use crate::store::AuditRow;
+use super::{AuditFilter, Error, PageRequest, Result, rfc3339_ms, rfc3339_s};
+use crate::model::audit::{AuditAction, AuditSource};
+use crate::model::cursor::CursorScope;
+use crate::store::{AuditCursor, AuditRow};
 
 /// Who changed what, when and why.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +54,8 @@ pub struct AuditItem {
 pub struct AuditList {
     /// The entries.
     pub items: Vec<AuditItem>,
-    /// Where the next page begins; `None` at the end.
-    pub next: Option<AuditCursor>,
+    /// The cursor of the next page; none at the end.
+    pub next: Option<String>,
 }
 
 fn as_rfc3339<S: Serializer>(epoch_ms: &i64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -65,34 +67,52 @@ impl<'a> Audit<'a> {
         Self { context }
     }
 
-    /// The changes that `filter` describes, newest first, at most `limit` of them, after the place
-    /// where the page before ended. One that is made meanwhile moves none to another page.
+    /// A page of the changes that `filter` describes, newest first. One that is made meanwhile
+    /// moves none to another page.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a filter that can describe none; [`Error::Unavailable`] when the
+    /// [`Error::Invalid`] for a filter that can describe none and a limit that is not 1 to 1000,
+    /// [`Error::InvalidCursor`] for one of another list or filter; [`Error::Unavailable`] when the
     /// database does not answer.
-    pub async fn list(
-        &self,
-        filter: &AuditFilter,
-        after: Option<AuditCursor>,
-        limit: u64,
-    ) -> Result<AuditList> {
+    pub async fn list(&self, filter: &AuditFilter, page: &PageRequest) -> Result<AuditList> {
         if let (Some(from), Some(to)) = (filter.from_ms, filter.to_ms)
             && from >= to
         {
             let (from, to) = (rfc3339_s(from), rfc3339_s(to));
             return Err(Error::Invalid(format!("from ({from}) must be before to ({to})")));
         }
+        let scope = CursorScope::new("audit", canonical(filter));
+        let (limit, after) = page.read(&scope, place_of)?;
         let filter = filter.clone();
         self.context
             .run(move |context| async move {
-                let page = context.store().audit(&filter, after, limit).await;
+                let page = context.store().audit(&filter, after, limit as u64).await;
                 let page = page.map_err(|error| context.database_error(error))?;
                 let items = page.entries.into_iter().map(AuditItem::from).collect();
-                Ok(AuditList { items, next: page.next })
+                let next = page.next.map(|next| scope.write(&bytes_of(next)));
+                Ok(AuditList { items, next })
             })
             .await
     }
+}
+
+/// A text that is the same for the same filter.
+fn canonical(filter: &AuditFilter) -> String {
+    let AuditFilter { who, source, action, app, subject, from_ms, to_ms } = filter;
+    let (source, action) = (source.map(AuditSource::as_str), action.map(AuditAction::as_str));
+    json!([who, source, action, app, subject, from_ms, to_ms]).to_string()
+}
+
+fn bytes_of(AuditCursor { at_ms, id }: AuditCursor) -> Vec<u8> {
+    [at_ms.to_be_bytes(), id.to_be_bytes()].concat()
+}
+
+fn place_of(bytes: &[u8]) -> Option<AuditCursor> {
+    let (at_ms, id) = bytes.split_first_chunk::<8>()?;
+    Some(AuditCursor {
+        at_ms: i64::from_be_bytes(*at_ms),
+        id: i64::from_be_bytes(id.try_into().ok()?),
+    })
 }
 
 impl From<AuditRow> for AuditItem {

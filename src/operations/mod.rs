@@ -19,6 +19,7 @@ mod publish;
 mod dead_letters;
 mod ingest;
 mod apps;
+mod page;
 mod pauses;
 mod instances;
 mod audit;
@@ -35,7 +36,7 @@ pub use audit::{Audit, AuditItem, AuditList};
 pub use bulk::{Bulk, BulkAction, BulkItem, BulkList, BulkPreview, BulkRequest, BulkStarted};
 pub use connect::OperationsOptions;
 pub use dead_letters::{
-    BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterOutcome,
+    BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterList, LetterOutcome,
     LetterSelection, ShownLetter,
 };
 pub(crate) use dead_letters::{WireLetter, WireLetterSummary};
@@ -48,9 +49,10 @@ pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Insta
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub use jobs::{
     JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState, Jobs, ListedJob,
-    OperationOutcome, OperationState, PageRequest, RequestStatus, ShownJob,
+    OperationOutcome, OperationState, RequestStatus, ShownJob,
 };
 pub(crate) use jobs::{WireAnswer, WireJob, WireListedJob, WireOperation, WireStatus};
+pub use page::PageRequest;
 pub use pauses::Paused;
 pub use publish::Publisher;
 pub use tables::Tables;
@@ -62,8 +64,8 @@ pub use crate::model::filter::{
     DataCondition, InvalidFilter, JobFilter, ListState, TopicPartition,
 };
 pub use crate::store::{
-    AuditCursor, AuditFilter, BulkCursor, InvalidLetterName, JobCount, LetterCount, LetterCursor,
-    LetterFilter, LetterName, LetterPage, LetterState, LetterSummary, ReplayChain, Totals,
+    AuditFilter, InvalidLetterName, JobCount, LetterCount, LetterFilter, LetterName, LetterState,
+    LetterSummary, ReplayChain, Totals,
 };
 
 /// The operations on one database, in groups.

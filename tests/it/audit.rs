@@ -7,7 +7,7 @@ use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::model::ids::{Offset, Partition};
 use infinite_scheduler::operations::{
     AuditAction, AuditFilter, AuditItem, AuditSource, By, Edit, LetterAction, LetterFilter,
-    LetterName, LetterSelection, Operations, Seek, SeekTo,
+    LetterName, LetterSelection, Operations, PageRequest, Seek, SeekTo,
 };
 use uuid::Uuid;
 
@@ -21,13 +21,14 @@ const MENDED: &str =
     r#"{"requestId":"mended","appName":"sms","scheduledTime":"2031-01-01T00:00:00Z"}"#;
 
 async fn audit(operations: &Operations, filter: &AuditFilter) -> Vec<AuditItem> {
-    operations.audit().list(filter, None, 100).await.expect("the audit").items
+    operations.audit().list(filter, &PageRequest::default()).await.expect("the audit").items
 }
 
 /// The letter whose record begins with `word`.
 async fn letter(operations: &Operations, word: &str) -> Uuid {
-    let letters = operations.dead_letters().list(&LetterFilter::default(), None, 10).await;
-    for letter in letters.expect("letters").letters {
+    let letters =
+        operations.dead_letters().list(&LetterFilter::default(), &PageRequest::default()).await;
+    for letter in letters.expect("letters").items {
         let shown = operations.dead_letters().show(&letter.id.into()).await.expect("a letter");
         if shown.value.is_some_and(|value| value.starts_with(word.as_bytes())) {
             return letter.id;
@@ -112,12 +113,12 @@ async fn each_change_has_its_entry_and_what_was_not_changed_has_none() {
         ] {
             assert_eq!(audit(&all, &filter).await.len(), count, "{database:?}: {filter:?}");
         }
-        let (mut after, mut paged) = (None, Vec::new());
+        let (mut wanted, mut paged) = (PageRequest { limit: 2, cursor: None }, Vec::new());
         loop {
-            let page = all.audit().list(&AuditFilter::default(), after, 2).await.expect("a page");
+            let page = all.audit().list(&AuditFilter::default(), &wanted).await.expect("a page");
             paged.extend(page.items);
-            after = page.next;
-            if after.is_none() {
+            wanted.cursor = page.next;
+            if wanted.cursor.is_none() {
                 break;
             }
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use infinite_scheduler::Scheduler;
-use infinite_scheduler::operations::{LetterFilter, Operations, OperationsOptions};
+use infinite_scheduler::operations::{LetterFilter, Operations, OperationsOptions, PageRequest};
 use serde_json::{Value, json};
 
 use self::asks::{Ask, Filter};
@@ -191,9 +191,13 @@ impl Surroundings {
         let operations = Operations::connect(OperationsOptions::new(world.database.url()));
         let operations = operations.await.expect("a database");
         let filter = LetterFilter::default();
-        let page = operations.dead_letters().list(&filter, None, 100).await.expect("letters");
+        let page = operations
+            .dead_letters()
+            .list(&filter, &PageRequest::default())
+            .await
+            .expect("letters");
         let mut letters = HashMap::new();
-        for letter in page.letters {
+        for letter in page.items {
             let shown = operations.dead_letters().show(&letter.id.into()).await.expect("a letter");
             let value = String::from_utf8(shown.value.expect("a value")).expect("text");
             let word = value.split(' ').next().expect("a word").to_owned();
@@ -343,6 +347,6 @@ async fn after_a_shutdown_every_group_says_so() {
     assert_eq!(scheduler.ingest().positions().await, Err(OperationError::ShutDown));
     assert_eq!(scheduler.jobs().request("sms", "x").await, Err(OperationError::ShutDown));
     let filter = LetterFilter::default();
-    let letters = scheduler.dead_letters().list(&filter, None, 1).await;
+    let letters = scheduler.dead_letters().list(&filter, &PageRequest::default()).await;
     assert_eq!(letters, Err(OperationError::ShutDown));
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use infinite_scheduler::operations::{AppResult, By, LetterFilter};
+use infinite_scheduler::operations::{AppResult, By, LetterFilter, PageRequest};
 use infinite_scheduler::{
     AppConfig, ErrorKind, JobContext, OperationError, Refusal, Replayed, ScheduleJobRequest,
     Scheduler, Submitted, handler_fn,
@@ -193,8 +193,9 @@ async fn an_app_that_refuses_requests_says_why_whichever_way_they_come() {
         };
         wait_until(DEADLINE, "the record", async || ledger("next_offset").await == 1).await;
         assert_eq!((ledger("dead_letters").await, ledger("jobs").await), (1, 0), "{database:?}");
-        let letters = operations.dead_letters().list(&LetterFilter::default(), None, 10).await;
-        let letter = letters.expect("letters").letters.pop().expect("a letter");
+        let letters =
+            operations.dead_letters().list(&LetterFilter::default(), &PageRequest::default()).await;
+        let letter = letters.expect("letters").items.pop().expect("a letter");
         assert_eq!(letter.kind, "refused-by-app", "{database:?}");
         assert!(letter.message.contains("a producer runs wild"), "{}", letter.message);
         refused(operations.dead_letters().replay(letter.id, None).await);

@@ -10,10 +10,10 @@ use super::view;
 use crate::cli::ConfigFile;
 use crate::cli::output::{self, ListOptions, ListPrinter, grouped, report, say, text_table};
 use crate::cli::session::Session;
-use crate::operations::{LetterCursor, LetterFilter, LetterState, LetterSummary, rfc3339_s};
+use crate::operations::{LetterFilter, LetterState, LetterSummary, PageRequest, rfc3339_s};
 
 /// The letters that one query reads.
-const PAGE: u64 = 500;
+const PAGE: usize = 500;
 /// The characters of a message that a table shows.
 const MESSAGE: usize = 72;
 /// The characters of a name that a table shows.
@@ -36,8 +36,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     limit: u64,
     /// Continue after the page that ended with this cursor, the `next` of its --json
-    #[arg(long, value_parser = read_cursor)]
-    cursor: Option<LetterCursor>,
+    #[arg(long)]
+    cursor: Option<String>,
     #[command(flatten)]
     form: ListOptions,
     #[command(flatten)]
@@ -83,20 +83,20 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
     };
     let dead_letters = session.operations.dead_letters();
     let mut shown = 0;
-    let mut after = arguments.cursor;
+    let mut next = arguments.cursor;
     loop {
-        let limit = PAGE.min(arguments.limit - shown);
-        let page = dead_letters.list(&filter, after, limit).await?;
-        page.letters.iter().try_for_each(|letter| list.add(letter))?;
-        shown += page.letters.len() as u64;
-        after = page.next;
-        if after.is_none() || shown >= arguments.limit || output::is_closed() {
+        let limit = usize::try_from(arguments.limit - shown).unwrap_or(PAGE).min(PAGE);
+        let page = dead_letters.list(&filter, &PageRequest { limit, cursor: next }).await?;
+        page.items.iter().try_for_each(|letter| list.add(letter))?;
+        shown += page.items.len() as u64;
+        next = page.next;
+        if next.is_none() || shown >= arguments.limit || output::is_closed() {
             break;
         }
     }
-    list.end(after)?;
+    list.end(next.as_deref())?;
     let is_for_program = arguments.form.printer().is_some();
-    report_count(session, &filter, shown, after.is_some(), is_for_program).await?;
+    report_count(session, &filter, shown, next.is_some(), is_for_program).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -117,28 +117,16 @@ impl List {
         }
     }
 
-    fn end(self, next: Option<LetterCursor>) -> serde_json::Result<()> {
+    fn end(self, next: Option<&str>) -> serde_json::Result<()> {
         const NAMES: [&str; 8] =
             ["id", "since", "state", "kind", "app", "request", "attempts", "message"];
         match self {
-            Self::Program(printer) => return printer.end(next.map(write_cursor).as_deref()),
+            Self::Program(printer) => return printer.end(next),
             Self::Person(rows) if rows.is_empty() => {}
             Self::Person(rows) => say(text_table(&NAMES, &rows).trim_end()),
         }
         Ok(())
     }
-}
-
-/// The cursor as text: the time and the id of the last letter.
-fn write_cursor(LetterCursor { created_ms, id }: LetterCursor) -> String {
-    format!("{created_ms}.{id}")
-}
-
-fn read_cursor(text: &str) -> Result<LetterCursor, &'static str> {
-    let parts = text.split_once('.').and_then(|(created_ms, id)| {
-        Some(LetterCursor { created_ms: created_ms.parse().ok()?, id: id.parse().ok()? })
-    });
-    parts.ok_or("must be the `next` of an earlier page")
 }
 
 async fn report_count(
@@ -175,21 +163,4 @@ fn row(letter: &LetterSummary) -> Vec<String> {
         letter.attempts.to_string(),
         view::one_line(&letter.message, MESSAGE),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_is_read_as_it_was_written() {
-        let id = "0198c0de-1234-7000-8000-000000000001".parse().unwrap();
-        for created_ms in [0, -5, 1_893_484_800_000] {
-            let cursor = LetterCursor { created_ms, id };
-            assert_eq!(read_cursor(&write_cursor(cursor)), Ok(cursor));
-        }
-        for text in ["", "1", "1.", ".0198c0de-1234-7000-8000-000000000001", "x.y"] {
-            assert!(read_cursor(text).is_err(), "{text}");
-        }
-    }
 }

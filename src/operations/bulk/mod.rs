@@ -14,12 +14,11 @@ use utoipa::ToSchema;
 
 use super::context::Context;
 use super::pauses::as_rfc3339;
-use super::{
-    AuditAction, BulkCursor, BulkState, Error, JobCount, JobFilter, ListedJob, PageRequest, Result,
-};
+use super::{AuditAction, BulkState, Error, JobCount, JobFilter, ListedJob, PageRequest, Result};
 use crate::model::audit::AuditEntry;
+use crate::model::cursor::CursorScope;
 use crate::model::letter::{ErrorKind, Refusal};
-use crate::store::{BulkRow, InstanceState, NewBulk};
+use crate::store::{BulkCursor, BulkRow, InstanceState, NewBulk};
 
 pub use self::action::BulkAction;
 
@@ -158,8 +157,20 @@ pub struct BulkPreview {
 pub struct BulkList {
     /// The bulk actions.
     pub items: Vec<BulkItem>,
-    /// Where the next page begins; `None` at the end.
-    pub next: Option<BulkCursor>,
+    /// The cursor of the next page; none at the end.
+    pub next: Option<String>,
+}
+
+fn bytes_of(BulkCursor { created_ms, id }: BulkCursor) -> Vec<u8> {
+    [created_ms.to_be_bytes(), id.to_be_bytes()].concat()
+}
+
+fn place_of(bytes: &[u8]) -> Option<BulkCursor> {
+    let (created_ms, id) = bytes.split_first_chunk::<8>()?;
+    Some(BulkCursor {
+        created_ms: i64::from_be_bytes(*created_ms),
+        id: i64::from_be_bytes(id.try_into().ok()?),
+    })
 }
 
 fn as_name<S: serde::Serializer>(state: &BulkState, serializer: S) -> Result<S::Ok, S::Error> {
@@ -205,15 +216,19 @@ impl<'a> Bulk<'a> {
         self.context.run(move |context| async move { context.bulk(id).await }).await
     }
 
-    /// Bulk actions, newest first, at most `limit`, after the place where the page before ended.
+    /// A page of the bulk actions, newest first.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn list(&self, after: Option<BulkCursor>, limit: u64) -> Result<BulkList> {
+    /// [`Error::Invalid`] for a limit that is not 1 to 1000, [`Error::InvalidCursor`] for a cursor
+    /// of another list; [`Error::Unavailable`] when the database does not answer.
+    pub async fn list(&self, page: &PageRequest) -> Result<BulkList> {
+        let scope = CursorScope::new("bulk", String::new());
+        let (limit, after) = page.read(&scope, place_of)?;
         self.context
             .run(move |context| async move {
-                let found = context.store().bulks(after, limit).await;
+                let found = context.store().bulks(after, limit as u64).await;
                 let (rows, next) = found.map_err(|error| context.database_error(error))?;
+                let next = next.map(|next| scope.write(&bytes_of(next)));
                 Ok(BulkList { items: rows.into_iter().map(BulkItem::from).collect(), next })
             })
             .await

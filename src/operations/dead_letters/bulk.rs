@@ -10,12 +10,13 @@ use std::sync::Arc;
 use super::{Context, DeadLetters, GONE, explained, find, why_not};
 use crate::model::audit::{AuditAction, AuditEntry};
 use crate::operations::{
-    Error, LetterCount, LetterFilter, LetterName, LetterState, LetterSummary, Replayed, Result,
+    Error, LetterCount, LetterFilter, LetterList, LetterName, LetterState, LetterSummary,
+    PageRequest, Replayed, Result,
 };
 use crate::store::{Change, Names};
 
 /// How many letters are read and processed at a time.
-const PAGE: u64 = 200;
+const PAGE: usize = 200;
 
 /// An action on dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,13 +130,13 @@ impl DeadLetters<'_> {
             }
             LetterSelection::Counted(counted) if counted.total() == 0 => {}
             LetterSelection::Counted(counted) => {
-                let mut after = None;
+                let mut page = PageRequest { limit: PAGE, cursor: None };
                 loop {
-                    let page = self.list(&counted.filter, after, PAGE).await?;
-                    let (going_on, applied) = self.apply_page(bulk, page.letters).await?;
+                    let LetterList { items, next } = self.list(&counted.filter, &page).await?;
+                    let (going_on, applied) = self.apply_page(bulk, items).await?;
                     report(applied);
-                    (bulk, after) = (going_on, page.next);
-                    if after.is_none() {
+                    (bulk, page.cursor) = (going_on, next);
+                    if page.cursor.is_none() {
                         break;
                     }
                 }

@@ -8,15 +8,17 @@ mod wire;
 
 use std::sync::Arc;
 
+use serde_json::json;
 use uuid::Uuid;
 
 use super::admission::NotReplayed;
 use super::context::Context;
 use super::{
-    Error, LetterCount, LetterCursor, LetterFilter, LetterName, LetterPage, LetterState,
-    LetterSummary, ReplayChain, Replayed, Result, rfc3339_s,
+    Error, LetterCount, LetterFilter, LetterName, LetterState, LetterSummary, PageRequest,
+    ReplayChain, Replayed, Result, rfc3339_s,
 };
-use crate::store::{LetterRow, Lookup, Names};
+use crate::model::cursor::CursorScope;
+use crate::store::{LetterCursor, LetterRow, Lookup, Names};
 
 pub use bulk::{BulkTally, CountedLetters, LetterAction, LetterOutcome, LetterSelection};
 pub use edit::{Edit, Edited};
@@ -26,6 +28,16 @@ pub(crate) use wire::{Shown as WireLetter, Summary as WireLetterSummary};
 #[derive(Clone, Copy, Debug)]
 pub struct DeadLetters<'a> {
     context: &'a Arc<Context>,
+}
+
+/// Some dead letters, newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LetterList {
+    /// The letters.
+    pub items: Vec<LetterSummary>,
+    /// The cursor of the next page; none at the end.
+    pub next: Option<String>,
 }
 
 /// Everything about one letter.
@@ -54,24 +66,24 @@ impl<'a> DeadLetters<'a> {
         Self { context }
     }
 
-    /// The letters that match `filter`, newest first, at most `limit` of them, after the end of the
-    /// previous page. A new letter does not shift the following pages.
+    /// A page of the letters that match `filter`, newest first. A new letter does not shift the
+    /// following pages.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a filter that can match none; [`Error::Unavailable`] when the
+    /// [`Error::Invalid`] for a filter that can match none and a limit that is not 1 to 1000,
+    /// [`Error::InvalidCursor`] for one of another list or filter; [`Error::Unavailable`] when the
     /// database does not answer.
-    pub async fn list(
-        &self,
-        filter: &LetterFilter,
-        after: Option<LetterCursor>,
-        limit: u64,
-    ) -> Result<LetterPage> {
+    pub async fn list(&self, filter: &LetterFilter, page: &PageRequest) -> Result<LetterList> {
         check(filter)?;
+        let scope = CursorScope::new("dead-letters", canonical(filter));
+        let (limit, after) = page.read(&scope, place_of)?;
         let filter = filter.clone();
         self.context
             .run(move |context| async move {
-                let page = context.store().letters(&filter, after, limit).await;
-                page.map_err(|error| context.database_error(error))
+                let page = context.store().letters(&filter, after, limit as u64).await;
+                let page = page.map_err(|error| context.database_error(error))?;
+                let next = page.next.map(|next| scope.write(&bytes_of(next)));
+                Ok(LetterList { items: page.letters, next })
             })
             .await
     }
@@ -152,6 +164,25 @@ impl<'a> DeadLetters<'a> {
             })
             .await
     }
+}
+
+/// A text that is the same for the same filter.
+fn canonical(filter: &LetterFilter) -> String {
+    let LetterFilter { states, app, kind, from_ms, to_ms, contains } = filter;
+    let mut states: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
+    states.sort_unstable();
+    states.dedup();
+    json!([states, app, kind, from_ms, to_ms, contains]).to_string()
+}
+
+fn bytes_of(LetterCursor { created_ms, id }: LetterCursor) -> Vec<u8> {
+    [&created_ms.to_be_bytes()[..], id.as_bytes()].concat()
+}
+
+fn place_of(bytes: &[u8]) -> Option<LetterCursor> {
+    let (created_ms, id) = bytes.split_first_chunk::<8>()?;
+    let created_ms = i64::from_be_bytes(*created_ms);
+    Some(LetterCursor { created_ms, id: Uuid::from_slice(id).ok()? })
 }
 
 fn check(filter: &LetterFilter) -> Result<()> {

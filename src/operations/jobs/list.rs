@@ -7,40 +7,23 @@ use serde::Serialize;
 
 use super::Jobs;
 use super::listed::ListedJob;
-use crate::model::cursor::{CursorScope, InvalidCursor};
+use crate::model::cursor::CursorScope;
 use crate::model::filter::JobFilter;
 use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
 use crate::model::job::{Job, Priority};
 use crate::model::suggest::nearest;
 use crate::operations::context::Context;
-use crate::operations::{Error, Result};
+use crate::operations::{Error, PageRequest, Result};
 use crate::store::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
 
 /// The name of the list in its cursors.
 const ENDPOINT: &str = "jobs";
-/// Jobs of a page when nothing is said, and at most.
-const LIMITS: (usize, usize) = (100, 1000);
 /// Jobs that are read for one page at most, where no index has what the filter asks.
 const LOOKED_AT: u64 = JobCount::LIMIT;
 /// Jobs that are read at once then.
 const SCAN: usize = 500;
 /// A page ends after about so many bytes.
 const PAGE_BYTES: usize = 8 << 20;
-
-/// Which page of a list is wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PageRequest {
-    /// Its items at most: 1 to 1000.
-    pub limit: usize,
-    /// The `next` of the page before; none for the first page.
-    pub cursor: Option<String>,
-}
-
-impl Default for PageRequest {
-    fn default() -> Self {
-        Self { limit: LIMITS.0, cursor: None }
-    }
-}
 
 /// One page of a list of jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -70,7 +53,7 @@ impl Jobs<'_> {
         self.context
             .run(|context| async move {
                 let scope = CursorScope::new(ENDPOINT, filter.canonical());
-                let (limit, after) = page.read(&scope)?;
+                let (limit, after) = page.read(&scope, place_of)?;
                 let selection = Selection::new(&context, filter).await?;
                 let found = selection.find(&context, after, limit).await?;
                 Ok(found.into_page(&scope))
@@ -122,22 +105,6 @@ impl Context {
         let found = selection.find(self, after, limit).await?;
         let target = |(job, _): &(Job, Arc<str>)| (job.id, job.created_ms, job.changes.revision);
         Ok((found.jobs.iter().map(target).collect(), found.next))
-    }
-}
-
-impl PageRequest {
-    /// The limit, and the place of the cursor.
-    fn read(&self, scope: &CursorScope) -> Result<(usize, Option<JobPlace>)> {
-        if !(1..=LIMITS.1).contains(&self.limit) {
-            let problem =
-                format!("limit is {}: give a whole number from 1 to {}", self.limit, LIMITS.1);
-            return Err(Error::Invalid(problem));
-        }
-        let Some(cursor) = &self.cursor else { return Ok((self.limit, None)) };
-        let invalid = |error: InvalidCursor| Error::InvalidCursor(error.to_string());
-        let bytes = scope.read(cursor).map_err(invalid)?;
-        let place = place_of(&bytes).ok_or(InvalidCursor).map_err(invalid)?;
-        Ok((self.limit, Some(place)))
     }
 }
 
@@ -231,7 +198,7 @@ impl Selection {
         }
         let (mut jobs, mut looked_at, mut after) = (0, 0, None);
         loop {
-            let found = self.find(context, after, LIMITS.1).await?;
+            let found = self.find(context, after, PageRequest::LARGEST).await?;
             jobs += found.jobs.len() as u64;
             looked_at += found.looked_at;
             after = found.next;

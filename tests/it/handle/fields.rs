@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta};
 use infinite_scheduler::model::ids::JobId;
 use infinite_scheduler::model::job::instant_of;
-use infinite_scheduler::operations::{LetterFilter, OperationsOptions};
+use infinite_scheduler::operations::{LetterFilter, OperationsOptions, PageRequest};
 use infinite_scheduler::{
     AppConfig, Discard, ErrorKind, JobError, JobHandler, Operations, ScheduleJobRequest, Scheduler,
 };
@@ -88,8 +88,9 @@ async fn a_job_is_a_dead_letter_when_its_turn_comes_after_it_has_expired() {
         .await;
         let fired: Vec<String> = names(&firings.lock().expect("a lock"));
         assert_eq!(fired, ["fresh"]);
-        let letters = operations.dead_letters().list(&LetterFilter::default(), None, 9).await;
-        let letters = letters.expect("letters").letters;
+        let letters =
+            operations.dead_letters().list(&LetterFilter::default(), &PageRequest::default()).await;
+        let letters = letters.expect("letters").items;
         assert_eq!(letters.len(), 1);
         assert_eq!(letters[0].kind, ErrorKind::Expired.as_str());
         assert_eq!(letters[0].request_id.as_deref(), Some("late"));
@@ -224,8 +225,9 @@ async fn a_replay_keeps_what_the_request_said_of_its_job() {
         .await;
         scheduler.shutdown(DRAIN).await;
         let operations = connect(&database).await;
-        let page = operations.dead_letters().list(&LetterFilter::default(), None, 9).await;
-        let letter = page.expect("letters").letters.pop().expect("a letter").id;
+        let page =
+            operations.dead_letters().list(&LetterFilter::default(), &PageRequest::default()).await;
+        let letter = page.expect("letters").items.pop().expect("a letter").id;
         let corrected = |expires_ms: i64| {
             format!(
                 r#"{{"requestId":"dies","appName":"mail","scheduledTime":0,"expiresTime":{expires_ms}}}"#

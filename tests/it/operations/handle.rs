@@ -53,8 +53,8 @@ impl<'a> Groups<'a> {
         let names = |words: &[&str]| words.iter().map(|word| name(word)).collect();
         match ask {
             Ask::List(filter) => {
-                let page = self.dead_letters.list(&of(filter), None, 1000).await;
-                answer(page.map(|page| page.letters))
+                let page = self.dead_letters.list(&of(filter), &PageRequest::default()).await;
+                answer(page.map(|page| page.items))
             }
             Ask::Show(letter) => answer(self.dead_letters.show(&name(letter)).await),
             Ask::Edit(edit) => self.edit(&name(edit.letter), edit).await,
@@ -104,7 +104,7 @@ impl<'a> Groups<'a> {
             Ask::ResumeIngest => answer(self.authored.ingest().resume().await),
             Ask::Audit => {
                 let filter = AuditFilter { who: Some(WHO.into()), ..AuditFilter::default() };
-                let list = self.audit.list(&filter, None, 50).await;
+                let list = self.audit.list(&filter, &PageRequest::default()).await;
                 comparable_audit(answer(list.map(|list| list.items)))
             }
             Ask::Positions => answer(self.ingest.positions().await),
