@@ -27,7 +27,7 @@ impl Keys {
     /// # Errors
     /// What is wrong with one, continuing a sentence after the key; never the secret.
     pub(super) fn parse(secrets: &[SecretString]) -> Result<Self, String> {
-        secrets.iter().map(|secret| parse_key(secret)).collect::<Result<_, _>>().map(Self)
+        secrets.iter().map(parse_key).collect::<Result<_, _>>().map(Self)
     }
 
     /// How many there are.
