@@ -37,7 +37,7 @@ pub struct Model {
     /// Jobs that could not be changed.
     pub failed: i64,
     /// Jobs of those that were found of which it is known what became of them.
-    pub settled: i64,
+    pub treated: i64,
     /// The place of the last job of the steps that are done.
     #[sea_orm(column_type = "Text", nullable)]
     pub place: Option<String>,

@@ -221,7 +221,7 @@ const TABLES: [(&str, &str); 12] = [
             matched bigint not null,
             done bigint not null,
             failed bigint not null,
-            settled bigint not null,
+            treated bigint not null,
             place {text},
             step {text},
             runner bigint,

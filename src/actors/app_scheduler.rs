@@ -7,6 +7,7 @@
 
 mod changing;
 mod reading;
+mod shards;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -185,25 +186,6 @@ impl AppScheduler {
         }));
     }
 
-    /// Replies to the release requests of shards that have nothing in flight any more.
-    fn finish_releases(&mut self) {
-        let idle: Vec<ShardId> = self
-            .releasing
-            .keys()
-            .filter(|shard| {
-                !self.instance.in_flight.has(**shard) && !self.instance.changing.has(**shard)
-            })
-            .copied()
-            .collect();
-        for shard in idle {
-            self.window.remove_shard(shard);
-            self.fences.remove(&shard);
-            if let Some(reply) = self.releasing.remove(&shard) {
-                reply.send(true).ok();
-            }
-        }
-    }
-
     /// Applies the present rows of jobs that were taken out of the window.
     fn update_window(&mut self, written: OutcomesWritten) {
         for id in written.finished {
@@ -215,19 +197,6 @@ impl AppScheduler {
         for id in written.unknown {
             self.window.outcome_unknown(id);
         }
-    }
-
-    fn cancel_release(&mut self, shard: ShardId) {
-        if let Some(reply) = self.releasing.remove(&shard) {
-            self.window.unhold(shard);
-            reply.send(false).ok();
-        }
-    }
-
-    fn add_shard(&mut self, fence: ShardFence) {
-        self.fences.insert(fence.shard, fence);
-        self.window.add_shard(fence.shard, fence.epoch);
-        self.window.unhold(fence.shard);
     }
 }
 
@@ -305,46 +274,6 @@ impl Handler<LoadJobs> for AppScheduler {
             self.window.look_up(job);
         }
         self.advance(ctx);
-    }
-}
-
-impl Handler<ShardsTaken> for AppScheduler {
-    type Result = ();
-
-    fn handle(&mut self, taken: ShardsTaken, ctx: &mut Context<Self>) {
-        for fence in taken.fences {
-            self.add_shard(fence);
-        }
-        self.advance(ctx);
-    }
-}
-
-impl Handler<ShardsLost> for AppScheduler {
-    type Result = ();
-
-    fn handle(&mut self, lost: ShardsLost, _: &mut Context<Self>) {
-        for shard in &lost.shards {
-            self.window.remove_shard(*shard);
-            self.fences.remove(shard);
-            if let Some(reply) = self.releasing.remove(shard) {
-                reply.send(true).ok();
-            }
-        }
-        self.instance.in_flight.cancel(&lost.shards.into_iter().collect());
-    }
-}
-
-impl Handler<ReleaseShard> for AppScheduler {
-    type Result = ResponseFuture<bool>;
-
-    fn handle(&mut self, release: ReleaseShard, ctx: &mut Context<Self>) -> Self::Result {
-        let (reply, answer) = oneshot::channel();
-        let shard = release.shard;
-        self.window.hold(shard);
-        self.releasing.insert(shard, reply);
-        self.finish_releases();
-        ctx.run_later(release.max_wait, move |actor, _| actor.cancel_release(shard));
-        Box::pin(async move { answer.await.unwrap_or(false) })
     }
 }
 

@@ -56,6 +56,9 @@ struct List {
     /// List at most N bulk actions
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
     limit: u64,
+    /// Continue after the page that ended with this cursor, the `next` of its --json
+    #[arg(long)]
+    cursor: Option<String>,
     #[command(flatten)]
     form: ListOptions,
 }
@@ -117,12 +120,14 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 async fn list(arguments: List) -> anyhow::Result<ExitCode> {
     let session = Session::open(&arguments.config, LevelFilter::WARN).await?;
-    let page = PageRequest { limit: usize::try_from(arguments.limit)?, cursor: None };
+    let List { limit, cursor, form, .. } = arguments;
+    let page = PageRequest { limit: usize::try_from(limit)?, cursor };
     let found = session.operations.bulk().list(&page).await;
     session.close().await;
     let found = found?;
-    if let Some(printer) = arguments.form.printer() {
-        printer.whole(&found.items)?;
+    if let Some(mut printer) = form.printer() {
+        found.items.iter().try_for_each(|item| printer.item(item))?;
+        printer.end(found.next.as_deref())?;
     } else if found.items.is_empty() {
         report("there is no bulk action");
     } else {

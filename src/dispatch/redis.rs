@@ -15,7 +15,6 @@ use super::state::TargetState;
 use super::{FiredJob, JobContext, JobError, JobHandler};
 use crate::health::Health;
 use crate::model::app::AppConfig;
-use crate::model::clock::{Clock, SystemClock};
 use crate::model::retry::Backoff;
 
 /// The longest wait for a connection.
@@ -158,10 +157,9 @@ impl RedisDispatch {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No attempt: wait as after a first failure.
+    /// No attempt.
     fn later(&self, ctx: &JobContext, why: &str) -> JobError {
-        self.state.report_waiting(why, ctx.fired_ms());
-        JobError::Snooze(SystemClock.now() + self.backoff.delay(1, fastrand::f64()))
+        self.state.wait(why, ctx, &self.backoff, None)
     }
 }
 

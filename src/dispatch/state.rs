@@ -3,8 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
+use super::{JobContext, JobError};
 use crate::health::{Health, ProblemKind};
+use crate::model::clock::{Clock, SystemClock};
+use crate::model::retry::Backoff;
 
 /// No failure so far, in epoch milliseconds.
 const NEVER: i64 = i64::MIN;
@@ -31,6 +35,20 @@ impl TargetState {
         self.health.report(&self.subject, ProblemKind::TargetUnavailable, why);
     }
 
+    /// No attempt, since the target has not taken the job: it is reported, and the job waits as
+    /// after a first failure, or for `wanted` if that is longer.
+    pub(super) fn wait(
+        &self,
+        why: &str,
+        ctx: &JobContext,
+        backoff: &Backoff,
+        wanted: Option<Duration>,
+    ) -> JobError {
+        self.report_waiting(why, ctx.fired_ms());
+        let wait = longer(wanted, backoff.delay(1, fastrand::f64()));
+        JobError::Snooze(SystemClock.now() + wait)
+    }
+
     /// The success of a job that was fired before the last failure does not show the current
     /// state.
     pub(super) fn accepted(&self, fired_ms: i64) {
@@ -41,6 +59,13 @@ impl TargetState {
             self.health.clear(&self.subject);
         }
     }
+}
+
+/// The larger of both. Jitter only adds to what the target asked for, so that not all jobs come
+/// back together.
+pub(super) fn longer(wanted: Option<Duration>, backoff: Duration) -> Duration {
+    let wanted = wanted.unwrap_or_default();
+    wanted.mul_f64(1.0 + fastrand::f64() / 10.0).max(backoff)
 }
 
 #[cfg(test)]

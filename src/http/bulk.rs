@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -15,7 +15,6 @@ use super::body::{self, Expected, JOB_BYTES};
 use super::endpoint::Endpoint;
 use super::fields::{self, Reason};
 use super::jobs::idempotency_key;
-use super::mask::{Seen, View};
 use super::page::{self, Page};
 use super::problem::Problem;
 use super::query::Query;
@@ -25,7 +24,7 @@ use crate::config::Role;
 use crate::model::suggest::nearest;
 use crate::model::time::ScheduledTime;
 use crate::operations::{
-    BulkAction, BulkItem, BulkRequest, BulkStarted, JobFilter, JobPatch, ListedJob, WireListedJob,
+    BulkAction, BulkItem, BulkPreview, BulkRequest, BulkStarted, JobFilter, JobPatch,
 };
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -72,26 +71,13 @@ struct Wanted {
     reason: Option<String>,
 }
 
-/// What would be treated just now.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct Preview<'a> {
-    /// How many jobs match, counted up to 10,000.
-    matched: u64,
-    /// Whether there may be more.
-    has_more: bool,
-    /// Ten of them, by due time.
-    #[schema(value_type = Vec<WireListedJob>)]
-    samples: Vec<Seen<'a, ListedJob>>,
-}
-
 /// Begins an action on every job that a filter selects. Jobs that come later do not match.
 #[utoipa::path(post, path = "/api/bulk", tag = "bulk", operation_id = "startBulk",
     params(("Idempotency-Key" = Option<String>, Header, description = "Stands for the idempotencyKey of a body that has none")),
     request_body(content = Wanted),
     responses(
         (status = 202, description = "An instance carries it out: Location says how far it is", body = BulkStarted),
-        (status = 200, description = "What a dry run found", body = Preview),
+        (status = 200, description = "What a dry run found", body = BulkPreview),
         (status = 422, description = "A field is unknown or wrong, or the filter selects every job without all")))]
 async fn start(
     caller: Operator,
@@ -116,14 +102,7 @@ async fn start(
         .idempotency_key(wanted.idempotency_key.or(key));
     let operations = shared.by(&caller.0, wanted.reason.as_deref())?;
     if wanted.dry_run {
-        let preview = operations.bulk().preview(&asked).await?;
-        let known = shared.running()?.registered_apps();
-        let mut samples = Vec::with_capacity(preview.samples.len());
-        for job in &preview.samples {
-            samples.push(View::of(&shared, &caller.0, &known, Some(&job.app_name)).job(job)?);
-        }
-        let (matched, has_more) = (preview.matching.jobs, preview.matching.has_more);
-        return Ok(HttpResponse::Ok().json(Preview { matched, has_more, samples }));
+        return Ok(HttpResponse::Ok().json(operations.bulk().preview(&asked).await?));
     }
     let started = operations.bulk().start(asked).await?;
     let link = (header::LOCATION, format!("{LIST}/{}", started.bulk.id));

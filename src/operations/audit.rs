@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::context::Context;
-use super::{AuditFilter, Error, PageRequest, Result, rfc3339_ms, rfc3339_s};
+use super::page::{self, PageRequest};
+use super::{AuditFilter, Error, Result, rfc3339_ms, rfc3339_s};
 use crate::model::audit::{AuditAction, AuditSource};
 use crate::model::cursor::CursorScope;
 use crate::store::{AuditCursor, AuditRow};
@@ -86,10 +87,12 @@ impl<'a> Audit<'a> {
         let filter = filter.clone();
         self.context
             .run(move |context| async move {
-                let page = context.store().audit(&filter, after, limit as u64).await;
-                let page = page.map_err(|error| context.database_error(error))?;
-                let items = page.entries.into_iter().map(AuditItem::from).collect();
-                let next = page.next.map(|next| scope.write(&bytes_of(next)));
+                let found = context.store().audit(&filter, after, limit as u64).await;
+                let found = found.map_err(|error| context.database_error(error))?;
+                let items = found.entries.into_iter().map(AuditItem::from).collect();
+                let next = found
+                    .next
+                    .map(|next| scope.write(&page::bytes_of(next.at_ms, next.id.to_be_bytes())));
                 Ok(AuditList { items, next })
             })
             .await
@@ -103,16 +106,9 @@ fn canonical(filter: &AuditFilter) -> String {
     json!([who, source, action, app, subject, from_ms, to_ms]).to_string()
 }
 
-fn bytes_of(AuditCursor { at_ms, id }: AuditCursor) -> Vec<u8> {
-    [at_ms.to_be_bytes(), id.to_be_bytes()].concat()
-}
-
 fn place_of(bytes: &[u8]) -> Option<AuditCursor> {
-    let (at_ms, id) = bytes.split_first_chunk::<8>()?;
-    Some(AuditCursor {
-        at_ms: i64::from_be_bytes(*at_ms),
-        id: i64::from_be_bytes(id.try_into().ok()?),
-    })
+    let (at_ms, id) = page::place_of(bytes)?;
+    Some(AuditCursor { at_ms, id: i64::from_be_bytes(id) })
 }
 
 impl From<AuditRow> for AuditItem {

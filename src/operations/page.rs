@@ -15,6 +15,17 @@ pub struct PageRequest {
     pub cursor: Option<String>,
 }
 
+/// The bytes of a place in an order of a time and an id, as a cursor has them.
+pub(super) fn bytes_of<const N: usize>(ms: i64, id: [u8; N]) -> Vec<u8> {
+    [&ms.to_be_bytes()[..], &id].concat()
+}
+
+/// The time and id that [`bytes_of`] wrote.
+pub(super) fn place_of<const N: usize>(bytes: &[u8]) -> Option<(i64, [u8; N])> {
+    let (ms, id) = bytes.split_first_chunk::<8>()?;
+    Some((i64::from_be_bytes(*ms), id.try_into().ok()?))
+}
+
 impl Default for PageRequest {
     fn default() -> Self {
         Self { limit: LIMITS.0, cursor: None }

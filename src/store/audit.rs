@@ -3,15 +3,13 @@
 use infinite_scheduler_entity::audit::{Column, Entity, Model};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::letters::{LONGEST_MESSAGE, truncated};
+use super::letters::{LONGEST_MESSAGE, LONGEST_NAME, truncated};
 use super::steps::Step;
-use super::{Result, Store};
+use super::{Result, Store, page};
 use crate::model::audit::{AuditAction, AuditEntry, AuditSource};
 
 /// Rows that one step of the clean-up removes at most.
 const STEP: u64 = 500;
-/// Characters of a name that a row keeps.
-const LONGEST_NAME: usize = 255;
 
 /// Which entries are meant; the default is all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,13 +111,10 @@ impl Store {
             .filter(Condition::all().add_option(after.map(older)))
             .order_by_desc(Column::AtMs)
             .order_by_desc(Column::Id)
-            // One more than was asked for shows whether there are more.
-            .limit(limit.saturating_add(1))
+            .limit(page::one_more(limit))
             .all(&self.inner.pool)
             .await?;
-        let most = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = rows.len() > most;
-        rows.truncate(most);
+        let more = page::cut_to(&mut rows, limit);
         let next =
             rows.last().filter(|_| more).map(|row| AuditCursor { at_ms: row.at_ms, id: row.id });
         Ok(AuditPage { entries: rows.into_iter().map(AuditRow::from).collect(), next })

@@ -1,21 +1,17 @@
 //! Bulk actions: one row for each, which says how far it is.
 //!
-//! Its runner notes which jobs it is about to change, has them changed, and then notes what became
-//! of them. The change of a job counts itself in its own transaction, so that the numbers are right
+//! Its runner notes which jobs it is about to change, changes them, and then notes the results. The change of a job counts itself in its own transaction, so that the numbers are right
 //! wherever a runner ends.
 
 use infinite_scheduler_entity::bulk::{Column, Entity, Model};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::letters::{LONGEST_MESSAGE, truncated};
+use super::letters::{LONGEST_MESSAGE, LONGEST_NAME, truncated};
 use super::steps::Step;
-use super::{Error, Result, Store, audit};
+use super::{Error, Result, Store, audit, page};
 use crate::model::audit::AuditEntry;
 use crate::model::bulk::BulkState;
 use crate::model::ids::InstanceId;
-
-/// Characters of a name that a row keeps.
-const LONGEST_NAME: usize = 255;
 
 /// A bulk action as it is in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +40,8 @@ pub struct BulkRow {
     pub done: u64,
     /// Jobs of them that could not be changed.
     pub failed: u64,
-    /// Jobs of them of which it is known what became of them.
-    pub settled: u64,
+    /// Jobs of them whose result is known.
+    pub treated: u64,
     /// Where its next step begins.
     pub place: Option<String>,
     /// The step that is being carried out.
@@ -75,11 +71,11 @@ pub struct NewBulk {
     pub idempotency_key: Option<String>,
 }
 
-/// What became of the jobs of a step, apart from those whose changes counted themselves.
+/// The results of a step, without the jobs whose changes counted themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepEnd {
-    /// Jobs that had been settled before it.
-    pub settled_before: u64,
+    /// Jobs that had been treated before this step.
+    pub treated_before: u64,
     /// Jobs that were as was asked already.
     pub done: u64,
     /// Jobs that could not be changed.
@@ -114,7 +110,7 @@ impl Store {
         let running = BulkState::Running.rank();
         let insert = format!(
             "insert into scheduler_bulk (id, action, args, filter, who, source, reason, rate, \
-             idempotency_key, state, matched, done, failed, settled, created_ms, changed_ms) \
+             idempotency_key, state, matched, done, failed, treated, created_ms, changed_ms) \
              values (?, ?, ?, ?, ?, ?, ?, ?, ?, {running}, 0, 0, 0, 0, ?, ?)"
         );
         let values = vec![
@@ -177,13 +173,10 @@ impl Store {
             .filter(Condition::all().add_option(after.map(older)))
             .order_by_desc(Column::CreatedMs)
             .order_by_desc(Column::Id)
-            // One more than was asked for shows whether there are more.
-            .limit(limit.saturating_add(1))
+            .limit(page::one_more(limit))
             .all(&self.inner.pool)
             .await?;
-        let most = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = rows.len() > most;
-        rows.truncate(most);
+        let more = page::cut_to(&mut rows, limit);
         let next = rows.last().filter(|_| more);
         let next = next.map(|row| BulkCursor { created_ms: row.created_ms, id: row.id });
         let rows = rows.into_iter().map(BulkRow::try_from).collect::<Result<_>>()?;
@@ -242,7 +235,7 @@ impl Store {
         self.transact(vec![Step::one(update, values)]).await
     }
 
-    /// Notes what became of the step that was begun. False if the runner is another one, or that
+    /// Notes the results of the step that was begun. False if the runner is another one, or that
     /// was noted before.
     ///
     /// # Errors
@@ -254,15 +247,15 @@ impl Store {
         end: &StepEnd,
         now_ms: i64,
     ) -> Result<bool> {
-        let StepEnd { settled_before, done, failed, place } = end;
+        let StepEnd { treated_before, done, failed, place } = end;
         let state = match place {
             Some(_) => "state".to_owned(),
             None => BulkState::Finished.rank().to_string(),
         };
         let update = format!(
             "update scheduler_bulk set step = null, place = ?, done = done + ?, \
-             failed = failed + ?, settled = matched, state = {state}, changed_ms = ? \
-             where id = ? and runner = ? and step is not null and settled = ?"
+             failed = failed + ?, treated = matched, state = {state}, changed_ms = ? \
+             where id = ? and runner = ? and step is not null and treated = ?"
         );
         let signed = |number: u64| i64::try_from(number).unwrap_or_default();
         let values = vec![
@@ -272,7 +265,7 @@ impl Store {
             now_ms.into(),
             id.into(),
             me.0.into(),
-            signed(*settled_before).into(),
+            signed(*treated_before).into(),
         ];
         self.transact(vec![Step::one(update, values)]).await
     }
@@ -340,7 +333,7 @@ impl TryFrom<Model> for BulkRow {
             matched: row.matched.unsigned_abs(),
             done: row.done.unsigned_abs(),
             failed: row.failed.unsigned_abs(),
-            settled: row.settled.unsigned_abs(),
+            treated: row.treated.unsigned_abs(),
             place: row.place,
             step: row.step,
             runner: row.runner.map(InstanceId),

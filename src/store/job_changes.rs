@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::admit::{mysql, postgres, sqlite};
 use super::columns::{job_of, signed_ms};
 use super::commands::{self, ChangeAnswer};
-use super::letters::truncated;
+use super::letters::{LONGEST_NAME, truncated};
 use super::outbox::{self, OrderingKey};
 use super::shards::IS_FREE;
 use super::steps::{Step, Value, run_mysql, run_postgres, run_sqlite};
@@ -96,9 +96,6 @@ pub enum JobWritten {
     /// The command does not wait any more: nothing was written.
     Withdrawn,
 }
-
-/// Characters of a name that a row keeps.
-const LONGEST_NAME: usize = 255;
 
 impl Store {
     /// The row of a job, if there is one.

@@ -132,6 +132,8 @@ pub(super) fn truncated(text: &str, most: usize) -> String {
 
 /// The most characters of a message that are stored.
 pub(super) const LONGEST_MESSAGE: usize = 4096;
+/// Characters of a person's or program's name that a row keeps.
+pub(super) const LONGEST_NAME: usize = 255;
 
 /// Encodes a dead letter as a row. Texts of any length are made to fit.
 pub(super) fn encode(letter: &DeadLetter) -> dead_letter::Model {

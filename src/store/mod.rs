@@ -14,6 +14,7 @@ mod settings;
 mod sqlite;
 
 mod apps;
+mod due;
 mod known_apps;
 mod pauses;
 mod instances;
@@ -35,6 +36,7 @@ mod requests;
 mod review;
 mod outcomes;
 mod packets;
+mod page;
 mod pages;
 mod lists;
 mod columns;
@@ -50,13 +52,14 @@ use sea_orm::DatabaseConnection;
 pub use admit::{
     Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Wait,
 };
-pub use apps::{AppRow, AppRules, DueJobs};
+pub use apps::{AppRow, AppRules};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
 pub use bulk::{BulkCursor, BulkRow, NewBulk, StepEnd};
 pub use commands::{
     ChangeAnswer, ChangeCommand, ChangeRequest, CommandState, Look, Operation, UnknownCommands,
 };
 pub use connect::{StoreOptions, redact};
+pub use due::DueJobs;
 pub use error::{Error, Result};
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
 pub use job_changes::{Claim, JobWrite, JobWritten, LocatedJob, StoredJob};

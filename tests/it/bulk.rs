@@ -1,6 +1,7 @@
 //! Bulk actions: each job that matched is treated once, and the numbers say so.
 
 use std::num::NonZeroU32;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -12,7 +13,7 @@ use infinite_scheduler::{AppConfig, Discard, OperationError, ScheduleJobRequest,
 use serde_json::{Value, json};
 
 use crate::support::process::Instance;
-use crate::support::services::{Database, TestDatabase};
+use crate::support::services::{Database, TestDatabase, temporary_folder};
 use crate::support::wait_until;
 use crate::support::world::{LEASE, World};
 
@@ -106,7 +107,7 @@ async fn a_cancellation_ends_though_a_producer_goes_on_and_spares_what_came_late
     submit(&scheduler, "sipcall", "other", 3).await;
     let asked = || BulkRequest::new(BulkAction::Cancel, of_app("sms"));
     let preview = scheduler.bulk().preview(&asked()).await.expect("a preview");
-    assert_eq!((preview.matching.jobs, preview.samples.len()), (1000, 10));
+    assert_eq!((preview.matched, preview.samples.len()), (1000, 10));
     assert_eq!(live(&database, "early").await, 1000, "a preview changes nothing");
 
     let keyed = || asked().idempotency_key(Some("once".into()));
@@ -171,9 +172,11 @@ async fn it_stops_within_two_heartbeats(database: TestDatabase) {
     .await;
     let stopping = operations.bulk().stop(id).await.expect("an answer");
     assert_eq!(stopping.state, BulkState::Stopping);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    wait_until(Duration::from_secs(2), "its end", async || {
+        operations.bulk().show(id).await.is_ok_and(|item| item.state == BulkState::Stopped)
+    })
+    .await;
     let stopped = operations.bulk().show(id).await.expect("a bulk action");
-    assert_eq!(stopped.state, BulkState::Stopped);
     assert_eq!(stopped.matched, stopped.done + stopped.failed + stopped.skipped);
     assert!(stopped.done < 300, "{stopped:?}");
     assert_eq!(live(&database, "many").await, 400 - stopped.done as i64);
@@ -278,4 +281,53 @@ async fn a_filter_with_a_typo_or_an_empty_one_is_not_everything() {
     assert_eq!((live(&database, "a").await, live(&database, "b").await), (0, 3));
     scheduler.shutdown(DEADLINE).await;
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_begins_shows_and_lists_for_programs() {
+    let database = Database::Sqlite.fresh().await;
+    let scheduler = start(&database).await;
+    submit(&scheduler, "sms", "early", 3).await;
+    scheduler.shutdown(DEADLINE).await;
+    let folder = temporary_folder();
+    let config = folder.path().join("infinite-scheduler.toml");
+    let text = format!("[database]\nurl = \"{}\"\n[apps.sms]\n", database.url());
+    std::fs::write(&config, text).expect("a file");
+    let bulk = async |arguments: &[&str]| {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_infinite-scheduler"));
+        process.arg("bulk").args(arguments).args(["--json", "--config"]).arg(&config);
+        let done = tokio::task::spawn_blocking(move || process.output()).await;
+        let done = done.expect("no panic").expect("the binary");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        (done.status.code(), serde_json::from_slice::<Value>(&done.stdout).ok(), said)
+    };
+    let (code, empty, _) = bulk(&["list"]).await;
+    assert_eq!((code, empty), (Some(0), Some(json!({ "items": [], "next": null }))));
+    let (code, none, said) = bulk(&["cancel"]).await;
+    assert_eq!((code, none), (Some(2), None), "{said}");
+    assert!(said.contains("--all"), "{said}");
+    let (code, preview, said) = bulk(&["cancel", "--app", "sms"]).await;
+    let preview = preview.expect("a document");
+    assert_eq!((code, &preview["matched"]), (Some(1), &json!(3)), "{said}");
+    assert!(said.contains("--yes"), "{said}");
+    let mut begun = Vec::new();
+    for action in [&["cancel"][..], &["run"]] {
+        let (code, started, said) = bulk(&[action, &["--app", "sms", "--yes"]].concat()).await;
+        let started = started.expect("a document");
+        assert_eq!((code, &started["waitsForInstance"]), (Some(0), &json!(true)), "{said}");
+        begun.push(started["id"].to_string());
+    }
+    let (_, first, said) = bulk(&["list", "--limit", "1"]).await;
+    let first = first.expect("a document");
+    assert!(said.contains("older"), "{said}");
+    let next = first["next"].as_str().expect("a cursor");
+    let (_, second, _) = bulk(&["list", "--cursor", next]).await;
+    let second = second.expect("a document");
+    let mut listed = [&first, &second].map(|page| page["items"][0]["id"].to_string());
+    listed.sort_unstable();
+    begun.sort_unstable();
+    assert_eq!((&listed[..], &second["next"]), (&begun[..], &Value::Null));
+    let (code, stopped, _) = bulk(&["stop", &begun[0]]).await;
+    assert_eq!((code, &stopped.expect("a document")["state"]), (Some(0), &json!("stopping")));
+    assert_eq!(bulk(&["show", "1"]).await.0, Some(3));
 }

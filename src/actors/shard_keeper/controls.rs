@@ -60,8 +60,8 @@ impl ShardKeeper {
         }
     }
 
-    /// Passes on the bulk actions that we carry out, or nobody who is alive. The first one that
-    /// takes such an action has it.
+    /// Passes on the bulk actions that this instance carries out, and those that no living instance
+    /// does. The first instance that takes such an action has it.
     fn follow_bulks(&self, observed: &Observation) {
         let me = self.instance.me();
         let is_ours = |runner: Option<InstanceId>| {

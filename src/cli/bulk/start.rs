@@ -14,7 +14,7 @@ use crate::cli::output::{DocumentOption, document, on_one_line, report, say};
 use crate::cli::session::Session;
 use crate::cli::{ConfigFile, cannot_start};
 use crate::model::time::ScheduledTime;
-use crate::operations::{BulkAction, BulkPreview, BulkRequest, JobPatch, rfc3339_s};
+use crate::operations::{BulkAction, BulkPreview, BulkRequest, JobCount, JobPatch, rfc3339_s};
 
 /// Cancels every job that the filters select: no further attempt at it starts
 #[derive(Debug, clap::Args)]
@@ -151,7 +151,11 @@ async fn start_in(
         BulkRequest::new(action, filter).all(all).rate(rate).idempotency_key(idempotency_key);
     let operations = session.operations_of(&author);
     if dry_run || !yes {
-        show(&operations.bulk().preview(&request).await?);
+        let preview = operations.bulk().preview(&request).await?;
+        match form.json {
+            true => document(&preview)?,
+            false => show(&preview),
+        }
         if dry_run {
             return Ok(ExitCode::SUCCESS);
         }
@@ -170,8 +174,9 @@ async fn start_in(
 }
 
 fn show(preview: &BulkPreview) {
-    let verb = if preview.matching.jobs == 1 { "matches" } else { "match" };
-    say(format_args!("{} {verb}", counted(preview.matching)));
+    let BulkPreview { matched: jobs, has_more, .. } = *preview;
+    let verb = if jobs == 1 { "matches" } else { "match" };
+    say(format_args!("{} {verb}", counted(JobCount { jobs, has_more })));
     for job in &preview.samples {
         let (id, app) = (job.job_id, &job.app_name);
         say(on_one_line(&format!("{id} {} {app} {}", rfc3339_s(job.due_ms), job.request_id)));

@@ -21,7 +21,7 @@ use self::body::{Watch, WatchedBody};
 use self::resolver::NotResolved;
 use self::session::Session;
 use self::settings::host_of;
-use super::state::TargetState;
+use super::state::{TargetState, longer};
 use super::{JobContext, JobError, JobHandler};
 use crate::health::Health;
 use crate::model::app::AppConfig;
@@ -55,7 +55,8 @@ pub(crate) struct HttpDispatch {
 #[derive(Debug)]
 struct Current {
     session: Arc<Session>,
-    since: Instant,
+    /// From this moment on it is renewed before it is used.
+    renew_at: Instant,
 }
 
 /// Why there is no answer.
@@ -86,7 +87,10 @@ impl HttpDispatch {
             timeout: app.timeout,
             backoff: app.backoff.clone(),
             state: TargetState::new(format!("target of {name}"), health),
-            current: Mutex::new(Current { session: Arc::new(session), since: Instant::now() }),
+            current: Mutex::new(Current {
+                session: Arc::new(session),
+                renew_at: Instant::now() + RENEW,
+            }),
             target,
             host,
         })
@@ -96,11 +100,11 @@ impl HttpDispatch {
     async fn session(&self) -> Arc<Session> {
         {
             let mut current = self.current();
-            if current.since.elapsed() < RENEW {
+            if Instant::now() < current.renew_at {
                 return current.session.clone();
             }
             // Others go on with the old one meanwhile.
-            current.since = Instant::now();
+            current.renew_at = Instant::now() + RENEW;
         }
         let target = self.target.clone();
         let opened = tokio::task::spawn_blocking(move || Session::open(&target)).await;
@@ -120,10 +124,8 @@ impl HttpDispatch {
     /// After a failure no connection of the time before is used again.
     fn leave(&self, session: &Arc<Session>) {
         let mut current = self.current();
-        if Arc::ptr_eq(&current.session, session)
-            && let Some(renewed) = current.since.checked_sub(RENEW)
-        {
-            current.since = renewed;
+        if Arc::ptr_eq(&current.session, session) {
+            current.renew_at = Instant::now();
         }
     }
 
@@ -184,10 +186,7 @@ impl HttpDispatch {
         }
         match status {
             // The target has not tried it.
-            StatusCode::TOO_MANY_REQUESTS => {
-                self.state.report_waiting(&why, ctx.fired_ms());
-                Err(self.later(wanted))
-            }
+            StatusCode::TOO_MANY_REQUESTS => Err(self.state.wait(&why, ctx, &self.backoff, wanted)),
             StatusCode::REQUEST_TIMEOUT
             | StatusCode::CONFLICT
             | StatusCode::MISDIRECTED_REQUEST
@@ -195,12 +194,6 @@ impl HttpDispatch {
             _ if status.is_server_error() => Err(self.again(ctx, wanted, why)),
             _ => Err(JobError::Refused(why)),
         }
-    }
-
-    /// No attempt: wait as after a first failure.
-    fn later(&self, wanted: Option<Duration>) -> JobError {
-        let wait = longer(wanted, self.backoff.delay(1, fastrand::f64()));
-        JobError::Snooze(SystemClock.now() + wait)
     }
 
     fn again(&self, ctx: &JobContext, wanted: Option<Duration>, why: String) -> JobError {
@@ -219,10 +212,7 @@ impl JobHandler for HttpDispatch {
         let session = self.session().await;
         match self.send(ctx, &session).await {
             Ok(response) => self.judge(ctx, response).await,
-            Err(NoAnswer::NotSent(why)) => {
-                self.state.report_waiting(&why, ctx.fired_ms());
-                Err(self.later(None))
-            }
+            Err(NoAnswer::NotSent(why)) => Err(self.state.wait(&why, ctx, &self.backoff, None)),
             Err(NoAnswer::Unknown(why)) => {
                 self.leave(&session);
                 Err(JobError::Retry(why))
@@ -238,13 +228,6 @@ impl JobHandler for HttpDispatch {
     fn ends_by_itself(&self) -> bool {
         true
     }
-}
-
-/// The larger of both. Jitter only adds to what the target asked for, so that not all jobs come
-/// back together.
-fn longer(wanted: Option<Duration>, backoff: Duration) -> Duration {
-    let wanted = wanted.unwrap_or_default();
-    wanted.mul_f64(1.0 + fastrand::f64() / 10.0).max(backoff)
 }
 
 fn step(all_taken: bool) -> &'static str {

@@ -29,11 +29,11 @@ impl DataCondition {
 
     pub(super) fn read(pointer: &str, equals: &str) -> Result<Self, String> {
         let tokens = tokens(pointer)?;
-        let equals_json = equals.to_owned();
-        let equals = Fingerprint::of_json(equals).map_err(|error| {
+        let fingerprint = Fingerprint::of_json(equals).map_err(|error| {
             format!("has a value for {pointer:?} that is not JSON ({error}): a text needs quotes")
         })?;
-        Ok(Self { pointer: pointer.to_owned(), tokens, equals, written: equals_json })
+        let (pointer, written) = (pointer.to_owned(), equals.to_owned());
+        Ok(Self { pointer, tokens, equals: fingerprint, written })
     }
 
     /// The pointer as it was given.

@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::context::Context;
+use super::page::{self, PageRequest};
 use super::pauses::as_rfc3339;
-use super::{AuditAction, BulkState, Error, JobCount, JobFilter, ListedJob, PageRequest, Result};
+use super::{AuditAction, BulkState, Error, JobCount, JobFilter, ListedJob, Result, WireListedJob};
 use crate::model::audit::AuditEntry;
 use crate::model::cursor::CursorScope;
 use crate::model::letter::{ErrorKind, Refusal};
@@ -142,12 +143,16 @@ pub struct BulkStarted {
 }
 
 /// What a bulk action would treat just now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct BulkPreview {
-    /// How many jobs.
-    pub matching: JobCount,
-    /// Some of them, by due time.
+    /// How many jobs match, counted up to 10,000.
+    pub matched: u64,
+    /// Whether there may be more.
+    pub has_more: bool,
+    /// Ten of them, by due time.
+    #[schema(value_type = Vec<WireListedJob>)]
     pub samples: Vec<ListedJob>,
 }
 
@@ -161,16 +166,9 @@ pub struct BulkList {
     pub next: Option<String>,
 }
 
-fn bytes_of(BulkCursor { created_ms, id }: BulkCursor) -> Vec<u8> {
-    [created_ms.to_be_bytes(), id.to_be_bytes()].concat()
-}
-
 fn place_of(bytes: &[u8]) -> Option<BulkCursor> {
-    let (created_ms, id) = bytes.split_first_chunk::<8>()?;
-    Some(BulkCursor {
-        created_ms: i64::from_be_bytes(*created_ms),
-        id: i64::from_be_bytes(id.try_into().ok()?),
-    })
+    let (created_ms, id) = page::place_of(bytes)?;
+    Some(BulkCursor { created_ms, id: i64::from_be_bytes(id) })
 }
 
 fn as_name<S: serde::Serializer>(state: &BulkState, serializer: S) -> Result<S::Ok, S::Error> {
@@ -200,11 +198,11 @@ impl<'a> Bulk<'a> {
     /// As [`start`](Self::start).
     pub async fn preview(&self, request: &BulkRequest) -> Result<BulkPreview> {
         request.check()?;
-        let jobs = super::Jobs::new(self.context);
-        let matching = jobs.count(&request.filter).await?;
+        let all = super::Jobs::new(self.context);
+        let JobCount { jobs: matched, has_more } = all.count(&request.filter).await?;
         let page = PageRequest { limit: SAMPLES, cursor: None };
-        let samples = jobs.list(&request.filter, &page).await?.items;
-        Ok(BulkPreview { matching, samples })
+        let samples = all.list(&request.filter, &page).await?.items;
+        Ok(BulkPreview { matched, has_more, samples })
     }
 
     /// How far a bulk action is.
@@ -228,7 +226,9 @@ impl<'a> Bulk<'a> {
             .run(move |context| async move {
                 let found = context.store().bulks(after, limit as u64).await;
                 let (rows, next) = found.map_err(|error| context.database_error(error))?;
-                let next = next.map(|next| scope.write(&bytes_of(next)));
+                let next = next.map(|next| {
+                    scope.write(&page::bytes_of(next.created_ms, next.id.to_be_bytes()))
+                });
                 Ok(BulkList { items: rows.into_iter().map(BulkItem::from).collect(), next })
             })
             .await
@@ -307,7 +307,7 @@ impl From<BulkRow> for BulkItem {
             done: row.done,
             failed: row.failed,
             // What is being changed may be among `done` already.
-            skipped: row.settled.saturating_sub(row.done + row.failed),
+            skipped: row.treated.saturating_sub(row.done + row.failed),
             rate_per_second: row.rate,
             who: row.who,
             source: row.source,

@@ -132,7 +132,7 @@ impl Context {
         let treated = self.treat(&row, &action, &step.jobs).await?;
         let count = |what| treated.iter().filter(|treated| **treated == what).count() as u64;
         let end = StepEnd {
-            settled_before: row.settled,
+            treated_before: row.treated,
             done: count(Treated::Done),
             failed: count(Treated::Failed),
             place: step.next.as_ref().map(write).transpose()?,

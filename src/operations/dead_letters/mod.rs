@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use super::admission::NotReplayed;
 use super::context::Context;
+use super::page::{self, PageRequest};
 use super::{
-    Error, LetterCount, LetterFilter, LetterName, LetterState, LetterSummary, PageRequest,
-    ReplayChain, Replayed, Result, rfc3339_s,
+    Error, LetterCount, LetterFilter, LetterName, LetterState, LetterSummary, ReplayChain,
+    Replayed, Result, rfc3339_s,
 };
 use crate::model::cursor::CursorScope;
 use crate::store::{LetterCursor, LetterRow, Lookup, Names};
@@ -80,10 +81,12 @@ impl<'a> DeadLetters<'a> {
         let filter = filter.clone();
         self.context
             .run(move |context| async move {
-                let page = context.store().letters(&filter, after, limit as u64).await;
-                let page = page.map_err(|error| context.database_error(error))?;
-                let next = page.next.map(|next| scope.write(&bytes_of(next)));
-                Ok(LetterList { items: page.letters, next })
+                let found = context.store().letters(&filter, after, limit as u64).await;
+                let found = found.map_err(|error| context.database_error(error))?;
+                let next = found.next.map(|next| {
+                    scope.write(&page::bytes_of(next.created_ms, next.id.into_bytes()))
+                });
+                Ok(LetterList { items: found.letters, next })
             })
             .await
     }
@@ -175,14 +178,9 @@ fn canonical(filter: &LetterFilter) -> String {
     json!([states, app, kind, from_ms, to_ms, contains]).to_string()
 }
 
-fn bytes_of(LetterCursor { created_ms, id }: LetterCursor) -> Vec<u8> {
-    [&created_ms.to_be_bytes()[..], id.as_bytes()].concat()
-}
-
 fn place_of(bytes: &[u8]) -> Option<LetterCursor> {
-    let (created_ms, id) = bytes.split_first_chunk::<8>()?;
-    let created_ms = i64::from_be_bytes(*created_ms);
-    Some(LetterCursor { created_ms, id: Uuid::from_slice(id).ok()? })
+    let (created_ms, id) = page::place_of(bytes)?;
+    Some(LetterCursor { created_ms, id: Uuid::from_bytes(id) })
 }
 
 fn check(filter: &LetterFilter) -> Result<()> {

@@ -325,7 +325,9 @@ impl Context {
             Change::Edit(patch) if patch.reason.is_some() => {
                 self.by.clone().because(patch.reason.clone().unwrap_or_default())
             }
-            _ => self.by.clone(),
+            Change::Cancel { .. } | Change::Run | Change::Edit(_) | Change::Shift(_) => {
+                self.by.clone()
+            }
         }
     }
 

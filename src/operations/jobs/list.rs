@@ -13,7 +13,8 @@ use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
 use crate::model::job::{Job, Priority};
 use crate::model::suggest::nearest;
 use crate::operations::context::Context;
-use crate::operations::{Error, PageRequest, Result};
+use crate::operations::page::{self, PageRequest};
+use crate::operations::{Error, Result};
 use crate::store::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
 
 /// The name of the list in its cursors.
@@ -109,12 +110,8 @@ impl Context {
 }
 
 fn place_of(bytes: &[u8]) -> Option<JobPlace> {
-    let (due_ms, id) = bytes.split_first_chunk::<8>()?;
-    Some((i64::from_be_bytes(*due_ms), JobId::from_bytes(id.try_into().ok()?)))
-}
-
-fn bytes_of((due_ms, id): JobPlace) -> Vec<u8> {
-    [&due_ms.to_be_bytes()[..], &id.into_bytes()].concat()
+    let (due_ms, id) = page::place_of(bytes)?;
+    Some((due_ms, JobId::from_bytes(id)))
 }
 
 /// What a filter selects at one moment.
@@ -321,7 +318,9 @@ impl Found {
         let listed = |(job, name): (Job, Arc<str>)| ListedJob::new(job, &name, now_ms);
         JobPage {
             items: self.jobs.into_iter().map(listed).collect(),
-            next: self.next.map(|place| scope.write(&bytes_of(place))),
+            next: self
+                .next
+                .map(|place| scope.write(&page::bytes_of(place.0, place.1.into_bytes()))),
             looked_at: self.is_scan.then_some(self.looked_at),
         }
     }

@@ -79,15 +79,16 @@ impl JobPatch {
 
     /// The object that [`from_json`](Self::from_json) reads as this patch.
     pub(in crate::operations) fn to_json(&self) -> serde_json::Result<String> {
-        serde_json::to_string(&Written {
+        let data = self.job_data.as_ref().map(|data| RawValue::from_string(data.as_str().into()));
+        serde_json::to_string(&Wire {
             scheduled_time: self.scheduled_time.map(Some),
-            job_data: self.job_data.as_ref(),
-            priority: self.priority,
+            job_data: data.transpose()?,
+            priority: self.priority.map(Some),
             expires_time: written(self.expires_time),
             flexible_window_ms: written(self.flexible_window_ms),
             max_attempts: written(self.max_attempts),
             timeout_ms: written(self.timeout_ms),
-            reason: self.reason.as_deref(),
+            reason: self.reason.clone(),
         })
     }
 
@@ -152,46 +153,26 @@ impl JobPatch {
 
 type Set = fn(RequestBuilder, ScheduledTime) -> RequestBuilder;
 
-#[derive(Default, Deserialize)]
+/// A field that is absent stays as it is, and null is its default again.
+#[derive(Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Wire {
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     scheduled_time: Option<Option<ScheduledTime>>,
-    #[serde(deserialize_with = "as_written")]
+    #[serde(deserialize_with = "as_written", skip_serializing_if = "Option::is_none")]
     job_data: Option<Box<RawValue>>,
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     priority: Option<Option<Priority>>,
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     expires_time: Option<Option<ScheduledTime>>,
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     flexible_window_ms: Option<Option<u64>>,
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     max_attempts: Option<Option<NonZeroU32>>,
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<Option<NonZeroU64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-}
-
-/// What is absent stays as it is, and null is the default again.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Written<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scheduled_time: Option<Option<ScheduledTime>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    job_data: Option<&'a JobData>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    priority: Option<Priority>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_time: Option<Option<ScheduledTime>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    flexible_window_ms: Option<Option<u64>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_attempts: Option<Option<NonZeroU32>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeout_ms: Option<Option<NonZeroU64>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
 }
 
 fn written<T>(setting: Setting<T>) -> Option<Option<T>> {

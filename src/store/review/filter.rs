@@ -6,6 +6,7 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, Quer
 use uuid::Uuid;
 
 use super::LetterSummary;
+use crate::store::page;
 use crate::store::{LetterState, Result, Store};
 
 /// A filter of dead letters; the default matches every letter.
@@ -71,14 +72,11 @@ impl Store {
             .filter(Condition::all().add_option(after.map(older)))
             .order_by_desc(Column::CreatedMs)
             .order_by_desc(Column::Id)
-            // One more than the limit, to see whether there is another page.
-            .limit(limit.saturating_add(1))
+            .limit(page::one_more(limit))
             .into_partial_model()
             .all(&self.inner.pool)
             .await?;
-        let most = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = letters.len() > most;
-        letters.truncate(most);
+        let more = page::cut_to(&mut letters, limit);
         let next = letters.last().filter(|_| more).map(LetterCursor::of);
         Ok(LetterPage { letters, next })
     }
