@@ -63,16 +63,13 @@ impl Janitor {
         }));
     }
 
-    /// One step through the audit, oldest first; bulk actions that are as old go with the last one.
+    /// One step through the audit, oldest first, and through bulk actions that are as old.
     fn sweep_audit(&mut self, ctx: &mut Context<Self>) {
         let until_ms = self.kept_since_ms(self.instance.settings.keep_audit);
         let store = self.instance.store.clone();
         let step = tokio::spawn(async move {
-            let has_more = store.expire_audit(until_ms).await?;
-            if !has_more {
-                store.expire_bulks(until_ms).await?;
-            }
-            Ok::<bool, StoreError>(has_more)
+            let more = store.expire_audit(until_ms).await?;
+            Ok::<bool, StoreError>(store.expire_bulks(until_ms).await? || more)
         });
         ctx.spawn(step.into_actor(self).map(|step, actor, ctx| {
             let step = step.unwrap_or_else(|error| panic!("removing old audit entries: {error}"));

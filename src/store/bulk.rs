@@ -13,6 +13,9 @@ use crate::model::audit::AuditEntry;
 use crate::model::bulk::BulkState;
 use crate::model::ids::InstanceId;
 
+/// Rows that are removed at once.
+const STEP: u64 = 500;
+
 /// A bulk action as it is in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BulkRow {
@@ -284,19 +287,30 @@ impl Store {
         self.transact(vec![Step::one(update, values)]).await
     }
 
-    /// Removes bulk actions that have ended and were asked for by `until_ms`.
+    /// Removes bulk actions that have ended and were asked for by `until_ms`, in one small step.
+    /// True if there may be more of them.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer; it can be repeated.
-    pub async fn expire_bulks(&self, until_ms: i64) -> Result<()> {
-        let _permit = self.write_permit().await;
-        let ended = [BulkState::Stopped, BulkState::Finished].map(BulkState::rank);
-        Entity::delete_many()
-            .filter(Column::State.is_in(ended))
+    /// [`Error::Unavailable`] if the database does not answer; the step can be repeated.
+    pub async fn expire_bulks(&self, until_ms: i64) -> Result<bool> {
+        let expired: Vec<i64> = Entity::find()
+            .select_only()
+            .column(Column::Id)
+            .filter(
+                Column::State.is_in([BulkState::Stopped, BulkState::Finished].map(BulkState::rank)),
+            )
             .filter(Column::CreatedMs.lte(until_ms))
-            .exec(&self.inner.pool)
+            .limit(STEP)
+            .into_tuple()
+            .all(&self.inner.pool)
             .await?;
-        Ok(())
+        if expired.is_empty() {
+            return Ok(false);
+        }
+        let has_more = expired.len() as u64 == STEP;
+        let _permit = self.write_permit().await;
+        Entity::delete_many().filter(Column::Id.is_in(expired)).exec(&self.inner.pool).await?;
+        Ok(has_more)
     }
 }
 

@@ -128,7 +128,7 @@ async fn each_change_has_its_entry_and_what_was_not_changed_has_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_are_removed_when_they_were_kept_for_long_enough() {
+async fn entries_and_ended_bulk_actions_are_removed_when_they_were_kept_for_long_enough() {
     for database in Database::all() {
         let world = World::new(database, 1).await;
         let start = async || {
@@ -148,9 +148,19 @@ async fn entries_are_removed_when_they_were_kept_for_long_enough() {
         };
         world.database.execute(&rows(now_ms - 3_600_000, 1100)).await;
         world.database.execute(&rows(now_ms, 7)).await;
+        // An old one that has ended, and a new one.
+        for (id, created_ms) in [(1, now_ms - 3_600_000), (2, now_ms)] {
+            let bulk = format!(
+                "insert into scheduler_bulk (id, action, args, filter, who, source, state, matched, \
+                 done, failed, treated, created_ms, changed_ms) \
+                 values ({id}, 'cancel', '{{}}', '{{}}', 'a', 'cli', 4, 0, 0, 0, 0, {created_ms}, 0)"
+            );
+            world.database.execute(&bulk).await;
+        }
         let scheduler = start().await;
-        wait_until(DEADLINE, "the old entries' end", async || {
+        wait_until(DEADLINE, "the end of what is old", async || {
             world.database.count("select count(*) from scheduler_audit").await == 7
+                && world.database.count("select count(*) from scheduler_bulk").await == 1
         })
         .await;
         scheduler.shutdown(DEADLINE).await;
