@@ -158,6 +158,7 @@ impl AppScheduler {
             cancellation: None,
             is_marking: false,
             ended: None,
+            ended_ms: 0,
             outcome: None,
         })
     }

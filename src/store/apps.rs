@@ -64,7 +64,7 @@ pub struct AppRules {
     pub policy: AppPolicy,
 }
 
-/// The limits of an app's attempts, as configured.
+/// The limits of an app's attempts and their history, as configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AppPolicy {
@@ -72,6 +72,8 @@ pub struct AppPolicy {
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
     pub timeout_ms: u64,
+    /// How long the history of what succeeded is kept, milliseconds; 0: not at all.
+    pub history_ms: u64,
 }
 
 /// How many jobs of an app are due.
@@ -98,6 +100,7 @@ impl AppRules {
             policy: AppPolicy {
                 max_attempts: config.max_attempts.get(),
                 timeout_ms: u64::try_from(config.timeout.as_millis()).unwrap_or(u64::MAX),
+                history_ms: u64::try_from(config.history.as_millis()).unwrap_or(u64::MAX),
             },
         }
     }

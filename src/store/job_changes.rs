@@ -14,7 +14,7 @@ use super::outbox::{self, OrderingKey};
 use super::shards::IS_FREE;
 use super::steps::{Step, Value, run_mysql, run_postgres, run_sqlite};
 use super::tombstones::TOMBSTONE;
-use super::{AppRules, Driver, Error, Result, ShardFence, Store, audit};
+use super::{AppRules, Driver, Error, Result, ShardFence, Store, audit, history};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, Epoch, JobId, KeyId, ShardId};
 use crate::model::job::{Cancellation, Job};
@@ -206,8 +206,22 @@ impl JobWrite {
                 .map(|(id, answer)| commands::answer(*id, answer))
                 .into_iter()
                 .collect(),
-            told: self.audit.as_ref().map(audit::step).into_iter().chain(verdict).collect(),
+            told: self
+                .audit
+                .as_ref()
+                .map(audit::step)
+                .into_iter()
+                .chain(verdict)
+                .chain(self.history())
+                .collect(),
         }
+    }
+
+    /// The row of the history of a job that is cancelled while it waits.
+    fn history(&self) -> Option<Step> {
+        let Self { before, after, .. } = self;
+        let first = self.tombstone_until.and(after.changes.cancelled.as_deref())?;
+        Some(history::cancelled(before, first))
     }
 
     fn update(&self) -> Step {

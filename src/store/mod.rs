@@ -34,6 +34,8 @@ mod outbox;
 mod requests;
 mod review;
 mod outcomes;
+mod history;
+mod history_row;
 mod packets;
 mod pages;
 mod lists;
@@ -56,6 +58,8 @@ pub use commands::{
 };
 pub use connect::{StoreOptions, redact};
 pub use error::{Error, Result};
+pub use history::{EndedJob, HistoryEntry};
+pub use history_row::{AttemptState, KeptAttempt};
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
 pub use job_changes::{Claim, JobWrite, JobWritten, LocatedJob, StoredJob};
 pub use keys::{IdempotencyKey, KeyCursor};
