@@ -26,6 +26,7 @@ mod instances;
 mod audit;
 
 mod bench;
+mod bulk;
 
 mod session;
 mod author;
@@ -61,6 +62,7 @@ enum Command {
     Submit(Box<submit::Arguments>),
     Requests(requests::Arguments),
     Jobs(Box<jobs::Arguments>),
+    Bulk(Box<bulk::Arguments>),
     Operations(operations::Arguments),
     Ingest(ingest::Arguments),
     DeadLetters(dead_letters::Arguments),
@@ -126,6 +128,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Submit(arguments) => submit::run(*arguments).await,
         Command::Requests(arguments) => requests::run(arguments).await,
         Command::Jobs(arguments) => jobs::run(*arguments).await,
+        Command::Bulk(arguments) => bulk::run(*arguments).await,
         Command::Operations(arguments) => operations::run(arguments).await,
         Command::Ingest(arguments) => ingest::run(arguments).await,
         Command::DeadLetters(arguments) => dead_letters::run(arguments).await,

@@ -30,6 +30,7 @@ mod tokens;
 mod mask;
 mod query;
 mod body;
+mod bulk;
 mod fields;
 mod page;
 mod problem;

@@ -55,8 +55,8 @@ pub mod cli;
 
 pub use config::Config;
 pub use dispatch::{
-    Discard, JobContext, JobError, JobHandler, LogDispatch, Rejection, Typed, TypedHandler,
-    handler_fn,
+    Discard, HttpTarget, JobContext, JobError, JobHandler, LogDispatch, RedisTarget, Rejection,
+    Typed, TypedHandler, handler_fn,
 };
 pub use health::{HealthReport, Problem, ProblemKind};
 pub use kafka::{EmbeddedBroker, KafkaIngestConfig, OnOffsetLost};

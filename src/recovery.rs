@@ -1,21 +1,21 @@
-//! The moment at which what was unavailable answers again. It ends every backoff, so that work
-//! goes on at once and not when the longest wait is over.
+//! Ends every backoff when a service that was unavailable (the database, the broker) answers again,
+//! so that work continues at once and not after the longest wait.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// Waits end after this even if nobody says that it answers again.
+/// A wait ends after this time even if no recovery is reported.
 const LONGEST: Duration = Duration::from_secs(30);
-/// The wait after a failure, doubling up to the second.
+/// The wait after a first failure, and the maximum up to which it doubles.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), LONGEST);
 
-/// The waits of something that is tried again: longer each time, and short after a recovery.
+/// The waits between retries of one operation: longer each time, and short again after a recovery.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     next: Duration,
-    /// How many recoveries there had been when it last failed.
+    /// The number of recoveries when the operation last failed.
     recoveries: u64,
 }
 
@@ -26,13 +26,14 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// It succeeded.
+    /// The operation succeeded: the next wait is short again.
     pub(crate) fn reset(&mut self) {
         self.next = RETRY.0;
     }
 
-    /// It failed, after so many recoveries of what it needs: how long to wait. A failure that
-    /// began before a recovery and ended after it says nothing about what is to come.
+    /// The operation failed: returns how long to wait. `recoveries` is the number of recoveries so
+    /// far of the services that it needs. If one of them recovered since the last failure, the
+    /// earlier failures do not count, and the wait is short again.
     pub(crate) fn failed(&mut self, recoveries: u64) -> Duration {
         if std::mem::replace(&mut self.recoveries, recoveries) != recoveries {
             self.reset();
@@ -43,7 +44,7 @@ impl Backoff {
     }
 }
 
-/// Whether something that we depend on answers, as whoever asks it regularly reports.
+/// Whether a service that this instance depends on answers, as the task that probes it reports.
 #[derive(Debug, Default)]
 pub(crate) struct Recovery {
     state: watch::Sender<State>,
@@ -51,19 +52,19 @@ pub(crate) struct Recovery {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct State {
-    /// It is known not to answer.
+    /// The service is known not to answer.
     unavailable: bool,
-    /// How often it has answered again.
+    /// How many times the service has answered after it was unavailable.
     recoveries: u64,
 }
 
 impl Recovery {
-    /// It does not answer.
+    /// Reports that the service does not answer.
     pub(crate) fn unavailable(&self) {
         self.state.send_if_modified(|state| !std::mem::replace(&mut state.unavailable, true));
     }
 
-    /// It answers.
+    /// Reports that the service answers.
     pub(crate) fn answers(&self) {
         self.state.send_if_modified(|state| {
             let recovers = std::mem::take(&mut state.unavailable);
@@ -72,8 +73,8 @@ impl Recovery {
         });
     }
 
-    /// Waits for `backoff`, or until it answers again if that comes earlier: for a caller who
-    /// wants an answer within a certain time.
+    /// Waits for `backoff`, or until the service answers again if that comes earlier. For a caller
+    /// that has a time limit: it never waits longer than `backoff`.
     pub(crate) async fn wait_no_longer(&self, backoff: Duration) {
         let mut state = self.state.subscribe();
         let before = state.borrow().recoveries;
@@ -81,7 +82,7 @@ impl Recovery {
         tokio::time::timeout(backoff, recovers).await.ok();
     }
 
-    /// How often it has answered again.
+    /// How many times the service has answered after it was unavailable.
     pub(crate) fn recoveries(&self) -> u64 {
         self.state.borrow().recoveries
     }
@@ -90,14 +91,15 @@ impl Recovery {
         self.state.borrow().unavailable
     }
 
-    /// Waits for `backoff`, or until it answers again if that comes earlier. While it is known
-    /// not to answer, asking it again would be in vain: so long the wait goes on.
+    /// Waits for `backoff`, or until the service answers again if that comes earlier. While it is
+    /// known not to answer, a retry would fail: the wait is then extended, up to a maximum.
     pub(crate) async fn wait(&self, backoff: Duration) {
         wait(&[self], backoff).await;
     }
 }
 
-/// As [`Recovery::wait`], for something that needs all of them: each that answers again ends it.
+/// As [`Recovery::wait`], for an operation that needs several services: the recovery of any of them
+/// ends the wait.
 pub(crate) async fn wait(of: &[&Recovery], backoff: Duration) {
     wait_at_most(of, backoff, LONGEST).await;
 }
@@ -107,7 +109,7 @@ async fn wait_at_most(of: &[&Recovery], backoff: Duration, longest: Duration) {
     let mut states: Vec<_> = of.iter().map(|recovery| recovery.state.subscribe()).collect();
     let any = states.iter_mut().map(|state| {
         let before = state.borrow().recoveries;
-        // An error would be the end of what is borrowed here.
+        // It cannot fail: the sender is borrowed here, and so still exists.
         Box::pin(async move { state.wait_for(|state| state.recoveries != before).await.is_ok() })
     });
     let mut recovered = futures::future::select_all(any);

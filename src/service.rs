@@ -24,8 +24,8 @@ use crate::health::{HealthReport, ProblemKind};
 use crate::model::request::ScheduleJobRequest;
 use crate::model::time::ScheduledTime;
 use crate::operations::{
-    AppChange, Apps, Audit, By, DeadLetters, Error as OperationError, Ingest, Instances, JobAnswer,
-    JobName, Jobs, Operations, Replayed, RequestStatus, ShownJob, Submitted,
+    AppChange, Apps, Audit, Bulk, By, DeadLetters, Error as OperationError, Ingest, Instances,
+    JobAnswer, JobName, Jobs, Operations, Replayed, RequestStatus, ShownJob, Submitted,
 };
 
 pub use crate::actors::{AppMetrics, IngestMetrics};
@@ -116,6 +116,11 @@ impl Scheduler {
     /// The instances on the database.
     pub fn instances(&self) -> Instances<'_> {
         self.inner.operations.instances()
+    }
+
+    /// Actions on every job that a filter selects.
+    pub fn bulk(&self) -> Bulk<'_> {
+        self.inner.operations.bulk()
     }
 
     /// Who changed what, when and why.

@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod bulk;
 pub mod command;
 pub mod dead_letter;
 pub mod idempotency_key;

@@ -1,5 +1,6 @@
 //! The first schema: apps and their shards, instances, live jobs and the history of ended ones,
-//! idempotency keys, the ingest ledger, dead letters with their outbox, commands to the owners of shards, and the audit.
+//! idempotency keys, the ingest ledger, dead letters with their outbox, commands to the owners of
+//! shards, the audit, and bulk actions.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager};
 use sea_orm_migration::sea_orm::DatabaseBackend;
@@ -10,7 +11,7 @@ use crate::dialect;
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
 
-const TABLES: [(&str, &str); 12] = [
+const TABLES: [(&str, &str); 13] = [
     (
         "scheduler_app",
         "create table if not exists scheduler_app (
@@ -233,10 +234,34 @@ const TABLES: [(&str, &str); 12] = [
             count bigint not null
         ) {tail}",
     ),
+    (
+        "scheduler_bulk",
+        "create table if not exists scheduler_bulk (
+            id bigint not null primary key,
+            action {name}(16) not null,
+            args {text} not null,
+            filter {text} not null,
+            who {name}(255) not null,
+            source {name}(16) not null,
+            reason {text},
+            rate integer,
+            idempotency_key {name}(255) {binary} unique,
+            state smallint not null,
+            matched bigint not null,
+            done bigint not null,
+            failed bigint not null,
+            settled bigint not null,
+            place {text},
+            step {text},
+            runner bigint,
+            created_ms bigint not null,
+            changed_ms bigint not null
+        ) {tail}",
+    ),
 ];
 
 /// Table, name and columns of an index that every database has.
-const INDEXES: [(&str, &str, &str); 7] = [
+const INDEXES: [(&str, &str, &str); 9] = [
     ("scheduler_dead_letter", "scheduler_dead_letter_by_time", "(created_ms, id)"),
     ("scheduler_dead_letter", "scheduler_dead_letter_by_request", "(request_id)"),
     ("scheduler_dead_letter", "scheduler_dead_letter_parked", "(state, ledger, due_ms)"),
@@ -244,6 +269,8 @@ const INDEXES: [(&str, &str, &str); 7] = [
     ("scheduler_command", "scheduler_command_by_state", "(state, shard)"),
     ("scheduler_audit", "scheduler_audit_by_time", "(at_ms, id)"),
     ("scheduler_audit", "scheduler_audit_by_subject", "(subject)"),
+    ("scheduler_bulk", "scheduler_bulk_by_time", "(created_ms, id)"),
+    ("scheduler_bulk", "scheduler_bulk_by_state", "(state)"),
 ];
 
 /// How a database stores the large tables.

@@ -26,6 +26,7 @@ use crate::dispatch::SharedHandler;
 use crate::health::{Health, ProblemKind};
 use crate::kafka::{KafkaIngestConfig, Producer, TopicPartition};
 use crate::model::app::AppConfig;
+use crate::model::bulk::BulkWork;
 use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
 use crate::model::process::ProcessIdentity;
@@ -76,6 +77,8 @@ pub(crate) struct Instance {
     pub(super) drained: AtomicBool,
     /// The ingest of our consumer group is paused.
     pub(super) ingest_paused: watch::Sender<bool>,
+    /// The bulk actions that this instance is to carry out.
+    pub(crate) bulk_work: watch::Sender<BulkWork>,
 }
 
 impl Instance {
@@ -140,6 +143,7 @@ impl Instance {
             asked_for_shards: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             ingest_paused: watch::Sender::new(false),
+            bulk_work: watch::Sender::new(BulkWork { me: InstanceId(0), bulks: Vec::new() }),
         }
     }
 

@@ -66,11 +66,14 @@ impl Janitor {
         }));
     }
 
-    /// One step through the audit, oldest first.
+    /// One step through the audit, oldest first, and bulk actions that are as old.
     fn sweep_audit(&mut self, ctx: &mut Context<Self>) {
         let until_ms = self.kept_since_ms(self.instance.settings.keep_audit);
         let store = self.instance.store.clone();
-        let step = tokio::spawn(async move { store.expire_audit(until_ms).await });
+        let step = tokio::spawn(async move {
+            store.expire_bulks(until_ms).await?;
+            store.expire_audit(until_ms).await
+        });
         ctx.spawn(step.into_actor(self).map(|step, actor, ctx| {
             let step = step.unwrap_or_else(|error| panic!("removing old audit entries: {error}"));
             match step {

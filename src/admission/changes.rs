@@ -156,6 +156,9 @@ impl AskedChange<'_> {
         if job.created_ms != request.created_ms {
             return Decided::Unchanged(self.already_fired());
         }
+        if request.bulk.is_some_and(|mark| mark.revision != job.changes.revision) {
+            return Decided::Unchanged(ChangeAnswer::NotMatched(job.etag()));
+        }
         if request.if_match.as_ref().is_some_and(|state| *state != job.etag()) {
             return Decided::Unchanged(ChangeAnswer::NotMatched(job.etag()));
         }
@@ -177,12 +180,15 @@ impl AskedChange<'_> {
                 let answer = ChangeAnswer::Answered(answer);
                 let write = JobWrite {
                     before: job.clone(),
-                    // A cancellation that only ends what an earlier one began is in the audit.
-                    audit: is_first.then(|| self.audit(job, &after, now_ms)),
+                    // A cancellation that only ends what an earlier one began is in the audit, and
+                    // a bulk action is there as a whole.
+                    audit: (is_first && request.bulk.is_none())
+                        .then(|| self.audit(job, &after, now_ms)),
                     after: *after,
                     tombstone_until,
                     verdict,
                     command: self.command.map(|command| (command, answer.clone())),
+                    bulk: request.bulk.map(|mark| mark.bulk),
                 };
                 Decided::Written(Box::new(write), answer)
             }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod change;
+mod filters;
 mod list;
 mod show;
 
@@ -15,6 +16,9 @@ use super::{CannotStart, cannot_start};
 use crate::operations::JobName;
 
 pub(super) use self::answer::{code, sentence};
+pub(super) use self::change::time;
+pub(super) use self::filters::Filters;
+pub(super) use self::list::counted;
 
 /// Lists jobs; shows one, cancels it, moves it, starts it, or changes its fields
 #[derive(Debug, clap::Args)]

@@ -2,6 +2,7 @@
 //! values fit each other.
 
 mod http;
+mod target;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -13,12 +14,12 @@ use secrecy::{ExposeSecret, SecretString};
 
 use self::http::http;
 use super::raw::{
-    RawApp, RawAudit, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawDispatch,
-    RawIdempotency, RawIngest, RawInstance,
+    RawApp, RawAudit, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawIdempotency,
+    RawIngest, RawInstance,
 };
 use super::zones::{TimeZones, UnknownZone};
 use super::{
-    AppSettings, AuditConfig, Config, ConfigError, DatabaseConfig, DeadLettersConfig, Dispatch,
+    AppSettings, AuditConfig, Config, ConfigError, DatabaseConfig, DeadLettersConfig,
     IdempotencyConfig, IngestConfig, InstanceConfig, InvalidPointer, LogConfig,
 };
 use crate::kafka::KafkaIngestConfig;
@@ -121,22 +122,39 @@ impl TryFrom<RawIdempotency> for IdempotencyConfig {
 
 /// The URL is never shown: it may contain a password.
 pub(crate) fn check_redis_url(url: &SecretString) -> Result<(), ConfigError> {
+    let problem = if url.expose_secret().starts_with("rediss://") {
+        format!(
+            "begins with rediss://, but TLS to Redis is not available in this version: write it \
+             like {REDIS_FORM}"
+        )
+    } else {
+        match redis_url_flaw(url) {
+            Ok(()) => return Ok(()),
+            Err(problem) => problem,
+        }
+    };
+    Err(ConfigError::invalid("idempotency.redis_url", problem))
+}
+
+/// How the URL of a Redis is written.
+const REDIS_FORM: &str = "redis://:password@host:6379/0";
+
+fn redis_url_flaw(url: &SecretString) -> Result<(), String> {
     let url = url.expose_secret();
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     // A password that is not escaped is parsed as host, path or query.
     let after_host = rest.find(['/', '?', '#']).map_or("", |end| &rest[end..]);
-    let problem = match scheme {
-        "rediss" => {
-            "begins with rediss://, but TLS to Redis is not available in this version: write it \
-             like redis://:password@host:6379/0"
-        }
+    match scheme {
         _ if after_host.contains(['@', '#']) => {
-            "cannot be read: in a password, write %2F for /, %3F for ? and %23 for #"
+            Err("cannot be read: in a password, write %2F for /, %3F for ? and %23 for #"
+                .to_owned())
         }
-        "redis" if redis::Client::open(url).is_ok() => return Ok(()),
-        _ => "cannot be read: write it like redis://:password@host:6379/0",
-    };
-    Err(ConfigError::invalid("idempotency.redis_url", problem))
+        "redis" | "rediss" if redis::Client::open(url).is_ok() => Ok(()),
+        "redis+sentinel" | "redis+cluster" => Err(format!(
+            "names a cluster or Sentinel, which is not available: write it like {REDIS_FORM}"
+        )),
+        _ => Err(format!("cannot be read: write it like {REDIS_FORM}")),
+    }
 }
 
 impl From<RawDeadLetters> for DeadLettersConfig {
@@ -233,7 +251,7 @@ fn app_settings(
         let problem = format!("is {shards}, but must be at most {most}");
         return Err(ConfigError::invalid(format!("apps.{name}.shards"), problem));
     }
-    let dispatch = dispatch(name, &raw, kafka)?;
+    let dispatch = target::dispatch(name, &raw, kafka, folder)?;
     let mask = raw.mask.iter().map(|pointer| pointer.parse());
     let invalid = |error: InvalidPointer| {
         ConfigError::invalid(format!("apps.{name}.mask"), error.to_string())
@@ -267,52 +285,6 @@ fn schema(app: &str, file: &Path) -> Result<JobSchema, ConfigError> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| invalid(format!("names {shown}, which cannot be read: {error}")))?;
     JobSchema::parse(&text).map_err(|error| invalid(format!("names {shown}: {error}")))
-}
-
-fn dispatch(
-    name: &str,
-    raw: &RawApp,
-    kafka: Option<&KafkaIngestConfig>,
-) -> Result<Dispatch, ConfigError> {
-    let unavailable =
-        |kind| ConfigError::NotAvailable { what: format!("apps.{name}.dispatch = {kind:?}") };
-    let topic_key = format!("apps.{name}.topic");
-    let dispatch = match (raw.dispatch, &raw.topic) {
-        (RawDispatch::Http, _) => return Err(unavailable("http")),
-        (RawDispatch::Redis, _) => return Err(unavailable("redis")),
-        (RawDispatch::Kafka, Some(topic)) => Dispatch::Kafka { topic: topic.clone() },
-        (RawDispatch::Kafka, None) => {
-            let problem = format!("= \"kafka\" needs {topic_key}: name the topic for its jobs");
-            return Err(ConfigError::invalid(format!("apps.{name}.dispatch"), problem));
-        }
-        (RawDispatch::Log | RawDispatch::Discard, Some(topic)) => {
-            let problem = format!(
-                "= {topic:?} has a meaning only with apps.{name}.dispatch = \"kafka\": \
-                 set that, or leave the topic out"
-            );
-            return Err(ConfigError::invalid(topic_key, problem));
-        }
-        (RawDispatch::Log, None) => Dispatch::Log,
-        (RawDispatch::Discard, None) => Dispatch::Discard,
-    };
-    if let Dispatch::Kafka { topic } = &dispatch {
-        check_dispatch_topic(name, topic, kafka)?;
-    }
-    Ok(dispatch)
-}
-
-fn check_dispatch_topic(
-    name: &str,
-    topic: &str,
-    kafka: Option<&KafkaIngestConfig>,
-) -> Result<(), ConfigError> {
-    let key = format!("apps.{name}.topic");
-    let Some(kafka) = kafka else {
-        let problem = "= \"kafka\" needs a [kafka] table, which is not there: add one (it may be \
-                       empty), or choose another dispatch";
-        return Err(ConfigError::invalid(format!("apps.{name}.dispatch"), problem));
-    };
-    kafka.check_dispatch_topic(topic).map_err(|problem| ConfigError::invalid(key, problem))
 }
 
 fn backoff(app: &str, raw: RawBackoff) -> Result<Backoff, ConfigError> {

@@ -1,4 +1,5 @@
-//! The HTTP server: where it listens, who may do what, and what some may not see.
+//! Settings of the HTTP server: its address, its tokens with their roles, and the masks of
+//! `jobData`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -35,7 +36,7 @@ pub struct TokenConfig {
 /// Where a token's value is.
 #[derive(Clone, Debug)]
 pub enum TokenSource {
-    /// Here.
+    /// In the configuration itself.
     Value(SecretString),
     /// In this file, which is read again while the server runs. A line end behind the value is
     /// no part of it.

@@ -24,6 +24,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use secrecy::SecretString;
 
+use crate::dispatch::{HttpTarget, RedisTarget};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::{AppConfig, AppName};
 use crate::telemetry::LogFormat;
@@ -138,18 +139,18 @@ pub struct LogConfig {
 }
 
 /// One app, and its dispatch target.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct AppSettings {
     /// Its policy.
     pub app: AppConfig,
     /// Its dispatch target.
     pub dispatch: Dispatch,
-    /// What of its `jobData` role read does not see.
+    /// The parts of its `jobData` that are hidden from the role `read`.
     pub mask: Vec<JsonPointer>,
 }
 
 /// The dispatch target of an app: what firing a job does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Dispatch {
     /// Logs the job as one structured event.
@@ -160,6 +161,10 @@ pub enum Dispatch {
         /// The topic.
         topic: String,
     },
+    /// Sends the job to an HTTP endpoint.
+    Http(HttpTarget),
+    /// Sends the job to a key or channel of Redis.
+    Redis(RedisTarget),
     /// Does nothing: the job counts as succeeded.
     Discard,
 }

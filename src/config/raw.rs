@@ -1,7 +1,7 @@
 //! The configuration as written: every key with its default, and no other keys.
 
 use std::collections::BTreeMap;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use secrecy::SecretString;
@@ -106,6 +106,17 @@ pub(super) struct RawLog {
 pub(super) struct RawApp {
     pub(super) dispatch: RawDispatch,
     pub(super) topic: Option<String>,
+    pub(super) url: Option<SecretString>,
+    pub(super) secrets: Vec<RawSecret>,
+    pub(super) headers: BTreeMap<String, RawSecret>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) client_cert: Option<PathBuf>,
+    pub(super) client_key: Option<PathBuf>,
+    pub(super) proxy: Option<SecretString>,
+    pub(super) allow_link_local: Option<bool>,
+    pub(super) key: Option<String>,
+    pub(super) command: Option<RawRedisCommand>,
+    pub(super) max_length: Option<NonZeroU64>,
     pub(super) required_fields: Vec<String>,
     pub(super) schema: Option<PathBuf>,
     pub(super) max_in_flight: Option<NonZeroU32>,
@@ -118,6 +129,22 @@ pub(super) struct RawApp {
     pub(super) shards: Option<NonZeroU32>,
     pub(super) window: Option<NonZeroU32>,
     pub(super) mask: Vec<String>,
+}
+
+/// A secret as text, or as a table that says where it is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "must be a text, or a table with one of value, env and file")]
+pub(super) enum RawSecret {
+    Text(SecretString),
+    Table(RawSecretTable),
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawSecretTable {
+    pub(super) value: Option<SecretString>,
+    pub(super) env: Option<String>,
+    pub(super) file: Option<PathBuf>,
 }
 
 /// Either the three keys of an exponential backoff, or a list.
@@ -139,6 +166,27 @@ pub(super) enum RawDispatch {
     Discard,
     Http,
     Redis,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawRedisCommand {
+    Xadd,
+    Lpush,
+    Publish,
+}
+
+impl RawDispatch {
+    /// As it is written.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Kafka => "kafka",
+            Self::Discard => "discard",
+            Self::Http => "http",
+            Self::Redis => "redis",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -84,6 +84,8 @@ fn explain(key: &str, message: &str, variable: Option<&str>) -> ConfigError {
     } else if let Some((found, wanted)) = mismatch(message) {
         let hide = matches!(key, "database.url" | "idempotency.redis_url")
             || key.starts_with("http.tokens")
+            || (key.starts_with("apps.")
+                && [".url", ".proxy"].iter().any(|end| key.ends_with(end)))
             || is_secret(key);
         let found = if hide { "something else".to_owned() } else { readable_found(found) };
         format!("is {found}, but must be {}", readable_wanted(wanted))
@@ -145,6 +147,7 @@ fn readable_wanted(wanted: &str) -> &str {
         "a nonzero u32" => "a whole number from 1 to 4294967295",
         "u32" => "a whole number from 0 to 4294967295",
         "a nonzero usize" => "a whole number of at least 1",
+        "a nonzero u64" => "a whole number of at least 1",
         "u64" | "usize" => "a whole number of at least 0",
         "f64" => "a number",
         "a boolean" => "true or false",

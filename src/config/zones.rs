@@ -35,7 +35,7 @@ pub(crate) struct TimeZones {
 #[derive(Debug)]
 struct System {
     folder: PathBuf,
-    /// `None` if none of its files contains it.
+    /// `None` if none of its files contains the version.
     version: Option<String>,
 }
 

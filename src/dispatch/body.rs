@@ -81,7 +81,7 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// Always with milliseconds, so that receivers get one form only.
-fn rfc3339(ms: i64) -> String {
+pub(super) fn rfc3339(ms: i64) -> String {
     // No request is accepted with a time beyond chrono's calendar.
     let time = DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::UNIX_EPOCH);
     time.to_rfc3339_opts(SecondsFormat::Millis, true)

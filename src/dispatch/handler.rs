@@ -125,6 +125,9 @@ pub enum JobError {
     RetryAfter(Duration, String),
     /// Do not retry: the job becomes a dead letter at once.
     Fail(String),
+    /// The receiver refuses this job for good: as [`Fail`](Self::Fail), but the dead letter's kind
+    /// is [`RefusedByTarget`](crate::ErrorKind::RefusedByTarget).
+    Refused(String),
     /// Postpone the job until this time. Does not count as an attempt.
     Snooze(DateTime<Utc>),
 }
@@ -145,9 +148,10 @@ impl JobError {
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Retry(reason) | Self::RetryAfter(_, reason) | Self::Fail(reason) => {
-                f.write_str(reason)
-            }
+            Self::Retry(reason)
+            | Self::RetryAfter(_, reason)
+            | Self::Fail(reason)
+            | Self::Refused(reason) => f.write_str(reason),
             Self::Snooze(until) => {
                 let until = until.to_rfc3339_opts(SecondsFormat::Millis, true);
                 write!(f, "snoozed until {until}")
@@ -304,6 +308,7 @@ mod tests {
             JobError::Retry(reason()),
             JobError::RetryAfter(Duration::from_secs(5), reason()),
             JobError::Fail(reason()),
+            JobError::Refused(reason()),
         ] {
             assert_eq!(error.to_string(), "why");
         }

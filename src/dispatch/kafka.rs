@@ -1,64 +1,30 @@
 //! The handler of `dispatch = "kafka"`: a fired job becomes a record of the app's topic.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-
 use chrono::DateTime;
 
+use super::state::TargetState;
 use super::{FiredJob, JobContext, JobError, JobHandler};
-use crate::health::{Health, ProblemKind};
+use crate::health::Health;
 use crate::kafka::{Error, Outgoing, Producer};
 
 /// The shortest wait after a broker did not accept a job for a reason of its own.
 const RETRY_AFTER_MS: i64 = 1000;
-
-/// No failure so far, in epoch milliseconds.
-const NEVER: i64 = i64::MIN;
 
 /// Sends each job to one topic. The attempt succeeds once every in-sync replica has the record.
 #[derive(Clone, Debug)]
 pub(crate) struct KafkaDispatch {
     producer: Producer,
     topic: String,
-    health: Health,
-    /// When the latest job that the topic did not accept was fired, epoch milliseconds.
-    failed_ms: Arc<AtomicI64>,
+    state: TargetState,
 }
 
 impl KafkaDispatch {
-    /// Sends to `topic` by `producer`, which may be shared.
-    pub(crate) fn new(producer: Producer, topic: impl Into<String>) -> Self {
-        let failed_ms = Arc::new(AtomicI64::new(NEVER));
-        Self { producer, topic: topic.into(), health: Health::default(), failed_ms }
-    }
-
-    /// Reports to `health` while the topic does not accept jobs.
-    #[must_use]
-    pub(crate) fn reporting_to(mut self, health: Health) -> Self {
-        self.health = health;
-        self
-    }
-
-    fn subject(&self) -> String {
-        format!("topic {}", self.topic)
-    }
-
-    /// Each job waits independently; that jobs wait is reported once.
-    fn report_waiting(&self, error: &Error, fired_ms: i64) {
-        self.failed_ms.fetch_max(fired_ms, Ordering::Relaxed);
-        let why = format!("does not accept fired jobs, which wait: {error}");
-        self.health.report(&self.subject(), ProblemKind::TargetUnavailable, why);
-    }
-
-    /// The success of a job that was fired before the last failure does not show the current
-    /// state.
-    fn accepted(&self, fired_ms: i64) {
-        let failed_ms = self.failed_ms.load(Ordering::Relaxed);
-        let is_over = failed_ms != NEVER && fired_ms > failed_ms;
-        let (set, order) = (NEVER, Ordering::Relaxed);
-        if is_over && self.failed_ms.compare_exchange(failed_ms, set, order, order).is_ok() {
-            self.health.clear(&self.subject());
-        }
+    /// Sends to `topic` by `producer`, which may be shared, and reports to `health` while the topic
+    /// does not accept jobs.
+    pub(crate) fn new(producer: Producer, topic: impl Into<String>, health: Health) -> Self {
+        let topic = topic.into();
+        let state = TargetState::new(format!("topic {topic}"), health);
+        Self { producer, topic, state }
     }
 }
 
@@ -73,12 +39,12 @@ impl JobHandler for KafkaDispatch {
         let sent = self.producer.send_within_budget(ctx.job().size(), make).await;
         match sent {
             Ok(()) => {
-                self.accepted(ctx.fired_ms());
+                self.state.accepted(ctx.fired_ms());
                 Ok(())
             }
             Err(error) => {
                 if !matches!(error, Error::Refused { .. }) {
-                    self.report_waiting(&error, ctx.fired_ms());
+                    self.state.report_waiting(&error, ctx.fired_ms());
                 }
                 Err(job_error(error, size, ctx.fired_ms()))
             }
@@ -109,7 +75,7 @@ fn record(topic: String, ctx: &JobContext) -> Outgoing {
 /// An unavailable broker is not the job's fault: the attempt does not count.
 fn job_error(error: Error, size: usize, fired_ms: i64) -> JobError {
     match error {
-        Error::Refused { .. } => JobError::Fail(format!("{error} (its value has {size} bytes)")),
+        Error::Refused { .. } => JobError::Refused(format!("{error} (its value has {size} bytes)")),
         error => match DateTime::from_timestamp_millis(fired_ms + RETRY_AFTER_MS) {
             Some(again) => JobError::Snooze(again),
             None => JobError::retry(error),
@@ -139,7 +105,7 @@ mod tests {
             Error::Refused { topic: "sms.fired".to_owned(), reason: "too large".to_owned() };
         assert_eq!(
             job_error(refused, 9, 0),
-            JobError::Fail(
+            JobError::Refused(
                 "topic sms.fired refuses the record: too large (its value has 9 bytes)".to_owned()
             )
         );
@@ -161,32 +127,12 @@ mod tests {
             properties: [("message.max.bytes".to_owned(), "5000".to_owned())].into(),
             ..KafkaIngestConfig::default()
         };
-        let dispatch = KafkaDispatch::new(Producer::start(&config).unwrap(), "sms.fired");
+        let dispatch =
+            KafkaDispatch::new(Producer::start(&config).unwrap(), "sms.fired", Health::default());
         assert_eq!(dispatch.execute(&context("{}")).await, Ok(()));
         let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(5000));
         let answer = dispatch.execute(&context(&large)).await;
         let says = "\"message.max.bytes\" in kafka.properties allows (5000): raise that";
-        assert!(matches!(&answer, Err(JobError::Fail(why)) if why.contains(says)), "{answer:?}");
-    }
-
-    #[test]
-    fn a_topic_that_takes_no_jobs_is_reported_until_one_that_was_fired_later_is_taken() {
-        let broker = EmbeddedBroker::start(&[("sms.fired", 1)]).unwrap();
-        let config = KafkaIngestConfig {
-            bootstrap_servers: broker.bootstrap_servers().to_owned(),
-            ..KafkaIngestConfig::default()
-        };
-        let health = Health::default();
-        let dispatch = KafkaDispatch::new(Producer::start(&config).unwrap(), "sms.fired")
-            .reporting_to(health.clone());
-        dispatch.accepted(1);
-        dispatch.report_waiting(&Error::Unavailable("no broker".to_owned()), 5);
-        dispatch.accepted(5);
-        let problem = &health.read().degraded[0];
-        assert_eq!(problem.kind, ProblemKind::TargetUnavailable);
-        assert_eq!(problem.subject, "topic sms.fired");
-        assert!(problem.message.contains("no broker"), "{problem}");
-        dispatch.accepted(6);
-        assert!(health.read().degraded.is_empty());
+        assert!(matches!(&answer, Err(JobError::Refused(why)) if why.contains(says)), "{answer:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! Who may ask: by token where there are tokens, else anybody who is on this machine and is not a
-//! page from elsewhere.
+//! Access control: by token if tokens are configured, else for every client on this machine, except
+//! web pages of other origins.
 //!
 //! A handler says by its first argument which role it needs: [`Reader`], [`Operator`] or
 //! [`Admin`].
@@ -17,10 +17,10 @@ use super::tokens::{Caller, Tokens};
 use crate::config::Role;
 use crate::operations::{AuditSource, By};
 
-/// Who asks where there are no tokens.
+/// The caller's name where no tokens are configured.
 const ANONYMOUS: &str = "anonymous";
 
-/// Paths that want no token and are never refused: probes have none.
+/// Paths that need no token and are never refused, because health probes have no token.
 pub(super) fn is_open(path: &str) -> bool {
     matches!(path, "/health/live" | "/health/ready")
 }
@@ -113,15 +113,15 @@ fn caller(request: &HttpRequest, needed: Role) -> Result<Caller, Problem> {
     Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail))
 }
 
-/// Whoever may look.
+/// A caller that may read.
 #[derive(Debug)]
 pub(super) struct Reader(pub(super) Caller);
 
-/// Whoever may submit and operate.
+/// A caller that may submit jobs and operate on them.
 #[derive(Debug)]
 pub(super) struct Operator(pub(super) Caller);
 
-/// Whoever may do everything.
+/// A caller that may do everything.
 #[derive(Debug)]
 pub(super) struct Admin(pub(super) Caller);
 
@@ -153,7 +153,7 @@ impl FromRequest for Admin {
 }
 
 impl Caller {
-    /// Who asks for a change, for the audit, and why.
+    /// The caller that requests a change, and its reason, for the audit.
     pub(super) fn by(&self, reason: Option<&str>) -> By {
         let by = By::new(self.name.as_deref().unwrap_or(ANONYMOUS)).through(AuditSource::Http);
         match reason {

@@ -1,9 +1,8 @@
-//! Reading the body of a request: JSON in UTF-8, plain or gzipped, within limits that hold for
-//! what it opens to as well, and never more in memory than them.
+//! Reads the body of a request: JSON in UTF-8, plain or gzipped. The limits hold for the compressed
+//! and for the decompressed body, and bound the memory that it takes.
 //!
-//! A gzipped body is opened twice: while it arrives, to measure it and keep nothing, and then
-//! into memory of that size. So one that opens to gigabytes is refused after a few bytes more than
-//! the limit.
+//! A gzipped body is decompressed twice: while it arrives, only to measure it, and then into memory
+//! of that size. So one that decompresses to gigabytes is refused a few bytes beyond the limit.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -24,10 +23,10 @@ pub(super) const JOB_BYTES: usize = 1 << 20;
 const ARRAY_BYTES: usize = 64 << 20;
 /// The largest body of a dead letter's value, which may be longer as JSON than it is.
 pub(super) const VALUE_BYTES: usize = 4 << 20;
-/// Larger bodies are opened and parsed on a thread of their own.
+/// Larger bodies are decompressed and parsed on a thread for blocking work.
 pub(super) const LARGE: usize = 1 << 20;
 
-/// From the first byte of a request to the last.
+/// The longest time from the first byte of a request to the last.
 pub(super) const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
 
 /// When a request's head had been read.
@@ -44,7 +43,7 @@ impl Arrived {
     }
 }
 
-/// What a body may be.
+/// The bodies that an operation accepts.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Expected {
     /// One job, or an array of jobs.
@@ -57,7 +56,7 @@ pub(super) enum Expected {
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) text: String,
-    /// The place of a large body, which is free again when this is dropped.
+    /// The permit of a large body, released when dropped.
     _large: Option<LargeBody>,
 }
 
@@ -128,23 +127,24 @@ struct Buffer {
     kept: Vec<u8>,
     /// Measures it as it was sent.
     meter: Meter,
-    /// Opens it, if it is gzipped, and measures that.
+    /// Decompresses the body, if it is gzipped, and measures the result.
     gzip: Option<MultiGzDecoder<Meter>>,
 }
 
 impl Buffer {
-    /// Its length is announced.
+    /// The length that the client announced.
     fn expect(&mut self, length: usize) -> Result<(), Problem> {
         let most = self.meter.expected.most();
         if length > most {
             return Err(too_large(most));
         }
-        // The rest is only taken when it arrives: an announcement costs nothing.
+        // Memory for the rest is reserved only when it arrives, since a client may announce any
+        // length.
         self.kept.reserve_exact(length.min(LARGE));
         Ok(())
     }
 
-    /// Bytes in memory, now and when it is opened.
+    /// Bytes in memory, now and after decompression.
     fn size(&self) -> usize {
         self.kept.len() + self.gzip.as_ref().map_or(0, |gzip| gzip.get_ref().bytes)
     }
@@ -183,11 +183,11 @@ impl Buffer {
     }
 }
 
-/// Measures what it is given, and fails beyond the limit.
+/// Counts the bytes that are written to it, and fails beyond the limit.
 struct Meter {
     expected: Expected,
     bytes: usize,
-    /// By its first character that is not white space.
+    /// Recognized by the first character that is not white space.
     is_array: bool,
     begun: bool,
 }

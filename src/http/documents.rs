@@ -1,5 +1,5 @@
-//! What describes the API for programs: the OpenAPI document, made from the handlers, and the JSON
-//! Schema of a request.
+//! The descriptions of the API for programs: the OpenAPI document, generated from the handlers, and
+//! the JSON Schema of a request.
 
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};

@@ -21,8 +21,8 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// The endpoint that `handler` answers. `description` is what `#[utoipa::path]` makes of the
-    /// handler `name`: `__path_name`.
+    /// The endpoint that `handler` answers. `description` is the type `__path_name` that
+    /// `#[utoipa::path]` generates for the handler `name`.
     pub(super) fn new<D, F, Args>(description: D, handler: F) -> Self
     where
         D: utoipa::Path + OpenApiFactory,

@@ -30,7 +30,7 @@ pub(super) async fn read_optional<T: DeserializeOwned + Default>(
     read_optional_within(JOB_BYTES, request, payload).await
 }
 
-/// The same with a body of at most `limit` bytes.
+/// As [`read_optional`], but with a body of at most `limit` bytes.
 ///
 /// # Errors
 /// As [`read_optional`].
@@ -51,7 +51,7 @@ pub(super) async fn read_optional_within<T: DeserializeOwned + Default>(
 /// # Errors
 /// 400 if it is not JSON, 422 if a field is unknown, given twice, missing or of another type.
 pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
-    // Otherwise its items would be taken for fields, in their order.
+    // serde would take the items of an array for the fields, in their order.
     if text.trim_ascii_start().starts_with('[') {
         let detail = "the body is an array: send one JSON object";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", detail));
@@ -97,7 +97,7 @@ fn unknown(names: &str) -> String {
     }
 }
 
-/// Tells a field that is `null` (`Some(None)`) from one that is absent.
+/// Distinguishes a field that is `null` (`Some(None)`) from one that is absent.
 pub(super) fn or_null<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,4 +1,5 @@
-//! Health, for what restarts the process (`live`) and for what sends it work (`ready`).
+//! Health, for the supervisor that restarts the process (`live`) and the load balancer that sends
+//! it work (`ready`).
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! How far the ingest topics have been read, where they are read on, and pausing that.
+//! The ingest topics: how far they have been read, from which offset reading continues, and pausing
+//! it.
 
 use std::sync::Arc;
 
@@ -96,7 +97,7 @@ async fn seek(
     let answer = operations.ingest().seek(seek).await?;
     match &answer.failure {
         None => Ok(HttpResponse::Ok().json(answer)),
-        // Those before it have been moved.
+        // The partitions before the failed one have been changed.
         Some(error) => {
             let moves = serde_json::to_value(&answer.partitions).map_err(Problem::internal)?;
             Err(Problem::from(error.clone()).with("partitions", moves))

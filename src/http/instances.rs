@@ -49,7 +49,7 @@ async fn drain(
     let operations = shared.by(&caller.0, reason.as_deref())?;
     match operations.instances().drain(id.into_inner()).await {
         Ok(answer) => Ok(HttpResponse::Ok().json(answer)),
-        // The id is all that is given: it cannot be parsed.
+        // The id is the only parameter, so it is the one that cannot be parsed.
         Err(OperationError::Invalid(detail)) => Err(Problem::bad("invalid-path", detail)),
         Err(error) => Err(error.into()),
     }

@@ -1,5 +1,5 @@
-//! Operations on one job: cancelling, changing and starting it, and what became of those that were
-//! not answered in time.
+//! Operations on one job: cancelling, changing and starting it, and the outcome of operations that
+//! were not answered in time.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
@@ -96,7 +96,7 @@ async fn cancel(
         false => JobOperation::cancel(*id),
     };
     let answer = carry_out(&request, &shared, &caller.0, query.text("reason"), operation).await?;
-    // No further attempt starts, which is what was asked for.
+    // A success: no further attempt starts, as was requested.
     let is_done = answer.done || answer.result == ChangeResult::Running;
     respond(&answer, *id, is_done)
 }
@@ -194,7 +194,8 @@ async fn carry_out(
     Ok(operations.jobs().carry_out(operation).await?)
 }
 
-/// The answer with its status. What is not as was asked is a problem with the answer's members.
+/// The answer with its status. If the request was not carried out, the answer is a problem document
+/// with the same members.
 fn respond(answer: &JobAnswer, id: Uuid, is_done: bool) -> Result<HttpResponse, Problem> {
     if let Some(operation) = answer.operation {
         let link = (header::LOCATION, format!("/api/operations/{operation}"));
@@ -231,7 +232,7 @@ fn respond(answer: &JobAnswer, id: Uuid, is_done: bool) -> Result<HttpResponse, 
     Err(members.fold(problem, |problem, (name, value)| problem.with(name, value.clone())))
 }
 
-/// The `ETag` that the job must have. It has one whatever it is, so that `*` says nothing.
+/// The `ETag` that the job must have, from `If-Match`. Every job has one, so `*` is no condition.
 fn if_match(request: &HttpRequest) -> Result<Option<String>, Problem> {
     let mut values = request.headers().get_all(header::IF_MATCH);
     let Some(value) = values.next() else { return Ok(None) };
@@ -246,7 +247,8 @@ fn if_match(request: &HttpRequest) -> Result<Option<String>, Problem> {
     }
 }
 
-/// Whether it is one, in quotes or, as in a job's `etag`, without. A weak one never matches.
+/// Whether `text` is an entity tag: in quotes or, as a job's `etag` shows it, without. A weak one
+/// never matches.
 fn is_one_etag(text: &str) -> bool {
     let opaque = text.strip_prefix("W/").unwrap_or(text);
     let quoted = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));

@@ -24,9 +24,9 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint::new(__path_submit, submit)]
 }
 
-/// Jobs of one array at most.
+/// The maximum number of jobs in one array.
 const ARRAY: usize = 100_000;
-/// Jobs of an array that are decoded before they are admitted.
+/// How many jobs of an array are decoded before they are admitted.
 const WAVE: usize = 1000;
 /// The longest idempotency key, in Unicode scalar values.
 const MAX_KEY_CHARS: usize = 255;
@@ -106,7 +106,7 @@ async fn submit(
     several(scheduler.jobs(), body, dry_run).await
 }
 
-/// What a 200 is: an answer, or the answers to an array.
+/// The body of a 200: an answer, or the answers to an array.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "it describes the answer and is never made")]
@@ -250,7 +250,7 @@ impl Array {
         if body.text.len() <= LARGE {
             return Self::of(body);
         }
-        // It takes a while, and others wait for this thread.
+        // Decoding takes long enough to delay the other requests of this thread.
         web::block(move || Self::of(body)).await.map_err(Problem::internal)?
     }
 
@@ -292,7 +292,7 @@ impl Array {
 }
 
 /// The key in the header, without the quotes that its standard's form has.
-fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
+pub(super) fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
     let invalid = |problem: &str| {
         let detail = format!("Idempotency-Key {problem}");
         Err(Problem::bad("invalid-header", detail))

@@ -1,9 +1,9 @@
-//! What role read does not see: parts of `jobData` that an app's mask names, and whatever might
-//! contain them.
+//! Hides from the role `read` the parts of `jobData` that an app's mask names, and everything that
+//! might contain them.
 //!
-//! A message may quote the data that it is about, so that it is withheld with it; so is a value
-//! that cannot be parsed, and everything of an app that this instance does not know, whose mask
-//! nobody knows here.
+//! A message may quote the data that it is about, so it is hidden together with the data. Also
+//! hidden are a value that cannot be parsed, and all data of an app that this instance does not
+//! have, since its mask is unknown here.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -13,32 +13,32 @@ use super::shared::Shared;
 use super::tokens::Caller;
 use crate::config::{JsonPointer, Role};
 
-/// What stands in the place of what is masked.
+/// The text that replaces a masked value.
 const MASK: &str = "***";
 
-/// What somebody may see of an app's data.
+/// The parts of an app's data that a caller may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum View<'a> {
     /// All of it.
     Whole,
-    /// All but these.
+    /// All except these parts.
     Masked(&'a [JsonPointer]),
     /// Nothing.
     Withheld,
 }
 
-/// A thing as somebody may see it.
+/// A document as a caller may see it.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Seen<'a, T> {
     /// As it is, `jobData` byte for byte.
     Whole(&'a T),
-    /// Without what is hidden.
+    /// With its hidden parts replaced.
     Partly(Value),
 }
 
 impl<'a> View<'a> {
-    /// What `caller` may see of `app`, the names of whose apps are `known` here.
+    /// The parts of the data of `app` that `caller` may see. This instance has the `known` apps.
     pub(super) fn of(
         shared: &'a Shared,
         caller: &Caller,
@@ -113,7 +113,7 @@ impl<'a> View<'a> {
             Self::Whole => false,
             Self::Withheld => true,
             Self::Masked(mask) => mask.iter().any(|pointer| {
-                // One of them is on the way to the other.
+                // They overlap if one of them is a prefix of the other.
                 pointer.names().iter().zip(names).all(|(masked, asked)| masked == asked)
             }),
         }
@@ -134,7 +134,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Only what says nothing of the data.
+/// Only the members that do not quote the data.
 fn withheld(letter: Map<String, Value>) -> Value {
     const SHOWN: [&str; 10] = [
         "id",
@@ -161,7 +161,7 @@ fn withheld(letter: Map<String, Value>) -> Value {
 
 /// The request in `text` with its data masked; null if it cannot be parsed as one.
 fn masked_request(text: &str, mask: &[JsonPointer]) -> Value {
-    // Of a field that is given twice the last one is left, so that the others are not shown.
+    // If a field occurs twice, only its last value is kept, so no unmasked value remains.
     let Ok(Value::Object(mut request)) = serde_json::from_str(text) else { return Value::Null };
     if let Some(data) = request.get_mut("jobData") {
         mask.iter().for_each(|pointer| hide(data, pointer.names()));

@@ -1,4 +1,4 @@
-//! The counters as one flat JSON object, under the names that logs have, too.
+//! The counters as one flat JSON object, under the same names as in the log.
 
 use std::sync::Arc;
 

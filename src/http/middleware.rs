@@ -1,5 +1,5 @@
-//! What happens around every request: a place among those that are answered, who sent it, and
-//! what is done with a body that nobody read.
+//! The steps around every request: it takes one of the limited places, its caller is authenticated,
+//! and the rest of a body that its handler did not read is discarded.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -23,8 +23,8 @@ use super::body::{self, Arrived};
 use super::problem::{self, Problem};
 use super::shared::Shared;
 
-/// What is read of a body that nobody wants, so that its sender reads the answer and the
-/// connection stays usable.
+/// How many bytes of an unread body are read and discarded, so that its sender reads the answer and
+/// the connection stays usable.
 const DRAINED: usize = 64 << 10;
 /// How long the rest of such a body is waited for.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ pub(super) async fn around(
     Ok(answered)
 }
 
-/// Its place among the requests that are answered; health has always one.
+/// The request's place among the limited number that are answered at a time. Health needs none.
 fn admit(request: &ServiceRequest) -> Result<Option<super::shared::InFlight>, Problem> {
     if access::is_open(request.path()) {
         return Ok(None);
@@ -73,12 +73,12 @@ fn admit(request: &ServiceRequest) -> Result<Option<super::shared::InFlight>, Pr
     Ok(Some(in_flight))
 }
 
-/// An error that no handler of ours has made, as a problem.
+/// Converts an error of actix-web itself to a problem document.
 fn as_problem(answered: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let status = answered.status();
     let kind = answered.headers().get(header::CONTENT_TYPE);
     let is_problem = kind.is_some_and(|kind| kind.as_bytes() == problem::MEDIA_TYPE.as_bytes());
-    // Health has its own form, also when it is not ready.
+    // Health has a document of its own, also when the instance is not ready.
     let is_health = access::is_open(answered.request().path());
     if status.as_u16() < 400
         || is_problem
@@ -105,7 +105,7 @@ fn as_problem(answered: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     ServiceResponse::new(request, response)
 }
 
-/// The body of a request, of which a handler reads what it wants and this the rest.
+/// The body of a request. The handler may read it in part; the rest is read and discarded here.
 #[derive(Clone)]
 struct SharedPayload(Rc<RefCell<State>>);
 
@@ -124,7 +124,7 @@ impl SharedPayload {
         shared
     }
 
-    /// Reads the rest, if that is little; whether it has ended.
+    /// Reads the rest, if it is small. Returns whether the body has ended.
     async fn drain(&self) -> bool {
         let read = async {
             let mut drained = 0;
@@ -136,7 +136,7 @@ impl SharedPayload {
                 }
             }
         };
-        // Whoever sends no more is cut off.
+        // A client that sends nothing more is disconnected.
         let ended = timeout(DRAIN_PATIENCE, read).await;
         ended.is_ok() && self.0.borrow().has_ended
     }

@@ -22,7 +22,7 @@ impl<T> Page<T> {
         Self { items, next: None }
     }
 
-    /// A page after which the list goes on behind `next`.
+    /// A page after which the list continues at `next`.
     pub(super) fn new(items: Vec<T>, next: Option<String>) -> Self {
         Self { items, next }
     }
@@ -36,7 +36,7 @@ pub(super) struct Cursors<'a> {
 }
 
 impl<'a> Cursors<'a> {
-    /// Those of the list at `endpoint` with the filter of `query`.
+    /// The cursors of the list at `endpoint` with the filter of `query`.
     pub(super) fn new(endpoint: &'static str, query: &'a Query) -> Self {
         let scope = CursorScope::new(endpoint, query.filter());
         Self { scope, given: query.text("cursor") }

@@ -14,7 +14,7 @@ use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::field_of;
 use crate::operations::Error as OperationError;
 
-/// What every type begins with; the kind follows.
+/// The prefix of every type; the kind follows.
 const TYPE: &str = "urn:infinite-scheduler:problem:";
 
 /// The media type of a problem.
@@ -103,7 +103,7 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", detail).with_fault(fault)
     }
 
-    /// A condition on a part of an app's `jobData` that role read does not see: 403.
+    /// A filter on a part of `jobData` that is hidden from the caller: 403.
     pub(super) fn masked(app: &str, pointer: &str) -> Self {
         let problem = format!(
             "has the pointer {pointer:?}, which role read does not see of app {app}: leave it out, \
@@ -115,13 +115,13 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "masked", detail).with_fault(fault)
     }
 
-    /// What a moment later may work: 503.
+    /// An operation that may succeed a moment later: 503.
     pub(super) fn unavailable(kind: &str, detail: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail);
         problem.with_header(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
-    /// What the program did wrong: 500.
+    /// A bug of this program: 500.
     pub(super) fn internal(error: impl fmt::Display) -> Self {
         tracing::error!(%error, "an answer could not be made: {error}");
         let detail = "the answer could not be made: the log of the instance says why";
@@ -133,7 +133,7 @@ impl Problem {
         self
     }
 
-    /// With a further member.
+    /// Adds a member to the document.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.0.document.more.insert(name.to_owned(), value.into());
         self
@@ -167,6 +167,7 @@ impl From<Refusal> for Problem {
             | ErrorKind::UnsupportedOperation
             | ErrorKind::RefusedByDatabase
             | ErrorKind::AttemptsExhausted
+            | ErrorKind::RefusedByTarget
             | ErrorKind::Expired => StatusCode::UNPROCESSABLE_ENTITY,
         };
         let field = field_of(&refusal);

@@ -1,5 +1,5 @@
-//! The query string, read strictly: what is unknown, repeated, empty or malformed is refused,
-//! since a filter that is ignored is a filter that matches everything.
+//! The query string, read strictly: an unknown, repeated, empty or malformed parameter is refused,
+//! since ignoring a filter would match everything.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,9 @@ use crate::model::time::ScheduledTime;
 /// The parameters of a list's page, which are no part of its filter.
 pub(super) const PAGE: [&str; 2] = ["limit", "cursor"];
 
-/// Items of a page when nothing is said.
+/// The default number of items of a page.
 const DEFAULT_LIMIT: u64 = 100;
-/// Items of a page at most.
+/// The maximum number of items of a page.
 const MAX_LIMIT: u64 = 1000;
 
 /// The parameters of a request.
@@ -145,7 +145,8 @@ fn unknown(name: &str, known: &[&'static str]) -> Problem {
     Problem::bad_parameter(&shown, format!("is not known: {way_out}"))
 }
 
-/// `2030-01-01T08:00:00 02:00` was `+02:00` before it was decoded.
+/// `2030-01-01T08:00:00 02:00` had `+02:00` before decoding, which turns an unescaped plus into a
+/// space.
 fn lost_plus(text: &str) -> bool {
     text.rsplit_once(' ')
         .is_some_and(|(time, offset)| format!("{time}+{offset}").parse::<ScheduledTime>().is_ok())

@@ -1,7 +1,7 @@
-//! Which handler answers which path and method, and what is answered where there is none.
+//! Which handler answers which path and method, and the answer to a request that has no handler.
 //!
-//! Where one path has several methods they are one resource: so another method is known to be
-//! refused (405), and not a path that does not exist (404).
+//! All methods of one path are one resource, so that another method is refused as such (405), and
+//! not as a path that does not exist (404).
 
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -11,8 +11,8 @@ use super::documents::OpenApi;
 use super::endpoint::Endpoint;
 use super::problem::Problem;
 use super::{
-    apps, audit, dead_letters, documents, health, ingest, instances, job_changes, job_lists, jobs,
-    metrics, requests,
+    apps, audit, bulk, dead_letters, documents, health, ingest, instances, job_changes, job_lists,
+    jobs, metrics, requests,
 };
 
 /// Every endpoint.
@@ -26,6 +26,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         dead_letters::endpoints(),
         ingest::endpoints(),
         instances::endpoints(),
+        bulk::endpoints(),
         audit::endpoints(),
         metrics::endpoints(),
         health::endpoints(),
@@ -39,7 +40,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 /// Adds every endpoint to an application.
 pub(super) fn configure(config: &mut web::ServiceConfig) {
     let mut endpoints = endpoints();
-    // A path of its own before one that it could be a parameter of.
+    // A fixed path before a pattern that also matches it.
     endpoints.sort_by_key(|endpoint| (endpoint.path.contains('{'), endpoint.path.clone()));
     let paths: Vec<String> = endpoints.iter().map(|endpoint| endpoint.path.clone()).collect();
     let mut endpoints = endpoints.into_iter().peekable();
@@ -88,7 +89,7 @@ fn other_method(request: &HttpRequest, allow: &str) -> Result<HttpResponse, Prob
     Err(problem.with_header(header::ALLOW, allowed))
 }
 
-/// There is nothing at `path`, but perhaps at one that is written a little otherwise.
+/// The answer for a `path` that does not exist; it names a similar one, if there is one.
 fn nowhere(path: &str, known: &[String]) -> Problem {
     let hint = known.iter().find_map(|known| like(path, known)).filter(|hint| hint != path);
     let detail = match hint {
@@ -98,7 +99,7 @@ fn nowhere(path: &str, known: &[String]) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no-such-path", detail)
 }
 
-/// `path` as `known` has it, if it differs in slashes and letter case alone.
+/// `path` as `known` spells it, if they differ only in slashes and letter case.
 fn like(path: &str, known: &str) -> Option<String> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let known: Vec<&str> = known.split('/').skip(1).collect();

@@ -13,9 +13,9 @@ use crate::health::HealthReport;
 use crate::operations::Operations;
 use crate::service::{Scheduler, StartProgress};
 
-/// Requests that are answered at the same time; more are told to come again.
+/// The maximum number of requests that are answered at the same time; further ones get 503.
 const IN_FLIGHT: usize = 1024;
-/// Bodies of more than 1 MiB that are in memory at the same time.
+/// The maximum number of bodies above 1 MiB that are in memory at the same time.
 const LARGE_BODIES: usize = 4;
 
 /// What all requests share.
@@ -24,7 +24,7 @@ pub(super) struct Shared {
     scheduler: OnceLock<Scheduler>,
     progress: OnceLock<StartProgress>,
     pub(super) tokens: Tokens,
-    /// What role read does not see of the `jobData` of an app.
+    /// The parts of an app's `jobData` that are hidden from the role `read`.
     pub(super) masks: BTreeMap<String, Vec<JsonPointer>>,
     in_flight: Arc<AtomicUsize>,
     large_bodies: Arc<AtomicUsize>,
@@ -51,7 +51,7 @@ impl Shared {
         Self { tokens, masks, ..Self::default() }
     }
 
-    /// That of the server which `request` came to.
+    /// The shared state of the server that received `request`.
     pub(super) fn of(request: &HttpRequest) -> Result<&Arc<Self>, Problem> {
         let shared = request.app_data::<web::Data<Arc<Self>>>().map(web::Data::get_ref);
         shared.ok_or_else(|| Problem::internal("the server has no shared state"))
@@ -59,7 +59,7 @@ impl Shared {
 
     /// Answers for this scheduler from now on; the first one counts.
     pub(super) fn set_scheduler(&self, scheduler: Scheduler) {
-        // A second one would be a mistake of the caller's that harms nobody.
+        // A second call is a harmless mistake of the caller and is ignored.
         self.scheduler.set(scheduler).ok();
     }
 
@@ -72,7 +72,7 @@ impl Shared {
         self.scheduler.get()
     }
 
-    /// The scheduler, if its operations can be asked for.
+    /// The scheduler, if operations can be executed.
     ///
     /// # Errors
     /// 503 before the start has succeeded, after the shutdown began, and while the database does
@@ -91,7 +91,7 @@ impl Shared {
         }
     }
 
-    /// The operations on behalf of `caller`, whom the audit names with `reason`.
+    /// The operations on behalf of `caller`; the audit records its name and `reason`.
     ///
     /// # Errors
     /// As [`running`](Self::running).

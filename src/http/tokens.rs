@@ -16,20 +16,21 @@ use crate::config::{Role, TokenConfig, TokenSource};
 use crate::health::{Problem, ProblemKind};
 use crate::model::clock::{Clock, SystemClock};
 
-/// How often files are read: a new value holds well within the 10 s that are promised.
+/// How often files are read: a new value is used well within the documented 10 s.
 pub(super) const READ_EVERY: Duration = Duration::from_secs(3);
 
-/// A longer file is none of a token.
+/// The maximum size of a token's file, in bytes.
 const MAX_BYTES: u64 = 4096;
 
-/// Of a token only this is kept. It has one length, so that comparing it takes one time.
+/// Only the hash of a token is kept. All hashes have one length, so that a comparison takes the
+/// same time for each.
 type Fingerprint = [u8; 32];
 
 /// All tokens. Without any, everything is allowed to everybody.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(Vec<Entry>);
 
-/// Whoever sent a request.
+/// The sender of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
     /// The name of the token; none without tokens.
@@ -41,7 +42,7 @@ pub(super) struct Caller {
 struct Entry {
     name: String,
     role: Role,
-    /// Where its value comes from, if not from the configuration itself.
+    /// The file of its value, if the configuration does not contain the value.
     file: Option<PathBuf>,
     now: RwLock<Now>,
 }
@@ -49,7 +50,7 @@ struct Entry {
 #[derive(Debug)]
 struct Now {
     fingerprint: Fingerprint,
-    /// Why its file is not what counts, and since when.
+    /// Why the value in its file is not used, and since when.
     trouble: Option<(String, DateTime<Utc>)>,
 }
 
@@ -82,12 +83,12 @@ impl Tokens {
         Some(Caller { name: Some(entry.name.clone()), role: entry.role })
     }
 
-    /// Reads the files again. What cannot be used leaves the last good value.
+    /// Reads the files again. A token whose file cannot be used keeps its last valid value.
     pub(super) fn read_again(&self) {
         self.0.iter().for_each(Entry::read_again);
     }
 
-    /// The files that do not count just now, as problems of the instance.
+    /// The files that cannot be used at the moment, as problems of the instance.
     pub(super) fn problems(&self) -> Vec<Problem> {
         self.0.iter().filter_map(Entry::problem).collect()
     }

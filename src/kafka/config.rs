@@ -4,6 +4,7 @@
 //! configuration that contains one of them is refused. All others are passed through.
 
 mod builder;
+mod error;
 mod memory;
 mod properties;
 
@@ -19,9 +20,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::model::flaw;
 
 pub use builder::KafkaIngestConfigBuilder;
+pub use error::KafkaConfigError;
 pub(crate) use properties::{is_secret, property_flaw};
 
-/// Where requests come from and where dead letters go, and how records are taken.
+/// Where requests are read from, where dead letters and verdicts are published, and how records are
+/// read.
 ///
 /// Its `Debug` form never shows a secret; its `Serialize` form does, so that it can be
 /// deserialized: use [`redacted`](Self::redacted) before printing that.
@@ -46,7 +49,7 @@ pub struct KafkaIngestConfig {
     /// The longest wait for a batch's first record, in milliseconds; a batch that has records
     /// never waits. Default 1000.
     pub poll_timeout_ms: u64,
-    /// Must stay false: offsets follow the database.
+    /// Must stay false: the position of each partition is kept in the database, with the jobs.
     pub enable_auto_commit: bool,
     /// How many times a record is retried after a transient failure. Default 3.
     pub max_retries: u32,
@@ -76,60 +79,6 @@ pub enum OnOffsetLost {
     /// Stop reading the partition until an operator sets its position with `infinite-scheduler
     /// ingest seek`, or the instance restarts with `Earliest`.
     Stop,
-}
-
-/// Invalid Kafka settings. The text begins with the field's name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum KafkaConfigError {
-    /// Commits by librdkafka would lose records.
-    #[error(
-        "enable_auto_commit = true is refused, because offsets are kept in the database with the \
-         jobs and follow it: leave it out"
-    )]
-    AutoCommit,
-    /// A field's value is invalid.
-    #[error("{field} {problem}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// Its value, what is wrong with it, and the way out.
-        problem: String,
-    },
-    /// The value of a property contains a character that cannot be meant.
-    #[error("properties.\"{property}\" {problem}")]
-    PropertyValue {
-        /// The property.
-        property: String,
-        /// What its value contains, and the way out; never the value itself.
-        problem: String,
-    },
-    /// A property that this system sets itself.
-    #[error("properties.\"{property}\" is refused, because {reason}")]
-    OwnedProperty {
-        /// The property.
-        property: String,
-        /// Why this system sets it, and the way out.
-        reason: &'static str,
-    },
-    /// A property that contradicts another setting.
-    #[error("properties.\"{property}\" = {problem}")]
-    Unfit {
-        /// The property.
-        property: String,
-        /// Its value, what it contradicts, and the way out.
-        problem: String,
-    },
-    /// A property that librdkafka refuses.
-    #[error(
-        "properties.\"{property}\" is refused by librdkafka ({problem}): correct it or leave it out"
-    )]
-    Property {
-        /// The property.
-        property: String,
-        /// librdkafka's error.
-        problem: String,
-    },
 }
 
 impl Default for KafkaIngestConfig {
@@ -274,8 +223,8 @@ impl KafkaIngestConfig {
         self.to_client_config_for(partitions)
     }
 
-    /// The same if the ingest topics have this many partitions in all: the prefetch memory is
-    /// divided among them.
+    /// As [`to_client_config`](Self::to_client_config), but for ingest topics that have this many
+    /// partitions in all: the prefetch memory is divided among them.
     pub fn to_client_config_for(&self, partitions: usize) -> ClientConfig {
         let ahead = memory::fetched_ahead(self.memory_bytes(), partitions);
         let owned = [

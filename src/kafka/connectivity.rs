@@ -19,7 +19,7 @@ pub struct BrokerState {
     pub reachable: bool,
     /// What is wrong, as a sentence; `None` if nothing is wrong or nothing is known yet.
     pub trouble: Option<String>,
-    /// The kind of that trouble.
+    /// The kind of problem that `trouble` describes.
     pub kind: Option<TroubleKind>,
 }
 
@@ -92,14 +92,14 @@ impl Connectivity {
         Self { client: Some(client), group: Group::default(), known: Mutex::default() }
     }
 
-    /// The same for a member of the group of `config`.
+    /// The state of a new client that is a member of the group of `config`.
     pub(super) fn of_group(client: &'static str, config: &KafkaIngestConfig) -> Self {
         let instance_id = config.properties.get("group.instance.id").cloned();
         let group = Group { id: config.group_id.clone(), instance_id };
         Self { group, ..Self::new(client) }
     }
 
-    /// The same for a short-lived client, whose caller reports the errors.
+    /// The state of a new client that lives briefly, and whose caller reports the errors.
     pub(super) fn unreported() -> Self {
         Self { client: None, group: Group::default(), known: Mutex::default() }
     }

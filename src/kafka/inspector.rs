@@ -141,7 +141,7 @@ impl ClusterInspector {
         time_ms: i64,
     ) -> Result<Offsets, Error> {
         self.ask(move |client| {
-            // The client takes the times in the place of offsets.
+            // librdkafka expects each time in the field for the offset.
             let times: Vec<_> = partitions.into_iter().map(|one| (one, Offset(time_ms))).collect();
             offsets_in(&client.offsets_for_times(list_of(&times)?, ANSWER_PATIENCE)?)
         })

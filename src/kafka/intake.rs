@@ -22,7 +22,7 @@ use crate::model::ids::Offset;
 
 /// The longest wait for an answer of the broker.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// A partition's fetcher starts within this time after its assignment, or it has ended.
+/// librdkafka starts to fetch a partition within this time after its assignment, or not at all.
 const FETCHER_PATIENCE: Duration = Duration::from_millis(250);
 
 /// A handle on the consumer. Clones share it; when the last one is dropped it leaves the group.

@@ -194,7 +194,8 @@ fn leave(consumer: &Consumer) {
     if rebalancer.is_idle() {
         rebalancer.close();
         consumer.unsubscribe();
-        // The first report after this may have been made before the unsubscribe, so wait for two.
+        // The first statistics that arrive after this may be from before the unsubscribe, so wait
+        // for two.
         let seen = rebalancer.membership().reports;
         let is_member = || {
             let membership = rebalancer.membership();

@@ -45,7 +45,7 @@ impl RecordMemory {
         Some(BatchMemory { units: self.units.clone(), permit, bytes: 0 })
     }
 
-    /// The same without waiting; `None` if the memory is in use.
+    /// Reserves memory for a first record without waiting; `None` if all of it is in use.
     pub(super) fn try_reserve(&self) -> Option<BatchMemory> {
         let permit = self.units.clone().try_acquire_many_owned(self.first()).ok()?;
         Some(BatchMemory { units: self.units.clone(), permit, bytes: 0 })

@@ -81,9 +81,9 @@ fn end_of(message: &str) -> Option<LogEnd> {
 pub struct PartitionQueue {
     queue: Box<dyn Queue>,
     slot: Arc<Slot>,
-    /// The number of this queue among those that were split off the slot.
+    /// The number of this queue among those of the same assignment.
     reader: u64,
-    /// The number of the seek before `held` and `failed` were read.
+    /// The number of seeks when `held` and `failed` were polled: a later seek makes them outdated.
     seek: u64,
     /// A record that was polled, but did not fit into the batch before.
     held: Option<RawRecord>,
@@ -161,7 +161,7 @@ impl PartitionQueue {
     ///
     /// A batch reserves memory that all partitions share: it waits for that, and is smaller when
     /// memory is short. A single record always fits. The memory is released by
-    /// [`finish_batch`](Self::finish_batch)or the next call of this method.
+    /// [`finish_batch`](Self::finish_batch) or the next call of this method.
     ///
     /// The batch is empty if nothing came within `limits.wait`. After a denial it waits longer,
     /// because an empty batch would suggest that reading is allowed again. Cancel safe: no record

@@ -1,4 +1,5 @@
-//! The order of what happens when the group assigns partitions to this member or revokes them.
+//! What is done, and in which order, when the group assigns partitions to this member or revokes
+//! them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -61,6 +61,10 @@ pub enum AuditAction {
     DeleteApp,
     /// An instance was asked to give everything up.
     DrainInstance,
+    /// An action on every job that a filter selects was begun.
+    StartBulk,
+    /// Such an action was stopped.
+    StopBulk,
 }
 
 /// One change, as it is written with it.
@@ -140,7 +144,7 @@ impl AuditSource {
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::ReplayDeadLetter,
         Self::EditDeadLetter,
         Self::DiscardDeadLetter,
@@ -155,6 +159,8 @@ impl AuditAction {
         Self::ResumeApp,
         Self::DeleteApp,
         Self::DrainInstance,
+        Self::StartBulk,
+        Self::StopBulk,
     ];
 
     /// Its name.
@@ -174,6 +180,8 @@ impl AuditAction {
             Self::ResumeApp => "app.resume",
             Self::DeleteApp => "app.delete",
             Self::DrainInstance => "instance.drain",
+            Self::StartBulk => "bulk.start",
+            Self::StopBulk => "bulk.stop",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! it is decided elsewhere.
 
 mod data;
+mod object;
 mod values;
 
 use jiff::tz::TimeZone;

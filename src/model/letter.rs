@@ -42,6 +42,8 @@ pub enum ErrorKind {
     RefusedByDatabase,
     /// The job failed for good: in all its attempts, or by an error that is final.
     AttemptsExhausted,
+    /// The dispatch target refused the job for good.
+    RefusedByTarget,
     /// The job's `expiresTime` had passed before it could fire.
     Expired,
 }
@@ -65,6 +67,7 @@ impl ErrorKind {
             Self::RequestConflict => "request-conflict",
             Self::RefusedByDatabase => "refused-by-database",
             Self::AttemptsExhausted => "attempts-exhausted",
+            Self::RefusedByTarget => "refused-by-target",
             Self::Expired => "expired",
         }
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod app;
 pub mod audit;
+pub(crate) mod bulk;
 pub mod change;
 pub mod clock;
 pub(crate) mod cursor;

@@ -26,6 +26,7 @@ use crate::model::time::ScheduledTime;
 pub use self::answer::{JobAnswer, OperationOutcome, OperationState};
 pub(crate) use self::answer::{WireAnswer, WireOperation};
 pub use self::change::JobOperation;
+pub(super) use self::list::Target;
 pub use self::list::{JobPage, PageRequest};
 pub(crate) use self::listed::WireListedJob;
 pub use self::listed::{JobState, ListedJob};

@@ -22,6 +22,7 @@ mod apps;
 mod pauses;
 mod instances;
 mod audit;
+mod bulk;
 mod tables;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use self::context::Context;
 pub use admission::{JobPreview, Replayed, Submitted};
 pub use apps::{App, AppChange, AppResult, Apps};
 pub use audit::{Audit, AuditItem, AuditList};
+pub use bulk::{Bulk, BulkAction, BulkItem, BulkList, BulkPreview, BulkRequest, BulkStarted};
 pub use connect::OperationsOptions;
 pub use dead_letters::{
     BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterOutcome,
@@ -54,13 +56,14 @@ pub use publish::Publisher;
 pub use tables::Tables;
 
 pub use crate::model::audit::{AuditAction, AuditSource, By, UnknownAction, UnknownSource};
+pub use crate::model::bulk::BulkState;
 pub use crate::model::change::{ChangeResult, Setting};
 pub use crate::model::filter::{
     DataCondition, InvalidFilter, JobFilter, ListState, TopicPartition,
 };
 pub use crate::store::{
-    AuditCursor, AuditFilter, InvalidLetterName, JobCount, LetterCount, LetterCursor, LetterFilter,
-    LetterName, LetterPage, LetterState, LetterSummary, ReplayChain, Totals,
+    AuditCursor, AuditFilter, BulkCursor, InvalidLetterName, JobCount, LetterCount, LetterCursor,
+    LetterFilter, LetterName, LetterPage, LetterState, LetterSummary, ReplayChain, Totals,
 };
 
 /// The operations on one database, in groups.
@@ -126,6 +129,11 @@ impl Operations {
     /// Who changed what, when and why.
     pub fn audit(&self) -> Audit<'_> {
         Audit::new(&self.context)
+    }
+
+    /// Actions on every job that a filter selects.
+    pub fn bulk(&self) -> Bulk<'_> {
+        Bulk::new(&self.context)
     }
 
     /// Closes the connections to the database. References to the groups must not be used

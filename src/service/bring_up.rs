@@ -13,7 +13,7 @@ use super::intake::{start_intake, watch_brokers};
 use super::{Inner, Scheduler, StartProgress};
 use crate::actors::{Instance, RebalanceListener, Supervisor};
 use crate::config::TimeZones;
-use crate::dispatch::{KafkaDispatch, SharedHandler};
+use crate::dispatch::{HttpDispatch, KafkaDispatch, RedisDispatch, SharedHandler};
 use crate::health::{Health, ProblemKind};
 use crate::kafka::{self, KafkaIngestConfig, Producer};
 use crate::model::app::{AppConfig, AppName};
@@ -65,6 +65,7 @@ pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartE
     let Started { instance, supervisor, runtime, database, kafka } =
         is_up.await.map_err(|_| gone())??;
     let running = Arc::new(AtomicBool::new(true));
+    let bulk_work = instance.bulk_work.subscribe();
     let inner = Inner {
         operations: Operations::of_scheduler(
             instance.admission.clone(),
@@ -80,6 +81,7 @@ pub(super) async fn start(builder: SchedulerBuilder) -> Result<Scheduler, StartE
         stop: Mutex::new(Some(stop)),
         thread: Mutex::new(Some(thread)),
     };
+    inner.operations.run_bulks(bulk_work);
     Ok(Scheduler { inner: Arc::new(inner) })
 }
 
@@ -340,8 +342,15 @@ async fn register_apps(
         let handler: SharedHandler = match (target, producer) {
             (Target::Handler(handler), _) => handler.clone(),
             (Target::Topic(topic), Some(producer)) => {
-                let dispatch = KafkaDispatch::new(producer.clone(), topic.clone());
-                Arc::new(dispatch.reporting_to(health.clone()))
+                Arc::new(KafkaDispatch::new(producer.clone(), topic.clone(), health.clone()))
+            }
+            (Target::Http(target), _) => {
+                let opened = HttpDispatch::open(target.clone(), config, health.clone());
+                Arc::new(opened.map_err(StartError::Settings)?)
+            }
+            (Target::Redis(target), _) => {
+                let opened = RedisDispatch::open(target.clone(), config, health.clone());
+                Arc::new(opened.map_err(StartError::Settings)?)
             }
             (Target::Topic(topic), None) => {
                 return Err(StartError::Settings(format!("no Kafka for topic {topic}")));

@@ -12,7 +12,7 @@ use super::StartProgress;
 use crate::actors::Settings;
 use crate::admission::AdmissionRules;
 use crate::config::{Config, Dispatch, TimeZones, check_redis_url};
-use crate::dispatch::{Discard, JobHandler, LogDispatch, SharedHandler};
+use crate::dispatch::{Discard, HttpTarget, JobHandler, LogDispatch, RedisTarget, SharedHandler};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::AppConfig;
 use crate::model::clock::{SharedClock, SystemClock};
@@ -26,6 +26,8 @@ const OUTBOX_SCAN: Duration = Duration::from_secs(30);
 pub(super) enum Target {
     Handler(SharedHandler),
     Topic(String),
+    Http(HttpTarget),
+    Redis(RedisTarget),
 }
 
 impl fmt::Debug for Target {
@@ -33,6 +35,8 @@ impl fmt::Debug for Target {
         match self {
             Self::Handler(handler) => f.debug_tuple("Handler").field(&handler.name()).finish(),
             Self::Topic(topic) => f.debug_tuple("Topic").field(topic).finish(),
+            Self::Http(target) => target.fmt(f),
+            Self::Redis(target) => target.fmt(f),
         }
     }
 }
@@ -107,6 +111,8 @@ impl SchedulerBuilder {
         let settings = Settings::from(config);
         let target = |dispatch: &Dispatch| match dispatch {
             Dispatch::Kafka { topic } => Target::Topic(topic.clone()),
+            Dispatch::Http(target) => Target::Http(target.clone()),
+            Dispatch::Redis(target) => Target::Redis(target.clone()),
             Dispatch::Discard => Target::Handler(Arc::new(Discard)),
             Dispatch::Log => Target::Handler(Arc::new(LogDispatch)),
         };

@@ -354,7 +354,7 @@ fn shards_of(config: &AppConfig) -> i32 {
 }
 
 /// The dispatch targets that this version knows, as an app's row names them.
-const TARGETS: [&str; 3] = ["log", "discard", "kafka"];
+const TARGETS: [&str; 5] = ["log", "discard", "kafka", "http", "redis"];
 
 /// The dispatch target in an app's rules. Without one, the configuration of the instance that
 /// fires its jobs decides.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::steps::Step;
 use super::{Error, Result, Store};
 use crate::model::audit::By;
+use crate::model::bulk::BulkMark;
 use crate::model::change::{Answer, JobChange};
 use crate::model::ids::{JobId, ShardId};
 
@@ -50,6 +51,9 @@ pub struct ChangeRequest {
     pub if_match: Option<String>,
     /// Who asks for it.
     pub by: By,
+    /// The bulk action that it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bulk: Option<BulkMark>,
 }
 
 /// How a request for a change is answered.

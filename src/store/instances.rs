@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, EntityTrait, QueryResult, Statement};
 use super::commands::{
     ChangeCommand, KINDS, LOOK, Look, UnknownCommands, decode_change, decode_ids,
 };
-use super::{Result, ShardRow, Store};
+use super::{Result, ShardRow, Store, bulk};
 use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, Partition, ReaderToken, ShardId};
 use crate::model::pause::{AppPause, Pause};
 use crate::model::process::ProcessIdentity;
@@ -85,6 +85,8 @@ pub struct Observation {
     pub paused_groups: BTreeSet<String>,
     /// The instances that are to own nothing.
     pub draining: BTreeSet<InstanceId>,
+    /// The bulk actions that have not ended, and who carries each out.
+    pub bulks: Vec<(i64, Option<InstanceId>)>,
 }
 
 /// The most commands of one observation.
@@ -150,6 +152,7 @@ impl Store {
             "from scheduler_command where state = 0 \
              and shard in (select id from scheduler_shard where owner = {me})"
         );
+        let unfinished = bulk::unfinished();
         let select = format!(
             "select 'i' as kind, id, beat as a, lease_until_us as b, {now} as c, apps as t, \
              process as p \
@@ -165,6 +168,8 @@ impl Store {
              where paused_ms is not null \
              union all select 'd', id, 0, 0, 0, null, null from scheduler_instance \
              where drain_ms is not null and not dead \
+             union all select 'b', id, runner, 0, 0, null, null from scheduler_bulk \
+             where state in ({unfinished}) \
              union all select 'u', count(*), 0, 0, 0, kind, null {waiting} \
              and kind not in ({kinds}) group by kind \
              union all select * from (select 'c' as kind, id, shard, deadline_ms as b, 0 as c, args, \
@@ -305,6 +310,10 @@ impl Observation {
             }
             "d" => {
                 self.draining.insert(InstanceId(id));
+            }
+            "b" => {
+                let runner: Option<i64> = row.try_get_by_index(2)?;
+                self.bulks.push((id, runner.map(InstanceId)));
             }
             "u" => {
                 let count = u64::try_from(id).unwrap_or_default();

@@ -14,7 +14,7 @@ use super::outbox::{self, OrderingKey};
 use super::shards::IS_FREE;
 use super::steps::{Step, Value, run_mysql, run_postgres, run_sqlite};
 use super::tombstones::TOMBSTONE;
-use super::{AppRules, Driver, Error, Result, ShardFence, Store, audit, history};
+use super::{AppRules, Driver, Error, Result, ShardFence, Store, audit, bulk, history};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, Epoch, JobId, KeyId, ShardId};
 use crate::model::job::{Cancellation, Job};
@@ -80,6 +80,8 @@ pub struct JobWrite {
     pub verdict: Option<Event>,
     /// The command that asked for it, with the answer.
     pub command: Option<(i64, ChangeAnswer)>,
+    /// The bulk action that counts it.
+    pub bulk: Option<i64>,
 }
 
 /// What became of a write.
@@ -213,6 +215,8 @@ impl JobWrite {
                 .into_iter()
                 .chain(verdict)
                 .chain(self.history())
+                // Its row is the same for many changes: the lock on it is taken last.
+                .chain(self.bulk.map(bulk::count))
                 .collect(),
         }
     }

@@ -41,6 +41,7 @@ mod pages;
 mod lists;
 mod columns;
 mod audit;
+mod bulk;
 mod steps;
 
 use std::fmt;
@@ -53,6 +54,7 @@ pub use admit::{
 };
 pub use apps::{AppRow, AppRules, DueJobs};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
+pub use bulk::{BulkCursor, BulkRow, NewBulk, StepEnd};
 pub use commands::{
     ChangeAnswer, ChangeCommand, ChangeRequest, CommandState, Look, Operation, UnknownCommands,
 };

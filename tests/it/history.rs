@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::model::ids::JobId;
 use infinite_scheduler::model::retry::Backoff;
 use infinite_scheduler::operations::{
@@ -70,7 +71,7 @@ async fn expire(world: &World, after_ms: i64) {
     let url = world.database.url().into();
     let options = StoreOptions { url, max_connections: 2, lease: LEASE };
     let store = Store::connect(&options).await.expect("a database");
-    let now_ms = chrono::Utc::now().timestamp_millis();
+    let now_ms = SystemClock.now_ms();
     while store.expire_history(now_ms + after_ms).await.expect("an answer") {}
     store.close().await;
 }

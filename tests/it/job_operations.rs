@@ -2,6 +2,7 @@
 
 mod at_its_moment;
 mod of_others;
+mod receiver;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,8 @@ use crate::support::services::Database;
 use crate::support::wait_until;
 use crate::support::world::World;
 
+use self::receiver::Receiver;
+
 const DEADLINE: Duration = Duration::from_secs(90);
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -34,56 +37,6 @@ fn now() -> DateTime<Utc> {
 
 fn after_ms(ms: i64) -> DateTime<Utc> {
     now() + TimeDelta::milliseconds(ms)
-}
-
-/// One attempt as the receiver saw it.
-#[derive(Clone, Debug)]
-struct Received {
-    request_id: String,
-    at_ms: i64,
-    data: Value,
-}
-
-/// The receiver: it notes every request, holds those whose name begins with `held` until it is
-/// let go, and answers by `fails` in the name.
-#[derive(Clone, Debug)]
-struct Receiver {
-    received: Arc<Mutex<Vec<Received>>>,
-    go: Arc<Semaphore>,
-}
-
-impl Receiver {
-    fn new() -> Self {
-        Self { received: Arc::default(), go: Arc::new(Semaphore::new(0)) }
-    }
-
-    async fn receive(self, context: JobContext, data: Value) -> Result<(), JobError> {
-        let request_id = context.job().request_id.clone();
-        let at_ms = now().timestamp_millis();
-        let received = Received { request_id: request_id.clone(), at_ms, data };
-        self.received.lock().expect("a lock").push(received);
-        if request_id.contains("held") {
-            tokio::select! {
-                permit = self.go.acquire() => permit.expect("open").forget(),
-                () = context.cancelled().cancelled() => {}
-            }
-        }
-        // Some are met while they run.
-        if request_id.ends_with('7') {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        if request_id.contains("fails") { Err(JobError::retry("503")) } else { Ok(()) }
-    }
-
-    fn of(&self, request_id: &str) -> Vec<Received> {
-        let all = self.received.lock().expect("a lock");
-        all.iter().filter(|one| one.request_id == request_id).cloned().collect()
-    }
-
-    async fn await_one(&self, request_id: &str) {
-        wait_until(DEADLINE, "the receiver to be called", async || !self.of(request_id).is_empty())
-            .await;
-    }
 }
 
 fn app() -> AppConfig {

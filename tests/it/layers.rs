@@ -21,6 +21,8 @@ const WATCHED: &[&str] = &[
     "infinite_scheduler_entity",
     "infinite_scheduler_migration",
     "rdkafka",
+    "redis",
+    "reqwest",
     "rusqlite",
     "sea_orm",
     "sea_orm_migration",
@@ -59,12 +61,20 @@ const ROOMS: &[Room] = &[
     Room {
         name: "actors",
         ours: &["model", "health", "recovery", "store", "kafka", "dispatch", "admission"],
-        crates: &["actix", "actix_rt", "tokio"],
+        crates: &["actix", "actix_rt", "redis", "tokio"],
     },
-    Room { name: "dispatch", ours: &["model", "health", "kafka"], crates: &["tokio"] },
+    Room {
+        name: "dispatch",
+        ours: &["model", "health", "kafka"],
+        crates: &["redis", "reqwest", "tokio"],
+    },
     // `config` knows the settings of Kafka and of the log, and hides the passwords of URLs as
     // `store` does.
-    Room { name: "config", ours: &["model", "store", "kafka", "telemetry"], crates: &[] },
+    Room {
+        name: "config",
+        ours: &["model", "store", "kafka", "dispatch", "telemetry"],
+        crates: &["redis"],
+    },
     Room { name: "telemetry", ours: &[], crates: &[] },
     Room {
         name: "operations",

@@ -70,6 +70,9 @@ fn after_failure(instance: &Instance, attempt: &Attempt, error: JobError) -> Out
     app.figures.failed.fetch_add(1, Ordering::Relaxed);
     let why = kept(&error.to_string());
     let most = job.max_attempts.unwrap_or(app.config.max_attempts.get());
+    if matches!(error, JobError::Refused(_)) {
+        return bury(instance, attempt, ErrorKind::RefusedByTarget, why);
+    }
     if matches!(error, JobError::Fail(_)) || failed >= most {
         return bury(instance, attempt, ErrorKind::AttemptsExhausted, why);
     }

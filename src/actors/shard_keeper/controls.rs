@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::super::brokers::KAFKA;
 use super::super::messages::Fire;
 use super::ShardKeeper;
+use crate::model::bulk::BulkWork;
+use crate::model::ids::InstanceId;
 use crate::store::Observation;
 
 /// What leaving the consumer group may take before it is left to itself.
@@ -17,6 +19,7 @@ impl ShardKeeper {
         self.follow_pauses(observed);
         self.follow_ingest_pause(observed);
         self.follow_drain(observed);
+        self.follow_bulks(observed);
     }
 
     fn follow_pauses(&self, observed: &Observation) {
@@ -55,6 +58,29 @@ impl ShardKeeper {
             let what = if is_paused { "paused" } else { "resumed" };
             tracing::info!(group, "the ingest of group {group} is {what}");
         }
+    }
+
+    /// Passes on the bulk actions that we carry out, or nobody who is alive. The first one that
+    /// takes such an action has it.
+    fn follow_bulks(&self, observed: &Observation) {
+        let me = self.instance.me();
+        let is_ours = |runner: Option<InstanceId>| {
+            runner.is_none_or(|runner| {
+                runner == me || observed.instances.iter().all(|one| one.id != runner)
+            })
+        };
+        let ours = observed.bulks.iter().filter(|(_, runner)| is_ours(*runner));
+        let bulks: Vec<i64> = match self.instance.is_drained() {
+            true => Vec::new(),
+            false => ours.map(|(id, _)| *id).collect(),
+        };
+        let work = BulkWork { me, bulks };
+        // Each heartbeat says it again: the last attempt to take one may have failed.
+        self.instance.bulk_work.send_if_modified(|before| {
+            let is_news = !work.bulks.is_empty() || *before != work;
+            *before = work;
+            is_news
+        });
     }
 
     /// A drained instance leaves the consumer group, and does not come back: it stays drained

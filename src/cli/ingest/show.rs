@@ -25,7 +25,7 @@ const COLUMNS: [&str; 12] = [
     "parked",
 ];
 
-/// What the document says besides its list.
+/// The members of the document besides its list.
 #[derive(Serialize)]
 struct Fields<'a> {
     group: &'a str,

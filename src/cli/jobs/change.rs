@@ -174,7 +174,7 @@ async fn carry_out(arguments: Common, operation: JobOperation) -> anyhow::Result
     Ok(code(&answer))
 }
 
-fn time(text: &str) -> Result<ScheduledTime, String> {
+pub(in crate::cli) fn time(text: &str) -> Result<ScheduledTime, String> {
     let is_json = text.parse::<i64>().is_ok() || text.starts_with(['{', '[']);
     let time = if is_json { ScheduledTime::from_json(text) } else { text.parse() };
     time.map_err(|error| error.to_string())

@@ -4,14 +4,11 @@ use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 
+use super::filters::Filters;
+use crate::cli::ConfigFile;
 use crate::cli::output::{self, ListOptions, ListPrinter, TextTable, grouped, report};
 use crate::cli::session::Session;
-use crate::cli::{CannotStart, ConfigFile, cannot_start};
-use crate::config::Config;
-use crate::model::time::ScheduledTime;
-use crate::operations::{
-    DataCondition, JobCount, JobFilter, ListedJob, PageRequest, rfc3339_ms, rfc3339_s,
-};
+use crate::operations::{JobCount, ListedJob, PageRequest, rfc3339_s};
 
 /// The jobs that one query reads.
 const PAGE: usize = 500;
@@ -41,70 +38,6 @@ pub(super) struct Arguments {
     form: ListOptions,
     #[command(flatten)]
     filters: Filters,
-}
-
-/// What the listed jobs have in common.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Which jobs")]
-struct Filters {
-    /// Jobs of this app
-    #[arg(long, value_name = "NAME")]
-    app: Option<String>,
-    /// Jobs in this state: scheduled or due
-    #[arg(long, value_name = "STATE")]
-    state: Option<String>,
-    /// Jobs that are due at this time or later: 2030-01-01T08:00:00Z, or a local time
-    #[arg(long, value_name = "TIME")]
-    from: Option<String>,
-    /// Jobs that are due before this time
-    #[arg(long, value_name = "TIME")]
-    to: Option<String>,
-    /// Jobs of this priority: high, normal or low
-    #[arg(long, value_name = "PRIORITY")]
-    priority: Option<String>,
-    /// The job that this idempotency key refers to
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
-    /// Jobs whose record is in this partition, as in scheduler.jobs.ingest/3
-    #[arg(long, value_name = "TOPIC/N")]
-    partition: Option<String>,
-    /// Jobs whose data has this value at this JSON pointer, as in '/country="BD"' or '/order/id=7';
-    /// may be given several times
-    #[arg(long, value_name = "POINTER=JSON")]
-    data: Vec<String>,
-}
-
-impl Filters {
-    fn read(&self, config: &Config) -> Result<JobFilter, CannotStart> {
-        let Self { app, state, from, to, priority, key, partition, data } = self;
-        let values = [app, state, from, to, priority, key, partition];
-        let pairs = JobFilter::NAMES.into_iter().zip(values);
-        let pairs = pairs.filter_map(|(name, value)| Some((name, value.as_deref()?)));
-        let read = JobFilter::from_pairs(pairs, Some(&config.default_time_zone));
-        let mut filter = read.map_err(|error| cannot_start(format!("--{error}")))?;
-        for condition in data {
-            let (pointer, equals) = condition.split_once('=').ok_or_else(|| {
-                cannot_start(format!(
-                    "--data is {condition:?}: give POINTER=JSON, as in /order/id=7"
-                ))
-            })?;
-            let read = DataCondition::new(pointer, equals);
-            filter.data.push(read.map_err(|error| cannot_start(format!("--{error}")))?);
-        }
-        Ok(filter)
-    }
-
-    /// Says which instants were meant by times without an offset.
-    fn report_local_times(&self, config: &Config, filter: &JobFilter) {
-        let times = [("from", &self.from, filter.from_ms), ("to", &self.to, filter.to_ms)];
-        for (name, text, ms) in times {
-            let (Some(text), Some(ms)) = (text, ms) else { continue };
-            if let Ok(ScheduledTime::Local(local)) = text.parse() {
-                let zone = config.default_time_zone.iana_name().unwrap_or("default_time_zone");
-                report(format_args!("--{name} {local:?}, read in {zone}, is {}", rfc3339_ms(ms)));
-            }
-        }
-    }
 }
 
 pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -143,7 +76,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
-fn counted(JobCount { jobs, has_more }: JobCount) -> String {
+pub(in crate::cli) fn counted(JobCount { jobs, has_more }: JobCount) -> String {
     let number = grouped(jobs as f64);
     match (has_more, jobs) {
         (true, _) => format!("more than {number} jobs"),

@@ -44,7 +44,8 @@ impl TextTable {
         }
     }
 
-    /// The table in at most `width` columns of a terminal, and the names of what has no room.
+    /// The table in at most `width` columns of a terminal, and the names of the columns that were
+    /// left out.
     fn fitted(&self, width: Option<usize>) -> (String, Vec<&'static str>) {
         let mut all = Table::new();
         all.set_header(&self.names).add_rows(&self.rows);

@@ -1,4 +1,4 @@
-//! What programs read: the options `--json` and `--jsonl`, and lists in these two forms.
+//! Output for programs: the options `--json` and `--jsonl`, and lists in these two forms.
 //!
 //! With `--json` a command prints one JSON document on standard output and nothing else. A list is
 //! `{"items": [...], "next": ...}`, also when it is empty; `next` is the cursor of the next page,
@@ -29,7 +29,7 @@ pub(in crate::cli) struct ListOptions {
 }
 
 impl ListOptions {
-    /// What prints the list for a program; `None` if a person reads it.
+    /// The printer of the list for a program; `None` if it is printed for a person.
     pub(in crate::cli) fn printer(self) -> Option<ListPrinter> {
         (self.json || self.jsonl).then_some(ListPrinter { lines: self.jsonl, is_empty: true })
     }

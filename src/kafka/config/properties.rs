@@ -232,8 +232,8 @@ pub(crate) fn is_secret(name: &str) -> bool {
     MARKERS.iter().any(|sign| name.contains(sign))
 }
 
-/// What the value of the property `name` contains that cannot be meant. A certificate or key in
-/// PEM may have line feeds.
+/// The character in the value of the property `name` that can only be a mistake, if there is one. A
+/// certificate or key in PEM may have line feeds.
 pub(crate) fn property_flaw(name: &str, value: &str) -> Option<Flaw> {
     match name {
         _ if name.ends_with(".pem") => None,

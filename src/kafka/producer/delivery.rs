@@ -61,24 +61,24 @@ impl Drop for Client {
 
 type Answer = Result<(), KafkaError>;
 
-/// Why a record was not accepted, by who refused it.
+/// Why a record was not accepted, by the side that refused it.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The client: nothing was sent.
-    Here(KafkaError),
+    AtClient(KafkaError),
     /// The broker, or no broker could be reached.
-    There(KafkaError),
+    AtBroker(KafkaError),
 }
 
 impl Failure {
     pub(super) fn code(&self) -> Option<Code> {
-        let (Self::Here(error) | Self::There(error)) = self;
+        let (Self::AtClient(error) | Self::AtBroker(error)) = self;
         error.rdkafka_error_code()
     }
 
     /// Whether the record may be accepted in a batch of its own.
     pub(super) fn may_be_its_batch(&self) -> bool {
-        matches!(self, Self::There(_)) && self.code().is_some_and(may_be_its_batch)
+        matches!(self, Self::AtBroker(_)) && self.code().is_some_and(may_be_its_batch)
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Receipt(oneshot::Receiver<Answer>);
 
 impl Receipt {
     pub(super) async fn answer(self) -> Result<(), Failure> {
-        self.0.await.unwrap_or(Err(KafkaError::Canceled)).map_err(Failure::There)
+        self.0.await.unwrap_or(Err(KafkaError::Canceled)).map_err(Failure::AtBroker)
     }
 }
 
@@ -116,7 +116,7 @@ pub(super) async fn enqueue(client: &Client, outgoing: &Outgoing) -> Result<Rece
                 record = back;
                 tokio::time::sleep(QUEUE_FULL_PAUSE).await;
             }
-            Err((error, _)) => return Err(Failure::Here(error)),
+            Err((error, _)) => return Err(Failure::AtClient(error)),
         }
     }
 }

@@ -8,11 +8,13 @@ use crate::model::json::Node;
 
 /// What is at `pointer` in the job's data equals a value: the order of keys, white space and forms
 /// of numbers do not count.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct DataCondition {
     pointer: String,
     tokens: Vec<String>,
     equals: Fingerprint,
+    /// The value as it was given, which another process reads again.
+    written: String,
 }
 
 impl DataCondition {
@@ -27,10 +29,11 @@ impl DataCondition {
 
     pub(super) fn read(pointer: &str, equals: &str) -> Result<Self, String> {
         let tokens = tokens(pointer)?;
+        let equals_json = equals.to_owned();
         let equals = Fingerprint::of_json(equals).map_err(|error| {
             format!("has a value for {pointer:?} that is not JSON ({error}): a text needs quotes")
         })?;
-        Ok(Self { pointer: pointer.to_owned(), tokens, equals })
+        Ok(Self { pointer: pointer.to_owned(), tokens, equals, written: equals_json })
     }
 
     /// The pointer as it was given.
@@ -49,10 +52,24 @@ impl DataCondition {
         found.is_some_and(|node| Fingerprint::of_node(node) == self.equals)
     }
 
+    /// The value is written as it was given, so that a number keeps every digit.
+    pub(super) fn to_json(&self) -> String {
+        let pointer = serde_json::Value::from(self.pointer.as_str());
+        format!(r#"{{"pointer":{pointer},"equals":{}}}"#, self.written)
+    }
+
     pub(super) fn canonical(&self) -> String {
         format!("{}={:?}", self.pointer, self.equals)
     }
 }
+
+impl PartialEq for DataCondition {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.pointer, &self.equals) == (&other.pointer, &other.equals)
+    }
+}
+
+impl Eq for DataCondition {}
 
 impl fmt::Debug for DataCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -94,8 +94,8 @@ impl RequestBuilder {
         self
     }
 
-    /// Sets the concurrency key: of the app's jobs with it only so many run at a time as the app
-    /// allows.
+    /// Sets the concurrency key: the app limits how many of its jobs with the same key run at a
+    /// time.
     pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
         self.request.concurrency_key = Some(key.into());
         self
@@ -191,7 +191,7 @@ where
 }
 
 fn checked_data(raw: &RawValue) -> Result<JobData, Refusal> {
-    // Inside the request it is nested one level deeper.
+    // In the request's JSON the data is nested one level deeper than by itself.
     if is_too_deep(&format!("[{}]", raw.get())) {
         let message = format!("jobData is nested more than {} levels deep", MAX_DEPTH - 1);
         return Err(Refusal::new(ErrorKind::InvalidField, message));

@@ -59,7 +59,7 @@ const MAX_REQUEST_ID_CHARS: usize = 128;
 /// The longest `idempotencyKey` and `concurrencyKey`, in Unicode scalar values.
 const MAX_KEY_CHARS: usize = 255;
 
-/// The maximum of a signed column.
+/// The largest values of the columns, which are signed.
 const MAX_ATTEMPTS: u32 = i32::MAX as u32;
 const MAX_TIMEOUT_MS: u64 = i64::MAX as u64;
 const MAX_WINDOW_MS: u64 = i64::MAX as u64;
@@ -88,8 +88,7 @@ pub struct ScheduleJobRequest {
     /// Absent means 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flexible_window_ms: Option<u64>,
-    /// Of the app's jobs with the same key only so many run at a time as the app allows; 1 to 255
-    /// characters.
+    /// The app limits how many of its jobs with the same key run at a time; 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency_key: Option<String>,
     /// The input of the job's handler, byte for byte.
@@ -287,7 +286,7 @@ fn check_year(field: &str, time: Option<ScheduledTime>) -> Result<(), Refusal> {
     }
 }
 
-/// Adds the request id and the app to a refusal if they are valid: others would not fit the
+/// Adds the request id and the app to a refusal if they are valid: invalid ones may not fit the
 /// columns of a dead letter.
 fn with_identity(mut refusal: Refusal, request_id: Option<&str>, app: Option<&str>) -> Refusal {
     let sound_id = |id: &&str| check_name("requestId", Some(*id), MAX_REQUEST_ID_CHARS).is_ok();
@@ -306,7 +305,7 @@ fn invalid(field: &str, value: &str, rule: &str) -> Refusal {
 }
 
 fn quoted(text: &str) -> String {
-    // Quoting only what will be shown, since a value may be as long as a record.
+    // Only the part that will be shown is quoted, since a value may be as long as a record.
     let shown = text.char_indices().nth(100).map_or(text, |(end, _)| &text[..end]);
     format!("{shown:?}")
 }

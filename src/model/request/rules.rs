@@ -97,8 +97,8 @@ fn epoch_ms(field: &str, time: ScheduledTime, zone: &TimeZone) -> Result<i64, Re
     })
 }
 
-/// `time` as text, and for a local one also its instant: a request does not show its producer in
-/// which zone it is interpreted.
+/// `time` as text, and for a local one also its instant: the producer cannot see from the request
+/// in which zone it is interpreted.
 fn shown(time: ScheduledTime, ms: i64, zone: &TimeZone) -> String {
     match (time, DateTime::from_timestamp_millis(ms)) {
         (ScheduledTime::Local(_), Some(instant)) => {

@@ -16,7 +16,7 @@ use crate::model::job::Job;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Withdrawn {
-    /// The job was in memory and is now in flight; the caller must end that.
+    /// The job was in memory and is now in flight until the caller reports its outcome.
     Taken(Arc<Job>),
     /// The job is not in memory; the table may have it. It counts as in flight nevertheless, so
     /// that it is not fired meanwhile; the caller must end that.
@@ -87,8 +87,8 @@ impl Window {
     pub fn adopt_in_flight(&mut self, running: impl IntoIterator<Item = (JobId, ShardId)>) {
         for (id, shard) in running {
             self.unlist(id);
-            // Since before all reads: it is unknown whether another instance owned the shard
-            // meanwhile.
+            // They count as taken before every read: it is unknown whether another instance owned
+            // the shard meanwhile.
             let flight = Flight { shard, since: ReadId::default(), seen_again: false };
             self.places.insert(id, Place::InFlight(flight));
         }

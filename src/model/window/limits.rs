@@ -52,8 +52,8 @@ impl Window {
         }
     }
 
-    /// Evicts from one list until all lists together have `enough` less, or it is down to its
-    /// guaranteed size.
+    /// Evicts from one list until all lists together have shrunk by `enough`, or this one has only
+    /// its guaranteed size.
     fn evict(&mut self, measure: fn(Size) -> usize, enough: usize) -> bool {
         let part = measure(self.guaranteed());
         let above = |list: &List| list.size().jobs > 1 && measure(list.size()) > part;

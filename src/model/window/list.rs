@@ -59,7 +59,7 @@ impl Add for Size {
     }
 }
 
-/// Saturating.
+/// Zero where the difference would be negative.
 impl Sub for Size {
     type Output = Self;
 
@@ -157,7 +157,7 @@ impl List {
         key <= self.mark || self.page.is_some() && below_ceiling
     }
 
-    /// Adds a job that it accepts.
+    /// Adds a job: to `jobs` up to the mark, to `waiting` beyond it.
     pub(super) fn put(&mut self, job: Arc<Job>) {
         let held = if job.key() <= self.mark { &mut self.jobs } else { &mut self.waiting };
         self.size = self.size + Size::of(&job);

@@ -1,5 +1,5 @@
-//! Look-ups: rows that are read by id because their state is unknown. And audits, which compare
-//! memory and table.
+//! Look-ups, which read rows by id because their state is unknown, and audits, which compare memory
+//! and table.
 
 use super::Window;
 use super::outstanding::{ReadId, ReadKind};
@@ -67,7 +67,7 @@ impl Window {
         }
     }
 
-    /// Begins to compare a list with the table; `None` for a shard that is not here.
+    /// Begins to compare a list with the table; `None` for a shard that this instance does not own.
     ///
     /// Must be passed to [`Self::apply_audit`], without rows if they could not be read.
     pub fn audit(&mut self, shard: ShardId, priority: Priority) -> Option<Audit> {

@@ -11,11 +11,11 @@
 //! or will be returned by an outstanding ticket or look-up; no row after the mark is in memory to
 //! be fired.
 //!
-//! What will return rows is an *outstanding read*: a page, a look-up, an audit, or a *ticket*,
+//! An *outstanding read* has yet to return rows. It is a page, a look-up, an audit, or a *ticket*,
 //! which is issued before an admission and returned with the rows that it inserted. Outstanding
-//! reads are numbered. A *tombstone* records that an id's row changed after the read with a
-//! certain number began. Where a row of a read could be an old version or a new one, the window
-//! does not guess: it requests a look-up of the row.
+//! reads are numbered. A *tombstone* records that an id's row changed after the read with a certain
+//! number began. Where a row of a read could be an old version or a new one, the window does not
+//! guess: it requests a look-up of the row.
 
 mod outstanding;
 mod fire;
@@ -71,7 +71,7 @@ pub struct Window {
 #[derive(Debug)]
 struct Shard {
     epoch: Epoch,
-    /// Reads that began before may be of a time in which another instance owned the shard.
+    /// Reads that began before this one may be from a time when another instance owned the shard.
     since: ReadId,
     held: bool,
     lists: [List; Priority::ALL.len()],

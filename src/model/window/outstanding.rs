@@ -41,7 +41,7 @@ pub(super) struct OutstandingReads {
     out: BTreeMap<ReadId, ReadKind>,
     /// By id, the last read that began before the row changed.
     tombstones: IdMap<ReadId>,
-    /// The same in the order in which they were added, which is the order in which they are
+    /// The tombstones in the order in which they were added, which is the order in which they are
     /// removed.
     order: VecDeque<(ReadId, JobId)>,
 }

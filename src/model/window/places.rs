@@ -22,7 +22,8 @@ pub(super) enum Place {
 pub(super) struct Flight {
     /// Its shard.
     pub(super) shard: ShardId,
-    /// The last read that began before: shows whether this instance has owned the shard since.
+    /// The last read that began before the job was taken. It shows whether this instance has owned
+    /// the shard ever since.
     pub(super) since: ReadId,
     /// A read returned its row meanwhile. That may be the old row, or a new one under the same
     /// id, admitted after a delete that was committed but not yet passed to the window.

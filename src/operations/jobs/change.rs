@@ -9,6 +9,7 @@ use super::name::JobName;
 use super::patch::JobPatch;
 use crate::admission::ChangeReply;
 use crate::model::audit::By;
+use crate::model::bulk::BulkMark;
 use crate::model::change::{ChangeResult, JobChange};
 use crate::model::ids::{JobId, KeyId};
 use crate::model::letter::{ErrorKind, Refusal};
@@ -36,18 +37,23 @@ pub struct JobOperation {
     if_match: Option<String>,
     wait: Duration,
     withdraws: bool,
+    mark: Option<BulkMark>,
 }
 
 #[derive(Clone, Debug)]
 enum Change {
-    Cancel { stop: bool },
+    Cancel {
+        stop: bool,
+    },
     Run,
+    /// Its time is moved by so many milliseconds.
+    Shift(i64),
     Edit(Box<JobPatch>),
 }
 
 impl JobOperation {
     fn new(job: impl Into<JobName>, change: Change) -> Self {
-        Self { job: job.into(), change, if_match: None, wait: WAIT, withdraws: false }
+        Self { job: job.into(), change, if_match: None, wait: WAIT, withdraws: false, mark: None }
     }
 
     /// No further attempt at the job starts. One that runs goes on: it may be the good one.
@@ -69,6 +75,17 @@ impl JobOperation {
     /// Fields of the job get other values.
     pub fn edit(job: impl Into<JobName>, patch: JobPatch) -> Self {
         Self::new(job, Change::Edit(Box::new(patch)))
+    }
+
+    /// The job is due so many milliseconds later than it is now.
+    pub(in crate::operations) fn shift(job: impl Into<JobName>, by_ms: i64) -> Self {
+        Self::new(job, Change::Shift(by_ms))
+    }
+
+    /// It is a part of a bulk action, and is withdrawn if it is not answered in time: the job is
+    /// changed only if it still is as it was found.
+    pub(in crate::operations) fn of_bulk(self, mark: BulkMark) -> Self {
+        Self { mark: Some(mark), ..self.or_withdraw() }
     }
 
     /// Of a cancellation: an attempt that runs is asked to stop, through its
@@ -109,7 +126,10 @@ enum Waited {
 }
 
 impl Context {
-    pub(super) async fn operate(&self, operation: JobOperation) -> Result<JobAnswer> {
+    pub(in crate::operations) async fn operate(
+        &self,
+        operation: JobOperation,
+    ) -> Result<JobAnswer> {
         let deadline = Instant::now() + operation.wait;
         let Some(id) = self.job_named(&operation.job).await? else {
             return Ok(JobAnswer::no(ChangeResult::Unknown, None));
@@ -119,13 +139,17 @@ impl Context {
             let Some(located) = self.locate(id).await? else {
                 return self.without_row(id, &operation.job, seen.is_some()).await;
             };
-            let created_ms = *seen.get_or_insert(located.stored.job.created_ms);
+            let created_ms = *seen.get_or_insert(match operation.mark {
+                Some(mark) => mark.created_ms,
+                None => located.stored.job.created_ms,
+            });
             let request = ChangeRequest {
                 job: id,
                 created_ms,
                 change: self.change_of(&operation.change, &located)?,
                 if_match: operation.if_match.clone(),
                 by: self.by_of(&operation.change),
+                bulk: operation.mark,
             };
             let Some(answer) = self.ask(&request, &located, &operation, deadline).await? else {
                 continue;
@@ -205,7 +229,8 @@ impl Context {
                 Ok(Ok(Some(_)) | Err(_)) | Err(_) => {}
             }
             if Instant::now() < deadline {
-                sleep(LOOK).await;
+                // There are many of a bulk action at a time, and nobody waits for each.
+                sleep(if operation.mark.is_some() { LOOK * 8 } else { LOOK }).await;
             } else if !operation.withdraws {
                 return Ok(Waited::NotAnswered(command));
             } else if store
@@ -277,6 +302,16 @@ impl Context {
         match change {
             Change::Cancel { stop } => Ok(JobChange::Cancel { stop: *stop }),
             Change::Run => Ok(JobChange::Run),
+            Change::Shift(by_ms) => {
+                let to_ms = located.stored.job.scheduled_ms.saturating_add(*by_ms);
+                let time = ScheduledTime::from_epoch_ms(to_ms).ok_or_else(|| {
+                    let why =
+                        format!("shiftMs {by_ms}: the new time is outside the years 0 to 9999");
+                    Refusal::new(ErrorKind::InvalidField, why)
+                })?;
+                let patch = JobPatch { scheduled_time: Some(time), ..JobPatch::default() };
+                self.change_of(&Change::Edit(Box::new(patch)), located)
+            }
             Change::Edit(patch) => {
                 if patch.is_empty() {
                     let why = "nothing is to be changed: name at least one field";
@@ -295,7 +330,7 @@ impl Context {
             Change::Edit(patch) if patch.reason.is_some() => {
                 self.by.clone().because(patch.reason.clone().unwrap_or_default())
             }
-            Change::Cancel { .. } | Change::Run | Change::Edit(_) => self.by.clone(),
+            _ => self.by.clone(),
         }
     }
 

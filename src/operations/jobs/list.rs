@@ -94,6 +94,37 @@ impl Jobs<'_> {
     }
 }
 
+/// A job that a bulk action is to treat.
+pub(in crate::operations) type Target = (JobId, i64, u32);
+
+impl Context {
+    /// Checks that `filter` can select jobs.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if its values do not fit each other, or its app was never registered.
+    pub(in crate::operations) async fn check_selection(&self, filter: JobFilter) -> Result<()> {
+        Selection::new(self, filter).await.map(drop)
+    }
+
+    /// The next jobs, at most `limit`, that `filter` selected at `at_ms`, each with the moment of
+    /// its admission and its revision, and the place where the next ones begin. Those that came or
+    /// were moved later are left out, so that what is moved while it is walked through does not
+    /// come again.
+    pub(in crate::operations) async fn jobs_at(
+        &self,
+        filter: JobFilter,
+        at_ms: i64,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<(Vec<Target>, Option<JobPlace>)> {
+        let selection = Selection::new(self, filter).await?;
+        let selection = Selection { now_ms: at_ms, until_ms: Some(at_ms), ..selection };
+        let found = selection.find(self, after, limit).await?;
+        let target = |(job, _): &(Job, Arc<str>)| (job.id, job.created_ms, job.changes.revision);
+        Ok((found.jobs.iter().map(target).collect(), found.next))
+    }
+}
+
 impl PageRequest {
     /// The limit, and the place of the cursor.
     fn read(&self, scope: &CursorScope) -> Result<(usize, Option<JobPlace>)> {
@@ -127,6 +158,8 @@ struct Selection {
     names: HashMap<ShardId, Arc<str>>,
     /// The ledger rows of the filter's partition.
     ledgers: Option<HashSet<LedgerId>>,
+    /// Jobs that were admitted or moved later, epoch milliseconds, are not selected.
+    until_ms: Option<i64>,
 }
 
 /// The jobs of a page.
@@ -163,7 +196,7 @@ impl Selection {
             let name: Arc<str> = app.name.as_str().into();
             names.extend(app.shards.iter().map(|shard| (*shard, name.clone())));
         }
-        Ok(Self { now_ms: context.now_ms(), filter, apps, names, ledgers })
+        Ok(Self { now_ms: context.now_ms(), filter, apps, names, ledgers, until_ms: None })
     }
 
     /// The name of the job's app, if the filter selects the job.
@@ -172,7 +205,10 @@ impl Selection {
         let of_partition = self.ledgers.as_ref().is_none_or(|ledgers| {
             job.origin.as_ref().is_some_and(|origin| ledgers.contains(&origin.ledger))
         });
-        (of_partition && self.filter.matches(job, self.now_ms)).then_some(name)
+        let is_new = self.until_ms.is_some_and(|until_ms| {
+            job.created_ms > until_ms || job.changes.moved_ms.is_some_and(|ms| ms > until_ms)
+        });
+        (of_partition && !is_new && self.filter.matches(job, self.now_ms)).then_some(name)
     }
 
     fn range(&self) -> WalkRange {
@@ -259,7 +295,12 @@ impl Selection {
         let of_store = |error| context.database_error(error);
         let store = context.store();
         let is_scan = self.filter.reads_jobs();
-        let at_once = |found: &Found| if is_scan { SCAN } else { limit - found.jobs.len() };
+        let at_once = |found: &Found| match (is_scan, self.until_ms) {
+            (true, _) => SCAN,
+            // Many that came later may follow.
+            (false, Some(_)) => limit,
+            (false, None) => limit - found.jobs.len(),
+        };
         let mut found = Found { now_ms: self.now_ms, is_scan, ..Found::default() };
         let mut walk = JobWalk::new(&self.range(), after, at_once(&found));
         let (mut bytes, mut last) = (0, after);

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroU64};
 
 use chrono::DateTime;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::model::change::{JobEdit, Setting};
@@ -74,6 +74,20 @@ impl JobPatch {
             max_attempts: setting(wire.max_attempts),
             timeout_ms: setting(wire.timeout_ms),
             reason: wire.reason,
+        })
+    }
+
+    /// The object that [`from_json`](Self::from_json) reads as this patch.
+    pub(in crate::operations) fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(&Written {
+            scheduled_time: self.scheduled_time.map(Some),
+            job_data: self.job_data.as_ref(),
+            priority: self.priority,
+            expires_time: written(self.expires_time),
+            flexible_window_ms: written(self.flexible_window_ms),
+            max_attempts: written(self.max_attempts),
+            timeout_ms: written(self.timeout_ms),
+            reason: self.reason.as_deref(),
         })
     }
 
@@ -156,6 +170,36 @@ struct Wire {
     #[serde(deserialize_with = "present")]
     timeout_ms: Option<Option<NonZeroU64>>,
     reason: Option<String>,
+}
+
+/// What is absent stays as it is, and null is the default again.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduled_time: Option<Option<ScheduledTime>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_data: Option<&'a JobData>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<Priority>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_time: Option<Option<ScheduledTime>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flexible_window_ms: Option<Option<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<Option<NonZeroU32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<Option<NonZeroU64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+fn written<T>(setting: Setting<T>) -> Option<Option<T>> {
+    match setting {
+        Setting::Keep => None,
+        Setting::Default => Some(None),
+        Setting::To(value) => Some(Some(value)),
+    }
 }
 
 /// Distinguishes a `null` from a field that is not there.

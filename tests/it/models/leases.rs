@@ -9,6 +9,7 @@ use stateright::{Model, Property};
 
 mod guards;
 mod steps;
+mod state;
 
 const INSTANCES: usize = 2;
 /// What the implementation does to be right. Each can be taken out.
@@ -241,85 +242,6 @@ const AGAIN: &str = "a job fires again only after its instance was declared dead
 const LATE: &str = "a write of an old epoch changes nothing";
 const UNFIRED: &str = "no job is removed that was not fired";
 const STRANDED: &str = "a live job is in the memory of whoever owns its shard and has read it";
-
-impl Instance {
-    fn write(&mut self, what: What) -> &mut Option<Write> {
-        match what {
-            What::Outcome => &mut self.outcome,
-            What::Admission => &mut self.admission,
-        }
-    }
-
-    fn forget_shard(&mut self) {
-        (self.fence, self.paged, self.in_window) = (None, false, false);
-    }
-
-    fn own(&mut self, fence: Fence) {
-        self.forget_shard();
-        self.fence = Some(fence);
-    }
-
-    /// Reads the job into memory, unless it is in flight.
-    fn look_up(&mut self, job: Job) {
-        let owns = self.fence.is_some() && self.paged;
-        self.in_window |= owns && job == Job::Live && self.flight.is_none();
-    }
-}
-
-impl State {
-    fn is_live(&self, (instance, life): (usize, u8)) -> bool {
-        let row = &self.instances[instance];
-        row.life == life && !row.row_dead
-    }
-
-    /// Whether it can still happen to be declared dead. Who died for good always can.
-    fn may_die(&self, at: usize) -> bool {
-        let Instance { run, row_dead, .. } = self.instances[at];
-        !row_dead && (self.deaths > 0 || self.crashes > 0 || run == Run::Crashed)
-    }
-
-    fn is_free(&self) -> bool {
-        self.owner.is_none_or(|owner| !self.is_live(owner))
-    }
-
-    fn is_owned_as(&self, fence: Fence) -> bool {
-        (self.owner, self.epoch) == (Some((fence.instance, fence.life)), fence.epoch)
-    }
-
-    fn is_locked(&self) -> bool {
-        self.instances
-            .iter()
-            .flat_map(|one| [one.outcome, one.admission])
-            .flatten()
-            .any(|write| write.stage == Stage::Locked)
-    }
-
-    /// The job is gone, and every instance knows it.
-    fn is_over(&self) -> bool {
-        let idle =
-            |one: &Instance| one.run == Run::Crashed || (!one.in_window && one.flight.is_none());
-        self.job == Job::Gone && self.instances.iter().all(idle)
-    }
-
-    fn fence_of(&self, instance: usize) -> Fence {
-        Fence { instance, life: self.instances[instance].life, epoch: self.epoch }
-    }
-
-    fn breaks(&mut self, property: &'static str) {
-        self.broken.get_or_insert(property);
-    }
-
-    fn is_stranded(&self) -> bool {
-        self.job == Job::Live
-            && self.instances.iter().any(|one| {
-                one.fence.is_some_and(|fence| self.is_owned_as(fence))
-                    && one.paged
-                    && !one.in_window
-                    && one.flight.is_none()
-                    && one.admission.is_none()
-            })
-    }
-}
 
 impl Model for Leases {
     type State = State;

@@ -1,0 +1,71 @@
+//! Which jobs are meant by the filters of a command.
+
+use crate::cli::output::report;
+use crate::cli::{CannotStart, cannot_start};
+use crate::config::Config;
+use crate::model::time::ScheduledTime;
+use crate::operations::{DataCondition, JobFilter, rfc3339_ms};
+
+/// What the jobs have in common.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Which jobs")]
+pub(in crate::cli) struct Filters {
+    /// Jobs of this app
+    #[arg(long, value_name = "NAME")]
+    app: Option<String>,
+    /// Jobs in this state: scheduled or due
+    #[arg(long, value_name = "STATE")]
+    state: Option<String>,
+    /// Jobs that are due at this time or later: 2030-01-01T08:00:00Z, or a local time
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Jobs that are due before this time
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Jobs of this priority: high, normal or low
+    #[arg(long, value_name = "PRIORITY")]
+    priority: Option<String>,
+    /// The job that this idempotency key refers to
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Jobs whose record is in this partition, as in scheduler.jobs.ingest/3
+    #[arg(long, value_name = "TOPIC/N")]
+    partition: Option<String>,
+    /// Jobs whose data has this value at this JSON pointer, as in '/country="BD"' or '/order/id=7';
+    /// may be given several times
+    #[arg(long, value_name = "POINTER=JSON")]
+    data: Vec<String>,
+}
+
+impl Filters {
+    pub(in crate::cli) fn read(&self, config: &Config) -> Result<JobFilter, CannotStart> {
+        let Self { app, state, from, to, priority, key, partition, data } = self;
+        let values = [app, state, from, to, priority, key, partition];
+        let pairs = JobFilter::NAMES.into_iter().zip(values);
+        let pairs = pairs.filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        let read = JobFilter::from_pairs(pairs, Some(&config.default_time_zone));
+        let mut filter = read.map_err(|error| cannot_start(format!("--{error}")))?;
+        for condition in data {
+            let (pointer, equals) = condition.split_once('=').ok_or_else(|| {
+                cannot_start(format!(
+                    "--data is {condition:?}: give POINTER=JSON, as in /order/id=7"
+                ))
+            })?;
+            let read = DataCondition::new(pointer, equals);
+            filter.data.push(read.map_err(|error| cannot_start(format!("--{error}")))?);
+        }
+        Ok(filter)
+    }
+
+    /// Says which instants were meant by times without an offset.
+    pub(in crate::cli) fn report_local_times(&self, config: &Config, filter: &JobFilter) {
+        let times = [("from", &self.from, filter.from_ms), ("to", &self.to, filter.to_ms)];
+        for (name, text, ms) in times {
+            let (Some(text), Some(ms)) = (text, ms) else { continue };
+            if let Ok(ScheduledTime::Local(local)) = text.parse() {
+                let zone = config.default_time_zone.iana_name().unwrap_or("default_time_zone");
+                report(format_args!("--{name} {local:?}, read in {zone}, is {}", rfc3339_ms(ms)));
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What a bulk action does to each job.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::model::letter::{ErrorKind, Refusal};
+use crate::model::time::ScheduledTime;
+use crate::operations::{Error, JobName, JobOperation, JobPatch, Result};
+
+/// What a bulk action does to each job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BulkAction {
+    /// No further attempt at it starts.
+    Cancel,
+    /// It is due at this time.
+    Reschedule(ScheduledTime),
+    /// It is due so many milliseconds later; a negative number is earlier.
+    Shift(i64),
+    /// It is due now.
+    Run,
+    /// Fields of it get other values.
+    Edit(Box<JobPatch>),
+}
+
+/// The particulars as they are kept.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Args {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduled_time: Option<ScheduledTime>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shift_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<Box<RawValue>>,
+}
+
+impl BulkAction {
+    /// `cancel`, `reschedule`, `run` or `edit`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Reschedule(_) | Self::Shift(_) => "reschedule",
+            Self::Run => "run",
+            Self::Edit(_) => "edit",
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let refused = |why: &str| Err(Refusal::new(ErrorKind::MissingField, why).into());
+        match self {
+            Self::Edit(patch) if patch.is_empty() => {
+                refused("set changes nothing: name at least one field")
+            }
+            Self::Shift(0) => refused("shiftMs is 0, which moves nothing: give milliseconds"),
+            _ => Ok(()),
+        }
+    }
+
+    /// The particulars as a JSON object.
+    pub(super) fn args(&self) -> Result<String> {
+        let unwritable = |error| Error::Invalid(format!("the action cannot be written: {error}"));
+        let args = match self {
+            Self::Cancel | Self::Run => Args::default(),
+            Self::Reschedule(time) => Args { scheduled_time: Some(*time), ..Args::default() },
+            Self::Shift(ms) => Args { shift_ms: Some(*ms), ..Args::default() },
+            Self::Edit(patch) => {
+                let set = patch.to_json().and_then(RawValue::from_string).map_err(unwritable)?;
+                Args { set: Some(set), ..Args::default() }
+            }
+        };
+        serde_json::to_string(&args).map_err(unwritable)
+    }
+
+    /// The action of that name and particulars; `None` if it is one of a newer version.
+    pub(super) fn read(name: &str, args: &str) -> Option<Self> {
+        let args: Args = serde_json::from_str(args).ok()?;
+        match (name, args) {
+            ("cancel", _) => Some(Self::Cancel),
+            ("run", _) => Some(Self::Run),
+            ("reschedule", Args { scheduled_time: Some(time), .. }) => Some(Self::Reschedule(time)),
+            ("reschedule", Args { shift_ms: Some(ms), .. }) => Some(Self::Shift(ms)),
+            ("edit", Args { set: Some(set), .. }) => {
+                Some(Self::Edit(Box::new(JobPatch::from_json(set.get()).ok()?)))
+            }
+            _ => None,
+        }
+    }
+
+    /// It as an operation on one job.
+    pub(super) fn on(&self, job: impl Into<JobName>) -> JobOperation {
+        match self {
+            Self::Cancel => JobOperation::cancel(job),
+            Self::Reschedule(time) => JobOperation::reschedule(job, *time),
+            Self::Shift(ms) => JobOperation::shift(job, *ms),
+            Self::Run => JobOperation::run(job),
+            Self::Edit(patch) => JobOperation::edit(job, JobPatch::clone(patch)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_is_read_as_it_was_written() {
+        let set = r#"{"priority":"low","expiresTime":null,"jobData":{"a":1.0}}"#;
+        let time = ScheduledTime::from_epoch_ms(1_900_000_000_000).unwrap();
+        for action in [
+            BulkAction::Cancel,
+            BulkAction::Run,
+            BulkAction::Reschedule(time),
+            BulkAction::Shift(-5),
+            BulkAction::Edit(Box::new(JobPatch::from_json(set).unwrap())),
+        ] {
+            let args = action.args().unwrap();
+            assert_eq!(BulkAction::read(action.name(), &args), Some(action), "{args}");
+        }
+        assert_eq!(BulkAction::read("undo", "{}"), None);
+    }
+}

@@ -1,0 +1,281 @@
+//! Bulk actions: each job that matched is treated once, and the numbers say so.
+
+use std::num::NonZeroU32;
+use std::time::{Duration, SystemTime};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use infinite_scheduler::http::{Server, ServerOptions};
+use infinite_scheduler::operations::{
+    BulkAction, BulkItem, BulkRequest, BulkState, JobFilter, JobPatch, Operations,
+};
+use infinite_scheduler::{AppConfig, Discard, OperationError, ScheduleJobRequest, Scheduler};
+use serde_json::{Value, json};
+
+use crate::support::process::Instance;
+use crate::support::services::{Database, TestDatabase};
+use crate::support::wait_until;
+use crate::support::world::{LEASE, World};
+
+const DEADLINE: Duration = Duration::from_secs(90);
+
+macro_rules! on_each_database {
+    ($($test:ident)+) => {$(
+        mod $test {
+            use super::*;
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn on_sqlite() {
+                super::$test(Database::Sqlite.fresh().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn on_mariadb() {
+                super::$test(Database::MariaDb.fresh().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn on_mysql() {
+                super::$test(Database::MySql.fresh().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn on_postgres() {
+                super::$test(Database::Postgres.fresh().await).await;
+            }
+        }
+    )+};
+}
+
+on_each_database! {
+    a_cancellation_ends_though_a_producer_goes_on_and_spares_what_came_later
+    each_job_moves_once_though_its_new_time_matches_again
+    it_stops_within_two_heartbeats
+}
+
+async fn start(database: &TestDatabase) -> Scheduler {
+    let builder = Scheduler::builder().database_url(database.url()).lease(LEASE);
+    let builder = builder
+        .register_app(AppConfig::new("sms"), Discard)
+        .register_app(AppConfig::new("sipcall"), Discard);
+    builder.start().await.expect("a start")
+}
+
+fn requests(app: &str, name: &str, count: usize) -> Vec<ScheduleJobRequest> {
+    let at = DateTime::<Utc>::from(SystemTime::now()) + TimeDelta::hours(3);
+    let request = |n| {
+        let request = ScheduleJobRequest::builder(app).request_id(format!("{name}-{n}"));
+        request.at(at + TimeDelta::seconds(n as i64)).job_data(&json!({})).build()
+    };
+    (0..count).map(|n| request(n).expect("a request")).collect()
+}
+
+async fn submit(scheduler: &Scheduler, app: &str, name: &str, count: usize) {
+    for submitted in scheduler.schedule_all(requests(app, name, count)).await {
+        submitted.expect("a job");
+    }
+}
+
+fn of_app(app: &str) -> JobFilter {
+    JobFilter::from_pairs([("app", app)], None).expect("a filter")
+}
+
+async fn until_ended(operations: &Operations, id: i64) -> BulkItem {
+    wait_until(DEADLINE, "the end of the bulk action", async || {
+        operations.bulk().show(id).await.is_ok_and(|item| item.state.is_ended())
+    })
+    .await;
+    operations.bulk().show(id).await.expect("a bulk action")
+}
+
+async fn live(database: &TestDatabase, name: &str) -> i64 {
+    let sql = format!(
+        "select count(*) from scheduler_job where priority < 3 and request_id like '{name}-%'"
+    );
+    database.count(&sql).await
+}
+
+fn counts(item: &BulkItem) -> [u64; 4] {
+    [item.matched, item.done, item.failed, item.skipped]
+}
+
+async fn a_cancellation_ends_though_a_producer_goes_on_and_spares_what_came_later(
+    database: TestDatabase,
+) {
+    let scheduler = start(&database).await;
+    submit(&scheduler, "sms", "early", 1000).await;
+    submit(&scheduler, "sipcall", "other", 3).await;
+    let asked = || BulkRequest::new(BulkAction::Cancel, of_app("sms"));
+    let preview = scheduler.bulk().preview(&asked()).await.expect("a preview");
+    assert_eq!((preview.matching.jobs, preview.samples.len()), (1000, 10));
+    assert_eq!(live(&database, "early").await, 1000, "a preview changes nothing");
+
+    let keyed = || asked().idempotency_key(Some("once".into()));
+    let started = scheduler.bulk().start(keyed()).await.expect("a start").bulk;
+    let again = scheduler.bulk().start(keyed()).await.expect("a start").bulk;
+    assert_eq!(again.id, started.id);
+    for n in 0..10 {
+        submit(&scheduler, "sms", &format!("late-{n}"), 10).await;
+    }
+    let operations = scheduler.by(infinite_scheduler::operations::By::program());
+    let ended = until_ended(&operations, started.id).await;
+    assert_eq!(ended.state, BulkState::Finished);
+    assert_eq!(counts(&ended), [1000, 1000, 0, 0]);
+    assert_eq!(live(&database, "early").await, 0);
+    assert_eq!((live(&database, "late").await, live(&database, "other").await), (100, 3));
+    let audited =
+        "select count(*) from scheduler_audit where action in ('bulk.start', 'job.cancel')";
+    assert_eq!(database.count(audited).await, 1);
+    scheduler.shutdown(DEADLINE).await;
+}
+
+async fn each_job_moves_once_though_its_new_time_matches_again(database: TestDatabase) {
+    let scheduler = start(&database).await;
+    submit(&scheduler, "sms", "moved", 300).await;
+    let operations = scheduler.by(infinite_scheduler::operations::By::new("ann"));
+    let times = "select cast(sum(scheduled_ms / 1000) as bigint) from scheduler_job";
+    let times = match database.backend() {
+        Database::MariaDb | Database::MySql => times.replace("bigint", "signed"),
+        _ => times.to_owned(),
+    };
+    let before = database.count(&times).await;
+    let shift = BulkRequest::new(BulkAction::Shift(3_600_000), of_app("sms"));
+    let started = operations.bulk().start(shift).await.expect("a start").bulk;
+    let ended = until_ended(&operations, started.id).await;
+    assert_eq!(counts(&ended), [300, 300, 0, 0]);
+    let moved = database.count(&times).await - before - 300 * 3600;
+    assert!(moved.abs() <= 1, "{moved}");
+
+    let patch = JobPatch::from_json(r#"{"priority":"low"}"#).expect("a patch");
+    let edit = BulkRequest::new(BulkAction::Edit(Box::new(patch)), of_app("sms"));
+    let started = operations.bulk().start(edit).await.expect("a start").bulk;
+    assert_eq!(counts(&until_ended(&operations, started.id).await), [300, 300, 0, 0]);
+    let low = "select count(*) from scheduler_job where priority = 2 and revision = 2";
+    assert_eq!(database.count(low).await, 300);
+
+    let run = BulkRequest::new(BulkAction::Run, JobFilter::default()).all(true);
+    let started = operations.bulk().start(run).await.expect("a start").bulk;
+    assert_eq!(counts(&until_ended(&operations, started.id).await), [300, 300, 0, 0]);
+    wait_until(DEADLINE, "the jobs to fire", async || live(&database, "moved").await == 0).await;
+    scheduler.shutdown(DEADLINE).await;
+}
+
+async fn it_stops_within_two_heartbeats(database: TestDatabase) {
+    let scheduler = start(&database).await;
+    submit(&scheduler, "sms", "many", 400).await;
+    let operations = scheduler.by(infinite_scheduler::operations::By::new("ann").because("slowly"));
+    let slow = BulkRequest::new(BulkAction::Cancel, of_app("sms")).rate(NonZeroU32::new(40));
+    let id = operations.bulk().start(slow).await.expect("a start").bulk.id;
+    wait_until(DEADLINE, "its beginning", async || {
+        operations.bulk().show(id).await.is_ok_and(|item| item.done > 0)
+    })
+    .await;
+    let stopping = operations.bulk().stop(id).await.expect("an answer");
+    assert_eq!(stopping.state, BulkState::Stopping);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let stopped = operations.bulk().show(id).await.expect("a bulk action");
+    assert_eq!(stopped.state, BulkState::Stopped);
+    assert_eq!(stopped.matched, stopped.done + stopped.failed + stopped.skipped);
+    assert!(stopped.done < 300, "{stopped:?}");
+    assert_eq!(live(&database, "many").await, 400 - stopped.done as i64);
+    assert_eq!((stopped.who.as_str(), stopped.reason.as_deref()), ("ann", Some("slowly")));
+    let again = operations.bulk().stop(id).await.expect("an answer");
+    assert_eq!(again.state, BulkState::Stopped);
+    assert!(matches!(operations.bulk().stop(1).await, Err(OperationError::NotFound(_))));
+    scheduler.shutdown(DEADLINE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_instance_goes_on_where_one_was_killed() {
+    for backend in Database::SERVERS {
+        let world = World::new(backend, 1).await;
+        let mut first = Instance::start(&world.config()).await;
+        let operations = world.operations().await;
+        for submitted in operations.jobs().schedule_all(requests("sms", "left", 600)).await {
+            submitted.expect("a job");
+        }
+        let cancel = BulkRequest::new(BulkAction::Cancel, of_app("sms")).rate(NonZeroU32::new(150));
+        let id = operations.bulk().start(cancel).await.expect("a start").bulk.id;
+        wait_until(DEADLINE, "its beginning", async || {
+            operations.bulk().show(id).await.is_ok_and(|item| item.done > 80)
+        })
+        .await;
+        let mut second = Instance::start(&world.config()).await;
+        first.kill();
+        let ended = until_ended(&operations, id).await;
+        assert_eq!(counts(&ended), [600, 600, 0, 0], "{backend:?}");
+        assert_eq!(live(&world.database, "left").await, 0, "{backend:?}");
+        operations.close().await;
+        second.terminate(DEADLINE).await;
+    }
+}
+
+/// Case O9.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_with_a_typo_or_an_empty_one_is_not_everything() {
+    let database = Database::Sqlite.fresh().await;
+    let scheduler = start(&database).await;
+    submit(&scheduler, "sms", "a", 3).await;
+    submit(&scheduler, "sipcall", "b", 3).await;
+    let server = Server::start(ServerOptions::new(([127, 0, 0, 1], 0))).expect("a server");
+    server.show(scheduler.clone());
+    let url = format!("http://{}/api/bulk", server.address());
+    let client = reqwest::Client::new();
+    let post = async |body: Value| {
+        let sent = client.post(&url).json(&body).send().await.expect("an answer");
+        (sent.status().as_u16(), sent.json::<Value>().await.expect("JSON"))
+    };
+    for (members, said) in [
+        (json!({ "filter": { "apps": "sms" } }), "did you mean app?"),
+        (json!({ "filter": {} }), "all are meant"),
+        (json!({}), "all are meant"),
+        (json!({ "filter": { "app": "" } }), "/filter/app is empty"),
+        (json!({ "filter": { "app": null } }), "/filter/app must be a text"),
+        (json!({ "filter": { "app": "smss" } }), "did you mean sms?"),
+        (json!({ "filter": { "state": "scheduld" } }), "did you mean scheduled?"),
+        (json!({ "filter": { "errorKind": "expird" } }), "/filter/errorKind"),
+        (json!({ "filter": { "data": [] } }), "no condition"),
+        (json!({ "filter": { "data": [{ "pointer": "/a" }] } }), "equals is missing"),
+        (
+            json!({ "filter": { "from": "2031-01-01T00:00:00Z", "to": "2030-01-01T00:00:00Z" } }),
+            "must be before to",
+        ),
+        (json!({ "filter": { "app": "sms" }, "dryrun": true }), "did you mean dryRun?"),
+        (json!({ "filter": { "app": "sms" }, "action": "cancle" }), "did you mean cancel?"),
+        (json!({ "filter": { "app": "sms" }, "shiftMs": 5 }), "for the action reschedule"),
+        (json!({ "filter": { "app": "sms" }, "action": "reschedule" }), "give either"),
+        (json!({ "filter": { "app": "sms" }, "ratePerSecond": 0 }), "/ratePerSecond"),
+    ] {
+        let mut body = json!({ "action": "cancel", "reason": "x" });
+        let object = body.as_object_mut().expect("an object");
+        object.extend(members.as_object().expect("an object").clone());
+        let (status, problem) = post(body.clone()).await;
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert_eq!(status, 422, "{body}: {problem}");
+        assert!(detail.contains(said), "{body}: {detail}");
+    }
+    assert_eq!(database.count("select count(*) from scheduler_bulk").await, 0);
+    assert_eq!(live(&database, "a").await + live(&database, "b").await, 6);
+
+    let (status, preview) =
+        post(json!({ "action": "cancel", "filter": { "app": "sms" }, "dryRun": true })).await;
+    assert_eq!((status, &preview["matched"], &preview["hasMore"]), (200, &json!(3), &json!(false)));
+    assert_eq!(preview["samples"].as_array().map(Vec::len), Some(3));
+    assert_eq!(database.count("select count(*) from scheduler_bulk").await, 0);
+
+    let (status, started) =
+        post(json!({ "action": "cancel", "filter": { "app": "sms" }, "reason": "x" })).await;
+    assert_eq!((status, &started["waitsForInstance"]), (202, &json!(false)), "{started}");
+    let one = format!("{url}/{}", started["id"]);
+    let get = async |url: &str| -> Value {
+        client.get(url).send().await.expect("an answer").json().await.expect("JSON")
+    };
+    wait_until(DEADLINE, "its end", async || get(&one).await["state"] == "finished").await;
+    let ended = get(&one).await;
+    assert_eq!((&ended["done"], &ended["filter"]), (&json!(3), &json!({ "app": "sms" })));
+    let stopped = client.post(format!("{one}/stop")).send().await.expect("an answer");
+    assert_eq!(stopped.status(), 200);
+    assert_eq!(get(&url).await["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!((live(&database, "a").await, live(&database, "b").await), (0, 3));
+    scheduler.shutdown(DEADLINE).await;
+    server.stop().await;
+}
