@@ -13,5 +13,6 @@ pub mod ingest_group;
 pub mod ingest_offset;
 pub mod instance;
 pub mod job;
+pub mod job_history;
 pub mod outbox;
 pub mod shard;

@@ -1,6 +1,6 @@
-//! The first schema: apps and their shards, instances, live jobs, idempotency keys, the
-//! ingest ledger, dead letters with their outbox, commands to the owners of shards, the
-//! audit, and bulk actions.
+//! The first schema: apps and their shards, instances, live jobs and the history of ended ones,
+//! idempotency keys, the ingest ledger, dead letters with their outbox, commands to the owners of
+//! shards, the audit, and bulk actions.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager};
 use sea_orm_migration::sea_orm::DatabaseBackend;
@@ -11,7 +11,7 @@ use crate::dialect;
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
 
-const TABLES: [(&str, &str); 12] = [
+const TABLES: [(&str, &str); 13] = [
     (
         "scheduler_app",
         "create table if not exists scheduler_app (
@@ -88,6 +88,35 @@ const TABLES: [(&str, &str); 12] = [
             cancelled_ms bigint,
             cancelled_by {name}(255),
             primary key {job_key}
+        ) {rowid} {tail}",
+    ),
+    // One row for each attempt that counts, and for a job that was cancelled before one. What is
+    // written twice has the same job, admission, attempt and state.
+    (
+        "scheduler_job_history",
+        "create table if not exists scheduler_job_history (
+            id {uuid} not null,
+            created_ms bigint not null,
+            attempt integer not null,
+            state smallint not null,
+            app integer not null,
+            request_id {name}(128) not null,
+            scheduled_ms bigint not null,
+            due_ms bigint not null,
+            started_ms bigint,
+            ended_ms bigint not null,
+            lateness_ms bigint,
+            kind {name}(40),
+            error {text},
+            instance {name}(255),
+            cancelled_by {name}(255),
+            priority smallint not null,
+            max_attempts integer,
+            timeout_ms bigint,
+            data {text},
+            ledger integer,
+            source_offset bigint,
+            primary key {history_key}
         ) {rowid} {tail}",
     ),
     (
@@ -248,12 +277,18 @@ const INDEXES: [(&str, &str, &str); 9] = [
 struct Layout {
     job_key: &'static str,
     key_key: &'static str,
+    history_key: &'static str,
     /// Table, kind, name and columns of further indexes.
     indexes: &'static [(&'static str, &'static str, &'static str, &'static str)],
 }
 
 const FIRING_ORDER: &str = "(shard, priority, due_ms, id)";
+const ATTEMPT: &str = "(id, created_ms, attempt, state)";
+/// New rows are added at the end of an app, and expired ones are at its start.
+const ENDING_ORDER: &str = "(app, ended_ms, id, created_ms, attempt, state)";
 const JOB_BY_ID: (&str, &str, &str, &str) = (JOB, "unique index", "scheduler_job_by_id", "(id)");
+const HISTORY_BY_ATTEMPT: (&str, &str, &str, &str) =
+    (HISTORY, "unique index", "scheduler_job_history_by_attempt", ATTEMPT);
 
 /// PostgreSQL stores rows in no order. The index of the firing order contains the id as bytes,
 /// which sort as it does: an index with the id itself would be used to find rows by id, by a full
@@ -261,12 +296,11 @@ const JOB_BY_ID: (&str, &str, &str, &str) = (JOB, "unique index", "scheduler_job
 const HEAP: Layout = Layout {
     job_key: "(id)",
     key_key: "(id)",
-    indexes: &[(
-        JOB,
-        "index",
-        "scheduler_job_in_firing_order",
-        "(shard, priority, due_ms, uuid_send(id))",
-    )],
+    history_key: ATTEMPT,
+    indexes: &[
+        (JOB, "index", "scheduler_job_in_firing_order", "(shard, priority, due_ms, uuid_send(id))"),
+        (HISTORY, "index", "scheduler_job_history_in_ending_order", "(app, ended_ms)"),
+    ],
 };
 
 /// Keys in the order of the ends of their windows: new ones are added at the end of the table,
@@ -274,14 +308,25 @@ const HEAP: Layout = Layout {
 const CLUSTERED: Layout = Layout {
     job_key: FIRING_ORDER,
     key_key: "(expires_ms, id)",
-    indexes: &[JOB_BY_ID, (KEY, "unique index", "scheduler_idempotency_key_by_id", "(id)")],
+    history_key: ENDING_ORDER,
+    indexes: &[
+        JOB_BY_ID,
+        HISTORY_BY_ATTEMPT,
+        (KEY, "unique index", "scheduler_idempotency_key_by_id", "(id)"),
+    ],
 };
 
 /// SQLite has one writer, for which an entry in a second tree per key costs more than it saves.
-const FILE: Layout = Layout { job_key: FIRING_ORDER, key_key: "(id)", indexes: &[JOB_BY_ID] };
+const FILE: Layout = Layout {
+    job_key: FIRING_ORDER,
+    key_key: "(id)",
+    history_key: ENDING_ORDER,
+    indexes: &[JOB_BY_ID, HISTORY_BY_ATTEMPT],
+};
 
 const KEY: &str = "scheduler_idempotency_key";
 const JOB: &str = "scheduler_job";
+const HISTORY: &str = "scheduler_job_history";
 
 impl Migration {
     /// The tables that this step creates.
@@ -300,7 +345,8 @@ impl MigrationTrait for Migration {
         };
         for (_, table) in TABLES {
             let table = table.replace("{job_key}", layout.job_key);
-            dialect::run(manager, &[&table.replace("{key_key}", layout.key_key)]).await?;
+            let table = table.replace("{key_key}", layout.key_key);
+            dialect::run(manager, &[&table.replace("{history_key}", layout.history_key)]).await?;
         }
         let common = INDEXES.map(|(table, name, columns)| (table, "index", name, columns));
         for (table, kind, name, columns) in common.iter().chain(layout.indexes) {

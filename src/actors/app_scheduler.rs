@@ -159,6 +159,7 @@ impl AppScheduler {
             cancellation: None,
             is_marking: false,
             ended: None,
+            ended_ms: 0,
             outcome: None,
         })
     }

@@ -28,7 +28,8 @@ struct EndReport {
 impl Drop for EndReport {
     fn drop(&mut self) {
         let how = self.how.take().unwrap_or(Ended::Panicked);
-        if self.instance.in_flight.end(self.attempt.job.id, how) {
+        let now_ms = self.instance.now_ms();
+        if self.instance.in_flight.end(self.attempt.job.id, how, now_ms) {
             self.instance.registry.notify(CollectEnded);
         }
     }

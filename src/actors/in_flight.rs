@@ -55,6 +55,8 @@ pub(super) struct Attempt {
     pub(super) is_marking: bool,
     /// How it ended, once it has ended.
     pub(super) ended: Option<Arc<Ended>>,
+    /// When that was, epoch milliseconds.
+    pub(super) ended_ms: i64,
     /// The outcome that follows from its end, kept if computing it again could yield another one.
     pub(super) outcome: Option<Outcome>,
 }
@@ -118,11 +120,12 @@ impl InFlight {
             .collect()
     }
 
-    /// Records the end of an attempt. Returns true if it is the first since the last collection.
-    pub(super) fn end(&self, id: JobId, how: Ended) -> bool {
+    /// Records the end of an attempt at `now_ms`. Returns true if it is the first since the last collection.
+    pub(super) fn end(&self, id: JobId, how: Ended, now_ms: i64) -> bool {
         let mut table = self.table();
         let Some(attempt) = table.attempts.get_mut(&id) else { return false };
         attempt.ended = Some(Arc::new(how));
+        attempt.ended_ms = now_ms;
         attempt.app.running.fetch_sub(1, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Relaxed);
         if attempt.is_marking {

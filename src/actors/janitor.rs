@@ -1,5 +1,6 @@
 //! Deletes what was kept for the configured time, a few rows at a time: dead letters that have not
-//! changed since, entries of the audit, tombstones of cancelled jobs, and answers to commands.
+//! changed since, entries of the audit, the history of jobs, tombstones of cancelled ones, and
+//! answers to commands.
 //!
 //! Every instance does this; a row that another one has deleted is skipped. Tombstones are deleted
 //! by the owner of their shard.
@@ -20,6 +21,8 @@ use crate::store::{Error as StoreError, LetterCursor};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause between two steps, which leaves the database free for other work.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);
+/// The same in the history, which may grow by thousands of rows a second.
+const BETWEEN_HISTORY_STEPS: Duration = Duration::from_millis(20);
 /// The pause between two rounds through everything.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(600);
 
@@ -75,10 +78,28 @@ impl Janitor {
             let step = step.unwrap_or_else(|error| panic!("removing old audit entries: {error}"));
             match step {
                 Ok(true) => actor.after(BETWEEN_STEPS, ctx, Self::sweep_audit),
-                Ok(false) => actor.after(BETWEEN_STEPS, ctx, Self::sweep_changes),
+                Ok(false) => actor.after(BETWEEN_STEPS, ctx, Self::sweep_history),
                 Err(error) => {
                     tracing::debug!(%error, "old audit entries could not be removed");
                     actor.after(BETWEEN_ROUNDS, ctx, Self::sweep_audit);
+                }
+            }
+        }));
+    }
+
+    /// One step through the history of each app, oldest first.
+    fn sweep_history(&mut self, ctx: &mut Context<Self>) {
+        let now_ms = self.instance.clock.now_ms();
+        let store = self.instance.store.clone();
+        let step = tokio::spawn(async move { store.expire_history(now_ms).await });
+        ctx.spawn(step.into_actor(self).map(|step, actor, ctx| {
+            let step = step.unwrap_or_else(|error| panic!("removing old history: {error}"));
+            match step {
+                Ok(true) => actor.after(BETWEEN_HISTORY_STEPS, ctx, Self::sweep_history),
+                Ok(false) => actor.after(BETWEEN_STEPS, ctx, Self::sweep_changes),
+                Err(error) => {
+                    tracing::debug!(%error, "old history could not be removed");
+                    actor.after(BETWEEN_ROUNDS, ctx, Self::sweep_history);
                 }
             }
         }));

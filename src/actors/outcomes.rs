@@ -24,7 +24,7 @@ use crate::model::job::Job;
 use crate::store::{OrderingKey, Outcome, Written};
 
 use ends::outcome_of;
-use writing::{batch_of, next_batch, write_until_answered};
+use writing::{batch_of, next_batch, size_of, write_until_answered};
 
 /// How many batches are written concurrently.
 const WRITERS: usize = 2;
@@ -92,8 +92,7 @@ impl Outcomes {
             return;
         }
         *writing = true;
-        let attempts =
-            next_batch(waiting, |(attempt, _)| attempt.fence, |(_, outcome)| outcome.size());
+        let attempts = next_batch(waiting, |(attempt, _)| attempt.fence, size_of);
         let instance = self.instance.clone();
         let batch = Arc::new(batch_of(&instance, &attempts));
         let done = tokio::spawn(async move { write_until_answered(&instance, &batch).await });

@@ -12,9 +12,9 @@ use crate::operations::{RequestStatus, rfc3339_s};
 
 /// Shows the status of a request, as far as the tables still have it
 ///
-/// A request is unknown if it never arrived, if its job succeeded, if it was a duplicate of a
-/// request with another requestId, if it was a call that was refused, or if its dead letter was
-/// discarded.
+/// A request is unknown if it never arrived, if its job ended longer ago than its app keeps a
+/// history, if it was a duplicate of a request with another requestId, if it was a call that was
+/// refused, or if its dead letter was discarded.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -52,6 +52,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         | RequestStatus::Cancelled { .. }
         | RequestStatus::Parked { .. }
         | RequestStatus::Rejected { .. }
+        | RequestStatus::Succeeded { .. }
         | RequestStatus::Dead { .. } => ExitCode::SUCCESS,
     })
 }
@@ -72,8 +73,16 @@ fn sentence(status: &RequestStatus) -> String {
         RequestStatus::Rejected { letter, kind, message } => {
             format!("rejected: {message} ({kind}), dead letter {letter}")
         }
+        RequestStatus::Succeeded { job_id, at_ms, attempts } => {
+            let at = rfc3339_s(*at_ms);
+            format!("succeeded: job {job_id} succeeded at {at}, attempts: {attempts}")
+        }
         RequestStatus::Dead { letter, job_id, kind, message } => {
-            format!("dead: job {job_id}: {message} ({kind}), dead letter {letter}")
+            let letter = letter.map_or_else(
+                || "its dead letter was discarded or replayed".to_owned(),
+                |letter| format!("dead letter {letter}"),
+            );
+            format!("dead: job {job_id}: {message} ({kind}), {letter}")
         }
         RequestStatus::Unknown => "unknown".into(),
     }

@@ -268,6 +268,9 @@ fn app_settings(
         shards: raw.shards.unwrap_or(defaults.shards),
         window: raw.window.unwrap_or(defaults.window),
         priority_aging: or_default(raw.priority_aging_ms, defaults.priority_aging),
+        history: raw
+            .history_hours
+            .map_or(defaults.history, |hours| Duration::from_secs(u64::from(hours) * 3600)),
         required_fields: raw.required_fields,
         schema: raw.schema.map(|file| schema(name, &folder.join(file))).transpose()?,
         name: defaults.name,

@@ -6,12 +6,8 @@ use toml::{Table, Value};
 use super::ConfigError;
 
 /// The paths of such keys; `*` matches any name.
-const LATER: &[&[&str]] = &[
-    &["http", "tls"],
-    &["apps", "*", "rate_per_second"],
-    &["apps", "*", "burst"],
-    &["apps", "*", "history_hours"],
-];
+const LATER: &[&[&str]] =
+    &[&["http", "tls"], &["apps", "*", "rate_per_second"], &["apps", "*", "burst"]];
 
 /// Refuses the first such key in `table`.
 pub(super) fn refuse(table: &Table) -> Result<(), ConfigError> {
@@ -41,7 +37,7 @@ mod tests {
     fn keys_of_later_versions_are_refused_by_their_whole_names() {
         for (text, key) in [
             ("http.tls.cert = 'x'", "http.tls"),
-            ("apps.a.topic = 'x'\napps.b.history_hours = 0", "apps.b.history_hours"),
+            ("apps.a.topic = 'x'\napps.b.burst = 0", "apps.b.burst"),
         ] {
             let sentence = refuse(&text.parse().unwrap()).unwrap_err().to_string();
             let meant = format!("{key} is not available in this version: leave it out");

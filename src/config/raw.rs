@@ -125,6 +125,7 @@ pub(super) struct RawApp {
     pub(super) timeout_ms: Option<NonZeroU32>,
     pub(super) delivery: RawDelivery,
     pub(super) priority_aging_ms: Option<NonZeroU32>,
+    pub(super) history_hours: Option<u32>,
     pub(super) shards: Option<NonZeroU32>,
     pub(super) window: Option<NonZeroU32>,
     pub(super) mask: Vec<String>,

@@ -85,6 +85,7 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
         timeout_ms = 7000
         delivery = "at-least-once"
         priority_aging_ms = 1000
+        history_hours = 0
         shards = 2
         window = 20
         [apps.mail]
@@ -103,6 +104,7 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
     assert!(matches!(sms.dispatch, Dispatch::Kafka { topic } if topic == "sms.due"));
     assert_eq!(sms.app.required_fields, ["phoneNumber", "message"]);
     assert_eq!((sms.app.timeout, sms.app.priority_aging), (s(7), s(1)));
+    assert_eq!(sms.app.history, s(0));
     assert_eq!((sms.app.shards.get(), sms.app.window.get()), (2, 20));
     assert_eq!((sms.app.max_in_flight.get(), sms.app.max_attempts.get()), (5, 4));
     let initial = Duration::from_millis(500);

@@ -74,12 +74,12 @@ async fn list(
     Ok(HttpResponse::Ok().json(list))
 }
 
-/// A job as it is. Its `ETag` can be given as `If-Match` of a change.
+/// A job as it is, or as it ended, with its attempts. Its `ETag` can be given as `If-Match` of a change.
 #[utoipa::path(get, path = "/api/jobs/{id}", tag = "jobs", operation_id = "showJob",
     params(("id" = Uuid, Path)),
     responses(
         (status = 200, body = WireJob, headers(("ETag" = String, description = "Its present state"))),
-        (status = 404, description = "It does not exist, or not any more")))]
+        (status = 404, description = "It does not exist, or its end is not kept any more")))]
 async fn show(
     caller: Reader,
     request: HttpRequest,

@@ -98,6 +98,10 @@ impl<'a> View<'a> {
         }
         if let Value::Object(fields) = &mut job {
             fields.insert("lastError".into(), Value::Null);
+            let history = fields.get_mut("history").and_then(Value::as_array_mut);
+            for attempt in history.into_iter().flatten() {
+                attempt["error"] = Value::Null;
+            }
             fields.insert("withheld".into(), true.into());
         }
         Ok(Seen::Partly(job))

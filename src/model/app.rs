@@ -88,6 +88,9 @@ pub struct AppConfig {
     /// A due job rises by one priority class each time that it has waited this long. Default 60
     /// s.
     pub priority_aging: Duration,
+    /// How long the history of a job is kept after its end. With zero nothing is kept of what
+    /// succeeded, and what failed or was cancelled is kept for a day. Default 24 h.
+    pub history: Duration,
     /// Required fields of `jobData`; a request without one of them is rejected.
     pub required_fields: Vec<String>,
     /// The JSON Schema of `jobData`; a request that violates it is rejected. Default: none.
@@ -110,6 +113,7 @@ impl AppConfig {
             shards: NonZeroU32::new(8).unwrap_or(NonZeroU32::MIN),
             window: NonZeroU32::new(10_000).unwrap_or(NonZeroU32::MIN),
             priority_aging: Duration::from_secs(60),
+            history: Duration::from_secs(24 * 3600),
             required_fields: Vec::new(),
             schema: None,
         }

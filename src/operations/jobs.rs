@@ -35,6 +35,7 @@ pub use self::patch::JobPatch;
 pub use self::show::ShownJob;
 pub(crate) use self::show::WireJob;
 pub use crate::store::RequestStatus;
+pub use crate::store::{AttemptState, HistoryEntry};
 
 /// Requests of one call that are admitted at the same time.
 const AT_ONCE: usize = 1000;
@@ -125,22 +126,31 @@ impl<'a> Jobs<'a> {
 }
 
 impl Jobs<'_> {
-    /// The job as it is.
+    /// The job as it is, or as it ended, with its attempts as far as they are kept.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such job, or not any more;
+    /// [`Error::NotFound`] if there is no such job, or its end is not kept any more;
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn show(&self, job: impl Into<JobName>) -> Result<ShownJob> {
         let name = job.into();
         self.context
             .run(|context| async move {
-                let located = match context.job_named(&name).await? {
-                    Some(id) => context.locate(id).await?,
-                    None => None,
+                let id = context.job_named(&name).await?;
+                let id = id.ok_or_else(|| Error::NotFound(unknown(&name)))?;
+                let store = context.store();
+                let Some(located) = context.locate(id).await? else {
+                    let ended = store.ended_job(id).await;
+                    let ended = ended.map_err(|error| context.database_error(error))?;
+                    return ended
+                        .map(ShownJob::of_ended)
+                        .ok_or_else(|| Error::NotFound(unknown(&name)));
                 };
-                let located = located.ok_or_else(|| Error::NotFound(unknown(&name)))?;
-                let is_running = context.admission.is_running(located.stored.job.id);
-                Ok(ShownJob::of(located, context.now_ms(), is_running))
+                let created_ms = located.stored.job.created_ms;
+                let attempts = store.attempts_of(id, created_ms).await;
+                let attempts = attempts.map_err(|error| context.database_error(error))?;
+                let is_running = context.admission.is_running(id);
+                let job = ShownJob::of(located, context.now_ms(), is_running);
+                Ok(ShownJob { history: attempts, ..job })
             })
             .await
     }
@@ -204,12 +214,16 @@ impl Jobs<'_> {
 
 fn unknown(name: &JobName) -> String {
     match name {
-        JobName::Id(id) => format!("job {id}: there is none, or it has ended"),
+        JobName::Id(id) => format!("job {id}: there is none, or its end is not kept any more"),
         JobName::Request { app, request_id } => {
-            format!("request {request_id:?} of {app}: there is no such job, or it has ended")
+            format!(
+                "request {request_id:?} of {app}: there is no such job, or its end is not kept any more"
+            )
         }
         JobName::Key { app, key } => {
-            format!("idempotency key {key:?} of {app}: it has no job, or that has ended")
+            format!(
+                "idempotency key {key:?} of {app}: it has no job, or the end of that is not kept any more"
+            )
         }
     }
 }
@@ -252,9 +266,16 @@ pub(crate) enum WireStatus<'a> {
     Parked { message: &'a str },
     /// It could not become a job and is a dead letter.
     Rejected { dead_letter: Uuid, kind: &'a str, message: &'a str },
-    /// Its job failed for good and is a dead letter.
+    /// Its job has succeeded.
+    Succeeded {
+        #[schema(value_type = Uuid)]
+        job_id: JobId,
+        ended_time: String,
+        attempts: u32,
+    },
+    /// Its job failed for good; the dead letter may have been discarded or replayed since.
     Dead {
-        dead_letter: Uuid,
+        dead_letter: Option<Uuid>,
         #[schema(value_type = Uuid)]
         job_id: JobId,
         kind: &'a str,
@@ -285,6 +306,11 @@ impl Serialize for RequestStatus {
             Self::Rejected { letter, kind, message } => {
                 WireStatus::Rejected { dead_letter: *letter, kind, message }
             }
+            Self::Succeeded { job_id, at_ms, attempts } => WireStatus::Succeeded {
+                job_id: *job_id,
+                ended_time: rfc3339_ms(*at_ms),
+                attempts: *attempts,
+            },
             Self::Dead { letter, job_id, kind, message } => {
                 WireStatus::Dead { dead_letter: *letter, job_id: *job_id, kind, message }
             }

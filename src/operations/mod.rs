@@ -48,8 +48,8 @@ pub use ingest::{
 pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Instances};
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub use jobs::{
-    JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState, Jobs, ListedJob,
-    OperationOutcome, OperationState, RequestStatus, ShownJob,
+    AttemptState, HistoryEntry, JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState,
+    Jobs, ListedJob, OperationOutcome, OperationState, RequestStatus, ShownJob,
 };
 pub(crate) use jobs::{WireAnswer, WireJob, WireListedJob, WireOperation, WireStatus};
 pub use page::PageRequest;

@@ -61,7 +61,7 @@ pub struct AppRules {
     pub policy: AppPolicy,
 }
 
-/// The limits of an app's attempts, as configured.
+/// The limits of an app's attempts and their history, as configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AppPolicy {
@@ -69,6 +69,8 @@ pub struct AppPolicy {
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
     pub timeout_ms: u64,
+    /// How long the history of what succeeded is kept, milliseconds; 0: not at all.
+    pub history_ms: u64,
 }
 
 impl AppRules {
@@ -79,6 +81,7 @@ impl AppRules {
             policy: AppPolicy {
                 max_attempts: config.max_attempts.get(),
                 timeout_ms: u64::try_from(config.timeout.as_millis()).unwrap_or(u64::MAX),
+                history_ms: u64::try_from(config.history.as_millis()).unwrap_or(u64::MAX),
             },
         }
     }

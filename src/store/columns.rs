@@ -1,4 +1,4 @@
-//! The columns of jobs and idempotency keys, each named once. The column list of statements, the
+//! The columns of jobs, their history and idempotency keys, each named once. The column list of statements, the
 //! bound values and the decoding of rows are generated from one table by macros.
 
 use infinite_scheduler_entity::job;
@@ -55,6 +55,35 @@ macro_rules! key_columns {
             fingerprint: "uuid" = |row| Uuid::from_bytes(row.fingerprint.into_bytes());
             scheduled_ms: "bigint" = |row| row.job.scheduled_ms;
             expires_ms: "bigint" = |row| row.key.expires_ms;
+        }
+    };
+}
+
+/// The columns of an attempt that has ended: name, PostgreSQL's type, value of a [`HistoryRow`].
+macro_rules! history_columns {
+    ($make:ident) => {
+        $make! {
+            id: "uuid" = |row| row.job.id.uuid();
+            created_ms: "bigint" = |row| row.job.created_ms;
+            attempt: "integer" = |row| signed(row.attempt);
+            state: "smallint" = |row| row.state.code();
+            app: "integer" = |row| row.kept.app.0;
+            request_id: "text" = |row| row.job.request_id.as_str();
+            scheduled_ms: "bigint" = |row| row.job.scheduled_ms;
+            due_ms: "bigint" = |row| row.job.due_ms;
+            started_ms: "bigint" = |row| row.kept.started_ms;
+            ended_ms: "bigint" = |row| row.kept.ended_ms;
+            lateness_ms: "bigint" = |row| row.lateness_ms();
+            kind: "text" = |row| row.kind;
+            error: "text" = |row| row.error;
+            instance: "text" = |row| &*row.kept.instance;
+            cancelled_by: "text" = |row| row.cancelled_by;
+            priority: "smallint" = |row| row.job.priority.rank();
+            max_attempts: "integer" = |row| row.job.max_attempts.map(signed);
+            timeout_ms: "bigint" = |row| row.job.timeout_ms.map(signed_ms);
+            data: "text" = |row| row.data();
+            ledger: "integer" = |row| row.job.origin.as_ref().map(|origin| origin.ledger.0);
+            source_offset: "bigint" = |row| row.job.origin.as_ref().map(|origin| origin.offset.0);
         }
     };
 }
@@ -180,6 +209,16 @@ pub(super) mod jobs {
 
     job_columns!(writing);
     job_columns!(reading @ revision: moved_ms, original, cancelled_ms, cancelled_by);
+}
+
+/// Rows of `scheduler_job_history`.
+pub(super) mod history {
+    use super::*;
+    use crate::store::history_row::HistoryRow;
+
+    type Row<'q> = HistoryRow<'q>;
+
+    history_columns!(writing);
 }
 
 /// Rows of `scheduler_idempotency_key`.

@@ -14,7 +14,7 @@ use super::outbox::{self, OrderingKey};
 use super::shards::IS_FREE;
 use super::steps::{Step, Value, run_mysql, run_postgres, run_sqlite};
 use super::tombstones::TOMBSTONE;
-use super::{AppRules, Driver, Error, Result, ShardFence, Store, audit, bulk};
+use super::{AppRules, Driver, Error, Result, ShardFence, Store, audit, bulk, history};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, Epoch, JobId, KeyId, ShardId};
 use crate::model::job::{Cancellation, Job};
@@ -211,10 +211,18 @@ impl JobWrite {
                 .map(audit::step)
                 .into_iter()
                 .chain(verdict)
+                .chain(self.history())
                 // Its row is the same for many changes: the lock on it is taken last.
                 .chain(self.bulk.map(bulk::count))
                 .collect(),
         }
+    }
+
+    /// The row of the history of a job that is cancelled while it waits.
+    fn history(&self) -> Option<Step> {
+        let Self { before, after, .. } = self;
+        let first = self.tombstone_until.and(after.changes.cancelled.as_deref())?;
+        Some(history::cancelled(before, first))
     }
 
     fn update(&self) -> Step {

@@ -35,6 +35,8 @@ mod outbox;
 mod requests;
 mod review;
 mod outcomes;
+mod history;
+mod history_row;
 mod packets;
 mod page;
 mod pages;
@@ -61,6 +63,8 @@ pub use commands::{
 pub use connect::{StoreOptions, redact};
 pub use due::DueJobs;
 pub use error::{Error, Result};
+pub use history::{EndedJob, HistoryEntry};
+pub use history_row::{AttemptState, KeptAttempt};
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
 pub use job_changes::{Claim, JobWrite, JobWritten, LocatedJob, StoredJob};
 pub use keys::{IdempotencyKey, KeyCursor};

@@ -14,6 +14,7 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use uuid::Uuid;
 
 use super::columns::signed_ms;
+use super::history_row::{AttemptState, HistoryRow, KeptAttempt};
 use super::job_changes::bury_fired;
 use super::letters;
 use super::steps::Step;
@@ -41,6 +42,8 @@ pub struct Ended {
     pub outcome: Outcome,
     /// The events about it for its producer, in order.
     pub verdicts: Vec<Event>,
+    /// What the history says of the attempt; `None` if nothing is kept of it.
+    pub kept: Option<KeptAttempt>,
 }
 
 /// The outcome of an attempt.
@@ -219,6 +222,40 @@ impl Store {
     }
 }
 
+impl Ended {
+    fn history(&self) -> Option<HistoryRow<'_>> {
+        let Self { job, outcome, kept, .. } = self;
+        let row = HistoryRow {
+            job,
+            kept: kept.as_ref()?,
+            attempt: job.attempts.saturating_add(1),
+            state: AttemptState::Succeeded,
+            kind: None,
+            error: None,
+            cancelled_by: None,
+        };
+        Some(match outcome {
+            Outcome::Succeeded => row,
+            Outcome::Retry { error, .. } => {
+                HistoryRow { state: AttemptState::Retried, error: error.as_deref(), ..row }
+            }
+            Outcome::Buried(letter) => HistoryRow {
+                state: AttemptState::Dead,
+                attempt: letter.attempts,
+                kind: Some(letter.kind.as_str()),
+                error: Some(&letter.message),
+                ..row
+            },
+            Outcome::Cancelled(stone) => HistoryRow {
+                state: AttemptState::Cancelled,
+                attempt: job.attempts.saturating_add(stone.fired.into()),
+                cancelled_by: Some(&stone.first.by),
+                ..row
+            },
+        })
+    }
+}
+
 impl OutcomeBatch {
     /// Splits the batch into two; `None` if it has only one outcome.
     pub fn halves(&self) -> Option<[Self; 2]> {
@@ -279,6 +316,14 @@ impl OutcomeBatch {
         let mut jobs = self.ended(lost);
         jobs.sort_unstable_by_key(|job| (job.shard, job.priority.rank(), job.key()));
         jobs
+    }
+
+    /// What the history keeps of the attempts in shards that are not lost, in the order of its
+    /// rows.
+    fn history<'a>(&'a self, lost: &'a [ShardId]) -> Vec<HistoryRow<'a>> {
+        let mut rows: Vec<_> = self.kept(lost).filter_map(Ended::history).collect();
+        rows.sort_unstable_by_key(|row| (row.kept.app, row.kept.ended_ms, row.job.id));
+        rows
     }
 
     /// Whether jobs are only deleted, without dead letters or events.

@@ -3,6 +3,8 @@
 use infinite_scheduler_entity::{dead_letter, job};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 
+use super::history::HistoryEntry;
+use super::history_row::AttemptState;
 use super::letters::{DEAD, PARKED};
 use super::tombstones::TOMBSTONE;
 use super::{Result, Store};
@@ -53,10 +55,19 @@ pub enum RequestStatus {
         /// The error message.
         message: String,
     },
-    /// Its job failed for good and is a dead letter.
+    /// Its job has succeeded.
+    Succeeded {
+        /// The job.
+        job_id: JobId,
+        /// When, epoch milliseconds.
+        at_ms: i64,
+        /// The number of its attempts.
+        attempts: u32,
+    },
+    /// Its job failed for good.
     Dead {
-        /// The dead letter.
-        letter: uuid::Uuid,
+        /// The dead letter, unless it was discarded or replayed since.
+        letter: Option<uuid::Uuid>,
         /// The job.
         job_id: JobId,
         /// The error kind.
@@ -64,13 +75,15 @@ pub enum RequestStatus {
         /// The error message.
         message: String,
     },
-    /// No table contains it: it was never received, its job has succeeded, it was the duplicate of a
-    /// request with another id, it was a call that was refused, or its dead letter was discarded.
+    /// No table contains it: it was never received, its job ended so long ago that its history is
+    /// not kept any more, it was the duplicate of a request with another id, it was a call that was
+    /// refused, or its dead letter was discarded.
     Unknown,
 }
 
 impl Store {
-    /// The status of `app`'s request `request_id`. A live job takes precedence over a dead letter.
+    /// The status of `app`'s request `request_id`. A live job takes precedence over a dead letter
+    /// and over the end of an earlier job, and of these the later one over the other.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if the database is unavailable.
@@ -87,7 +100,18 @@ impl Store {
             .order_by_desc(dead_letter::Column::CreatedMs)
             .one(&self.inner.pool)
             .await?;
-        Ok(letter.map_or(RequestStatus::Unknown, of_letter))
+        let end = match &letter {
+            Some(letter) if letter.state == PARKED => None,
+            Some(letter) => {
+                self.end_of(job_id).await?.filter(|end| end.ended_ms > letter.created_ms)
+            }
+            None => self.end_of(job_id).await?,
+        };
+        Ok(match (end, letter) {
+            (Some(end), _) => of_end(job_id, end),
+            (None, Some(letter)) => of_letter(letter),
+            (None, None) => RequestStatus::Unknown,
+        })
     }
 }
 
@@ -113,8 +137,25 @@ fn of_letter(row: dead_letter::Model) -> RequestStatus {
         _ if state == PARKED => RequestStatus::Parked { message },
         Some(job) => {
             let job_id = JobId::from_uuid(job);
-            RequestStatus::Dead { letter, job_id, kind, message }
+            RequestStatus::Dead { letter: Some(letter), job_id, kind, message }
         }
         None => RequestStatus::Rejected { letter, kind, message },
+    }
+}
+
+fn of_end(job_id: JobId, end: HistoryEntry) -> RequestStatus {
+    let HistoryEntry { attempt, state, ended_ms, kind, error, cancelled_by, .. } = end;
+    match state {
+        AttemptState::Succeeded => {
+            RequestStatus::Succeeded { job_id, at_ms: ended_ms, attempts: attempt }
+        }
+        AttemptState::Cancelled => {
+            let by = cancelled_by.unwrap_or_default();
+            RequestStatus::Cancelled { job_id, at_ms: ended_ms, by }
+        }
+        AttemptState::Dead | AttemptState::Retried => {
+            let (kind, message) = (kind.unwrap_or_default(), error.unwrap_or_default());
+            RequestStatus::Dead { letter: None, job_id, kind, message }
+        }
     }
 }

@@ -69,5 +69,5 @@ async fn an_outcome_of_an_old_epoch_changes_nothing() {
 }
 
 fn ended(job: &Arc<Job>, outcome: Outcome) -> Ended {
-    Ended { job: job.clone(), outcome, verdicts: Vec::new() }
+    Ended { job: job.clone(), outcome, verdicts: Vec::new(), kept: None }
 }

@@ -174,7 +174,8 @@ async fn a_cancelled_job_does_not_fire_again_and_says_so_however_often_it_is_ask
     assert_eq!((answer.result, answer.will_retry), (ChangeResult::Running, Some(false)));
     receiver.go.add_permits(1);
     wait_until(DEADLINE, "its success", async || live(&world).await == 0).await;
-    assert_eq!(a.job(named("held-good")).await, Ok(None));
+    let good = a.job(named("held-good")).await.expect("an answer").expect("a job");
+    assert_eq!((good.state, good.attempts), (JobState::Succeeded, 1));
 
     // Told to stop.
     accept(&a, request("held-stopped", now())).await;

@@ -30,6 +30,7 @@ mod operations;
 mod job_operations;
 mod audit;
 mod pause;
+mod history;
 mod instances_ops;
 mod job_lists;
 mod cli_output;

@@ -16,8 +16,9 @@ use crate::support::world::LEASE;
 
 const DEADLINE: Duration = Duration::from_secs(90);
 /// The tables that this version has.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "scheduler_job",
+    "scheduler_job_history",
     "scheduler_dead_letter",
     "scheduler_app",
     "scheduler_shard",

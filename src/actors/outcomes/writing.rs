@@ -9,10 +9,12 @@ use super::super::instance::Instance;
 use super::ends::verdicts;
 use crate::health::ProblemKind;
 use crate::model::ids::ShardId;
+use crate::model::letter::ErrorKind;
 use crate::recovery::Backoff;
-use crate::store::{Ended, Outcome, OutcomeBatch, ShardFence, Written};
+use crate::store::{Ended, KeptAttempt, Outcome, OutcomeBatch, ShardFence, Written};
 
-/// The largest number of outcomes in one batch, and about the largest size of their dead letters.
+/// The largest number of outcomes in one batch, and about the largest size of their dead letters
+/// and their history.
 const BATCH: usize = 2000;
 const BATCH_BYTES: usize = 8 << 20;
 /// The wait before the lease is checked again.
@@ -51,9 +53,37 @@ pub(super) fn batch_of(instance: &Instance, attempts: &[(Attempt, Outcome)]) -> 
             true => verdicts(attempt, outcome, instance.clock.now_ms()),
             false => Vec::new(),
         },
+        kept: kept_of(instance, attempt, outcome),
     };
     let outcomes = attempts.iter().map(ended);
     OutcomeBatch { fences: fences.into_iter().collect(), outcomes: outcomes.collect() }
+}
+
+/// What the history keeps of an attempt. One that was snoozed does not count.
+fn kept_of(instance: &Instance, attempt: &Attempt, outcome: &Outcome) -> Option<KeptAttempt> {
+    let has_started = match outcome {
+        Outcome::Succeeded if attempt.app.config.history.is_zero() => return None,
+        Outcome::Retry { error: None, .. } => return None,
+        Outcome::Succeeded | Outcome::Retry { .. } => true,
+        Outcome::Buried(letter) => letter.kind != ErrorKind::Expired,
+        Outcome::Cancelled(stone) => stone.fired,
+    };
+    Some(KeptAttempt {
+        app: attempt.app.id,
+        started_ms: has_started.then_some(attempt.fired_ms),
+        ended_ms: attempt.ended_ms,
+        instance: instance.settings.instance.as_str().into(),
+    })
+}
+
+/// The bytes that writing an outcome takes besides the row that it deletes.
+pub(super) fn size_of((attempt, outcome): &(Attempt, Outcome)) -> usize {
+    let keeps_data = match outcome {
+        Outcome::Succeeded => !attempt.app.config.history.is_zero(),
+        Outcome::Buried(_) | Outcome::Cancelled(_) => true,
+        Outcome::Retry { .. } => false,
+    };
+    outcome.size() + if keeps_data { attempt.job.data.as_str().len() } else { 0 }
 }
 
 /// Writes a batch until its commit is confirmed. If an answer is lost, the batch is written again,

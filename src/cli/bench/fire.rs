@@ -31,6 +31,9 @@ pub(super) struct Arguments {
     /// Jobs
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     jobs: usize,
+    /// Keep a history of the jobs, as an app does by default
+    #[arg(long)]
+    history: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -51,7 +54,7 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     jobs::load(scratch, &row, count, |_| long_ago_ms + fastrand::i64(0..80_000_000)).await?;
     let raw_time = raw::Raw::on(scratch).await?.drain(RAW_PAGE).await?;
 
-    let builder = scratch.builder().register_app(app(), Discard);
+    let builder = scratch.builder().register_app(app(arguments.history), Discard);
     let scheduler = builder.start().await?;
     let measured = watch(&scheduler, count).await;
     scheduler.shutdown(Duration::from_secs(10)).await;
@@ -64,9 +67,12 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     Ok(Fire { jobs: count, jobs_per_second: ours, raw_rows_per_second: raw, ratio: ours / raw })
 }
 
-fn app() -> AppConfig {
+fn app(keeps_history: bool) -> AppConfig {
     let count = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
     let mut app = jobs::app();
+    if keeps_history {
+        app.history = AppConfig::new(OURS).history;
+    }
     (app.window, app.max_in_flight) = (count(WINDOW), count(MAX_IN_FLIGHT));
     app
 }

@@ -1,6 +1,7 @@
 //! Jobs and requests to measure with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use futures::{StreamExt, stream};
@@ -34,8 +35,11 @@ pub(super) async fn register(scratch: &Scratch) -> anyhow::Result<AppRow> {
     Ok(scratch.store.register_app(&app(), SystemClock.now_ms()).await?)
 }
 
+/// Without a history, which is measured where it is asked for.
 pub(super) fn app() -> AppConfig {
-    AppConfig::new(OURS)
+    let mut app = AppConfig::new(OURS);
+    app.history = Duration::ZERO;
+    app
 }
 
 /// Puts `count` jobs into the table, before any scheduler runs; `due_ms` says when the

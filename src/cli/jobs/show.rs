@@ -8,10 +8,11 @@ use super::Which;
 use crate::cli::ConfigFile;
 use crate::cli::output::{DocumentOption, document, on_one_line, say};
 use crate::cli::session::Session;
-use crate::operations::{ShownJob, rfc3339_s};
+use crate::operations::{HistoryEntry, ShownJob, rfc3339_s};
 
-/// Shows a job as it is
+/// Shows a job as it is, or as it ended, with its attempts
 ///
+/// The end of a job is known for as long as its app keeps a history: `history_hours`.
 /// A job that a process runs is shown as due by other processes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -19,8 +20,8 @@ Examples:
   infinite-scheduler jobs show 0d6f8e0c-8d2a-8c3f-9a51-4b2b8a5d7e11
   infinite-scheduler jobs show --app sms --request 9f1c --json
 
-Exit codes: 0 shown, 1 it failed, 2 it cannot work as it was asked, 3 there is no such job or it has
-ended, 4 the database does not answer.")]
+Exit codes: 0 shown, 1 it failed, 2 it cannot work as it was asked, 3 there is no such job or its
+end is not kept any more, 4 the database does not answer.")]
 pub(super) struct Show {
     #[command(flatten)]
     config: ConfigFile,
@@ -66,8 +67,25 @@ fn lines(job: &ShownJob) -> Vec<(&'static str, String)> {
         ("admitted", time(Some(job.created_ms))),
         ("cancelled", time(job.cancelled_ms)),
         ("cancelled by", job.cancelled_by.clone()),
+        ("ended", time(job.ended_ms)),
         ("etag", Some(job.etag.clone())),
         ("jobData", job.job_data.as_ref().map(|data| data.as_str().to_owned())),
     ];
-    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    let attempts = job.history.iter().map(|entry| ("attempt", attempt(entry)));
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).chain(attempts).collect()
+}
+
+fn attempt(entry: &HistoryEntry) -> String {
+    let mut text = format!("{} {}", entry.attempt, entry.state.as_str());
+    text.push_str(&format!(" at {}", rfc3339_s(entry.ended_ms)));
+    if let Some((late, took)) = entry.lateness_ms.zip(entry.duration_ms()) {
+        text.push_str(&format!(", {late} ms late, took {took} ms"));
+    }
+    if let Some(instance) = &entry.instance {
+        text.push_str(&format!(", on {instance}"));
+    }
+    if let Some(error) = &entry.error {
+        text.push_str(&format!(": {error}"));
+    }
+    text
 }

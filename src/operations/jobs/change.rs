@@ -17,7 +17,8 @@ use crate::model::time::ScheduledTime;
 use crate::operations::context::Context;
 use crate::operations::{Error, Result};
 use crate::store::{
-    ChangeAnswer, ChangeRequest, Claim, CommandState, LocatedJob, Operation, RequestStatus,
+    AttemptState, ChangeAnswer, ChangeRequest, Claim, CommandState, LocatedJob, Operation,
+    RequestStatus,
 };
 
 /// How long an answer is waited for, unless the operation says otherwise.
@@ -269,9 +270,13 @@ impl Context {
                 JobName::Request { app, request_id } => {
                     let status = self.store().status_of(app, request_id).await;
                     let status = status.map_err(|error| self.database_error(error))?;
-                    matches!(status, RequestStatus::Dead { .. })
+                    matches!(status, RequestStatus::Dead { .. } | RequestStatus::Succeeded { .. })
                 }
-                JobName::Id(_) => false,
+                JobName::Id(_) => {
+                    let ended = self.store().ended_job(id).await;
+                    let ended = ended.map_err(|error| self.database_error(error))?;
+                    ended.is_some_and(|ended| ended.end.state != AttemptState::Cancelled)
+                }
             };
         let result = if has_ended { ChangeResult::AlreadyFired } else { ChangeResult::Unknown };
         Ok(JobAnswer::no(result, Some(id)))

@@ -52,6 +52,10 @@ pub enum JobState {
     Due,
     /// An attempt at it runs on the instance that was asked.
     Running,
+    /// It is done.
+    Succeeded,
+    /// It failed for good.
+    Dead,
     /// It was cancelled.
     Cancelled,
 }
@@ -63,6 +67,8 @@ impl JobState {
             Self::Scheduled => "scheduled",
             Self::Due => "due",
             Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Dead => "dead",
             Self::Cancelled => "cancelled",
         }
     }

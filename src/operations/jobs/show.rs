@@ -1,4 +1,4 @@
-//! One job as it is shown.
+//! One job as it is shown, or as it ended.
 
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
@@ -7,9 +7,9 @@ use super::listed::JobState;
 use crate::model::ids::JobId;
 use crate::model::job::{JobData, Priority};
 use crate::operations::rfc3339_ms;
-use crate::store::{LocatedJob, StoredJob};
+use crate::store::{AttemptState, EndedJob, HistoryEntry, LocatedJob, StoredJob};
 
-/// A job as it is in the database.
+/// A job as it is in the database, or as its history says that it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShownJob {
@@ -23,7 +23,7 @@ pub struct ShownJob {
     pub state: JobState,
     /// When it is scheduled to fire, epoch milliseconds.
     pub scheduled_ms: i64,
-    /// When its next attempt is due, epoch milliseconds; none if it is cancelled.
+    /// When its next attempt is due, epoch milliseconds; none if it is cancelled or has ended.
     pub due_ms: Option<i64>,
     /// Its priority; none if it is cancelled.
     pub priority: Option<Priority>,
@@ -47,10 +47,15 @@ pub struct ShownJob {
     pub cancelled_ms: Option<i64>,
     /// Who cancelled it.
     pub cancelled_by: Option<String>,
-    /// Whether its app is paused.
+    /// When it ended, epoch milliseconds; none if it has not, or only its cancellation is known.
+    pub ended_ms: Option<i64>,
+    /// Whether its app is paused; false of one that has ended.
     pub app_paused: bool,
     /// Identifies this state of it, for changes that are to be made only while it lasts.
     pub etag: String,
+    /// The attempts that have ended, oldest first, as far as they are kept; with its cancellation
+    /// if it was cancelled while it waited.
+    pub history: Vec<HistoryEntry>,
 }
 
 impl ShownJob {
@@ -84,8 +89,76 @@ impl ShownJob {
             job_data: (!is_tombstone).then_some(job.data),
             cancelled_ms,
             cancelled_by,
+            ended_ms: None,
             app_paused: is_paused,
             etag,
+            history: Vec::new(),
+        }
+    }
+
+    pub(super) fn of_ended(job: EndedJob) -> Self {
+        let EndedJob { end, created_ms, rules, .. } = job;
+        let is_cancelled = end.state == AttemptState::Cancelled;
+        Self {
+            job_id: job.id,
+            request_id: job.request_id,
+            app_name: job.app_name,
+            state: match end.state {
+                AttemptState::Succeeded => JobState::Succeeded,
+                AttemptState::Dead | AttemptState::Retried => JobState::Dead,
+                AttemptState::Cancelled => JobState::Cancelled,
+            },
+            scheduled_ms: job.scheduled_ms,
+            due_ms: None,
+            priority: Some(job.priority),
+            expires_ms: None,
+            flexible_window_ms: None,
+            created_ms,
+            attempts: end.attempt,
+            max_attempts: job.max_attempts.unwrap_or(rules.policy.max_attempts),
+            timeout_ms: job.timeout_ms.unwrap_or(rules.policy.timeout_ms),
+            last_error: end.error,
+            job_data: job.data,
+            cancelled_ms: is_cancelled.then_some(end.ended_ms),
+            cancelled_by: end.cancelled_by,
+            ended_ms: Some(end.ended_ms),
+            app_paused: false,
+            etag: format!("{created_ms:x}-{:x}-{:x}-ended", end.attempt, end.ended_ms),
+            history: job.attempts,
+        }
+    }
+}
+
+/// The JSON form of a [`HistoryEntry`].
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Attempt)]
+struct WireAttempt<'a> {
+    attempt: u32,
+    state: &'static str,
+    due_time: String,
+    started_time: Option<String>,
+    ended_time: String,
+    lateness_ms: Option<i64>,
+    duration_ms: Option<i64>,
+    kind: Option<&'a str>,
+    error: Option<&'a str>,
+    instance: Option<&'a str>,
+}
+
+impl<'a> WireAttempt<'a> {
+    fn of(entry: &'a HistoryEntry) -> Self {
+        Self {
+            attempt: entry.attempt,
+            state: entry.state.as_str(),
+            due_time: rfc3339_ms(entry.due_ms),
+            started_time: entry.started_ms.map(rfc3339_ms),
+            ended_time: rfc3339_ms(entry.ended_ms),
+            lateness_ms: entry.lateness_ms,
+            duration_ms: entry.duration_ms(),
+            kind: entry.kind.as_deref(),
+            error: entry.error.as_deref(),
+            instance: entry.instance.as_deref(),
         }
     }
 }
@@ -114,8 +187,10 @@ pub(crate) struct WireJob<'a> {
     last_error: Option<&'a str>,
     cancelled_time: Option<String>,
     cancelled_by: Option<&'a str>,
+    ended_time: Option<String>,
     app_paused: bool,
     etag: &'a str,
+    history: Vec<WireAttempt<'a>>,
     #[schema(value_type = Option<Object>)]
     job_data: Option<&'a JobData>,
 }
@@ -139,8 +214,10 @@ impl Serialize for ShownJob {
             last_error: self.last_error.as_deref(),
             cancelled_time: self.cancelled_ms.map(rfc3339_ms),
             cancelled_by: self.cancelled_by.as_deref(),
+            ended_time: self.ended_ms.map(rfc3339_ms),
             app_paused: self.app_paused,
             etag: &self.etag,
+            history: self.history.iter().map(WireAttempt::of).collect(),
             job_data: self.job_data.as_ref(),
         }
         .serialize(serializer)

@@ -117,23 +117,25 @@ async fn insert(transaction: &mut MySqlTransaction<'_>, batch: &Batch, plan: &Pl
     let mut keyed = plan.keys(batch);
     keyed.sort_by_key(|row| row.key.expires_ms);
     let into = format!("insert into scheduler_idempotency_key ({}) values ", keys::COLUMNS);
-    insert_rows(transaction, &into, keys::WIDTH, &keyed, keys::bind_mysql).await?;
+    insert_rows(transaction, &into, keys::WIDTH, "", &keyed, keys::bind_mysql).await?;
     let mut admitted = plan.jobs(batch);
     admitted.sort_by_key(|job| (job.shard, job.priority.rank(), job.key()));
     let into = format!("insert into scheduler_job ({}) values ", jobs::COLUMNS);
-    insert_rows(transaction, &into, jobs::WIDTH, &admitted, jobs::bind_mysql).await
+    insert_rows(transaction, &into, jobs::WIDTH, "", &admitted, jobs::bind_mysql).await
 }
 
-async fn insert_rows<'b, R: Copy>(
+/// Inserts rows by statements that begin with `into` and end with `end`.
+pub(in crate::store) async fn insert_rows<'b, R: Copy>(
     transaction: &mut MySqlTransaction<'_>,
     into: &str,
     width: usize,
+    end: &str,
     rows: &[R],
     bind: fn(Statement<'b>, R) -> Statement<'b>,
 ) -> Result<()> {
     let mut rest = rows;
     for size in SIZES {
-        let sql = format!("{into}{}", values(size, width));
+        let sql = format!("{into}{}{end}", values(size, width));
         while rest.len() >= size {
             let (some, others) = rest.split_at(size);
             rest = others;

@@ -166,7 +166,7 @@ fn advance_from(first: usize) -> String {
 }
 
 /// `unnest($first::type[], ...)`.
-fn unnest(first: usize, types: &[&str]) -> String {
+pub(in crate::store) fn unnest(first: usize, types: &[&str]) -> String {
     let arrays: Vec<String> =
         types.iter().enumerate().map(|(i, name)| format!("${}::{name}[]", first + i)).collect();
     format!("unnest({})", arrays.join(", "))

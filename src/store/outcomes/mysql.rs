@@ -8,7 +8,8 @@ use sqlx::{AssertSqlSafe, Either, MySqlTransaction};
 use super::{Letters, OutcomeBatch, Written, attempts_of};
 use crate::model::job::Job;
 use crate::store::Result;
-use crate::store::admit::mysql::{fence_reads, run};
+use crate::store::admit::mysql::{fence_reads, insert_rows, run};
+use crate::store::columns::history as columns;
 use crate::store::steps::run_mysql;
 
 /// The most jobs of one statement.
@@ -47,6 +48,13 @@ pub(super) async fn write(
             .bind(attempts_of(job));
         found += update.execute(&mut *transaction).await?.rows_affected();
     }
+    // The update of a row that is there already changes nothing; `insert ignore` would also store
+    // values that do not fit.
+    let into = format!("insert into scheduler_job_history ({}) values ", columns::COLUMNS);
+    let end = " on duplicate key update state = scheduler_job_history.state";
+    let history = batch.history(&lost);
+    insert_rows(&mut transaction, &into, columns::WIDTH, end, &history, columns::bind_mysql)
+        .await?;
     transaction.commit().await?;
     let expected = ended.len() + retried.len();
     let found = usize::try_from(found).unwrap_or(usize::MAX);

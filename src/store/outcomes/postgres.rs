@@ -10,7 +10,9 @@ use uuid::Uuid;
 use super::{Letters, OutcomeBatch, Written, attempts_of};
 use crate::model::job::Job;
 use crate::store::Result;
-use crate::store::admit::postgres::{bind_fences, fences_from, locked_fences};
+use crate::store::admit::postgres::{bind_fences, fences_from, locked_fences, unnest};
+use crate::store::columns::history as columns;
+use crate::store::history_row::HistoryRow;
 use crate::store::steps::run_postgres;
 
 pub(super) async fn write(
@@ -51,25 +53,66 @@ pub(super) async fn write(
             .bind(retried.iter().map(|(job, ..)| attempts_of(job)).collect::<Vec<_>>());
         found += update.execute(&mut *transaction).await?.rows_affected();
     }
+    let history = batch.history(&lost);
+    if !history.is_empty() {
+        let insert = sqlx::query(AssertSqlSafe(insert_of(1) + ON_CONFLICT));
+        bind_history(insert, &history).execute(&mut *transaction).await?;
+    }
     transaction.commit().await?;
     Ok(Written { unmatched: missing(ended.len() + retried.len(), found), lost })
 }
 
-/// Locks the shards and deletes the rows in one statement: one round trip and one commit.
+/// Locks the shards, deletes the rows, and inserts the history if it is kept, in one statement: one
+/// round trip and one commit.
 async fn delete(pool: &PgPool, batch: &OutcomeBatch) -> Result<Written> {
+    let history = batch.history(&[]);
+    let kept = match history.is_empty() {
+        true => String::new(),
+        false => format!(
+            ", kept as ({} where h.at_shard = any(array(select id from fence)){ON_CONFLICT})",
+            insert_of(7)
+        ),
+    };
     let sql = format!(
         "with fence as materialized ({}), gone as (delete from scheduler_job where {} \
-         and (shard = any(array(select id from fence))) is true returning 1) \
+         and (shard = any(array(select id from fence))) is true returning 1){kept} \
          select array(select id from fence), (select count(*) from gone)",
         fences_from(1),
         of_versions(4)
     );
     let query = bind_fences(sqlx::query(AssertSqlSafe(sql)), &batch.fences);
-    let row = bind_versions(query, &batch.ended_by_id(&[])).fetch_one(pool).await?;
+    let mut query = bind_versions(query, &batch.ended_by_id(&[]));
+    if !history.is_empty() {
+        query = bind_history(query, &history);
+    }
+    let row = query.fetch_one(pool).await?;
     let (held, found): (Vec<i32>, i64) = (row.try_get(0)?, row.try_get(1)?);
     let lost = batch.lost(|shard| held.contains(&shard.0));
     let expected = batch.kept(&lost).count();
     Ok(Written { unmatched: missing(expected, found.unsigned_abs()), lost })
+}
+
+/// An outcome that is written again finds its row of the history, which stays as it is.
+const ON_CONFLICT: &str = " on conflict do nothing";
+
+/// The insert of rows of the history, whose arrays are numbered from `first`: one for each column,
+/// and one of the shards of the jobs, by which the rows `h` can be chosen.
+fn insert_of(first: usize) -> String {
+    let columns = columns::COLUMNS;
+    let types: Vec<&str> = columns::POSTGRES_TYPES.iter().copied().chain(["integer"]).collect();
+    format!(
+        "insert into scheduler_job_history ({columns}) select {columns} from {} \
+         as h({columns}, at_shard)",
+        unnest(first, &types)
+    )
+}
+
+fn bind_history<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    rows: &[HistoryRow<'q>],
+) -> Query<'q, Postgres, PgArguments> {
+    let shards: Vec<i32> = rows.iter().map(|row| row.job.shard.0).collect();
+    columns::bind_postgres(query, rows).bind(shards)
 }
 
 /// The condition for rows by id and version, whose placeholders (arrays of ids, times of admission

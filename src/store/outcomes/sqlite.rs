@@ -5,6 +5,7 @@ use rusqlite::{Connection, params};
 use super::{Letters, OutcomeBatch, Written, attempts_of};
 use crate::store::Result;
 use crate::store::admit::sqlite::holds;
+use crate::store::columns::history as columns;
 use crate::store::steps::run_sqlite;
 
 pub(super) fn write(
@@ -47,6 +48,17 @@ pub(super) fn write(
             job.created_ms,
             attempts_of(job),
         ])?;
+    }
+    let history = batch.history(&lost);
+    if !history.is_empty() {
+        let values = vec!["?"; columns::WIDTH].join(", ");
+        let mut insert = connection.prepare_cached(&format!(
+            "insert into scheduler_job_history ({}) values ({values}) on conflict do nothing",
+            columns::COLUMNS
+        ))?;
+        for row in history {
+            columns::execute_sqlite(&mut insert, row)?;
+        }
     }
     Ok(Written { unmatched: (ended.len() + retried.len()).saturating_sub(found), lost })
 }

@@ -201,8 +201,11 @@ async fn a_change_of_a_job_has_the_status_of_its_answer() {
         let hour_ago = time(due - 7_200_000);
         let (status, moved) = served.patch(&m1, &json!({ "scheduledTime": hour_ago })).await;
         assert_eq!((status, &moved["result"]), (200, &json!("rescheduled")), "{moved}");
-        wait_until(Duration::from_secs(20), "its end", async || served.get(&m1).await.0 == 404)
-            .await;
+        let has_ended = async || served.get(&m1).await.1["state"] == "succeeded";
+        wait_until(Duration::from_secs(20), "its end", has_ended).await;
+        let (status, refused) = served.patch(&m1, &json!({ "priority": "high" })).await;
+        assert_eq!((status, &refused["result"]), (409, &json!("already-fired")), "{refused}");
+        let m1 = "/api/jobs/00000000-0000-8000-8000-000000000000".to_owned();
         for (method, path) in [
             (Method::GET, m1.clone()),
             (Method::DELETE, m1.clone()),

@@ -80,7 +80,7 @@ impl Http {
             Ask::ShowJob(request) => match self.get(&job(request)).await {
                 // Only HTTP names a job by its id alone.
                 (404, _) => json!({ "error": format!(
-                    "request {request:?} of sms: there is no such job, or it has ended"
+                    "request {request:?} of sms: there is no such job, or its end is not kept any more"
                 ) }),
                 answer => plain(answer),
             },

@@ -282,6 +282,7 @@ async fn write(
         job: Arc::new(job.clone()),
         outcome: outcome(job),
         verdicts: Vec::new(),
+        kept: None,
     };
     let outcomes = jobs.iter().map(ended).collect();
     let batch = Arc::new(OutcomeBatch { fences: vec![fence], outcomes });

@@ -273,6 +273,7 @@ fn outcomes_of(ended: Vec<(ShardFence, Job, Outcome)>) -> Arc<OutcomeBatch> {
     let told = |name: &str| Event { key: None, json: format!("\"{name}\"") };
     let outcomes = ended.into_iter().map(|(_, job, outcome)| Ended {
         verdicts: vec![told(&job.request_id)],
+        kept: None,
         job: Arc::new(job),
         outcome,
     });

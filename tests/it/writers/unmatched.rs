@@ -59,7 +59,7 @@ async fn ended(fixture: &Fixture, fence: ShardFence, outcome: Outcome) -> Arc<Ou
 
 fn outcome_of(job: Job, fence: ShardFence, outcome: Outcome) -> OutcomeBatch {
     let verdicts = vec![Event { key: None, json: "\"told\"".into() }];
-    let outcomes = vec![Ended { job: Arc::new(job), outcome, verdicts }];
+    let outcomes = vec![Ended { job: Arc::new(job), outcome, verdicts, kept: None }];
     OutcomeBatch { fences: vec![fence], outcomes }
 }
 
