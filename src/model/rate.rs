@@ -178,7 +178,7 @@ impl Tokens {
     }
 
     /// How many there are, those that may be used later included.
-    pub fn len(&self) -> u32 {
+    pub fn at_hand(&self) -> u32 {
         self.0.iter().fold(0, |sum, bought| sum.saturating_add(bought.count))
     }
 

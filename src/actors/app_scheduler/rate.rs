@@ -114,7 +114,9 @@ impl AppScheduler {
         let due = self.window.count_due(now_ms + AHEAD_MS, most);
         let buyers = self.app.instances.load(Ordering::Relaxed);
         Demand {
-            due: u32::try_from(due).unwrap_or(u32::MAX).saturating_sub(self.starts.tokens.len()),
+            due: u32::try_from(due)
+                .unwrap_or(u32::MAX)
+                .saturating_sub(self.starts.tokens.at_hand()),
             expected: recent,
             buyers: u32::try_from(buyers).unwrap_or(u32::MAX),
         }

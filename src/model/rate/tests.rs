@@ -75,7 +75,7 @@ fn starts_are_used_from_their_time_on_and_expire_after_it() {
     let purchase = rate.buy(0, NOW, due(4));
     let mut tokens = Tokens::default();
     tokens.add(rate, purchase, NOW, 0);
-    assert_eq!((tokens.usable(0), tokens.len()), (2, 4));
+    assert_eq!((tokens.usable(0), tokens.at_hand()), (2, 4));
     tokens.use_up(2, 0);
     assert_eq!((tokens.usable(0), tokens.next_ns()), (0, Some(SECOND_NS / 10)));
     assert_eq!(tokens.usable(SECOND_NS / 10), 1);
