@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::counters::{AppFigures, Counters};
 use super::job_memory::{AppMemory, JobMemory};
+use super::permits::KeyPermits;
 use crate::admission::{Objection, OwnApp, PauseState, Validate};
 use crate::dispatch::{Rejection, SharedHandler};
 use crate::model::app::AppConfig;
@@ -29,6 +30,8 @@ pub(crate) struct RegisteredApp {
     pub(super) figures: Arc<AppFigures>,
     /// How many bytes its jobs occupy.
     pub(super) memory: AppMemory,
+    /// The concurrency keys of running attempts.
+    pub(super) keys: KeyPermits,
     /// How many live instances fire its jobs, as last seen.
     pub(super) instances: AtomicUsize,
     /// How many attempts are running.
@@ -62,6 +65,7 @@ impl RegisteredApp {
             pause: Arc::new(PauseState::of(&row)),
             row: Arc::new(row),
             memory: AppMemory::of(memory),
+            keys: KeyPermits::default(),
             instances: AtomicUsize::new(1),
             running: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),

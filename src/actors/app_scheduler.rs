@@ -26,6 +26,7 @@ use super::child::Child;
 use super::in_flight::Attempt;
 use super::instance::Instance;
 use super::messages::*;
+use super::permits::permits_of;
 use super::registry::{Routes, Scope};
 use crate::model::fence::Fence;
 use crate::model::ids::ShardId;
@@ -95,6 +96,9 @@ impl AppScheduler {
 
     /// Starts the jobs that are due, requests missing rows, and sets the timer for the next job.
     fn advance(&mut self, ctx: &mut Context<Self>) {
+        for (shard, key) in self.app.keys.freed() {
+            self.window.key_freed(shard, &key);
+        }
         self.fire();
         self.buy_starts(ctx);
         self.window.set_max_bytes(self.app.memory.for_window());
@@ -113,7 +117,8 @@ impl AppScheduler {
             starts: self.usable_starts(),
             bytes: self.app.memory.for_starts(),
         };
-        let due = self.window.take_due(now_ms, room);
+        let (keys, most_of_key) = (&self.app.keys, self.app.config.max_concurrent_per_key);
+        let due = self.window.take_due(now_ms, room, |key| keys.take(key, most_of_key));
         self.use_starts(due.iter().filter(|job| !job.is_expired(now_ms)).count());
         let attempts: Vec<Attempt> =
             due.into_iter().filter_map(|job| self.new_attempt(job, now_ms)).collect();
@@ -141,7 +146,19 @@ impl AppScheduler {
         let unwritten = self.app.unwritten.load(Ordering::Relaxed);
         let most = self.app.max_unwritten();
         let handlers = (self.app.config.max_in_flight.get() as usize).saturating_sub(running);
-        handlers.min(most.saturating_sub(unwritten))
+        handlers.min(most.saturating_sub(unwritten)).min(self.free_permits(running))
+    }
+
+    /// How many more attempts may start by the app's `max_concurrent`, while so many run.
+    fn free_permits(&self, running: usize) -> usize {
+        let shards = self.fences.keys().filter(|shard| !self.releasing.contains_key(shard));
+        self.permits_of(shards).map_or(usize::MAX, |permits| permits.saturating_sub(running))
+    }
+
+    /// How many attempts may run for these shards; none without a limit.
+    fn permits_of<'a>(&self, shards: impl Iterator<Item = &'a ShardId>) -> Option<usize> {
+        let most = self.app.config.max_concurrent?;
+        Some(shards.map(|shard| permits_of(*shard, &self.app.row, most) as usize).sum())
     }
 
     fn new_attempt(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Attempt> {
@@ -150,6 +167,10 @@ impl AppScheduler {
         let me = self.instance.me();
         let fence = self.fences.get(&job.shard).filter(|fence| fence.owner == me);
         let Some(fence) = fence.copied() else {
+            if let Some(key) = job.concurrency_key.as_deref().filter(|_| !job.is_expired(fired_ms))
+            {
+                self.app.keys.give_back(job.shard, key);
+            }
             self.window.outcome_unknown(job.id);
             return None;
         };

@@ -91,6 +91,11 @@ struct Table {
 }
 
 impl Attempt {
+    /// The concurrency key that was taken for it; an attempt at a job that has expired takes none.
+    fn taken_key(&self) -> Option<&str> {
+        self.job.concurrency_key.as_deref().filter(|_| !self.job.is_expired(self.fired_ms))
+    }
+
     fn state(&self) -> Attempting {
         match self.ended {
             Some(_) => Attempting::Ended,
@@ -127,6 +132,9 @@ impl InFlight {
         attempt.ended = Some(Arc::new(how));
         attempt.ended_ms = now_ms;
         attempt.app.running.fetch_sub(1, Ordering::Relaxed);
+        if let Some(key) = attempt.taken_key() {
+            attempt.app.keys.give_back(attempt.job.shard, key);
+        }
         self.running.fetch_sub(1, Ordering::Relaxed);
         if attempt.is_marking {
             return false;

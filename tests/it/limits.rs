@@ -1,5 +1,6 @@
 //! Limits of an app over all instances, measured where its jobs arrive.
 
+mod concurrency;
 mod rate;
 mod receiver;
 
@@ -54,6 +55,14 @@ async fn await_owners(database: &TestDatabase, count: i64) {
         database.count(owners).await == count
     })
     .await;
+}
+
+/// Waits until every live instance has sent so many heartbeats more.
+async fn await_heartbeats(database: &TestDatabase, count: i64) {
+    let beats = "select min(beat) from scheduler_instance where not dead";
+    let before = database.count(beats).await;
+    wait_until(DEADLINE, "some heartbeats", async || database.count(beats).await >= before + count)
+        .await;
 }
 
 /// Starts so many instances, at the same time.

@@ -6,9 +6,9 @@ use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
 use super::Window;
-use super::list::{Key, List};
+use super::list::List;
 use super::outstanding::ReadId;
-use super::places::{Flight, Place};
+use super::places::{Flight, Key, Place};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::Job;
 
@@ -40,10 +40,21 @@ impl Window {
     /// Takes jobs that are due at `now_ms`, in the order of firing, as far as there is `room`. They
     /// are in flight until [`Self::finished`], [`Self::put_back`] or [`Self::outcome_unknown`].
     ///
+    /// A job with a concurrency key is only taken if `takes_key` says so, which counts it then;
+    /// else it waits, without keeping others from their turn, until [`Self::key_freed`].
+    ///
     /// Within a list they go strictly by due time, ties by id. Between lists the first jobs are
     /// compared: by priority, one class higher for each `aging_ms` since the job was due and
     /// created; then by due time and id. Jobs of shards on hold are not taken.
-    pub fn take_due(&mut self, now_ms: i64, room: Room) -> Vec<Arc<Job>> {
+    pub fn take_due(
+        &mut self,
+        now_ms: i64,
+        room: Room,
+        mut takes_key: impl FnMut(&str) -> bool,
+    ) -> Vec<Arc<Job>> {
+        let (most_of_key, mut free_for_blocked) =
+            (self.most_blocked_of_key(), self.free_for_blocked());
+        let mut passed = Vec::new();
         let Self { shards, places, outstanding, .. } = self;
         let aging_ms = self.limits.aging_ms;
         let since = outstanding.last();
@@ -63,16 +74,32 @@ impl Window {
                 PeekMut::pop(first);
                 continue;
             }
+            if let Some(head) = first.list.head()
+                && let Some(name) = &head.concurrency_key
+            {
+                if starts_nothing {
+                    passed.push((head.shard, name.clone()));
+                } else if !takes_key(name) {
+                    let most = if free_for_blocked > 0 { most_of_key } else { 1 };
+                    match first.list.block_head(most) {
+                        Some(dropped) => drop(places.remove(&dropped.id)),
+                        None => free_for_blocked = free_for_blocked.saturating_sub(1),
+                    }
+                    next_turn(first, now_ms, aging_ms);
+                    continue;
+                }
+            }
             let Some(job) = first.list.take_head() else { break };
             starts += usize::from(!starts_nothing);
             let flight = Flight { shard: job.shard, since, seen_again: false };
             places.insert(job.id, Place::InFlight(flight));
             bytes += job.size();
             taken.push(job);
-            match first.list.turn(now_ms, aging_ms) {
-                Some(at) => first.at = at,
-                None => drop(PeekMut::pop(first)),
-            }
+            next_turn(first, now_ms, aging_ms);
+        }
+        drop(turns);
+        for (shard, name) in passed {
+            self.key_freed(shard, &name);
         }
         taken
     }
@@ -156,6 +183,14 @@ impl Window {
 struct Turn<'a> {
     at: Reverse<(i64, Key)>,
     list: &'a mut List,
+}
+
+/// The list has another first job now, or none that is due.
+fn next_turn(mut first: PeekMut<'_, Turn<'_>>, now_ms: i64, aging_ms: i64) {
+    match first.list.turn(now_ms, aging_ms) {
+        Some(at) => first.at = at,
+        None => drop(PeekMut::pop(first)),
+    }
 }
 
 impl Ord for Turn<'_> {

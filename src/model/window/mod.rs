@@ -19,6 +19,8 @@
 
 mod outstanding;
 mod fire;
+mod keys;
+mod blocked;
 mod limits;
 mod list;
 mod look_ups;
@@ -215,7 +217,12 @@ impl Window {
             return None;
         };
         self.places.remove(&id);
-        self.list_mut(shard, priority)?.remove((due_ms, id))
+        let job = self.list_mut(shard, priority)?.remove((due_ms, id))?;
+        if let Some(name) = &job.concurrency_key {
+            // It may have been the one whose turn it was.
+            self.key_freed(shard, name);
+        }
+        Some(job)
     }
 
     /// Notes that a job is not in flight any more; `None` if it was not.

@@ -128,7 +128,7 @@ fn what_has_expired_is_taken_without_a_start() {
     assert_eq!(window.count_due(9, usize::MAX), 2);
     assert_eq!(window.count_due(9, 1), 1);
     let mut take = |starts| -> Vec<u8> {
-        let taken = window.take_due(9, Room { starts, ..room(usize::MAX, usize::MAX) });
+        let taken = window.take_due(9, Room { starts, ..room(usize::MAX, usize::MAX) }, |_| true);
         taken.iter().map(|job| job.id.into_bytes()[0]).collect()
     };
     assert_eq!(take(0), [1]);
