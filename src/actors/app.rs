@@ -29,6 +29,8 @@ pub(crate) struct RegisteredApp {
     pub(super) figures: Arc<AppFigures>,
     /// How many bytes its jobs occupy.
     pub(super) memory: AppMemory,
+    /// How many live instances fire its jobs, as last seen.
+    pub(super) instances: AtomicUsize,
     /// How many attempts are running.
     pub(super) running: AtomicUsize,
     /// How many attempts are running or have an outcome that is not written yet.
@@ -60,6 +62,7 @@ impl RegisteredApp {
             pause: Arc::new(PauseState::of(&row)),
             row: Arc::new(row),
             memory: AppMemory::of(memory),
+            instances: AtomicUsize::new(1),
             running: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),
         }
