@@ -141,7 +141,7 @@ impl AppScheduler {
         let unwritten = self.app.unwritten.load(Ordering::Relaxed);
         let most = self.app.max_unwritten();
         let handlers = (self.app.config.max_in_flight.get() as usize).saturating_sub(running);
-        handlers.min(most.saturating_sub(unwritten))
+        handlers.min(self.app.gate.free(running)).min(most.saturating_sub(unwritten))
     }
 
     fn new_attempt(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Attempt> {
@@ -159,6 +159,7 @@ impl AppScheduler {
             app: self.app.clone(),
             fence,
             fired_ms,
+            gate_number: 0,
             receiver_fence: Fence::new(0, 0),
             bytes: 0,
             cancelled,
@@ -184,6 +185,8 @@ impl AppScheduler {
         } else if self.app.pause.is_paused() {
             // The one that sees the resumption reports it.
             LONGEST_SLEEP
+        } else if let Some(wait) = self.app.gate.wait() {
+            wait.min(LONGEST_SLEEP)
         } else {
             RETRY_READ
         };
