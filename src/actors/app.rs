@@ -6,8 +6,10 @@ use std::sync::atomic::AtomicUsize;
 use super::counters::{AppFigures, Counters};
 use super::job_memory::{AppMemory, JobMemory};
 use super::permits::KeyPermits;
+use super::target_gate::TargetGate;
 use crate::admission::{Objection, OwnApp, PauseState, Validate};
 use crate::dispatch::{Rejection, SharedHandler};
+use crate::health::Health;
 use crate::model::app::AppConfig;
 use crate::model::ids::AppId;
 use crate::model::job::JobData;
@@ -34,6 +36,8 @@ pub(crate) struct RegisteredApp {
     pub(super) keys: KeyPermits,
     /// How many live instances fire its jobs, as last seen.
     pub(super) instances: AtomicUsize,
+    /// Whether its target takes jobs.
+    pub(super) gate: TargetGate,
     /// How many attempts are running.
     pub(super) running: AtomicUsize,
     /// How many attempts are running or have an outcome that is not written yet.
@@ -53,10 +57,14 @@ impl RegisteredApp {
         row: AppRow,
         counters: &Counters,
         memory: &Arc<JobMemory>,
+        health: &Health,
     ) -> Self {
         let figures = counters.app(&config.name);
         figures.set_paused(row.pause.is_some());
+        let most = config.max_in_flight.get() as usize;
+        let gate = TargetGate::new(handler.target(), most, health.clone(), figures.clone());
         Self {
+            gate,
             id: row.id,
             name: config.name.as_str().into(),
             figures,

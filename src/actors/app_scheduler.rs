@@ -146,6 +146,7 @@ impl AppScheduler {
         let unwritten = self.app.unwritten.load(Ordering::Relaxed);
         let most = self.app.max_unwritten();
         let handlers = (self.app.config.max_in_flight.get() as usize).saturating_sub(running);
+        let handlers = handlers.min(self.app.gate.free(running));
         handlers.min(most.saturating_sub(unwritten)).min(self.free_permits(running))
     }
 
@@ -180,6 +181,7 @@ impl AppScheduler {
             app: self.app.clone(),
             fence,
             fired_ms,
+            gate_number: 0,
             receiver_fence: Fence::new(0, 0),
             bytes: 0,
             cancelled,
@@ -205,6 +207,8 @@ impl AppScheduler {
         } else if self.app.pause.is_paused() {
             // The one that sees the resumption reports it.
             LONGEST_SLEEP
+        } else if let Some(wait) = self.app.gate.wait() {
+            wait.min(LONGEST_SLEEP)
         } else {
             RETRY_READ
         };

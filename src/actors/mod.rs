@@ -40,6 +40,7 @@ mod change_work;
 
 mod shard_keeper;
 mod shares;
+mod target_gate;
 
 mod janitor;
 

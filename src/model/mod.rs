@@ -7,6 +7,7 @@ pub(crate) mod app;
 pub mod audit;
 pub(crate) mod bulk;
 pub mod change;
+pub(crate) mod circuit;
 pub mod clock;
 pub(crate) mod cursor;
 pub(crate) mod filter;

@@ -73,7 +73,9 @@ pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::ParkedRecord;
-pub use lists::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
+pub use lists::{
+    AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobWalk, WalkRange,
+};
 pub use members::{InstanceState, KnownInstance};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};
