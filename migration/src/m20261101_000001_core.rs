@@ -26,6 +26,9 @@ const TABLES: [(&str, &str); 13] = [
             pause_reason {text},
             refuse_requests boolean not null default false,
             rate_ns bigint not null default 0,
+            overrides {text},
+            overridden_ms bigint,
+            overridden_by {name}(255),
             deleted_ms bigint
         ) {tail}",
     ),

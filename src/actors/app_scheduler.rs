@@ -73,7 +73,7 @@ impl AppScheduler {
             max_jobs: jobs,
             max_bytes: app.memory.for_window(),
             page_size: PAGE,
-            aging_ms: i64::try_from(app.config.priority_aging.as_millis()).unwrap_or(i64::MAX),
+            aging_ms: aging_ms_of(&app),
         };
         // A replacement for an actor that panicked while draining must not start jobs.
         let stopping = instance.draining.load(Ordering::Acquire);
@@ -101,6 +101,7 @@ impl AppScheduler {
         }
         self.fire();
         self.buy_starts(ctx);
+        self.window.set_aging_ms(aging_ms_of(&self.app));
         self.window.set_max_bytes(self.app.memory.for_window());
         self.read(ctx);
         self.app.memory.set_window(self.window.expected_bytes());
@@ -117,7 +118,7 @@ impl AppScheduler {
             starts: self.usable_starts(),
             bytes: self.app.memory.for_starts(),
         };
-        let (keys, most_of_key) = (&self.app.keys, self.app.config.max_concurrent_per_key);
+        let (keys, most_of_key) = (&self.app.keys, self.app.limits().max_concurrent_per_key);
         let due = self.window.take_due(now_ms, room, |key| keys.take(key, most_of_key));
         self.use_starts(due.iter().filter(|job| !job.is_expired(now_ms)).count());
         let attempts: Vec<Attempt> =
@@ -145,7 +146,7 @@ impl AppScheduler {
         let running = self.app.running.load(Ordering::Relaxed);
         let unwritten = self.app.unwritten.load(Ordering::Relaxed);
         let most = self.app.max_unwritten();
-        let handlers = (self.app.config.max_in_flight.get() as usize).saturating_sub(running);
+        let handlers = (self.app.limits().max_in_flight.get() as usize).saturating_sub(running);
         let handlers = handlers.min(self.app.gate.free(running));
         handlers.min(most.saturating_sub(unwritten)).min(self.free_permits(running))
     }
@@ -158,7 +159,7 @@ impl AppScheduler {
 
     /// How many attempts may run for these shards; none without a limit.
     fn permits_of<'a>(&self, shards: impl Iterator<Item = &'a ShardId>) -> Option<usize> {
-        let most = self.app.config.max_concurrent?;
+        let most = self.app.limits().max_concurrent?;
         Some(shards.map(|shard| permits_of(*shard, &self.app.row, most) as usize).sum())
     }
 
@@ -230,6 +231,10 @@ impl AppScheduler {
             self.window.outcome_unknown(id);
         }
     }
+}
+
+fn aging_ms_of(app: &RegisteredApp) -> i64 {
+    i64::try_from(app.limits().priority_aging.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Actor for AppScheduler {

@@ -65,7 +65,7 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Ended {
     app.figures.started(fired_ms - ready_ms, job.due_ms < ready_ms);
     let timeout = match app.gate.has_target() {
         true => Duration::MAX,
-        false => job.timeout(app.config.timeout),
+        false => job.timeout(app.limits().timeout),
     };
     let context = JobContext::new(
         app.name.clone(),

@@ -57,6 +57,10 @@ pub enum AuditAction {
     PauseApp,
     /// An app was resumed.
     ResumeApp,
+    /// Limits of an app were changed.
+    ChangeLimits,
+    /// The limits of an app are as configured again.
+    ResetLimits,
     /// An app was deleted.
     DeleteApp,
     /// An instance was asked to give everything up.
@@ -144,7 +148,7 @@ impl AuditSource {
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::ReplayDeadLetter,
         Self::EditDeadLetter,
         Self::DiscardDeadLetter,
@@ -157,6 +161,8 @@ impl AuditAction {
         Self::EditJob,
         Self::PauseApp,
         Self::ResumeApp,
+        Self::ChangeLimits,
+        Self::ResetLimits,
         Self::DeleteApp,
         Self::DrainInstance,
         Self::StartBulk,
@@ -178,6 +184,8 @@ impl AuditAction {
             Self::EditJob => "job.edit",
             Self::PauseApp => "app.pause",
             Self::ResumeApp => "app.resume",
+            Self::ChangeLimits => "app.set",
+            Self::ResetLimits => "app.reset",
             Self::DeleteApp => "app.delete",
             Self::DrainInstance => "instance.drain",
             Self::StartBulk => "bulk.start",

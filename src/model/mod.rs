@@ -18,6 +18,7 @@ pub mod ids;
 pub mod job;
 mod json;
 pub mod letter;
+pub(crate) mod limits;
 pub mod pause;
 pub(crate) mod process;
 pub mod rate;

@@ -30,8 +30,9 @@ use std::sync::Arc;
 
 use self::context::Context;
 
+pub use crate::model::limits::LimitValues;
 pub use admission::{JobPreview, Replayed, Submitted};
-pub use apps::{App, AppChange, AppResult, Apps};
+pub use apps::{App, AppChange, AppResult, Apps, LimitChange, Overridden};
 pub use audit::{Audit, AuditItem, AuditList};
 pub use bulk::{Bulk, BulkAction, BulkItem, BulkList, BulkPreview, BulkRequest, BulkStarted};
 pub use connect::OperationsOptions;

@@ -9,7 +9,7 @@ use super::columns::{history, signed_ms};
 use super::history_row::AttemptState;
 use super::letters::truncated;
 use super::steps::{Step, Value};
-use super::{AppRules, Driver, Error, Result, Store};
+use super::{AppRules, Driver, Result, Store};
 use crate::model::ids::JobId;
 use crate::model::job::{Cancellation, Job, JobData, Priority};
 
@@ -111,7 +111,7 @@ impl Store {
     /// The attempts that have ended of the job that was admitted then, oldest first.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer.
+    /// [`super::Error::Unavailable`] if the database does not answer.
     pub async fn attempts_of(&self, job: JobId, created_ms: i64) -> Result<Vec<HistoryEntry>> {
         let mut rows = self.history_of(job).await?;
         rows.retain(|row| row.created_ms == created_ms);
@@ -122,7 +122,7 @@ impl Store {
     /// other, the last one.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer, or the rules of the app cannot be
+    /// [`super::Error::Unavailable`] if the database does not answer, or the rules of the app cannot be
     /// read.
     pub async fn ended_job(&self, id: JobId) -> Result<Option<EndedJob>> {
         let mut rows = self.history_of(id).await?;
@@ -182,7 +182,7 @@ impl Store {
     /// there may be more.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer; the step can be repeated.
+    /// [`super::Error::Unavailable`] if the database does not answer; the step can be repeated.
     pub async fn expire_history(&self, now_ms: i64) -> Result<bool> {
         let mut until = Vec::new();
         for app in app::Entity::find().all(&self.inner.pool).await? {
@@ -272,7 +272,5 @@ impl HistoryEntry {
 }
 
 fn rules_of(app: &app::Model) -> Result<AppRules> {
-    serde_json::from_str(&app.rules).map_err(|error| {
-        Error::Unavailable(format!("the rules of app {} cannot be read: {error}", app.name))
-    })
+    AppRules::read(&app.name, &app.rules, app.overrides.as_deref())
 }

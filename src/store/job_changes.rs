@@ -14,7 +14,7 @@ use super::outbox::{self, OrderingKey};
 use super::shards::IS_FREE;
 use super::steps::{Step, Value, run_mysql, run_postgres, run_sqlite};
 use super::tombstones::TOMBSTONE;
-use super::{AppRules, Driver, Error, Result, ShardFence, Store, audit, bulk, history};
+use super::{AppRules, Driver, Result, ShardFence, Store, audit, bulk, history};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, Epoch, JobId, KeyId, ShardId};
 use crate::model::job::{Cancellation, Job};
@@ -101,7 +101,7 @@ impl Store {
     /// The row of a job, if there is one.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer.
+    /// [`super::Error::Unavailable`] if the database does not answer.
     pub async fn stored_job(&self, id: JobId) -> Result<Option<StoredJob>> {
         let found = job::Entity::find().filter(job::Column::Id.eq(id.uuid()));
         let row = found.one(&self.inner.pool).await?;
@@ -111,22 +111,21 @@ impl Store {
     /// The row of a job with its app and its owner, if there is one.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer, or the rules of the app cannot be
+    /// [`super::Error::Unavailable`] if the database does not answer, or the rules of the app cannot be
     /// read.
     pub async fn locate_job(&self, id: JobId) -> Result<Option<LocatedJob>> {
         let Some(stored) = self.stored_job(id).await? else { return Ok(None) };
         let shard = stored.job.shard;
         let select = format!(
             "select a.id, a.name, a.rules, s.epoch, \
-             case when {IS_FREE} then 1 else 0 end, a.paused_ms from scheduler_shard as s \
+             case when {IS_FREE} then 1 else 0 end, a.paused_ms, a.overrides from scheduler_shard as s \
              join scheduler_app as a on a.id = s.app where s.id = {shard}"
         );
         let Some(row) = self.query(&select).await?.pop() else { return Ok(None) };
         let app_name: String = row.try_get_by_index(1)?;
         let rules: String = row.try_get_by_index(2)?;
-        let rules = serde_json::from_str(&rules).map_err(|error| {
-            Error::Unavailable(format!("the rules of app {app_name} cannot be read: {error}"))
-        })?;
+        let overrides: Option<String> = row.try_get_by_index(6)?;
+        let rules = AppRules::read(&app_name, &rules, overrides.as_deref())?;
         let epoch = Epoch(row.try_get_by_index(3)?);
         let is_free = match self.inner.driver {
             Driver::Postgres(_) => row.try_get_by_index::<i32>(4)? == 1,
@@ -141,7 +140,7 @@ impl Store {
     /// The job that an app's idempotency key refers to.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer.
+    /// [`super::Error::Unavailable`] if the database does not answer.
     pub async fn job_of_key(&self, key: KeyId) -> Result<Option<JobId>> {
         let id = Uuid::from_bytes(key.into_bytes());
         let found = idempotency_key::Entity::find().filter(idempotency_key::Column::Id.eq(id));
@@ -152,7 +151,7 @@ impl Store {
     /// Changes a job, all of it or nothing.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the database does not take the new values; else it is unknown
+    /// [`super::Error::Refused`] if the database does not take the new values; else it is unknown
     /// whether it was committed: the revision of the row shows it.
     pub async fn change_job(&self, claim: &Claim, write: &JobWrite) -> Result<JobWritten> {
         let parts = write.parts(claim);

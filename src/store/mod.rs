@@ -18,6 +18,7 @@ mod due;
 mod known_apps;
 mod pauses;
 mod rates;
+mod overrides;
 mod instances;
 mod members;
 mod shards;
@@ -79,6 +80,7 @@ pub use lists::{
 pub use members::{InstanceState, KnownInstance};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};
+pub use overrides::AppOverrides;
 pub use pages::{ListRange, Page, Pages};
 pub use partitions::{PartitionRow, Totals};
 pub use pauses::{AppInUse, AppState};

@@ -1,6 +1,7 @@
 //! Limits of an app over all instances, measured where its jobs arrive.
 
 mod concurrency;
+mod overrides;
 mod rate;
 mod receiver;
 

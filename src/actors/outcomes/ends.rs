@@ -68,7 +68,7 @@ fn after_failure(instance: &Instance, attempt: &Attempt, failure: Failure) -> Ou
     app.figures.failed.fetch_add(1, Ordering::Relaxed);
     let failed = job.attempts + 1;
     let why = kept(&failure.why());
-    let most = job.max_attempts.unwrap_or(app.config.max_attempts.get());
+    let most = job.max_attempts.unwrap_or(app.limits().max_attempts.get());
     let is_refused =
         matches!(failure, Failure::Refused { .. } | Failure::Handler(JobError::Refused(_)));
     if is_refused {

@@ -226,7 +226,7 @@ fn divided<'a>(
     rows: &[&'a ShardRow],
     live: Vec<InstanceId>,
 ) -> Vec<(Vec<&'a ShardRow>, Vec<InstanceId>)> {
-    let Some(most) = app.config.max_concurrent else { return vec![(rows.to_vec(), live)] };
+    let Some(most) = app.limits().max_concurrent else { return vec![(rows.to_vec(), live)] };
     let owners = match (most.get() as usize) < live.len() {
         true => only_owner(app.id, &live).into_iter().collect(),
         false => live,

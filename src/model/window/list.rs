@@ -1,6 +1,5 @@
 //! One list: the next jobs of one shard and priority, up to a mark.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
@@ -291,13 +290,6 @@ impl List {
         let old = std::mem::replace(self, Self { row_bytes, ..Self::new(self.priority) });
         let blocked: Vec<_> = old.blocked.jobs().values().cloned().collect();
         (old.jobs.into_values().chain(old.waiting.into_values()).chain(blocked), old.page)
-    }
-
-    /// The list's rank in the order of firing at `now_ms`; `None` if none of its jobs is due.
-    pub(super) fn turn(&self, now_ms: i64, aging_ms: i64) -> Option<Reverse<(i64, Key)>> {
-        let head = self.head().filter(|head| head.due_ms <= now_ms)?;
-        let waited_ms = now_ms.saturating_sub(head.ready_ms()).max(0);
-        Some(Reverse((i64::from(self.priority.rank()) - waited_ms / aging_ms.max(1), head.key())))
     }
 }
 
