@@ -42,7 +42,7 @@ struct JobList<'a> {
 #[utoipa::path(get, path = "/api/jobs", tag = "jobs", operation_id = "listJobs",
     params(
         ("app" = Option<String>, Query),
-        ("state" = Option<String>, Query, description = "scheduled or due"),
+        ("state" = Option<String>, Query, description = "scheduled, due or running"),
         ("from" = Option<String>, Query, description = "Due then or later, RFC 3339"),
         ("to" = Option<String>, Query, description = "Due before, RFC 3339"),
         ("priority" = Option<String>, Query, description = "high, normal or low"),

@@ -17,7 +17,7 @@ const MAX_KEY_CHARS: usize = 255;
 /// Conditions on the data at most.
 const MAX_CONDITIONS: usize = 16;
 /// States that jobs have and this version's lists do not know.
-const LATER_STATES: [&str; 4] = ["running", "succeeded", "dead", "cancelled"];
+const LATER_STATES: [&str; 3] = ["succeeded", "dead", "cancelled"];
 
 pub(super) fn app(text: &str) -> Result<String, String> {
     match AppName::new(text) {
@@ -27,12 +27,14 @@ pub(super) fn app(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn state(text: &str) -> Result<ListState, String> {
-    let known = [ListState::Scheduled, ListState::Due];
+    let known = [ListState::Scheduled, ListState::Due, ListState::Running];
     if let Some(state) = known.into_iter().find(|state| state.as_str() == text) {
         return Ok(state);
     }
     if LATER_STATES.contains(&text) {
-        return Err(format!("is \"{text}\", which this version does not list: scheduled or due"));
+        return Err(format!(
+            "is \"{text}\", which this version does not list: scheduled, due or running"
+        ));
     }
     let names = known.map(ListState::as_str);
     Err(none_of(text, &names))

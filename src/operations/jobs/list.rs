@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::Jobs;
 use super::listed::ListedJob;
+use super::running::{Running, RunningAttempt};
 use crate::model::cursor::CursorScope;
-use crate::model::filter::JobFilter;
+use crate::model::filter::{JobFilter, ListState};
 use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
 use crate::model::job::{Job, Priority};
 use crate::model::suggest::nearest;
@@ -43,8 +44,8 @@ pub struct JobPage {
 impl Jobs<'_> {
     /// A page of the jobs that `filter` selects, in the order of due time and id. A job that exists
     /// all the time and is not changed is on exactly one page, whatever happens to others. A page
-    /// may be short before the end, since a filter by partition or by data reads at most
-    /// 10,000 jobs for one.
+    /// may be short before the end, since a filter by partition, by data or by the state `running`
+    /// reads at most 10,000 jobs for one.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an app that was never registered and a limit that is not 1 to 1000,
@@ -62,8 +63,8 @@ impl Jobs<'_> {
             .await
     }
 
-    /// How many jobs `filter` selects, counted up to [`JobCount::LIMIT`]. A filter by partition or
-    /// by data reads at most as many jobs, and counts those of them that it selects.
+    /// How many jobs `filter` selects, counted up to [`JobCount::LIMIT`]. A filter by partition, by
+    /// data or by the state `running` reads at most as many jobs, and counts those of them that it selects.
     ///
     /// # Errors
     /// As [`list`](Self::list).
@@ -104,7 +105,7 @@ impl Context {
         let selection = Selection::new(self, filter).await?;
         let selection = Selection { now_ms: at_ms, until_ms: Some(at_ms), ..selection };
         let found = selection.find(self, after, limit).await?;
-        let target = |(job, _): &(Job, Arc<str>)| (job.id, job.created_ms, job.changes.revision);
+        let target = |Listed { job, .. }: &Listed| (job.id, job.created_ms, job.changes.revision);
         Ok((found.jobs.iter().map(target).collect(), found.next))
     }
 }
@@ -126,10 +127,17 @@ struct Selection {
     until_ms: Option<i64>,
 }
 
+/// A job that is selected.
+struct Listed {
+    job: Job,
+    app: Arc<str>,
+    running: Option<RunningAttempt>,
+}
+
 /// The jobs of a page.
 #[derive(Default)]
 struct Found {
-    jobs: Vec<(Job, Arc<str>)>,
+    jobs: Vec<Listed>,
     now_ms: i64,
     next: Option<JobPlace>,
     /// The jobs that were read.
@@ -163,16 +171,19 @@ impl Selection {
         Ok(Self { now_ms: context.now_ms(), filter, apps, names, ledgers, until_ms: None })
     }
 
-    /// The name of the job's app, if the filter selects the job.
-    fn app_of(&self, job: &Job) -> Option<&Arc<str>> {
-        let name = self.names.get(&job.shard)?;
+    /// The job, if the filter selects it.
+    fn select(&self, job: Job, running: &mut Running) -> Option<Listed> {
+        let app = self.names.get(&job.shard)?.clone();
+        let running = running.remove(&job.id);
         let of_partition = self.ledgers.as_ref().is_none_or(|ledgers| {
             job.origin.as_ref().is_some_and(|origin| ledgers.contains(&origin.ledger))
         });
         let is_new = self.until_ms.is_some_and(|until_ms| {
             job.created_ms > until_ms || job.changes.moved_ms.is_some_and(|ms| ms > until_ms)
         });
-        (of_partition && !is_new && self.filter.matches(job, self.now_ms)).then_some(name)
+        let is_selected =
+            of_partition && !is_new && self.filter.matches(&job, self.now_ms, running.is_some());
+        is_selected.then_some(Listed { job, app, running })
     }
 
     fn range(&self) -> WalkRange {
@@ -185,6 +196,7 @@ impl Selection {
             },
             from_ms,
             to_ms,
+            idle: self.filter.state == Some(ListState::Due),
         }
     }
 
@@ -234,18 +246,14 @@ impl Selection {
             let read = context.store().jobs_by_id(rest, PAGE_BYTES).await;
             let (jobs, looked_for) = read.map_err(of_store)?;
             rest = &rest[looked_for..];
-            for job in jobs {
-                if after.is_none_or(|after| job.key() > after)
-                    && let Some(name) = self.app_of(&job).cloned()
-                {
-                    found.jobs.push((job, name));
-                }
-            }
+            let mut running = context.running_among(&jobs).await?;
+            let jobs = jobs.into_iter().filter(|job| after.is_none_or(|after| job.key() > after));
+            found.jobs.extend(jobs.filter_map(|job| self.select(job, &mut running)));
         }
-        found.jobs.sort_unstable_by_key(|(job, _)| job.key());
+        found.jobs.sort_unstable_by_key(|listed| listed.job.key());
         if found.jobs.len() > limit {
             found.jobs.truncate(limit);
-            found.next = found.jobs.last().map(|(job, _)| job.key());
+            found.next = found.jobs.last().map(|listed| listed.job.key());
         }
         Ok(found)
     }
@@ -281,6 +289,7 @@ impl Selection {
                 let ids: Vec<JobId> = rest.iter().map(|(_, id)| *id).collect();
                 let read = store.jobs_by_id(&ids, PAGE_BYTES).await;
                 let (jobs, looked_for) = read.map_err(of_store)?;
+                let mut running = context.running_among(&jobs).await?;
                 let mut jobs: HashMap<JobId, Job> =
                     jobs.into_iter().map(|job| (job.id, job)).collect();
                 let (now, later) = rest.split_at(looked_for);
@@ -295,9 +304,9 @@ impl Selection {
                     // One that was rescheduled meanwhile is listed where it is now.
                     let job = jobs.remove(&place.1).filter(|job| job.key() == *place);
                     let Some(job) = job else { continue };
-                    let Some(name) = self.app_of(&job).cloned() else { continue };
-                    bytes += job.size();
-                    found.jobs.push((job, name));
+                    let Some(listed) = self.select(job, &mut running) else { continue };
+                    bytes += listed.job.size();
+                    found.jobs.push(listed);
                 }
                 if is_full(&found, bytes) && !rest.is_empty() {
                     found.next = last;
@@ -315,9 +324,9 @@ impl Selection {
 impl Found {
     fn into_page(self, scope: &CursorScope) -> JobPage {
         let now_ms = self.now_ms;
-        let listed = |(job, name): (Job, Arc<str>)| ListedJob::new(job, &name, now_ms);
+        let item = |Listed { job, app, running }| ListedJob::new(job, &app, running, now_ms);
         JobPage {
-            items: self.jobs.into_iter().map(listed).collect(),
+            items: self.jobs.into_iter().map(item).collect(),
             next: self
                 .next
                 .map(|place| scope.write(&page::bytes_of(place.0, place.1.into_bytes()))),

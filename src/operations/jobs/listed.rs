@@ -3,6 +3,7 @@
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
+use super::running::{RunningAttempt, WireRunning};
 use crate::model::ids::JobId;
 use crate::model::job::{Job, JobData, Priority};
 use crate::operations::rfc3339_ms;
@@ -35,6 +36,8 @@ pub struct ListedJob {
     pub created_ms: i64,
     /// The number of attempts that have ended.
     pub attempts: u32,
+    /// The attempt that runs, if it has run for a second.
+    pub running: Option<RunningAttempt>,
     /// The error of its last attempt.
     pub last_error: Option<String>,
     /// What its handler is given.
@@ -50,7 +53,7 @@ pub enum JobState {
     Scheduled,
     /// Its next attempt is due.
     Due,
-    /// An attempt at it runs on the instance that was asked.
+    /// An attempt at it runs: for a second or more, or on the instance that was asked.
     Running,
     /// It is done.
     Succeeded,
@@ -75,12 +78,16 @@ impl JobState {
 }
 
 impl ListedJob {
-    pub(super) fn new(job: Job, app: &str, now_ms: i64) -> Self {
+    pub(super) fn new(job: Job, app: &str, running: Option<RunningAttempt>, now_ms: i64) -> Self {
         Self {
             job_id: job.id,
             request_id: job.request_id,
             app_name: app.to_owned(),
-            state: if job.due_ms <= now_ms { JobState::Due } else { JobState::Scheduled },
+            state: match running {
+                Some(_) => JobState::Running,
+                None if job.due_ms <= now_ms => JobState::Due,
+                None => JobState::Scheduled,
+            },
             scheduled_ms: job.scheduled_ms,
             due_ms: job.due_ms,
             priority: job.priority,
@@ -89,6 +96,7 @@ impl ListedJob {
             concurrency_key: job.concurrency_key,
             created_ms: job.created_ms,
             attempts: job.attempts,
+            running,
             last_error: job.last_error,
             job_data: job.data,
         }
@@ -115,6 +123,7 @@ pub(crate) struct WireListedJob<'a> {
     concurrency_key: Option<&'a str>,
     created_time: String,
     attempts: u32,
+    running: Option<WireRunning<'a>>,
     last_error: Option<&'a str>,
     #[schema(value_type = Object)]
     job_data: &'a JobData,
@@ -135,6 +144,7 @@ impl Serialize for ListedJob {
             concurrency_key: self.concurrency_key.as_deref(),
             created_time: rfc3339_ms(self.created_ms),
             attempts: self.attempts,
+            running: self.running.as_ref().map(WireRunning::from),
             last_error: self.last_error.as_deref(),
             job_data: &self.job_data,
         }
