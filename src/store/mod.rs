@@ -17,6 +17,7 @@ mod apps;
 mod due;
 mod known_apps;
 mod pauses;
+mod rates;
 mod instances;
 mod members;
 mod shards;
@@ -73,7 +74,9 @@ pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::ParkedRecord;
-pub use lists::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
+pub use lists::{
+    AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobWalk, WalkRange,
+};
 pub use marks::{MarkBatch, Marked};
 pub use members::{InstanceState, KnownInstance};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};

@@ -77,7 +77,7 @@ impl BulkRequest {
             let why = "filter selects every job: say which ones, or that all are meant by all";
             return Err(Refusal::new(ErrorKind::MissingField, why).into());
         }
-        self.filter.check().map_err(|error| Error::Invalid(error.to_string()))?;
+        self.filter.check_live().map_err(|error| Error::Invalid(error.to_string()))?;
         self.action.check()
     }
 }
@@ -198,11 +198,14 @@ impl<'a> Bulk<'a> {
     /// As [`start`](Self::start).
     pub async fn preview(&self, request: &BulkRequest) -> Result<BulkPreview> {
         request.check()?;
-        let all = super::Jobs::new(self.context);
-        let JobCount { jobs: matched, has_more } = all.count(&request.filter).await?;
-        let page = PageRequest { limit: SAMPLES, cursor: None };
-        let samples = all.list(&request.filter, &page).await?.items;
-        Ok(BulkPreview { matched, has_more, samples })
+        let filter = request.filter.clone();
+        self.context
+            .run(|context| async move {
+                let (count, samples) = context.live_jobs(filter, SAMPLES).await?;
+                let JobCount { jobs: matched, has_more } = count;
+                Ok(BulkPreview { matched, has_more, samples })
+            })
+            .await
     }
 
     /// How far a bulk action is.

@@ -7,6 +7,7 @@ use super::running::{RunningAttempt, WireRunning};
 use crate::model::ids::JobId;
 use crate::model::job::{Job, JobData, Priority};
 use crate::operations::rfc3339_ms;
+use crate::store::{AttemptState, EndedRow};
 
 /// A job as lists show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct ListedJob {
     pub state: JobState,
     /// When it is scheduled to fire, epoch milliseconds.
     pub scheduled_ms: i64,
-    /// When its next attempt is due, epoch milliseconds.
+    /// When its next attempt is due, or its last one was, epoch milliseconds.
     pub due_ms: i64,
     /// Its priority.
     pub priority: Priority,
@@ -40,6 +41,12 @@ pub struct ListedJob {
     pub running: Option<RunningAttempt>,
     /// The error of its last attempt.
     pub last_error: Option<String>,
+    /// When it ended, epoch milliseconds; none if it has not.
+    pub ended_ms: Option<i64>,
+    /// Of one that failed for good, the kind of error.
+    pub error_kind: Option<String>,
+    /// Of one that was cancelled, by whom.
+    pub cancelled_by: Option<String>,
     /// What its handler is given.
     pub job_data: JobData,
 }
@@ -75,6 +82,15 @@ impl JobState {
             Self::Cancelled => "cancelled",
         }
     }
+
+    /// That of a job whose last attempt ended so.
+    pub(super) fn of_end(end: AttemptState) -> Self {
+        match end {
+            AttemptState::Succeeded => Self::Succeeded,
+            AttemptState::Dead | AttemptState::Retried => Self::Dead,
+            AttemptState::Cancelled => Self::Cancelled,
+        }
+    }
 }
 
 impl ListedJob {
@@ -98,7 +114,33 @@ impl ListedJob {
             attempts: job.attempts,
             running,
             last_error: job.last_error,
+            ended_ms: None,
+            error_kind: None,
+            cancelled_by: None,
             job_data: job.data,
+        }
+    }
+
+    pub(super) fn of_ended(row: EndedRow, app: &str) -> Self {
+        Self {
+            job_id: row.id,
+            request_id: row.request_id,
+            app_name: app.to_owned(),
+            state: JobState::of_end(row.state),
+            scheduled_ms: row.scheduled_ms,
+            due_ms: row.due_ms,
+            priority: row.priority,
+            expires_ms: None,
+            flexible_window_ms: None,
+            concurrency_key: None,
+            created_ms: row.created_ms,
+            attempts: row.attempts,
+            running: None,
+            last_error: row.error,
+            ended_ms: Some(row.ended_ms),
+            error_kind: row.kind,
+            cancelled_by: row.cancelled_by,
+            job_data: row.data,
         }
     }
 }
@@ -125,6 +167,9 @@ pub(crate) struct WireListedJob<'a> {
     attempts: u32,
     running: Option<WireRunning<'a>>,
     last_error: Option<&'a str>,
+    ended_time: Option<String>,
+    error_kind: Option<&'a str>,
+    cancelled_by: Option<&'a str>,
     #[schema(value_type = Object)]
     job_data: &'a JobData,
 }
@@ -146,6 +191,9 @@ impl Serialize for ListedJob {
             attempts: self.attempts,
             running: self.running.as_ref().map(WireRunning::from),
             last_error: self.last_error.as_deref(),
+            ended_time: self.ended_ms.map(rfc3339_ms),
+            error_kind: self.error_kind.as_deref(),
+            cancelled_by: self.cancelled_by.as_deref(),
             job_data: &self.job_data,
         }
         .serialize(serializer)
