@@ -185,7 +185,8 @@ const TABLES: [(&str, &str); 13] = [
             timeout_ms bigint,
             expires_ms bigint,
             flexible_ms bigint,
-            concurrency_key {name}(255)
+            concurrency_key {name}(255),
+            bulk bigint
         ) {tail}",
     ),
     (
@@ -252,6 +253,8 @@ const TABLES: [(&str, &str); 13] = [
             done bigint not null,
             failed bigint not null,
             treated bigint not null,
+            failed_again bigint not null default 0,
+            expected bigint,
             place {text},
             step {text},
             runner bigint,
