@@ -187,7 +187,8 @@ const TABLES: [(&str, &str); 13] = [
             timeout_ms bigint,
             expires_ms bigint,
             flexible_ms bigint,
-            concurrency_key {name}(255)
+            concurrency_key {name}(255),
+            bulk bigint
         ) {tail}",
     ),
     (
@@ -254,6 +255,8 @@ const TABLES: [(&str, &str); 13] = [
             done bigint not null,
             failed bigint not null,
             treated bigint not null,
+            failed_again bigint not null default 0,
+            expected bigint,
             place {text},
             step {text},
             runner bigint,

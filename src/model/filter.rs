@@ -203,6 +203,26 @@ impl JobFilter {
         }
     }
 
+    /// Checks that it is one of dead letters: by app, error kind, partition and the time of death.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), and for what dead letters do not have.
+    pub(crate) fn check_letters(&self) -> Result<(), InvalidFilter> {
+        self.check()?;
+        let others = [
+            ("state", self.state.is_some()),
+            ("priority", self.priority.is_some()),
+            ("key", self.key.is_some()),
+            ("data", !self.data.is_empty()),
+        ];
+        match others.into_iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) => {
+                Err(InvalidFilter::new(name, "is not one of dead letters: leave it out"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether it can select jobs that have not ended.
     pub(crate) fn selects_live(&self) -> bool {
         let is_live = |state| !ListState::ENDED.contains(&state);

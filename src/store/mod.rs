@@ -54,7 +54,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sea_orm::DatabaseConnection;
 
 pub use admit::{
-    Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Wait,
+    Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Told,
+    Wait,
 };
 pub use apps::{AppRow, AppRules};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};

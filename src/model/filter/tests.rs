@@ -200,6 +200,15 @@ fn a_filter_selects_live_jobs_ended_ones_or_both() {
         assert_eq!((filter.selects_live(), &*filter.ended_states()), (live, ended), "{pairs:?}");
         assert_eq!(filter.check_live().is_ok(), live, "{pairs:?}");
     }
+    for (pairs, is_of_letters) in [
+        (&[("app", "a"), ("errorKind", "expired"), ("partition", "t/1")][..], true),
+        (&[("from", "2030-01-01T00:00:00Z")], true),
+        (&[("key", "k")], false),
+        (&[("state", "dead")], false),
+        (&[("priority", "low")], false),
+    ] {
+        assert_eq!(read(pairs).unwrap().check_letters().is_ok(), is_of_letters, "{pairs:?}");
+    }
     let refused = read(&[("errorKind", "expired"), ("state", "due")]).unwrap();
     let why = refused.check().unwrap_err().to_string();
     assert_eq!(why, "errorKind is expired, which no job that is due has: leave out one");
