@@ -91,6 +91,8 @@ const TABLES: [(&str, &str); 13] = [
             original {uuid},
             cancelled_ms bigint,
             cancelled_by {name}(255),
+            started_ms bigint,
+            started_by bigint,
             primary key {job_key}
         ) {rowid} {tail}",
     ),
@@ -188,7 +190,8 @@ const TABLES: [(&str, &str); 13] = [
             timeout_ms bigint,
             expires_ms bigint,
             flexible_ms bigint,
-            concurrency_key {name}(255)
+            concurrency_key {name}(255),
+            bulk bigint
         ) {tail}",
     ),
     (
@@ -255,6 +258,8 @@ const TABLES: [(&str, &str); 13] = [
             done bigint not null,
             failed bigint not null,
             treated bigint not null,
+            failed_again bigint not null default 0,
+            expected bigint,
             place {text},
             step {text},
             runner bigint,

@@ -34,7 +34,9 @@ pub use crate::model::limits::LimitValues;
 pub use admission::{JobPreview, Replayed, Submitted};
 pub use apps::{App, AppChange, AppResult, Apps, LimitChange, Overridden};
 pub use audit::{Audit, AuditItem, AuditList};
-pub use bulk::{Bulk, BulkAction, BulkItem, BulkList, BulkPreview, BulkRequest, BulkStarted};
+pub use bulk::{
+    Bulk, BulkAction, BulkItem, BulkList, BulkPreview, BulkRequest, BulkSamples, BulkStarted,
+};
 pub use connect::OperationsOptions;
 pub use dead_letters::{
     BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterList, LetterOutcome,
@@ -50,7 +52,7 @@ pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Insta
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub use jobs::{
     AttemptState, HistoryEntry, JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState,
-    Jobs, ListedJob, OperationOutcome, OperationState, RequestStatus, ShownJob,
+    Jobs, ListedJob, OperationOutcome, OperationState, RequestStatus, RunningAttempt, ShownJob,
 };
 pub(crate) use jobs::{WireAnswer, WireJob, WireListedJob, WireOperation, WireStatus};
 pub use page::PageRequest;
@@ -134,7 +136,7 @@ impl Operations {
         Audit::new(&self.context)
     }
 
-    /// Actions on every job that a filter selects.
+    /// Actions on every job or dead letter that a filter selects.
     pub fn bulk(&self) -> Bulk<'_> {
         Bulk::new(&self.context)
     }

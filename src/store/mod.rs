@@ -37,6 +37,7 @@ mod outbox;
 mod requests;
 mod review;
 mod outcomes;
+mod marks;
 mod history;
 mod history_row;
 mod packets;
@@ -54,7 +55,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sea_orm::DatabaseConnection;
 
 pub use admit::{
-    Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Wait,
+    Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Told,
+    Wait,
 };
 pub use apps::{AppRow, AppRules};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
@@ -77,6 +79,7 @@ pub use letters::ParkedRecord;
 pub use lists::{
     AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobWalk, WalkRange,
 };
+pub use marks::{MarkBatch, Marked};
 pub use members::{InstanceState, KnownInstance};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};

@@ -33,8 +33,8 @@ impl AppScheduler {
                 Withdrawn::InFlight => return self.after_attempts.push(change),
             },
             Attempting::Ended => return self.after_attempts.push(change),
-            Attempting::Running { is_marking: true } => Found::Marking,
-            Attempting::Running { is_marking: false } => Found::Running,
+            Attempting::Running { is_cancelling: true } => Found::Cancelling,
+            Attempting::Running { is_cancelling: false } => Found::Running,
         };
         spawn(&self.instance, &self.app, fence, change, found);
     }
