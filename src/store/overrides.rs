@@ -4,8 +4,9 @@ use infinite_scheduler_entity::app;
 
 use super::apps::read_overrides;
 use super::steps::{Step, Value};
-use super::{AppState, Error, Result, Store, audit};
+use super::{Error, Result, Store, audit};
 use crate::model::audit::AuditEntry;
+use crate::model::ids::AppId;
 use crate::model::limits::LimitValues;
 
 /// Limits that win over the configuration.
@@ -27,7 +28,8 @@ impl Store {
     /// [`Error::Unavailable`]: unknown whether it was done; ask what is there.
     pub async fn set_app_overrides(
         &self,
-        seen: &AppState,
+        app: AppId,
+        seen: Option<&AppOverrides>,
         to: Option<&AppOverrides>,
         entry: &AuditEntry,
     ) -> Result<bool> {
@@ -37,7 +39,7 @@ impl Store {
             })?),
             None => None,
         };
-        let (as_seen, seen_ms): (_, Option<Value>) = match &seen.overrides {
+        let (as_seen, seen_ms): (_, Option<Value>) = match seen {
             Some(seen) => ("overridden_ms = ?", Some(seen.since_ms.into())),
             None => ("overridden_ms is null", None),
         };
@@ -47,7 +49,7 @@ impl Store {
         );
         let since_ms = to.map(|to| to.since_ms);
         let by = to.map(|to| to.by.clone());
-        let mut values = vec![json.into(), since_ms.into(), by.into(), seen.id.0.into()];
+        let mut values = vec![json.into(), since_ms.into(), by.into(), app.0.into()];
         values.extend(seen_ms);
         self.transact(vec![Step::one(update, values), audit::step(entry)]).await
     }

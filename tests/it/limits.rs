@@ -1,5 +1,6 @@
 //! Limits of an app over all instances, measured where its jobs arrive.
 
+mod backlog;
 mod concurrency;
 mod overrides;
 mod rate;

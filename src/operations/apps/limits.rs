@@ -157,7 +157,8 @@ async fn set(context: &Context, app: &str, change: &LimitChange) -> Result<AppCh
         let entry = AuditEntry { details, ..entry };
         let to = AppOverrides { values, since_ms: entry.at_ms, by: entry.by.who().to_owned() };
         let to = Some(&to).filter(|to| to.values != LimitValues::default());
-        let done = context.store().set_app_overrides(&seen, to, &entry).await;
+        let done =
+            context.store().set_app_overrides(seen.id, seen.overrides.as_ref(), to, &entry).await;
         if done.map_err(|error| context.database_error(error))? {
             return Ok(changed(AppResult::Changed, app, seen.pause));
         }
@@ -173,7 +174,7 @@ async fn reset(context: &Context, app: &str) -> Result<AppChange> {
         };
         let details = json!({ "before": before.values });
         let entry = AuditEntry { details, ..entry(context, AuditAction::ResetLimits, app) };
-        let done = context.store().set_app_overrides(&seen, None, &entry).await;
+        let done = context.store().set_app_overrides(seen.id, Some(before), None, &entry).await;
         if done.map_err(|error| context.database_error(error))? {
             return Ok(changed(AppResult::Reset, app, seen.pause));
         }

@@ -223,5 +223,6 @@ async fn the_permits_of_the_dead_come_back_and_never_twice() {
         }
     }
     let part = full.as_secs_f64() / (now - quiet).as_secs_f64();
-    assert!(part > 0.6, "{part} of the time all permits were used");
+    let least = if is_long() { 0.95 } else { 0.6 };
+    assert!(part > least, "{part} of the time all permits were used");
 }
