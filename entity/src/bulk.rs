@@ -28,7 +28,7 @@ pub struct Model {
     pub rate: Option<i32>,
     /// The same key does not start a second one within a day.
     pub idempotency_key: Option<String>,
-    /// 1 running, 2 stopping, 3 stopped, 4 finished.
+    /// 0 counting, 1 running, 2 stopping, 3 stopped, 4 finished.
     pub state: i16,
     /// Jobs that were found.
     pub matched: i64,
@@ -38,6 +38,10 @@ pub struct Model {
     pub failed: i64,
     /// Jobs of those that were found of which it is known what became of them.
     pub treated: i64,
+    /// Jobs of replayed letters that became letters again.
+    pub failed_again: i64,
+    /// Jobs or letters that were counted before it began, up to a limit; null before that.
+    pub expected: Option<i64>,
     /// The place of the last job of the steps that are done.
     #[sea_orm(column_type = "Text", nullable)]
     pub place: Option<String>,

@@ -66,6 +66,8 @@ pub struct Model {
     pub flexible_ms: Option<i64>,
     /// Its job's `concurrency_key`, if the request had one.
     pub concurrency_key: Option<String>,
+    /// The bulk action that replayed it.
+    pub bulk: Option<i64>,
 }
 
 /// Nothing is joined through the entity.

@@ -25,6 +25,7 @@ const TABLES: [(&str, &str); 13] = [
             paused_by {name}(255),
             pause_reason {text},
             refuse_requests boolean not null default false,
+            rate_ns bigint not null default 0,
             deleted_ms bigint
         ) {tail}",
     ),
@@ -184,7 +185,8 @@ const TABLES: [(&str, &str); 13] = [
             timeout_ms bigint,
             expires_ms bigint,
             flexible_ms bigint,
-            concurrency_key {name}(255)
+            concurrency_key {name}(255),
+            bulk bigint
         ) {tail}",
     ),
     (
@@ -251,6 +253,8 @@ const TABLES: [(&str, &str); 13] = [
             done bigint not null,
             failed bigint not null,
             treated bigint not null,
+            failed_again bigint not null default 0,
+            expected bigint,
             place {text},
             step {text},
             runner bigint,
@@ -284,8 +288,9 @@ struct Layout {
 
 const FIRING_ORDER: &str = "(shard, priority, due_ms, id)";
 const ATTEMPT: &str = "(id, created_ms, attempt, state)";
-/// New rows are added at the end of an app, and expired ones are at its start.
-const ENDING_ORDER: &str = "(app, ended_ms, id, created_ms, attempt, state)";
+/// New rows are added at the end of an app's list of each state, and expired ones are at its start.
+/// Lists of jobs that ended in a state are read from its end.
+const ENDING_ORDER: &str = "(app, state, ended_ms, id, created_ms, attempt)";
 const JOB_BY_ID: (&str, &str, &str, &str) = (JOB, "unique index", "scheduler_job_by_id", "(id)");
 const HISTORY_BY_ATTEMPT: (&str, &str, &str, &str) =
     (HISTORY, "unique index", "scheduler_job_history_by_attempt", ATTEMPT);
@@ -299,7 +304,7 @@ const HEAP: Layout = Layout {
     history_key: ATTEMPT,
     indexes: &[
         (JOB, "index", "scheduler_job_in_firing_order", "(shard, priority, due_ms, uuid_send(id))"),
-        (HISTORY, "index", "scheduler_job_history_in_ending_order", "(app, ended_ms)"),
+        (HISTORY, "index", "scheduler_job_history_in_ending_order", "(app, state, ended_ms)"),
     ],
 };
 

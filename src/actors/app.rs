@@ -31,6 +31,8 @@ pub(crate) struct RegisteredApp {
     pub(super) figures: Arc<AppFigures>,
     /// How many bytes its jobs occupy.
     pub(super) memory: AppMemory,
+    /// How many live instances fire its jobs, as last seen.
+    pub(super) instances: AtomicUsize,
     /// Whether its target takes jobs.
     pub(super) gate: TargetGate,
     /// That its handlers hang is reported.
@@ -71,6 +73,7 @@ impl RegisteredApp {
             row: Arc::new(row),
             memory: AppMemory::of(memory),
             hang_reported: AtomicBool::new(false),
+            instances: AtomicUsize::new(1),
             running: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),
         }

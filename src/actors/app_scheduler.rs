@@ -6,6 +6,7 @@
 //! in-flight table, and the jobs in the database.
 
 mod changing;
+mod rate;
 mod reading;
 mod shards;
 
@@ -30,7 +31,7 @@ use super::registry::{Routes, Scope};
 use crate::model::fence::Fence;
 use crate::model::ids::ShardId;
 use crate::model::job::Job;
-use crate::model::window::{TicketId, Window, WindowLimits};
+use crate::model::window::{Room, TicketId, Window, WindowLimits};
 use crate::store::ShardFence;
 
 /// The longest sleep, so that a change of the system clock is noticed.
@@ -58,6 +59,7 @@ pub(super) struct AppScheduler {
     /// replaced.
     unreadable: bool,
     look_ups_out: usize,
+    starts: rate::Starts,
     /// Changes of jobs whose attempt has ended and is not written yet.
     after_attempts: Vec<PendingChange>,
     stopping: bool,
@@ -85,6 +87,7 @@ impl AppScheduler {
             reads_paused: false,
             unreadable: true,
             look_ups_out: 0,
+            starts: rate::Starts::default(),
             after_attempts: Vec::new(),
             stopping,
             audited: 0,
@@ -94,6 +97,7 @@ impl AppScheduler {
     /// Starts the jobs that are due, requests missing rows, and sets the timer for the next job.
     fn advance(&mut self, ctx: &mut Context<Self>) {
         self.fire();
+        self.buy_starts(ctx);
         self.window.set_max_bytes(self.app.memory.for_window());
         self.read(ctx);
         self.app.memory.set_window(self.window.expected_bytes());
@@ -105,11 +109,13 @@ impl AppScheduler {
             return;
         }
         let now_ms = self.instance.now_ms();
-        let due = self.window.take_due(
-            now_ms,
-            self.free_slots().min(BURST),
-            self.app.memory.for_starts(),
-        );
+        let room = Room {
+            jobs: self.free_slots().min(BURST),
+            starts: self.usable_starts(),
+            bytes: self.app.memory.for_starts(),
+        };
+        let due = self.window.take_due(now_ms, room);
+        self.use_starts(due.iter().filter(|job| !job.is_expired(now_ms)).count());
         let attempts: Vec<Attempt> =
             due.into_iter().filter_map(|job| self.new_attempt(job, now_ms)).collect();
         if attempts.is_empty() {
@@ -178,7 +184,7 @@ impl AppScheduler {
         let wait = if wait_ms > 0 {
             Duration::from_millis(wait_ms).min(LONGEST_SLEEP)
         } else if self.may_start() && self.free_slots() > 0 {
-            Duration::ZERO
+            self.until_start().min(LONGEST_SLEEP)
         } else if self.app.pause.is_paused() {
             // The one that sees the resumption reports it.
             LONGEST_SLEEP

@@ -13,7 +13,7 @@ use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
 use crate::store::{
-    BatchSource, Decision, LetterToReplay, Names, PlacedCandidate, Result as StoreResult,
+    BatchSource, Decision, LetterToReplay, Names, PlacedCandidate, Result as StoreResult, Told,
 };
 
 /// A replay to be made.
@@ -25,6 +25,8 @@ pub(crate) struct Replay {
     pub value: Option<Vec<u8>>,
     /// Who asks for it.
     pub by: By,
+    /// The bulk action of which it is a part.
+    pub bulk: Option<i64>,
 }
 
 /// The result of a replay, or of its preview.
@@ -142,16 +144,19 @@ impl Admission {
         };
         candidate.job.letter = Some(id);
         candidate.job.trace = trace_in(&letter.headers());
-        let entry = Box::new(AuditEntry {
-            at_ms: self.clock.now_ms(),
-            by: replay.by.clone(),
-            action: AuditAction::ReplayDeadLetter,
-            app: Some(app),
-            subject: id.to_string(),
-            details: Value::Null,
-            count: 1,
-        });
-        let source = BatchSource::Replay { letter: id, changed_ms: letter.changed_ms(), entry };
+        let told = match replay.bulk {
+            Some(bulk) => Told::Bulk(bulk),
+            None => Told::Audit(Box::new(AuditEntry {
+                at_ms: self.clock.now_ms(),
+                by: replay.by.clone(),
+                action: AuditAction::ReplayDeadLetter,
+                app: Some(app),
+                subject: id.to_string(),
+                details: Value::Null,
+                count: 1,
+            })),
+        };
+        let source = BatchSource::Replay { letter: id, changed_ms: letter.changed_ms(), told };
         Ok(Prepared::Candidate { candidate, source })
     }
 }

@@ -1,4 +1,4 @@
-//! `bulk`: one action on every job that filters select; watching and stopping it.
+//! `bulk`: one action on every job or dead letter that filters select; watching and stopping it.
 
 mod start;
 
@@ -14,16 +14,18 @@ use super::output::{
 use super::session::Session;
 use crate::operations::{BulkItem, PageRequest, rfc3339_s};
 
-/// Cancels, moves, starts or edits every job that filters select; shows and stops that
+/// Cancels, moves, starts or edits every job that filters select, replays or discards every dead
+/// letter; shows and stops that
 ///
-/// Jobs that come later do not match, and each of the others is treated once. An instance carries it
-/// out; without one it waits.
+/// What comes later does not match, and each of the others is treated once. An instance carries it
+/// out; where none is alive, the command does so itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   infinite-scheduler bulk cancel --app sms --dry-run
   infinite-scheduler bulk cancel --app sms --reason 'a producer ran wild' --yes
   infinite-scheduler bulk reschedule --app sms --state due --shift-ms 3600000 --rate 500 --yes
+  infinite-scheduler bulk replay --app sms --error-kind refused-by-target --rate 100 --yes
   infinite-scheduler bulk list
   infinite-scheduler bulk stop 4711")]
 pub(super) struct Arguments {
@@ -37,6 +39,8 @@ enum Action {
     Reschedule(start::Reschedule),
     Run(start::Run),
     Edit(start::Edit),
+    Replay(start::Replay),
+    Discard(start::Discard),
     List(List),
     Show(Show),
     Stop(Stop),
@@ -102,6 +106,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Action::Reschedule(reschedule) => start::reschedule(reschedule).await,
         Action::Run(run) => start::run(run).await,
         Action::Edit(edit) => start::edit(edit).await,
+        Action::Replay(replay) => start::replay(replay).await,
+        Action::Discard(discard) => start::discard(discard).await,
         Action::List(arguments) => list(arguments).await,
         Action::Show(arguments) => {
             let session = Session::open(&arguments.config, LevelFilter::WARN).await?;
@@ -164,13 +170,17 @@ fn show(item: &BulkItem, form: DocumentOption) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `bulk 4711 (cancel) is finished: 3 jobs matched, 2 done, 0 failed, 1 skipped`
+/// `bulk 4711 (cancel) is finished: 3 matched, 2 done, 0 failed, 1 skipped`
 fn sentence(item: &BulkItem) -> String {
     let [matched, done, failed, skipped] =
         [item.matched, item.done, item.failed, item.skipped].map(|number| grouped(number as f64));
     let (id, action, state) = (item.id, &item.action, item.state.as_str());
+    let again = match item.failed_again {
+        0 => String::new(),
+        again => format!(" ({} failed again)", grouped(again as f64)),
+    };
     format!(
-        "bulk {id} ({action}) is {state}: {matched} jobs matched, {done} done, {failed} failed, \
+        "bulk {id} ({action}) is {state}: {matched} matched, {done} done{again}, {failed} failed, \
          {skipped} skipped"
     )
 }

@@ -1,4 +1,4 @@
-//! Actions on every job that a filter selects.
+//! Actions on every job or dead letter that a filter selects.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -37,15 +37,16 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 }
 
 const LIST: &str = "/api/bulk";
-const ACTIONS: [&str; 4] = ["cancel", "reschedule", "run", "edit"];
+const ACTIONS: [&str; 6] = ["cancel", "reschedule", "run", "edit", "replay", "discard"];
 
-/// What is to be done to which jobs.
+/// What is to be done to which jobs or dead letters.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Wanted {
-    /// `cancel`, `reschedule`, `run` or `edit`.
+    /// `cancel`, `reschedule`, `run` or `edit` of jobs, `replay` or `discard` of dead letters.
     action: String,
-    /// Which jobs: the members are those of the query of `GET /api/jobs`.
+    /// Which: the members are those of the query of `GET /api/jobs`; of dead letters `app`,
+    /// `errorKind`, `partition`, and `from` and `to` of the time of death.
     #[schema(value_type = Option<Object>)]
     filter: Option<Box<RawValue>>,
     /// An empty filter is meant.
@@ -59,7 +60,7 @@ struct Wanted {
     /// Of `edit`: the fields of `PATCH /api/jobs/{id}`.
     #[schema(value_type = Option<Object>)]
     set: Option<Box<RawValue>>,
-    /// Only says how many jobs match, and shows some.
+    /// Only says how many match, and shows some.
     #[serde(default)]
     dry_run: bool,
     /// At most so many jobs per second, over all instances.
@@ -71,7 +72,7 @@ struct Wanted {
     reason: Option<String>,
 }
 
-/// Begins an action on every job that a filter selects. Jobs that come later do not match.
+/// Begins an action on every job or dead letter that a filter selects. What comes later does not match.
 #[utoipa::path(post, path = "/api/bulk", tag = "bulk", operation_id = "startBulk",
     params(("Idempotency-Key" = Option<String>, Header, description = "Stands for the idempotencyKey of a body that has none")),
     request_body(content = Wanted),
@@ -126,6 +127,8 @@ fn action(wanted: &Wanted) -> Result<BulkAction, Problem> {
     match (action.as_str(), scheduled_time, shift_ms, set) {
         ("cancel", ..) => Ok(BulkAction::Cancel),
         ("run", ..) => Ok(BulkAction::Run),
+        ("replay", ..) => Ok(BulkAction::Replay),
+        ("discard", ..) => Ok(BulkAction::Discard),
         ("reschedule", Some(time), None, _) => Ok(BulkAction::Reschedule(*time)),
         ("reschedule", None, Some(ms), _) => Ok(BulkAction::Shift(*ms)),
         ("reschedule", ..) => {

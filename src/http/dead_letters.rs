@@ -20,8 +20,8 @@ use super::query::Query;
 use super::shared::Shared;
 use crate::model::ids::JobId;
 use crate::operations::{
-    Edit, LetterAction, LetterFilter, LetterSelection, LetterState, Replayed, WireLetter,
-    WireLetterSummary,
+    Edit, JobFilter, LetterAction, LetterFilter, LetterSelection, LetterState, Replayed,
+    WireLetter, WireLetterSummary,
 };
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -96,6 +96,7 @@ struct Done {
         ("state" = Option<String>, Query, description = "dead, parked, replayed or discarded"),
         ("from" = Option<String>, Query, description = "Died then or later, RFC 3339"),
         ("to" = Option<String>, Query, description = "Died before, RFC 3339"),
+        ("partition" = Option<String>, Query, description = "Of a record in this partition, as in topic/3"),
         ("contains" = Option<String>, Query, description = "In the message, whatever the letter case"),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query),
@@ -106,7 +107,8 @@ async fn list(
     request: HttpRequest,
     shared: web::Data<Arc<Shared>>,
 ) -> Result<HttpResponse, Problem> {
-    let known = ["app", "errorKind", "state", "from", "to", "contains", "limit", "cursor"];
+    let known =
+        ["app", "errorKind", "state", "from", "to", "partition", "contains", "limit", "cursor"];
     let query = Query::read(&request, &known)?;
     let states = LetterState::ALL.map(|state| (state.as_str(), state));
     let filter = LetterFilter {
@@ -116,6 +118,10 @@ async fn list(
         from_ms: query.instant_ms("from")?,
         to_ms: query.instant_ms("to")?,
         contains: query.text("contains").map(str::to_owned),
+        partition: match query.text("partition") {
+            Some(text) => JobFilter::from_pairs([("partition", text)], None)?.partition,
+            None => None,
+        },
     };
     let page = page::wanted(&query)?;
     let scheduler = shared.running()?;

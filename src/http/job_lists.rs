@@ -28,7 +28,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct JobList<'a> {
-    /// The jobs, by due time and id. A page may be short before the end.
+    /// The jobs that have not ended, by due time and id, then those that have, newest first. A page
+    /// may be short before the end.
     #[schema(value_type = Vec<WireListedJob>)]
     items: Vec<Seen<'a, ListedJob>>,
     /// The `cursor` of the next page; null at the end.
@@ -38,16 +39,17 @@ struct JobList<'a> {
     looked_at: Option<u64>,
 }
 
-/// Live jobs, by due time and id.
+/// Jobs: those that have not ended by due time and id, then those that have, newest first.
 #[utoipa::path(get, path = "/api/jobs", tag = "jobs", operation_id = "listJobs",
     params(
         ("app" = Option<String>, Query),
-        ("state" = Option<String>, Query, description = "scheduled or due"),
-        ("from" = Option<String>, Query, description = "Due then or later, RFC 3339"),
-        ("to" = Option<String>, Query, description = "Due before, RFC 3339"),
+        ("state" = Option<String>, Query, description = "scheduled, due, succeeded, dead or cancelled"),
+        ("from" = Option<String>, Query, description = "Due or ended then or later, RFC 3339"),
+        ("to" = Option<String>, Query, description = "Due or ended before, RFC 3339"),
         ("priority" = Option<String>, Query, description = "high, normal or low"),
         ("key" = Option<String>, Query, description = "The job that this idempotency key stands for"),
         ("partition" = Option<String>, Query, description = "Of a record in this partition, as in topic/3"),
+        ("errorKind" = Option<String>, Query, description = "Failed for good with an error of this kind"),
         ("data" = Option<String>, Query, description = "Conditions on jobData: a JSON array of objects with pointer and equals"),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query),

@@ -9,7 +9,9 @@ use super::ids::InstanceId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BulkState {
-    /// It is carried out, or waits for an instance.
+    /// It waits for an instance, or what matches is being counted.
+    Counting,
+    /// It is carried out.
     Running,
     /// It was stopped, and the jobs that are being changed are awaited.
     Stopping,
@@ -23,6 +25,7 @@ impl BulkState {
     /// Its name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Counting => "counting",
             Self::Running => "running",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
@@ -33,6 +36,7 @@ impl BulkState {
     /// Its number in the table.
     pub(crate) fn rank(self) -> i16 {
         match self {
+            Self::Counting => 0,
             Self::Running => 1,
             Self::Stopping => 2,
             Self::Stopped => 3,
@@ -42,7 +46,7 @@ impl BulkState {
 
     /// The state of that number.
     pub(crate) fn of_rank(rank: i16) -> Option<Self> {
-        let all = [Self::Running, Self::Stopping, Self::Stopped, Self::Finished];
+        let all = [Self::Counting, Self::Running, Self::Stopping, Self::Stopped, Self::Finished];
         all.into_iter().find(|state| state.rank() == rank)
     }
 

@@ -12,8 +12,9 @@ use jiff::tz::TimeZone;
 
 use super::ids::Partition;
 use super::job::{Job, Priority};
+use super::letter::ErrorKind;
 use super::suggest::nearest;
-use values::{app, data_conditions, instant_ms, key, partition, priority, state};
+use values::{app, data_conditions, error_kind, instant_ms, key, partition, priority, state};
 
 pub use data::DataCondition;
 
@@ -25,9 +26,9 @@ pub struct JobFilter {
     pub app: Option<String>,
     /// Jobs in this state.
     pub state: Option<ListState>,
-    /// Jobs that are due at this time or later, epoch milliseconds.
+    /// Jobs that are due, or have ended, at this time or later, epoch milliseconds.
     pub from_ms: Option<i64>,
-    /// Jobs that are due before this time, epoch milliseconds.
+    /// Jobs that are due, or have ended, before this time, epoch milliseconds.
     pub to_ms: Option<i64>,
     /// Jobs of this priority.
     pub priority: Option<Priority>,
@@ -35,6 +36,8 @@ pub struct JobFilter {
     pub key: Option<String>,
     /// Jobs whose record is in this partition.
     pub partition: Option<TopicPartition>,
+    /// Jobs that failed for good with an error of this kind.
+    pub error_kind: Option<ErrorKind>,
     /// Jobs whose data fulfils all of these conditions.
     pub data: Vec<DataCondition>,
 }
@@ -47,14 +50,28 @@ pub enum ListState {
     Scheduled,
     /// The next attempt is due.
     Due,
+    /// They are done.
+    Succeeded,
+    /// They failed for good.
+    Dead,
+    /// They were cancelled.
+    Cancelled,
 }
 
 impl ListState {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Scheduled, Self::Due, Self::Succeeded, Self::Dead, Self::Cancelled];
+    /// Those of jobs that have ended.
+    const ENDED: [Self; 3] = [Self::Succeeded, Self::Dead, Self::Cancelled];
+
     /// Its name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Scheduled => "scheduled",
             Self::Due => "due",
+            Self::Succeeded => "succeeded",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -87,8 +104,8 @@ impl InvalidFilter {
 
 impl JobFilter {
     /// The names of its values.
-    pub const NAMES: [&str; 8] =
-        ["app", "state", "from", "to", "priority", "key", "partition", "data"];
+    pub const NAMES: [&str; 9] =
+        ["app", "state", "from", "to", "priority", "key", "partition", "errorKind", "data"];
 
     /// Reads it from names and values, as a query string has them. `zone` is that of times without
     /// an offset; without one these are refused. `data` is a JSON array of objects with `pointer`
@@ -128,8 +145,15 @@ impl JobFilter {
     /// Checks that its values fit each other.
     ///
     /// # Errors
-    /// If no time is at or after `from` and before `to`.
+    /// If no time is at or after `from` and before `to`, or jobs of its state have no error kind.
     pub fn check(&self) -> Result<(), InvalidFilter> {
+        if let (Some(kind), Some(state)) = (self.error_kind, self.state)
+            && state != ListState::Dead
+        {
+            let state = state.as_str();
+            let problem = format!("is {kind}, which no job that is {state} has: leave out one");
+            return Err(InvalidFilter::new("errorKind", problem));
+        }
         match (self.from_ms, self.to_ms) {
             (Some(from_ms), Some(to_ms)) if from_ms >= to_ms => {
                 let [from, to] = [from_ms, to_ms].map(values::shown);
@@ -148,14 +172,75 @@ impl JobFilter {
             "priority" => self.priority = Some(priority(value)?),
             "key" => self.key = Some(key(value)?),
             "partition" => self.partition = Some(partition(value)?),
+            "errorKind" => self.error_kind = Some(error_kind(value)?),
             _ => self.data = data_conditions(value)?,
         }
         Ok(())
     }
 
-    /// Whether jobs must be read to know whether they match, because no index has what it asks.
+    /// Checks that it is one of jobs that have not ended.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), and if it selects jobs that have ended.
+    pub(crate) fn check_live(&self) -> Result<(), InvalidFilter> {
+        self.check()?;
+        let problem = |what: &str, problem: &str| {
+            let rest = "and what has ended cannot be changed: leave it out";
+            Err(InvalidFilter::new(what, format!("{problem}, {rest}")))
+        };
+        match (self.state, self.error_kind) {
+            (Some(state), _) if ListState::ENDED.contains(&state) => {
+                problem("state", &format!("is {}", state.as_str()))
+            }
+            (_, Some(kind)) => problem("errorKind", &format!("is {kind}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that it is one of dead letters: by app, error kind, partition and the time of death.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), and for what dead letters do not have.
+    pub(crate) fn check_letters(&self) -> Result<(), InvalidFilter> {
+        self.check()?;
+        let others = [
+            ("state", self.state.is_some()),
+            ("priority", self.priority.is_some()),
+            ("key", self.key.is_some()),
+            ("data", !self.data.is_empty()),
+        ];
+        match others.into_iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) => {
+                Err(InvalidFilter::new(name, "is not one of dead letters: leave it out"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it can select jobs that have not ended.
+    pub(crate) fn selects_live(&self) -> bool {
+        let is_live = |state| !ListState::ENDED.contains(&state);
+        self.error_kind.is_none() && self.state.is_none_or(is_live)
+    }
+
+    /// The states of the ended jobs that it can select.
+    pub(crate) fn ended_states(&self) -> Vec<ListState> {
+        let has_kind = |state| self.error_kind.is_none() || state == ListState::Dead;
+        let is_asked = |state| self.state.is_none_or(|asked| asked == state);
+        let mut states = ListState::ENDED.to_vec();
+        states.retain(|state| has_kind(*state) && is_asked(*state));
+        states
+    }
+
+    /// Whether live jobs must be read to know whether they match, because no index has what it
+    /// asks.
     pub(crate) fn reads_jobs(&self) -> bool {
         self.partition.is_some() || !self.data.is_empty()
+    }
+
+    /// The same of jobs that have ended.
+    pub(crate) fn reads_ended(&self) -> bool {
+        self.reads_jobs() || self.priority.is_some() || self.error_kind.is_some()
     }
 
     /// The due times of what it selects at `now_ms`: from the first one to before the second,
@@ -163,7 +248,9 @@ impl JobFilter {
     pub(crate) fn due_range(&self, now_ms: i64) -> (Option<i64>, Option<i64>) {
         let later_ms = now_ms.saturating_add(1);
         match self.state {
-            None => (self.from_ms, self.to_ms),
+            None | Some(ListState::Succeeded | ListState::Dead | ListState::Cancelled) => {
+                (self.from_ms, self.to_ms)
+            }
             Some(ListState::Scheduled) => {
                 (Some(self.from_ms.map_or(later_ms, |from_ms| from_ms.max(later_ms))), self.to_ms)
             }
@@ -180,18 +267,24 @@ impl JobFilter {
         from_ms.is_none_or(|from_ms| job.due_ms >= from_ms)
             && to_ms.is_none_or(|to_ms| job.due_ms < to_ms)
             && self.priority.is_none_or(|priority| job.priority == priority)
-            && self.data.iter().all(|condition| condition.holds(job.data.as_str()))
+            && self.holds_for(job.data.as_str())
+    }
+
+    /// Whether all conditions hold for `data`, a JSON text.
+    pub(crate) fn holds_for(&self, data: &str) -> bool {
+        self.data.iter().all(|condition| condition.holds(data))
     }
 
     /// A text that is the same for the same filter, however it was written.
     pub(crate) fn canonical(&self) -> String {
-        let Self { app, state, from_ms, to_ms, priority, key, partition, data } = self;
+        let Self { app, state, from_ms, to_ms, priority, key, partition, error_kind, data } = self;
+        let error_kind = error_kind.map(ErrorKind::as_str);
         let partition =
             partition.as_ref().map(|TopicPartition { topic, partition }| (topic, partition.0));
         let state = state.map(ListState::as_str);
         let mut data: Vec<String> = data.iter().map(DataCondition::canonical).collect();
         data.sort_unstable();
-        let values = (app, state, from_ms, to_ms, priority, key, partition, data);
+        let values = (app, state, from_ms, to_ms, priority, key, partition, error_kind, data);
         serde_json::to_string(&values).unwrap_or_default()
     }
 }

@@ -49,6 +49,27 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub(crate) const ALL: [Self; 17] = [
+        Self::EmptyValue,
+        Self::RecordTooLarge,
+        Self::InvalidEncoding,
+        Self::InvalidJson,
+        Self::MissingField,
+        Self::InvalidField,
+        Self::DuplicateField,
+        Self::ScheduleTooFar,
+        Self::UnknownApp,
+        Self::RefusedByApp,
+        Self::UnsupportedOperation,
+        Self::IdempotencyConflict,
+        Self::RequestConflict,
+        Self::RefusedByDatabase,
+        Self::AttemptsExhausted,
+        Self::RefusedByTarget,
+        Self::Expired,
+    ];
+
     /// Its name on the wire and in the table.
     pub fn as_str(self) -> &'static str {
         match self {

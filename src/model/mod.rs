@@ -20,6 +20,7 @@ mod json;
 pub mod letter;
 pub mod pause;
 pub(crate) mod process;
+pub mod rate;
 pub mod record;
 pub mod request;
 pub mod retry;

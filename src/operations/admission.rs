@@ -156,8 +156,9 @@ impl Admission {
         letter: Uuid,
         value: Option<Vec<u8>>,
         by: By,
+        bulk: Option<i64>,
     ) -> Result<Replayed, NotReplayed> {
-        answered(self.0.replay(&Replay { letter, value, by }).await)
+        answered(self.0.replay(&Replay { letter, value, by, bulk }).await)
     }
 
     /// The result that a replay would have after those that were previewed with the same `names`.
@@ -168,7 +169,7 @@ impl Admission {
         by: By,
         names: &mut Names,
     ) -> Result<Replayed, NotReplayed> {
-        answered(self.0.preview_replay(&Replay { letter, value, by }, names).await)
+        answered(self.0.preview_replay(&Replay { letter, value, by, bulk: None }, names).await)
     }
 }
 

@@ -7,6 +7,8 @@ mod patch;
 mod show;
 
 mod list;
+mod selection;
+mod ended;
 mod listed;
 
 use std::collections::HashSet;

@@ -33,7 +33,9 @@ use self::context::Context;
 pub use admission::{JobPreview, Replayed, Submitted};
 pub use apps::{App, AppChange, AppResult, Apps};
 pub use audit::{Audit, AuditItem, AuditList};
-pub use bulk::{Bulk, BulkAction, BulkItem, BulkList, BulkPreview, BulkRequest, BulkStarted};
+pub use bulk::{
+    Bulk, BulkAction, BulkItem, BulkList, BulkPreview, BulkRequest, BulkSamples, BulkStarted,
+};
 pub use connect::OperationsOptions;
 pub use dead_letters::{
     BulkTally, CountedLetters, DeadLetters, Edit, Edited, LetterAction, LetterList, LetterOutcome,
@@ -133,7 +135,7 @@ impl Operations {
         Audit::new(&self.context)
     }
 
-    /// Actions on every job that a filter selects.
+    /// Actions on every job or dead letter that a filter selects.
     pub fn bulk(&self) -> Bulk<'_> {
         Bulk::new(&self.context)
     }

@@ -45,6 +45,10 @@ pub struct BulkRow {
     pub failed: u64,
     /// Jobs of them whose result is known.
     pub treated: u64,
+    /// Jobs of letters that it replayed which became letters again.
+    pub failed_again: u64,
+    /// What was counted before it began, up to a limit.
+    pub expected: Option<u64>,
     /// Where its next step begins.
     pub place: Option<String>,
     /// The step that is being carried out.
@@ -110,11 +114,11 @@ impl Store {
     ) -> Result<bool> {
         let NewBulk { id, action, args, filter, rate, idempotency_key } = new;
         let by = &entry.by;
-        let running = BulkState::Running.rank();
+        let counting = BulkState::Counting.rank();
         let insert = format!(
             "insert into scheduler_bulk (id, action, args, filter, who, source, reason, rate, \
              idempotency_key, state, matched, done, failed, treated, created_ms, changed_ms) \
-             values (?, ?, ?, ?, ?, ?, ?, ?, ?, {running}, 0, 0, 0, 0, ?, ?)"
+             values (?, ?, ?, ?, ?, ?, ?, ?, ?, {counting}, 0, 0, 0, 0, ?, ?)"
         );
         let values = vec![
             (*id).into(),
@@ -191,9 +195,11 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`]: unknown whether it was done.
     pub async fn stop_bulk(&self, id: i64, entry: &AuditEntry) -> Result<bool> {
-        let (from, to) = (BulkState::Running.rank(), BulkState::Stopping.rank());
+        let [counting, running] = [BulkState::Counting, BulkState::Running].map(BulkState::rank);
         let update = format!(
-            "update scheduler_bulk set state = {to}, changed_ms = ? where id = ? and state = {from}"
+            "update scheduler_bulk set state = {}, changed_ms = ? \
+             where id = ? and state in ({counting}, {running})",
+            BulkState::Stopping.rank()
         );
         let values = vec![entry.at_ms.into(), id.into()];
         self.transact(vec![Step::one(update, values), audit::step(entry)]).await
@@ -213,6 +219,27 @@ impl Store {
         );
         let values = vec![me.0.into(), now_ms.into(), id.into(), me.0.into()];
         self.transact(vec![Step::one(update, values)]).await
+    }
+
+    /// Notes how much matched when its runner `me` had counted it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: unknown whether it was done.
+    pub async fn bulk_counted(
+        &self,
+        id: i64,
+        me: InstanceId,
+        expected: u64,
+        now_ms: i64,
+    ) -> Result<()> {
+        let (from, to) = (BulkState::Counting.rank(), BulkState::Running.rank());
+        let update = format!(
+            "update scheduler_bulk set state = {to}, expected = ?, changed_ms = ? \
+             where id = ? and runner = ? and state = {from}"
+        );
+        let expected = i64::try_from(expected).unwrap_or(i64::MAX);
+        let values = vec![expected.into(), now_ms.into(), id.into(), me.0.into()];
+        self.transact(vec![Step::any(update, values)]).await.map(drop)
     }
 
     /// Notes that the runner `me` is about to change the `jobs` jobs of `step`. False if it is not
@@ -319,9 +346,16 @@ pub(super) fn count(bulk: i64) -> Step {
     Step::any("update scheduler_bulk set done = done + 1 where id = ?", vec![bulk.into()])
 }
 
+/// Counts a job of a letter that a bulk action had replayed, and that is a letter again.
+pub(super) fn count_again(bulk: i64) -> Step {
+    let update = "update scheduler_bulk set failed_again = failed_again + 1 where id = ?";
+    Step::any(update, vec![bulk.into()])
+}
+
 /// The states of those that are to be carried out.
 pub(super) fn unfinished() -> String {
-    [BulkState::Running, BulkState::Stopping].map(|state| state.rank().to_string()).join(", ")
+    let states = [BulkState::Counting, BulkState::Running, BulkState::Stopping];
+    states.map(|state| state.rank().to_string()).join(", ")
 }
 
 impl TryFrom<Model> for BulkRow {
@@ -348,6 +382,8 @@ impl TryFrom<Model> for BulkRow {
             done: row.done.unsigned_abs(),
             failed: row.failed.unsigned_abs(),
             treated: row.treated.unsigned_abs(),
+            failed_again: row.failed_again.unsigned_abs(),
+            expected: row.expected.map(i64::unsigned_abs),
             place: row.place,
             step: row.step,
             runner: row.runner.map(InstanceId),

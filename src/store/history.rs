@@ -193,39 +193,48 @@ impl Store {
             until.push((app.id, now_ms.saturating_sub(signed_ms(keep_ms))));
         }
         let mut has_more = false;
-        for (app, until_ms) in self.apps_with_old_history(&until).await? {
+        for (app, state, until_ms) in self.old_history(&until).await? {
             let _permit = self.write_permit().await;
-            let sql = self.delete_of(app, until_ms);
+            let sql = self.delete_of(app, state, until_ms);
             let gone = self.inner.pool.execute_unprepared(&sql).await?.rows_affected();
             has_more |= gone >= STEP;
         }
         Ok(has_more)
     }
 
-    /// Those of the apps that have rows which ended at that moment or before.
-    async fn apps_with_old_history(&self, until: &[(i32, i64)]) -> Result<Vec<(i32, i64)>> {
+    /// Those of the apps, with a state, that have rows of it which ended at that moment or before.
+    async fn old_history(&self, until: &[(i32, i64)]) -> Result<Vec<(i32, i32, i64)>> {
         if until.is_empty() {
             return Ok(Vec::new());
         }
         let cases: Vec<String> =
             until.iter().map(|(app, until_ms)| format!("when {app} then {until_ms}")).collect();
-        let sql = format!(
-            "select a.id from scheduler_app as a where exists (select 1 from \
-             scheduler_job_history as h where h.app = a.id \
-             and h.ended_ms <= case a.id {} end)",
-            cases.join(" ")
-        );
+        let states = AttemptState::ALL.map(|state| {
+            let state = i32::from(state.code());
+            let sql = format!(
+                "select a.id from scheduler_app as a where exists (select 1 from \
+                 scheduler_job_history as h where h.app = a.id and h.state = {state} \
+                 and h.ended_ms <= case a.id {} end)",
+                cases.join(" ")
+            );
+            (state, sql)
+        });
         let mut found = Vec::new();
-        for row in self.query(&sql).await? {
-            let id: i32 = row.try_get_by_index(0)?;
-            found.extend(until.iter().find(|(app, _)| *app == id));
+        for (state, sql) in states {
+            for row in self.query(&sql).await? {
+                let id: i32 = row.try_get_by_index(0)?;
+                let until = until.iter().find(|(app, _)| *app == id);
+                found.extend(until.map(|(app, until_ms)| (*app, state, *until_ms)));
+            }
         }
         Ok(found)
     }
 
-    /// Deletes the oldest rows of an app, by the index of their ends.
-    fn delete_of(&self, app: i32, until_ms: i64) -> String {
-        let rows = format!("where app = {app} and ended_ms <= {until_ms} order by ended_ms");
+    /// Deletes the oldest rows of an app and state, by the index of their ends.
+    fn delete_of(&self, app: i32, state: i32, until_ms: i64) -> String {
+        let rows = format!(
+            "where app = {app} and state = {state} and ended_ms <= {until_ms} order by ended_ms"
+        );
         let from = "from scheduler_job_history";
         match self.inner.driver {
             Driver::Postgres(_) => format!(
@@ -233,8 +242,8 @@ impl Store {
             ),
             Driver::MySql(_) => format!("delete {from} {rows} limit {STEP}"),
             Driver::Sqlite(_) => format!(
-                "delete {from} where (app, ended_ms, id, created_ms, attempt, state) in (select \
-                 app, ended_ms, id, created_ms, attempt, state {from} {rows} limit {STEP})"
+                "delete {from} where (app, state, ended_ms, id, created_ms, attempt) in (select \
+                 app, state, ended_ms, id, created_ms, attempt {from} {rows} limit {STEP})"
             ),
         }
     }
@@ -247,10 +256,9 @@ impl HistoryEntry {
     }
 
     fn of(row: Model) -> Self {
-        let state = AttemptState::ALL.into_iter().find(|state| state.code() == row.state);
         Self {
             attempt: row.attempt.try_into().unwrap_or(0),
-            state: state.unwrap_or(AttemptState::Dead),
+            state: AttemptState::of_code(row.state),
             due_ms: row.due_ms,
             started_ms: row.started_ms,
             ended_ms: row.ended_ms,

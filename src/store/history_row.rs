@@ -26,6 +26,11 @@ impl AttemptState {
         self as i16
     }
 
+    /// The state of that number; one that only a newer version knows is taken for a failure.
+    pub(super) fn of_code(code: i16) -> Self {
+        Self::ALL.into_iter().find(|state| state.code() == code).unwrap_or(Self::Dead)
+    }
+
     /// Its name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

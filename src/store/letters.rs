@@ -78,8 +78,14 @@ fn parked_record(row: dead_letter::Model) -> Option<ParkedRecord> {
 /// Inserts a dead letter and its outbox row. If the letter exists already, it is unchanged and not
 /// published again: its record was read twice, or its outcome was written twice because an answer
 /// was lost.
-pub(super) fn insert(row: dead_letter::Model, key: OrderingKey) -> Step {
+///
+/// If it is new, `then` follows.
+pub(super) fn insert(row: dead_letter::Model, key: OrderingKey, then: Option<Step>) -> Step {
     let publish = outbox::insert_letter(key, row.id);
+    let publish = match then {
+        Some(then) => publish.then(then),
+        None => publish,
+    };
     Step::if_new(INSERT, values(row), publish)
 }
 
@@ -166,5 +172,6 @@ pub(super) fn encode(letter: &DeadLetter) -> dead_letter::Model {
         expires_ms: None,
         flexible_ms: None,
         concurrency_key: None,
+        bulk: None,
     }
 }

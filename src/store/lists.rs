@@ -1,10 +1,12 @@
-//! Lists of jobs across shards: their places in the order of due time and id, and counts that are
-//! bounded.
+//! Lists of jobs across shards: their places in the order of due time and id, or of their ends, and
+//! counts that are bounded.
 //!
 //! The index of the firing order has a list for each shard and priority. A walk reads the places
 //! of some jobs of each and merges them, so that lists for people need no index of their own, which
 //! each admission and each firing would have to maintain.
 
+mod ends;
+mod merge;
 mod walk;
 
 use infinite_scheduler_entity::{app, idempotency_key, ingest_offset, shard};
@@ -16,9 +18,10 @@ use crate::model::filter::TopicPartition;
 use crate::model::ids::{AppId, JobId, KeyId, LedgerId, ShardId};
 use crate::model::job::Priority;
 
+pub use ends::{EndPlace, EndRange, EndWalk, EndedRow};
 pub use walk::{JobPlace, JobWalk};
 
-/// Shards whose jobs one statement counts.
+/// Shards or apps whose jobs one statement counts.
 const SHARDS_AT_ONCE: usize = 100;
 
 /// An app and its shards.

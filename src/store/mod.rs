@@ -17,6 +17,7 @@ mod apps;
 mod due;
 mod known_apps;
 mod pauses;
+mod rates;
 mod instances;
 mod members;
 mod shards;
@@ -52,7 +53,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sea_orm::DatabaseConnection;
 
 pub use admit::{
-    Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Wait,
+    Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Told,
+    Wait,
 };
 pub use apps::{AppRow, AppRules};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
@@ -72,7 +74,9 @@ pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::ParkedRecord;
-pub use lists::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
+pub use lists::{
+    AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobWalk, WalkRange,
+};
 pub use members::{InstanceState, KnownInstance};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};

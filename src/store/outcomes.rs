@@ -18,7 +18,7 @@ use super::history_row::{AttemptState, HistoryRow, KeptAttempt};
 use super::job_changes::bury_fired;
 use super::letters;
 use super::steps::Step;
-use super::{Driver, OrderingKey, Result, ShardFence, Store, outbox};
+use super::{Driver, OrderingKey, Result, ShardFence, Store, bulk, outbox};
 use crate::model::ids::{JobId, Partition, ShardId};
 use crate::model::job::{Cancellation, Job};
 use crate::model::letter::{DeadLetter, ErrorKind, Source};
@@ -186,11 +186,12 @@ impl Store {
         };
         let row = |(job, letter): &(&Arc<Job>, &DeadLetter)| {
             let letter = DeadLetter { source: source(job), ..(*letter).clone() };
-            let before = job.letter.and_then(|letter| replays.get(&letter));
+            let before = job.letter.and_then(|letter| replays.get(&letter)).copied();
+            let (before, bulk) = before.unzip();
             let row = dead_letter::Model {
                 ledger: job.origin.as_ref().map(|origin| origin.ledger.0),
                 replay_of: job.letter,
-                replays: before.map_or(0, |replays| replays.saturating_add(1)),
+                replays: before.map_or(0, |replays: i32| replays.saturating_add(1)),
                 max_attempts: job.max_attempts.map(|n| i32::try_from(n).unwrap_or(i32::MAX)),
                 timeout_ms: job.timeout_ms.map(signed_ms),
                 // Who replays a letter that died of it wants it to fire all the same.
@@ -199,26 +200,31 @@ impl Store {
                 concurrency_key: job.concurrency_key.clone(),
                 ..letters::encode(&letter)
             };
-            (job.shard, row)
+            (job.shard, row, bulk.flatten())
         };
         Ok(buried.iter().map(row).collect())
     }
 
-    /// The number of replays that led to each of these dead letters.
-    async fn replays_of(&self, letters: impl Iterator<Item = Uuid>) -> Result<HashMap<Uuid, i32>> {
+    /// The number of replays that led to each of these dead letters, and the bulk action that
+    /// replayed it.
+    async fn replays_of(
+        &self,
+        letters: impl Iterator<Item = Uuid>,
+    ) -> Result<HashMap<Uuid, (i32, Option<i64>)>> {
         let letters: BTreeSet<Uuid> = letters.collect();
         if letters.is_empty() {
             return Ok(HashMap::new());
         }
-        let rows: Vec<(Uuid, i32)> = dead_letter::Entity::find()
+        let rows: Vec<(Uuid, i32, Option<i64>)> = dead_letter::Entity::find()
             .select_only()
             .column(dead_letter::Column::Id)
             .column(dead_letter::Column::Replays)
+            .column(dead_letter::Column::Bulk)
             .filter(dead_letter::Column::Id.is_in(letters))
             .into_tuple()
             .all(&self.inner.pool)
             .await?;
-        Ok(rows.into_iter().collect())
+        Ok(rows.into_iter().map(|(id, replays, bulk)| (id, (replays, bulk))).collect())
     }
 }
 
@@ -271,9 +277,12 @@ impl OutcomeBatch {
 
     /// Inserts the dead letters, events and tombstones of jobs in shards that are not lost.
     fn published(&self, lost: &[ShardId], letters: &Letters) -> Vec<Step> {
-        let letters = letters.iter().filter(|(shard, _)| !lost.contains(shard));
+        let letters = letters.iter().filter(|(shard, ..)| !lost.contains(shard));
         let mut steps: Vec<Step> = letters
-            .map(|(shard, row)| letters::insert(row.clone(), OrderingKey::Shard(*shard)))
+            .map(|(shard, row, bulk)| {
+                let again = bulk.map(bulk::count_again);
+                letters::insert(row.clone(), OrderingKey::Shard(*shard), again)
+            })
             .collect();
         let mut events: BTreeMap<ShardId, Vec<Event>> = BTreeMap::new();
         for Ended { job, verdicts, .. } in self.kept(lost) {
@@ -365,4 +374,5 @@ fn version_of(job: &Job) -> Version {
     (job.id, job.due_ms, job.created_ms, attempts_of(job))
 }
 
-type Letters = Vec<(ShardId, dead_letter::Model)>;
+/// The rows of dead letters, with the bulk actions that replayed the letters of their jobs.
+type Letters = Vec<(ShardId, dead_letter::Model, Option<i64>)>;

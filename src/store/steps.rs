@@ -86,6 +86,11 @@ impl Step {
         Self { sql: sql.into(), values, rule: Rule::IfNew(Box::new(then)) }
     }
 
+    /// If it changes one row, `then` follows.
+    pub(super) fn then(self, then: Self) -> Self {
+        Self { rule: Rule::IfChanged(Box::new(then)), ..self }
+    }
+
     /// An update or delete of one row: where it finds none, `then` is not run.
     pub(super) fn if_changed(sql: impl Into<String>, values: Vec<Value>, then: Self) -> Self {
         Self { sql: sql.into(), values, rule: Rule::IfChanged(Box::new(then)) }

@@ -1,5 +1,7 @@
 //! Bulk actions: each job that matched is treated once, and the numbers say so.
 
+mod letters;
+
 use std::num::NonZeroU32;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -7,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, TimeDelta, Utc};
 use infinite_scheduler::http::{Server, ServerOptions};
 use infinite_scheduler::operations::{
-    BulkAction, BulkItem, BulkRequest, BulkState, JobFilter, JobPatch, Operations,
+    BulkAction, BulkItem, BulkRequest, BulkSamples, BulkState, JobFilter, JobPatch, Operations,
 };
 use infinite_scheduler::{AppConfig, Discard, OperationError, ScheduleJobRequest, Scheduler};
 use serde_json::{Value, json};
@@ -107,11 +109,13 @@ async fn a_cancellation_ends_though_a_producer_goes_on_and_spares_what_came_late
     submit(&scheduler, "sipcall", "other", 3).await;
     let asked = || BulkRequest::new(BulkAction::Cancel, of_app("sms"));
     let preview = scheduler.bulk().preview(&asked()).await.expect("a preview");
-    assert_eq!((preview.matched, preview.samples.len()), (1000, 10));
+    let BulkSamples::Jobs(samples) = &preview.samples else { panic!("{preview:?}") };
+    assert_eq!((preview.matched, samples.len()), (1000, 10));
     assert_eq!(live(&database, "early").await, 1000, "a preview changes nothing");
 
     let keyed = || asked().idempotency_key(Some("once".into()));
     let started = scheduler.bulk().start(keyed()).await.expect("a start").bulk;
+    assert_eq!((started.state, started.expected), (BulkState::Counting, None));
     let again = scheduler.bulk().start(keyed()).await.expect("a start").bulk;
     assert_eq!(again.id, started.id);
     for n in 0..10 {
@@ -121,6 +125,7 @@ async fn a_cancellation_ends_though_a_producer_goes_on_and_spares_what_came_late
     let ended = until_ended(&operations, started.id).await;
     assert_eq!(ended.state, BulkState::Finished);
     assert_eq!(counts(&ended), [1000, 1000, 0, 0]);
+    assert!(ended.expected.is_some_and(|jobs| jobs >= 1000) && !ended.has_more, "{ended:?}");
     assert_eq!(live(&database, "early").await, 0);
     assert_eq!((live(&database, "late").await, live(&database, "other").await), (100, 3));
     let audited =
@@ -314,9 +319,18 @@ async fn the_command_begins_shows_and_lists_for_programs() {
     for action in [&["cancel"][..], &["run"]] {
         let (code, started, said) = bulk(&[action, &["--app", "sms", "--yes"]].concat()).await;
         let started = started.expect("a document");
-        assert_eq!((code, &started["waitsForInstance"]), (Some(0), &json!(true)), "{said}");
+        // No instance is alive: it is done by the command.
+        assert_eq!((code, &started["waitsForInstance"]), (Some(0), &json!(false)), "{said}");
+        assert!(said.contains("carried out here"), "{said}");
+        let jobs = if action == ["cancel"] { 3 } else { 0 };
+        let numbers = ["expected", "matched", "done"].map(|name| started[name].clone());
+        assert_eq!((&started["state"], numbers), (&json!("finished"), [jobs; 3].map(Value::from)));
         begun.push(started["id"].to_string());
     }
+    assert_eq!(live(&database, "early").await, 0);
+    let (code, none, said) = bulk(&["replay", "--state", "dead"]).await;
+    assert_eq!((code, none), (Some(2), None), "{said}");
+    assert!(said.contains("state is not one of dead letters"), "{said}");
     let (_, first, said) = bulk(&["list", "--limit", "1"]).await;
     let first = first.expect("a document");
     assert!(said.contains("older"), "{said}");
@@ -328,6 +342,6 @@ async fn the_command_begins_shows_and_lists_for_programs() {
     begun.sort_unstable();
     assert_eq!((&listed[..], &second["next"]), (&begun[..], &Value::Null));
     let (code, stopped, _) = bulk(&["stop", &begun[0]]).await;
-    assert_eq!((code, &stopped.expect("a document")["state"]), (Some(0), &json!("stopping")));
+    assert_eq!((code, &stopped.expect("a document")["state"]), (Some(0), &json!("finished")));
     assert_eq!(bulk(&["show", "1"]).await.0, Some(3));
 }

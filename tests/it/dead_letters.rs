@@ -8,7 +8,9 @@ mod old;
 use std::time::Duration;
 
 use infinite_scheduler::model::audit::AuditAction;
-use infinite_scheduler::store::{Change, LetterCursor, LetterFilter, LetterState, Lookup, Store};
+use infinite_scheduler::store::{
+    Change, LetterCursor, LetterFilter, LetterState, Lookup, Store, Told,
+};
 use serde_json::{Value, json};
 
 use self::post::{BULK, Post};
@@ -280,7 +282,7 @@ async fn of_two_that_read_the_same_letter_one_is_refused(post: &Post) {
     assert_eq!(first.expect("an answer"), Change::Made);
     let second = store.correct_letter(&seen, None, &edit).await.expect("an answer");
     assert!(matches!(second, Change::Refused(now) if now.corrected), "the first one stays");
-    let discard = |_: &_| audit_entry(AuditAction::DiscardDeadLetter, 7);
+    let discard = |_: &_| Told::audit(audit_entry(AuditAction::DiscardDeadLetter, 7));
     let stale = store.discard_letters(std::slice::from_ref(&seen), 7, discard).await;
     let stale = stale.expect("an answer");
     assert!(matches!(&stale[..], [Change::Refused(now)] if now.state() == LetterState::Dead));

@@ -1,6 +1,7 @@
 //! Lists of jobs: walked by cursor while jobs come, go and move, and filtered strictly.
 
 mod command;
+mod ended;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -264,7 +265,9 @@ async fn filters_select_what_they_say() {
             }
             assert_eq!(found.join(" "), names, "{backend:?} {pairs:?}");
             assert_eq!(listed.next, None, "{backend:?} {pairs:?}");
-            let scans = pairs.iter().any(|(name, _)| ["data", "partition"].contains(name));
+            let names: Vec<&str> = pairs.iter().map(|(name, _)| *name).collect();
+            let scans =
+                names.contains(&"data") || names.contains(&"partition") || names == ["priority"];
             assert_eq!(listed.looked_at.is_some(), scans, "{backend:?} {pairs:?}");
             let count = operations.jobs().count(&asked).await.expect("a count");
             assert_eq!((count.jobs as usize, count.has_more), (found.len(), false), "{pairs:?}");

@@ -48,6 +48,7 @@ impl Filters {
             from_ms: moment::read("from", self.from.as_deref(), zone)?,
             to_ms: moment::read("to", self.to.as_deref(), zone)?,
             contains: self.contains.clone(),
+            partition: None,
         })
     }
 }

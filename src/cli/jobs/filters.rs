@@ -4,7 +4,7 @@ use crate::cli::output::report;
 use crate::cli::{CannotStart, cannot_start};
 use crate::config::Config;
 use crate::model::time::ScheduledTime;
-use crate::operations::{DataCondition, JobFilter, rfc3339_ms};
+use crate::operations::{DataCondition, InvalidFilter, JobFilter, rfc3339_ms};
 
 /// What the jobs have in common.
 #[derive(Debug, clap::Args)]
@@ -13,13 +13,13 @@ pub(in crate::cli) struct Filters {
     /// Jobs of this app
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
-    /// Jobs in this state: scheduled or due
+    /// Jobs in this state: scheduled, due, succeeded, dead or cancelled
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
-    /// Jobs that are due at this time or later: 2030-01-01T08:00:00Z, or a local time
+    /// Jobs that are due or have ended at this time or later: 2030-01-01T08:00:00Z, or a local time
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
-    /// Jobs that are due before this time
+    /// Jobs that are due or have ended before this time
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
     /// Jobs of this priority: high, normal or low
@@ -31,6 +31,9 @@ pub(in crate::cli) struct Filters {
     /// Jobs whose record is in this partition, as in scheduler.jobs.ingest/3
     #[arg(long, value_name = "TOPIC/N")]
     partition: Option<String>,
+    /// Jobs that failed for good with an error of this kind, such as attempts-exhausted
+    #[arg(long, value_name = "KIND")]
+    error_kind: Option<String>,
     /// Jobs whose data has this value at this JSON pointer, as in '/country="BD"' or '/order/id=7';
     /// may be given several times
     #[arg(long, value_name = "POINTER=JSON")]
@@ -39,12 +42,14 @@ pub(in crate::cli) struct Filters {
 
 impl Filters {
     pub(in crate::cli) fn read(&self, config: &Config) -> Result<JobFilter, CannotStart> {
-        let Self { app, state, from, to, priority, key, partition, data } = self;
-        let values = [app, state, from, to, priority, key, partition];
+        let Self { app, state, from, to, priority, key, partition, error_kind, data } = self;
+        let values = [app, state, from, to, priority, key, partition, error_kind];
         let pairs = JobFilter::NAMES.into_iter().zip(values);
         let pairs = pairs.filter_map(|(name, value)| Some((name, value.as_deref()?)));
         let read = JobFilter::from_pairs(pairs, Some(&config.default_time_zone));
-        let mut filter = read.map_err(|error| cannot_start(format!("--{error}")))?;
+        let option =
+            |error: InvalidFilter| format!("--{error}").replace("--errorKind", "--error-kind");
+        let mut filter = read.map_err(|error| cannot_start(option(error)))?;
         for condition in data {
             let (pointer, equals) = condition.split_once('=').ok_or_else(|| {
                 cannot_start(format!(

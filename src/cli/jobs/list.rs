@@ -1,4 +1,4 @@
-//! `jobs list`: the jobs that match filters, by due time.
+//! `jobs list`: the jobs that match filters, live ones by due time, then ended ones.
 
 use std::process::ExitCode;
 
@@ -13,13 +13,14 @@ use crate::operations::{JobCount, ListedJob, PageRequest, rfc3339_s};
 /// The jobs that one query reads.
 const PAGE: usize = 500;
 
-/// Lists jobs that have not ended, in the order in which they are due
+/// Lists jobs: those that have not ended by due time, then those that have, newest first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   infinite-scheduler jobs list
   infinite-scheduler jobs list --app sms --state scheduled --to '2030-01-02 00:00'
   infinite-scheduler jobs list --app sms --data '/phoneNumber=\"+8801700000001\"' --json
+  infinite-scheduler jobs list --app sms --state dead --error-kind refused-by-target
   infinite-scheduler jobs list --limit 100000 --jsonl > jobs.jsonl
 
 A time without an offset is read in default_time_zone.
@@ -85,8 +86,8 @@ pub(in crate::cli) fn counted(JobCount { jobs, has_more }: JobCount) -> String {
     }
 }
 
-const NAMES: [&str; 8] =
-    ["id", "due", "request", "state", "app", "priority", "attempts", "last error"];
+const NAMES: [&str; 9] =
+    ["id", "due", "request", "state", "ended", "app", "priority", "attempts", "last error"];
 
 /// The list, printed job by job for a program, or gathered for a table.
 enum List {
@@ -103,6 +104,7 @@ impl List {
                 rfc3339_s(job.due_ms),
                 job.request_id.clone(),
                 job.state.as_str().into(),
+                job.ended_ms.map_or_else(|| "-".into(), rfc3339_s),
                 job.app_name.clone(),
                 job.priority.to_string(),
                 job.attempts.to_string(),

@@ -45,7 +45,7 @@ impl JobFilter {
 
     /// The object that [`from_json`](Self::from_json) reads as this filter.
     pub fn to_json(&self) -> String {
-        let Self { app, state, from_ms, to_ms, priority, key, partition, data } = self;
+        let Self { app, state, from_ms, to_ms, priority, key, partition, error_kind, data } = self;
         let partition = partition.as_ref();
         let partition =
             partition.map(|TopicPartition { topic, partition }| format!("{topic}/{}", partition.0));
@@ -57,6 +57,7 @@ impl JobFilter {
             ("priority", priority.map(|priority| priority.as_str().to_owned())),
             ("key", key.clone()),
             ("partition", partition),
+            ("errorKind", error_kind.map(|kind| kind.as_str().to_owned())),
         ];
         let given = texts.into_iter().filter_map(|(name, text)| Some((name, text?)));
         let mut members: Vec<String> =
@@ -101,7 +102,7 @@ mod tests {
     fn an_object_is_read_as_strictly_as_a_query_and_written_as_it_is_read() {
         let json = r#"{"app":"sms","state":"due","from":"1970-01-01T00:00:01.5Z",
             "to":"2030-01-01T08:00:00+06:00","priority":"low","key":"k","partition":"t/3",
-            "data":[{"pointer":"/a","equals":1.50}]}"#;
+            "errorKind":"expired","data":[{"pointer":"/a","equals":1.50}]}"#;
         let filter = JobFilter::from_json(json).unwrap();
         assert_eq!(filter.from_ms, Some(1500));
         assert_eq!(JobFilter::from_json(&filter.to_json()).unwrap(), filter);
@@ -116,7 +117,7 @@ mod tests {
             (r#"{"data":[]}"#, "data", "has no condition"),
             (r#"{"data":"x"}"#, "data", "must be an array"),
             (r#"{"data":[{"pointer":"/a"}]}"#, "data", "equals is missing"),
-            (r#"{"errorKind":"expired"}"#, "errorKind", "is none of"),
+            (r#"{"errorKind":"expird"}"#, "errorKind", "did you mean expired?"),
             ("[]", "", "is not a JSON object"),
         ] {
             let error = JobFilter::from_json(json).unwrap_err();

@@ -12,6 +12,7 @@ fn every_value_is_read() {
     let filter = read(&[
         ("data", r#"[{"equals":1.0,"pointer":"/a/0"},{"pointer":"","equals":null}]"#),
         ("partition", "a.topic/3"),
+        ("errorKind", "refused-by-target"),
         ("key", "k 1"),
         ("priority", "HIGH"),
         ("to", "2030-01-01T08:00:00.5+06:00"),
@@ -27,6 +28,7 @@ fn every_value_is_read() {
     assert_eq!(filter.key.as_deref(), Some("k 1"));
     let partition = TopicPartition { topic: "a.topic".into(), partition: Partition(3) };
     assert_eq!(filter.partition, Some(partition));
+    assert_eq!(filter.error_kind, Some(ErrorKind::RefusedByTarget));
     let conditions = [("/a/0", "10e-1"), ("", "null")];
     let conditions = conditions.map(|(pointer, equals)| DataCondition::new(pointer, equals));
     assert_eq!(filter.data, conditions.map(Result::unwrap));
@@ -56,7 +58,8 @@ fn nothing_unknown_repeated_empty_or_malformed_is_ignored() {
         (&[("data", "")], &["data is empty"]),
         (&[("app", "SMS")], &["app is \"SMS\"", "a-z"]),
         (&[("state", "scheduld")], &["\"scheduld\"", "mean scheduled?"]),
-        (&[("state", "dead")], &["does not list", "scheduled or due"]),
+        (&[("state", "running")], &["does not list", "scheduled, due"]),
+        (&[("errorKind", "expird")], &["\"expird\"", "mean expired?"]),
         (&[("priority", "hihg")], &["mean high?"]),
         (&[("key", "a\nb")], &["without control characters"]),
         (&[("partition", "3")], &["\"3\"", "topic"]),
@@ -156,6 +159,7 @@ fn a_filter_is_the_same_however_it_is_written() {
         &[("to", "2030-01-01T08:00:00Z")],
         &[("priority", "low")],
         &[("partition", "a/1")],
+        &[("errorKind", "expired")],
         &[("data", r#"[{"pointer":"/a","equals":1}]"#)],
         &[("data", r#"[{"pointer":"/a","equals":2}]"#)],
     ];
@@ -176,4 +180,37 @@ fn states_are_ranges_of_due_times() {
     ] {
         assert_eq!(read(pairs).unwrap().due_range(5), range, "{pairs:?}");
     }
+}
+
+#[test]
+fn a_filter_selects_live_jobs_ended_ones_or_both() {
+    use ListState::{Cancelled, Dead, Succeeded};
+    for (pairs, live, ended) in [
+        (&[][..], true, &[Succeeded, Dead, Cancelled][..]),
+        (&[("state", "scheduled")], true, &[]),
+        (&[("state", "due")], true, &[]),
+        (&[("state", "succeeded")], false, &[Succeeded]),
+        (&[("state", "cancelled"), ("priority", "low")], false, &[Cancelled]),
+        (&[("errorKind", "expired")], false, &[Dead]),
+        (&[("errorKind", "expired"), ("state", "dead")], false, &[Dead]),
+    ] {
+        let filter = read(pairs).unwrap();
+        assert_eq!(filter.check(), Ok(()), "{pairs:?}");
+        assert_eq!((filter.selects_live(), &*filter.ended_states()), (live, ended), "{pairs:?}");
+        assert_eq!(filter.check_live().is_ok(), live, "{pairs:?}");
+    }
+    for (pairs, is_of_letters) in [
+        (&[("app", "a"), ("errorKind", "expired"), ("partition", "t/1")][..], true),
+        (&[("from", "2030-01-01T00:00:00Z")], true),
+        (&[("key", "k")], false),
+        (&[("state", "dead")], false),
+        (&[("priority", "low")], false),
+    ] {
+        assert_eq!(read(pairs).unwrap().check_letters().is_ok(), is_of_letters, "{pairs:?}");
+    }
+    let refused = read(&[("errorKind", "expired"), ("state", "due")]).unwrap();
+    let why = refused.check().unwrap_err().to_string();
+    assert_eq!(why, "errorKind is expired, which no job that is due has: leave out one");
+    let why = read(&[("state", "dead")]).unwrap().check_live().unwrap_err().to_string();
+    assert_eq!(why, "state is dead, and what has ended cannot be changed: leave it out");
 }

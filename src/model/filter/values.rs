@@ -9,6 +9,7 @@ use super::{DataCondition, ListState, TopicPartition};
 use crate::model::app::AppName;
 use crate::model::ids::Partition;
 use crate::model::job::Priority;
+use crate::model::letter::ErrorKind;
 use crate::model::suggest::nearest;
 use crate::model::time::ScheduledTime;
 
@@ -17,7 +18,7 @@ const MAX_KEY_CHARS: usize = 255;
 /// Conditions on the data at most.
 const MAX_CONDITIONS: usize = 16;
 /// States that jobs have and this version's lists do not know.
-const LATER_STATES: [&str; 4] = ["running", "succeeded", "dead", "cancelled"];
+const LATER_STATES: [&str; 1] = ["running"];
 
 pub(super) fn app(text: &str) -> Result<String, String> {
     match AppName::new(text) {
@@ -27,15 +28,23 @@ pub(super) fn app(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn state(text: &str) -> Result<ListState, String> {
-    let known = [ListState::Scheduled, ListState::Due];
+    let known = ListState::ALL;
     if let Some(state) = known.into_iter().find(|state| state.as_str() == text) {
         return Ok(state);
     }
-    if LATER_STATES.contains(&text) {
-        return Err(format!("is \"{text}\", which this version does not list: scheduled or due"));
-    }
     let names = known.map(ListState::as_str);
+    if LATER_STATES.contains(&text) {
+        let names = names.join(", ");
+        return Err(format!(
+            "is \"{text}\", which this version does not list: give one of {names}"
+        ));
+    }
     Err(none_of(text, &names))
+}
+
+pub(super) fn error_kind(text: &str) -> Result<ErrorKind, String> {
+    let known = ErrorKind::ALL.into_iter().find(|kind| kind.as_str() == text);
+    known.ok_or_else(|| none_of(text, &ErrorKind::ALL.map(ErrorKind::as_str)))
 }
 
 pub(super) fn priority(text: &str) -> Result<Priority, String> {

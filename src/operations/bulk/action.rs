@@ -1,4 +1,4 @@
-//! What a bulk action does to each job.
+//! What a bulk action does to each job or dead letter.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -7,7 +7,7 @@ use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::time::ScheduledTime;
 use crate::operations::{Error, JobName, JobOperation, JobPatch, Result};
 
-/// What a bulk action does to each job.
+/// What a bulk action does to each job or dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BulkAction {
@@ -21,6 +21,10 @@ pub enum BulkAction {
     Run,
     /// Fields of it get other values.
     Edit(Box<JobPatch>),
+    /// Of a dead letter: its request is admitted again, or its correction.
+    Replay,
+    /// Of a dead letter: it is marked as needing no further action.
+    Discard,
 }
 
 /// The particulars as they are kept.
@@ -36,14 +40,21 @@ struct Args {
 }
 
 impl BulkAction {
-    /// `cancel`, `reschedule`, `run` or `edit`.
+    /// `cancel`, `reschedule`, `run`, `edit`, `replay` or `discard`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Cancel => "cancel",
             Self::Reschedule(_) | Self::Shift(_) => "reschedule",
             Self::Run => "run",
             Self::Edit(_) => "edit",
+            Self::Replay => "replay",
+            Self::Discard => "discard",
         }
+    }
+
+    /// Whether it treats dead letters rather than jobs.
+    pub(super) fn is_of_letters(&self) -> bool {
+        matches!(self, Self::Replay | Self::Discard)
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -61,7 +72,7 @@ impl BulkAction {
     pub(super) fn args(&self) -> Result<String> {
         let unwritable = |error| Error::Invalid(format!("the action cannot be written: {error}"));
         let args = match self {
-            Self::Cancel | Self::Run => Args::default(),
+            Self::Cancel | Self::Run | Self::Replay | Self::Discard => Args::default(),
             Self::Reschedule(time) => Args { scheduled_time: Some(*time), ..Args::default() },
             Self::Shift(ms) => Args { shift_ms: Some(*ms), ..Args::default() },
             Self::Edit(patch) => {
@@ -78,6 +89,8 @@ impl BulkAction {
         match (name, args) {
             ("cancel", _) => Some(Self::Cancel),
             ("run", _) => Some(Self::Run),
+            ("replay", _) => Some(Self::Replay),
+            ("discard", _) => Some(Self::Discard),
             ("reschedule", Args { scheduled_time: Some(time), .. }) => Some(Self::Reschedule(time)),
             ("reschedule", Args { shift_ms: Some(ms), .. }) => Some(Self::Shift(ms)),
             ("edit", Args { set: Some(set), .. }) => {
@@ -87,15 +100,16 @@ impl BulkAction {
         }
     }
 
-    /// It as an operation on one job.
-    pub(super) fn on(&self, job: impl Into<JobName>) -> JobOperation {
-        match self {
+    /// It as an operation on one job; `None` if it is one of dead letters.
+    pub(super) fn on(&self, job: impl Into<JobName>) -> Option<JobOperation> {
+        Some(match self {
             Self::Cancel => JobOperation::cancel(job),
             Self::Reschedule(time) => JobOperation::reschedule(job, *time),
             Self::Shift(ms) => JobOperation::shift(job, *ms),
             Self::Run => JobOperation::run(job),
             Self::Edit(patch) => JobOperation::edit(job, JobPatch::clone(patch)),
-        }
+            Self::Replay | Self::Discard => return None,
+        })
     }
 }
 
@@ -110,6 +124,8 @@ mod tests {
         for action in [
             BulkAction::Cancel,
             BulkAction::Run,
+            BulkAction::Replay,
+            BulkAction::Discard,
             BulkAction::Reschedule(time),
             BulkAction::Shift(-5),
             BulkAction::Edit(Box::new(JobPatch::from_json(set).unwrap())),

@@ -1,5 +1,5 @@
-//! Actions on every job that a filter selects: begun, watched and stopped. `run` carries them out,
-//! on one of the instances that are alive.
+//! Actions on every job or dead letter that a filter selects: begun, watched and stopped. `run`
+//! carries them out, on one of the instances that are alive.
 
 mod action;
 mod run;
@@ -15,9 +15,10 @@ use utoipa::ToSchema;
 use super::context::Context;
 use super::page::{self, PageRequest};
 use super::pauses::as_rfc3339;
-use super::{AuditAction, BulkState, Error, JobCount, JobFilter, ListedJob, Result, WireListedJob};
+use super::{AuditAction, BulkState, Error, JobCount, JobFilter, LetterSummary, ListedJob, Result};
 use crate::model::audit::AuditEntry;
 use crate::model::cursor::CursorScope;
+use crate::model::ids::InstanceId;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::store::{BulkCursor, BulkRow, InstanceState, NewBulk};
 
@@ -25,18 +26,18 @@ pub use self::action::BulkAction;
 
 /// For how long an idempotency key stands for the bulk action that it began.
 const KEY_WINDOW: Duration = Duration::from_secs(24 * 3600);
-/// Jobs that a preview shows.
+/// Jobs or letters that a preview shows.
 const SAMPLES: usize = 10;
 /// Numbers are below this, which every JSON reader keeps exactly.
 const MAX_ID: i64 = 1 << 53;
 
-/// Actions on every job that a filter selects.
+/// Actions on every job or dead letter that a filter selects.
 #[derive(Clone, Copy, Debug)]
 pub struct Bulk<'a> {
     context: &'a Arc<Context>,
 }
 
-/// An action on every job that a filter selects.
+/// An action on every job or dead letter that a filter selects.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is changed before it is started"]
 pub struct BulkRequest {
@@ -48,8 +49,9 @@ pub struct BulkRequest {
 }
 
 impl BulkRequest {
-    /// `action` on every job that `filter` selects, as fast as it can be done. A filter that
-    /// selects every job is refused, unless [`all`](Self::all) says that this is meant.
+    /// `action` on every job that `filter` selects, as fast as it can be done: of replay and
+    /// discard on every dead letter, by app, error kind, partition and the time of death. An empty
+    /// filter is refused, unless [`all`](Self::all) says that this is meant.
     pub fn new(action: BulkAction, filter: JobFilter) -> Self {
         Self { action, filter, all: false, rate: None, idempotency_key: None }
     }
@@ -74,10 +76,17 @@ impl BulkRequest {
 
     fn check(&self) -> Result<()> {
         if self.filter.is_empty() && !self.all {
-            let why = "filter selects every job: say which ones, or that all are meant by all";
+            let what = if self.action.is_of_letters() { "dead letter" } else { "job" };
+            let why = format!(
+                "filter selects every {what}: say which ones, or that all are meant by all"
+            );
             return Err(Refusal::new(ErrorKind::MissingField, why).into());
         }
-        self.filter.check().map_err(|error| Error::Invalid(error.to_string()))?;
+        let checked = match self.action.is_of_letters() {
+            true => self.filter.check_letters(),
+            false => self.filter.check_live(),
+        };
+        checked.map_err(|error| Error::Invalid(error.to_string()))?;
         self.action.check()
     }
 }
@@ -89,28 +98,36 @@ impl BulkRequest {
 pub struct BulkItem {
     /// Its number.
     pub id: i64,
-    /// `cancel`, `reschedule`, `run` or `edit`.
+    /// `cancel`, `reschedule`, `run`, `edit`, `replay` or `discard`.
     pub action: String,
     /// The new time, the shift or the fields of it.
     #[schema(value_type = Object)]
     pub args: Value,
-    /// Which jobs.
+    /// Which jobs or letters.
     #[schema(value_type = Object)]
     pub filter: Value,
-    /// `running`, `stopping`, `stopped` or `finished`.
+    /// `counting`, `running`, `stopping`, `stopped` or `finished`.
     #[serde(serialize_with = "as_name")]
     #[schema(value_type = String)]
     pub state: BulkState,
-    /// Jobs that were found so far; exact at the end.
+    /// How many matched when they were counted, up to 10,000; null before that.
+    pub expected: Option<u64>,
+    /// Whether there were more than `expected`.
+    pub has_more: bool,
+    /// Jobs or letters that were found so far; exact at the end.
     pub matched: u64,
-    /// Jobs of them that are as was asked.
+    /// Those of them that are as was asked.
     pub done: u64,
-    /// Jobs of them that could not be changed, as one that runs cannot be moved.
+    /// Those of them that could not be changed, as a job that runs cannot be moved and a request
+    /// that is refused cannot be replayed.
     pub failed: u64,
-    /// Jobs of them that had fired, or that another operation had changed, before it was their
+    /// Those of the replayed ones whose jobs became dead letters again. It goes on counting at the
+    /// end.
+    pub failed_again: u64,
+    /// Those of them that had fired, or that another operation had changed, before it was their
     /// turn; exact at the end.
     pub skipped: u64,
-    /// Jobs per second at most.
+    /// Jobs or letters per second at most.
     pub rate_per_second: Option<u32>,
     /// Who asked for it.
     pub who: String,
@@ -118,7 +135,7 @@ pub struct BulkItem {
     pub source: String,
     /// Why.
     pub reason: Option<String>,
-    /// When it was asked for, epoch milliseconds: jobs that came later do not match.
+    /// When it was asked for, epoch milliseconds: what came later does not match.
     #[serde(rename = "created", serialize_with = "as_rfc3339")]
     #[schema(value_type = String)]
     pub created_ms: i64,
@@ -142,18 +159,36 @@ pub struct BulkStarted {
     pub waits_for_instance: bool,
 }
 
+impl BulkStarted {
+    /// One that does not wait.
+    pub(crate) fn of(bulk: BulkItem) -> Self {
+        Self { bulk, waits_for_instance: false }
+    }
+}
+
 /// What a bulk action would treat just now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct BulkPreview {
-    /// How many jobs match, counted up to 10,000.
+    /// How many jobs or letters match, counted up to 10,000.
     pub matched: u64,
     /// Whether there may be more.
     pub has_more: bool,
-    /// Ten of them, by due time.
-    #[schema(value_type = Vec<WireListedJob>)]
-    pub samples: Vec<ListedJob>,
+    /// Ten of them: jobs by due time, letters newest first.
+    #[schema(value_type = Vec<Object>)]
+    pub samples: BulkSamples,
+}
+
+/// Some of what a bulk action would treat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum BulkSamples {
+    /// Of jobs.
+    Jobs(Vec<ListedJob>),
+    /// Of dead letters.
+    Letters(Vec<LetterSummary>),
 }
 
 /// Some bulk actions, newest first.
@@ -180,8 +215,9 @@ impl<'a> Bulk<'a> {
         Self { context }
     }
 
-    /// Begins a bulk action. An instance takes it within about a heartbeat; without one it waits.
-    /// Jobs that come or are moved later do not match, and each of the others is treated once.
+    /// Begins a bulk action. An instance takes it within about a heartbeat; without one it waits,
+    /// unless [`carry_out`](Self::carry_out) is called. What comes or is moved later does not
+    /// match, and each of the others is treated once.
     ///
     /// # Errors
     /// [`Error::Refused`] for an empty filter without [`BulkRequest::all`] and for an action that
@@ -192,17 +228,43 @@ impl<'a> Bulk<'a> {
         self.context.run(|context| async move { context.start_bulk(request).await }).await
     }
 
-    /// How many jobs [`start`](Self::start) would find, and some of them. Nothing is changed.
+    /// What [`start`](Self::start) would find, and some of them. Nothing is changed.
     ///
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn preview(&self, request: &BulkRequest) -> Result<BulkPreview> {
         request.check()?;
-        let all = super::Jobs::new(self.context);
-        let JobCount { jobs: matched, has_more } = all.count(&request.filter).await?;
-        let page = PageRequest { limit: SAMPLES, cursor: None };
-        let samples = all.list(&request.filter, &page).await?.items;
-        Ok(BulkPreview { matched, has_more, samples })
+        let (filter, is_of_letters) = (request.filter.clone(), request.action.is_of_letters());
+        self.context
+            .run(move |context| async move {
+                let (count, samples) = if is_of_letters {
+                    let now_ms = context.now_ms();
+                    let found = context.dead_letters_of(&filter, now_ms, SAMPLES).await?;
+                    (found.0, BulkSamples::Letters(found.1))
+                } else {
+                    let found = context.live_jobs(filter, SAMPLES).await?;
+                    (found.0, BulkSamples::Jobs(found.1))
+                };
+                let JobCount { jobs: matched, has_more } = count;
+                Ok(BulkPreview { matched, has_more, samples })
+            })
+            .await
+    }
+
+    /// Carries a bulk action out in this program, for a database on which no instance is alive. It
+    /// returns when the action has ended, or an instance has taken it over.
+    ///
+    /// # Errors
+    /// As [`show`](Self::show).
+    pub async fn carry_out(&self, id: i64) -> Result<BulkItem> {
+        self.context
+            .run(move |context| async move {
+                // No instance has a negative id.
+                let me = InstanceId(-fastrand::i64(1..MAX_ID));
+                run::carry_out(context.clone(), me, id).await;
+                context.bulk(id).await
+            })
+            .await
     }
 
     /// How far a bulk action is.
@@ -256,7 +318,9 @@ impl Context {
     async fn start_bulk(&self, request: BulkRequest) -> Result<BulkStarted> {
         request.check()?;
         let of_store = |error| self.database_error(error);
-        self.check_selection(request.filter.clone()).await?;
+        if !request.action.is_of_letters() {
+            self.check_selection(request.filter.clone()).await?;
+        }
         let BulkRequest { action, filter, rate, idempotency_key, .. } = request;
         let id = fastrand::i64(1..MAX_ID);
         let new = NewBulk {
@@ -303,9 +367,12 @@ impl From<BulkRow> for BulkItem {
             args: value(&row.args),
             filter: value(&row.filter),
             state: row.state,
+            expected: row.expected.map(|expected| expected.min(JobCount::LIMIT)),
+            has_more: row.expected.is_some_and(|expected| expected > JobCount::LIMIT),
             matched: row.matched,
             done: row.done,
             failed: row.failed,
+            failed_again: row.failed_again,
             // What is being changed may be among `done` already.
             skipped: row.treated.saturating_sub(row.done + row.failed),
             rate_per_second: row.rate,
@@ -314,7 +381,7 @@ impl From<BulkRow> for BulkItem {
             reason: row.reason,
             created_ms: row.created_ms,
             changed_ms: row.changed_ms,
-            instance: row.runner.map(|instance| instance.to_string()),
+            instance: row.runner.filter(|runner| runner.0 > 0).map(|runner| runner.to_string()),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Carries bulk actions out, step by step, on one instance at a time. Another one goes on where it
 //! ended.
 //!
-//! A step is written down before it begins, and its jobs are changed only as they were found. So
-//! one that is repeated after a crash changes nothing twice, and what was changed has counted
+//! A step is written down before it begins, and its jobs or letters are changed only as they were
+//! found. So one that is repeated after a crash changes nothing twice, and what was changed has counted
 //! itself.
 
 use std::collections::HashMap;
@@ -15,19 +15,21 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
+use uuid::Uuid;
 
 use super::BulkAction;
 use crate::model::audit::{AuditSource, By};
 use crate::model::bulk::{BulkMark, BulkState, BulkWork};
 use crate::model::ids::{InstanceId, JobId};
 use crate::operations::context::Context;
+use crate::operations::dead_letters::LetterPlace;
 use crate::operations::jobs::Target;
-use crate::operations::{ChangeResult, Error, JobFilter, Operations, Result};
+use crate::operations::{ChangeResult, Error, JobCount, JobFilter, Operations, Result};
 use crate::store::{BulkRow, JobPlace, StepEnd};
 
-/// Jobs of one step.
+/// Jobs or letters of one step.
 const STEP: usize = 200;
-/// Jobs of a step that are changed at the same time.
+/// Those of a step that are changed at the same time.
 const AT_ONCE: usize = 32;
 /// The wait before what failed is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -35,11 +37,22 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// A step as it is written down.
 #[derive(Debug, Deserialize, Serialize)]
 struct Step {
-    jobs: Vec<Target>,
-    next: Option<JobPlace>,
+    found: Found,
+    next: Option<Place>,
 }
 
-/// What became of a job of a step.
+/// What a step treats.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Found {
+    Jobs(Vec<Target>),
+    Letters(Vec<Uuid>),
+}
+
+/// A place in the order of the walk: a due time, or the creation of a letter, and an id.
+type Place = LetterPlace;
+
+/// What became of a job or letter of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Treated {
     /// It was changed, and counted with that.
@@ -70,7 +83,9 @@ impl Operations {
     }
 }
 
-async fn carry_out(context: Arc<Context>, me: InstanceId, id: i64) {
+/// Carries out the steps of a bulk action that no other living instance has, to its end or until
+/// another one takes it over.
+pub(super) async fn carry_out(context: Arc<Context>, me: InstanceId, id: i64) {
     match context.store().take_bulk(id, me, context.now_ms()).await {
         Ok(true) => {}
         // Another instance has it; else the next heartbeat tries again.
@@ -109,6 +124,15 @@ impl Context {
             tracing::warn!(bulk = id, "bulk action {id} ({what}) is one of a newer version");
             return Ok(false);
         };
+        if row.state == BulkState::Counting {
+            let (JobCount { jobs, has_more }, ..) = match action.is_of_letters() {
+                true => (self.dead_letters_of(&filter, row.created_ms, 0).await?.0,),
+                false => (self.live_jobs(filter, 0).await?.0,),
+            };
+            let expected = jobs + u64::from(has_more);
+            let counted = store.bulk_counted(id, me, expected, self.now_ms()).await;
+            return counted.map(|()| true).map_err(of_store);
+        }
         let began = Instant::now();
         let step = match read::<Step>(row.step.as_deref())? {
             Some(step) => step,
@@ -117,11 +141,9 @@ impl Context {
                 return Ok(true);
             }
             None => {
-                let after = read::<JobPlace>(row.place.as_deref())?;
-                let found = self.jobs_at(filter, row.created_ms, after, size(row.rate)).await?;
-                let (jobs, next) = found;
-                let step = Step { jobs, next };
-                let (text, count) = (write(&step)?, step.jobs.len() as u64);
+                let after = read::<Place>(row.place.as_deref())?;
+                let step = self.next_step(&row, &action, filter, after).await?;
+                let (text, count) = (write(&step)?, step.found.len() as u64);
                 let begun = store.begin_bulk_step(id, me, &text, count, self.now_ms()).await;
                 if !begun.map_err(of_store)? {
                     return Ok(true);
@@ -129,7 +151,7 @@ impl Context {
                 step
             }
         };
-        let treated = self.treat(&row, &action, &step.jobs).await?;
+        let treated = self.treat(&row, &action, &step.found).await?;
         let count = |what| treated.iter().filter(|treated| **treated == what).count() as u64;
         let end = StepEnd {
             treated_before: row.treated,
@@ -139,18 +161,36 @@ impl Context {
         };
         store.end_bulk_step(id, me, &end, self.now_ms()).await.map_err(of_store)?;
         if let Some(rate) = row.rate {
-            let lasts = Duration::from_secs_f64(step.jobs.len() as f64 / f64::from(rate.max(1)));
+            let lasts = Duration::from_secs_f64(step.found.len() as f64 / f64::from(rate.max(1)));
             sleep_until(began + lasts).await;
         }
         Ok(true)
     }
 
-    /// Has the jobs of a step changed, until it is known what became of each.
+    async fn next_step(
+        &self,
+        row: &BulkRow,
+        action: &BulkAction,
+        filter: JobFilter,
+        after: Option<Place>,
+    ) -> Result<Step> {
+        let limit = size(row.rate);
+        if action.is_of_letters() {
+            let (letters, next) = self.letters_at(&filter, row.created_ms, after, limit).await?;
+            return Ok(Step { found: Found::Letters(letters), next });
+        }
+        let after = after.map(|(due_ms, id)| (due_ms, JobId::from_uuid(id)));
+        let (jobs, next) = self.jobs_at(filter, row.created_ms, after, limit).await?;
+        let next = next.map(|(due_ms, id): JobPlace| (due_ms, id.uuid()));
+        Ok(Step { found: Found::Jobs(jobs), next })
+    }
+
+    /// Has what a step found changed, until it is known what became of each.
     async fn treat(
         &self,
         row: &BulkRow,
         action: &BulkAction,
-        jobs: &[Target],
+        found: &Found,
     ) -> Result<Vec<Treated>> {
         let source = row.source.parse().unwrap_or(AuditSource::Handle);
         let by = By::new(row.who.as_str()).through(source);
@@ -159,13 +199,43 @@ impl Context {
             None => by,
         };
         let context = Self { by, ..self.clone() };
-        let treat = |target: &Target| {
-            let (context, target) = (&context, *target);
-            async move { context.treat_one(row.id, action, target).await }
-        };
-        let treated: Vec<Result<Treated>> =
-            stream::iter(jobs.iter().map(treat)).buffer_unordered(AT_ONCE).collect().await;
-        treated.into_iter().collect()
+        match (found, action) {
+            (Found::Jobs(jobs), _) => {
+                let treat = |target: &Target| {
+                    let (context, target) = (&context, *target);
+                    async move { context.treat_one(row.id, action, target).await }
+                };
+                all(jobs.iter().map(treat)).await
+            }
+            (Found::Letters(letters), BulkAction::Discard) => {
+                context.discard_in_bulk(row.id, letters).await?;
+                Ok(Vec::new())
+            }
+            (Found::Letters(letters), _) => {
+                let treat = |letter: &Uuid| {
+                    let (context, letter) = (&context, *letter);
+                    async move { context.treat_letter(row.id, letter).await }
+                };
+                all(letters.iter().map(treat)).await
+            }
+        }
+    }
+
+    async fn treat_letter(&self, bulk: i64, letter: Uuid) -> Result<Treated> {
+        loop {
+            match self.replay_in_bulk(bulk, letter).await {
+                Ok(true) => return Ok(Treated::Changed),
+                Ok(false) => return Ok(Treated::Skipped),
+                Err(Error::Refused(_) | Error::Invalid(_) | Error::Conflict(_)) => {
+                    return Ok(Treated::Failed);
+                }
+                Err(error) if !self.is_running() => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%letter, %error, "a letter of bulk action {bulk} is tried again");
+                    sleep(AGAIN).await;
+                }
+            }
+        }
     }
 
     async fn treat_one(
@@ -176,7 +246,8 @@ impl Context {
     ) -> Result<Treated> {
         let mark = BulkMark { bulk, created_ms, revision };
         loop {
-            let answered = self.operate(action.on(job).of_bulk(mark)).await;
+            let Some(operation) = action.on(job) else { return Ok(Treated::Skipped) };
+            let answered = self.operate(operation.of_bulk(mark)).await;
             return match answered {
                 Ok(answer) if answer.changed => Ok(Treated::Changed),
                 Ok(answer) => Ok(match answer.result {
@@ -199,7 +270,25 @@ impl Context {
     }
 }
 
-/// The jobs of a step: so many that it takes half a second at most at this rate.
+impl Found {
+    fn len(&self) -> usize {
+        match self {
+            Self::Jobs(jobs) => jobs.len(),
+            Self::Letters(letters) => letters.len(),
+        }
+    }
+}
+
+/// What became of each, of which some are treated at the same time.
+async fn all(
+    each: impl Iterator<Item = impl Future<Output = Result<Treated>>>,
+) -> Result<Vec<Treated>> {
+    let treated: Vec<Result<Treated>> =
+        stream::iter(each).buffer_unordered(AT_ONCE).collect().await;
+    treated.into_iter().collect()
+}
+
+/// The size of a step: so many that it takes half a second at most at this rate.
 fn size(rate: Option<u32>) -> usize {
     let of_rate = rate.and_then(|rate| usize::try_from(rate / 2).ok());
     of_rate.unwrap_or(STEP).clamp(1, STEP)

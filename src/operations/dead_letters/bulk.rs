@@ -13,7 +13,7 @@ use crate::operations::{
     Error, LetterCount, LetterFilter, LetterList, LetterName, LetterState, LetterSummary,
     PageRequest, Replayed, Result,
 };
-use crate::store::{Change, Names};
+use crate::store::{Change, Names, Told};
 
 /// How many letters are read and processed at a time.
 const PAGE: usize = 200;
@@ -222,7 +222,7 @@ impl Bulk {
             let by = context.by.clone();
             let replayed = match self.dry_run {
                 true => admission.preview_replay(letter.id, None, by, &mut self.names).await,
-                false => admission.replay(letter.id, None, by).await,
+                false => admission.replay(letter.id, None, by, None).await,
             };
             let replayed = explained(context, letter.id, replayed).await;
             is_unavailable = matches!(replayed, Err(Error::Unavailable(_))) && !self.dry_run;
@@ -247,7 +247,10 @@ async fn discard(
         let entry = context.entry(AuditAction::DiscardDeadLetter, letter.id);
         AuditEntry { app: letter.app.clone(), ..entry }
     };
-    let changes = context.store().discard_letters(letters, context.now_ms(), entry).await;
+    let changes = context
+        .store()
+        .discard_letters(letters, context.now_ms(), |letter| Told::audit(entry(letter)))
+        .await;
     let outcome = |change| match change {
         Change::Made => Ok(LetterOutcome::Discarded),
         Change::Refused(now) => Err(Error::Conflict(why_not(&now))),

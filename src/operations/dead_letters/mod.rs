@@ -4,6 +4,7 @@
 
 mod bulk;
 mod edit;
+mod found;
 mod wire;
 
 use std::sync::Arc;
@@ -16,13 +17,14 @@ use super::context::Context;
 use super::page::{self, PageRequest};
 use super::{
     Error, LetterCount, LetterFilter, LetterName, LetterState, LetterSummary, ReplayChain,
-    Replayed, Result, rfc3339_s,
+    Replayed, Result, TopicPartition, rfc3339_s,
 };
 use crate::model::cursor::CursorScope;
 use crate::store::{LetterCursor, LetterRow, Lookup, Names};
 
 pub use bulk::{BulkTally, CountedLetters, LetterAction, LetterOutcome, LetterSelection};
 pub use edit::{Edit, Edited};
+pub(super) use found::LetterPlace;
 pub(crate) use wire::{Shown as WireLetter, Summary as WireLetterSummary};
 
 /// Requests that could not become jobs, and jobs that failed permanently.
@@ -146,7 +148,8 @@ impl<'a> DeadLetters<'a> {
     pub async fn replay(&self, letter: Uuid, value: Option<Vec<u8>>) -> Result<Replayed> {
         self.context
             .run(move |context| async move {
-                let replayed = context.admission.replay(letter, value, context.by.clone()).await;
+                let replayed =
+                    context.admission.replay(letter, value, context.by.clone(), None).await;
                 explained(&context, letter, replayed).await
             })
             .await
@@ -171,11 +174,13 @@ impl<'a> DeadLetters<'a> {
 
 /// A text that is the same for the same filter.
 fn canonical(filter: &LetterFilter) -> String {
-    let LetterFilter { states, app, kind, from_ms, to_ms, contains } = filter;
+    let LetterFilter { states, app, kind, from_ms, to_ms, contains, partition } = filter;
     let mut states: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
     states.sort_unstable();
     states.dedup();
-    json!([states, app, kind, from_ms, to_ms, contains]).to_string()
+    let partition =
+        partition.as_ref().map(|TopicPartition { topic, partition }| (topic, partition.0));
+    json!([states, app, kind, from_ms, to_ms, contains, partition]).to_string()
 }
 
 fn place_of(bytes: &[u8]) -> Option<LetterCursor> {

@@ -1,37 +1,32 @@
-//! Lists of jobs: a page at a time in the order of due time and id, and how many there are.
+//! Lists of jobs: live ones a page at a time in the order of due time and id, then those that have
+//! ended, newest first, and how many there are.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::Jobs;
 use super::listed::ListedJob;
+use super::selection::{LOOKED_AT, Selection};
 use crate::model::cursor::CursorScope;
 use crate::model::filter::JobFilter;
-use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
-use crate::model::job::{Job, Priority};
-use crate::model::suggest::nearest;
+use crate::model::ids::JobId;
+use crate::model::job::Job;
+use crate::operations::Result;
 use crate::operations::context::Context;
 use crate::operations::page::{self, PageRequest};
-use crate::operations::{Error, Result};
-use crate::store::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
+use crate::store::{EndPlace, JobCount, JobPlace};
 
 /// The name of the list in its cursors.
 const ENDPOINT: &str = "jobs";
-/// Jobs that are read for one page at most, where no index has what the filter asks.
-const LOOKED_AT: u64 = JobCount::LIMIT;
-/// Jobs that are read at once then.
-const SCAN: usize = 500;
-/// A page ends after about so many bytes.
-const PAGE_BYTES: usize = 8 << 20;
 
 /// One page of a list of jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct JobPage {
-    /// The jobs, by due time and id. A page may be short before the end.
+    /// The jobs that have not ended, by due time and id, then those that have, newest first. A page
+    /// may be short before the end.
     pub items: Vec<ListedJob>,
     /// The cursor of the next page; none at the end.
     pub next: Option<String>,
@@ -41,29 +36,30 @@ pub struct JobPage {
 }
 
 impl Jobs<'_> {
-    /// A page of the jobs that `filter` selects, in the order of due time and id. A job that exists
-    /// all the time and is not changed is on exactly one page, whatever happens to others. A page
-    /// may be short before the end, since a filter by partition or by data reads at most
-    /// 10,000 jobs for one.
+    /// A page of the jobs that `filter` selects: those that have not ended in the order of due time
+    /// and id, then those that have, newest first. A job that exists all the time and is not changed
+    /// is on exactly one page, whatever happens to others. A page may be short before the end, since
+    /// what no index has is looked for among at most 10,000 jobs for one: data and partition, and of
+    /// ended jobs priority and error kind.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an app that was never registered and a limit that is not 1 to 1000,
-    /// [`Error::InvalidCursor`] for one of another list or filter; [`Error::Unavailable`] when the database does not answer.
+    /// [`Invalid`](crate::operations::Error::Invalid) for an app that was never registered and a limit that is not 1 to 1000,
+    /// [`InvalidCursor`](crate::operations::Error::InvalidCursor) for one of another list or filter; [`Unavailable`](crate::operations::Error::Unavailable) when the database does not answer.
     pub async fn list(&self, filter: &JobFilter, page: &PageRequest) -> Result<JobPage> {
         let (filter, page) = (filter.clone(), page.clone());
         self.context
             .run(|context| async move {
                 let scope = CursorScope::new(ENDPOINT, filter.canonical());
-                let (limit, after) = page.read(&scope, place_of)?;
+                let (limit, after) = page.read(&scope, Place::of_bytes)?;
                 let selection = Selection::new(&context, filter).await?;
-                let found = selection.find(&context, after, limit).await?;
-                Ok(found.into_page(&scope))
+                selection.page(&context, after, limit).await.map(|listed| listed.into_page(&scope))
             })
             .await
     }
 
-    /// How many jobs `filter` selects, counted up to [`JobCount::LIMIT`]. A filter by partition or
-    /// by data reads at most as many jobs, and counts those of them that it selects.
+    /// How many jobs `filter` selects, counted up to [`JobCount::LIMIT`]. Where jobs must be read,
+    /// as for a [`list`](Self::list), at most as many are, and those of them that it selects are
+    /// counted.
     ///
     /// # Errors
     /// As [`list`](Self::list).
@@ -72,7 +68,17 @@ impl Jobs<'_> {
         self.context
             .run(|context| async move {
                 let selection = Selection::new(&context, filter).await?;
-                selection.count(&context).await
+                let live = match selection.filter.selects_live() {
+                    true => selection.count(&context).await?,
+                    false => JobCount { jobs: 0, has_more: false },
+                };
+                if live.has_more {
+                    return Ok(live);
+                }
+                let ended = selection.count_ended(&context).await?;
+                let jobs = live.jobs + ended.jobs;
+                let has_more = ended.has_more || jobs > JobCount::LIMIT;
+                Ok(JobCount { jobs: jobs.min(JobCount::LIMIT), has_more })
             })
             .await
     }
@@ -82,15 +88,31 @@ impl Jobs<'_> {
 pub(in crate::operations) type Target = (JobId, i64, u32);
 
 impl Context {
+    /// How many live jobs `filter` selects, counted up to a limit, and the first `samples` of them.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::operations::Error::Invalid) if its values do not fit each other, or its app was never registered.
+    pub(in crate::operations) async fn live_jobs(
+        &self,
+        filter: JobFilter,
+        samples: usize,
+    ) -> Result<(JobCount, Vec<ListedJob>)> {
+        let selection = Selection::new(self, filter).await?;
+        let count = selection.count(self).await?;
+        let found = selection.find(self, None, samples).await?;
+        let listed = |(job, app): (Job, Arc<str>)| ListedJob::new(job, &app, selection.now_ms);
+        Ok((count, found.jobs.into_iter().map(listed).collect()))
+    }
+
     /// Checks that `filter` can select jobs.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if its values do not fit each other, or its app was never registered.
+    /// As [`live_jobs`](Self::live_jobs).
     pub(in crate::operations) async fn check_selection(&self, filter: JobFilter) -> Result<()> {
         Selection::new(self, filter).await.map(drop)
     }
 
-    /// The next jobs, at most `limit`, that `filter` selected at `at_ms`, each with the moment of
+    /// The next live jobs, at most `limit`, that `filter` selected at `at_ms`, each with the moment of
     /// its admission and its revision, and the place where the next ones begin. Those that came or
     /// were moved later are left out, so that what is moved while it is walked through does not
     /// come again.
@@ -102,234 +124,106 @@ impl Context {
         limit: usize,
     ) -> Result<(Vec<Target>, Option<JobPlace>)> {
         let selection = Selection::new(self, filter).await?;
-        let selection = Selection { now_ms: at_ms, until_ms: Some(at_ms), ..selection };
+        let selection = selection.at(at_ms);
         let found = selection.find(self, after, limit).await?;
         let target = |(job, _): &(Job, Arc<str>)| (job.id, job.created_ms, job.changes.revision);
         Ok((found.jobs.iter().map(target).collect(), found.next))
     }
 }
 
-fn place_of(bytes: &[u8]) -> Option<JobPlace> {
-    let (due_ms, id) = page::place_of(bytes)?;
-    Some((due_ms, JobId::from_bytes(id)))
+/// Where a page begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    /// After this live job.
+    Live(JobPlace),
+    /// After this job that has ended, or at the first of them.
+    Ended(Option<EndPlace>),
 }
 
-/// What a filter selects at one moment.
-struct Selection {
-    filter: JobFilter,
-    now_ms: i64,
-    apps: Vec<AppShards>,
-    names: HashMap<ShardId, Arc<str>>,
-    /// The ledger rows of the filter's partition.
-    ledgers: Option<HashSet<LedgerId>>,
-    /// Jobs that were admitted or moved later, epoch milliseconds, are not selected.
-    until_ms: Option<i64>,
-}
-
-/// The jobs of a page.
+/// The jobs of a page, and where the next one begins.
 #[derive(Default)]
-struct Found {
-    jobs: Vec<(Job, Arc<str>)>,
-    now_ms: i64,
-    next: Option<JobPlace>,
-    /// The jobs that were read.
-    looked_at: u64,
-    is_scan: bool,
+struct Listed {
+    items: Vec<ListedJob>,
+    next: Option<Place>,
+    looked_at: Option<u64>,
+}
+
+impl Place {
+    fn to_bytes(self) -> Vec<u8> {
+        let (tag, bytes) = match self {
+            Self::Live((due_ms, id)) => (0, page::bytes_of(due_ms, id.into_bytes())),
+            Self::Ended(Some((ended_ms, id))) => (1, page::bytes_of(ended_ms, id.into_bytes())),
+            Self::Ended(None) => (1, Vec::new()),
+        };
+        [&[tag], &*bytes].concat()
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        let read = |bytes| page::place_of(bytes).map(|(ms, id)| (ms, JobId::from_bytes(id)));
+        match bytes.split_first()? {
+            (0, bytes) => read(bytes).map(Self::Live),
+            (1, []) => Some(Self::Ended(None)),
+            (1, bytes) => read(bytes).map(|place| Self::Ended(Some(place))),
+            _ => None,
+        }
+    }
 }
 
 impl Selection {
-    async fn new(context: &Context, filter: JobFilter) -> Result<Self> {
-        filter.check().map_err(|error| Error::Invalid(error.to_string()))?;
-        let of_store = |error| context.database_error(error);
-        let mut apps = context.store().apps_with_shards().await.map_err(of_store)?;
-        if let Some(wanted) = &filter.app {
-            let Some(place) = apps.iter().position(|app| app.name == *wanted) else {
-                return Err(unknown_app(wanted, &apps));
-            };
-            apps = vec![apps.swap_remove(place)];
-        }
-        let ledgers = match &filter.partition {
-            Some(partition) => {
-                let rows = context.store().ledgers_of(partition).await.map_err(of_store)?;
-                Some(rows.into_iter().collect())
-            }
-            None => None,
+    async fn page(&self, context: &Context, after: Option<Place>, limit: usize) -> Result<Listed> {
+        let (mut listed, mut looked_at) = (Listed::default(), 0);
+        let live_after = match after {
+            None => Some(None),
+            Some(Place::Live(place)) => Some(Some(place)),
+            Some(Place::Ended(_)) => None,
         };
-        let mut names = HashMap::new();
-        for app in &apps {
-            let name: Arc<str> = app.name.as_str().into();
-            names.extend(app.shards.iter().map(|shard| (*shard, name.clone())));
-        }
-        Ok(Self { now_ms: context.now_ms(), filter, apps, names, ledgers, until_ms: None })
-    }
-
-    /// The name of the job's app, if the filter selects the job.
-    fn app_of(&self, job: &Job) -> Option<&Arc<str>> {
-        let name = self.names.get(&job.shard)?;
-        let of_partition = self.ledgers.as_ref().is_none_or(|ledgers| {
-            job.origin.as_ref().is_some_and(|origin| ledgers.contains(&origin.ledger))
-        });
-        let is_new = self.until_ms.is_some_and(|until_ms| {
-            job.created_ms > until_ms || job.changes.moved_ms.is_some_and(|ms| ms > until_ms)
-        });
-        (of_partition && !is_new && self.filter.matches(job, self.now_ms)).then_some(name)
-    }
-
-    fn range(&self) -> WalkRange {
-        let (from_ms, to_ms) = self.filter.due_range(self.now_ms);
-        WalkRange {
-            shards: self.apps.iter().flat_map(|app| app.shards.iter().copied()).collect(),
-            priorities: match self.filter.priority {
-                Some(priority) => vec![priority],
-                None => Priority::ALL.to_vec(),
-            },
-            from_ms,
-            to_ms,
-        }
-    }
-
-    async fn count(&self, context: &Context) -> Result<JobCount> {
-        if self.filter.key.is_none() && !self.filter.reads_jobs() {
-            let counted = context.store().count_jobs(&self.range()).await;
-            return counted.map_err(|error| context.database_error(error));
-        }
-        let (mut jobs, mut looked_at, mut after) = (0, 0, None);
-        loop {
-            let found = self.find(context, after, PageRequest::LARGEST).await?;
-            jobs += found.jobs.len() as u64;
-            looked_at += found.looked_at;
-            after = found.next;
-            if after.is_none() || looked_at >= LOOKED_AT {
-                return Ok(JobCount { jobs, has_more: after.is_some() });
+        if let Some(after) = live_after.filter(|_| self.filter.selects_live()) {
+            let found = self.find(context, after, limit).await?;
+            let listed_job = |(job, app): (Job, Arc<str>)| ListedJob::new(job, &app, self.now_ms);
+            listed.items = found.jobs.into_iter().map(listed_job).collect();
+            listed.next = found.next.map(Place::Live);
+            looked_at = found.looked_at;
+            listed.looked_at = found.is_scan.then_some(looked_at);
+            if listed.next.is_some() {
+                return Ok(listed);
             }
         }
-    }
-
-    async fn find(
-        &self,
-        context: &Context,
-        after: Option<JobPlace>,
-        limit: usize,
-    ) -> Result<Found> {
-        match &self.filter.key {
-            Some(key) => self.find_by_key(context, key, after, limit).await,
-            None => self.walk(context, after, limit).await,
-        }
-    }
-
-    /// The jobs that the key refers to, one of each app at most.
-    async fn find_by_key(
-        &self,
-        context: &Context,
-        key: &str,
-        after: Option<JobPlace>,
-        limit: usize,
-    ) -> Result<Found> {
-        let of_store = |error| context.database_error(error);
-        let keys: Vec<KeyId> = self.apps.iter().map(|app| KeyId::derive(&app.name, key)).collect();
-        let ids = context.store().jobs_of_keys(&keys).await.map_err(of_store)?;
-        let mut found = Found { now_ms: self.now_ms, ..Found::default() };
-        let mut rest = &ids[..];
-        while !rest.is_empty() {
-            let read = context.store().jobs_by_id(rest, PAGE_BYTES).await;
-            let (jobs, looked_for) = read.map_err(of_store)?;
-            rest = &rest[looked_for..];
-            for job in jobs {
-                if after.is_none_or(|after| job.key() > after)
-                    && let Some(name) = self.app_of(&job).cloned()
-                {
-                    found.jobs.push((job, name));
-                }
-            }
-        }
-        found.jobs.sort_unstable_by_key(|(job, _)| job.key());
-        if found.jobs.len() > limit {
-            found.jobs.truncate(limit);
-            found.next = found.jobs.last().map(|(job, _)| job.key());
-        }
-        Ok(found)
-    }
-
-    async fn walk(
-        &self,
-        context: &Context,
-        after: Option<JobPlace>,
-        limit: usize,
-    ) -> Result<Found> {
-        let of_store = |error| context.database_error(error);
-        let store = context.store();
-        let is_scan = self.filter.reads_jobs();
-        let at_once = |found: &Found| match (is_scan, self.until_ms) {
-            (true, _) => SCAN,
-            // Many that came later may follow.
-            (false, Some(_)) => limit,
-            (false, None) => limit - found.jobs.len(),
+        let after = match after {
+            Some(Place::Ended(after)) => after,
+            _ => None,
         };
-        let mut found = Found { now_ms: self.now_ms, is_scan, ..Found::default() };
-        let mut walk = JobWalk::new(&self.range(), after, at_once(&found));
-        let (mut bytes, mut last) = (0, after);
-        let is_full = |found: &Found, bytes: usize| {
-            found.jobs.len() >= limit || bytes >= PAGE_BYTES || found.looked_at >= LOOKED_AT
-        };
-        while !is_full(&found, bytes) {
-            let places = walk.next(store, at_once(&found)).await.map_err(of_store)?;
-            if places.is_empty() {
-                return Ok(found);
-            }
-            let mut rest = &places[..];
-            while !rest.is_empty() {
-                let ids: Vec<JobId> = rest.iter().map(|(_, id)| *id).collect();
-                let read = store.jobs_by_id(&ids, PAGE_BYTES).await;
-                let (jobs, looked_for) = read.map_err(of_store)?;
-                let mut jobs: HashMap<JobId, Job> =
-                    jobs.into_iter().map(|job| (job.id, job)).collect();
-                let (now, later) = rest.split_at(looked_for);
-                rest = later;
-                for place in now {
-                    if is_full(&found, bytes) {
-                        found.next = last;
-                        return Ok(found);
-                    }
-                    last = Some(*place);
-                    found.looked_at += 1;
-                    // One that was rescheduled meanwhile is listed where it is now.
-                    let job = jobs.remove(&place.1).filter(|job| job.key() == *place);
-                    let Some(job) = job else { continue };
-                    let Some(name) = self.app_of(&job).cloned() else { continue };
-                    bytes += job.size();
-                    found.jobs.push((job, name));
-                }
-                if is_full(&found, bytes) && !rest.is_empty() {
-                    found.next = last;
-                    return Ok(found);
-                }
-            }
+        let rest = limit - listed.items.len();
+        let most = LOOKED_AT.saturating_sub(looked_at);
+        let ended = self.find_ended(context, after, rest, most).await?;
+        listed.items.extend(ended.jobs);
+        listed.next = ended.next.map(Place::Ended);
+        if let Some(read) = ended.looked_at {
+            listed.looked_at = Some(listed.looked_at.unwrap_or(0) + read);
         }
-        if walk.has_more(store).await.map_err(of_store)? {
-            found.next = last;
-        }
-        Ok(found)
+        Ok(listed)
     }
 }
 
-impl Found {
+impl Listed {
     fn into_page(self, scope: &CursorScope) -> JobPage {
-        let now_ms = self.now_ms;
-        let listed = |(job, name): (Job, Arc<str>)| ListedJob::new(job, &name, now_ms);
-        JobPage {
-            items: self.jobs.into_iter().map(listed).collect(),
-            next: self
-                .next
-                .map(|place| scope.write(&page::bytes_of(place.0, place.1.into_bytes()))),
-            looked_at: self.is_scan.then_some(self.looked_at),
-        }
+        let Self { items, next, looked_at } = self;
+        JobPage { items, next: next.map(|place| scope.write(&place.to_bytes())), looked_at }
     }
 }
 
-fn unknown_app(wanted: &str, apps: &[AppShards]) -> Error {
-    let guess = match nearest(wanted, apps.iter().map(|app| app.name.as_str())) {
-        Some(guess) => format!("did you mean {guess}?"),
-        None => "none was".to_owned(),
-    };
-    Error::Invalid(format!("app \"{wanted}\" was never registered: {guess}"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_read_as_it_was_written() {
+        let place = (-5, JobId::from_bytes([7; 16]));
+        for place in [Place::Live(place), Place::Ended(Some(place)), Place::Ended(None)] {
+            let read = Place::of_bytes(&place.to_bytes()).map(|read| format!("{read:?}"));
+            assert_eq!(read, Some(format!("{place:?}")));
+        }
+        for bytes in [&[][..], &[2], &[0], &[0; 24], &[1; 26]] {
+            assert!(Place::of_bytes(bytes).is_none(), "{bytes:?}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use crate::model::ids::JobId;
 use crate::model::job::{Job, JobData, Priority};
 use crate::operations::rfc3339_ms;
+use crate::store::{AttemptState, EndedRow};
 
 /// A job as lists show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct ListedJob {
     pub state: JobState,
     /// When it is scheduled to fire, epoch milliseconds.
     pub scheduled_ms: i64,
-    /// When its next attempt is due, epoch milliseconds.
+    /// When its next attempt is due, or its last one was, epoch milliseconds.
     pub due_ms: i64,
     /// Its priority.
     pub priority: Priority,
@@ -37,6 +38,12 @@ pub struct ListedJob {
     pub attempts: u32,
     /// The error of its last attempt.
     pub last_error: Option<String>,
+    /// When it ended, epoch milliseconds; none if it has not.
+    pub ended_ms: Option<i64>,
+    /// Of one that failed for good, the kind of error.
+    pub error_kind: Option<String>,
+    /// Of one that was cancelled, by whom.
+    pub cancelled_by: Option<String>,
     /// What its handler is given.
     pub job_data: JobData,
 }
@@ -72,6 +79,15 @@ impl JobState {
             Self::Cancelled => "cancelled",
         }
     }
+
+    /// That of a job whose last attempt ended so.
+    pub(super) fn of_end(end: AttemptState) -> Self {
+        match end {
+            AttemptState::Succeeded => Self::Succeeded,
+            AttemptState::Dead | AttemptState::Retried => Self::Dead,
+            AttemptState::Cancelled => Self::Cancelled,
+        }
+    }
 }
 
 impl ListedJob {
@@ -90,7 +106,32 @@ impl ListedJob {
             created_ms: job.created_ms,
             attempts: job.attempts,
             last_error: job.last_error,
+            ended_ms: None,
+            error_kind: None,
+            cancelled_by: None,
             job_data: job.data,
+        }
+    }
+
+    pub(super) fn of_ended(row: EndedRow, app: &str) -> Self {
+        Self {
+            job_id: row.id,
+            request_id: row.request_id,
+            app_name: app.to_owned(),
+            state: JobState::of_end(row.state),
+            scheduled_ms: row.scheduled_ms,
+            due_ms: row.due_ms,
+            priority: row.priority,
+            expires_ms: None,
+            flexible_window_ms: None,
+            concurrency_key: None,
+            created_ms: row.created_ms,
+            attempts: row.attempts,
+            last_error: row.error,
+            ended_ms: Some(row.ended_ms),
+            error_kind: row.kind,
+            cancelled_by: row.cancelled_by,
+            job_data: row.data,
         }
     }
 }
@@ -116,6 +157,9 @@ pub(crate) struct WireListedJob<'a> {
     created_time: String,
     attempts: u32,
     last_error: Option<&'a str>,
+    ended_time: Option<String>,
+    error_kind: Option<&'a str>,
+    cancelled_by: Option<&'a str>,
     #[schema(value_type = Object)]
     job_data: &'a JobData,
 }
@@ -136,6 +180,9 @@ impl Serialize for ListedJob {
             created_time: rfc3339_ms(self.created_ms),
             attempts: self.attempts,
             last_error: self.last_error.as_deref(),
+            ended_time: self.ended_ms.map(rfc3339_ms),
+            error_kind: self.error_kind.as_deref(),
+            cancelled_by: self.cancelled_by.as_deref(),
             job_data: &self.job_data,
         }
         .serialize(serializer)

@@ -103,11 +103,7 @@ impl ShownJob {
             job_id: job.id,
             request_id: job.request_id,
             app_name: job.app_name,
-            state: match end.state {
-                AttemptState::Succeeded => JobState::Succeeded,
-                AttemptState::Dead | AttemptState::Retried => JobState::Dead,
-                AttemptState::Cancelled => JobState::Cancelled,
-            },
+            state: JobState::of_end(end.state),
             scheduled_ms: job.scheduled_ms,
             due_ms: None,
             priority: Some(job.priority),

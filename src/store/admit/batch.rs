@@ -50,8 +50,8 @@ pub enum BatchSource {
         letter: Uuid,
         /// When its row last changed, as it was read.
         changed_ms: i64,
-        /// What the audit says of it.
-        entry: Box<AuditEntry>,
+        /// Where it is written down who replayed it.
+        told: Told,
     },
     /// A call of the API.
     Call {
@@ -68,6 +68,30 @@ pub struct Taken {
     pub id: Uuid,
     /// The number of its attempts.
     pub attempts: u32,
+}
+
+/// Where it is written down who replayed a letter.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// In the audit.
+    Audit(Box<AuditEntry>),
+    /// At the bulk action of which it is a part, which the audit names as a whole.
+    Bulk(i64),
+}
+
+impl Told {
+    /// In the audit, as this entry.
+    pub fn audit(entry: AuditEntry) -> Self {
+        Self::Audit(Box::new(entry))
+    }
+
+    /// The bulk action.
+    pub(super) fn bulk(&self) -> Option<i64> {
+        match self {
+            Self::Audit(_) => None,
+            Self::Bulk(bulk) => Some(*bulk),
+        }
+    }
 }
 
 impl BatchSource {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::{Driver, Error, Result, Store};
 
 pub use batch::{
-    Admitted, Advance, Batch, BatchSource, Decision, Entry, PlacedCandidate, Taken, Wait,
+    Admitted, Advance, Batch, BatchSource, Decision, Entry, PlacedCandidate, Taken, Told, Wait,
 };
 pub use plan::Names;
 

@@ -4,17 +4,16 @@
 use infinite_scheduler_entity::dead_letter;
 use serde_json::json;
 
-use super::batch::{Batch, BatchSource, Decision, Entry, Taken};
+use super::batch::{Batch, BatchSource, Decision, Entry, Taken, Told};
 use super::plan::Plan;
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::letter::{DeadLetter, Refusal, Source};
 use crate::model::verdict::{Event, Subject, Verdict, about_job, pack};
-use crate::store::audit;
 use crate::store::commands::{self, LOOK};
 use crate::store::letters::{self, DEAD, LONGEST_MESSAGE, PARKED, REPLAYED, truncated};
 use crate::store::steps::{Step, Value};
-use crate::store::{OrderingKey, outbox};
+use crate::store::{OrderingKey, audit, bulk, outbox};
 
 impl Plan {
     /// The first statements: update the rows that the batch came from, which must be as they were
@@ -22,25 +21,29 @@ impl Plan {
     pub(super) fn source_updates(&self, batch: &Batch) -> Vec<Step> {
         match &batch.source {
             BatchSource::Records(_) | BatchSource::Call { .. } => Vec::new(),
-            BatchSource::Replay { letter, changed_ms, entry } => {
+            BatchSource::Replay { letter, changed_ms, told } => {
                 let job = match self.decisions.first() {
                     Some(Decision::Accepted) => self.candidates(batch).next().map(|one| one.job.id),
                     Some(Decision::Duplicate { job, .. }) => Some(*job),
                     Some(Decision::Dead(_) | Decision::Waits) | None => None,
                 };
                 let take = format!(
-                    "update scheduler_dead_letter set state = {REPLAYED}, changed_ms = ?, job = ? \
-                     where id = ? and state = {DEAD} and changed_ms = ?"
+                    "update scheduler_dead_letter set state = {REPLAYED}, changed_ms = ?, job = ?, \
+                     bulk = ? where id = ? and state = {DEAD} and changed_ms = ?"
                 );
                 let values = vec![
                     batch.now_ms.into(),
                     job.map(JobId::uuid).into(),
+                    told.bulk().into(),
                     (*letter).into(),
                     (*changed_ms).into(),
                 ];
-                let job = job.map(|job| json!({ "jobId": job })).unwrap_or_default();
-                let entry = AuditEntry { details: job, ..(**entry).clone() };
-                vec![Step::one(take, values), audit::step(&entry)]
+                let mut steps = vec![Step::one(take, values)];
+                if let Told::Audit(entry) = told {
+                    let details = job.map(|job| json!({ "jobId": job })).unwrap_or_default();
+                    steps.push(audit::step(&AuditEntry { details, ..(**entry).clone() }));
+                }
+                steps
             }
             BatchSource::Parked { rows, .. } => {
                 let all = batch.entries.iter().zip(&self.decisions).zip(rows);
@@ -74,6 +77,10 @@ impl Plan {
         }
         let verdicts = self.verdicts(batch).into_iter();
         steps.extend(verdicts.map(|(key, packed)| outbox::insert_verdicts(key, packed)));
+        // Its row is the same for many replays: the lock on it is taken last.
+        if let BatchSource::Replay { told: Told::Bulk(id), .. } = batch.source {
+            steps.push(bulk::count(id));
+        }
         steps
     }
 
@@ -103,11 +110,11 @@ impl Plan {
                     steps.push(letters::park(row));
                 }
                 (Entry::Letter(letter), Decision::Dead(_), None) => {
-                    steps.push(letters::insert(row(letter), key));
+                    steps.push(letters::insert(row(letter), key, None));
                 }
                 (Entry::Job(candidate), Decision::Dead(refusal), None) => {
                     let letter = candidate.letter(refusal.clone(), batch.now_ms);
-                    steps.extend(letter.map(|letter| letters::insert(row(&letter), key)));
+                    steps.extend(letter.map(|letter| letters::insert(row(&letter), key, None)));
                 }
                 // A parked row is changed by `source_updates`; jobs and duplicates have no dead letter.
                 (Entry::Job(_) | Entry::Letter(_) | Entry::Wait(_), Decision::Waits, _)

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::LetterSummary;
 use crate::model::audit::AuditEntry;
 use crate::store::steps::Step;
-use crate::store::{LetterState, Result, Store, audit};
+use crate::store::{LetterState, Result, Store, Told, audit, bulk};
 
 /// The most dead letters that one transaction changes.
 const STEP: usize = 200;
@@ -55,7 +55,7 @@ impl Store {
     }
 
     /// Discards those dead letters that still are as `seen`. Returns the result for each of them, in
-    /// the same order. `entry` makes the audit's entry of one of them.
+    /// the same order. `told` is where it is written down who discarded one of them.
     ///
     /// # Errors
     /// [`crate::store::Error::Unavailable`] if the database is unavailable; the same call can be
@@ -64,11 +64,11 @@ impl Store {
         &self,
         seen: &[LetterSummary],
         now_ms: i64,
-        entry: impl Fn(&LetterSummary) -> AuditEntry + Send + Sync,
+        told: impl Fn(&LetterSummary) -> Told + Send + Sync,
     ) -> Result<Vec<Change>> {
         let mut changes = Vec::with_capacity(seen.len());
         for some in seen.chunks(STEP) {
-            let discard = |letter| discard(letter, now_ms, &entry(letter));
+            let discard = |letter| discard(letter, now_ms, &told(letter));
             self.transact(some.iter().map(discard).collect()).await?;
             changes.extend(self.what_became_of(some).await?);
         }
@@ -89,11 +89,15 @@ impl Store {
     }
 }
 
-fn discard(letter: &LetterSummary, now_ms: i64, entry: &AuditEntry) -> Step {
+fn discard(letter: &LetterSummary, now_ms: i64, told: &Told) -> Step {
+    let told = match told {
+        Told::Audit(entry) => audit::step(entry),
+        Told::Bulk(id) => bulk::count(*id),
+    };
     let update = format!(
         "update scheduler_dead_letter set state = {DISCARDED}, changed_ms = ? \
          where id = ? and state = {DEAD} and changed_ms = ?"
     );
     let values = vec![now_ms.into(), letter.id.into(), letter.changed_ms.into()];
-    Step::if_changed(update, values, audit::step(entry))
+    Step::if_changed(update, values, told)
 }

@@ -6,6 +6,7 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, Quer
 use uuid::Uuid;
 
 use super::LetterSummary;
+use crate::model::filter::TopicPartition;
 use crate::store::page;
 use crate::store::{LetterState, Result, Store};
 
@@ -24,6 +25,8 @@ pub struct LetterFilter {
     pub to_ms: Option<i64>,
     /// The error message contains this text, regardless of case.
     pub contains: Option<String>,
+    /// The letter's record is in this partition.
+    pub partition: Option<TopicPartition>,
 }
 
 /// A position in the order of all dead letters, by time and id.
@@ -81,6 +84,22 @@ impl Store {
         Ok(LetterPage { letters, next })
     }
 
+    /// Whether at least `limit` dead letters match `filter`, or how many do.
+    ///
+    /// # Errors
+    /// [`crate::store::Error::Unavailable`] if the database is unavailable.
+    pub async fn count_some_letters(&self, filter: &LetterFilter, limit: u64) -> Result<u64> {
+        let found: Vec<Uuid> = Entity::find()
+            .select_only()
+            .column(Column::Id)
+            .filter(filter.condition())
+            .limit(limit)
+            .into_tuple()
+            .all(&self.inner.pool)
+            .await?;
+        Ok(found.len() as u64)
+    }
+
     /// Counts the dead letters that match `filter`, by state and kind. Combinations without a letter
     /// are not in the result.
     ///
@@ -119,6 +138,7 @@ impl LetterFilter {
             .add_option(self.from_ms.map(|from| Column::CreatedMs.gte(from)))
             .add_option(self.to_ms.map(|to| Column::CreatedMs.lt(to)))
             .add_option(self.contains.as_deref().map(message_contains))
+            .add_option(self.partition.as_ref().map(in_partition))
     }
 }
 
@@ -133,6 +153,10 @@ fn older(than: LetterCursor) -> Condition {
     Condition::all().add(Column::CreatedMs.lte(than.created_ms)).add(
         Condition::any().add(Column::CreatedMs.lt(than.created_ms)).add(Column::Id.lt(than.id)),
     )
+}
+
+fn in_partition(of: &TopicPartition) -> Condition {
+    Condition::all().add(Column::Topic.eq(&*of.topic)).add(Column::Number.eq(of.partition.0))
 }
 
 /// Both sides are converted to lower case by the database, since databases differ beyond ASCII.

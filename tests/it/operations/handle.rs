@@ -202,6 +202,7 @@ fn of(filter: &Filter) -> LetterFilter {
         from_ms: filter.times.map(|times| times.0),
         to_ms: filter.times.map(|times| times.1),
         contains: filter.contains.map(Into::into),
+        partition: None,
     }
 }
 

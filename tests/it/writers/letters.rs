@@ -3,7 +3,7 @@
 use infinite_scheduler::model::audit::AuditAction;
 use infinite_scheduler::model::ids::KeyId;
 use infinite_scheduler::store::{
-    Admitted, BatchSource, Change, Decision, Entry, IdempotencyKey, KeyCursor,
+    Admitted, BatchSource, Change, Decision, Entry, IdempotencyKey, KeyCursor, Told,
 };
 
 use super::{SERVERS, await_held_up, ground_on, hold};
@@ -53,8 +53,8 @@ async fn a_letter_is_replayed_as_it_was_read_or_not_at_all() {
         let letter = fixture.letter(1);
         fixture.admit(fixture.records(0), Entry::Letter(Box::new(letter.clone()))).await;
         let replay = async |changed_ms| {
-            let entry = Box::new(audit_entry(AuditAction::ReplayDeadLetter, 8));
-            let source = BatchSource::Replay { letter: letter.id(), changed_ms, entry };
+            let told = Told::audit(audit_entry(AuditAction::ReplayDeadLetter, 8));
+            let source = BatchSource::Replay { letter: letter.id(), changed_ms, told };
             fixture.admit(source, fixture.job()).await
         };
         assert_eq!(replay(letter.at_ms - 1).await, Admitted::Fenced, "{backend:?}: changed since");
@@ -88,7 +88,7 @@ async fn a_letter_that_is_not_dead_any_more_is_neither_corrected_nor_discarded()
         let edit = audit_entry(AuditAction::EditDeadLetter, 9);
         let corrected = fixture.store.correct_letter(&seen, Some(b"{}".to_vec()), &edit).await;
         assert_eq!(corrected.expect("an answer"), refused, "{backend:?}");
-        let discard = |_: &_| audit_entry(AuditAction::DiscardDeadLetter, 9);
+        let discard = |_: &_| Told::audit(audit_entry(AuditAction::DiscardDeadLetter, 9));
         let discarded = fixture.store.discard_letters(&[seen], 9, discard).await;
         assert_eq!(discarded.expect("an answer"), [refused], "{backend:?}");
         let audited = database.count("select count(*) from scheduler_audit").await;

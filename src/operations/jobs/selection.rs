@@ -1,0 +1,239 @@
+//! What a filter selects of the live jobs: found by index where there is one, else among those that
+//! are read.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::model::filter::JobFilter;
+use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
+use crate::model::job::{Job, Priority};
+use crate::model::suggest::nearest;
+use crate::operations::context::Context;
+use crate::operations::page::PageRequest;
+use crate::operations::{Error, Result};
+use crate::store::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
+
+/// Jobs that are read for one page at most, where no index has what the filter asks.
+pub(super) const LOOKED_AT: u64 = JobCount::LIMIT;
+/// Jobs that are read at once then.
+pub(super) const SCAN: usize = 500;
+/// A page ends after about so many bytes.
+pub(super) const PAGE_BYTES: usize = 8 << 20;
+
+/// What a filter selects at one moment.
+pub(super) struct Selection {
+    pub(super) filter: JobFilter,
+    pub(super) now_ms: i64,
+    pub(super) apps: Vec<AppShards>,
+    names: HashMap<ShardId, Arc<str>>,
+    /// The ledger rows of the filter's partition.
+    pub(super) ledgers: Option<HashSet<LedgerId>>,
+    /// Jobs that were admitted or moved later, epoch milliseconds, are not selected.
+    until_ms: Option<i64>,
+}
+
+/// Live jobs that were found, with the names of their apps.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) jobs: Vec<(Job, Arc<str>)>,
+    pub(super) next: Option<JobPlace>,
+    /// The jobs that were read.
+    pub(super) looked_at: u64,
+    pub(super) is_scan: bool,
+}
+
+impl Selection {
+    pub(super) async fn new(context: &Context, filter: JobFilter) -> Result<Self> {
+        filter.check().map_err(|error| Error::Invalid(error.to_string()))?;
+        let of_store = |error| context.database_error(error);
+        let mut apps = context.store().apps_with_shards().await.map_err(of_store)?;
+        if let Some(wanted) = &filter.app {
+            let Some(place) = apps.iter().position(|app| app.name == *wanted) else {
+                return Err(unknown_app(wanted, &apps));
+            };
+            apps = vec![apps.swap_remove(place)];
+        }
+        let ledgers = match &filter.partition {
+            Some(partition) => {
+                let rows = context.store().ledgers_of(partition).await.map_err(of_store)?;
+                Some(rows.into_iter().collect())
+            }
+            None => None,
+        };
+        let mut names = HashMap::new();
+        for app in &apps {
+            let name: Arc<str> = app.name.as_str().into();
+            names.extend(app.shards.iter().map(|shard| (*shard, name.clone())));
+        }
+        Ok(Self { now_ms: context.now_ms(), filter, apps, names, ledgers, until_ms: None })
+    }
+
+    /// What it selected at `at_ms`, of what has not changed since.
+    pub(super) fn at(self, at_ms: i64) -> Self {
+        Self { now_ms: at_ms, until_ms: Some(at_ms), ..self }
+    }
+
+    /// The name of the job's app, if the filter selects the job.
+    fn app_of(&self, job: &Job) -> Option<&Arc<str>> {
+        let name = self.names.get(&job.shard)?;
+        let of_partition = self.ledgers.as_ref().is_none_or(|ledgers| {
+            job.origin.as_ref().is_some_and(|origin| ledgers.contains(&origin.ledger))
+        });
+        let is_new = self.until_ms.is_some_and(|until_ms| {
+            job.created_ms > until_ms || job.changes.moved_ms.is_some_and(|ms| ms > until_ms)
+        });
+        (of_partition && !is_new && self.filter.matches(job, self.now_ms)).then_some(name)
+    }
+
+    fn range(&self) -> WalkRange {
+        let (from_ms, to_ms) = self.filter.due_range(self.now_ms);
+        WalkRange {
+            shards: self.apps.iter().flat_map(|app| app.shards.iter().copied()).collect(),
+            priorities: match self.filter.priority {
+                Some(priority) => vec![priority],
+                None => Priority::ALL.to_vec(),
+            },
+            from_ms,
+            to_ms,
+        }
+    }
+
+    /// How many live jobs it selects, counted up to a limit.
+    pub(super) async fn count(&self, context: &Context) -> Result<JobCount> {
+        if self.filter.key.is_none() && !self.filter.reads_jobs() {
+            let counted = context.store().count_jobs(&self.range()).await;
+            return counted.map_err(|error| context.database_error(error));
+        }
+        let (mut jobs, mut looked_at, mut after) = (0, 0, None);
+        loop {
+            let found = self.find(context, after, PageRequest::LARGEST).await?;
+            jobs += found.jobs.len() as u64;
+            looked_at += found.looked_at;
+            after = found.next;
+            if after.is_none() || looked_at >= LOOKED_AT {
+                return Ok(JobCount { jobs, has_more: after.is_some() });
+            }
+        }
+    }
+
+    /// The live jobs that it selects after a place, at most `limit`.
+    pub(super) async fn find(
+        &self,
+        context: &Context,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<Found> {
+        match &self.filter.key {
+            Some(key) => self.find_by_key(context, key, after, limit).await,
+            None => self.walk(context, after, limit).await,
+        }
+    }
+
+    /// The ids of the jobs that the key refers to, one of each app at most.
+    pub(super) async fn jobs_of_key(&self, context: &Context, key: &str) -> Result<Vec<JobId>> {
+        let keys: Vec<KeyId> = self.apps.iter().map(|app| KeyId::derive(&app.name, key)).collect();
+        let ids = context.store().jobs_of_keys(&keys).await;
+        ids.map_err(|error| context.database_error(error))
+    }
+
+    /// The jobs that the key refers to.
+    async fn find_by_key(
+        &self,
+        context: &Context,
+        key: &str,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<Found> {
+        let of_store = |error| context.database_error(error);
+        let ids = self.jobs_of_key(context, key).await?;
+        let mut found = Found::default();
+        let mut rest = &ids[..];
+        while !rest.is_empty() {
+            let read = context.store().jobs_by_id(rest, PAGE_BYTES).await;
+            let (jobs, looked_for) = read.map_err(of_store)?;
+            rest = &rest[looked_for..];
+            for job in jobs {
+                if after.is_none_or(|after| job.key() > after)
+                    && let Some(name) = self.app_of(&job).cloned()
+                {
+                    found.jobs.push((job, name));
+                }
+            }
+        }
+        found.jobs.sort_unstable_by_key(|(job, _)| job.key());
+        if found.jobs.len() > limit {
+            found.jobs.truncate(limit);
+            found.next = found.jobs.last().map(|(job, _)| job.key());
+        }
+        Ok(found)
+    }
+
+    async fn walk(
+        &self,
+        context: &Context,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<Found> {
+        let of_store = |error| context.database_error(error);
+        let store = context.store();
+        let is_scan = self.filter.reads_jobs();
+        let at_once = |found: &Found| match (is_scan, self.until_ms) {
+            (true, _) => SCAN,
+            // Many that came later may follow.
+            (false, Some(_)) => limit,
+            (false, None) => limit - found.jobs.len(),
+        };
+        let mut found = Found { is_scan, ..Found::default() };
+        let mut walk = JobWalk::new(&self.range(), after, at_once(&found));
+        let (mut bytes, mut last) = (0, after);
+        let is_full = |found: &Found, bytes: usize| {
+            found.jobs.len() >= limit || bytes >= PAGE_BYTES || found.looked_at >= LOOKED_AT
+        };
+        while !is_full(&found, bytes) {
+            let places = walk.next(store, at_once(&found)).await.map_err(of_store)?;
+            if places.is_empty() {
+                return Ok(found);
+            }
+            let mut rest = &places[..];
+            while !rest.is_empty() {
+                let ids: Vec<JobId> = rest.iter().map(|(_, id)| *id).collect();
+                let read = store.jobs_by_id(&ids, PAGE_BYTES).await;
+                let (jobs, looked_for) = read.map_err(of_store)?;
+                let mut jobs: HashMap<JobId, Job> =
+                    jobs.into_iter().map(|job| (job.id, job)).collect();
+                let (now, later) = rest.split_at(looked_for);
+                rest = later;
+                for place in now {
+                    if is_full(&found, bytes) {
+                        found.next = last;
+                        return Ok(found);
+                    }
+                    last = Some(*place);
+                    found.looked_at += 1;
+                    // One that was rescheduled meanwhile is listed where it is now.
+                    let job = jobs.remove(&place.1).filter(|job| job.key() == *place);
+                    let Some(job) = job else { continue };
+                    let Some(name) = self.app_of(&job).cloned() else { continue };
+                    bytes += job.size();
+                    found.jobs.push((job, name));
+                }
+                if is_full(&found, bytes) && !rest.is_empty() {
+                    found.next = last;
+                    return Ok(found);
+                }
+            }
+        }
+        if walk.has_more(store).await.map_err(of_store)? {
+            found.next = last;
+        }
+        Ok(found)
+    }
+}
+
+fn unknown_app(wanted: &str, apps: &[AppShards]) -> Error {
+    let guess = match nearest(wanted, apps.iter().map(|app| app.name.as_str())) {
+        Some(guess) => format!("did you mean {guess}?"),
+        None => "none was".to_owned(),
+    };
+    Error::Invalid(format!("app \"{wanted}\" was never registered: {guess}"))
+}
