@@ -1,6 +1,6 @@
 //! An app whose jobs this instance fires: its policy, its handler and its running attempts.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::counters::{AppFigures, Counters};
@@ -40,6 +40,8 @@ pub(crate) struct RegisteredApp {
     pub(super) instances: AtomicUsize,
     /// Whether its target takes jobs.
     pub(super) gate: TargetGate,
+    /// That its handlers hang is reported.
+    pub(super) hang_reported: AtomicBool,
     /// How many attempts are running.
     pub(super) running: AtomicUsize,
     /// How many attempts are running or have an outcome that is not written yet.
@@ -77,6 +79,7 @@ impl RegisteredApp {
             limits: Mutex::new(Limits::of(&config, &LimitValues::default())),
             config,
             keys: KeyPermits::default(),
+            hang_reported: AtomicBool::new(false),
             instances: AtomicUsize::new(1),
             running: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),

@@ -27,6 +27,7 @@ use super::in_flight::Attempt;
 use super::instance::Instance;
 use super::messages::*;
 use super::permits::permits_of;
+use super::progress::Progress;
 use super::registry::{Routes, Scope};
 use crate::model::fence::Fence;
 use crate::model::ids::ShardId;
@@ -140,15 +141,16 @@ impl AppScheduler {
 
     /// How many attempts may start now.
     fn free_slots(&self) -> usize {
-        if self.app.memory.for_starts() == 0 {
+        let most = self.app.limits().max_in_flight.get();
+        let hang = self.app.figures.hanging.load(Ordering::Acquire);
+        if self.app.memory.for_starts() == 0 || hang >= u64::from(most) {
             return 0;
         }
         let running = self.app.running.load(Ordering::Relaxed);
         let unwritten = self.app.unwritten.load(Ordering::Relaxed);
-        let most = self.app.max_unwritten();
-        let handlers = (self.app.limits().max_in_flight.get() as usize).saturating_sub(running);
-        let handlers = handlers.min(self.app.gate.free(running));
-        handlers.min(most.saturating_sub(unwritten)).min(self.free_permits(running))
+        let writable = self.app.max_unwritten().saturating_sub(unwritten);
+        let handlers = (most as usize).saturating_sub(running).min(self.app.gate.free(running));
+        handlers.min(writable).min(self.free_permits(running))
     }
 
     /// How many more attempts may start by the app's `max_concurrent`, while so many run.
@@ -188,6 +190,7 @@ impl AppScheduler {
             receiver_fence: Fence::new(0, 0),
             bytes: 0,
             cancelled,
+            progress: Arc::new(Progress::new()),
             cancellation: None,
             is_cancelling: false,
             ended: None,
