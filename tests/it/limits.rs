@@ -8,6 +8,8 @@ mod receiver;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::{Operations, ScheduleJobRequest, Scheduler, Submitted};
 use serde_json::json;
 
@@ -18,6 +20,10 @@ use crate::support::world::LEASE;
 
 const DEADLINE: Duration = Duration::from_secs(90);
 const PAST: &str = "2020-01-01T00:00:00Z";
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(SystemClock.now_ms()).expect("a time")
+}
 
 /// A request for a job that is due at once.
 fn overdue(app: &str, id: &str) -> ScheduleJobRequest {

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::{
     AppConfig, JobContext, Priority, Rate, ScheduleJobRequest, Scheduler, handler_fn,
 };
 use serde_json::{Value, json};
 
-use super::{DEADLINE, await_owners, schedule_all};
+use super::{DEADLINE, await_owners, now, schedule_all};
 use crate::support::services::Database;
 use crate::support::world::LEASE;
 use crate::support::{is_long, wait_until};
@@ -23,7 +24,7 @@ fn handler(late: &Late) -> impl infinite_scheduler::JobHandler + use<> {
     let late = late.clone();
     handler_fn(move |context: JobContext, _: Value| {
         let job = context.job();
-        let late_ms = Utc::now().timestamp_millis() - job.due_ms;
+        let late_ms = SystemClock.now_ms() - job.due_ms;
         late.lock().expect("a lock").push((job.request_id.clone(), late_ms));
         async { Ok(()) }
     })
@@ -69,19 +70,19 @@ async fn an_aged_backlog_delays_neither_fresh_high_jobs_nor_another_app() {
     let scheduler = builder.start().await.expect("a start");
     await_owners(&database, 1).await;
     scheduler.apps().pause("hook", false).await.expect("a pause");
-    let now = Utc::now();
-    let hour_ago = |n: usize| now - Duration::from_secs(3600) + Duration::from_millis(n as u64);
+    let by = now();
+    let hour_ago = |n: usize| by - Duration::from_secs(3600) + Duration::from_millis(n as u64);
     let lower = |n: usize| if n.is_multiple_of(2) { Priority::Low } else { Priority::Normal };
     let rest = (0..backlog).map(|n| job("hook", format!("rest-{n}"), hour_ago(n), lower(n), None));
     schedule_all(&scheduler, rest.collect()).await;
-    let old = now - Duration::from_secs(60);
+    let old = by - Duration::from_secs(60);
     let gone =
         (0..expired).map(|n| job("hook", format!("gone-{n}"), hour_ago(n), lower(n), Some(old)));
     schedule_all(&scheduler, gone.collect()).await;
     scheduler.apps().resume("hook").await.expect("a resumption");
 
     // One of each every 100 ms, while the backlog drains.
-    let soon = Utc::now() + Duration::from_millis(1_500);
+    let soon = now() + Duration::from_millis(1_500);
     let at = |n: usize| soon + Duration::from_millis(100 * n as u64);
     let high = (0..fresh).map(|n| job("hook", format!("high-{n}"), at(n), Priority::High, None));
     let small = (0..fresh).map(|n| job("small", format!("small-{n}"), at(n), Priority::Low, None));
@@ -99,12 +100,11 @@ async fn an_aged_backlog_delays_neither_fresh_high_jobs_nor_another_app() {
     // Nothing that has expired was called, nor did it use up the rate.
     let letters = "select count(*) from scheduler_dead_letter where kind = 'expired'";
     assert_eq!(database.count(letters).await, expired as i64);
+    scheduler.shutdown(DEADLINE).await;
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     let late = late.lock().expect("a lock");
     for (id, _) in late.iter() {
         *places.entry(id.split('-').next().expect("a prefix")).or_default() += 1;
     }
     assert_eq!(places, BTreeMap::from([("high", fresh), ("rest", backlog)]));
-    drop(late);
-    scheduler.shutdown(DEADLINE).await;
 }

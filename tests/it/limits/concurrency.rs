@@ -95,6 +95,8 @@ async fn jobs_of_one_key_run_one_at_a_time_and_others_go_on() {
     await_heartbeats(&database, 3).await;
     gate.add_permits(10_000);
     wait_until(DEADLINE, "every job to end", async || done(&runs) == 322).await;
+    a.shutdown(DEADLINE).await;
+    b.shutdown(DEADLINE).await;
     let runs = runs.lock().expect("a lock");
     assert!(runs.most.values().all(|most| *most == 1), "{:?}", runs.most);
     let all: BTreeSet<&String> = runs.order.iter().collect();
@@ -102,9 +104,6 @@ async fn jobs_of_one_key_run_one_at_a_time_and_others_go_on() {
     let high = runs.order.iter().position(|id| id == "high").expect("it ran");
     let before = runs.order[..high].iter().filter(|id| id.starts_with("flood")).count();
     assert!(before <= 3, "{before} of normal priority went before it");
-    drop(runs);
-    a.shutdown(DEADLINE).await;
-    b.shutdown(DEADLINE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
