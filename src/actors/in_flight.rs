@@ -166,19 +166,19 @@ impl InFlight {
         self.table().attempts.get(&id).map_or(Attempting::No, Attempt::state)
     }
 
-    /// Cancels the job that was admitted then, if its attempt runs; its outcome waits until
+    /// Cancels the job if it is meant and its attempt runs; its outcome waits until
     /// [`Self::cancel_written`]. If it was cancelled before, its attempt is asked to stop if `stops`.
     pub(super) fn cancel_one(
         &self,
         id: JobId,
-        created_ms: i64,
+        is_meant: impl FnOnce(&Job) -> bool,
         first: Cancellation,
         stops: bool,
     ) -> Attempting {
         let mut table = self.table();
         let Some(attempt) = table.attempts.get_mut(&id) else { return Attempting::No };
         let attempting = attempt.state();
-        if matches!(attempting, Attempting::Ended) || attempt.job.created_ms != created_ms {
+        if matches!(attempting, Attempting::Ended) || !is_meant(&attempt.job) {
             return attempting;
         }
         if attempt.cancellation.is_some() {

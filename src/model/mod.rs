@@ -31,4 +31,5 @@ pub(crate) mod suggest;
 pub(crate) mod tests;
 pub mod time;
 pub mod verdict;
+pub mod versions;
 pub mod window;

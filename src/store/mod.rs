@@ -48,6 +48,7 @@ mod columns;
 mod audit;
 mod bulk;
 mod steps;
+mod job_rows;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -55,8 +56,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sea_orm::DatabaseConnection;
 
 pub use admit::{
-    Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Told,
-    Wait,
+    Admitted, Advance, Asked, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate,
+    PlacedOperation, Taken, Told, Wait,
 };
 pub use apps::{AppRow, AppRules};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
@@ -69,8 +70,9 @@ pub use due::DueJobs;
 pub use error::{Error, Result};
 pub use history::{EndedJob, HistoryEntry};
 pub use history_row::{AttemptState, KeptAttempt};
-pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
-pub use job_changes::{Claim, JobWrite, JobWritten, LocatedJob, StoredJob};
+pub use instances::{COMMANDS, HeldPartition, InstanceRow, Membership, Observation};
+pub use job_changes::{Claim, JobWrite, JobWritten, LocatedJob};
+pub use job_rows::StoredJob;
 pub use keys::{IdempotencyKey, KeyCursor};
 pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
