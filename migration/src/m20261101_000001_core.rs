@@ -90,6 +90,7 @@ const TABLES: [(&str, &str); 13] = [
             cancelled_by {name}(255),
             started_ms bigint,
             started_by bigint,
+            interruptions {text},
             primary key {job_key}
         ) {rowid} {tail}",
     ),

@@ -1,4 +1,7 @@
-//! One attempt: a task that runs the handler on a job and always reports how that ended.
+//! One attempt: a task that runs the handler on a job and always reports how that ended. `careful`
+//! lets it start in order after instances have died.
+
+mod careful;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,22 +48,41 @@ impl Drop for EndReport {
 }
 
 async fn run(mut report: EndReport) {
-    let how = execute(&report.instance, &report.attempt).await;
+    let how = match may_start(&report.instance, &mut report.attempt).await {
+        Ok(()) => execute(&report.attempt).await,
+        Err(how) => how,
+    };
     report.how = Some(how);
 }
 
-async fn execute(instance: &Instance, attempt: &Attempt) -> Ended {
-    let Attempt { job, app, fence, fired_ms, cancelled, .. } = attempt;
+/// Whether it may start, and how it ends otherwise.
+async fn may_start(instance: &Instance, attempt: &mut Attempt) -> Result<(), Ended> {
+    is_to_start(instance, attempt)?;
+    if careful::needs_care(instance, attempt) {
+        careful::prepare(instance, attempt).await?;
+        // It may have waited for long.
+        is_to_start(instance, attempt)?;
+    }
+    Ok(())
+}
+
+fn is_to_start(instance: &Instance, attempt: &Attempt) -> Result<(), Ended> {
+    let Attempt { job, fence, fired_ms, cancelled, .. } = attempt;
     // The process may have been suspended since the job was chosen.
     let ours = instance.lease.is_valid() && fence.owner == instance.me();
     // It was cancelled while an attempt ran that ended with its instance.
     let is_over = cancelled.is_cancelled() || job.changes.cancelled.is_some();
     if !ours || is_over {
-        return Ended::NotStarted;
+        return Err(Ended::NotStarted);
     }
-    if job.is_expired(*fired_ms) {
-        return Ended::Expired;
+    match job.is_expired(*fired_ms) {
+        true => Err(Ended::Expired),
+        false => Ok(()),
     }
+}
+
+async fn execute(attempt: &Attempt) -> Ended {
+    let Attempt { job, app, fired_ms, cancelled, .. } = attempt;
     let ready_ms = job.ready_ms();
     app.figures.started(fired_ms - ready_ms, job.due_ms < ready_ms);
     let timeout = match app.gate.has_target() {

@@ -54,4 +54,5 @@ mod takeovers;
 mod unknown;
 mod snapshots;
 mod crashes;
+mod crash_guard;
 mod chaos;
