@@ -39,6 +39,8 @@ pub(super) async fn prepare(instance: &Instance, attempt: &mut Attempt) -> Resul
         attempt.turn = Some(Arc::new(turn));
         attempt.fired_ms = instance.now_ms();
         let marked = instance.in_flight.mark_first(attempt).ok_or(Ended::NotStarted)?;
+        // The table has it until the outcome is written, also if the handler hangs for longer.
+        attempt.turn = None;
         instance.registry.notify(MarkFirst);
         Ok((marked, is_new))
     };
