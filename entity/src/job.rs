@@ -79,6 +79,9 @@ pub struct Model {
     pub started_ms: Option<i64>,
     /// The instance that runs that attempt.
     pub started_by: Option<i64>,
+    /// The attempts that ended with their instances, as a JSON array.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub interruptions: Option<String>,
 }
 
 /// Nothing is joined through the entity.

@@ -98,6 +98,7 @@ const TABLES: [(&str, &str); 13] = [
             awaited smallint,
             started_ms bigint,
             started_by bigint,
+            interruptions {text},
             primary key {job_key}
         ) {rowid} {tail}",
     ),

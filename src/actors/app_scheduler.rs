@@ -23,7 +23,7 @@ use super::app::RegisteredApp;
 use super::attempt;
 use super::changing::PendingChange;
 use super::child::Child;
-use super::in_flight::Attempt;
+use super::in_flight::{Attempt, MarkState};
 use super::instance::Instance;
 use super::messages::*;
 use super::permits::permits_of;
@@ -185,7 +185,8 @@ impl AppScheduler {
             fence,
             fired_ms,
             since: Instant::now(),
-            is_marked: false,
+            mark: MarkState::None,
+            turn: None,
             gate_number: 0,
             receiver_fence: Fence::new(0, 0),
             bytes: 0,

@@ -163,6 +163,12 @@ pub(super) struct ReleaseShard {
 #[rtype(result = "()")]
 pub(super) struct CollectEnded;
 
+/// An attempt → `Outcomes`: attempts wait in the in-flight table for their marks. If lost, they
+/// are found when attempts are looked through for marks.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct MarkFirst;
+
 /// `Outcomes` → `AppScheduler`: attempts have ended, so that others can start. If lost, the timer
 /// starts them.
 #[derive(Debug, Message)]

@@ -313,6 +313,8 @@ impl ShardKeeper {
                 epoch: row.epoch,
             }));
         }
+        // It is not known from whom they were taken.
+        self.instance.crash_guard.watch(unknown.iter().copied(), self.instance.now_ms());
         self.add_owned(unknown);
     }
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 pub use super::fence::Fence;
 use super::fingerprint::Fingerprint;
 use super::ids::{InstanceId, JobId, LedgerId, Offset, ShardId};
+use super::interruption::Interruption;
 use super::versions::Memory;
 
 /// One live job, as the `job` table holds it.
@@ -79,6 +80,8 @@ pub struct Changes {
     /// The attempt that runs for a second or more, as its instance has written it down. Where that
     /// instance does not own the job's shard any more, nothing runs.
     pub mark: Option<Mark>,
+    /// Its attempts that ended with their instances.
+    pub interruptions: Vec<Interruption>,
 }
 
 /// What the row of a job says of an attempt that runs.

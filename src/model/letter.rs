@@ -45,13 +45,15 @@ pub enum ErrorKind {
     AttemptsExhausted,
     /// The dispatch target refused the job for good.
     RefusedByTarget,
+    /// Whatever ran the job's attempt ended with it: it is not known what became of it.
+    Interrupted,
     /// The job's `expiresTime` had passed before it could fire.
     Expired,
 }
 
 impl ErrorKind {
     /// Every kind.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::EmptyValue,
         Self::RecordTooLarge,
         Self::InvalidEncoding,
@@ -68,6 +70,7 @@ impl ErrorKind {
         Self::RefusedByDatabase,
         Self::AttemptsExhausted,
         Self::RefusedByTarget,
+        Self::Interrupted,
         Self::Expired,
     ];
 
@@ -90,6 +93,7 @@ impl ErrorKind {
             Self::RefusedByDatabase => "refused-by-database",
             Self::AttemptsExhausted => "attempts-exhausted",
             Self::RefusedByTarget => "refused-by-target",
+            Self::Interrupted => "interrupted",
             Self::Expired => "expired",
         }
     }

@@ -15,6 +15,7 @@ pub(crate) mod fence;
 pub mod fingerprint;
 pub(crate) mod flaw;
 pub mod ids;
+pub mod interruption;
 pub mod job;
 mod json;
 pub mod letter;

@@ -306,7 +306,7 @@ pub fn unpack(text: &str) -> Result<Vec<Event>, serde_json::Error> {
 }
 
 /// Epoch milliseconds as RFC 3339 in UTC, to the millisecond.
-pub(super) fn rfc3339(ms: i64) -> String {
+pub(crate) fn rfc3339(ms: i64) -> String {
     let time = DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::UNIX_EPOCH);
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

@@ -251,7 +251,8 @@ pub(super) mod jobs {
     job_columns!(comparing);
     job_columns!(
         reading_all @ revision: moved_ms, original, cancelled_ms, cancelled_by, cancel_version,
-        move_version, move_ms, awaited; started_ms, started_by
+        move_version, move_ms, awaited; started_ms, started_by,
+        interruptions
     );
 
     /// The columns that are named when jobs are inserted.
@@ -389,6 +390,10 @@ pub(super) fn job_of(row: job::Model) -> Job {
                 .started_ms
                 .zip(row.started_by)
                 .map(|(started_ms, by)| Mark { started_ms, by: InstanceId(by) }),
+            interruptions: row
+                .interruptions
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
         },
     }
 }

@@ -81,7 +81,7 @@ pub use letters::ParkedRecord;
 pub use lists::{
     AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobWalk, WalkRange,
 };
-pub use marks::{MarkBatch, Marked};
+pub use marks::{InstanceEnd, MarkBatch, Marked};
 pub use members::{InstanceState, KnownInstance};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};

@@ -55,4 +55,5 @@ mod takeovers;
 mod unknown;
 mod snapshots;
 mod crashes;
+mod crash_guard;
 mod chaos;
