@@ -197,7 +197,7 @@ async fn a_request_that_was_read_is_not_sent_again_by_the_library() {
         false => ("HTTP/1.1 204 No Content\r\n\r\n".to_owned(), Then::Keep),
     })
     .await;
-    let keys = format!("{}max_in_flight = 1\n", http(&receiver.url()));
+    let keys = format!("{}max_in_flight = 1\nmax_attempts = 10\n", http(&receiver.url()));
     let (database, scheduler) = fire_to(&keys).await;
     for n in 0..30 {
         schedule(&scheduler, &n.to_string()).await;

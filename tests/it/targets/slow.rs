@@ -72,7 +72,8 @@ async fn each_attempt_ends_at_the_step_that_is_slow_and_the_status_alone_decides
     .await;
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     for (app, says) in [
-        ("deaf", "sending to 127.0.0.1:"),
+        // The kernel may have taken all of it.
+        ("deaf", "took longer than 1000 ms"),
         ("drips", "waiting for the head of the answer of 127.0.0.1:"),
         ("packed", "answered 500 "),
     ] {
