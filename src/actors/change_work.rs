@@ -21,7 +21,7 @@ pub(super) enum Found {
     /// An attempt at it runs.
     Running,
     /// An attempt at it runs, whose outcome waits for this change: it is a cancellation.
-    Marking,
+    Cancelling,
 }
 
 /// Begins to work on a change of a job in a shard of ours that is not being changed.
@@ -50,7 +50,7 @@ pub(super) fn spawn(
             command,
             claim: Claim::Owned(fence),
             app: &app.name,
-            max_attempts: app.config.max_attempts.get(),
+            max_attempts: app.limits().max_attempts.get(),
             window_ms: instance.window_ms(),
             publishes_verdicts: instance.publishes_verdicts(),
             is_running: found != Found::Waiting,
@@ -102,8 +102,8 @@ impl Drop for Ending {
             (Found::Waiting, RowNow::Is(job)) => written.put_back.push(Arc::from(job)),
             (Found::Waiting, RowNow::Gone) => written.finished.push(self.job),
             (Found::Waiting, RowNow::Unknown) => written.unknown.push(self.job),
-            (Found::Marking, _) => {
-                if self.instance.in_flight.marked(self.job, self.is_written, self.stops) {
+            (Found::Cancelling, _) => {
+                if self.instance.in_flight.cancel_written(self.job, self.is_written, self.stops) {
                     self.instance.registry.notify(CollectEnded);
                 }
             }

@@ -1,11 +1,14 @@
 //! Writes the outcomes of attempts in batches, and reports them to the app schedulers after the
-//! commit. `ends` computes outcomes, `writing` writes them.
+//! commit. `ends` computes outcomes, `writing` writes them, and `marking` the marks of attempts
+//! that run for longer.
 //!
 //! There are two queues, divided by shard, so that one can be committed while the other fills. An
 //! attempt stays in the in-flight table until its outcome is written, where a restarted actor finds
-//! it.
+//! it. Marks take turns with the outcomes of their queue, so that none is written after the
+//! outcome of its attempt.
 
 mod ends;
+mod marking;
 mod writing;
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,12 +18,12 @@ use std::sync::atomic::Ordering;
 use actix::prelude::*;
 
 use super::child::Child;
-use super::in_flight::Attempt;
+use super::in_flight::{Attempt, Ended};
 use super::instance::Instance;
 use super::messages::*;
 use super::registry::Routes;
 use crate::model::ids::{AppId, ShardId};
-use crate::model::job::Job;
+use crate::model::job::{Changes, Job};
 use crate::store::{OrderingKey, Outcome, Written};
 
 use ends::outcome_of;
@@ -40,6 +43,10 @@ pub(super) struct Outcomes {
 struct WriteQueue {
     waiting: Vec<(Attempt, Outcome)>,
     writing: bool,
+    /// There may be attempts to mark.
+    may_mark: bool,
+    /// The last batch was of marks: outcomes have the next turn.
+    has_marked: bool,
 }
 
 impl Outcomes {
@@ -51,7 +58,7 @@ impl Outcomes {
     /// outcomes.
     fn collect(&mut self, ctx: &mut Context<Self>) {
         let ended = self.instance.in_flight.collect();
-        let mut not_started: HashMap<AppId, Vec<Arc<Job>>> = HashMap::new();
+        let mut not_started: HashMap<AppId, OutcomesWritten> = HashMap::new();
         let mut apps: BTreeSet<AppId> = BTreeSet::new();
         let mut outcomes = Vec::new();
         for mut attempt in ended {
@@ -64,18 +71,24 @@ impl Outcomes {
                     if outcome != Outcome::Succeeded {
                         outcomes.push((attempt.job.id, outcome.clone()));
                     }
-                    let queue = attempt.job.shard.0.unsigned_abs() as usize % WRITERS;
+                    let queue = queue_of(attempt.job.shard);
                     self.queues[queue].waiting.push((attempt, outcome));
                 }
-                None => not_started.entry(attempt.app.id).or_default().push(attempt.job),
+                None => {
+                    let of_app = not_started.entry(attempt.app.id).or_default();
+                    match *how {
+                        Ended::OtherRow => of_app.unknown.push(attempt.job.id),
+                        _ => of_app.put_back.push(attempt.job),
+                    }
+                }
             }
         }
         if !outcomes.is_empty() {
             self.instance.in_flight.keep_outcomes(outcomes);
         }
-        for (app, put_back) in not_started {
-            self.instance.in_flight.remove(put_back.iter().map(|job| job.id));
-            let written = OutcomesWritten { put_back, ..OutcomesWritten::default() };
+        for (app, written) in not_started {
+            let put_back = written.put_back.iter().map(|job| job.id);
+            self.instance.in_flight.remove(put_back.chain(written.unknown.iter().copied()));
             self.instance.registry.notify_scope(app, written);
         }
         for app in apps {
@@ -87,8 +100,11 @@ impl Outcomes {
     }
 
     fn write(&mut self, queue: usize, ctx: &mut Context<Self>) {
-        let WriteQueue { waiting, writing } = &mut self.queues[queue];
-        if *writing || waiting.is_empty() {
+        if self.queues[queue].writing || self.write_marks(queue, ctx) {
+            return;
+        }
+        let WriteQueue { waiting, writing, .. } = &mut self.queues[queue];
+        if waiting.is_empty() {
             return;
         }
         *writing = true;
@@ -135,9 +151,13 @@ impl Outcomes {
                     of_app.finished.push(job.id);
                 }
                 Outcome::Retry { due_ms, attempts, error } => {
-                    app.figures.retried.fetch_add(1, Ordering::Relaxed);
+                    // One that was marked and handed back has the due time that it had.
+                    if due_ms != job.due_ms {
+                        app.figures.retried.fetch_add(1, Ordering::Relaxed);
+                    }
                     let last_error = error.or_else(|| job.last_error.clone());
-                    let job = Job { due_ms, attempts, last_error, ..Job::clone(&job) };
+                    let changes = Changes { mark: None, ..job.changes.clone() };
+                    let job = Job { due_ms, attempts, last_error, changes, ..Job::clone(&job) };
                     of_app.put_back.push(Arc::new(job));
                 }
             }
@@ -154,11 +174,16 @@ impl Outcomes {
     }
 }
 
+fn queue_of(shard: ShardId) -> usize {
+    shard.0.unsigned_abs() as usize % WRITERS
+}
+
 impl Actor for Outcomes {
     type Context = Context<Self>;
 
     /// Collects everything that the replaced actor had not written.
     fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(marking::LOOK, Self::mark);
         self.instance.in_flight.collect_all();
         self.collect(ctx);
     }
@@ -168,7 +193,7 @@ impl Child for Outcomes {
     const KIND: &'static str = "outcomes";
 
     fn routes(routes: Routes<Self>) -> Routes<Self> {
-        routes.handles::<CollectEnded>()
+        routes.handles::<CollectEnded>().handles::<MarkFirst>()
     }
 }
 
@@ -177,6 +202,14 @@ impl Handler<CollectEnded> for Outcomes {
 
     fn handle(&mut self, _: CollectEnded, ctx: &mut Context<Self>) {
         self.collect(ctx);
+    }
+}
+
+impl Handler<MarkFirst> for Outcomes {
+    type Result = ();
+
+    fn handle(&mut self, _: MarkFirst, ctx: &mut Context<Self>) {
+        self.mark_now(ctx);
     }
 }
 

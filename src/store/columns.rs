@@ -9,8 +9,12 @@ use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 
 use crate::model::fingerprint::Fingerprint;
-use crate::model::ids::{JobId, LedgerId, Offset, ShardId};
-use crate::model::job::{Cancellation, Changes, Job, JobData, Origin, Priority, TraceContext};
+use crate::model::ids::{InstanceId, JobId, LedgerId, Offset, ShardId};
+use crate::model::job::{
+    Cancellation, Changes, Job, JobData, Mark, Origin, Priority, TraceContext,
+};
+use crate::model::versions::{Memory, Moved};
+use crate::store::steps::Value;
 
 /// The columns of a job as it is admitted: name, PostgreSQL's type, value of a [`Job`]. The way
 /// back is [`job_of`]. Those of the second group are null in most jobs. The columns that only later
@@ -42,6 +46,7 @@ macro_rules! job_columns {
                 tracestate: "text" = |job| job.trace.as_ref().and_then(|trace| trace.state.as_deref());
                 last_error: "text" = |job| job.last_error.as_deref();
                 letter: "uuid" = |job| job.letter;
+                version: "bigint" = |job| job.version;
             }
             $($later)*
         }
@@ -163,17 +168,19 @@ macro_rules! writing {
 
 /// Generates the functions that read jobs. `first` is the index of the first column in the row. The
 /// columns behind the revision are null until it is above 0, and are not decoded before: nearly
-/// every job is fired as it was admitted.
+/// every job is fired as it was admitted. Those of the mark are decoded always.
 macro_rules! reading {
     (
         $first:ident: $first_type:literal = |$first_row:ident| $first_value:expr;
         $($name:ident: $type:literal = |$row:ident| $value:expr;)+
-        @ $revision:ident: $($later:ident),+
+        @ $revision:ident: $($later:ident),+;
+        $($mark:ident),+
     ) => {
         /// The columns, in the order in which they are read.
         pub(in crate::store) const READ: &str = concat!(
             stringify!($first) $(, ", ", stringify!($name))*,
             ", ", stringify!($revision) $(, ", ", stringify!($later))*
+            $(, ", ", stringify!($mark))*
         );
 
         /// The index of each column.
@@ -183,7 +190,8 @@ macro_rules! reading {
             $first,
             $($name,)+
             $revision,
-            $($later),+
+            $($later,)+
+            $($mark),+
         }
 
         pub(in crate::store) fn read_postgres(row: &PgRow, first: usize) -> sqlx::Result<Job> {
@@ -196,7 +204,8 @@ macro_rules! reading {
                 $($later: match is_changed {
                     true => row.try_get(first + Place::$later as usize)?,
                     false => None,
-                }),+
+                },)+
+                $($mark: row.try_get(first + Place::$mark as usize)?),+
             }))
         }
 
@@ -210,7 +219,8 @@ macro_rules! reading {
                 $($later: match is_changed {
                     true => row.try_get(first + Place::$later as usize)?,
                     false => None,
-                }),+
+                },)+
+                $($mark: row.try_get(first + Place::$mark as usize)?),+
             }))
         }
 
@@ -224,7 +234,8 @@ macro_rules! reading {
                 $($later: match is_changed {
                     true => row.get(Place::$later as usize)?,
                     false => None,
-                }),+
+                },)+
+                $($mark: row.get(Place::$mark as usize)?),+
             }))
         }
     };
@@ -238,7 +249,11 @@ pub(super) mod jobs {
 
     job_columns!(writing_all);
     job_columns!(comparing);
-    job_columns!(reading_all @ revision: moved_ms, original, cancelled_ms, cancelled_by);
+    job_columns!(
+        reading_all @ revision: moved_ms, original, cancelled_ms, cancelled_by, cancel_version,
+        move_version, move_ms, awaited; started_ms, started_by,
+        interruptions
+    );
 
     /// The columns that are named when jobs are inserted.
     #[derive(Clone, Copy)]
@@ -332,6 +347,16 @@ pub(super) fn job_of(row: job::Model) -> Job {
         timestamp_ms: row.source_time_ms,
     });
     let state = row.tracestate;
+    let flags = row.awaited.unwrap_or_default();
+    let memory = Memory {
+        cancelled: row.cancel_version,
+        moved: row.move_ms.map(|to_ms| Moved {
+            version: row.move_version,
+            to_ms,
+            by_key: flags & MOVED_BY_KEY != 0,
+        }),
+        awaits_cancel: flags & AWAITS_CANCEL != 0,
+    };
     Job {
         id: JobId::from_uuid(row.id),
         shard: ShardId(row.shard),
@@ -351,6 +376,7 @@ pub(super) fn job_of(row: job::Model) -> Job {
         origin,
         last_error: row.last_error,
         letter: row.letter,
+        version: row.version,
         changes: Changes {
             revision: row.revision.try_into().unwrap_or(0),
             moved_ms: row.moved_ms,
@@ -359,8 +385,37 @@ pub(super) fn job_of(row: job::Model) -> Job {
                 let by = row.cancelled_by.unwrap_or_default();
                 Box::new(Cancellation { at_ms, by })
             }),
+            memory: Some(Box::new(memory)).filter(|memory| !memory.is_empty()),
+            mark: row
+                .started_ms
+                .zip(row.started_by)
+                .map(|(started_ms, by)| Mark { started_ms, by: InstanceId(by) }),
+            interruptions: row
+                .interruptions
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
         },
     }
+}
+
+/// The columns of what is remembered of a name, in the order of [`memory_values`].
+pub(super) const MEMORY_COLUMNS: [&str; 4] =
+    ["cancel_version", "move_version", "move_ms", "awaited"];
+
+const AWAITS_CANCEL: i16 = 1;
+const MOVED_BY_KEY: i16 = 2;
+
+/// The values of [`MEMORY_COLUMNS`].
+pub(super) fn memory_values(memory: &Memory) -> [Value; 4] {
+    let Memory { cancelled, moved, awaits_cancel } = memory;
+    let by_key = moved.is_some_and(|moved| moved.by_key);
+    let flags = i16::from(*awaits_cancel) * AWAITS_CANCEL + i16::from(by_key) * MOVED_BY_KEY;
+    [
+        (*cancelled).into(),
+        moved.and_then(|moved| moved.version).into(),
+        moved.map(|moved| moved.to_ms).into(),
+        Some(i32::from(flags)).filter(|flags| *flags != 0).into(),
+    ]
 }
 
 pub(super) fn signed_ms(ms: u64) -> i64 {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::columns::signed_ms;
 use super::history_row::{AttemptState, HistoryRow, KeptAttempt};
-use super::job_changes::bury_fired;
+use super::job_rows::bury_fired;
 use super::letters;
 use super::steps::Step;
 use super::{Driver, OrderingKey, Result, ShardFence, Store, bulk, outbox};
@@ -53,7 +53,7 @@ pub enum Outcome {
     Succeeded,
     /// The job is retried.
     Retry {
-        /// When, epoch milliseconds.
+        /// When, epoch milliseconds; unchanged of an attempt that was marked and handed back.
         due_ms: i64,
         /// The number of attempts that have ended, including this one if it counts.
         attempts: u32,

@@ -9,7 +9,6 @@ use super::super::instance::Instance;
 use super::ends::verdicts;
 use crate::health::ProblemKind;
 use crate::model::ids::ShardId;
-use crate::model::letter::ErrorKind;
 use crate::recovery::Backoff;
 use crate::store::{Ended, KeptAttempt, Outcome, OutcomeBatch, ShardFence, Written};
 
@@ -18,7 +17,7 @@ use crate::store::{Ended, KeptAttempt, Outcome, OutcomeBatch, ShardFence, Writte
 const BATCH: usize = 2000;
 const BATCH_BYTES: usize = 8 << 20;
 /// The wait before the lease is checked again.
-const LEASE_AGAIN: Duration = Duration::from_millis(200);
+pub(super) const LEASE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Takes the next outcomes to write. Of each shard they have the same epoch, since a batch reports
 /// lost shards and not lost epochs.
@@ -65,7 +64,7 @@ fn kept_of(instance: &Instance, attempt: &Attempt, outcome: &Outcome) -> Option<
         Outcome::Succeeded if attempt.app.config.history.is_zero() => return None,
         Outcome::Retry { error: None, .. } => return None,
         Outcome::Succeeded | Outcome::Retry { .. } => true,
-        Outcome::Buried(letter) => letter.kind != ErrorKind::Expired,
+        Outcome::Buried(letter) => letter.attempts > attempt.job.attempts,
         Outcome::Cancelled(stone) => stone.fired,
     };
     Some(KeptAttempt {

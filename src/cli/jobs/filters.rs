@@ -13,7 +13,7 @@ pub(in crate::cli) struct Filters {
     /// Jobs of this app
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
-    /// Jobs in this state: scheduled, due, succeeded, dead or cancelled
+    /// Jobs in this state: scheduled, due, running, succeeded, dead or cancelled
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
     /// Jobs that are due or have ended at this time or later: 2030-01-01T08:00:00Z, or a local time

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::filters::Filters;
+use super::show::running;
 use crate::cli::ConfigFile;
 use crate::cli::output::{self, ListOptions, ListPrinter, TextTable, grouped, report};
 use crate::cli::session::Session;
@@ -103,7 +104,10 @@ impl List {
                 job.job_id.to_string(),
                 rfc3339_s(job.due_ms),
                 job.request_id.clone(),
-                job.state.as_str().into(),
+                match &job.running {
+                    Some(attempt) => format!("running, {}", running(attempt)),
+                    None => job.state.as_str().into(),
+                },
                 job.ended_ms.map_or_else(|| "-".into(), rfc3339_s),
                 job.app_name.clone(),
                 job.priority.to_string(),
