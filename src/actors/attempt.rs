@@ -97,7 +97,8 @@ fn report(instance: &Instance, attempt: &Attempt, how: Ended) {
         _ => None,
     };
     // Before the end frees a slot, which the next attempt would take.
-    app.gate.ended(*gate_number, job.id, returned, running);
+    let most = app.limits().max_in_flight.get() as usize;
+    app.gate.ended(*gate_number, job.id, returned, (running, most));
     if instance.in_flight.end(job.id, how, instance.now_ms()) {
         instance.registry.notify(CollectEnded);
     }
