@@ -66,7 +66,6 @@ pub(crate) struct RedisDispatch {
     client: Client,
     /// Host and port.
     address: String,
-    timeout: Duration,
     of_app: Target,
     connection: Mutex<Option<Connection>>,
     /// One attempt connects, for all that wait.
@@ -101,7 +100,6 @@ impl RedisDispatch {
         let (command, key) = (target.command.name(), &target.key);
         tracing::info!(app = name, "app {name} fires by {command} {key} to redis at {address}");
         Ok(Self {
-            timeout: app.timeout,
             of_app: Target { subject: format!("target of {name}"), notes: Arc::default() },
             connection: Mutex::new(None),
             connecting: tokio::sync::Mutex::default(),
@@ -151,7 +149,7 @@ impl RedisDispatch {
     async fn send(&self, ctx: &JobContext) -> Result<(), Failure> {
         let mut connection = self.connect().await.map_err(Failure::NotSent)?;
         let command = self.target.command(ctx);
-        let limit = ctx.job().timeout(self.timeout);
+        let limit = ctx.timeout();
         let address = &self.address;
         let answer = command.query_async::<redis::Value>(&mut connection.inner);
         match timeout(limit, answer).await {

@@ -44,7 +44,6 @@ const KEPT: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct HttpDispatch {
     target: HttpTarget,
-    timeout: Duration,
     host: String,
     of_app: Target,
     /// Host and port of its proxy.
@@ -84,7 +83,6 @@ impl HttpDispatch {
         tracing::info!(app = name, "app {name} fires by {}", session.describe(&target));
         let host = host_of(&session.url);
         Ok(Self {
-            timeout: app.timeout,
             of_app: Target { subject: format!("target of {name}"), notes: Arc::default() },
             proxy: session::proxy_of(&target),
             current: Mutex::new(Current {
@@ -157,7 +155,7 @@ impl HttpDispatch {
         let (body, Watch { begun, all_taken }) = WatchedBody::new(body.into());
         let request = session.client.post(session.url.clone()).headers(headers);
         let mut sending = pin!(request.body(Body::wrap(body)).send());
-        let timeout = ctx.job().timeout(self.timeout);
+        let timeout = ctx.timeout();
         let connect = CONNECT.min(timeout);
         let mut begun = pin!(begun);
         let answer = tokio::select! {
