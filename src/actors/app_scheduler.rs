@@ -149,8 +149,7 @@ impl AppScheduler {
         let running = self.app.running.load(Ordering::Relaxed);
         let unwritten = self.app.unwritten.load(Ordering::Relaxed);
         let writable = self.app.max_unwritten().saturating_sub(unwritten);
-        let handlers =
-            (most as usize).saturating_sub(running).min(self.app.gate.free(running, most as usize));
+        let handlers = (most as usize).saturating_sub(running).min(self.app.gate.free(running));
         handlers.min(writable).min(self.free_permits(running))
     }
 

@@ -97,8 +97,7 @@ fn report(instance: &Instance, attempt: &Attempt, how: Ended) {
         _ => None,
     };
     // Before the end frees a slot, which the next attempt would take.
-    let most = app.limits().max_in_flight.get() as usize;
-    app.gate.ended(*gate_number, job.id, returned, (running, most));
+    app.gate.ended(*gate_number, job.id, returned, running);
     if instance.in_flight.end(job.id, how, instance.now_ms()) {
         instance.registry.notify(CollectEnded);
     }

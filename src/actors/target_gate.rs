@@ -37,9 +37,15 @@ struct State {
 }
 
 impl TargetGate {
-    /// The gate before `target`; `None` of a handler in the program.
-    pub(super) fn new(target: Option<Target>, health: Health, figures: Arc<AppFigures>) -> Self {
-        let state = || Mutex::new(State { circuit: Circuit::new(), reported: None });
+    /// The gate before `target`, which may have `most` attempts in flight; `None` of a handler in
+    /// the program.
+    pub(super) fn new(
+        target: Option<Target>,
+        most: usize,
+        health: Health,
+        figures: Arc<AppFigures>,
+    ) -> Self {
+        let state = || Mutex::new(State { circuit: Circuit::new(most), reported: None });
         let target = target.map(|target| Guarded { target, state: state() });
         Self { target, health, figures }
     }
@@ -56,10 +62,10 @@ impl TargetGate {
         self.target.is_some()
     }
 
-    /// How many attempts may start besides the `running` ones, if at most `most` may run.
-    pub(super) fn free(&self, running: usize, most: usize) -> usize {
+    /// How many attempts may start besides the `running` ones.
+    pub(super) fn free(&self, running: usize) -> usize {
         let Some(target) = &self.target else { return usize::MAX };
-        target.state().circuit.free(running, most, Instant::now())
+        target.state().circuit.free(running, Instant::now())
     }
 
     /// How long nothing may start, if that does not depend on the end of an attempt.
@@ -73,14 +79,14 @@ impl TargetGate {
         target.state().circuit.started()
     }
 
-    /// The attempt at `job` with this number has ended, one of `running` where at most `most` may
-    /// run, with what the target `returned`, if it has.
+    /// The attempt at `job` with this number has ended, one of `running`, with what the target
+    /// `returned`, if it has.
     pub(super) fn ended(
         &self,
         number: u64,
         job: JobId,
         returned: Option<&Result<(), Failure>>,
-        (running, most): (usize, usize),
+        running: usize,
     ) {
         let Some(target) = &self.target else { return };
         let (sign, failure) = match returned {
@@ -93,7 +99,7 @@ impl TargetGate {
         if let Some(hold) = failure.and_then(Failure::hold) {
             state.circuit.hold(hold, now);
         }
-        let opened = state.circuit.ended(number, sign, running, most, now);
+        let opened = state.circuit.ended(number, sign, running, now);
         self.count(sign, opened.is_some(), state.circuit.is_open());
         match failure.and_then(|failure| problem(failure, &state.circuit, opened, now)) {
             Some(problem) => self.report(target, &mut state, number, problem),

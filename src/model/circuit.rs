@@ -21,6 +21,8 @@ const LONGEST_HOLD: Duration = Duration::from_secs(30);
 /// The circuit of one app on one instance.
 #[derive(Debug)]
 pub(crate) struct Circuit {
+    /// How many attempts may run when nothing is wrong.
+    most: usize,
     state: State,
     /// How many attempts were started, which is the number of the latest.
     started: u64,
@@ -77,9 +79,10 @@ pub(crate) enum Sign {
 }
 
 impl Circuit {
-    /// A closed circuit.
-    pub(crate) fn new() -> Self {
+    /// A closed circuit of an app that may have `most` attempts in flight.
+    pub(crate) fn new(most: usize) -> Self {
         Self {
+            most,
             state: State::Closed,
             started: 0,
             stale: 0,
@@ -97,12 +100,12 @@ impl Circuit {
         self.limit = self.limit.filter(|limit| *limit < most);
     }
 
-    /// How many attempts may start besides the `running` ones, if at most `most` may run.
-    pub(crate) fn free(&self, running: usize, most: usize, now: Instant) -> usize {
+    /// How many attempts may start besides the `running` ones.
+    pub(crate) fn free(&self, running: usize, now: Instant) -> usize {
         if self.wait(now).is_some() {
             return 0;
         }
-        let below_limit = self.limit.unwrap_or(most).min(most).saturating_sub(running);
+        let below_limit = self.limit.unwrap_or(self.most).saturating_sub(running);
         match self.state {
             State::Closed => below_limit,
             // Attempts of the time before do not delay the probe.
@@ -142,24 +145,23 @@ impl Circuit {
         self.started
     }
 
-    /// Attempt `number` has ended, and was one of `running` where at most `most` may run. Returns
-    /// the wait before the first probe if the circuit has opened by that.
+    /// Attempt `number` has ended, and was one of `running`. Returns the wait before the first
+    /// probe if the circuit has opened by that.
     pub(crate) fn ended(
         &mut self,
         number: u64,
         sign: Sign,
         running: usize,
-        most: usize,
         now: Instant,
     ) -> Option<Duration> {
         if sign == Sign::Accepted {
-            self.limit = self.limit.map(|limit| limit + 1).filter(|limit| *limit < most);
+            self.limit = self.limit.map(|limit| limit + 1).filter(|limit| *limit < self.most);
         }
         if sign == Sign::TooMany && number > self.lowered {
             // Those that run already may be answered in the same way.
             self.lowered = self.started;
-            let used = self.limit.unwrap_or(most).min(running);
-            self.limit = Some((used / 2).max(1)).filter(|limit| *limit < most);
+            let used = self.limit.unwrap_or(self.most).min(running);
+            self.limit = Some((used / 2).max(1)).filter(|limit| *limit < self.most);
         }
         if number <= self.stale {
             return None;
@@ -170,7 +172,7 @@ impl Circuit {
         match sign {
             Sign::None | Sign::TooMany => None,
             Sign::Accepted | Sign::Answered => {
-                self.answered(most);
+                self.answered();
                 None
             }
             Sign::Failed(job) if !self.counted.insert(job) && !self.is_open() => None,
@@ -184,7 +186,7 @@ impl Circuit {
         self.held_until = self.held_until.max(Some(until));
     }
 
-    fn answered(&mut self, most: usize) {
+    fn answered(&mut self) {
         self.row = 0;
         self.counted.clear();
         let State::Probing { step, answered, .. } = &mut self.state else { return };
@@ -192,7 +194,7 @@ impl Circuit {
         if *answered >= at_a_time(*step) {
             *step += 1;
             *answered = 0;
-            if at_a_time(*step) >= most {
+            if at_a_time(*step) >= self.most {
                 self.state = State::Closed;
             }
         }

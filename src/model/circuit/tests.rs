@@ -1,9 +1,6 @@
 use super::*;
 
-/// How many attempts may run.
-const MOST: usize = 64;
-
-/// What happens to a circuit.
+/// What happens to a circuit of at most 64 attempts.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// So many attempts start and end one after the other, each of a job of its own.
@@ -42,7 +39,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { circuit: Circuit::new(), now: Instant::now(), jobs: 0 }
+        Self { circuit: Circuit::new(64), now: Instant::now(), jobs: 0 }
     }
 
     fn end(&mut self, number: u64, sign: End, running: usize) -> Option<Duration> {
@@ -55,7 +52,7 @@ impl World {
             None => Sign::None,
             TooMany => Sign::TooMany,
         };
-        self.circuit.ended(number, sign, running, MOST, self.now)
+        self.circuit.ended(number, sign, running, self.now)
     }
 
     fn step(&mut self, step: Step) {
@@ -70,7 +67,7 @@ impl World {
             Same(times) => {
                 for _ in 0..times {
                     let number = self.circuit.started();
-                    self.circuit.ended(number, Sign::Failed(job(0)), 1, MOST, self.now);
+                    self.circuit.ended(number, Sign::Failed(job(0)), 1, self.now);
                 }
             }
             After(ms) => self.now += Duration::from_millis(ms),
@@ -79,7 +76,7 @@ impl World {
     }
 
     fn free(&self) -> usize {
-        self.circuit.free(0, MOST, self.now)
+        self.circuit.free(0, self.now)
     }
 
     fn wait_ms(&self) -> u128 {
@@ -170,7 +167,7 @@ fn attempts_that_ran_when_it_opened_change_nothing() {
     world.end(old[20], Accepted, 10);
     assert_eq!((world.free(), world.wait_ms()), (0, 1000));
     world.step(After(1000));
-    assert_eq!(world.circuit.free(9, MOST, world.now), 1, "they do not delay the probe");
+    assert_eq!(world.circuit.free(9, world.now), 1, "they do not delay the probe");
     let probe = world.circuit.started();
     assert_eq!(world.free(), 0);
     world.end(old[21], Accepted, 10);
@@ -212,20 +209,18 @@ fn a_target_that_asks_for_time_gets_it_up_to_half_a_minute() {
 
 #[test]
 fn a_circuit_of_one_attempt_closes_with_its_probe() {
-    let mut circuit = Circuit::new();
+    let mut circuit = Circuit::new(1);
     let now = Instant::now();
     for _ in 0..10 {
         let number = circuit.started();
-        circuit.ended(number, Sign::NotSent, 1, 1, now);
+        circuit.ended(number, Sign::NotSent, 1, now);
     }
     let later = now + Duration::from_secs(1);
-    assert_eq!((circuit.free(0, 1, now), circuit.free(0, 1, later)), (0, 1));
+    assert_eq!((circuit.free(0, now), circuit.free(0, later)), (0, 1));
     let number = circuit.started();
-    circuit.ended(number, Sign::Accepted, 1, 1, later);
+    circuit.ended(number, Sign::Accepted, 1, later);
     assert!(matches!(circuit.state, State::Closed), "{circuit:?}");
     let number = circuit.started();
-    circuit.ended(number, Sign::TooMany, 1, 1, later);
-    assert_eq!(circuit.free(0, 1, later), 1);
-    // The app may have more in flight from now on.
-    assert_eq!(circuit.free(0, 5, later), 5);
+    circuit.ended(number, Sign::TooMany, 1, later);
+    assert_eq!(circuit.free(0, later), 1);
 }
