@@ -20,9 +20,9 @@ use reqwest::{Body, Response, StatusCode};
 
 use self::body::{Watch, WatchedBody};
 use self::resolver::NotResolved;
-use self::session::Session;
+use self::session::{FileVersions, Session};
 use self::settings::host_of;
-use super::{About, DynJobHandler, Failure, JobContext};
+use super::{About, DynJobHandler, Failure, JobContext, Target};
 use crate::model::app::AppConfig;
 use crate::model::clock::{Clock, SystemClock};
 
@@ -31,9 +31,10 @@ pub(crate) use self::settings::SecretSource;
 
 /// The longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// No connection and nothing read from a file is used much longer than this, so that a changed
-/// address, certificate or secret is noticed.
+/// No connection is used much longer than this, so that a changed address is noticed.
 const RENEW: Duration = Duration::from_secs(60);
+/// How often it is checked whether a certificate, key or secret has changed.
+const CHECK: Duration = Duration::from_secs(1);
 /// What is read of an answer's body at most, in bytes and time.
 const READ: (usize, Duration) = (64 * 1024, Duration::from_secs(1));
 /// What an error keeps of it, in bytes.
@@ -43,15 +44,20 @@ const KEPT: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct HttpDispatch {
     target: HttpTarget,
-    timeout: Duration,
     host: String,
-    subject: String,
+    of_app: Target,
+    /// Host and port of its proxy.
+    proxy: Option<String>,
     current: Mutex<Current>,
 }
 
 #[derive(Debug)]
 struct Current {
     session: Arc<Session>,
+    /// The files that it was made of.
+    files: FileVersions,
+    /// From this moment on it is checked whether they have changed.
+    check_at: Instant,
     /// From this moment on it is renewed before it is used.
     renew_at: Instant,
 }
@@ -72,14 +78,17 @@ impl HttpDispatch {
     /// What cannot be read or used of the app's keys, in one sentence without secrets.
     pub(crate) fn open(target: HttpTarget, app: &AppConfig) -> Result<Self, String> {
         let name = &app.name;
+        let files = FileVersions::of(&target);
         let session = Session::open(&target).map_err(|problem| format!("apps.{name}.{problem}"))?;
         tracing::info!(app = name, "app {name} fires by {}", session.describe(&target));
         let host = host_of(&session.url);
         Ok(Self {
-            timeout: app.timeout,
-            subject: format!("target of {name}"),
+            of_app: Target { subject: format!("target of {name}"), notes: Arc::default() },
+            proxy: session::proxy_of(&target),
             current: Mutex::new(Current {
                 session: Arc::new(session),
+                files,
+                check_at: Instant::now() + CHECK,
                 renew_at: Instant::now() + RENEW,
             }),
             target,
@@ -87,22 +96,38 @@ impl HttpDispatch {
         })
     }
 
-    /// The session, renewed if it is old. One that cannot be renewed is used on.
+    /// The session, renewed if it is old or its files have changed. One that cannot be renewed is
+    /// used on.
     async fn session(&self) -> Arc<Session> {
-        {
+        let (files, is_old) = {
             let mut current = self.current();
-            if Instant::now() < current.renew_at {
+            let now = Instant::now();
+            let is_old = now >= current.renew_at;
+            let is_checked = now >= current.check_at && !current.files.is_empty();
+            if !is_old && !is_checked {
                 return current.session.clone();
             }
             // Others go on with the old one meanwhile.
-            current.renew_at = Instant::now() + RENEW;
-        }
+            current.check_at = now + CHECK;
+            current.renew_at = if is_old { now + RENEW } else { current.renew_at };
+            (current.files.clone(), is_old)
+        };
         let target = self.target.clone();
-        let opened = tokio::task::spawn_blocking(move || Session::open(&target)).await;
+        let renew = move || {
+            let now = FileVersions::of(&target);
+            (is_old || now != files).then(|| (now, Session::open(&target)))
+        };
+        let renewed = tokio::task::spawn_blocking(renew).await;
         let mut current = self.current();
-        match opened {
-            Ok(Ok(session)) => current.session = Arc::new(session),
-            Ok(Err(problem)) => {
+        match renewed {
+            Ok(None) => {}
+            Ok(Some((files, Ok(session)))) => {
+                current.files = files;
+                current.session = Arc::new(session);
+            }
+            Ok(Some((files, Err(problem)))) => {
+                // Read again when they change once more.
+                current.files = files;
                 let host = &self.host;
                 tracing::warn!(host, "what was read before is used on for {host}: {problem}");
             }
@@ -126,11 +151,11 @@ impl HttpDispatch {
 
     /// Sends the job and waits for the head of the answer.
     async fn send(&self, ctx: &JobContext, session: &Session) -> Result<Response, NoAnswer> {
-        let (body, headers) = request::of(ctx, session, SystemClock.now_ms());
+        let (body, headers) = request::of(ctx, session, SystemClock.now_ms(), &self.of_app.notes);
         let (body, Watch { begun, all_taken }) = WatchedBody::new(body.into());
         let request = session.client.post(session.url.clone()).headers(headers);
         let mut sending = pin!(request.body(Body::wrap(body)).send());
-        let timeout = ctx.job().timeout(self.timeout);
+        let timeout = ctx.timeout();
         let connect = CONNECT.min(timeout);
         let mut begun = pin!(begun);
         let answer = tokio::select! {
@@ -154,7 +179,7 @@ impl HttpDispatch {
         answer.map_err(|error| {
             let why = cause_of(&error);
             if error.is_connect() {
-                let step = connect_step(&error);
+                let step = connect_step(&error, self.proxy.as_deref());
                 return NoAnswer::NotSent(format!("{step} {} failed: {why}", self.host));
             }
             let step = step(all_taken.load(Ordering::Relaxed));
@@ -176,6 +201,9 @@ impl HttpDispatch {
         }
         let again = |about| Err(Failure::Again { why: why.clone(), retry_after, about });
         match status {
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED if self.proxy.is_some() => {
+                Err(Failure::NotSent(format!("its proxy refuses: {why}")))
+            }
             StatusCode::TOO_MANY_REQUESTS => Err(Failure::TooMany { why, retry_after }),
             StatusCode::REQUEST_TIMEOUT
             | StatusCode::CONFLICT
@@ -213,8 +241,8 @@ impl DynJobHandler for HttpDispatch {
     }
 
     /// The time limit starts with a connection in hand.
-    fn target(&self) -> Option<String> {
-        Some(self.subject.clone())
+    fn target(&self) -> Option<Target> {
+        Some(self.of_app.clone())
     }
 }
 
@@ -223,16 +251,21 @@ fn step(all_taken: bool) -> &'static str {
 }
 
 /// What failed before a connection was there.
-fn connect_step(error: &reqwest::Error) -> &'static str {
+fn connect_step(error: &reqwest::Error, proxy: Option<&str>) -> String {
+    // The proxy may be what was not resolved or does not answer.
+    let by = proxy.map_or_else(String::new, |proxy| format!("by proxy {proxy} "));
     for cause in causes(error) {
         if cause.is::<NotResolved>() {
-            return "resolving";
+            return "resolving".into();
         }
-        if cause.downcast_ref::<io::Error>().is_some_and(|io| io.raw_os_error().is_some()) {
-            return "connecting to";
+        let text = cause.to_string();
+        let is_of_proxy = text.contains("tunnel") || text.contains("proxy authorization");
+        let is_io = cause.downcast_ref::<io::Error>().is_some_and(|io| io.raw_os_error().is_some());
+        if is_io || is_of_proxy {
+            return format!("connecting {by}to");
         }
     }
-    "TLS with"
+    "TLS with".into()
 }
 
 /// The innermost cause: those around it repeat the step, and the outermost has the URL.
