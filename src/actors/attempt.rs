@@ -138,7 +138,7 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Option<Ended> {
         job.clone(),
         attempt.receiver_fence,
         *fired_ms,
-        job.timeout(app.limits().timeout),
+        attempt.timeout(),
         cancelled.clone(),
     );
     // The instance that admitted the job may not have had the handler, and a temporary objection

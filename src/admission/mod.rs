@@ -15,6 +15,7 @@ mod parked;
 mod changes;
 
 mod judge;
+mod raw;
 mod pending;
 mod tickets;
 mod committed;
