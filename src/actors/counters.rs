@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::admission::AdmissionCounters;
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
+use crate::model::lateness::{Histogram, LastHour, Pace, Readings};
 
 /// Every counter of this instance.
 #[derive(Debug, Default)]
@@ -58,6 +60,11 @@ pub(crate) struct AppFigures {
     /// How late the latest attempt started, and the sum over all attempts, in milliseconds.
     pub(super) lateness_max_ms: AtomicI64,
     lateness_sum_ms: Sum,
+    lateness: Histogram,
+    objective_met: AtomicU64,
+    objective_missed: AtomicU64,
+    last_hour: Mutex<LastHour>,
+    readings: Mutex<Readings>,
 }
 
 /// A sum of 128 bits: with millions of jobs, some of them thousands of years late, 64 bits could
@@ -70,7 +77,7 @@ struct Sum {
 }
 
 /// The current values of the counters of the ingest and of each app.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct IngestMetrics {
@@ -141,7 +148,7 @@ pub struct IngestMetrics {
 }
 
 /// Counters of one app on this instance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct AppMetrics {
@@ -182,6 +189,16 @@ pub struct AppMetrics {
     pub lateness_max_ms: i64,
     /// The mean delay between the scheduled time and the start of an attempt, in milliseconds.
     pub lateness_mean_ms: i64,
+    /// How many attempts started no later than so many milliseconds, by that number.
+    pub lateness_up_to_ms: BTreeMap<i64, u64>,
+    /// How many attempts started no later than the app's `objective_ms`, while it had one.
+    pub objective_met: u64,
+    /// How many started later.
+    pub objective_missed: u64,
+    /// The part of those that started within the last hour that met the objective, from 0 to 1;
+    /// none if nothing started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objective_met_last_hour: Option<f64>,
 }
 
 impl Counters {
@@ -222,7 +239,7 @@ impl Counters {
     }
 
     /// The current values.
-    pub(crate) fn read(&self) -> IngestMetrics {
+    pub(crate) fn read(&self, now_ms: i64) -> IngestMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         // Jobs are also admitted for apps that are not registered on this instance.
         for app in self.admission.apps() {
@@ -257,7 +274,7 @@ impl Counters {
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read())).collect(),
+            apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read(now_ms))).collect(),
             // Filled in by the handle, from the health report.
             degraded: BTreeMap::new(),
         }
@@ -278,10 +295,31 @@ impl AppFigures {
         // sum.
         self.lateness_sum_ms.add(u64::try_from(lateness_ms).unwrap_or(0));
         self.lateness_max_ms.fetch_max(lateness_ms, Ordering::Relaxed);
+        self.lateness.note(lateness_ms);
+    }
+
+    /// An attempt started so late at `now_ms`, where at most `objective` is promised.
+    pub(super) fn compare(&self, lateness_ms: i64, objective: Duration, now_ms: i64) {
+        let met = u128::try_from(lateness_ms).map_or(true, |late| late <= objective.as_millis());
+        let counter = if met { &self.objective_met } else { &self.objective_missed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        locked(&self.last_hour).note(now_ms, met);
+    }
+
+    /// Reads how many have started by `boot_ms`, for the pace; to be called about each second.
+    pub(super) fn note_pace(&self, boot_ms: i64) {
+        locked(&self.readings).note(boot_ms, self.fired.load(Ordering::Relaxed));
+    }
+
+    /// What other instances and people are to know.
+    pub(super) fn pace(&self, now_ms: i64) -> Pace {
+        let (started, met) = locked(&self.last_hour).read(now_ms);
+        Pace { per_second: locked(&self.readings).per_second(), started, met }
     }
 
     /// The current values.
-    pub(crate) fn read(&self) -> AppMetrics {
+    pub(crate) fn read(&self, now_ms: i64) -> AppMetrics {
+        let (started, met) = locked(&self.last_hour).read(now_ms);
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let fired = get(&self.fired);
         let mean_ms = self.lateness_sum_ms.get().checked_div(fired.into()).unwrap_or(0);
@@ -303,6 +341,10 @@ impl AppFigures {
             paused: get(&self.paused),
             lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
             lateness_mean_ms: i64::try_from(mean_ms).unwrap_or(i64::MAX),
+            lateness_up_to_ms: self.lateness.read(),
+            objective_met: get(&self.objective_met),
+            objective_missed: get(&self.objective_missed),
+            objective_met_last_hour: (started > 0).then(|| met as f64 / started as f64),
         }
     }
 }
@@ -322,6 +364,10 @@ impl Sum {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,9 +382,9 @@ mod tests {
         figures.fired.fetch_add(many, Ordering::Relaxed);
         for _ in 0..3 {
             figures.started(late_ms as i64, false);
-            assert_eq!(figures.read().lateness_mean_ms, late_ms as i64);
+            assert_eq!(figures.read(0).lateness_mean_ms, late_ms as i64);
         }
-        assert_eq!(figures.read().lateness_max_ms, late_ms as i64);
+        assert_eq!(figures.read(0).lateness_max_ms, late_ms as i64);
     }
 
     #[test]
@@ -346,7 +392,7 @@ mod tests {
         let figures = AppFigures::default();
         figures.started(10, false);
         figures.started(-10, false);
-        assert_eq!(figures.read().lateness_mean_ms, 5);
-        assert_eq!(AppFigures::default().read().lateness_mean_ms, 0);
+        assert_eq!(figures.read(0).lateness_mean_ms, 5);
+        assert_eq!(AppFigures::default().read(0).lateness_mean_ms, 0);
     }
 }

@@ -293,6 +293,15 @@ impl InFlight {
         of_app.map(|attempt| (attempt.job.id, attempt.job.shard)).collect()
     }
 
+    /// Counts the concurrency keys of the app's running attempts anew.
+    pub(super) fn recount_keys(&self, app: &RegisteredApp) {
+        // No attempt ends meanwhile.
+        let table = self.table();
+        let running = table.attempts.values().filter(|attempt| attempt.ended.is_none());
+        let of_app = running.filter(|attempt| attempt.app.id == app.id);
+        app.keys.recount(of_app.filter_map(Attempt::taken_key));
+    }
+
     /// Whether an attempt of `shard` is in flight.
     pub(super) fn has(&self, shard: ShardId) -> bool {
         self.table().attempts.values().any(|attempt| attempt.job.shard == shard)

@@ -17,6 +17,7 @@ pub(crate) mod flaw;
 pub mod ids;
 pub mod job;
 mod json;
+pub mod lateness;
 pub mod letter;
 pub(crate) mod limits;
 pub mod pause;
