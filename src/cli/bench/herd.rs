@@ -59,7 +59,7 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     let raw_time = raw::Raw::on(scratch).await?.drain(RAW_PAGE).await?;
     let herd_ms = SystemClock.now_ms() + AHEAD_MS;
     let move_all = format!(
-        "update scheduler_job set due_ms = {herd_ms} + mod({}, 1000) where due_ms = {long_ago_ms}",
+        "update scheduler_job set due_ms = {herd_ms} + {} % 1000 where due_ms = {long_ago_ms}",
         match scratch.name() {
             "SQLite" => "abs(random())",
             "PostgreSQL" => "abs(hashtext(request_id)::bigint)",
