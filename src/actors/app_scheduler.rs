@@ -13,7 +13,7 @@ mod shards;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -23,7 +23,7 @@ use super::app::RegisteredApp;
 use super::attempt;
 use super::changing::PendingChange;
 use super::child::Child;
-use super::in_flight::Attempt;
+use super::in_flight::{Attempt, MarkState};
 use super::instance::Instance;
 use super::messages::*;
 use super::permits::permits_of;
@@ -184,8 +184,8 @@ impl AppScheduler {
             app: self.app.clone(),
             fence,
             fired_ms,
-            since: Instant::now(),
-            is_marked: false,
+            mark: MarkState::None,
+            turn: None,
             gate_number: 0,
             receiver_fence: Fence::new(0, 0),
             bytes: 0,

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::admission::AdmissionCounters;
+use crate::dispatch::TargetNotes;
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 use crate::model::lateness::{Histogram, LastHour, Pace, Readings};
@@ -25,6 +26,7 @@ pub(crate) struct Counters {
     pub(super) offsets_lost: AtomicU64,
     pub(super) logs_recreated: AtomicU64,
     pub(super) rescued: AtomicU64,
+    pub(super) interrupted: AtomicU64,
     pub(super) without_instance: AtomicU64,
     pub(super) outcomes_unmatched: AtomicU64,
     pub(super) commands_unknown: AtomicU64,
@@ -55,6 +57,8 @@ pub(crate) struct AppFigures {
     pub(super) too_many: AtomicU64,
     pub(super) circuit_opened: AtomicU64,
     pub(super) circuit_open: AtomicU64,
+    /// What its target counts.
+    notes: OnceLock<Arc<TargetNotes>>,
     overdue_on_arrival: AtomicU64,
     paused: AtomicU64,
     /// How late the latest attempt started, and the sum over all attempts, in milliseconds.
@@ -98,6 +102,8 @@ pub struct IngestMetrics {
     pub idempotency_cache_hits: u64,
     /// Requests that repeated an earlier one.
     pub messages_duplicate: u64,
+    /// Operations, and schedules that were decided by their versions.
+    pub messages_operations: u64,
     /// Parked records that were tried again, and batches that were tried again because the database
     /// was unavailable.
     pub messages_retried: u64,
@@ -124,6 +130,8 @@ pub struct IngestMetrics {
     pub logs_recreated: u64,
     /// Jobs that an audit found in the table and not in memory; expected to be zero.
     pub jobs_rescued: u64,
+    /// Attempts that ended with their instance, as found by this one.
+    pub jobs_interrupted: u64,
     /// Jobs that are due and whose app no running instance has, up to 10,001 per app.
     pub jobs_without_instance: u64,
     /// Outcomes whose statement did not find the job's row: an earlier answer was lost, or the
@@ -178,6 +186,11 @@ pub struct AppMetrics {
     pub not_sent: u64,
     /// Starts of jobs that the target answered with 429 (too many requests); no attempts.
     pub too_many_requests: u64,
+    /// Jobs whose trace headers were left out of a request, wholly or in part, since they are none
+    /// or too long.
+    pub trace_headers_left_out: u64,
+    /// Jobs that were published to a channel of Redis without subscribers.
+    pub published_to_nobody: u64,
     /// How many times failures have opened the circuit of the app's target.
     pub circuit_opened: u64,
     /// 1 while that circuit is open, else 0.
@@ -255,6 +268,7 @@ impl Counters {
             idempotency_cache_size: get(&self.idempotency_cache),
             idempotency_cache_hits: get(&self.idempotency_hits),
             messages_duplicate: get(&admission.duplicate),
+            messages_operations: get(&admission.operations),
             messages_retried: get(&admission.retried),
             messages_parked: get(&admission.parked),
             verdicts_sent: get(&self.verdicts_sent),
@@ -266,6 +280,7 @@ impl Counters {
             offsets_lost: get(&self.offsets_lost),
             logs_recreated: get(&self.logs_recreated),
             jobs_rescued: get(&self.rescued),
+            jobs_interrupted: get(&self.interrupted),
             jobs_without_instance: get(&self.without_instance),
             outcomes_unmatched: get(&self.outcomes_unmatched),
             commands_unknown: get(&self.commands_unknown),
@@ -284,6 +299,10 @@ impl Counters {
 impl AppFigures {
     pub(super) fn set_paused(&self, is_paused: bool) {
         self.paused.store(is_paused.into(), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_notes(&self, notes: Arc<TargetNotes>) {
+        self.notes.get_or_init(|| notes);
     }
 
     pub(super) fn started(&self, lateness_ms: i64, was_overdue: bool) {
@@ -322,6 +341,7 @@ impl AppFigures {
         let (started, met) = locked(&self.last_hour).read(now_ms);
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let fired = get(&self.fired);
+        let notes = self.notes.get();
         let mean_ms = self.lateness_sum_ms.get().checked_div(fired.into()).unwrap_or(0);
         AppMetrics {
             scheduled: get(&self.scheduled),
@@ -336,6 +356,8 @@ impl AppFigures {
             attempts_hanging: get(&self.hanging),
             not_sent: get(&self.not_sent),
             too_many_requests: get(&self.too_many),
+            trace_headers_left_out: notes.map_or(0, |notes| notes.trace_left_out()),
+            published_to_nobody: notes.map_or(0, |notes| notes.published_to_nobody()),
             circuit_opened: get(&self.circuit_opened),
             circuit_open: get(&self.circuit_open),
             paused: get(&self.paused),

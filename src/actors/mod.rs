@@ -17,6 +17,7 @@ mod app;
 mod kafka_clients;
 mod brokers;
 mod counters;
+mod crash_guard;
 mod registry;
 mod shard_access;
 mod owned_shards;

@@ -53,6 +53,8 @@ pub enum AuditAction {
     RunJob,
     /// Fields of a job got other values.
     EditJob,
+    /// A schedule with a higher version took a job's place.
+    ReplaceJob,
     /// An app was paused.
     PauseApp,
     /// An app was resumed.
@@ -148,7 +150,7 @@ impl AuditSource {
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ReplayDeadLetter,
         Self::EditDeadLetter,
         Self::DiscardDeadLetter,
@@ -159,6 +161,7 @@ impl AuditAction {
         Self::RescheduleJob,
         Self::RunJob,
         Self::EditJob,
+        Self::ReplaceJob,
         Self::PauseApp,
         Self::ResumeApp,
         Self::ChangeLimits,
@@ -182,6 +185,7 @@ impl AuditAction {
             Self::RescheduleJob => "job.reschedule",
             Self::RunJob => "job.run",
             Self::EditJob => "job.edit",
+            Self::ReplaceJob => "job.replace",
             Self::PauseApp => "app.pause",
             Self::ResumeApp => "app.resume",
             Self::ChangeLimits => "app.set",

@@ -1,6 +1,9 @@
 //! The columns of jobs, their history and idempotency keys, each named once. The column list of statements, the
 //! bound values and the decoding of rows are generated from one table by macros.
 
+#[macro_use]
+mod generate;
+
 use infinite_scheduler_entity::job;
 use rusqlite::{CachedStatement, params};
 use sqlx::Row as _;
@@ -13,6 +16,8 @@ use crate::model::ids::{InstanceId, JobId, LedgerId, Offset, ShardId};
 use crate::model::job::{
     Cancellation, Changes, Job, JobData, Mark, Origin, Priority, TraceContext,
 };
+use crate::model::versions::{Memory, Moved};
+use crate::store::steps::Value;
 
 /// The columns of a job as it is admitted: name, PostgreSQL's type, value of a [`Job`]. The way
 /// back is [`job_of`]. Those of the second group are null in most jobs. The columns that only later
@@ -44,34 +49,9 @@ macro_rules! job_columns {
                 tracestate: "text" = |job| job.trace.as_ref().and_then(|trace| trace.state.as_deref());
                 last_error: "text" = |job| job.last_error.as_deref();
                 letter: "uuid" = |job| job.letter;
+                version: "bigint" = |job| job.version;
             }
             $($later)*
-        }
-    };
-}
-
-/// Passes both groups of a job's columns to `writing`.
-macro_rules! writing_all {
-    ({ $($usual:tt)* } { $($rare:tt)* }) => { writing! { $($usual)* $($rare)* } };
-}
-
-/// Passes the first group of a job's columns to `writing`.
-macro_rules! writing_usual {
-    ({ $($usual:tt)* } { $($rare:tt)* }) => { writing! { $($usual)* } };
-}
-
-/// Passes both groups of a job's columns to `reading`.
-macro_rules! reading_all {
-    ({ $($usual:tt)* } { $($rare:tt)* } $($later:tt)*) => {
-        reading! { $($usual)* $($rare)* $($later)* }
-    };
-}
-
-/// Generates the function that says whether the second group of a job's columns is null.
-macro_rules! comparing {
-    ({ $($usual:tt)* } { $($name:ident: $type:literal = |$row:ident| $value:expr;)+ }) => {
-        fn is_usual(job: &Job) -> bool {
-            true $(&& { let $row = job; $value.is_none() })+
         }
     };
 }
@@ -121,123 +101,6 @@ macro_rules! history_columns {
     };
 }
 
-/// Generates the functions that bind values of the type `Row`.
-macro_rules! writing {
-    (
-        $first:ident: $first_type:literal = |$first_row:ident| $first_value:expr;
-        $($name:ident: $type:literal = |$row:ident| $value:expr;)*
-    ) => {
-        /// The names of the columns, in their order.
-        pub(in crate::store) const COLUMNS: &str =
-            concat!(stringify!($first) $(, ", ", stringify!($name))*);
-        /// The types of the columns on PostgreSQL.
-        pub(in crate::store) const POSTGRES_TYPES: &[&str] = &[$first_type $(, $type)*];
-
-        /// Binds an array for each column.
-        pub(in crate::store) fn bind_postgres<'q>(
-            query: Query<'q, Postgres, PgArguments>,
-            rows: &[Row<'q>],
-        ) -> Query<'q, Postgres, PgArguments> {
-            query
-                .bind(rows.iter().copied().map(|$first_row| $first_value).collect::<Vec<_>>())
-                $(.bind(rows.iter().copied().map(|$row| $value).collect::<Vec<_>>()))*
-        }
-
-        /// Binds the values of a row.
-        pub(in crate::store) fn bind_mysql<'q>(
-            query: Query<'q, MySql, MySqlArguments>,
-            row: Row<'q>,
-        ) -> Query<'q, MySql, MySqlArguments> {
-            let $first_row = row;
-            query.bind($first_value)$(.bind({ let $row = row; $value }))*
-        }
-
-        /// Executes a statement with the values of a row.
-        pub(in crate::store) fn execute_sqlite(
-            statement: &mut CachedStatement<'_>,
-            row: Row<'_>,
-        ) -> rusqlite::Result<usize> {
-            let $first_row = row;
-            statement.execute(params![$first_value $(, { let $row = row; $value })*])
-        }
-    };
-}
-
-/// Generates the functions that read jobs. `first` is the index of the first column in the row. The
-/// columns behind the revision are null until it is above 0, and are not decoded before: nearly
-/// every job is fired as it was admitted. Those of the mark are decoded always.
-macro_rules! reading {
-    (
-        $first:ident: $first_type:literal = |$first_row:ident| $first_value:expr;
-        $($name:ident: $type:literal = |$row:ident| $value:expr;)+
-        @ $revision:ident: $($later:ident),+;
-        $($mark:ident),+
-    ) => {
-        /// The columns, in the order in which they are read.
-        pub(in crate::store) const READ: &str = concat!(
-            stringify!($first) $(, ", ", stringify!($name))*,
-            ", ", stringify!($revision) $(, ", ", stringify!($later))*
-            $(, ", ", stringify!($mark))*
-        );
-
-        /// The index of each column.
-        #[allow(non_camel_case_types, reason = "they are the columns' own names")]
-        #[derive(Clone, Copy)]
-        enum Place {
-            $first,
-            $($name,)+
-            $revision,
-            $($later,)+
-            $($mark),+
-        }
-
-        pub(in crate::store) fn read_postgres(row: &PgRow, first: usize) -> sqlx::Result<Job> {
-            let $revision = row.try_get(first + Place::$revision as usize)?;
-            let is_changed = $revision != 0;
-            Ok(job_of(job::Model {
-                $first: row.try_get(first + Place::$first as usize)?,
-                $($name: row.try_get(first + Place::$name as usize)?,)+
-                $revision,
-                $($later: match is_changed {
-                    true => row.try_get(first + Place::$later as usize)?,
-                    false => None,
-                },)+
-                $($mark: row.try_get(first + Place::$mark as usize)?),+
-            }))
-        }
-
-        pub(in crate::store) fn read_mysql(row: &MySqlRow, first: usize) -> sqlx::Result<Job> {
-            let $revision = row.try_get(first + Place::$revision as usize)?;
-            let is_changed = $revision != 0;
-            Ok(job_of(job::Model {
-                $first: row.try_get(first + Place::$first as usize)?,
-                $($name: row.try_get(first + Place::$name as usize)?,)+
-                $revision,
-                $($later: match is_changed {
-                    true => row.try_get(first + Place::$later as usize)?,
-                    false => None,
-                },)+
-                $($mark: row.try_get(first + Place::$mark as usize)?),+
-            }))
-        }
-
-        pub(in crate::store) fn read_sqlite(row: &rusqlite::Row<'_>) -> rusqlite::Result<Job> {
-            let $revision = row.get(Place::$revision as usize)?;
-            let is_changed = $revision != 0;
-            Ok(job_of(job::Model {
-                $first: row.get(Place::$first as usize)?,
-                $($name: row.get(Place::$name as usize)?,)+
-                $revision,
-                $($later: match is_changed {
-                    true => row.get(Place::$later as usize)?,
-                    false => None,
-                },)+
-                $($mark: row.get(Place::$mark as usize)?),+
-            }))
-        }
-    };
-}
-
 /// Rows of `scheduler_job`.
 pub(super) mod jobs {
     use super::*;
@@ -246,7 +109,11 @@ pub(super) mod jobs {
 
     job_columns!(writing_all);
     job_columns!(comparing);
-    job_columns!(reading_all @ revision: moved_ms, original, cancelled_ms, cancelled_by; started_ms, started_by);
+    job_columns!(
+        reading_all @ revision: moved_ms, original, cancelled_ms, cancelled_by, cancel_version,
+        move_version, move_ms, awaited; started_ms, started_by,
+        interruptions
+    );
 
     /// The columns that are named when jobs are inserted.
     #[derive(Clone, Copy)]
@@ -340,6 +207,16 @@ pub(super) fn job_of(row: job::Model) -> Job {
         timestamp_ms: row.source_time_ms,
     });
     let state = row.tracestate;
+    let flags = row.awaited.unwrap_or_default();
+    let memory = Memory {
+        cancelled: row.cancel_version,
+        moved: row.move_ms.map(|to_ms| Moved {
+            version: row.move_version,
+            to_ms,
+            by_key: flags & MOVED_BY_KEY != 0,
+        }),
+        awaits_cancel: flags & AWAITS_CANCEL != 0,
+    };
     Job {
         id: JobId::from_uuid(row.id),
         shard: ShardId(row.shard),
@@ -359,6 +236,7 @@ pub(super) fn job_of(row: job::Model) -> Job {
         origin,
         last_error: row.last_error,
         letter: row.letter,
+        version: row.version,
         changes: Changes {
             revision: row.revision.try_into().unwrap_or(0),
             moved_ms: row.moved_ms,
@@ -367,12 +245,37 @@ pub(super) fn job_of(row: job::Model) -> Job {
                 let by = row.cancelled_by.unwrap_or_default();
                 Box::new(Cancellation { at_ms, by })
             }),
+            memory: Some(Box::new(memory)).filter(|memory| !memory.is_empty()),
             mark: row
                 .started_ms
                 .zip(row.started_by)
                 .map(|(started_ms, by)| Mark { started_ms, by: InstanceId(by) }),
+            interruptions: row
+                .interruptions
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
         },
     }
+}
+
+/// The columns of what is remembered of a name, in the order of [`memory_values`].
+pub(super) const MEMORY_COLUMNS: [&str; 4] =
+    ["cancel_version", "move_version", "move_ms", "awaited"];
+
+const AWAITS_CANCEL: i16 = 1;
+const MOVED_BY_KEY: i16 = 2;
+
+/// The values of [`MEMORY_COLUMNS`].
+pub(super) fn memory_values(memory: &Memory) -> [Value; 4] {
+    let Memory { cancelled, moved, awaits_cancel } = memory;
+    let by_key = moved.is_some_and(|moved| moved.by_key);
+    let flags = i16::from(*awaits_cancel) * AWAITS_CANCEL + i16::from(by_key) * MOVED_BY_KEY;
+    [
+        (*cancelled).into(),
+        moved.and_then(|moved| moved.version).into(),
+        moved.map(|moved| moved.to_ms).into(),
+        Some(i32::from(flags)).filter(|flags| *flags != 0).into(),
+    ]
 }
 
 pub(super) fn signed_ms(ms: u64) -> i64 {

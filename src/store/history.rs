@@ -1,13 +1,16 @@
 //! The history of jobs: one row for each attempt that counts, and for a job that was cancelled
 //! before one. It is written with the outcome, in its transaction, and removed oldest first.
 
-use infinite_scheduler_entity::app;
+use std::collections::HashSet;
+
 use infinite_scheduler_entity::job_history::{Column, Entity, Model};
+use infinite_scheduler_entity::{app, dead_letter};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use uuid::Uuid;
 
 use super::columns::{history, signed_ms};
 use super::history_row::AttemptState;
-use super::letters::truncated;
+use super::letters::{DEAD, truncated};
 use super::steps::{Step, Value};
 use super::{AppRules, Driver, Result, Store};
 use crate::model::ids::JobId;
@@ -20,6 +23,8 @@ const STEP: u64 = 500;
 const KEEP_FAILURES_MS: u64 = 24 * 3_600_000;
 /// Characters of a name that a row keeps.
 pub(super) const LONGEST_NAME: usize = 255;
+/// The most ids of one query.
+const AT_ONCE: usize = 500;
 /// The most attempts of one job that are read.
 const ATTEMPTS: u64 = 100;
 
@@ -164,6 +169,36 @@ impl Store {
             .one(&self.inner.pool)
             .await?;
         Ok(row.map(HistoryEntry::of))
+    }
+
+    /// Those of these jobs, each with its request id, of which it is known that they have fired.
+    pub(super) async fn fired(&self, jobs: &[(JobId, &str)]) -> Result<HashSet<JobId>> {
+        let ends = [AttemptState::Succeeded, AttemptState::Dead].map(AttemptState::code);
+        let mut fired = HashSet::new();
+        for some in jobs.chunks(AT_ONCE) {
+            let ids: HashSet<Uuid> = some.iter().map(|(id, _)| id.uuid()).collect();
+            let ended: Vec<Uuid> = Entity::find()
+                .select_only()
+                .column(Column::Id)
+                .filter(Column::Id.is_in(ids.iter().copied()))
+                .filter(Column::State.is_in(ends))
+                .into_tuple()
+                .all(&self.inner.pool)
+                .await?;
+            fired.extend(ended.into_iter().map(JobId::from_uuid));
+            // A letter says so as well, and may be kept for longer.
+            let dead: Vec<Option<Uuid>> = dead_letter::Entity::find()
+                .select_only()
+                .column(dead_letter::Column::Job)
+                .filter(dead_letter::Column::RequestId.is_in(some.iter().map(|(_, name)| *name)))
+                .filter(dead_letter::Column::State.eq(DEAD))
+                .into_tuple()
+                .all(&self.inner.pool)
+                .await?;
+            let dead = dead.into_iter().flatten().filter(|job| ids.contains(job));
+            fired.extend(dead.map(JobId::from_uuid));
+        }
+        Ok(fired)
     }
 
     /// Newest first.

@@ -95,7 +95,7 @@ pub struct Observation {
 }
 
 /// The most commands of one observation.
-const COMMANDS: usize = 500;
+pub const COMMANDS: usize = 500;
 
 impl Store {
     /// Inserts a row for a new start of an instance, whose lease begins now.

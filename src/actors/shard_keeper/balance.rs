@@ -123,6 +123,9 @@ impl ShardKeeper {
             return;
         }
         let (instance, me) = (self.instance.clone(), self.instance.me());
+        // One that left in order has released its shards.
+        let of_dead: HashSet<ShardId> =
+            shards.iter().filter(|row| row.owner.is_some()).map(|row| row.id).collect();
         let take = tokio::spawn(async move {
             let now_ms = instance.clock.now_ms();
             instance.bounded(instance.store.take_shards(&shards, me, now_ms)).await
@@ -136,7 +139,11 @@ impl ShardKeeper {
             actor.changes += 1;
             actor.instance.asked_for_shards.store(true, Ordering::Release);
             match taken {
-                Ok(taken) => actor.add_owned(taken),
+                Ok(taken) => {
+                    let watched = taken.iter().filter(|fence| of_dead.contains(&fence.shard));
+                    actor.instance.crash_guard.watch(watched.copied(), actor.instance.now_ms());
+                    actor.add_owned(taken);
+                }
                 // The next heartbeat shows which of them were taken.
                 Err(error) => tracing::debug!(%error, "shards were not taken"),
             }
