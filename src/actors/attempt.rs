@@ -133,7 +133,7 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Option<Ended> {
     let ready_ms = job.ready_ms();
     app.figures.started(fired_ms - ready_ms, job.due_ms < ready_ms);
     if let Some(objective) = app.limits().objective {
-        app.figures.compare(fired_ms - ready_ms, objective, *fired_ms);
+        app.figures.lateness.compare(fired_ms - ready_ms, objective, *fired_ms);
     }
     let limit = attempt.time_limit();
     let context = JobContext::new(

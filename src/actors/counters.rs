@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 
+use super::lateness_figures::LatenessFigures;
 use crate::admission::AdmissionCounters;
 use crate::dispatch::TargetNotes;
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
-use crate::model::lateness::{Histogram, LastHour, Pace, Readings};
 
 /// Every counter of this instance.
 #[derive(Debug, Default)]
@@ -61,23 +60,7 @@ pub(crate) struct AppFigures {
     notes: OnceLock<Arc<TargetNotes>>,
     overdue_on_arrival: AtomicU64,
     paused: AtomicU64,
-    /// How late the latest attempt started, and the sum over all attempts, in milliseconds.
-    pub(super) lateness_max_ms: AtomicI64,
-    lateness_sum_ms: Sum,
-    lateness: Histogram,
-    objective_met: AtomicU64,
-    objective_missed: AtomicU64,
-    last_hour: Mutex<LastHour>,
-    readings: Mutex<Readings>,
-}
-
-/// A sum of 128 bits: with millions of jobs, some of them thousands of years late, 64 bits could
-/// overflow.
-#[derive(Debug, Default)]
-struct Sum {
-    low: AtomicU64,
-    /// How many times `low` has wrapped.
-    carried: AtomicU64,
+    pub(super) lateness: LatenessFigures,
 }
 
 /// The current values of the counters of the ingest and of each app.
@@ -310,39 +293,20 @@ impl AppFigures {
         if was_overdue {
             self.overdue_on_arrival.fetch_add(1, Ordering::Relaxed);
         }
-        // If the clock was set back meanwhile, the lateness is negative; it must not reduce the
-        // sum.
-        self.lateness_sum_ms.add(u64::try_from(lateness_ms).unwrap_or(0));
-        self.lateness_max_ms.fetch_max(lateness_ms, Ordering::Relaxed);
         self.lateness.note(lateness_ms);
-    }
-
-    /// An attempt started so late at `now_ms`, where at most `objective` is promised.
-    pub(super) fn compare(&self, lateness_ms: i64, objective: Duration, now_ms: i64) {
-        let met = u128::try_from(lateness_ms).map_or(true, |late| late <= objective.as_millis());
-        let counter = if met { &self.objective_met } else { &self.objective_missed };
-        counter.fetch_add(1, Ordering::Relaxed);
-        locked(&self.last_hour).note(now_ms, met);
     }
 
     /// Reads how many have started by `boot_ms`, for the pace; to be called about each second.
     pub(super) fn note_pace(&self, boot_ms: i64) {
-        locked(&self.readings).note(boot_ms, self.fired.load(Ordering::Relaxed));
-    }
-
-    /// What other instances and people are to know.
-    pub(super) fn pace(&self, now_ms: i64) -> Pace {
-        let (started, met) = locked(&self.last_hour).read(now_ms);
-        Pace { per_second: locked(&self.readings).per_second(), started, met }
+        self.lateness.note_pace(boot_ms, self.fired.load(Ordering::Relaxed));
     }
 
     /// The current values.
     pub(crate) fn read(&self, now_ms: i64) -> AppMetrics {
-        let (started, met) = locked(&self.last_hour).read(now_ms);
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let fired = get(&self.fired);
         let notes = self.notes.get();
-        let mean_ms = self.lateness_sum_ms.get().checked_div(fired.into()).unwrap_or(0);
+        let lateness = &self.lateness;
         AppMetrics {
             scheduled: get(&self.scheduled),
             fired,
@@ -361,60 +325,12 @@ impl AppFigures {
             circuit_opened: get(&self.circuit_opened),
             circuit_open: get(&self.circuit_open),
             paused: get(&self.paused),
-            lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
-            lateness_mean_ms: i64::try_from(mean_ms).unwrap_or(i64::MAX),
-            lateness_up_to_ms: self.lateness.read(),
-            objective_met: get(&self.objective_met),
-            objective_missed: get(&self.objective_missed),
-            objective_met_last_hour: (started > 0).then(|| met as f64 / started as f64),
+            lateness_max_ms: lateness.max_ms(),
+            lateness_mean_ms: lateness.mean_ms(fired),
+            lateness_up_to_ms: lateness.up_to_ms(),
+            objective_met: lateness.objective_met(),
+            objective_missed: lateness.objective_missed(),
+            objective_met_last_hour: lateness.objective_met_last_hour(now_ms),
         }
-    }
-}
-
-impl Sum {
-    fn add(&self, more: u64) {
-        let before = self.low.fetch_add(more, Ordering::Relaxed);
-        if before.checked_add(more).is_none() {
-            self.carried.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The sum. It may be too low for a moment while another thread carries over.
-    fn get(&self) -> u128 {
-        let [carried, low] = [&self.carried, &self.low].map(|half| half.load(Ordering::Relaxed));
-        u128::from(carried) << 64 | u128::from(low)
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mean_lateness_of_very_old_jobs_is_right_however_many_they_are() {
-        let figures = AppFigures::default();
-        let late_ms = 250_000_000_000_000;
-        // As many as fit into the lower half; added one by one they would take too long.
-        let many = u64::MAX / late_ms;
-        figures.lateness_sum_ms.add(many * late_ms);
-        figures.fired.fetch_add(many, Ordering::Relaxed);
-        for _ in 0..3 {
-            figures.started(late_ms as i64, false);
-            assert_eq!(figures.read(0).lateness_mean_ms, late_ms as i64);
-        }
-        assert_eq!(figures.read(0).lateness_max_ms, late_ms as i64);
-    }
-
-    #[test]
-    fn a_start_before_its_moment_takes_nothing_from_the_sum() {
-        let figures = AppFigures::default();
-        figures.started(10, false);
-        figures.started(-10, false);
-        assert_eq!(figures.read(0).lateness_mean_ms, 5);
-        assert_eq!(AppFigures::default().read(0).lateness_mean_ms, 0);
     }
 }

@@ -261,7 +261,7 @@ impl Instance {
         if boot_ms - published.0 < PUBLISH_PACE_MS {
             return None;
         }
-        let paces = self.apps.iter().map(|(id, app)| (*id, app.figures.pace(now_ms)));
+        let paces = self.apps.iter().map(|(id, app)| (*id, app.figures.lateness.pace(now_ms)));
         let paces: BTreeMap<AppId, Pace> =
             paces.filter(|(_, pace)| *pace != Pace::default()).collect();
         if paces == published.1 {

@@ -46,6 +46,13 @@ pub struct Pace {
     pub met: u64,
 }
 
+impl Pace {
+    /// The part of them that met the objective, from 0 to 1; none if nothing started.
+    pub(crate) fn share(&self) -> Option<f64> {
+        (self.started > 0).then(|| self.met as f64 / self.started as f64)
+    }
+}
+
 impl Histogram {
     pub(crate) fn note(&self, lateness_ms: i64) {
         // Later than all bounds is only in the number of starts.

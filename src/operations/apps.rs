@@ -12,7 +12,6 @@ use utoipa::ToSchema;
 use super::context::Context;
 use super::pauses::as_rfc3339;
 use super::{Error, Paused, Result};
-use crate::model::lateness::Pace;
 use crate::model::limits::LimitValues;
 use crate::store::KnownApp;
 
@@ -101,10 +100,6 @@ impl<'a> Apps<'a> {
     }
 }
 
-fn share_of(pace: &Pace) -> Option<f64> {
-    (pace.started > 0).then(|| pace.met as f64 / pace.started as f64)
-}
-
 impl From<KnownApp> for App {
     fn from(app: KnownApp) -> Self {
         Self {
@@ -115,7 +110,7 @@ impl From<KnownApp> for App {
             has_schema: app.rules.schema.is_some(),
             starts_per_second: app.pace.per_second,
             started_last_hour: app.pace.started,
-            objective_met_last_hour: share_of(&app.pace),
+            objective_met_last_hour: app.pace.share(),
             limits: app
                 .overrides
                 .as_ref()

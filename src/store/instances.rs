@@ -131,8 +131,8 @@ impl Store {
         Ok(id)
     }
 
-    /// Renews the lease, and publishes the pace of apps if it has changed. Returns false if the instance was declared dead: it must drop its jobs and
-    /// join again.
+    /// Renews the lease, and publishes the pace of apps if it has changed. Returns false if the
+    /// instance was declared dead: it must drop its jobs and join again.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if it is unknown whether the lease was renewed; assume the old one.

@@ -1,6 +1,7 @@
 //! Rounds of overdue jobs while a transaction holds a snapshot open: on PostgreSQL no dead row can be
 //! removed meanwhile.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -65,9 +66,13 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     let held = Duration::from_secs(60 * u64::from(arguments.minutes.max(1)));
     let began = Instant::now();
     let mut rounds: Vec<Round> = Vec::new();
+    let mut since_ms = SystemClock.now_ms() - 60_000;
     while rounds.len() < 2 || began.elapsed() < held {
         report(format_args!("round {}", rounds.len() + 1));
-        rounds.push(round(arguments, scratch, rounds.len()).await?);
+        // What becomes due while time passes is due after what was fired before.
+        let until_ms = SystemClock.now_ms();
+        rounds.push(round(arguments, scratch, rounds.len(), since_ms..until_ms).await?);
+        since_ms = until_ms;
     }
     sqlx::query("rollback").execute(&mut holder).await?;
     holder.close().await?;
@@ -85,12 +90,16 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     })
 }
 
-async fn round(arguments: &Arguments, scratch: &Scratch, number: usize) -> anyhow::Result<Round> {
+async fn round(
+    arguments: &Arguments,
+    scratch: &Scratch,
+    number: usize,
+    due_ms: Range<i64>,
+) -> anyhow::Result<Round> {
     let count = arguments.jobs.max(1);
     let row = jobs::register(scratch).await?;
-    let now_ms = SystemClock.now_ms();
     let numbers = number * count..(number + 1) * count;
-    jobs::load(scratch, &row, numbers, |_| now_ms - fastrand::i64(0..60_000)).await?;
+    jobs::load(scratch, &row, numbers, |_| fastrand::i64(due_ms.clone())).await?;
     let raw_time = raw::Raw::on(scratch).await?.drain(RAW_PAGE).await?;
     let scheduler = scratch.builder().register_app(fire::app(false), Discard).start().await?;
     let measured = fire::watch(&scheduler, count).await;
@@ -120,8 +129,8 @@ impl Figures for Snapshot {
 
     fn note(&self) -> Option<String> {
         Some(
-            "raw: pages read and deleted one after the other on one connection, in a table made anew \
-             for each round."
+            "raw: pages read and deleted one after the other on one connection, in a table that is \
+             recreated for each round."
                 .into(),
         )
     }
