@@ -1,6 +1,8 @@
 //! `bench`: measures this system, compared with the quickest plain statements.
 
+mod catchup;
 mod fire;
+mod herd;
 mod idle;
 mod ingest;
 mod jobs;
@@ -9,6 +11,7 @@ mod lateness;
 mod raw;
 mod report;
 mod scratch;
+mod snapshot;
 mod sql;
 
 use std::process::ExitCode;
@@ -48,6 +51,9 @@ enum What {
     Ingest(ingest::Arguments),
     Fire(fire::Arguments),
     Lateness(lateness::Arguments),
+    Catchup(catchup::Arguments),
+    Herd(herd::Arguments),
+    Snapshot(snapshot::Arguments),
     Idle(idle::Arguments),
 }
 
@@ -78,6 +84,13 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         What::Fire(what) => on_each(&what.common, async |s| fire::measure(&what, s).await).await,
         What::Lateness(what) => {
             on_each(&what.common, async |s| lateness::measure(&what, s).await).await
+        }
+        What::Catchup(what) => {
+            on_each(&what.common, async |s| catchup::measure(&what, s).await).await
+        }
+        What::Herd(what) => on_each(&what.common, async |s| herd::measure(&what, s).await).await,
+        What::Snapshot(what) => {
+            on_each(&what.common, async |s| snapshot::measure(&what, s).await).await
         }
         What::Idle(what) => on_each(&what.common, async |s| idle::measure(&what, s).await).await,
     }

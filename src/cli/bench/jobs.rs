@@ -1,5 +1,6 @@
 //! Jobs and requests to measure with.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,17 +43,17 @@ pub(super) fn app() -> AppConfig {
     app
 }
 
-/// Puts `count` jobs into the table, before any scheduler runs; `due_ms` says when the
+/// Puts the jobs of these numbers into the table, before any scheduler runs; `due_ms` says when the
 /// `number`th is to fire.
 pub(super) async fn load(
     scratch: &Scratch,
     app: &AppRow,
-    count: usize,
+    numbers: Range<usize>,
     due_ms: impl Fn(usize) -> i64,
 ) -> anyhow::Result<()> {
     let app = Arc::new(app.clone());
     let request = |number| format!("{OURS}-{number}");
-    admit_all(scratch, count, |number| entry(&app, number, request(number), due_ms(number), None))
+    admit_all(scratch, numbers, |number| entry(&app, number, request(number), due_ms(number), None))
         .await
 }
 
@@ -69,17 +70,17 @@ pub(super) async fn load_pending(scratch: &Scratch, count: usize) -> anyhow::Res
         let key = IdempotencyKey { id, name: name.clone(), expires_ms };
         entry(&app, number, name, due_ms, Some(key))
     };
-    admit_all(scratch, count, pending).await
+    admit_all(scratch, 0..count, pending).await
 }
 
-/// Admits the entries of the numbers below `count`.
+/// Admits the entries of these numbers.
 async fn admit_all(
     scratch: &Scratch,
-    count: usize,
+    all: Range<usize>,
     entry: impl Fn(usize) -> Option<Entry>,
 ) -> anyhow::Result<()> {
-    let batches = (0..count).step_by(BATCH).map(|first| {
-        let numbers = first..count.min(first + BATCH);
+    let batches = all.clone().step_by(BATCH).map(|first| {
+        let numbers = first..all.end.min(first + BATCH);
         let entries = numbers.filter_map(&entry).collect();
         let now_ms = SystemClock.now_ms();
         let batch = Batch {
