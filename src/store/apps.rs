@@ -15,6 +15,7 @@ use crate::model::ids::{AppId, JobId, ShardId, shard_number_of};
 use crate::model::limits::LimitValues;
 use crate::model::pause::{AppPause, Pause};
 use crate::model::schema::JobSchema;
+use crate::model::target::TargetKind;
 
 /// The most rows of one statement.
 const BATCH: usize = 500;
@@ -311,9 +312,6 @@ fn shards_of(config: &AppConfig) -> i32 {
     i32::try_from(config.shards.get()).unwrap_or(i32::MAX)
 }
 
-/// The dispatch targets that this version knows, as an app's row names them.
-const TARGETS: [&str; 5] = ["log", "discard", "kafka", "http", "redis"];
-
 /// The dispatch target in an app's rules. Without one, the configuration of the instance that
 /// fires its jobs decides.
 #[derive(Deserialize)]
@@ -326,7 +324,8 @@ fn check_target(row: &app::Model) -> Result<()> {
     let stored: Option<StoredTarget> = serde_json::from_str(&row.rules).ok();
     let Some(target) = stored.and_then(|stored| stored.dispatch) else { return Ok(()) };
     let name = target.as_str().map_or_else(|| target.to_string(), str::to_owned);
-    if TARGETS.contains(&name.as_str()) {
+    let known = TargetKind::ALL.map(TargetKind::as_str);
+    if known.contains(&name.as_str()) {
         return Ok(());
     }
     Err(Error::Unusable(format!(
@@ -335,7 +334,7 @@ fn check_target(row: &app::Model) -> Result<()> {
          this one",
         row.name,
         env!("CARGO_PKG_VERSION"),
-        TARGETS.join(", "),
+        known.join(", "),
     )))
 }
 
