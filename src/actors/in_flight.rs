@@ -20,6 +20,7 @@ use crate::dispatch::Failure;
 use crate::model::fence::{Fence, FenceClock};
 use crate::model::ids::{AppId, JobId, ShardId};
 use crate::model::job::{Cancellation, Job};
+use crate::model::letter::ErrorKind;
 use crate::store::{Outcome, ShardFence};
 
 /// How an attempt ended.
@@ -33,8 +34,8 @@ pub(super) enum Ended {
     Panicked,
     /// The job's `expiresTime` had passed.
     Expired,
-    /// It must not start: its instance ended whenever it ran. With what is to be said of that.
-    Interrupted(String),
+    /// It must not start any more, and becomes a dead letter.
+    Ruled(Box<Ruling>),
     /// It did not start, since the job's row is not the one that was to be fired.
     OtherRow,
     /// It never ran, since the lease had ended or the instance was shutting down.
@@ -75,6 +76,15 @@ pub(super) struct Attempt {
     pub(super) ended_ms: i64,
     /// The outcome that follows from its end, kept if computing it again could yield another one.
     pub(super) outcome: Option<Outcome>,
+}
+
+/// Why a job becomes a dead letter before an attempt at it starts.
+#[derive(Debug)]
+pub(super) struct Ruling {
+    pub(super) kind: ErrorKind,
+    pub(super) why: String,
+    /// Whether the attempt before, which is not counted yet, counts.
+    pub(super) counts: bool,
 }
 
 /// Whether the row of a job says that its attempt runs.

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::context::Context;
 use super::pauses::as_rfc3339;
 use super::{Paused, Result};
+use crate::model::app::Delivery;
 use crate::store::KnownApp;
 
 pub use change::{AppChange, AppResult};
@@ -38,6 +39,9 @@ pub struct App {
     pub required_fields: Vec<String>,
     /// Whether `jobData` must meet a JSON Schema.
     pub has_schema: bool,
+    /// What is promised of a job when something fails: `at-least-once` or `at-most-once`.
+    #[schema(value_type = String)]
+    pub delivery: Delivery,
     /// How many attempts a job has before it becomes a dead letter.
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
@@ -79,6 +83,7 @@ impl From<KnownApp> for App {
             shards: app.shards,
             owned_shards: app.owned_shards,
             has_schema: app.rules.schema.is_some(),
+            delivery: app.rules.policy.delivery,
             max_attempts: app.rules.policy.max_attempts,
             timeout_ms: app.rules.policy.timeout_ms,
             pause: app.pause.map(Paused::from),

@@ -202,7 +202,7 @@ impl DynJobHandler for HttpDispatch {
                 Err(NoAnswer::NotSent(why)) => Err(Failure::NotSent(why)),
                 Err(NoAnswer::Unknown(why)) => {
                     self.leave(&session);
-                    Err(Failure::Again { why, retry_after: None, about: About::Target })
+                    Err(Failure::NoAnswer(why))
                 }
             }
         })
@@ -349,7 +349,7 @@ mod tests {
         let result = after("").await;
         let says = "waiting for the head of the answer of 127.0.0.1:";
         assert!(
-            matches!(&result, Err(Failure::Again { why, about: About::Target, .. }) if why.starts_with(says)),
+            matches!(&result, Err(Failure::NoAnswer(why)) if why.starts_with(says)),
             "{result:?}"
         );
     }
