@@ -92,6 +92,8 @@ pub struct IngestMetrics {
     pub idempotency_cache_hits: u64,
     /// Requests that repeated an earlier one.
     pub messages_duplicate: u64,
+    /// Operations, and schedules that were decided by their versions.
+    pub messages_operations: u64,
     /// Parked records that were tried again, and batches that were tried again because the database
     /// was unavailable.
     pub messages_retried: u64,
@@ -241,6 +243,7 @@ impl Counters {
             idempotency_cache_size: get(&self.idempotency_cache),
             idempotency_cache_hits: get(&self.idempotency_hits),
             messages_duplicate: get(&admission.duplicate),
+            messages_operations: get(&admission.operations),
             messages_retried: get(&admission.retried),
             messages_parked: get(&admission.parked),
             verdicts_sent: get(&self.verdicts_sent),

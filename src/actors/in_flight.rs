@@ -138,11 +138,16 @@ struct Table {
 }
 
 impl Attempt {
+    /// The concurrency key that was taken for it; an attempt at a job that has expired takes none.
+    fn taken_key(&self) -> Option<&str> {
+        self.job.concurrency_key.as_deref().filter(|_| !self.job.is_expired(self.fired_ms))
+    }
+
     /// How long it may take. A target ends each attempt by itself.
     pub(super) fn time_limit(&self) -> Duration {
         match self.app.gate.has_target() {
             true => Duration::MAX,
-            false => self.job.timeout(self.app.config.timeout),
+            false => self.job.timeout(self.app.limits().timeout),
         }
     }
 
@@ -184,6 +189,9 @@ impl InFlight {
         attempt.ended = Some(Arc::new(how));
         attempt.ended_ms = now_ms;
         attempt.app.running.fetch_sub(1, Ordering::Relaxed);
+        if let Some(key) = attempt.taken_key() {
+            attempt.app.keys.give_back(attempt.job.shard, key);
+        }
         self.running.fetch_sub(1, Ordering::Relaxed);
         if attempt.is_cancelling {
             return false;
@@ -197,19 +205,19 @@ impl InFlight {
         self.table().attempts.get(&id).map_or(Attempting::No, Attempt::state)
     }
 
-    /// Cancels the job that was admitted then, if its attempt runs; its outcome waits until
+    /// Cancels the job if it is meant and its attempt runs; its outcome waits until
     /// [`Self::cancel_written`]. If it was cancelled before, its attempt is asked to stop if `stops`.
     pub(super) fn cancel_one(
         &self,
         id: JobId,
-        created_ms: i64,
+        is_meant: impl FnOnce(&Job) -> bool,
         first: Cancellation,
         stops: bool,
     ) -> Attempting {
         let mut table = self.table();
         let Some(attempt) = table.attempts.get_mut(&id) else { return Attempting::No };
         let attempting = attempt.state();
-        if matches!(attempting, Attempting::Ended) || attempt.job.created_ms != created_ms {
+        if matches!(attempting, Attempting::Ended) || !is_meant(&attempt.job) {
             return attempting;
         }
         if attempt.cancellation.is_some() {

@@ -82,6 +82,12 @@ pub(super) struct RememberKeys {
 #[rtype(result = "()")]
 pub(super) struct PublishOutbox(pub(super) OrderingKey);
 
+/// Admission → `ShardKeeper`: there are commands for shards of this instance. If lost, the next
+/// heartbeat sees them.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct SeeCommands;
+
 /// Admission, `RetryDlq` itself → `RetryDlq`: records were parked, and the first one is due at this
 /// time. If lost, the next scan finds them.
 #[derive(Debug, Message)]

@@ -25,6 +25,7 @@ mod in_flight;
 mod changing;
 mod database_clock;
 mod job_memory;
+mod permits;
 mod lease;
 mod processes;
 

@@ -7,27 +7,21 @@ use sqlx::{MySqlTransaction, PgTransaction};
 use uuid::Uuid;
 
 use super::admit::{mysql, postgres, sqlite};
-use super::columns::{job_of, signed_ms};
+use super::columns::{job_of, memory_values, signed_ms};
 use super::commands::{self, ChangeAnswer};
+use super::job_rows::{
+    IS_KEPT, IS_VERSION, StoredJob, bury, memory_columns, of_schedule, remember, version,
+};
 use super::letters::{LONGEST_NAME, truncated};
 use super::outbox::{self, OrderingKey};
 use super::shards::IS_FREE;
 use super::steps::{Step, Value, run_mysql, run_postgres, run_sqlite};
 use super::tombstones::TOMBSTONE;
-use super::{AppRules, Driver, Error, Result, ShardFence, Store, audit, bulk, history};
+use super::{AppRules, Driver, Result, ShardFence, Store, audit, bulk, history};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, Epoch, JobId, KeyId, ShardId};
-use crate::model::job::{Cancellation, Job};
+use crate::model::job::Job;
 use crate::model::verdict::{Event, pack};
-
-/// A job's row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredJob {
-    /// The job; of a tombstone what is left of it.
-    pub job: Job,
-    /// It was cancelled, and its row is kept so that its request is recognized.
-    pub is_tombstone: bool,
-}
 
 /// A job's row, with the app that it is of and the owner of its shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +51,8 @@ pub enum Claim {
 }
 
 impl Claim {
-    fn shard(&self) -> ShardId {
+    /// The shard.
+    pub fn shard(&self) -> ShardId {
         match self {
             Self::Owned(fence) => fence.shard,
             Self::Free(shard, _) => *shard,
@@ -72,12 +67,15 @@ pub struct JobWrite {
     pub before: Job,
     /// The job as it is from now on.
     pub after: Job,
-    /// Its row becomes a tombstone, to be kept until then, epoch milliseconds.
+    /// Its row is kept as a tombstone, or as what is remembered of a name: until then, epoch
+    /// milliseconds.
     pub tombstone_until: Option<i64>,
+    /// That is what its row was before.
+    pub was_tombstone: bool,
     /// What the audit says of it; `None` if that was written before.
     pub audit: Option<AuditEntry>,
-    /// The verdict for its producer.
-    pub verdict: Option<Event>,
+    /// The verdicts for the producers of the job and of the operation.
+    pub verdicts: Vec<Event>,
     /// The command that asked for it, with the answer.
     pub command: Option<(i64, ChangeAnswer)>,
     /// The bulk action that counts it.
@@ -101,7 +99,7 @@ impl Store {
     /// The row of a job, if there is one.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer.
+    /// [`super::Error::Unavailable`] if the database does not answer.
     pub async fn stored_job(&self, id: JobId) -> Result<Option<StoredJob>> {
         let found = job::Entity::find().filter(job::Column::Id.eq(id.uuid()));
         let row = found.one(&self.inner.pool).await?;
@@ -111,22 +109,21 @@ impl Store {
     /// The row of a job with its app and its owner, if there is one.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer, or the rules of the app cannot be
+    /// [`super::Error::Unavailable`] if the database does not answer, or the rules of the app cannot be
     /// read.
     pub async fn locate_job(&self, id: JobId) -> Result<Option<LocatedJob>> {
         let Some(stored) = self.stored_job(id).await? else { return Ok(None) };
         let shard = stored.job.shard;
         let select = format!(
             "select a.id, a.name, a.rules, s.epoch, \
-             case when {IS_FREE} then 1 else 0 end, a.paused_ms from scheduler_shard as s \
+             case when {IS_FREE} then 1 else 0 end, a.paused_ms, a.overrides from scheduler_shard as s \
              join scheduler_app as a on a.id = s.app where s.id = {shard}"
         );
         let Some(row) = self.query(&select).await?.pop() else { return Ok(None) };
         let app_name: String = row.try_get_by_index(1)?;
         let rules: String = row.try_get_by_index(2)?;
-        let rules = serde_json::from_str(&rules).map_err(|error| {
-            Error::Unavailable(format!("the rules of app {app_name} cannot be read: {error}"))
-        })?;
+        let overrides: Option<String> = row.try_get_by_index(6)?;
+        let rules = AppRules::read(&app_name, &rules, overrides.as_deref())?;
         let epoch = Epoch(row.try_get_by_index(3)?);
         let is_free = match self.inner.driver {
             Driver::Postgres(_) => row.try_get_by_index::<i32>(4)? == 1,
@@ -141,7 +138,7 @@ impl Store {
     /// The job that an app's idempotency key refers to.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer.
+    /// [`super::Error::Unavailable`] if the database does not answer.
     pub async fn job_of_key(&self, key: KeyId) -> Result<Option<JobId>> {
         let id = Uuid::from_bytes(key.into_bytes());
         let found = idempotency_key::Entity::find().filter(idempotency_key::Column::Id.eq(id));
@@ -152,7 +149,7 @@ impl Store {
     /// Changes a job, all of it or nothing.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the database does not take the new values; else it is unknown
+    /// [`super::Error::Refused`] if the database does not take the new values; else it is unknown
     /// whether it was committed: the revision of the row shows it.
     pub async fn change_job(&self, claim: &Claim, write: &JobWrite) -> Result<JobWritten> {
         let parts = write.parts(claim);
@@ -196,8 +193,8 @@ struct Parts {
 impl JobWrite {
     fn parts(&self, claim: &Claim) -> Parts {
         let key = OrderingKey::Shard(claim.shard());
-        let packed = self.verdict.as_ref().map(|event| pack(std::slice::from_ref(event)));
-        let verdict = packed.map(|packed| outbox::insert_verdicts(key, packed));
+        let packed = Some(&self.verdicts).filter(|events| !events.is_empty());
+        let verdict = packed.map(|events| outbox::insert_verdicts(key, pack(events)));
         let command = self.command.as_ref();
         Parts {
             job: vec![self.update()],
@@ -221,14 +218,17 @@ impl JobWrite {
     /// The row of the history of a job that is cancelled while it waits.
     fn history(&self) -> Option<Step> {
         let Self { before, after, .. } = self;
-        let first = self.tombstone_until.and(after.changes.cancelled.as_deref())?;
+        let until_ms = self.tombstone_until.filter(|_| !self.was_tombstone);
+        let first = until_ms.and(after.changes.cancelled.as_deref())?;
         Some(history::cancelled(before, first))
     }
 
     fn update(&self) -> Step {
-        let Self { before, after, tombstone_until, .. } = self;
-        if let Some(until_ms) = tombstone_until {
-            return bury(before, after, *until_ms);
+        let Self { before, after, tombstone_until, was_tombstone, .. } = self;
+        match tombstone_until {
+            Some(until_ms) if *was_tombstone => return remember(before, after, *until_ms),
+            Some(until_ms) => return bury(before, after, *until_ms),
+            None => {}
         }
         let changes = &after.changes;
         let mut columns = String::from(
@@ -257,61 +257,17 @@ impl JobWrite {
             columns.push_str(", data = ?");
             values.push(after.data.as_str().into());
         }
+        columns.push_str(&memory_columns());
+        values.extend(memory_values(&after.memory()));
+        if after.version != before.version {
+            let (more, its) = of_schedule(after);
+            columns.push_str(more);
+            values.extend(its);
+        }
         values.extend(version(before));
-        Step::one(format!("update scheduler_job set {columns} where {IS_VERSION}"), values)
+        let is_version = if *was_tombstone { IS_KEPT } else { IS_VERSION };
+        Step::one(format!("update scheduler_job set {columns} where {is_version}"), values)
     }
-}
-
-/// What makes a row the one that was read.
-const IS_VERSION: &str =
-    "id = ? and created_ms = ? and revision = ? and attempts = ? and priority <> 3";
-
-fn version(job: &Job) -> [Value; 4] {
-    [
-        job.id.uuid().into(),
-        job.created_ms.into(),
-        i64::from(job.changes.revision).into(),
-        i64::from(job.attempts).into(),
-    ]
-}
-
-fn bury(before: &Job, after: &Job, until_ms: i64) -> Step {
-    let first = after.changes.cancelled.as_deref();
-    let [at_ms, by] = tombstone_values(first);
-    let values = [until_ms.into(), i64::from(after.changes.revision).into(), at_ms, by];
-    let values = values.into_iter().chain(version(before)).collect();
-    Step::one(format!("update scheduler_job set {TOMBSTONE_COLUMNS} where {IS_VERSION}"), values)
-}
-
-/// A tombstone keeps names and times, and nothing else that takes room.
-const TOMBSTONE_COLUMNS: &str = "priority = 3, due_ms = ?, revision = ?, cancelled_ms = ?, \
-     cancelled_by = ?, data = '{}', traceparent = null, tracestate = null, last_error = null, \
-     started_ms = null, started_by = null, interruptions = null";
-
-fn tombstone_values(first: Option<&Cancellation>) -> [Value; 2] {
-    let at_ms = first.map(|first| first.at_ms);
-    [at_ms.into(), first.map(|first| truncated(&first.by, LONGEST_NAME)).into()]
-}
-
-/// Makes a tombstone of a job whose last attempt has ended, if its row is still the one that was
-/// fired. Writing it twice does no harm.
-pub(super) fn bury_fired(job: &Job, first: &Cancellation, until_ms: i64) -> Step {
-    let [at_ms, by] = tombstone_values(Some(first));
-    let revision = i64::from(job.changes.revision) + 1;
-    let values = vec![
-        until_ms.into(),
-        revision.into(),
-        at_ms,
-        by,
-        job.id.uuid().into(),
-        job.created_ms.into(),
-        i64::from(job.attempts).into(),
-    ];
-    let update = format!(
-        "update scheduler_job set {TOMBSTONE_COLUMNS} \
-         where id = ? and created_ms = ? and attempts = ? and priority <> 3"
-    );
-    Step::any(update, values)
 }
 
 /// Takes the shard from who is not alive any more, so that nothing of theirs is written later.

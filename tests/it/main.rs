@@ -28,6 +28,7 @@ mod positions;
 mod ingest;
 mod operations;
 mod job_operations;
+mod by_name;
 mod audit;
 mod pause;
 mod history;

@@ -95,8 +95,9 @@ fn after_failure(instance: &Instance, attempt: &Attempt, failure: Failure) -> Ou
     if is_once && failure.may_have_arrived() {
         return may_have_arrived(instance, attempt, failure.why());
     }
-    let is_refusal_for_now = matches!(failure, Failure::TooMany { .. });
-    if !failure.is_attempt() && !(is_once && is_refusal_for_now) {
+    // The target has had the job in its hands.
+    let is_final = is_once && matches!(failure, Failure::TooMany { .. });
+    if !failure.is_attempt() && !is_final {
         return postponed(instance, attempt, failure);
     }
     app.figures.failed.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +105,7 @@ fn after_failure(instance: &Instance, attempt: &Attempt, failure: Failure) -> Ou
     let why = kept(&failure.why());
     let most = match is_once {
         true => 1,
-        false => job.max_attempts.unwrap_or(app.config.max_attempts.get()),
+        false => job.max_attempts.unwrap_or(app.limits().max_attempts.get()),
     };
     let is_refused =
         matches!(failure, Failure::Refused { .. } | Failure::Handler(JobError::Refused(_)));
