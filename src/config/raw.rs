@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::Role;
 use crate::kafka::KafkaIngestConfig;
+use crate::model::app::Delivery;
 use crate::telemetry::LogFormat;
 
 /// The whole file.
@@ -125,9 +126,9 @@ pub(super) struct RawApp {
     pub(super) timeout_ms: Option<NonZeroU32>,
     pub(super) rate_per_second: Option<f64>,
     pub(super) burst: Option<NonZeroU32>,
+    pub(super) delivery: Delivery,
     pub(super) max_concurrent: Option<NonZeroU32>,
     pub(super) max_concurrent_per_key: Option<NonZeroU32>,
-    pub(super) delivery: RawDelivery,
     pub(super) priority_aging_ms: Option<NonZeroU32>,
     pub(super) objective_ms: Option<NonZeroU32>,
     pub(super) history_hours: Option<u32>,
@@ -192,14 +193,6 @@ impl RawDispatch {
             Self::Redis => "redis",
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum RawDelivery {
-    #[default]
-    AtLeastOnce,
-    AtMostOnce,
 }
 
 impl Default for RawConfig {
