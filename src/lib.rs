@@ -60,7 +60,7 @@ pub use dispatch::{
 };
 pub use health::{HealthReport, Problem, ProblemKind};
 pub use kafka::{EmbeddedBroker, KafkaCluster, KafkaIngestConfig, OnOffsetLost};
-pub use model::app::{AppConfig, AppName, InvalidAppName};
+pub use model::app::{AppConfig, AppName, Delivery, InvalidAppName};
 pub use model::job::{Job, JobData, Priority};
 pub use model::letter::{ErrorKind, Refusal};
 pub use model::rate::{InvalidRate, Rate};

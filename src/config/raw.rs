@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::Role;
 use crate::kafka::{KafkaCluster, KafkaIngestConfig};
+use crate::model::app::Delivery;
 use crate::model::target::TargetKind;
 use crate::telemetry::LogFormat;
 
@@ -127,9 +128,9 @@ pub(super) struct RawApp {
     pub(super) timeout_ms: Option<NonZeroU32>,
     pub(super) rate_per_second: Option<f64>,
     pub(super) burst: Option<NonZeroU32>,
+    pub(super) delivery: Delivery,
     pub(super) max_concurrent: Option<NonZeroU32>,
     pub(super) max_concurrent_per_key: Option<NonZeroU32>,
-    pub(super) delivery: RawDelivery,
     pub(super) priority_aging_ms: Option<NonZeroU32>,
     pub(super) objective_ms: Option<NonZeroU32>,
     pub(super) history_hours: Option<u32>,
@@ -170,14 +171,6 @@ pub(super) enum RawRedisCommand {
     Xadd,
     Lpush,
     Publish,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum RawDelivery {
-    #[default]
-    AtLeastOnce,
-    AtMostOnce,
 }
 
 impl Default for RawConfig {

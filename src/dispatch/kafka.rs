@@ -105,13 +105,15 @@ fn record(topic: String, ctx: &JobContext) -> Outgoing {
     }
 }
 
-/// An unavailable broker is not the job's fault: the attempt does not count.
+/// An unavailable broker is not the job's fault: the attempt does not count. It may have stored the
+/// record before it became so.
 fn failure(error: Error, size: usize) -> Failure {
     match error {
         Error::Refused { .. } => Failure::Refused {
             why: format!("{error} (its value has {size} bytes)"),
             about: About::Job,
         },
+        Error::Unavailable(_) => Failure::NotConfirmed(error.to_string()),
         error => Failure::NotSent(error.to_string()),
     }
 }
@@ -139,11 +141,10 @@ mod tests {
         let why = "topic sms.fired refuses the record: too large (its value has 9 bytes)";
         let expected = Failure::Refused { why: why.to_owned(), about: About::Job };
         assert_eq!(failure(refused, 9), expected);
-        for error in [
-            Error::Unavailable("no broker".to_owned()),
-            Error::Denied("no right".to_owned()),
-            Error::Config("nonsense".to_owned()),
-        ] {
+        let unavailable = Error::Unavailable("no broker".to_owned());
+        let why = unavailable.to_string();
+        assert_eq!(failure(unavailable, 9), Failure::NotConfirmed(why));
+        for error in [Error::Denied("no right".to_owned()), Error::Config("nonsense".to_owned())] {
             assert_eq!(failure(error.clone(), 9), Failure::NotSent(error.to_string()));
         }
     }

@@ -96,6 +96,14 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
             let problem = format!("app {name}: shards is {shards}, but must be at most {most}");
             return Err(StartError::Settings(problem));
         }
+        let attempts = app.max_attempts.get();
+        if app.is_at_most_once() && attempts > 1 {
+            let problem = format!(
+                "app {name}: max_attempts is {attempts}, but a job that is delivered at most once \
+                 has one attempt: give AppConfig::at_most_once"
+            );
+            return Err(StartError::Settings(problem));
+        }
         let Target::Dispatch(Dispatch::Kafka(target)) = target else { continue };
         if builder.kafka.is_none() && target.cluster.is_none() {
             let topic = &target.topic;

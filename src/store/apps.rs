@@ -10,7 +10,7 @@ use sea_orm::{
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, Store};
-use crate::model::app::AppConfig;
+use crate::model::app::{AppConfig, Delivery};
 use crate::model::ids::{AppId, JobId, ShardId, shard_number_of};
 use crate::model::limits::LimitValues;
 use crate::model::pause::{AppPause, Pause};
@@ -67,6 +67,8 @@ pub struct AppRules {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AppPolicy {
+    /// What is promised of a job when something fails.
+    pub delivery: Delivery,
     /// The number of failed attempts after which a job becomes a dead letter.
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
@@ -101,6 +103,7 @@ impl AppRules {
             required_fields: config.required_fields.clone(),
             schema: config.schema.clone(),
             policy: AppPolicy {
+                delivery: config.delivery,
                 limits: LimitValues::of(config),
                 max_attempts: config.max_attempts.get(),
                 timeout_ms: u64::try_from(config.timeout.as_millis()).unwrap_or(u64::MAX),

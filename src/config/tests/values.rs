@@ -121,8 +121,9 @@ fn what_a_value_cannot_be_is_said_with_the_way_out() {
              key out",
         ),
         (
-            "apps.x.delivery = 'at-most-once'",
-            "apps.x.delivery = \"at-most-once\" is not available in this version: leave it out",
+            "apps.x = { delivery = 'at-most-once', max_attempts = 3 }",
+            "apps.x.max_attempts is 3, but with delivery = \"at-most-once\" a job has one attempt: \
+             leave it out",
         ),
         (
             "apps.x.rate_per_second = 0",

@@ -1,7 +1,7 @@
 //! An app whose topic is on brokers of its own, while nothing is read from Kafka.
 
 use infinite_scheduler::config::Config;
-use infinite_scheduler::{JobRequest, SchedulerBuilder};
+use infinite_scheduler::{ScheduleJobRequest, SchedulerBuilder};
 
 use super::*;
 
@@ -27,7 +27,9 @@ async fn an_app_fires_to_brokers_of_its_own_as_soon_as_they_allow_it() {
     let shown = format!("{config:?}");
     assert!(!shown.contains(here.broker.password()), "{shown}");
     let scheduler = SchedulerBuilder::from_config(&config).start().await.expect("a start");
-    scheduler.schedule(JobRequest::new("sms", "r-1").at_ms(0)).await.expect("a job");
+    let request = ScheduleJobRequest::builder("sms").request_id("r-1").at("2025-01-01T00:00:00Z");
+    let request = request.job_data(&json!({})).build().expect("a request");
+    scheduler.schedule(request).await.expect("a job");
     let said = complaint(&scheduler, &["topic", topic, servers, "allow WRITE"]).await;
     assert!(!said.contains(here.broker.password()), "{said}");
     assert_eq!(scheduler.ingest_metrics().apps["sms"].failed, 0, "no attempt was counted");
