@@ -13,7 +13,7 @@ pub struct Model {
     pub app: i32,
     /// The key as in the request.
     pub name: String,
-    /// The job.
+    /// The job; nil if operations came before it.
     pub job: Uuid,
     /// The first request with this key.
     pub request_id: String,
@@ -23,6 +23,14 @@ pub struct Model {
     pub scheduled_ms: i64,
     /// The end of the window, unless its job lives longer.
     pub expires_ms: i64,
+    /// The highest version of the cancellations that named the key.
+    pub cancel_version: Option<i64>,
+    /// The highest version of the reschedules that named it.
+    pub move_version: Option<i64>,
+    /// The time that this reschedule set.
+    pub move_ms: Option<i64>,
+    /// Flags, as those of a job.
+    pub awaited: Option<i16>,
 }
 
 /// Nothing is joined through the entity.

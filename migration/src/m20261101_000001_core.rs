@@ -143,6 +143,10 @@ const TABLES: [(&str, &str); 13] = [
             fingerprint {uuid} not null,
             scheduled_ms bigint not null,
             expires_ms bigint not null,
+            cancel_version bigint,
+            move_version bigint,
+            move_ms bigint,
+            awaited smallint,
             primary key {key_key}
         ) {rowid} {tail}",
     ),

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::bounded_tries::End;
 use crate::model::ids::{JobId, KeyId};
-use crate::store::{Decision, Entry};
+use crate::store::{Decision, Entry, OperationName};
 
 /// Batches that are admitted at the same time.
 const WRITERS: usize = 3;
@@ -84,7 +84,10 @@ impl Writer<'_> {
                     let key = candidate.key.as_ref().map(|key| key.id);
                     (Some(candidate.job.id), key, candidate.job.data.as_str().len())
                 }
-                Entry::Operation(operation) => (Some(operation.job), None, 0),
+                Entry::Operation(operation) => match &operation.name {
+                    OperationName::Request { job, .. } => (Some(*job), None, 0),
+                    OperationName::Key(key) => (None, Some(key.id), 0),
+                },
                 Entry::Letter(_) | Entry::Wait(_) => (None, None, 0),
             };
             bytes += size;

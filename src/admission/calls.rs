@@ -203,7 +203,9 @@ impl Admission {
                             pending = rest;
                             continue;
                         }
-                        Conclusion::Fenced(_) | Conclusion::Cancelled => None,
+                        Conclusion::Fenced(_) | Conclusion::Waits(_) | Conclusion::Cancelled => {
+                            None
+                        }
                     };
                     answer.send(decision.ok_or_else(End::no_answer)).ok();
                     pending = rest;
@@ -211,7 +213,9 @@ impl Admission {
                 return;
             }
             Conclusion::Ended(end) => end,
-            Conclusion::Fenced(_) | Conclusion::Cancelled => End::no_answer(),
+            Conclusion::Fenced(_) | Conclusion::Waits(_) | Conclusion::Cancelled => {
+                End::no_answer()
+            }
         };
         for answer in answers {
             answer.send(Err(ended.clone())).ok();
@@ -276,11 +280,14 @@ fn submitted(
     }
 }
 
-/// The job that a request is about, and its own request id.
+/// The job with the request id of a request, and that id.
 pub(super) fn names_of(entry: &Entry) -> (JobId, String) {
     match entry {
         Entry::Job(candidate) => (candidate.job.id, candidate.job.request_id.clone()),
-        Entry::Operation(operation) => (operation.job, operation.change.message.request_id.clone()),
+        Entry::Operation(operation) => {
+            let request_id = operation.change.message.request_id.clone();
+            (JobId::derive(&operation.app.name, &request_id), request_id)
+        }
         // The rules make neither of a call.
         Entry::Letter(_) | Entry::Wait(_) => (JobId::from_bytes([0; 16]), String::new()),
     }

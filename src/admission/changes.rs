@@ -76,11 +76,22 @@ struct Tried {
     answer: ChangeAnswer,
 }
 
+impl Tried {
+    fn is_written(&self, now: &Job) -> bool {
+        let after = &self.write.after;
+        now.created_ms == after.created_ms
+            && now.changes.revision == after.changes.revision
+            && now.version == after.version
+            && now.memory() == after.memory()
+    }
+}
+
 /// Carries a change out. It does not end before it is known what was committed, unless it is
 /// dropped: the same can be asked again then.
 ///
-/// Nobody else may change the job meanwhile: so its row shows, by its revision, whether a write
-/// was committed whose answer was lost with its connection.
+/// Nobody else may change a live job meanwhile: so its row shows, by its revision, whether a write
+/// was committed whose answer was lost with its connection. What is remembered of a name is changed
+/// by admissions as well, so there the content counts, too.
 pub(crate) async fn change_until_known(
     database: &Database,
     clock: &dyn Clock,
@@ -127,8 +138,7 @@ impl AskedChange<'_> {
     ) -> StoreResult<Option<(ChangeReply, RowNow)>> {
         let stored = database.bounded(database.store().stored_job(self.request.job)).await?;
         if let (Some(now), Some(tried)) = (&stored, tried.as_ref())
-            && now.job.created_ms == tried.write.after.created_ms
-            && now.job.changes.revision == tried.write.after.changes.revision
+            && tried.is_written(&now.job)
         {
             return Ok(Some((ChangeReply::Answered(tried.answer.clone()), row_of(&stored))));
         }

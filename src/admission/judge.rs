@@ -20,7 +20,7 @@ use crate::model::record::RawRecord;
 use crate::model::request::{Operation, Resolved, ScheduleJobRequest, check_required_fields};
 use crate::model::retry::Backoff;
 use crate::store::{
-    AppRow, AppRules, Entry, IdempotencyKey, PlacedCandidate, PlacedOperation,
+    AppRow, AppRules, Entry, IdempotencyKey, OperationName, PlacedCandidate, PlacedOperation,
     Result as StoreResult, Wait,
 };
 
@@ -194,13 +194,6 @@ impl Admission {
         origin: Option<&Origin>,
         record: Option<&Arc<RawRecord>>,
     ) -> Result<PlacedOperation, Refusal> {
-        let Some(target) = request.target_request_id.clone() else {
-            return Err(Refusal::new(
-                ErrorKind::UnsupportedOperation,
-                "an operation by idempotencyKey alone is not available in this version: name the \
-                 job by targetRequestId",
-            ));
-        };
         let change = match request.operation {
             Operation::Reschedule => {
                 Named::Reschedule(request.resolve(&self.rules.requests, now_ms)?.scheduled_ms)
@@ -213,10 +206,18 @@ impl Admission {
             about: origin.map_or_else(new_id, Origin::about),
             source: record.map(|record| Source::of(record)),
         };
-        let job = JobId::derive(&row.name, &target);
-        let shard = row.home_of(job, None).unwrap_or(first);
-        let change = NamedChange { change, version: request.version, by_key: false, message };
-        Ok(PlacedOperation { app: row, job, target, shard, change, record: record.cloned() })
+        let (name, by_key) = match (&request.target_request_id, &request.idempotency_key) {
+            (Some(id), _) => {
+                let job = JobId::derive(&row.name, id);
+                (OperationName::Request { job, id: id.clone() }, false)
+            }
+            (None, key) => {
+                let key = self.key(&row, key.clone().unwrap_or_default(), now_ms);
+                (OperationName::Key(key), true)
+            }
+        };
+        let change = NamedChange { change, version: request.version, by_key, message };
+        Ok(PlacedOperation { app: row, name, shard: first, change, record: record.cloned() })
     }
 
     fn decode(&self, record: &RawRecord) -> Result<ScheduleJobRequest, Refusal> {
@@ -308,12 +309,7 @@ impl Admission {
         now_ms: i64,
     ) -> (Job, Option<IdempotencyKey>) {
         let request_id = request.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-        let window_ms = self.rules.window_ms();
-        let key = request.idempotency_key.map(|name| IdempotencyKey {
-            id: KeyId::derive(&row.name, &name),
-            name,
-            expires_ms: now_ms.saturating_add(window_ms),
-        });
+        let key = request.idempotency_key.map(|name| self.key(row, name, now_ms));
         let id = JobId::derive(&row.name, &request_id);
         let job = Job {
             id,
@@ -338,6 +334,11 @@ impl Admission {
             changes: Changes::default(),
         };
         (job, key)
+    }
+
+    fn key(&self, row: &AppRow, name: String, now_ms: i64) -> IdempotencyKey {
+        let id = KeyId::derive(&row.name, &name);
+        IdempotencyKey { id, name, expires_ms: now_ms.saturating_add(self.rules.window_ms()) }
     }
 
     fn unknown_app(&self, request: &ScheduleJobRequest) -> Refusal {

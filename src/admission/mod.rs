@@ -17,6 +17,7 @@ mod changes;
 mod judge;
 mod raw;
 mod pending;
+mod cancelling;
 mod tickets;
 mod committed;
 
@@ -34,6 +35,7 @@ use crate::store::Store;
 
 use apps::KnownApps;
 use call_queue::CallQueue;
+use cancelling::Cancelling;
 
 pub(crate) use apps::{Objection, OwnApp, PauseState, Validate};
 pub(crate) use calls::{JobPreview, SubmitError, Submitted};
@@ -60,6 +62,8 @@ pub(crate) struct Admission {
     shards: Arc<dyn ShardAccess>,
     /// Requests by API that wait for their admission.
     calls: CallQueue,
+    /// What the owners of jobs are about to cancel.
+    cancelling: Cancelling,
 }
 
 /// The rules for requests.
@@ -105,8 +109,8 @@ impl Admission {
     pub(crate) fn of_instance(parts: InstanceParts, rules: AdmissionRules) -> Self {
         let InstanceParts { database, clock, scheduling_clock, apps, counters, shards } = parts;
         let apps = KnownApps::new(apps);
-        let calls = CallQueue::default();
-        Self { database, clock, scheduling_clock, rules, apps, counters, shards, calls }
+        let (calls, cancelling) = (CallQueue::default(), Cancelling::default());
+        Self { database, clock, scheduling_clock, rules, apps, counters, shards, calls, cancelling }
     }
 
     /// The admission of a program that is no instance. It owns no shards: the owner of a job's
@@ -127,6 +131,7 @@ impl Admission {
             counters: Arc::default(),
             shards: Arc::new(shard_access::NoShards),
             calls: CallQueue::default(),
+            cancelling: Cancelling::default(),
         }
     }
 

@@ -67,7 +67,10 @@ impl Admission {
         self.counters.add(&self.counters.retried, pending.len());
         let mut policy = ParkedTries::new(ledger, rows, on_error);
         match self.admit_until_known(&mut pending, &mut policy).await {
-            Conclusion::Decided(_) | Conclusion::Fenced(_) | Conclusion::Cancelled => return Ok(()),
+            Conclusion::Decided(_)
+            | Conclusion::Fenced(_)
+            | Conclusion::Waits(_)
+            | Conclusion::Cancelled => return Ok(()),
             Conclusion::Ended(End::Failed(error)) => return Err(error),
             Conclusion::Ended(End::OneByOne) => {}
         }

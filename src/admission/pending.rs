@@ -1,13 +1,14 @@
 //! Requests that are being admitted. Each try moves them into a batch, and back if it fails, so
 //! that they are not copied.
 
+use std::collections::HashSet;
 use std::mem::take;
 use std::sync::Arc;
 
 use super::Admission;
 use super::tickets::Tickets;
-use crate::model::ids::{KeyId, Offset};
-use crate::store::{Batch, BatchSource, Entry, ShardFence};
+use crate::model::ids::{JobId, KeyId, Offset};
+use crate::store::{Batch, BatchSource, Entry, OperationName, ShardFence};
 
 /// Requests to be admitted together, in the order in which they came.
 #[derive(Debug, Default)]
@@ -70,7 +71,11 @@ impl Pending {
             if let Entry::Operation(operation) = entry {
                 // What it leaves is read by nobody's window, so it may be in any shard. Of its own
                 // shards an instance publishes the verdicts at once.
-                let (app, id) = (&operation.app, operation.job);
+                let id = match &operation.name {
+                    OperationName::Request { job, .. } => *job,
+                    OperationName::Key(key) => JobId::from_bytes(key.id.into_bytes()),
+                };
+                let app = &operation.app;
                 let chosen = admission.shards.choose(app.id, id).map(|fence| fence.shard);
                 operation.shard = chosen.or(app.home_of(id, None)).unwrap_or(operation.shard);
             }
@@ -94,8 +99,13 @@ impl Pending {
             candidate.job.shard = shard.unwrap_or(candidate.job.shard);
         }
         fences.sort_unstable();
+        let cancelling = match source {
+            BatchSource::Records(_) => admission.cancelling.jobs(),
+            _ => HashSet::new(),
+        };
         Arc::new(Batch {
             source,
+            cancelling,
             entries,
             fences,
             read_first,

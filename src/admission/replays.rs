@@ -40,8 +40,8 @@ pub(crate) enum Replayed {
     },
     /// Its request is an operation, or was decided by its version.
     Operated {
-        /// The job that it is about.
-        job_id: JobId,
+        /// The job that it is about, if one is known.
+        job_id: Option<JobId>,
     },
     /// Its request already has a job.
     Duplicate {
@@ -115,7 +115,7 @@ impl Admission {
                     unanswered |= tries.unanswered;
                     made += tries.made;
                 }
-                Conclusion::Cancelled => made += 1,
+                Conclusion::Waits(_) | Conclusion::Cancelled => made += 1,
             }
         }
         let why = last.unwrap_or_else(|| "it was changed at the same time, repeatedly".into());
@@ -196,7 +196,7 @@ fn answer(decision: Option<Decision>, job_id: JobId) -> Replayed {
     match decision {
         Some(Decision::Accepted | Decision::Met { .. }) => Replayed::Accepted { job_id },
         Some(Decision::Operated { answer, .. }) => Replayed::Operated { job_id: answer.job_id },
-        Some(Decision::Asked(asked)) => Replayed::Operated { job_id: asked.request.job },
+        Some(Decision::Asked(asked)) => Replayed::Operated { job_id: Some(asked.request.job) },
         Some(Decision::Duplicate { of, job, .. }) => Replayed::Duplicate { job_id: job, of },
         Some(Decision::Dead(refusal)) => Replayed::Refused(refusal),
         Some(Decision::Waits) | None => Replayed::NotPossible("it is being tried already".into()),

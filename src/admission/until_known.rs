@@ -95,6 +95,9 @@ pub(crate) enum Conclusion<E> {
     Fenced(Tries),
     /// It ended as its policy decided.
     Ended(E),
+    /// Nothing was written, since the entry at this place waits for a cancellation: the entries
+    /// before it can be admitted alone.
+    Waits(usize),
     /// Its policy's [`leaving`](TryPolicy::leaving) was cancelled, and nothing was written.
     Cancelled,
 }
@@ -134,8 +137,14 @@ impl Admission {
                     let known = decided.as_deref().unwrap_or(&decisions);
                     self.count(&batch, known);
                     self.announce_committed(&batch, known);
+                    self.cancelling.note(known);
                     tickets.return_jobs(entries_of(batch), &decisions);
                     return Conclusion::Decided(decided.unwrap_or(decisions));
+                }
+                Ok(Admitted::Waits(at)) => {
+                    tickets.return_nothing();
+                    pending.restore(batch);
+                    return Conclusion::Waits(at);
                 }
                 Ok(Admitted::ShardsMoved) => {
                     tickets.return_nothing();

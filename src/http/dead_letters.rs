@@ -182,9 +182,7 @@ async fn replay(
         Replayed::Accepted { job_id } => {
             Done { result: "replayed", job_id: Some(job_id), ..Done::default() }
         }
-        Replayed::Operated { job_id } => {
-            Done { result: "operated", job_id: Some(job_id), ..Done::default() }
-        }
+        Replayed::Operated { job_id } => Done { result: "operated", job_id, ..Done::default() },
         Replayed::Duplicate { job_id, of } => {
             Done { result: "duplicate", job_id: Some(job_id), of: Some(of), ..Done::default() }
         }

@@ -70,8 +70,8 @@ pub enum Setting<T> {
 pub struct Answer {
     /// What is true of the job now.
     pub result: ChangeResult,
-    /// The job.
-    pub job_id: JobId,
+    /// The job; `None` if none is known by its idempotency key.
+    pub job_id: Option<JobId>,
     /// Whether that is what was asked for.
     pub done: bool,
     /// Whether this change of it is what made it so.
@@ -188,7 +188,7 @@ impl Answer {
     pub fn no(result: ChangeResult, job_id: JobId) -> Self {
         Self {
             result,
-            job_id,
+            job_id: Some(job_id),
             done: false,
             changed: false,
             will_retry: None,

@@ -99,6 +99,23 @@ impl Memory {
         *self == Self::default()
     }
 
+    /// Adds what is remembered of another name of the same job.
+    pub fn add(&mut self, other: &Self) {
+        other.cancelled.into_iter().for_each(|version| self.raise_cancelled(version));
+        if let Some(new) = other.moved
+            && self.moved.is_none_or(|old| old.rank() < new.rank())
+        {
+            self.moved = Some(new);
+        }
+        self.awaits_cancel |= other.awaits_cancel;
+    }
+
+    /// What is left once a schedule has come.
+    pub fn without_waiting(self) -> Self {
+        let moved = self.moved.filter(|moved| moved.version.is_some());
+        Self { moved, awaits_cancel: false, ..self }
+    }
+
     /// A cancellation of the name.
     pub fn cancel(&mut self, standing: Standing, version: Option<i64>) -> Effect {
         match (standing, version) {
@@ -185,8 +202,7 @@ impl Memory {
                 }
             }
         };
-        self.awaits_cancel = false;
-        self.moved = self.moved.filter(|moved| moved.version.is_some());
+        *self = std::mem::take(self).without_waiting();
         met
     }
 

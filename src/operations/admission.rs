@@ -32,8 +32,8 @@ pub enum Replayed {
     },
     /// Its request is an operation, or was decided by its version.
     Operated {
-        /// The job that it is about.
-        job_id: JobId,
+        /// The job that it is about, if one is known.
+        job_id: Option<JobId>,
     },
     /// Its request repeats an earlier one, which has a job already.
     Duplicate {

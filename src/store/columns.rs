@@ -67,7 +67,7 @@ macro_rules! key_columns {
             request_id: "text" = |row| row.job.request_id.as_str();
             fingerprint: "uuid" = |row| Uuid::from_bytes(row.fingerprint.into_bytes());
             scheduled_ms: "bigint" = |row| row.job.scheduled_ms;
-            expires_ms: "bigint" = |row| row.key.expires_ms;
+            expires_ms: "bigint" = |row| row.expires_ms;
         }
     };
 }
@@ -192,6 +192,7 @@ pub(super) mod keys {
         pub(in crate::store) app: AppId,
         pub(in crate::store) job: &'a Job,
         pub(in crate::store) fingerprint: Fingerprint,
+        pub(in crate::store) expires_ms: i64,
     }
 
     type Row<'q> = KeyRow<'q>;
@@ -207,16 +208,7 @@ pub(super) fn job_of(row: job::Model) -> Job {
         timestamp_ms: row.source_time_ms,
     });
     let state = row.tracestate;
-    let flags = row.awaited.unwrap_or_default();
-    let memory = Memory {
-        cancelled: row.cancel_version,
-        moved: row.move_ms.map(|to_ms| Moved {
-            version: row.move_version,
-            to_ms,
-            by_key: flags & MOVED_BY_KEY != 0,
-        }),
-        awaits_cancel: flags & AWAITS_CANCEL != 0,
-    };
+    let memory = memory_of(row.cancel_version, row.move_version, row.move_ms, row.awaited);
     Job {
         id: JobId::from_uuid(row.id),
         shard: ShardId(row.shard),
@@ -264,6 +256,19 @@ pub(super) const MEMORY_COLUMNS: [&str; 4] =
 
 const AWAITS_CANCEL: i16 = 1;
 const MOVED_BY_KEY: i16 = 2;
+
+/// What the values of [`MEMORY_COLUMNS`] say.
+pub(super) fn memory_of(
+    cancelled: Option<i64>,
+    version: Option<i64>,
+    move_ms: Option<i64>,
+    awaited: Option<i16>,
+) -> Memory {
+    let flags = awaited.unwrap_or_default();
+    let by_key = flags & MOVED_BY_KEY != 0;
+    let moved = move_ms.map(|to_ms| Moved { version, to_ms, by_key });
+    Memory { cancelled, moved, awaits_cancel: flags & AWAITS_CANCEL != 0 }
+}
 
 /// The values of [`MEMORY_COLUMNS`].
 pub(super) fn memory_values(memory: &Memory) -> [Value; 4] {

@@ -143,7 +143,8 @@ impl Store {
         let id = Uuid::from_bytes(key.into_bytes());
         let found = idempotency_key::Entity::find().filter(idempotency_key::Column::Id.eq(id));
         let row = found.one(&self.inner.pool).await?;
-        Ok(row.map(|row| JobId::from_uuid(row.job)))
+        // One that operations wait for has no job.
+        Ok(row.filter(|row| !row.job.is_nil()).map(|row| JobId::from_uuid(row.job)))
     }
 
     /// Changes a job, all of it or nothing.

@@ -1,10 +1,15 @@
 //! Statements on the row of one job that waits, or of what is remembered of a name.
 
+use uuid::Uuid;
+
+use super::IdempotencyKey;
 use super::columns::{MEMORY_COLUMNS, memory_values};
 use super::letters::{LONGEST_NAME, truncated};
 use super::steps::{Step, Value};
 use super::tombstones::TOMBSTONE;
+use crate::model::ids::{AppId, JobId, KeyId};
 use crate::model::job::{Cancellation, Job};
+use crate::model::versions::Memory;
 
 /// A job's row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,5 +149,52 @@ pub(super) fn update_changes(job: &Job) -> Step {
     let mut values: Vec<Value> = vec![i64::from(changes.revision).into(), changes.moved_ms.into()];
     values.extend(memory_values(&job.memory()));
     values.push(job.id.uuid().into());
+    Step::one(update, values)
+}
+
+/// What is remembered of an idempotency key that has no job.
+pub(super) fn insert_awaited_key(
+    key: &IdempotencyKey,
+    app: AppId,
+    memory: &Memory,
+    until_ms: i64,
+) -> Step {
+    let insert = format!(
+        "insert into scheduler_idempotency_key (id, app, name, job, request_id, fingerprint, \
+         scheduled_ms, expires_ms, {}) values (?, ?, ?, ?, '', ?, 0, ?, ?, ?, ?, ?)",
+        MEMORY_COLUMNS.join(", ")
+    );
+    let mut values: Vec<Value> = vec![
+        Uuid::from_bytes(key.id.into_bytes()).into(),
+        app.0.into(),
+        key.name.as_str().into(),
+        Uuid::nil().into(),
+        Uuid::nil().into(),
+        until_ms.into(),
+    ];
+    values.extend(memory_values(memory));
+    Step::any(insert, values)
+}
+
+/// What is left of the memory of a key that has got a job.
+pub(super) fn update_key_memory(key: KeyId, memory: &Memory) -> Step {
+    let columns = MEMORY_COLUMNS.map(|column| format!("{column} = ?")).join(", ");
+    let update = format!("update scheduler_idempotency_key set {columns} where id = ?");
+    let mut values: Vec<Value> = memory_values(memory).into();
+    values.push(Uuid::from_bytes(key.into_bytes()).into());
+    Step::any(update, values)
+}
+
+/// Changes what is remembered of a key that has this job. Its window ends a millisecond later, so
+/// that a transaction that replaces the row finds that it was changed.
+pub(super) fn remember_key(key: KeyId, job: JobId, expires_ms: i64, memory: &Memory) -> Step {
+    let columns = memory_columns();
+    let update = format!(
+        "update scheduler_idempotency_key set expires_ms = expires_ms + 1{columns} \
+         where id = ? and job = ? and expires_ms = ?"
+    );
+    let mut values: Vec<Value> = memory_values(memory).into();
+    let id = Uuid::from_bytes(key.into_bytes());
+    values.extend([id.into(), job.uuid().into(), expires_ms.into()]);
     Step::one(update, values)
 }

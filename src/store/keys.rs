@@ -1,6 +1,6 @@
 //! Idempotency keys, and the removal of expired ones in small steps.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use infinite_scheduler_entity::{idempotency_key, job};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
@@ -36,7 +36,7 @@ pub struct KeyCursor {
 
 impl Store {
     /// Reads some keys in the order of the table, and removes those whose window ended an hour ago
-    /// and whose job is no longer live. Returns how many were removed, and where the next step
+    /// and whose job is neither live nor cancelled with operations remembered. Returns how many were removed, and where the next step
     /// begins; `None` at the end of the table.
     ///
     /// # Errors
@@ -58,16 +58,22 @@ impl Store {
         if expired.is_empty() {
             return Ok((0, next));
         }
-        let live: Vec<Uuid> = job::Entity::find()
+        let jobs: Vec<(Uuid, i16)> = job::Entity::find()
             .select_only()
             .column(job::Column::Id)
+            .column(job::Column::Priority)
             .filter(job::Column::Id.is_in(expired.iter().map(|key| key.job)))
-            .filter(job::Column::Priority.ne(TOMBSTONE))
             .into_tuple()
             .all(&self.inner.pool)
             .await?;
-        let live: HashSet<Uuid> = live.into_iter().collect();
-        let ended = expired.iter().filter(|key| !live.contains(&key.job)).map(|key| key.id);
+        let priorities: HashMap<Uuid, i16> = jobs.into_iter().collect();
+        let is_ended = |key: &&idempotency_key::Model| match priorities.get(&key.job) {
+            // What is remembered of the key is kept for as long as its cancelled job.
+            Some(&TOMBSTONE) => key.cancel_version.is_none() && key.move_ms.is_none(),
+            Some(_) => false,
+            None => true,
+        };
+        let ended = expired.iter().filter(is_ended).map(|key| key.id);
         let _permit = self.write_permit().await;
         // A key that was replaced in the meantime has a later window and is kept.
         let gone = idempotency_key::Entity::delete_many()

@@ -57,8 +57,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sea_orm::DatabaseConnection;
 
 pub use admit::{
-    Admitted, Advance, Asked, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate,
-    PlacedOperation, Taken, Told, Wait,
+    Admitted, Advance, Asked, Batch, BatchSource, Decision, Entry, Names, OperationName,
+    PlacedCandidate, PlacedOperation, Taken, Told, Wait,
 };
 pub use apps::{AppRow, AppRules};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};

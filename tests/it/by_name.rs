@@ -1,6 +1,7 @@
 //! Operations that come by records and name their job: what becomes of them, in whatever order they
 //! arrive, and what their producers are told.
 
+mod by_key;
 mod random_order;
 
 use std::collections::{BTreeMap, BTreeSet};

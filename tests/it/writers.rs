@@ -7,6 +7,7 @@ mod plans;
 mod shards;
 mod unmatched;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +89,7 @@ fn batch(source: BatchSource, entries: Vec<Entry>, fences: Vec<ShardFence>) -> A
         source,
         entries,
         fences,
+        cancelling: HashSet::new(),
         read_first: false,
         conflict_on_time: false,
         window_ms: 86_400_000,

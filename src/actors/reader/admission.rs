@@ -18,7 +18,7 @@ use crate::model::ids::{Offset, ReaderToken};
 use crate::recovery::Backoff;
 use crate::store::{Advance, BatchSource, Error as StoreError, LastRecord, LedgerRow};
 
-/// The wait before the lease is checked again.
+/// The wait before the lease, or a job that is being cancelled, is checked again.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
 
 /// The admission of one batch.
@@ -67,6 +67,8 @@ enum PartEnd {
     Done,
     /// It has to be tried in smaller parts.
     Smaller,
+    /// The record at this place waits for a cancellation that an earlier one asked for.
+    Before(usize),
     /// The admission of the batch ends, and reading continues elsewhere.
     Stop(Progress),
 }
@@ -80,18 +82,34 @@ impl RecordsAdmission {
     ) -> Result<Progress, Step> {
         let backoff = Backoff::default();
         let mut failures = Failures { size: pending.len(), failed: 0, backoff };
+        let mut before = None;
         while !pending.is_empty() {
-            let rest = pending.split_off(failures.size);
+            let rest = pending.split_off(before.take().unwrap_or(failures.size));
             let begins = rest.first_offset();
             let next = begins.unwrap_or(next);
             let last = begins.is_none().then_some(last);
             match self.admit(&mut pending, next, last, &mut failures).await? {
                 PartEnd::Done => pending = rest,
                 PartEnd::Smaller => pending.append(rest),
+                PartEnd::Before(0) => {
+                    pending.append(rest);
+                    self.wait_shortly().await?;
+                }
+                PartEnd::Before(at) => {
+                    pending.append(rest);
+                    before = Some(at);
+                }
                 PartEnd::Stop(progress) => return Ok(progress),
             }
         }
         Ok(Progress::At(self.position))
+    }
+
+    async fn wait_shortly(&self) -> Result<(), Step> {
+        tokio::select! {
+            () = tokio::time::sleep(SHORT_WAIT) => Ok(()),
+            () = self.leaving.cancelled() => Err(Step::Revoked),
+        }
     }
 
     /// Admits consecutive records, until it is known whether they were committed.
@@ -116,6 +134,7 @@ impl RecordsAdmission {
                 self.compare_row(next, count).await
             }
             Conclusion::Ended(end) => end,
+            Conclusion::Waits(at) => Ok(PartEnd::Before(at)),
             Conclusion::Cancelled => Err(Step::Revoked),
         }
     }

@@ -1,5 +1,6 @@
 //! Jobs and requests to measure with.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +89,7 @@ async fn admit_all(
             verdicts: false,
             entries,
             fences: Vec::new(),
+            cancelling: HashSet::new(),
             read_first: false,
             conflict_on_time: false,
             now_ms,

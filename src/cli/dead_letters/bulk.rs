@@ -72,7 +72,8 @@ fn how(outcome: &LetterOutcome) -> String {
         LetterOutcome::Discarded => String::new(),
         LetterOutcome::Replayed(Replayed::Accepted { job_id }) => format!("as job {job_id}"),
         LetterOutcome::Replayed(Replayed::Operated { job_id }) => {
-            format!("as an operation on job {job_id}")
+            let job = job_id.map_or_else(|| "a job to come".to_owned(), |id| format!("job {id}"));
+            format!("as an operation on {job}")
         }
         LetterOutcome::Replayed(Replayed::Duplicate { job_id, of }) => {
             format!("as a duplicate of request {of:?}, job {job_id}")

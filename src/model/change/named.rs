@@ -250,7 +250,7 @@ impl NamedChange {
         let mine = Subject {
             request_id: Some(request_id.as_str().into()),
             app: Some(app),
-            job_id: told.ok().map(|answer| answer.job_id),
+            job_id: told.ok().and_then(|answer| answer.job_id),
             source: source.clone(),
         };
         let is_schedule = matches!(self.change, Named::Replace(_));

@@ -65,7 +65,7 @@ impl JobAnswer {
     pub(in crate::operations) fn of(answer: Answer) -> Self {
         let Answer { result, job_id, done, changed, will_retry, due_ms, cancelled } = answer;
         let (cancelled_ms, cancelled_by) = cancelled.unzip();
-        let no = Self::no(result, Some(job_id));
+        let no = Self::no(result, job_id);
         Self { done, changed, will_retry, due_ms, cancelled_ms, cancelled_by, ..no }
     }
 

@@ -1,17 +1,18 @@
 //! The input and output of admission: a batch of requests, and the decisions on them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::model::audit::{AuditEntry, AuditSource, By};
-use crate::model::change::named::NamedChange;
+use crate::model::change::named::{Message, NamedChange};
 use crate::model::change::{Answer, JobChange};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::ShardId;
 use crate::model::ids::{JobId, LedgerId, Offset, ReaderToken};
 use crate::model::job::Job;
-use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
+use crate::model::letter::{DeadLetter, ErrorKind, Refusal, Source};
 use crate::model::record::RawRecord;
 use crate::model::verdict::Event;
 use crate::store::{AppRow, ChangeRequest, IdempotencyKey, LastRecord, ShardFence};
@@ -25,6 +26,8 @@ pub struct Batch {
     pub entries: Vec<Entry>,
     /// The expected owner and epoch of each own shard that a job goes into, ascending by shard.
     pub fences: Vec<ShardFence>,
+    /// Live jobs whose owner is about to cancel them: a record with the key of one waits for that.
+    pub cancelling: HashSet<JobId>,
     /// Whether to read existing rows before the first try, because some entries are probably
     /// duplicates.
     pub read_first: bool,
@@ -146,7 +149,7 @@ pub struct Advance {
 pub enum Entry {
     /// A valid request.
     Job(Box<PlacedCandidate>),
-    /// A valid operation on a job that is named by its request id.
+    /// A valid operation on a job that is named by its request id or key.
     Operation(Box<PlacedOperation>),
     /// An invalid one.
     Letter(Box<DeadLetter>),
@@ -185,16 +188,28 @@ pub struct PlacedCandidate {
 pub struct PlacedOperation {
     /// The app.
     pub app: Arc<AppRow>,
-    /// The job.
-    pub job: JobId,
-    /// The request id that stands for it.
-    pub target: String,
+    /// By which name it means its job.
+    pub name: OperationName,
     /// The shard.
     pub shard: ShardId,
     /// What is asked for.
     pub change: NamedChange,
     /// Its record, for a dead letter.
     pub record: Option<Arc<RawRecord>>,
+}
+
+/// By which name an operation means its job.
+#[derive(Clone, Debug)]
+pub enum OperationName {
+    /// By its request id.
+    Request {
+        /// The job with that request id.
+        job: JobId,
+        /// The request id.
+        id: String,
+    },
+    /// By an idempotency key, with the window that it has if the operation is the first to name it.
+    Key(IdempotencyKey),
 }
 
 /// The result of admitting a batch.
@@ -205,6 +220,9 @@ pub enum Admitted {
     /// The row that it came from (of the ledger, a parked record or a dead letter) is not as
     /// expected. Nothing was written; the caller reads the row again.
     Fenced,
+    /// The entry at this place waits for the cancellation of a live job that has its key. Nothing
+    /// was written; the caller admits the entries before it, and later this one.
+    Waits(usize),
     /// Some shards are no longer owned by this instance. Nothing was written; the caller chooses
     /// other shards.
     ShardsMoved,
@@ -318,6 +336,16 @@ impl PlacedOperation {
 }
 
 impl PlacedCandidate {
+    /// The message that asks for it.
+    pub(super) fn message(&self) -> Message {
+        let about = match &self.job.origin {
+            Some(origin) => origin.about(),
+            None => Uuid::new_v4().to_string(),
+        };
+        let source = self.record.as_ref().map(|record| Source::of(record));
+        Message { request_id: self.job.request_id.clone(), about, source }
+    }
+
     pub(super) fn refusal(&self, kind: ErrorKind, message: String) -> Refusal {
         Refusal {
             request_id: Some(self.job.request_id.clone()),

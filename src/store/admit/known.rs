@@ -4,14 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use futures::TryStreamExt;
 use infinite_scheduler_entity::{dead_letter, idempotency_key, job};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QuerySelect};
 use uuid::Uuid;
 
-use super::batch::{Batch, BatchSource, Entry};
+use super::batch::{Batch, BatchSource, Entry, OperationName};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId};
 use crate::model::job::Job;
-use crate::store::columns::job_of;
+use crate::model::versions::Memory;
+use crate::store::columns::{job_of, memory_of};
 use crate::store::tombstones::TOMBSTONE;
 use crate::store::{Result, Store, StoredJob};
 
@@ -63,6 +64,8 @@ pub(super) struct Earlier {
     pub(super) expires_ms: Option<i64>,
     /// Of a request id: its row, without `jobData`.
     pub(super) row: Option<Box<StoredJob>>,
+    /// Of a key: what is remembered of operations that named it.
+    pub(super) memory: Memory,
 }
 
 impl Earlier {
@@ -76,7 +79,13 @@ impl Earlier {
             cancelled: false,
             expires_ms: None,
             row: None,
+            memory: Memory::default(),
         }
+    }
+
+    /// Of a key: operations came before its job.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.job.uuid().is_nil()
     }
 }
 
@@ -101,28 +110,51 @@ impl Store {
             Entry::Job(_) | Entry::Letter(_) | Entry::Wait(_) => None,
         });
         let mut known = Known::default();
-        let keys: Vec<KeyId> =
-            candidates.clone().filter_map(|candidate| Some(candidate.key.as_ref()?.id)).collect();
+        let named = operations.clone().filter_map(|operation| match &operation.name {
+            OperationName::Key(key) => Some(key.id),
+            OperationName::Request { .. } => None,
+        });
+        let named: HashSet<KeyId> = named.collect();
+        let mut keys: Vec<KeyId> = named.iter().copied().collect();
+        keys.extend(candidates.clone().filter_map(|candidate| Some(candidate.key.as_ref()?.id)));
         let ended = self.read_keys(&keys, batch.now_ms, &mut known).await?;
+        let versioned: HashSet<KeyId> = candidates
+            .clone()
+            .filter(|candidate| candidate.job.version.is_some())
+            .filter_map(|candidate| Some(candidate.key.as_ref()?.id))
+            .collect();
         let mut ids: Vec<JobId> = candidates.map(|candidate| candidate.job.id).collect();
         ids.extend(ended.iter().map(|row| JobId::from_uuid(row.job)));
-        ids.extend(operations.clone().map(|operation| operation.job));
+        let targets = operations.filter_map(|operation| match &operation.name {
+            OperationName::Request { job, id } => Some((*job, id.as_str())),
+            OperationName::Key(_) => None,
+        });
+        ids.extend(targets.clone().map(|(job, _)| job));
         self.read_jobs(&ids, &mut known).await?;
-        let gone = operations.filter(|operation| !known.jobs.contains_key(&operation.job));
         let gone: Vec<(JobId, &str)> =
-            gone.map(|operation| (operation.job, operation.target.as_str())).collect();
+            targets.filter(|(job, _)| !known.jobs.contains_key(job)).collect();
         known.fired = self.fired(&gone).await?;
         for row in ended {
-            // A key is valid for as long as its job lives, even after the end of its window.
             let job = known.jobs.get(&JobId::from_uuid(row.job));
-            match job.is_some_and(|job| !job.cancelled) {
+            match job.is_some_and(|job| is_kept(&row, job)) {
                 true => drop(known.keys.insert(key_id(&row), earlier_of_key(&row))),
                 false => {
                     known.free.push(FreeKey { id: key_id(&row), expires_ms: row.expires_ms });
                 }
             }
         }
-        self.note_cancelled(&mut known).await?;
+        let with_versions = self.note_cancelled(&mut known).await?;
+        // The versions of these decide.
+        let decide = |(key, earlier): (&KeyId, &Earlier)| {
+            let decides = named.contains(key)
+                || versioned.contains(key)
+                || with_versions.contains(&earlier.job)
+                || batch.cancelling.contains(&earlier.job)
+                || !earlier.memory.is_empty();
+            (decides && !known.jobs.contains_key(&earlier.job)).then_some(earlier.job)
+        };
+        let ids: Vec<JobId> = known.keys.iter().filter_map(decide).collect();
+        self.read_jobs(&ids, &mut known).await?;
         // A parked record that is retried would only find its own row.
         if let BatchSource::Records(_) = batch.source {
             self.read_letters(batch, &mut known).await?;
@@ -156,24 +188,34 @@ impl Store {
     }
 
     /// Marks the keys whose jobs were cancelled. A cancelled job gives its key back: it is there
-    /// for other requests, while the request that was cancelled stays so.
-    async fn note_cancelled(&self, known: &mut Known) -> Result<()> {
+    /// for other requests, while the request that was cancelled stays so. Returns the jobs that have
+    /// a version.
+    async fn note_cancelled(&self, known: &mut Known) -> Result<HashSet<JobId>> {
         let jobs: Vec<Uuid> = known.keys.values().map(|earlier| earlier.job.uuid()).collect();
-        let mut cancelled: HashSet<JobId> = HashSet::new();
+        let (mut cancelled, mut versioned) = (HashSet::new(), HashSet::new());
         for some in jobs.chunks(AT_ONCE) {
-            let rows: Vec<Uuid> = job::Entity::find()
+            // A row with this priority that is of no cancelled job is that of an awaited name: its
+            // job has fired, and the key is not free.
+            let is_cancelled = Condition::all()
+                .add(job::Column::Priority.eq(TOMBSTONE))
+                .add(job::Column::CancelledMs.is_not_null());
+            let rows: Vec<(Uuid, i16)> = job::Entity::find()
                 .select_only()
                 .column(job::Column::Id)
+                .column(job::Column::Priority)
                 .filter(job::Column::Id.is_in(some.iter().copied()))
-                .filter(job::Column::Priority.eq(TOMBSTONE))
+                .filter(Condition::any().add(is_cancelled).add(job::Column::Version.is_not_null()))
                 .into_tuple()
                 .all(&self.inner.pool)
                 .await?;
-            cancelled.extend(rows.into_iter().map(JobId::from_uuid));
+            for (id, priority) in rows {
+                let set = if priority == TOMBSTONE { &mut cancelled } else { &mut versioned };
+                set.insert(JobId::from_uuid(id));
+            }
         }
         let keys = known.keys.values_mut().filter(|earlier| cancelled.contains(&earlier.job));
         keys.for_each(|earlier| earlier.cancelled = true);
-        Ok(())
+        Ok(versioned)
     }
 
     async fn read_letters(&self, batch: &Batch, known: &mut Known) -> Result<()> {
@@ -211,7 +253,8 @@ impl Store {
                 let is_tombstone = row.priority == TOMBSTONE;
                 let mut job = job_of(job::Model { data: "{}".to_owned(), ..row });
                 job.changes.original = Some(fingerprint);
-                let earlier = Earlier { cancelled: is_tombstone, ..Earlier::of(&job, fingerprint) };
+                let cancelled = is_tombstone && job.changes.cancelled.is_some();
+                let earlier = Earlier { cancelled, ..Earlier::of(&job, fingerprint) };
                 let row = Some(Box::new(StoredJob { job, is_tombstone }));
                 let earlier = Earlier { row, ..earlier };
                 known.jobs.insert(earlier.job, earlier);
@@ -219,6 +262,14 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether a key is valid after the end of its window: it is for as long as its job lives, and what
+/// is remembered of it for as long as its cancelled job is.
+fn is_kept(key: &idempotency_key::Model, job: &Earlier) -> bool {
+    let has_memory = key.cancel_version.is_some() || key.move_ms.is_some();
+    let is_live = job.row.as_ref().is_some_and(|row| !row.is_tombstone);
+    is_live || (job.cancelled && has_memory)
 }
 
 fn key_id(row: &idempotency_key::Model) -> KeyId {
@@ -234,5 +285,6 @@ fn earlier_of_key(row: &idempotency_key::Model) -> Earlier {
         cancelled: false,
         expires_ms: Some(row.expires_ms),
         row: None,
+        memory: memory_of(row.cancel_version, row.move_version, row.move_ms, row.awaited),
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::{Driver, Error, Result, Store};
 
 pub use batch::{
-    Admitted, Advance, Asked, Batch, BatchSource, Decision, Entry, PlacedCandidate,
+    Admitted, Advance, Asked, Batch, BatchSource, Decision, Entry, OperationName, PlacedCandidate,
     PlacedOperation, Taken, Told, Wait,
 };
 pub use plan::Names;
@@ -63,6 +63,9 @@ impl Store {
         };
         for _ in 0..RACES {
             let plan = Plan::of(batch, &known);
+            if let Some(at) = plan.waits_at {
+                return Ok(Admitted::Waits(at));
+            }
             match self.write(batch, plan).await {
                 Err(Error::Raced(_)) => known = self.known(batch).await?,
                 result => return result,

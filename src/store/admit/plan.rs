@@ -1,17 +1,21 @@
 //! Decides on each entry of a batch by the existing rows, and which entries become jobs.
 
 pub(super) mod names;
+mod key_names;
 mod versioned;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::batch::{Batch, BatchSource, Decision, Entry, PlacedCandidate};
 use super::known::{Earlier, Known};
+use crate::model::change::named::Named;
 use crate::model::ids::{JobId, KeyId};
 use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, ErrorKind};
+use crate::model::versions::Memory;
 use crate::store::columns::keys::KeyRow;
 use crate::store::letters;
+use key_names::KeyNames;
 use names::{NameState, NameWrites};
 
 /// The rows to insert for a batch, and the decisions on its entries.
@@ -26,6 +30,7 @@ pub(super) struct Plan {
     pub(super) expired: Vec<(KeyId, i64)>,
     /// The names that have operations or several schedules.
     names: BTreeMap<JobId, NameState>,
+    key_names: KeyNames,
     /// The entries that insert jobs, if their names may occur again.
     places: HashMap<JobId, usize>,
     /// The jobs that are inserted otherwise than their requests say, by their entries.
@@ -33,6 +38,10 @@ pub(super) struct Plan {
     /// What is written of these names besides.
     pub(super) name_writes: NameWrites,
     pub(super) decisions: Vec<Decision>,
+    /// The live jobs of which entries ask the owner for a cancellation.
+    cancelling: HashSet<JobId>,
+    /// The first entry that has to wait for one.
+    pub(super) waits_at: Option<usize>,
 }
 
 /// The numbers to add to the totals of a partition.
@@ -90,13 +99,22 @@ impl Plan {
         for (place, entry) in batch.entries.iter().enumerate() {
             let decision = match entry {
                 Entry::Job(candidate) => plan.decide(batch, known, names, place, candidate),
-                Entry::Operation(operation) => plan.operate(batch, known, operation),
+                Entry::Operation(operation) => {
+                    let decision = plan.operate(batch, known, names, operation);
+                    if let (Named::Cancel, Decision::Asked(asked)) =
+                        (&operation.change.change, &decision)
+                    {
+                        plan.cancelling.insert(asked.request.job);
+                    }
+                    decision
+                }
                 Entry::Letter(letter) => Decision::Dead(letter.refusal()),
                 Entry::Wait(wait) => decide_wait(&wait.letter, known),
             };
             plan.decisions.push(decision);
         }
         plan.finish_names(batch);
+        plan.finish_keys(batch);
         plan.sort();
         plan
     }
@@ -148,7 +166,13 @@ impl Plan {
     pub(super) fn keys<'a>(&'a self, batch: &'a Batch) -> Vec<KeyRow<'a>> {
         let row = |(_, place): &(KeyId, usize)| {
             let PlacedCandidate { app, job, fingerprint, key, .. } = candidate(batch, *place)?;
-            Some(KeyRow { key: key.as_ref()?, app: app.id, job, fingerprint: *fingerprint })
+            let key = key.as_ref()?;
+            // A row that is replaced is known by the end of its window.
+            let replaced = self.expired.binary_search_by_key(&key.id, |(replaced, _)| *replaced);
+            let replaced = replaced.ok().and_then(|place| self.expired.get(place));
+            let after_ms = replaced.map_or(key.expires_ms, |(_, ms)| ms.saturating_add(1));
+            let expires_ms = key.expires_ms.max(after_ms);
+            Some(KeyRow { key, app: app.id, job, fingerprint: *fingerprint, expires_ms })
         };
         self.keys.iter().filter_map(row).collect()
     }
@@ -183,20 +207,27 @@ impl Plan {
         candidate: &PlacedCandidate,
     ) -> Decision {
         let id = candidate.job.id;
+        // It stays cancelled, whoever has its key by now.
+        if let Some(of) = self.cancelled_by(known, candidate) {
+            return Decision::Duplicate { of, job: id, cancelled: true };
+        }
         let key = candidate.key.as_ref().map(|key| key.id);
         // The key of a cancelled job is free for every other request.
-        let is_free = |earlier: &Earlier| earlier.cancelled && earlier.job != id;
+        let is_free =
+            |earlier: &Earlier| earlier.is_awaited() || (earlier.cancelled && earlier.job != id);
         let stored = key.and_then(|key| known.keys.get(&key));
         let freed = stored.filter(|earlier| is_free(earlier));
         let earlier = stored.filter(|earlier| !is_free(earlier));
         let in_batch = key.and_then(|key| names.keys.get(&key));
         // Cancelled by an earlier entry: its key is free for others, too.
         let is_ended = |earlier: &&Earlier| {
-            earlier.job != id && self.names.get(&earlier.job).is_some_and(NameState::is_cancelled)
+            earlier.job != id
+                && self.names.get(&earlier.job).is_some_and(|state| state.cancelled().is_some())
         };
         let is_replaced = in_batch.is_some_and(|earlier| is_ended(&earlier));
         let earlier = earlier.or(in_batch.filter(|_| !is_replaced));
-        let is_versioned = self.is_versioned(batch, known, candidate);
+        let memory = key.map(|key| self.key_names.memory(key, stored)).unwrap_or_default();
+        let is_versioned = !memory.is_empty() || self.is_versioned(batch, known, candidate);
         // A key outlives its job, which has fired if it has no row.
         let is_there = in_batch.is_some_and(|earlier| earlier.job == id)
             || known
@@ -207,16 +238,29 @@ impl Plan {
         let is_versioned = is_versioned && (is_there || earlier.is_none());
         let own = earlier.filter(|earlier| earlier.job == id && is_versioned);
         if let Some(earlier) = earlier.filter(|_| own.is_none()) {
+            let (job, earlier) = (earlier.job, earlier.clone());
+            if job != id && self.is_being_cancelled(batch, known, job) {
+                self.waits_at.get_or_insert(place);
+            }
+            if let Some(decision) = self.replace_by_key(batch, known, place, candidate, job) {
+                return decision;
+            }
             // A job that was replaced has other data than the first request of its key.
-            let replaced = known.jobs.get(&earlier.job).filter(|row| !row.cancelled);
+            let replaced = known.jobs.get(&job).filter(|row| !row.cancelled);
             let replaced = replaced.filter(|row| row.has_version());
-            let earlier = replaced.unwrap_or(earlier);
+            let earlier = replaced.unwrap_or(&earlier);
             return repeated(batch, candidate, earlier, ErrorKind::IdempotencyConflict);
         }
-        if let Some(decision) = self.schedule(batch, known, place, candidate) {
-            if matches!(decision, Decision::Met { .. })
+        let scheduled = match is_versioned {
+            true => self.schedule(batch, known, place, candidate, &memory),
+            false => None,
+        };
+        if let Some(decision) = scheduled {
+            if let Decision::Met { job, .. } = &decision
                 && let Some(key) = key
             {
+                self.key_names.got_job(key, memory);
+                names.keys.insert(key, Earlier::of(job, candidate.fingerprint));
                 // The key of a job that was cancelled is that of the one which comes after it.
                 let stored = stored.and_then(|earlier| earlier.expires_ms);
                 let expired = known.free.iter().find(|free| free.id == key);
@@ -243,6 +287,7 @@ impl Plan {
             cancelled: false,
             expires_ms: None,
             row: None,
+            memory: Memory::default(),
         };
         if let Some(key) = key {
             let expired = known.free.iter().find(|free| free.id == key).map(|free| free.expires_ms);
@@ -250,6 +295,7 @@ impl Plan {
             if !is_replaced {
                 self.expired.extend(expired.or(freed).map(|expires_ms| (key, expires_ms)));
             }
+            self.key_names.got_job(key, memory);
             self.keys.push((key, place));
             names.keys.insert(key, me.clone());
         }

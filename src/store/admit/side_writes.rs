@@ -26,7 +26,7 @@ impl Plan {
                     Some(Decision::Accepted) => self.candidates(batch).next().map(|one| one.job.id),
                     Some(Decision::Duplicate { job, .. }) => Some(*job),
                     Some(Decision::Met { job, .. }) => Some(job.id),
-                    Some(Decision::Operated { answer, .. }) => Some(answer.job_id),
+                    Some(Decision::Operated { answer, .. }) => answer.job_id,
                     Some(Decision::Asked(asked)) => Some(asked.request.job),
                     Some(Decision::Dead(_) | Decision::Waits) | None => None,
                 };

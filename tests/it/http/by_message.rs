@@ -111,3 +111,51 @@ async fn an_operation_in_the_form_of_a_request_is_answered_by_what_is_true() {
         served.end().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_may_name_its_job_by_the_idempotency_key() {
+    for database in EACH {
+        let database = database.fresh().await;
+        let served = Served::on(&database).await;
+        let due = in_an_hour();
+        let by_key = |operation: &str, more: Value| {
+            let mut request =
+                json!({ "appName": "sms", "operation": operation, "idempotencyKey": "k" });
+            let fields = more.as_object().expect("an object").clone();
+            request.as_object_mut().expect("an object").extend(fields);
+            request
+        };
+        let keyed = |id: &str| {
+            let mut job = job(Some(id), due, "x");
+            job["idempotencyKey"] = "k".into();
+            job
+        };
+        let said = async |request: Value, status: u16, result: &str| {
+            let (given, answer) = served.post("/api/jobs", &request).await;
+            assert_eq!((given, &answer["result"]), (status, &json!(result)), "{request}");
+            answer["jobId"].clone()
+        };
+
+        let none = said(by_key("cancel", json!({})), 202, "unknown").await;
+        assert_eq!(none, Value::Null, "no job is known");
+        let first = said(keyed("k1"), 201, "accepted").await;
+        let (_, status) = served.get("/api/requests/sms/k1").await;
+        assert_eq!(status["status"], "cancelled", "{status}");
+        assert_eq!(said(by_key("cancel", json!({})), 200, "cancelled").await, first);
+
+        let second = said(keyed("k2"), 201, "accepted").await;
+        assert_ne!(second, first);
+        let moved = by_key("reschedule", json!({ "scheduledTime": due + 60_000, "version": 4 }));
+        assert_eq!(said(moved.clone(), 200, "rescheduled").await, second);
+        assert_eq!(said(moved, 200, "rescheduled").await, second);
+        assert_eq!(said(by_key("cancel", json!({ "version": 5 })), 200, "cancelled").await, second);
+        said(keyed("k3"), 201, "accepted").await;
+        let (_, status) = served.get("/api/requests/sms/k3").await;
+        assert_eq!(status["status"], "cancelled", "a version holds for every job of the key");
+        let mut fourth = keyed("k4");
+        fourth["version"] = 6.into();
+        said(fourth, 201, "accepted").await;
+        served.still_works("ok").await;
+        served.end().await;
+    }
+}

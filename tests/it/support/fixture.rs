@@ -1,5 +1,6 @@
 //! The fixture of tests of the store's statements.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use infinite_scheduler::model::audit::{AuditAction, AuditEntry, By};
@@ -121,6 +122,7 @@ impl Fixture {
         let batch = Batch {
             source,
             entries: vec![entry],
+            cancelling: HashSet::new(),
             fences: Vec::new(),
             read_first: false,
             conflict_on_time: false,

@@ -56,7 +56,7 @@ impl Answer {
                 Self { result: "replayed", job_id: Some(*job_id), ..answer }
             }
             Ok(LetterOutcome::Replayed(Replayed::Operated { job_id })) => {
-                Self { result: "operated", job_id: Some(*job_id), ..answer }
+                Self { result: "operated", job_id: *job_id, ..answer }
             }
             Ok(LetterOutcome::Replayed(Replayed::Duplicate { job_id, of })) => Self {
                 result: "duplicate",

@@ -10,14 +10,15 @@ use std::mem::replace;
 use super::super::batch::{Asked, Batch, Decision, Entry, PlacedCandidate, PlacedOperation};
 use super::super::known::Earlier;
 use super::repeated;
-use crate::model::change::named::{Message, Named, NamedChange, Replacement, remember};
+use crate::model::change::named::{Named, NamedChange, Replacement, remember};
 use crate::model::change::{
     Answer, ChangeResult, Circumstances, Decision as Changed, remembered_until,
 };
 use crate::model::fingerprint::Fingerprint;
+use crate::model::ids::{JobId, ShardId};
 use crate::model::job::{Cancellation, Changes, Job, JobData, Priority, instant_of};
-use crate::model::letter::{ErrorKind, Refusal, Source};
-use crate::model::versions::{Met, Standing, schedule_version};
+use crate::model::letter::{ErrorKind, Refusal};
+use crate::model::versions::{Memory, Met, Standing, schedule_version};
 use crate::store::job_rows::{
     IS_KEPT, bury, insert_awaited, remember as remember_row, update_changes, version,
 };
@@ -85,14 +86,14 @@ impl NameState {
     }
 
     /// A name of which nothing is known.
-    pub(super) fn unknown(operation: &PlacedOperation, batch: &Batch) -> Self {
+    pub(super) fn unknown(id: JobId, shard: ShardId, request_id: &str, batch: &Batch) -> Self {
         let until_ms = batch.now_ms.saturating_add(batch.window_ms);
         let job = Job {
-            id: operation.job,
-            shard: operation.shard,
+            id,
+            shard,
             priority: Priority::Normal,
             due_ms: until_ms,
-            request_id: operation.target.clone(),
+            request_id: request_id.to_owned(),
             scheduled_ms: batch.now_ms,
             expires_ms: None,
             flexible_ms: None,
@@ -118,9 +119,27 @@ impl NameState {
         Self { row, job, fingerprint, kept_until: None, places, is_changed: false }
     }
 
-    /// Whether its job is cancelled.
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.kept_until.is_some() && self.job.changes.cancelled.is_some()
+    /// Its job, if that is cancelled.
+    pub(super) fn cancelled(&self) -> Option<&Job> {
+        let is_cancelled = self.kept_until.is_some() && self.job.changes.cancelled.is_some();
+        is_cancelled.then_some(&self.job)
+    }
+
+    /// The version of its job, if that is live.
+    pub(super) fn live_version(&self) -> Option<i64> {
+        self.kept_until.is_none().then(|| schedule_version(self.job.version))
+    }
+
+    /// Adds what is remembered of the idempotency key of a schedule.
+    pub(super) fn add(&mut self, of_key: &Memory) {
+        let mut memory = self.job.memory();
+        memory.add(of_key);
+        remember(&mut self.job, memory);
+    }
+
+    /// Whether no job has come to what is remembered.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.standing() == Standing::Awaited
     }
 
     fn standing(&self) -> Standing {
@@ -258,8 +277,9 @@ impl NameState {
         let mut job = candidate.job.clone();
         job.scheduled_ms = scheduled_ms;
         job.due_ms = instant_of(job.id, scheduled_ms, job.flexible_ms, job.expires_ms);
-        if self.job.changes.cancelled.is_some() {
-            // What is told of two jobs of one name is not to be mixed up.
+        if self.job.changes.cancelled.is_some() || matches!(self.row, Row::Kept(_)) {
+            // What is told of two jobs of one name is not to be mixed up, and a transaction that has
+            // read the row before is to find that it was replaced.
             job.created_ms = job.created_ms.max(self.job.created_ms.saturating_add(1));
         }
         job
@@ -290,8 +310,8 @@ impl NameState {
         let change = NamedChange {
             change: Named::Replace(Box::new(Replacement::of(&candidate.job))),
             version: candidate.job.version,
-            by_key: false,
-            message: message_of(candidate),
+            by_key: candidate.job.id != self.job.id,
+            message: candidate.message(),
         };
         let decision = self.change(&change, &candidate.app.name, batch);
         match &decision {
@@ -373,14 +393,4 @@ fn end(decision: &mut Decision, batch: &Batch, place: usize) {
             }
         }
     }
-}
-
-/// The message of a schedule.
-fn message_of(candidate: &PlacedCandidate) -> Message {
-    let about = match &candidate.job.origin {
-        Some(origin) => origin.about(),
-        None => uuid::Uuid::new_v4().to_string(),
-    };
-    let source = candidate.record.as_ref().map(|record| Source::of(record));
-    Message { request_id: candidate.job.request_id.clone(), about, source }
 }

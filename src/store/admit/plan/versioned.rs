@@ -1,13 +1,15 @@
 //! The entries of a batch that are operations, or schedules of a name with versions or operations.
 
-use super::super::batch::{Batch, Decision, PlacedCandidate, PlacedOperation};
+use super::super::batch::{
+    Batch, BatchSource, Decision, OperationName, PlacedCandidate, PlacedOperation,
+};
 use super::super::known::Known;
 use super::names::NameState;
-use super::{Plan, candidate};
+use super::{Names, Plan, candidate};
 use crate::model::change::{Answer, ChangeResult};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
-use crate::model::versions::schedule_version;
+use crate::model::versions::{Memory, schedule_version};
 
 impl Plan {
     /// Whether the versions of the schedules of this request id differ, or operations came before.
@@ -29,24 +31,84 @@ impl Plan {
         }
     }
 
+    /// The request id of a schedule whose job was cancelled, if its version does not revive that.
+    pub(super) fn cancelled_by(
+        &self,
+        known: &Known,
+        candidate: &PlacedCandidate,
+    ) -> Option<String> {
+        let id = candidate.job.id;
+        let job = match self.names.get(&id) {
+            Some(state) => state.cancelled()?,
+            None => {
+                let earlier = known.jobs.get(&id).filter(|earlier| earlier.cancelled)?;
+                &earlier.row.as_ref()?.job
+            }
+        };
+        let highest = job.memory().cancelled.max(Some(schedule_version(job.version)));
+        let is_repeated = Some(schedule_version(candidate.job.version)) <= highest;
+        is_repeated.then(|| job.request_id.clone())
+    }
+
+    /// Whether records that came before have asked for the cancellation of this live job, which
+    /// its owner has not carried out yet. Afterwards its key is free.
+    pub(super) fn is_being_cancelled(&self, batch: &Batch, known: &Known, job: JobId) -> bool {
+        let is_asked = self.cancelling.contains(&job) || batch.cancelling.contains(&job);
+        let row = known.jobs.get(&job).and_then(|earlier| earlier.row.as_ref());
+        let waits = row.is_some_and(|row| !row.is_tombstone && row.job.changes.cancelled.is_none());
+        is_asked && waits && matches!(batch.source, BatchSource::Records(_))
+    }
+
     /// The job that an earlier entry inserts.
     fn inserted<'a>(&self, id: JobId, batch: &'a Batch) -> Option<(usize, &'a PlacedCandidate)> {
         let place = *self.places.get(&id)?;
         Some((place, candidate(batch, place)?))
     }
 
-    /// Decides on a schedule by the versions and operations of its request id, if there are some.
+    /// Decides on a schedule of the key of a live job with another request id, if their versions
+    /// differ.
+    pub(super) fn replace_by_key(
+        &mut self,
+        batch: &Batch,
+        known: &Known,
+        place: usize,
+        candidate: &PlacedCandidate,
+        job: JobId,
+    ) -> Option<Decision> {
+        if let Some(state) = self.names.get_mut(&job).filter(|_| job != candidate.job.id) {
+            state.live_version()?;
+            return Some(state.schedule(candidate, place, batch));
+        }
+        let version = |job: &Job| schedule_version(job.version);
+        let stored = known.jobs.get(&job).and_then(|earlier| earlier.row.as_ref());
+        let stored = stored.map(|row| version(&row.job));
+        let theirs = stored.or_else(|| Some(version(&self.inserted(job, batch)?.1.job)));
+        theirs.filter(|theirs| *theirs != version(&candidate.job))?;
+        let state = self.state(batch, known, job)?;
+        state.live_version()?;
+        Some(state.schedule(candidate, place, batch))
+    }
+
+    /// Decides on a schedule by the versions and operations of its request id, and by what is
+    /// remembered of its key.
     pub(super) fn schedule(
         &mut self,
         batch: &Batch,
         known: &Known,
         place: usize,
         candidate: &PlacedCandidate,
+        of_key: &Memory,
     ) -> Option<Decision> {
-        if !self.is_versioned(batch, known, candidate) {
-            return None;
+        let job = &candidate.job;
+        if self.state(batch, known, job.id).is_none() {
+            if of_key.is_empty() {
+                return None;
+            }
+            let state = NameState::unknown(job.id, job.shard, &job.request_id, batch);
+            self.names.insert(job.id, state);
         }
-        let state = self.state(batch, known, candidate.job.id)?;
+        let state = self.names.get_mut(&job.id)?;
+        state.add(of_key);
         Some(state.schedule(candidate, place, batch))
     }
 
@@ -54,23 +116,35 @@ impl Plan {
         &mut self,
         batch: &Batch,
         known: &Known,
+        names: &Names,
         operation: &PlacedOperation,
     ) -> Decision {
-        if let Some(state) = self.state(batch, known, operation.job) {
+        let (job, id) = match &operation.name {
+            OperationName::Request { job, id } => (*job, id),
+            OperationName::Key(key) => {
+                return self.operate_by_key(batch, known, names, operation, key);
+            }
+        };
+        if let Some(state) = self.state(batch, known, job) {
             return state.operate(operation, batch);
         }
-        let mut state = NameState::unknown(operation, batch);
-        if known.fired.contains(&operation.job) {
-            let answer = Answer::no(ChangeResult::AlreadyFired, operation.job);
+        let mut state = NameState::unknown(job, operation.shard, id, batch);
+        if known.fired.contains(&job) {
+            let answer = Answer::no(ChangeResult::AlreadyFired, job);
             return state.answered(operation, batch, answer);
         }
         let decision = state.operate(operation, batch);
-        self.names.insert(operation.job, state);
+        self.names.insert(job, state);
         decision
     }
 
     /// The name of this job, if something is known of it.
-    fn state(&mut self, batch: &Batch, known: &Known, id: JobId) -> Option<&mut NameState> {
+    pub(super) fn state(
+        &mut self,
+        batch: &Batch,
+        known: &Known,
+        id: JobId,
+    ) -> Option<&mut NameState> {
         if !self.names.contains_key(&id) {
             let stored = known.jobs.get(&id);
             let stored = stored.and_then(|earlier| Some((earlier.row.as_ref()?, earlier)));
