@@ -63,6 +63,7 @@ pub use kafka::{EmbeddedBroker, KafkaIngestConfig, OnOffsetLost};
 pub use model::app::{AppConfig, AppName, InvalidAppName};
 pub use model::job::{Job, JobData, Priority};
 pub use model::letter::{ErrorKind, Refusal};
+pub use model::rate::{InvalidRate, Rate};
 pub use model::request::{Operation, ScheduleJobRequest};
 pub use model::schema::{InvalidSchema, JobSchema};
 pub use model::time::ScheduledTime;

@@ -9,8 +9,10 @@ use tracing_subscriber::fmt;
 
 /// Directives that always apply, unless `RUST_LOG` names the same target. They reduce crates that
 /// log too much at `info`. Jobs fired by `dispatch = "log"` are written whatever the level is.
-/// sqlx would log slow statements with their full text, which may have thousands of rows.
-const ALWAYS: &str = "sqlx=warn,sqlx::query=error,sea_orm=warn,sea_orm_migration=warn,\
+/// sqlx would log slow statements with their full text, which may have thousands of rows, and warn
+/// at each wait for a connection and each broken one: what an operator has to know of those is
+/// reported once, by `health`.
+const ALWAYS: &str = "sqlx=error,sqlx_core=error,sea_orm=warn,sea_orm_migration=warn,\
     actix_server=warn,rdkafka=warn,infinite_scheduler::fired=info";
 
 /// The format of a log event.
@@ -73,9 +75,9 @@ mod tests {
     #[test]
     fn noisy_crates_are_quiet_until_somebody_names_them() {
         for (asked, meant) in [
-            (None, vec!["info", "sqlx=warn", "sea_orm=warn"]),
-            (Some(" "), vec!["info", "sqlx=warn"]),
-            (Some("debug"), vec!["debug", "sqlx=warn"]),
+            (None, vec!["info", "sqlx=error", "sea_orm=warn"]),
+            (Some(" "), vec!["info", "sqlx=error"]),
+            (Some("debug"), vec!["debug", "sqlx=error"]),
             (Some("error"), vec!["error", "infinite_scheduler::fired=info"]),
             (Some("warn,sqlx=trace"), vec!["warn", "sqlx=trace", "sea_orm=warn"]),
         ] {

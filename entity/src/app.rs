@@ -30,6 +30,9 @@ pub struct Model {
     pub pause_reason: Option<String>,
     /// Whether its requests are refused while it is paused.
     pub refuse_requests: bool,
+    /// The nominal time of the next attempt by the app's rate, epoch nanoseconds. Instances buy
+    /// starts by moving it on.
+    pub rate_ns: i64,
     /// Since when it is retired; none unless somebody deleted it. Its row and shards stay, so that
     /// no job can be in a shard that does not exist.
     pub deleted_ms: Option<i64>,

@@ -25,6 +25,7 @@ const TABLES: [(&str, &str); 13] = [
             paused_by {name}(255),
             pause_reason {text},
             refuse_requests boolean not null default false,
+            rate_ns bigint not null default 0,
             deleted_ms bigint
         ) {tail}",
     ),

@@ -5,8 +5,10 @@ use std::sync::atomic::AtomicUsize;
 
 use super::counters::{AppFigures, Counters};
 use super::job_memory::{AppMemory, JobMemory};
+use super::target_gate::TargetGate;
 use crate::admission::{Objection, OwnApp, PauseState, Validate};
 use crate::dispatch::{Rejection, SharedHandler};
+use crate::health::Health;
 use crate::model::app::AppConfig;
 use crate::model::ids::AppId;
 use crate::model::job::JobData;
@@ -29,6 +31,10 @@ pub(crate) struct RegisteredApp {
     pub(super) figures: Arc<AppFigures>,
     /// How many bytes its jobs occupy.
     pub(super) memory: AppMemory,
+    /// How many live instances fire its jobs, as last seen.
+    pub(super) instances: AtomicUsize,
+    /// Whether its target takes jobs.
+    pub(super) gate: TargetGate,
     /// How many attempts are running.
     pub(super) running: AtomicUsize,
     /// How many attempts are running or have an outcome that is not written yet.
@@ -48,10 +54,14 @@ impl RegisteredApp {
         row: AppRow,
         counters: &Counters,
         memory: &Arc<JobMemory>,
+        health: &Health,
     ) -> Self {
         let figures = counters.app(&config.name);
         figures.set_paused(row.pause.is_some());
+        let most = config.max_in_flight.get() as usize;
+        let gate = TargetGate::new(handler.target(), most, health.clone(), figures.clone());
         Self {
+            gate,
             id: row.id,
             name: config.name.as_str().into(),
             figures,
@@ -60,6 +70,7 @@ impl RegisteredApp {
             pause: Arc::new(PauseState::of(&row)),
             row: Arc::new(row),
             memory: AppMemory::of(memory),
+            instances: AtomicUsize::new(1),
             running: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),
         }

@@ -6,6 +6,7 @@
 //! in-flight table, and the jobs in the database.
 
 mod changing;
+mod rate;
 mod reading;
 mod shards;
 
@@ -29,7 +30,7 @@ use super::registry::{Routes, Scope};
 use crate::model::fence::Fence;
 use crate::model::ids::ShardId;
 use crate::model::job::Job;
-use crate::model::window::{TicketId, Window, WindowLimits};
+use crate::model::window::{Room, TicketId, Window, WindowLimits};
 use crate::store::ShardFence;
 
 /// The longest sleep, so that a change of the system clock is noticed.
@@ -57,6 +58,7 @@ pub(super) struct AppScheduler {
     /// replaced.
     unreadable: bool,
     look_ups_out: usize,
+    starts: rate::Starts,
     /// Changes of jobs whose attempt has ended and is not written yet.
     after_attempts: Vec<PendingChange>,
     stopping: bool,
@@ -84,6 +86,7 @@ impl AppScheduler {
             reads_paused: false,
             unreadable: true,
             look_ups_out: 0,
+            starts: rate::Starts::default(),
             after_attempts: Vec::new(),
             stopping,
             audited: 0,
@@ -93,6 +96,7 @@ impl AppScheduler {
     /// Starts the jobs that are due, requests missing rows, and sets the timer for the next job.
     fn advance(&mut self, ctx: &mut Context<Self>) {
         self.fire();
+        self.buy_starts(ctx);
         self.window.set_max_bytes(self.app.memory.for_window());
         self.read(ctx);
         self.app.memory.set_window(self.window.expected_bytes());
@@ -104,11 +108,13 @@ impl AppScheduler {
             return;
         }
         let now_ms = self.instance.now_ms();
-        let due = self.window.take_due(
-            now_ms,
-            self.free_slots().min(BURST),
-            self.app.memory.for_starts(),
-        );
+        let room = Room {
+            jobs: self.free_slots().min(BURST),
+            starts: self.usable_starts(),
+            bytes: self.app.memory.for_starts(),
+        };
+        let due = self.window.take_due(now_ms, room);
+        self.use_starts(due.iter().filter(|job| !job.is_expired(now_ms)).count());
         let attempts: Vec<Attempt> =
             due.into_iter().filter_map(|job| self.new_attempt(job, now_ms)).collect();
         if attempts.is_empty() {
@@ -135,7 +141,7 @@ impl AppScheduler {
         let unwritten = self.app.unwritten.load(Ordering::Relaxed);
         let most = self.app.max_unwritten();
         let handlers = (self.app.config.max_in_flight.get() as usize).saturating_sub(running);
-        handlers.min(most.saturating_sub(unwritten))
+        handlers.min(self.app.gate.free(running)).min(most.saturating_sub(unwritten))
     }
 
     fn new_attempt(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Attempt> {
@@ -153,6 +159,7 @@ impl AppScheduler {
             app: self.app.clone(),
             fence,
             fired_ms,
+            gate_number: 0,
             receiver_fence: Fence::new(0, 0),
             bytes: 0,
             cancelled,
@@ -174,10 +181,12 @@ impl AppScheduler {
         let wait = if wait_ms > 0 {
             Duration::from_millis(wait_ms).min(LONGEST_SLEEP)
         } else if self.may_start() && self.free_slots() > 0 {
-            Duration::ZERO
+            self.until_start().min(LONGEST_SLEEP)
         } else if self.app.pause.is_paused() {
             // The one that sees the resumption reports it.
             LONGEST_SLEEP
+        } else if let Some(wait) = self.app.gate.wait() {
+            wait.min(LONGEST_SLEEP)
         } else {
             RETRY_READ
         };

@@ -1,6 +1,7 @@
 //! One attempt: a task that runs the handler on a job and always reports how that ended.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::in_flight::{Attempt, Ended};
@@ -28,6 +29,14 @@ struct EndReport {
 impl Drop for EndReport {
     fn drop(&mut self) {
         let how = self.how.take().unwrap_or(Ended::Panicked);
+        let running = self.attempt.app.running.load(Ordering::Relaxed);
+        // Before the end frees a slot, which the next attempt would take.
+        let returned = match &how {
+            Ended::Returned(result) => Some(result),
+            _ => None,
+        };
+        let Attempt { job, app, gate_number, .. } = &self.attempt;
+        app.gate.ended(*gate_number, job.id, returned, running);
         let now_ms = self.instance.now_ms();
         if self.instance.in_flight.end(self.attempt.job.id, how, now_ms) {
             self.instance.registry.notify(CollectEnded);
@@ -54,7 +63,7 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Ended {
     }
     let ready_ms = job.ready_ms();
     app.figures.started(fired_ms - ready_ms, job.due_ms < ready_ms);
-    let timeout = match app.handler.ends_by_itself() {
+    let timeout = match app.gate.has_target() {
         true => Duration::MAX,
         false => job.timeout(app.config.timeout),
     };

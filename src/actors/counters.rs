@@ -47,6 +47,10 @@ pub(crate) struct AppFigures {
     pub(super) retried: AtomicU64,
     pub(super) dead: AtomicU64,
     pub(super) cancelled: AtomicU64,
+    pub(super) not_sent: AtomicU64,
+    pub(super) too_many: AtomicU64,
+    pub(super) circuit_opened: AtomicU64,
+    pub(super) circuit_open: AtomicU64,
     overdue_on_arrival: AtomicU64,
     paused: AtomicU64,
     /// How late the latest attempt started, and the sum over all attempts, in milliseconds.
@@ -156,6 +160,15 @@ pub struct AppMetrics {
     /// Attempts at jobs that were overdue already when they were admitted, rescheduled or started
     /// by hand: their lateness counts from then.
     pub overdue_on_arrival: u64,
+    /// Starts of jobs that did not reach their target, or found it in a state in which it takes no
+    /// job; no attempts.
+    pub not_sent: u64,
+    /// Starts of jobs that the target answered with 429 (too many requests); no attempts.
+    pub too_many_requests: u64,
+    /// How many times failures have opened the circuit of the app's target.
+    pub circuit_opened: u64,
+    /// 1 while that circuit is open, else 0.
+    pub circuit_open: u64,
     /// 1 while the app is paused here, else 0.
     pub paused: u64,
     /// The longest delay between a job's scheduled time and the start of its attempt, in
@@ -275,6 +288,10 @@ impl AppFigures {
             dead: get(&self.dead),
             cancelled: get(&self.cancelled),
             overdue_on_arrival: get(&self.overdue_on_arrival),
+            not_sent: get(&self.not_sent),
+            too_many_requests: get(&self.too_many),
+            circuit_opened: get(&self.circuit_opened),
+            circuit_open: get(&self.circuit_open),
             paused: get(&self.paused),
             lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
             lateness_mean_ms: i64::try_from(mean_ms).unwrap_or(i64::MAX),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::app::RegisteredApp;
-use crate::dispatch::JobError;
+use crate::dispatch::Failure;
 use crate::model::fence::{Fence, FenceClock};
 use crate::model::ids::{AppId, JobId, ShardId};
 use crate::model::job::{Cancellation, Job};
@@ -23,7 +23,7 @@ use crate::store::{Outcome, ShardFence};
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The handler returned.
-    Returned(Result<(), JobError>),
+    Returned(Result<(), Failure>),
     /// It exceeded its time limit.
     TimedOut(Duration),
     /// It panicked, or its task was aborted.
@@ -44,6 +44,8 @@ pub(super) struct Attempt {
     /// The fence of the shard when the attempt started.
     pub(super) fence: ShardFence,
     pub(super) fired_ms: i64,
+    /// Its number at the target's gate; set by the table at the start.
+    pub(super) gate_number: u64,
     /// The fence that the handler's receiver gets; set by the table at the start.
     pub(super) receiver_fence: Fence,
     pub(super) cancelled: CancellationToken,
@@ -111,6 +113,7 @@ impl InFlight {
                 let id = attempt.job.id;
                 attempt.app.running.fetch_add(1, Ordering::Relaxed);
                 attempt.app.unwritten.fetch_add(1, Ordering::Relaxed);
+                attempt.gate_number = attempt.app.gate.started();
                 attempt.bytes = attempt.job.size();
                 attempt.app.memory.add_in_flight(attempt.bytes);
                 attempt.receiver_fence = self.fences.next(attempt.fence.epoch, now_us);

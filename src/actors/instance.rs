@@ -89,11 +89,12 @@ impl Instance {
         settings: Settings,
         apps: Vec<(AppConfig, SharedHandler, AppRow)>,
         kafka: Option<(KafkaIngestConfig, Producer, Option<Producer>)>,
+        health: Health,
     ) -> Self {
         let counters = Counters::default();
         let memory = JobMemory::new(settings.job_memory, apps.len());
         let registered = |(config, handler, row): (AppConfig, SharedHandler, AppRow)| {
-            let app = RegisteredApp::new(config, handler, row, &counters, &memory);
+            let app = RegisteredApp::new(config, handler, row, &counters, &memory, &health);
             (app.id, Arc::new(app))
         };
         let apps: HashMap<AppId, Arc<RegisteredApp>> = apps.into_iter().map(registered).collect();
@@ -130,7 +131,7 @@ impl Instance {
             clock,
             settings,
             counters,
-            health: Health::default(),
+            health,
             apps,
             in_flight,
             changing: Changing::default(),

@@ -67,8 +67,13 @@ impl Lease {
 
 /// Milliseconds since boot, including time in suspend.
 pub(super) fn boot_ms() -> i64 {
+    boot_ns() / 1_000_000
+}
+
+/// The same in nanoseconds.
+pub(super) fn boot_ns() -> i64 {
     let now = clock_gettime(ClockId::Boottime);
-    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ mod change_work;
 
 mod shard_keeper;
 mod shares;
+mod target_gate;
 
 mod janitor;
 

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::{AppConfig, AppName};
+use crate::model::rate::{InvalidRate, Rate};
 use crate::model::retry::Backoff;
 use crate::model::schema::JobSchema;
 
@@ -267,6 +268,7 @@ fn app_settings(
         backoff: raw.backoff.map_or(Ok(Backoff::default()), |written| backoff(name, written))?,
         shards: raw.shards.unwrap_or(defaults.shards),
         window: raw.window.unwrap_or(defaults.window),
+        rate: rate(name, raw.rate_per_second, raw.burst)?,
         priority_aging: or_default(raw.priority_aging_ms, defaults.priority_aging),
         history: raw
             .history_hours
@@ -276,6 +278,25 @@ fn app_settings(
         name: defaults.name,
     };
     Ok(AppSettings { app, dispatch, mask })
+}
+
+fn rate(
+    app: &str,
+    per_second: Option<f64>,
+    burst: Option<NonZeroU32>,
+) -> Result<Option<Rate>, ConfigError> {
+    let Some(per_second) = per_second else {
+        if burst.is_some() {
+            let problem = "has no effect without rate_per_second: set that too, or leave it out";
+            return Err(ConfigError::invalid(format!("apps.{app}.burst"), problem));
+        }
+        return Ok(None);
+    };
+    let invalid = |error: InvalidRate| {
+        let problem = format!("{error}; leave it out for no limit");
+        ConfigError::invalid(format!("apps.{app}.rate_per_second"), problem)
+    };
+    Rate::new(per_second, burst).map(Some).map_err(invalid)
 }
 
 /// Reads and checks an app's JSON Schema.

@@ -123,6 +123,8 @@ pub(super) struct RawApp {
     pub(super) max_attempts: Option<NonZeroU32>,
     pub(super) backoff: Option<RawBackoff>,
     pub(super) timeout_ms: Option<NonZeroU32>,
+    pub(super) rate_per_second: Option<f64>,
+    pub(super) burst: Option<NonZeroU32>,
     pub(super) delivery: RawDelivery,
     pub(super) priority_aging_ms: Option<NonZeroU32>,
     pub(super) history_hours: Option<u32>,

@@ -3,9 +3,12 @@
 mod secrets;
 mod targets;
 
+use std::num::NonZeroU32;
+
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::model::rate::Rate;
 use crate::model::retry::Backoff;
 
 const fn s(seconds: u64) -> Duration {
@@ -84,6 +87,8 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
         backoff = { initial_ms = 500, factor = 3, max_ms = 9000 }
         timeout_ms = 7000
         delivery = "at-least-once"
+        rate_per_second = 0.5
+        burst = 7
         priority_aging_ms = 1000
         history_hours = 0
         shards = 2
@@ -105,6 +110,8 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
     assert_eq!(sms.app.required_fields, ["phoneNumber", "message"]);
     assert_eq!((sms.app.timeout, sms.app.priority_aging), (s(7), s(1)));
     assert_eq!(sms.app.history, s(0));
+    assert_eq!(sms.app.rate, Some(Rate::new(0.5, NonZeroU32::new(7)).unwrap()));
+    assert_eq!(app(&config, "mail").app.rate, None);
     assert_eq!((sms.app.shards.get(), sms.app.window.get()), (2, 20));
     assert_eq!((sms.app.max_in_flight.get(), sms.app.max_attempts.get()), (5, 4));
     let initial = Duration::from_millis(500);
@@ -365,8 +372,22 @@ fn what_a_value_cannot_be_is_said_with_the_way_out() {
             "apps.x.delivery = \"at-most-once\" is not available in this version: leave it out",
         ),
         (
-            "apps.x.rate_per_second = 5",
-            "apps.x.rate_per_second is not available in this version: leave it out",
+            "apps.x.rate_per_second = 0",
+            "apps.x.rate_per_second is 0, but must be from 0.000001 (one in eleven days) to \
+             1000000; leave it out for no limit",
+        ),
+        (
+            "apps.x.rate_per_second = -1.5",
+            "apps.x.rate_per_second is -1.5, but must be from 0.000001 (one in eleven days) to \
+             1000000; leave it out for no limit",
+        ),
+        (
+            "apps.x = { rate_per_second = 5, burst = 0 }",
+            "apps.x.burst is 0, but must be a whole number from 1 to 4294967295",
+        ),
+        (
+            "apps.x.burst = 5",
+            "apps.x.burst has no effect without rate_per_second: set that too, or leave it out",
         ),
     ]);
     for listen in ["localhost:1", "[::1]:1", "127.0.0.2:0"] {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use futures::future::BoxFuture;
 
 use super::JobContext;
 use crate::model::job::JobData;
@@ -39,56 +38,6 @@ pub trait JobHandler: Send + Sync + 'static {
     fn name(&self) -> &str {
         "handler"
     }
-
-    /// Whether each attempt ends by itself and must not be dropped at its time limit. For
-    /// handlers that pass the job to a client: what was passed on may still be delivered after
-    /// the future is dropped, and an attempt does not count while the receiver is unavailable.
-    fn ends_by_itself(&self) -> bool {
-        false
-    }
-}
-
-/// A [`JobHandler`] as a trait object. Implemented for every handler; do not implement it
-/// yourself.
-pub(crate) trait DynJobHandler: Send + Sync + 'static {
-    /// See [`JobHandler::execute`].
-    ///
-    /// # Errors
-    /// The handler's error.
-    fn execute<'a>(&'a self, ctx: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>>;
-
-    /// See [`JobHandler::validate`].
-    ///
-    /// # Errors
-    /// The handler's error.
-    fn validate(&self, job_data: &JobData) -> Result<(), Rejection>;
-
-    /// See [`JobHandler::name`].
-    fn name(&self) -> &str;
-
-    /// See [`JobHandler::ends_by_itself`].
-    fn ends_by_itself(&self) -> bool;
-}
-
-/// A shared handler of any type.
-pub(crate) type SharedHandler = Arc<dyn DynJobHandler>;
-
-impl<H: JobHandler> DynJobHandler for H {
-    fn execute<'a>(&'a self, ctx: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
-        Box::pin(JobHandler::execute(self, ctx))
-    }
-
-    fn validate(&self, job_data: &JobData) -> Result<(), Rejection> {
-        JobHandler::validate(self, job_data)
-    }
-
-    fn name(&self) -> &str {
-        JobHandler::name(self)
-    }
-
-    fn ends_by_itself(&self) -> bool {
-        JobHandler::ends_by_itself(self)
-    }
 }
 
 /// For one handler of several apps, or one that its owner continues to use.
@@ -104,10 +53,6 @@ impl<H: JobHandler> JobHandler for Arc<H> {
     fn name(&self) -> &str {
         JobHandler::name(self.as_ref())
     }
-
-    fn ends_by_itself(&self) -> bool {
-        JobHandler::ends_by_itself(self.as_ref())
-    }
 }
 
 /// Why an attempt did not succeed, by what happens to the job.
@@ -121,14 +66,15 @@ impl<H: JobHandler> JobHandler for Arc<H> {
 pub enum JobError {
     /// Retry after the app's backoff, for this reason.
     Retry(String),
-    /// Retry after this wait instead of the app's backoff.
+    /// Retry after this wait, or after the app's backoff if that is longer.
     RetryAfter(Duration, String),
     /// Do not retry: the job becomes a dead letter at once.
     Fail(String),
     /// The receiver refuses this job for good: as [`Fail`](Self::Fail), but the dead letter's kind
     /// is [`RefusedByTarget`](crate::ErrorKind::RefusedByTarget).
     Refused(String),
-    /// Postpone the job until this time. Does not count as an attempt.
+    /// Postpone the job until this time, or by one second if that is past. Does not count as an
+    /// attempt.
     Snooze(DateTime<Utc>),
 }
 
@@ -221,6 +167,7 @@ fn in_full(reason: impl fmt::Display) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::SharedHandler;
     use super::super::context::tests::context;
     use super::*;
 
@@ -252,7 +199,7 @@ mod tests {
             assert_eq!(handler.execute(&context("{7}")).await, Ok(()));
             assert_eq!(
                 handler.execute(&context("{10}")).await,
-                Err(JobError::Fail("too much".to_owned()))
+                Err(JobError::Fail("too much".to_owned()).into())
             );
             assert!(matches!(
                 handler.validate(&JobData::from_trusted("{x}")),

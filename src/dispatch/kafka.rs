@@ -1,35 +1,24 @@
 //! The handler of `dispatch = "kafka"`: a fired job becomes a record of the app's topic.
 
-use chrono::DateTime;
+use futures::future::BoxFuture;
 
-use super::state::TargetState;
-use super::{FiredJob, JobContext, JobError, JobHandler};
-use crate::health::Health;
+use super::{About, DynJobHandler, Failure, FiredJob, JobContext};
 use crate::kafka::{Error, Outgoing, Producer};
-
-/// The shortest wait after a broker did not accept a job for a reason of its own.
-const RETRY_AFTER_MS: i64 = 1000;
 
 /// Sends each job to one topic. The attempt succeeds once every in-sync replica has the record.
 #[derive(Clone, Debug)]
 pub(crate) struct KafkaDispatch {
     producer: Producer,
     topic: String,
-    state: TargetState,
 }
 
 impl KafkaDispatch {
-    /// Sends to `topic` by `producer`, which may be shared, and reports to `health` while the topic
-    /// does not accept jobs.
-    pub(crate) fn new(producer: Producer, topic: impl Into<String>, health: Health) -> Self {
-        let topic = topic.into();
-        let state = TargetState::new(format!("topic {topic}"), health);
-        Self { producer, topic, state }
+    /// Sends to `topic` by `producer`, which may be shared.
+    pub(crate) fn new(producer: Producer, topic: impl Into<String>) -> Self {
+        Self { producer, topic: topic.into() }
     }
-}
 
-impl JobHandler for KafkaDispatch {
-    async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
+    async fn send(&self, ctx: &JobContext) -> Result<(), Failure> {
         let mut size = 0;
         let make = || {
             let outgoing = record(self.topic.clone(), ctx);
@@ -37,18 +26,13 @@ impl JobHandler for KafkaDispatch {
             outgoing
         };
         let sent = self.producer.send_within_budget(ctx.job().size(), make).await;
-        match sent {
-            Ok(()) => {
-                self.state.accepted(ctx.fired_ms());
-                Ok(())
-            }
-            Err(error) => {
-                if !matches!(error, Error::Refused { .. }) {
-                    self.state.report_waiting(&error, ctx.fired_ms());
-                }
-                Err(job_error(error, size, ctx.fired_ms()))
-            }
-        }
+        sent.map_err(|error| failure(error, size))
+    }
+}
+
+impl DynJobHandler for KafkaDispatch {
+    fn execute<'a>(&'a self, ctx: &'a JobContext) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(self.send(ctx))
     }
 
     fn name(&self) -> &str {
@@ -56,8 +40,8 @@ impl JobHandler for KafkaDispatch {
     }
 
     /// The producer has a time limit of its own, until which it may deliver the record.
-    fn ends_by_itself(&self) -> bool {
-        true
+    fn target(&self) -> Option<String> {
+        Some(format!("topic {}", self.topic))
     }
 }
 
@@ -73,13 +57,13 @@ fn record(topic: String, ctx: &JobContext) -> Outgoing {
 }
 
 /// An unavailable broker is not the job's fault: the attempt does not count.
-fn job_error(error: Error, size: usize, fired_ms: i64) -> JobError {
+fn failure(error: Error, size: usize) -> Failure {
     match error {
-        Error::Refused { .. } => JobError::Refused(format!("{error} (its value has {size} bytes)")),
-        error => match DateTime::from_timestamp_millis(fired_ms + RETRY_AFTER_MS) {
-            Some(again) => JobError::Snooze(again),
-            None => JobError::retry(error),
+        Error::Refused { .. } => Failure::Refused {
+            why: format!("{error} (its value has {size} bytes)"),
+            about: About::Job,
         },
+        error => Failure::NotSent(error.to_string()),
     }
 }
 
@@ -103,19 +87,15 @@ mod tests {
     fn only_a_record_at_fault_fails_its_job_and_an_outage_is_no_attempt() {
         let refused =
             Error::Refused { topic: "sms.fired".to_owned(), reason: "too large".to_owned() };
-        assert_eq!(
-            job_error(refused, 9, 0),
-            JobError::Refused(
-                "topic sms.fired refuses the record: too large (its value has 9 bytes)".to_owned()
-            )
-        );
+        let why = "topic sms.fired refuses the record: too large (its value has 9 bytes)";
+        let expected = Failure::Refused { why: why.to_owned(), about: About::Job };
+        assert_eq!(failure(refused, 9), expected);
         for error in [
             Error::Unavailable("no broker".to_owned()),
             Error::Denied("no right".to_owned()),
             Error::Config("nonsense".to_owned()),
         ] {
-            let again = DateTime::from_timestamp_millis(6000).unwrap();
-            assert_eq!(job_error(error, 9, 5000), JobError::Snooze(again));
+            assert_eq!(failure(error.clone(), 9), Failure::NotSent(error.to_string()));
         }
     }
 
@@ -127,12 +107,14 @@ mod tests {
             properties: [("message.max.bytes".to_owned(), "5000".to_owned())].into(),
             ..KafkaIngestConfig::default()
         };
-        let dispatch =
-            KafkaDispatch::new(Producer::start(&config).unwrap(), "sms.fired", Health::default());
+        let dispatch = KafkaDispatch::new(Producer::start(&config).unwrap(), "sms.fired");
         assert_eq!(dispatch.execute(&context("{}")).await, Ok(()));
         let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(5000));
         let answer = dispatch.execute(&context(&large)).await;
         let says = "\"message.max.bytes\" in kafka.properties allows (5000): raise that";
-        assert!(matches!(&answer, Err(JobError::Refused(why)) if why.contains(says)), "{answer:?}");
+        assert!(
+            matches!(&answer, Err(Failure::Refused { why, .. }) if why.contains(says)),
+            "{answer:?}"
+        );
     }
 }

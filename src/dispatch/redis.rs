@@ -6,16 +6,14 @@ use std::num::NonZeroU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
-use super::state::TargetState;
-use super::{FiredJob, JobContext, JobError, JobHandler};
-use crate::health::Health;
+use super::{About, DynJobHandler, Failure, FiredJob, JobContext};
 use crate::model::app::AppConfig;
-use crate::model::retry::Backoff;
 
 /// The longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -69,8 +67,7 @@ pub(crate) struct RedisDispatch {
     /// Host and port.
     address: String,
     timeout: Duration,
-    backoff: Backoff,
-    state: TargetState,
+    subject: String,
     connection: Mutex<Option<Connection>>,
     /// One attempt connects, for all that wait.
     connecting: tokio::sync::Mutex<()>,
@@ -91,16 +88,11 @@ impl fmt::Debug for RedisDispatch {
 }
 
 impl RedisDispatch {
-    /// Fires the jobs of `app` to `target`, and reports to `health` while it takes none. Connects
-    /// with the first job.
+    /// Fires the jobs of `app` to `target`. Connects with the first job.
     ///
     /// # Errors
     /// The URL cannot be read.
-    pub(crate) fn open(
-        target: RedisTarget,
-        app: &AppConfig,
-        health: Health,
-    ) -> Result<Self, String> {
+    pub(crate) fn open(target: RedisTarget, app: &AppConfig) -> Result<Self, String> {
         let name = &app.name;
         // The client's error could show the URL.
         let client = Client::open(target.url.expose_secret())
@@ -110,8 +102,7 @@ impl RedisDispatch {
         tracing::info!(app = name, "app {name} fires by {command} {key} to redis at {address}");
         Ok(Self {
             timeout: app.timeout,
-            backoff: app.backoff.clone(),
-            state: TargetState::new(format!("target of {name}"), health),
+            subject: format!("target of {name}"),
             connection: Mutex::new(None),
             connecting: tokio::sync::Mutex::default(),
             target,
@@ -157,26 +148,13 @@ impl RedisDispatch {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No attempt.
-    fn later(&self, ctx: &JobContext, why: &str) -> JobError {
-        self.state.wait(why, ctx, &self.backoff, None)
-    }
-}
-
-impl JobHandler for RedisDispatch {
-    async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
-        let mut connection = match self.connect().await {
-            Ok(connection) => connection,
-            Err(why) => return Err(self.later(ctx, &why)),
-        };
+    async fn send(&self, ctx: &JobContext) -> Result<(), Failure> {
+        let mut connection = self.connect().await.map_err(Failure::NotSent)?;
         let command = self.target.command(ctx);
         let limit = ctx.job().timeout(self.timeout);
         let address = &self.address;
         match timeout(limit, command.exec_async(&mut connection.inner)).await {
-            Ok(Ok(())) => {
-                self.state.accepted(ctx.fired_ms());
-                Ok(())
-            }
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 let why = format!("{address} answered {error}");
                 match meaning_of(&error) {
@@ -184,21 +162,29 @@ impl JobHandler for RedisDispatch {
                         if leave {
                             self.leave(connection.number);
                         }
-                        Err(self.later(ctx, &why))
+                        let cluster = if is_of_cluster(&error) { CLUSTER } else { "" };
+                        Err(Failure::NotSent(format!("{why}{cluster}")))
                     }
-                    Meaning::Refused => Err(JobError::Retry(why)),
+                    Meaning::Refused => Err(again(why, About::Job)),
                     Meaning::Unknown => {
                         self.leave(connection.number);
-                        Err(JobError::Retry(format!("no answer of {address}: {error}")))
+                        Err(again(format!("no answer of {address}: {error}"), About::Target))
                     }
                 }
             }
             Err(_) => {
                 self.leave(connection.number);
                 let limit = limit.as_millis();
-                Err(JobError::Retry(format!("{address} gave no answer within {limit} ms")))
+                let why = format!("{address} gave no answer within {limit} ms");
+                Err(again(why, About::Target))
             }
         }
+    }
+}
+
+impl DynJobHandler for RedisDispatch {
+    fn execute<'a>(&'a self, ctx: &'a JobContext) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(self.send(ctx))
     }
 
     fn name(&self) -> &str {
@@ -206,9 +192,13 @@ impl JobHandler for RedisDispatch {
     }
 
     /// The time limit starts with a connection in hand.
-    fn ends_by_itself(&self) -> bool {
-        true
+    fn target(&self) -> Option<String> {
+        Some(self.subject.clone())
     }
+}
+
+fn again(why: String, about: About) -> Failure {
+    Failure::Again { why, retry_after: None, about }
 }
 
 impl RedisCommand {
@@ -242,6 +232,13 @@ impl RedisTarget {
         }
         command
     }
+}
+
+/// Continues a sentence after such an answer.
+const CLUSTER: &str = ": this is a Redis Cluster, which is not supported: name a single server";
+
+fn is_of_cluster(error: &RedisError) -> bool {
+    matches!(error.code(), Some("MOVED" | "ASK" | "CLUSTERDOWN"))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -308,7 +305,7 @@ mod tests {
 
     /// What becomes of a job whose Redis gives this answer to everything, and whether its
     /// connection is kept.
-    async fn after(answer: &'static str) -> (Result<(), JobError>, bool) {
+    async fn after(answer: &'static str) -> (Result<(), Failure>, bool) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {
@@ -329,7 +326,7 @@ mod tests {
         });
         let url = format!("redis://127.0.0.1:{port}");
         let target = target(&url, RedisCommand::Lpush);
-        let dispatch = RedisDispatch::open(target, &AppConfig::new("sms"), Health::default());
+        let dispatch = RedisDispatch::open(target, &AppConfig::new("sms"));
         let dispatch = dispatch.unwrap();
         let result = dispatch.execute(&context("{}")).await;
         let kept = dispatch.connection().is_some();
@@ -344,11 +341,13 @@ mod tests {
         for state in STATES {
             let answer = format!("-{state} 1 127.0.0.1:1\r\n");
             let (result, kept) = after(answer.leak()).await;
-            assert!(matches!(result, Err(JobError::Snooze(_))), "{state}: {result:?}");
+            let Err(Failure::NotSent(why)) = &result else { panic!("{state}: {result:?}") };
+            let of_cluster = ["MOVED", "ASK", "CLUSTERDOWN"].contains(&state);
+            assert_eq!(why.contains("this is a Redis Cluster"), of_cluster, "{why}");
             assert_eq!(kept, state != "READONLY", "{state}");
         }
         let (result, kept) = after("-ERR no\r\n").await;
-        assert!(matches!(result, Err(JobError::Retry(_))), "{result:?}");
+        assert!(matches!(result, Err(Failure::Again { about: About::Job, .. })), "{result:?}");
         assert!(kept);
     }
 
@@ -358,11 +357,10 @@ mod tests {
         let url = format!("redis://:hush@{}", listener.local_addr().unwrap());
         drop(listener);
         let target = target(&url, RedisCommand::Publish);
-        let health = Health::default();
-        let dispatch = RedisDispatch::open(target, &AppConfig::new("sms"), health.clone()).unwrap();
+        let dispatch = RedisDispatch::open(target, &AppConfig::new("sms")).unwrap();
         let result = dispatch.execute(&context("{}")).await;
-        assert!(matches!(result, Err(JobError::Snooze(_))), "{result:?}");
-        let shown = format!("{dispatch:?} {:?}", health.read());
+        assert!(matches!(result, Err(Failure::NotSent(_))), "{result:?}");
+        let shown = format!("{dispatch:?} {result:?}");
         assert!(shown.contains("connecting to 127.0.0.1:") && !shown.contains("hush"), "{shown}");
     }
 }

@@ -125,8 +125,8 @@ mod tests {
 
     use serde::Deserialize;
 
-    use super::super::SharedHandler;
     use super::super::context::tests::context;
+    use super::super::{Failure, SharedHandler};
     use super::*;
 
     #[derive(Deserialize)]
@@ -220,7 +220,7 @@ mod tests {
         let answer = handler.execute(&context(r#"{"accountId":"5","amounts":[]}"#)).await;
         assert_eq!((answer, total.load(Ordering::Relaxed)), (Ok(()), 15));
         let answer = handler.execute(&context(r#"{"accountId":"x","amounts":[]}"#)).await;
-        assert!(matches!(answer, Err(JobError::Retry(_))), "{answer:?}");
+        assert!(matches!(answer, Err(Failure::Handler(JobError::Retry(_)))), "{answer:?}");
         assert!(handler.validate(&JobData::default()).is_err());
     }
 }

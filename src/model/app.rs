@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::rate::Rate;
 use super::retry::Backoff;
 use super::schema::JobSchema;
 
@@ -85,6 +86,8 @@ pub struct AppConfig {
     pub shards: NonZeroU32,
     /// The maximum number of waiting jobs in memory on one instance. Default 10,000.
     pub window: NonZeroU32,
+    /// How many attempts may start per second over all instances. Default: no limit.
+    pub rate: Option<Rate>,
     /// A due job rises by one priority class each time that it has waited this long. Default 60
     /// s.
     pub priority_aging: Duration,
@@ -112,6 +115,7 @@ impl AppConfig {
             backoff: Backoff::default(),
             shards: NonZeroU32::new(8).unwrap_or(NonZeroU32::MIN),
             window: NonZeroU32::new(10_000).unwrap_or(NonZeroU32::MIN),
+            rate: None,
             priority_aging: Duration::from_secs(60),
             history: Duration::from_secs(24 * 3600),
             required_fields: Vec::new(),

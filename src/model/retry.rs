@@ -32,6 +32,11 @@ impl Default for Backoff {
     }
 }
 
+/// The wait of a snooze until a time that is past.
+const SNOOZE_INTO_PAST: Duration = Duration::from_secs(1);
+/// The largest fraction of a wait that jitter adds.
+const ADDED: f64 = 0.1;
+
 impl Backoff {
     /// The largest fraction of an exponential wait that jitter subtracts.
     const JITTER: f64 = 0.25;
@@ -57,6 +62,13 @@ impl Backoff {
     }
 }
 
+/// The larger of the wait that a target asks for and the app's own. Jitter, of a random number in
+/// `0.0..1.0`, only adds to what it asks for, so that not all of its jobs return together.
+pub fn longer(wanted: Option<Duration>, backoff: Duration, random: f64) -> Duration {
+    let wanted = wanted.unwrap_or_default();
+    wanted.saturating_add(wanted.mul_f64(ADDED * random.clamp(0.0, 1.0))).max(backoff)
+}
+
 /// The epoch millisecond `wait` after `now_ms`, rounded up so that nothing is early. A wait
 /// beyond the year 9999 ends with it, so that the time can be written as text.
 pub fn due_after(now_ms: i64, wait: Duration) -> i64 {
@@ -64,10 +76,15 @@ pub fn due_after(now_ms: i64, wait: Duration) -> i64 {
     now_ms.saturating_add(wait_ms).min(*EPOCH_MS.end())
 }
 
-/// The epoch millisecond of `until`, rounded up in the same way and within the calendar.
-pub fn due_at(until: DateTime<Utc>) -> i64 {
+/// When a job is due that a handler snoozes until then: at most `longest` after `now_ms`, and after
+/// a second if that is past, so that it does not start over and over.
+pub fn snoozed_until(now_ms: i64, until: DateTime<Utc>, longest: Duration) -> i64 {
     let begun = !until.timestamp_subsec_nanos().is_multiple_of(1_000_000);
-    (until.timestamp_millis() + i64::from(begun)).clamp(*EPOCH_MS.start(), *EPOCH_MS.end())
+    let until_ms = until.timestamp_millis() + i64::from(begun);
+    if until_ms <= now_ms {
+        return due_after(now_ms, SNOOZE_INTO_PAST);
+    }
+    until_ms.min(due_after(now_ms, longest))
 }
 
 #[cfg(test)]
@@ -107,6 +124,15 @@ mod tests {
     }
 
     #[test]
+    fn a_target_gets_the_time_that_it_asks_for_and_a_little_more() {
+        assert_eq!(longer(None, ms(7), 1.0), ms(7));
+        assert_eq!(longer(Some(ms(3000)), ms(7), 0.0), ms(3000));
+        assert_eq!(longer(Some(ms(3000)), ms(7), 1.0), ms(3300));
+        assert_eq!(longer(Some(ms(3000)), ms(4000), 1.0), ms(4000));
+        assert_eq!(longer(Some(Duration::MAX), ms(7), 1.0), Duration::MAX);
+    }
+
+    #[test]
     fn when_that_is_is_rounded_up_and_within_the_calendar() {
         let last = 253_402_300_799_999;
         assert_eq!(due_after(7, ms(3)), 10);
@@ -114,9 +140,13 @@ mod tests {
         assert_eq!(due_after(7, Duration::MAX), last);
         assert_eq!(due_after(i64::MAX, ms(1)), last);
         let at = |ms, nanos| DateTime::from_timestamp_millis(ms).unwrap() + ns(nanos);
-        assert_eq!((due_at(at(7, 0)), due_at(at(7, 1))), (7, 8));
-        assert_eq!(due_at(DateTime::<Utc>::MAX_UTC), last);
-        assert_eq!(due_at(DateTime::<Utc>::MIN_UTC), -62_167_219_200_000);
+        let snoozed = |until| snoozed_until(6, until, ms(100));
+        assert_eq!((snoozed(at(7, 0)), snoozed(at(7, 1))), (7, 8));
+        assert_eq!((snoozed(at(6, 0)), snoozed(at(6, 1))), (1006, 7));
+        assert_eq!(snoozed(at(5, 0)), 1006);
+        assert_eq!(snoozed(DateTime::<Utc>::MIN_UTC), 1006);
+        assert_eq!(snoozed(DateTime::<Utc>::MAX_UTC), 106);
+        assert_eq!(snoozed_until(6, DateTime::<Utc>::MAX_UTC, Duration::MAX), last);
         assert!(DateTime::from_timestamp_millis(last).unwrap().to_rfc3339().starts_with("9999-"));
     }
 

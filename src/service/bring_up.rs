@@ -156,12 +156,12 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Started, StartError> {
     let with_events = builder.kafka.as_ref().filter(|kafka| kafka.events_topic.is_some());
     let events = with_events.map(Producer::start_without_timeout).transpose().map_err(settings)?;
     let health = Health::default();
-    let apps = register_apps(&store, &builder, producer.as_ref(), &health).await?;
+    let apps = register_apps(&store, &builder, producer.as_ref()).await?;
     let kafka = builder.kafka.clone().zip(producer);
     let kafka = kafka.map(|(config, producer)| (config, producer, events));
-    let mut instance = Instance::new(store, builder.clock, builder.settings, apps, kafka);
+    let instance =
+        Instance::new(store, builder.clock, builder.settings, apps, kafka, health.clone());
     check_packets(&instance.store, instance.settings.admission.max_record_bytes, &health).await;
-    instance.health = health;
     let instance = Arc::new(instance);
     let supervisor = Supervisor::new(instance.clone()).start();
     while !(instance.has_lease() && instance.has_asked_for_shards()) {
@@ -322,7 +322,6 @@ async fn register_apps(
     store: &Store,
     builder: &SchedulerBuilder,
     producer: Option<&Producer>,
-    health: &Health,
 ) -> Result<Vec<(AppConfig, SharedHandler, AppRow)>, StartError> {
     let configs: Vec<&AppConfig> = builder.apps.iter().map(|(config, _)| config).collect();
     let register = || store.register_apps(&configs, builder.clock.now_ms());
@@ -342,14 +341,14 @@ async fn register_apps(
         let handler: SharedHandler = match (target, producer) {
             (Target::Handler(handler), _) => handler.clone(),
             (Target::Topic(topic), Some(producer)) => {
-                Arc::new(KafkaDispatch::new(producer.clone(), topic.clone(), health.clone()))
+                Arc::new(KafkaDispatch::new(producer.clone(), topic.clone()))
             }
             (Target::Http(target), _) => {
-                let opened = HttpDispatch::open(target.clone(), config, health.clone());
+                let opened = HttpDispatch::open(target.clone(), config);
                 Arc::new(opened.map_err(StartError::Settings)?)
             }
             (Target::Redis(target), _) => {
-                let opened = RedisDispatch::open(target.clone(), config, health.clone());
+                let opened = RedisDispatch::open(target.clone(), config);
                 Arc::new(opened.map_err(StartError::Settings)?)
             }
             (Target::Topic(topic), None) => {

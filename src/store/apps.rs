@@ -171,6 +171,7 @@ impl Store {
                     paused_by: Set(None),
                     pause_reason: Set(None),
                     refuse_requests: Set(false),
+                    rate_ns: Set(0),
                     deleted_ms: Set(None),
                 })
                 .collect();

@@ -13,32 +13,63 @@ use crate::model::ids::{JobId, LedgerId, Offset, ShardId};
 use crate::model::job::{Cancellation, Changes, Job, JobData, Origin, Priority, TraceContext};
 
 /// The columns of a job as it is admitted: name, PostgreSQL's type, value of a [`Job`]. The way
-/// back is [`job_of`]. The columns that only later changes set follow where a row is read.
+/// back is [`job_of`]. Those of the second group are null in most jobs. The columns that only later
+/// changes set follow where a row is read.
 macro_rules! job_columns {
     ($make:ident $($later:tt)*) => {
         $make! {
-            id: "uuid" = |job| job.id.uuid();
-            shard: "integer" = |job| job.shard.0;
-            priority: "smallint" = |job| job.priority.rank();
-            due_ms: "bigint" = |job| job.due_ms;
-            request_id: "text" = |job| job.request_id.as_str();
-            scheduled_ms: "bigint" = |job| job.scheduled_ms;
-            expires_ms: "bigint" = |job| job.expires_ms;
-            flexible_ms: "bigint" = |job| job.flexible_ms.map(signed_ms);
-            concurrency_key: "text" = |job| job.concurrency_key.as_deref();
-            created_ms: "bigint" = |job| job.created_ms;
-            attempts: "integer" = |job| signed(job.attempts);
-            max_attempts: "integer" = |job| job.max_attempts.map(signed);
-            timeout_ms: "bigint" = |job| job.timeout_ms.map(signed_ms);
-            data: "text" = |job| job.data.as_str();
-            traceparent: "text" = |job| job.trace.as_ref().map(|trace| trace.parent.as_str());
-            tracestate: "text" = |job| job.trace.as_ref().and_then(|trace| trace.state.as_deref());
-            ledger: "integer" = |job| job.origin.as_ref().map(|origin| origin.ledger.0);
-            source_offset: "bigint" = |job| job.origin.as_ref().map(|origin| origin.offset.0);
-            source_time_ms: "bigint" = |job| job.origin.as_ref().and_then(|origin| origin.timestamp_ms);
-            last_error: "text" = |job| job.last_error.as_deref();
-            letter: "uuid" = |job| job.letter;
+            {
+                id: "uuid" = |job| job.id.uuid();
+                shard: "integer" = |job| job.shard.0;
+                priority: "smallint" = |job| job.priority.rank();
+                due_ms: "bigint" = |job| job.due_ms;
+                request_id: "text" = |job| job.request_id.as_str();
+                scheduled_ms: "bigint" = |job| job.scheduled_ms;
+                created_ms: "bigint" = |job| job.created_ms;
+                attempts: "integer" = |job| signed(job.attempts);
+                data: "text" = |job| job.data.as_str();
+                ledger: "integer" = |job| job.origin.as_ref().map(|origin| origin.ledger.0);
+                source_offset: "bigint" = |job| job.origin.as_ref().map(|origin| origin.offset.0);
+                source_time_ms: "bigint" = |job| job.origin.as_ref().and_then(|origin| origin.timestamp_ms);
+            }
+            {
+                expires_ms: "bigint" = |job| job.expires_ms;
+                flexible_ms: "bigint" = |job| job.flexible_ms.map(signed_ms);
+                concurrency_key: "text" = |job| job.concurrency_key.as_deref();
+                max_attempts: "integer" = |job| job.max_attempts.map(signed);
+                timeout_ms: "bigint" = |job| job.timeout_ms.map(signed_ms);
+                traceparent: "text" = |job| job.trace.as_ref().map(|trace| trace.parent.as_str());
+                tracestate: "text" = |job| job.trace.as_ref().and_then(|trace| trace.state.as_deref());
+                last_error: "text" = |job| job.last_error.as_deref();
+                letter: "uuid" = |job| job.letter;
+            }
             $($later)*
+        }
+    };
+}
+
+/// Passes both groups of a job's columns to `writing`.
+macro_rules! writing_all {
+    ({ $($usual:tt)* } { $($rare:tt)* }) => { writing! { $($usual)* $($rare)* } };
+}
+
+/// Passes the first group of a job's columns to `writing`.
+macro_rules! writing_usual {
+    ({ $($usual:tt)* } { $($rare:tt)* }) => { writing! { $($usual)* } };
+}
+
+/// Passes both groups of a job's columns to `reading`.
+macro_rules! reading_all {
+    ({ $($usual:tt)* } { $($rare:tt)* } $($later:tt)*) => {
+        reading! { $($usual)* $($rare)* $($later)* }
+    };
+}
+
+/// Generates the function that says whether the second group of a job's columns is null.
+macro_rules! comparing {
+    ({ $($usual:tt)* } { $($name:ident: $type:literal = |$row:ident| $value:expr;)+ }) => {
+        fn is_usual(job: &Job) -> bool {
+            true $(&& { let $row = job; $value.is_none() })+
         }
     };
 }
@@ -99,8 +130,6 @@ macro_rules! writing {
             concat!(stringify!($first) $(, ", ", stringify!($name))*);
         /// The types of the columns on PostgreSQL.
         pub(in crate::store) const POSTGRES_TYPES: &[&str] = &[$first_type $(, $type)*];
-        /// The number of columns.
-        pub(in crate::store) const WIDTH: usize = POSTGRES_TYPES.len();
 
         /// Binds an array for each column.
         pub(in crate::store) fn bind_postgres<'q>(
@@ -207,8 +236,59 @@ pub(super) mod jobs {
 
     type Row<'q> = &'q Job;
 
-    job_columns!(writing);
-    job_columns!(reading @ revision: moved_ms, original, cancelled_ms, cancelled_by);
+    job_columns!(writing_all);
+    job_columns!(comparing);
+    job_columns!(reading_all @ revision: moved_ms, original, cancelled_ms, cancelled_by);
+
+    /// The columns that are named when jobs are inserted.
+    #[derive(Clone, Copy)]
+    pub(in crate::store) struct Inserted {
+        pub(in crate::store) columns: &'static str,
+        pub(in crate::store) postgres_types: &'static [&'static str],
+        pub(in crate::store) bind_postgres: BindPostgres,
+        pub(in crate::store) bind_mysql: BindMysql,
+        pub(in crate::store) execute_sqlite: ExecuteSqlite,
+    }
+
+    type PostgresQuery<'q> = Query<'q, Postgres, PgArguments>;
+    type BindPostgres = for<'q> fn(PostgresQuery<'q>, &[Row<'q>]) -> PostgresQuery<'q>;
+    type MysqlQuery<'q> = Query<'q, MySql, MySqlArguments>;
+    type BindMysql = for<'q> fn(MysqlQuery<'q>, Row<'q>) -> MysqlQuery<'q>;
+    type ExecuteSqlite = for<'q> fn(&mut CachedStatement<'_>, Row<'q>) -> rusqlite::Result<usize>;
+
+    impl Inserted {
+        /// All columns, or without those that are null in each of `jobs`: a null costs a server
+        /// time for each row, too.
+        pub(in crate::store) fn of(jobs: &[&Job]) -> Self {
+            match jobs.iter().all(|job| is_usual(job)) {
+                true => Self {
+                    columns: usual::COLUMNS,
+                    postgres_types: usual::POSTGRES_TYPES,
+                    bind_postgres: usual::bind_postgres,
+                    bind_mysql: usual::bind_mysql,
+                    execute_sqlite: usual::execute_sqlite,
+                },
+                false => Self {
+                    columns: COLUMNS,
+                    postgres_types: POSTGRES_TYPES,
+                    bind_postgres,
+                    bind_mysql,
+                    execute_sqlite,
+                },
+            }
+        }
+
+        pub(in crate::store) const fn width(self) -> usize {
+            self.postgres_types.len()
+        }
+    }
+
+    /// The same without the columns that are null in most jobs.
+    mod usual {
+        use super::*;
+
+        job_columns!(writing_usual);
+    }
 }
 
 /// Rows of `scheduler_job_history`.

@@ -49,13 +49,13 @@ impl Store {
     }
 
     /// Opens a new session to find out why the database does not answer. `None` if it does, or if
-    /// `patience` is over before that is known.
-    pub async fn trouble(&self, patience: Duration) -> Option<Error> {
-        let tried = tokio::time::timeout(patience, (self.inner.open_session)()).await;
+    /// that is not known after `max_wait`.
+    pub async fn trouble(&self, max_wait: Duration) -> Option<Error> {
+        let tried = tokio::time::timeout(max_wait, (self.inner.open_session)()).await;
         tried.ok()?.err()
     }
 
-    /// Opens and closes a session outside of the pools. Does nothing on a file, which has no
+    /// Opens and closes a session outside of the pools. Does nothing on SQLite, which has no
     /// sessions.
     ///
     /// # Errors
@@ -118,34 +118,37 @@ pub fn redact(url: &str) -> String {
 
 fn shown_parameter(parameter: &str) -> String {
     let name = parameter.split('=').next().unwrap_or_default();
-    let is_secret = ["password", "secret", "key"].iter().any(|sign| name.contains(sign));
+    let is_secret = ["password", "secret", "key"].iter().any(|part| name.contains(part));
     if is_secret { format!("{name}=***") } else { parameter.to_owned() }
 }
 
 async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
-    let connect: PgConnectOptions = url.parse().map_err(|error| unusable(url, &error))?;
-    // A pooler may reject this startup parameter, and it is not needed.
-    let connect = connect.application_name("infinite-scheduler").extra_float_digits(None);
-    let given = connect.get_options().map(given_settings).unwrap_or_default();
+    let session_options: PgConnectOptions = url.parse().map_err(|error| unusable(url, &error))?;
+    // A pooler may reject the startup parameter `extra_float_digits`, and it is not needed.
+    let session_options =
+        session_options.application_name("infinite-scheduler").extra_float_digits(None);
+    let given = session_options.get_options().map(given_settings).unwrap_or_default();
     let rules = Rules { lease: options.lease, given };
-    pooler::check_session(&connect, &rules).await?;
-    check_encoding(&connect).await?;
-    let sessions = Sessions::new(patience(options.lease), rules.clone());
+    pooler::refuse_transaction_pooling(&session_options, &rules).await?;
+    check_encoding(&session_options).await?;
+    let sessions = Sessions::new(ping_max_wait(options.lease), rules.clone());
     let pool_of = |size| PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE);
-    let pool =
-        sessions.checked(pool_of(options.max_connections)).connect_lazy_with(connect.clone());
-    let (connect_new, rules) = (connect.clone(), Arc::new(rules));
+    let pool = sessions
+        .with_checks(pool_of(options.max_connections))
+        .connect_lazy_with(session_options.clone());
+    let (options_of_probe, rules) = (session_options.clone(), Arc::new(rules));
     // A heartbeat tests its connection itself.
-    let of_heartbeat = sessions.clone();
+    let heartbeat_sessions = sessions.clone();
     let connect_heartbeat = move || {
-        let pool = of_heartbeat.set_up(pool_of(1)).connect_lazy_with(connect.clone());
+        let pool =
+            heartbeat_sessions.with_set_up(pool_of(1)).connect_lazy_with(session_options.clone());
         SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
     };
     Ok(Inner {
         sessions,
         open_session: Box::new(move || {
-            let (options, rules) = (connect_new.clone(), rules.clone());
-            Box::pin(async move { check_session::<sqlx::PgConnection>(&options, &rules).await })
+            let (options, rules) = (options_of_probe.clone(), rules.clone());
+            Box::pin(async move { try_session::<sqlx::PgConnection>(&options, &rules).await })
         }),
         pool: SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone()),
         heartbeat: RwLock::new(connect_heartbeat()),
@@ -156,34 +159,36 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
 
 async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
     let url = url.replacen("mariadb:", "mysql:", 1);
-    let connect: MySqlConnectOptions = url.parse().map_err(|error| unusable(&url, &error))?;
+    let session_options: MySqlConnectOptions =
+        url.parse().map_err(|error| unusable(&url, &error))?;
     // All of these are among our settings, which are set in one statement.
-    let connect = connect
+    let session_options = session_options
         .pipes_as_concat(false)
         .no_engine_substitution(false)
         .timezone(None)
         .set_names(false);
     let rules = Rules { lease: options.lease, given: Vec::new() };
-    check_session::<sqlx::MySqlConnection>(&connect, &rules).await?;
-    let sessions = Sessions::new(patience(options.lease), rules.clone());
+    try_session::<sqlx::MySqlConnection>(&session_options, &rules).await?;
+    let sessions = Sessions::new(ping_max_wait(options.lease), rules.clone());
     let pool_of = |size| MySqlPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE);
     // Shorter than the limit after which MySQL closes an idle session.
     let idle = settings::idle_limit_of_mysql(options.lease) / 2;
     let pool = sessions
-        .checked(pool_of(options.max_connections).idle_timeout(idle))
-        .connect_lazy_with(connect.clone());
-    let (connect_new, rules) = (connect.clone(), Arc::new(rules));
+        .with_checks(pool_of(options.max_connections).idle_timeout(idle))
+        .connect_lazy_with(session_options.clone());
+    let (options_of_probe, rules) = (session_options.clone(), Arc::new(rules));
     // A heartbeat tests its connection itself.
-    let of_heartbeat = sessions.clone();
+    let heartbeat_sessions = sessions.clone();
     let connect_heartbeat = move || {
-        let pool = of_heartbeat.set_up(pool_of(1)).connect_lazy_with(connect.clone());
+        let pool =
+            heartbeat_sessions.with_set_up(pool_of(1)).connect_lazy_with(session_options.clone());
         SqlxMySqlConnector::from_sqlx_mysql_pool(pool)
     };
     Ok(Inner {
         sessions,
         open_session: Box::new(move || {
-            let (options, rules) = (connect_new.clone(), rules.clone());
-            Box::pin(async move { check_session::<sqlx::MySqlConnection>(&options, &rules).await })
+            let (options, rules) = (options_of_probe.clone(), rules.clone());
+            Box::pin(async move { try_session::<sqlx::MySqlConnection>(&options, &rules).await })
         }),
         pool: SqlxMySqlConnector::from_sqlx_mysql_pool(pool.clone()),
         heartbeat: RwLock::new(connect_heartbeat()),
@@ -195,7 +200,7 @@ async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
 async fn connect_sqlite(url: &str, options: &StoreOptions) -> Result<Inner> {
     let file = Arc::new(sqlite::File::parse(url)?);
     let rules = Rules { lease: options.lease, given: Vec::new() };
-    let sessions = Sessions::new(patience(options.lease), rules);
+    let sessions = Sessions::new(ping_max_wait(options.lease), rules);
     let driver = Driver::Sqlite(Sqlite::open(&file)?);
     let mut options = ConnectOptions::new(url.to_owned());
     options.max_connections(4).sqlx_logging(false).map_sqlx_sqlite_opts(|options| {
@@ -217,13 +222,14 @@ async fn connect_pool(options: ConnectOptions) -> Result<DatabaseConnection> {
 /// The longest wait for a connection of the pool.
 const ACQUIRE: Duration = Duration::from_secs(10);
 
-/// The longest wait for the answer of a session that is tested: shorter than that of a heartbeat.
-fn patience(lease: Duration) -> Duration {
+/// The longest wait for the answer of a session that is tested: shorter than a heartbeat may take.
+fn ping_max_wait(lease: Duration) -> Duration {
     (lease / 3).min(Duration::from_secs(2))
 }
 
-/// Pools connect lazily; this reports a wrong password or an impossible setting at once.
-async fn check_session<C>(options: &<C as Connection>::Options, rules: &Rules) -> Result<()>
+/// Opens and closes a session. Pools connect lazily; this reports a wrong password or an impossible
+/// setting at once.
+async fn try_session<C>(options: &<C as Connection>::Options, rules: &Rules) -> Result<()>
 where
     C: Session,
 {
@@ -236,12 +242,12 @@ where
 /// within a value. They are set again in each session, because a pooler may ignore them.
 fn given_settings(options: &str) -> Vec<(String, String)> {
     let mut words = vec![String::new()];
-    let mut signs = options.chars();
-    while let Some(sign) = signs.next() {
-        match (sign, words.last_mut()) {
-            ('\\', Some(word)) => word.extend(signs.next()),
-            (sign, _) if sign.is_whitespace() => words.push(String::new()),
-            (sign, Some(word)) => word.push(sign),
+    let mut chars = options.chars();
+    while let Some(char) = chars.next() {
+        match (char, words.last_mut()) {
+            ('\\', Some(word)) => word.extend(chars.next()),
+            (char, _) if char.is_whitespace() => words.push(String::new()),
+            (char, Some(word)) => word.push(char),
             (_, None) => {}
         }
     }

@@ -17,6 +17,7 @@ mod apps;
 mod due;
 mod known_apps;
 mod pauses;
+mod rates;
 mod instances;
 mod members;
 mod shards;

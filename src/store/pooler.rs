@@ -11,28 +11,32 @@ use super::{Error, Result};
 
 /// How many times two sessions are compared.
 const COMPARED: usize = 5;
-/// The longest wait for a second session. A server that has only one left is not refused.
-const SECOND: Duration = Duration::from_secs(2);
+/// The longest wait for the second session, and for the comparison. A server that has no session
+/// left for it is not refused.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// Sets a session up, and verifies that it belongs to its connection.
+/// Sets a session up, and verifies that no pooler assigns it to other connections as well.
 ///
 /// Settings belong to a session. With transaction pooling, sessions are shared by all clients: two
 /// of our connections are then served by one session, or one of them changes its session while the
 /// other has a transaction open.
 ///
 /// # Errors
-/// [`Error::Unusable`] if it does not, and the errors of connecting and setting up.
-pub(super) async fn check_session(connect: &PgConnectOptions, rules: &Rules) -> Result<()> {
+/// [`Error::Unusable`] if one does, and the errors of connecting and setting up.
+pub(super) async fn refuse_transaction_pooling(
+    connect: &PgConnectOptions,
+    rules: &Rules,
+) -> Result<()> {
     let mut one = connect.connect().await?;
     one.set_up(rules).await?;
-    let other = tokio::time::timeout(SECOND, connect.connect()).await;
+    let other = tokio::time::timeout(MAX_WAIT, connect.connect()).await;
     let is_pooled = match other {
         Ok(Ok(mut other)) => {
             // The comparison must not depend on the server's own settings.
             other.set_up(rules).await?;
             let compared =
-                tokio::time::timeout(SECOND, share_a_session(&mut one, &mut other)).await;
-            // This ends its transaction.
+                tokio::time::timeout(MAX_WAIT, share_a_session(&mut one, &mut other)).await;
+            // Closes the connection, which ends a transaction that is still open.
             drop(other);
             compared.unwrap_or(Ok(false))?
         }

@@ -1,10 +1,10 @@
 //! Migrates the tables to this version, once, however many instances start at the same time, and
-//! without touching tables of another program that have the same names.
+//! without touching tables of another program that have the same names. A *step* is one migration.
 //!
 //! The row of the lease table records which step was begun: DDL is not transactional on every
 //! database, and the tables of an interrupted step must not be mistaken for foreign ones. So the
-//! lease table is created before all others. A table that exists without it, or without a step
-//! that creates it, is foreign.
+//! lease table is created before all others. A table with one of our names is foreign if there is
+//! no lease table, or if no step that creates it was applied or begun.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -35,15 +35,16 @@ impl Store {
     pub async fn migrate(&self) -> Result<()> {
         self.refuse_foreign_tables().await?;
         self.create_lease_table().await.map_err(|error| self.explain_denied(error))?;
-        let me = fastrand::i64(1..i64::MAX);
+        // Identifies this call as the holder of the lease.
+        let holder = fastrand::i64(1..i64::MAX);
         loop {
             self.refuse_newer_schema().await?;
             if self.is_current().await? {
                 return Ok(());
             }
-            if self.acquire_schema_lease(me).await? {
+            if self.acquire_schema_lease(holder).await? {
                 let result = self.run_steps().await;
-                self.release_schema_lease(me).await?;
+                self.release_schema_lease(holder).await?;
                 return result.map_err(|error| self.explain_denied(error));
             }
             tokio::time::sleep(LOOK).await;
@@ -94,7 +95,8 @@ impl Store {
         self.applied_steps().await
     }
 
-    /// The migrator runs a step and then records it. The lease row records it before.
+    /// The migrator records a step after running it. The lease row records it before, so that the
+    /// tables of an interrupted step are known to be ours.
     async fn run_steps(&self) -> Result<()> {
         let _permit = self.write_permit().await;
         let applied = self.applied_steps().await?;
@@ -113,7 +115,8 @@ impl Store {
 
     /// Fails if there is a table with one of our names that no step of ours created.
     async fn refuse_foreign_tables(&self) -> Result<()> {
-        // In this order: a table that another instance creates in the meantime is not in the list.
+        // The tables are listed before the steps are read: a table that another instance creates in
+        // between is not in the list, and not mistaken for a foreign one.
         let existing = self.tables_with_our_names().await?;
         if !existing.contains(LEASE_TABLE) {
             return match existing.first() {
@@ -225,7 +228,7 @@ impl Store {
         }
     }
 
-    async fn acquire_schema_lease(&self, me: i64) -> Result<bool> {
+    async fn acquire_schema_lease(&self, holder: i64) -> Result<bool> {
         // The row is missing if the instance that created the table crashed before inserting it.
         let insert = format!(
             "insert into {LEASE_TABLE} (id, holder, until_us, begun) \
@@ -234,7 +237,7 @@ impl Store {
         );
         let now = self.now_us();
         let take = format!(
-            "update {LEASE_TABLE} set holder = {me}, until_us = {now} + {} \
+            "update {LEASE_TABLE} set holder = {holder}, until_us = {now} + {} \
              where id = 1 and (holder = 0 or until_us < {now})",
             LEASE.as_micros()
         );
@@ -246,8 +249,9 @@ impl Store {
         Ok(self.inner.pool.execute_unprepared(&take).await?.rows_affected() == 1)
     }
 
-    async fn release_schema_lease(&self, me: i64) -> Result<()> {
-        let release = format!("update {LEASE_TABLE} set holder = 0 where id = 1 and holder = {me}");
+    async fn release_schema_lease(&self, holder: i64) -> Result<()> {
+        let release =
+            format!("update {LEASE_TABLE} set holder = 0 where id = 1 and holder = {holder}");
         let _permit = self.write_permit().await;
         self.inner.pool.execute_unprepared(&release).await?;
         Ok(())

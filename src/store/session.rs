@@ -57,7 +57,7 @@ fn refuse(why: String) -> sqlx::Error {
     sqlx::Error::Configuration(Box::new(Refusal(why)))
 }
 
-/// In one round trip, because every new session is set up, also on a slow server.
+/// Takes one round trip, since every new session waits for it.
 async fn set_up_postgres(connection: &mut PgConnection, rules: &Rules) -> sqlx::Result<()> {
     let path = rules.given.iter().find(|(name, _)| name == "search_path");
     let settings = of_postgres(rules.lease, path.map(|(_, value)| value.as_str()));
@@ -68,31 +68,31 @@ async fn set_up_postgres(connection: &mut PgConnection, rules: &Rules) -> sqlx::
     sql.extend(given.map(|(name, value)| {
         format!("select set_config({}, {}, false);", quoted(name), quoted(value))
     }));
-    let wanted: Vec<String> = settings
+    let rows: Vec<String> = settings
         .iter()
         .map(|setting| {
-            let right: Vec<String> = setting.right().map(quoted).collect();
-            format!("({}, array[{}])", quoted(setting.name), right.join(","))
+            let allowed: Vec<String> = setting.allowed().map(quoted).collect();
+            format!("({}, array[{}])", quoted(setting.name), allowed.join(","))
         })
         .collect();
     let names: Vec<String> = settings.iter().map(|setting| quoted(setting.name)).collect();
     let read = format!("select name, setting from pg_settings where name in ({})", names.join(","));
     // Only settings that differ are set, because some require permissions.
     sql += &format!(
-        "select set_config(w.name, w.good[1], false) from (values {}) as w(name, good) \
-         join pg_settings as s on s.name = w.name where s.setting <> all (w.good); {read}",
-        wanted.join(",")
+        "select set_config(w.name, w.allowed[1], false) from (values {}) as w(name, allowed) \
+         join pg_settings as s on s.name = w.name where s.setting <> all (w.allowed); {read}",
+        rows.join(",")
     );
     match read_postgres(connection, &sql).await {
         Ok(shown) => check(&settings, &shown, None),
         Err(sqlx::Error::Database(error)) => {
             let shown = read_postgres(connection, &read).await?;
             let message = error.message().to_owned();
-            // The message contains the name of the setting.
+            // The message names the setting that was refused: it is reported rather than others.
             let (named, others): (Vec<_>, Vec<_>) =
                 settings.into_iter().partition(|setting| message.contains(setting.name));
-            let likely: Vec<Setting> = named.into_iter().chain(others).collect();
-            check(&likely, &shown, Some(&message))?;
+            let in_order: Vec<Setting> = named.into_iter().chain(others).collect();
+            check(&in_order, &shown, Some(&message))?;
             Err(sqlx::Error::Database(error))
         }
         Err(error) => Err(error),
@@ -103,6 +103,7 @@ async fn read_postgres(connection: &mut PgConnection, sql: &str) -> sqlx::Result
     let mut shown = Shown::new();
     let mut results = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_many(connection);
     while let Some(result) = results.try_next().await? {
+        // The rows of `set_config` have one column.
         if let Either::Right(row) = result
             && row.len() == 2
         {
@@ -118,13 +119,13 @@ fn quoted(text: &str) -> String {
 }
 
 /// Lifts the limits of reads, which would apply to reading the settings too.
-const SEE_ALL_OF_MYSQL: &str =
+const UNLIMITED_READS_OF_MYSQL: &str =
     "set session sql_big_selects = 1, sql_select_limit = 18446744073709551615";
 
 async fn set_up_mysql(connection: &mut MySqlConnection, rules: &Rules) -> sqlx::Result<()> {
     let names: Vec<String> = names_of_mysql().iter().map(|name| format!("'{name}'")).collect();
     let read = format!("show session variables where variable_name in ({})", names.join(","));
-    let shown = read_mysql(connection, &format!("{SEE_ALL_OF_MYSQL}; {read}")).await?;
+    let shown = read_mysql(connection, &format!("{UNLIMITED_READS_OF_MYSQL}; {read}")).await?;
     let settings = of_mysql(rules.lease, &shown);
     let differ: Vec<&Setting> =
         settings.iter().filter(|setting| setting.is_to_set(&shown)).collect();
@@ -167,16 +168,16 @@ fn assignment(setting: &Setting) -> String {
 
 /// Fails for a setting that is not as required. `refused` is the server's error on setting it.
 fn check(settings: &[Setting], shown: &Shown, refused: Option<&str>) -> sqlx::Result<()> {
-    let Some(broken) = settings.iter().find(|setting| setting.is_broken(shown)) else {
+    let Some(violated) = settings.iter().find(|setting| setting.is_violated(shown)) else {
         return Ok(());
     };
-    let Setting { name, why, .. } = broken;
-    let wanted = broken.wanted();
+    let Setting { name, why, .. } = violated;
+    let allowed = violated.shown_allowed();
     let is = match shown.get(*name) {
         Some(value) => format!("is {value}"),
         None => "is unknown to it".to_owned(),
     };
-    let way_out = match refused {
+    let remedy = match refused {
         Some(said) => format!(
             "this user may not set it ({said}): have an administrator set it for the server or \
              for this user"
@@ -186,7 +187,7 @@ fn check(settings: &[Setting], shown: &Shown, refused: Option<&str>) -> sqlx::Re
             .to_owned(),
     };
     Err(refuse(format!(
-        "its session setting {name} {is} and must be {wanted}, since {why}; {way_out}"
+        "its session setting {name} {is} and must be {allowed}, since {why}; {remedy}"
     )))
 }
 
@@ -195,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_names_setting_value_and_way_out() {
+    fn a_refusal_names_the_setting_its_value_and_the_remedy() {
         let settings = of_postgres(Duration::from_secs(10), None);
         let shown = [("session_replication_role".to_owned(), "replica".to_owned())].into();
         let settings: Vec<Setting> =

@@ -19,16 +19,16 @@ pub(super) struct Sessions {
     /// Sessions that were opened before this are closed.
     since: Arc<RwLock<Instant>>,
     /// The longest wait for an answer.
-    patience: Duration,
+    max_wait: Duration,
     rules: Arc<Rules>,
     /// Why the last new session was refused, if it was.
     refused: Arc<Mutex<Option<String>>>,
 }
 
 impl Sessions {
-    pub(super) fn new(patience: Duration, rules: Rules) -> Self {
+    pub(super) fn new(max_wait: Duration, rules: Rules) -> Self {
         let since = Arc::new(RwLock::new(Instant::now()));
-        Self { since, patience, rules: Arc::new(rules), refused: Arc::default() }
+        Self { since, max_wait, rules: Arc::new(rules), refused: Arc::default() }
     }
 
     /// Why the last new session was refused, if it was. The pool's own error does not contain it.
@@ -41,12 +41,14 @@ impl Sessions {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Adds to the options of a pool that its sessions are set up before their first use.
-    pub(super) fn set_up<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB>
+    /// Makes a pool set up each session before its first use.
+    pub(super) fn with_set_up<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB>
     where
         DB::Connection: Session,
     {
         let sessions = self.clone();
+        // The pool's own test could last for the whole `acquire_timeout`; that of `with_checks` ends
+        // after `max_wait`.
         options.test_before_acquire(false).after_connect(move |connection, _| {
             let sessions = sessions.clone();
             Box::pin(async move {
@@ -58,26 +60,26 @@ impl Sessions {
         })
     }
 
-    /// Closes all existing sessions instead of reusing them.
+    /// From now on the pools close each session that exists now, instead of using it again.
     pub(super) fn retire(&self) {
         *self.since.write().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// As [`set_up`](Self::set_up), and each session is also tested before and after its use.
-    /// Otherwise a session that stopped answering during a statement would occupy its place in the
-    /// pool until the kernel closes the connection, after about 15 minutes.
-    pub(super) fn checked<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB>
+    /// As [`with_set_up`](Self::with_set_up), and the pool also tests each session before and after
+    /// its use. Otherwise a session that stopped answering during a statement would occupy its place
+    /// in the pool until the kernel closes the connection, after about 15 minutes.
+    pub(super) fn with_checks<DB: Database>(&self, options: PoolOptions<DB>) -> PoolOptions<DB>
     where
         DB::Connection: Session,
     {
-        let (before, after) = (self.clone(), self.clone());
-        self.set_up(options)
+        let (for_acquire, for_release) = (self.clone(), self.clone());
+        self.with_set_up(options)
             .before_acquire(move |connection, seen| {
-                let sessions = before.clone();
+                let sessions = for_acquire.clone();
                 Box::pin(async move { sessions.check(connection, seen).await })
             })
             .after_release(move |connection, seen| {
-                let sessions = after.clone();
+                let sessions = for_release.clone();
                 Box::pin(async move { sessions.check(connection, seen).await })
             })
     }
@@ -91,7 +93,7 @@ impl Sessions {
         if !self.is_current(seen.age) {
             return Ok(false);
         }
-        match tokio::time::timeout(self.patience, connection.ping()).await {
+        match tokio::time::timeout(self.max_wait, connection.ping()).await {
             Ok(answer) => answer.map(|()| true),
             Err(_) => Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())),
         }

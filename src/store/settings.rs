@@ -1,9 +1,9 @@
 //! The settings that every session must have on each server, and why a guarantee depends on them.
 //!
-//! There is one table for each kind of server. `session` sets what a new session has otherwise, and
-//! reads it back. Two things are left to the server's administrator: whether the server is
-//! read-only (`read_only`, `default_transaction_read_only`), which is treated as an outage, and
-//! what is written to a binary log (`sql_log_bin`).
+//! There is one table for each kind of server. `session` changes those that differ in a new
+//! session, and reads them back. Two things are left to the server's administrator: whether the
+//! server is read-only (`read_only`, `default_transaction_read_only`), which is treated as an
+//! outage, and what is written to a binary log (`sql_log_bin`).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(super) struct Setting {
     pub(super) name: &'static str,
     /// The allowed values, in the form in which the server shows them. The first is the one that is
     /// set.
-    right: Vec<String>,
+    allowed: Vec<String>,
     /// The reason; it completes the sentence "it must be .., since ..".
     pub(super) why: &'static str,
     need: Need,
@@ -30,53 +30,54 @@ enum Need {
     /// If the server supports it; some versions do not.
     IfKnown,
     /// Never; it is set where possible.
-    Wish,
+    Preferred,
 }
 
 impl Setting {
     fn new(
         name: &'static str,
-        right: impl IntoIterator<Item = impl Into<String>>,
+        allowed: impl IntoIterator<Item = impl Into<String>>,
         why: &'static str,
     ) -> Self {
-        let right = right.into_iter().map(Into::into).collect();
-        Self { name, right, why, need: Need::Always }
+        let allowed = allowed.into_iter().map(Into::into).collect();
+        Self { name, allowed, why, need: Need::Always }
     }
 
     fn if_known(self) -> Self {
         Self { need: Need::IfKnown, ..self }
     }
 
-    fn wish(self) -> Self {
-        Self { need: Need::Wish, ..self }
+    fn preferred(self) -> Self {
+        Self { need: Need::Preferred, ..self }
     }
 
     /// The value that is set.
     pub(super) fn value(&self) -> &str {
-        self.right.first().map_or("", String::as_str)
+        self.allowed.first().map_or("", String::as_str)
     }
 
-    /// The allowed values, to be shown.
-    pub(super) fn wanted(&self) -> String {
-        self.right.join(" or ")
+    /// The allowed values, as a text for messages.
+    pub(super) fn shown_allowed(&self) -> String {
+        self.allowed.join(" or ")
     }
 
     /// The allowed values.
-    pub(super) fn right(&self) -> impl Iterator<Item = &str> {
-        self.right.iter().map(String::as_str)
+    pub(super) fn allowed(&self) -> impl Iterator<Item = &str> {
+        self.allowed.iter().map(String::as_str)
     }
 
-    /// Whether a session with these settings has an allowed value, or need not have one.
+    /// Whether a session with these settings has an allowed value. A setting that the server does
+    /// not have holds, unless it is always required.
     pub(super) fn holds(&self, shown: &Shown) -> bool {
         match shown.get(self.name) {
-            Some(value) => self.right.iter().any(|right| is_same(right, value)),
+            Some(value) => self.allowed.iter().any(|allowed| is_same(allowed, value)),
             None => self.need != Need::Always,
         }
     }
 
     /// Whether a session with these settings must not be used.
-    pub(super) fn is_broken(&self, shown: &Shown) -> bool {
-        self.need != Need::Wish && !self.holds(shown)
+    pub(super) fn is_violated(&self, shown: &Shown) -> bool {
+        self.need != Need::Preferred && !self.holds(shown)
     }
 
     /// Whether the setting must be changed, and exists.
@@ -86,14 +87,14 @@ impl Setting {
 }
 
 /// Compares lists such as `sql_mode` without regard to order, which each server chooses itself.
-fn is_same(right: &str, shown: &str) -> bool {
+fn is_same(allowed: &str, shown: &str) -> bool {
     let parts = |list: &str| {
         let mut parts: Vec<String> =
             list.split(',').map(|part| part.trim().to_lowercase()).collect();
         parts.sort_unstable();
         parts
     };
-    parts(right) == parts(shown)
+    parts(allowed) == parts(shown)
 }
 
 /// The settings of PostgreSQL. `search_path` is the one of the URL, if it has one.
@@ -151,7 +152,7 @@ pub(super) fn of_postgres(lease: Duration, search_path: Option<&str>) -> Vec<Set
         Setting::new("bytea_output", ["hex"], "bytes are read in one form").if_known(),
         // It does not exist for a Unix socket.
         Setting::new("tcp_user_timeout", [&lease_ms], "a dead connection would keep its locks")
-            .wish(),
+            .preferred(),
     ];
     if let Some(path) = search_path {
         let why = "the URL says so, and other tables would be used";
@@ -163,8 +164,10 @@ pub(super) fn of_postgres(lease: Duration, search_path: Option<&str>) -> Vec<Set
 /// All settings that may be required on MySQL or MariaDB, and those that distinguish the two.
 pub(super) fn names_of_mysql() -> Vec<&'static str> {
     let mut names = vec!["log_bin", IDLE_TRANSACTION];
-    let known = [IDLE_TRANSACTION, "log_bin"].map(|name| (name.to_owned(), "ON".to_owned()));
-    for shown in [Shown::new(), known.into()] {
+    // Once without and once with what distinguishes the servers.
+    let shown_by_mariadb =
+        [IDLE_TRANSACTION, "log_bin"].map(|name| (name.to_owned(), "ON".to_owned()));
+    for shown in [Shown::new(), shown_by_mariadb.into()] {
         let settings = of_mysql(Duration::from_secs(1), &shown);
         names.extend(settings.iter().map(|setting| setting.name));
     }
@@ -187,16 +190,16 @@ const IDLE_SESSION_S: &str = "28800";
 pub(super) fn of_mysql(lease: Duration, shown: &Shown) -> Vec<Setting> {
     let lease_s = lease.as_secs().max(1).to_string();
     let half_s = idle_limit_of_mysql(lease).as_secs().to_string();
-    let fences = "a statement has to see what was committed before it began";
+    let isolation = "a statement has to see what was committed before it began";
     let no_limit = "the server would cancel statements of ours";
     let frozen = "an instance that is frozen in a transaction would keep its locks";
-    let text = "texts are sent in UTF-8";
+    let encoding = "texts are sent in UTF-8";
     let mut settings = vec![
         Setting::new("autocommit", ["ON"], "a statement by itself has to be committed by itself"),
         Setting::new("completion_type", ["NO_CHAIN"], "a commit has to end its transaction"),
         // `tx_isolation` is its name on MariaDB before 11.1.
-        Setting::new("tx_isolation", ["READ-COMMITTED"], fences).if_known(),
-        Setting::new("transaction_isolation", ["READ-COMMITTED"], fences).if_known(),
+        Setting::new("tx_isolation", ["READ-COMMITTED"], isolation).if_known(),
+        Setting::new("transaction_isolation", ["READ-COMMITTED"], isolation).if_known(),
         Setting::new("sql_mode", [SQL_MODE], "texts and statements have to stay as they are meant"),
         Setting::new("sql_auto_is_null", ["OFF"], "it changes what a comparison with null means")
             .if_known(),
@@ -208,9 +211,9 @@ pub(super) fn of_mysql(lease: Duration, shown: &Shown) -> Vec<Setting> {
         Setting::new("unique_checks", ["ON"], "a duplicate might not be noticed"),
         Setting::new("default_storage_engine", ["InnoDB"], "tables have to know transactions"),
         Setting::new("time_zone", ["+00:00"], "times are compared in UTC"),
-        Setting::new("character_set_client", ["utf8mb4"], text),
-        Setting::new("character_set_results", ["utf8mb4"], text),
-        Setting::new("character_set_connection", ["utf8mb4"], text),
+        Setting::new("character_set_client", ["utf8mb4"], encoding),
+        Setting::new("character_set_results", ["utf8mb4"], encoding),
+        Setting::new("character_set_connection", ["utf8mb4"], encoding),
         // Any collation would do, as columns have their own, but it must be the same everywhere.
         Setting::new("collation_connection", ["utf8mb4_general_ci"], "texts are compared alike"),
         Setting::new("max_statement_time", ["0.000000"], no_limit).if_known(),
@@ -278,34 +281,39 @@ mod tests {
     fn a_setting_is_compared_as_servers_show_it() {
         let settings = of_mysql(LEASE, &Shown::new());
         let mode = find(&settings, "sql_mode");
-        let turned = "NO_ENGINE_SUBSTITUTION,STRICT_ALL_TABLES,STRICT_TRANS_TABLES,PIPES_AS_CONCAT";
-        assert!(mode.holds(&shown(&[("sql_mode", turned)])));
-        for other in ["", "STRICT_TRANS_TABLES", &format!("{turned},EMPTY_STRING_IS_NULL")] {
+        let reordered =
+            "NO_ENGINE_SUBSTITUTION,STRICT_ALL_TABLES,STRICT_TRANS_TABLES,PIPES_AS_CONCAT";
+        assert!(mode.holds(&shown(&[("sql_mode", reordered)])));
+        for other in ["", "STRICT_TRANS_TABLES", &format!("{reordered},EMPTY_STRING_IS_NULL")] {
             assert!(mode.is_to_set(&shown(&[("sql_mode", other)])), "{other}");
         }
         assert!(find(&settings, "autocommit").holds(&shown(&[("autocommit", "on")])));
     }
 
     #[test]
-    fn only_what_a_server_has_is_set_and_only_what_every_server_has_is_missed() {
+    fn a_setting_that_a_server_lacks_is_not_set_and_is_required_only_if_always_needed() {
         let settings = of_postgres(LEASE, None);
         let none = Shown::new();
-        assert!(find(&settings, "lock_timeout").is_broken(&none));
-        assert!(!find(&settings, "idle_session_timeout").is_broken(&none));
+        assert!(find(&settings, "lock_timeout").is_violated(&none));
+        assert!(!find(&settings, "idle_session_timeout").is_violated(&none));
         assert!(settings.iter().all(|setting| !setting.is_to_set(&none)));
         let socket = shown(&[("tcp_user_timeout", "0")]);
         let wish = find(&settings, "tcp_user_timeout");
-        assert!(wish.is_to_set(&socket) && !wish.is_broken(&socket));
+        assert!(wish.is_to_set(&socket) && !wish.is_violated(&socket));
     }
 
     #[test]
-    fn a_durable_commit_is_the_administrators_choice_and_one_that_is_not_is_nobodys() {
+    fn any_durable_level_of_commit_is_allowed_and_no_other() {
         let settings = of_postgres(LEASE, None);
         let commit = find(&settings, "synchronous_commit");
-        for (value, right) in
+        for (value, is_allowed) in
             [("on", true), ("local", true), ("remote_apply", true), ("off", false)]
         {
-            assert_eq!(commit.holds(&shown(&[("synchronous_commit", value)])), right, "{value}");
+            assert_eq!(
+                commit.holds(&shown(&[("synchronous_commit", value)])),
+                is_allowed,
+                "{value}"
+            );
         }
         assert_eq!(commit.value(), "on");
     }
@@ -321,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_binary_logs_form_matters_only_where_there_is_one() {
+    fn the_format_of_the_binary_log_is_required_only_if_there_is_one() {
         let format = |log: &str| {
             let settings = of_mysql(LEASE, &shown(&[("log_bin", log)]));
             settings.iter().any(|setting| setting.name == "binlog_format")

@@ -40,6 +40,7 @@ mod split_batches;
 mod panics;
 mod schema;
 mod targets;
+mod limits;
 mod handle;
 mod http;
 mod serve;

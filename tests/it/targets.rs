@@ -1,5 +1,6 @@
 //! Dispatch targets beside Kafka: what a receiver gets, and what its answers mean.
 
+mod circuit;
 mod http;
 mod receiver;
 mod redis;
@@ -28,9 +29,13 @@ fn builder(database: &TestDatabase, keys: &str) -> SchedulerBuilder {
     SchedulerBuilder::from_config(&config).database_url(database.url()).lease(LEASE)
 }
 
-/// Schedules a job that is due at once.
+/// Schedules a job of `sms` that is due at once.
 async fn schedule(scheduler: &Scheduler, id: &str) {
-    let request = ScheduleJobRequest::builder("sms")
+    schedule_to(scheduler, "sms", id).await;
+}
+
+async fn schedule_to(scheduler: &Scheduler, app: &str, id: &str) {
+    let request = ScheduleJobRequest::builder(app)
         .request_id(id)
         .at("2020-01-01T00:00:00Z")
         .job_data(&serde_json::json!({"a": 1}))

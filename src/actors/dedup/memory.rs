@@ -14,7 +14,7 @@ const SLOTS: usize = 1 << (BUDGET_BYTES / 2 / SLOT_BYTES).ilog2();
 /// Keys of one generation: with more than seven eighths of its slots in use the table would double.
 const GENERATION: usize = SLOTS / 8 * 7;
 
-/// Two generations of keys. Each key is kept for at least one generation.
+/// Two generations of keys. A key is kept at least until `GENERATION` others were added after it.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     young: HashSet<KeyId>,

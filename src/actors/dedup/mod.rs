@@ -1,14 +1,15 @@
 //! A cache of recent idempotency keys that are in the database. It is an optimization only.
 //!
 //! Each instance has one in memory (`memory`) and, if configured, shares one in Redis with the
-//! others (`fleet`). The actor also deletes expired keys from the database, a few at a time.
+//! others (`shared_cache`). The actor also deletes expired keys from the database, a few at a time.
 //!
-//! A hit makes the batch be read before it is written; without it, the write would fail on the
-//! unique key and be repeated. Only that unique key decides what is a duplicate.
+//! After a hit, the keys of a batch are looked up in the database before the batch is written;
+//! otherwise the write would fail on their unique index and be repeated. Only that index decides
+//! what is a duplicate.
 
-mod fleet;
-mod link;
+mod connection;
 mod memory;
+mod shared_cache;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,8 +18,8 @@ use std::time::Duration;
 use actix::Response;
 use actix::prelude::*;
 
-use self::fleet::Fleet;
 use self::memory::Memory;
+use self::shared_cache::SharedCache;
 use super::child::Child;
 use super::instance::Instance;
 use super::messages::*;
@@ -35,23 +36,26 @@ pub(super) struct Dedup {
     instance: Arc<Instance>,
     memory: Memory,
     /// The cache in Redis, if one is configured.
-    fleet: Option<Fleet>,
-    asked: u64,
-    recognised: u64,
-    forgotten: u64,
+    shared_cache: Option<SharedCache>,
+    /// How many keys batches asked for, since the start of this actor.
+    queried: u64,
+    /// How many of them were in memory.
+    found: u64,
+    /// How many expired keys were deleted from the database.
+    deleted: u64,
 }
 
 impl Dedup {
     pub(super) fn new(instance: Arc<Instance>) -> Self {
         let memory = Memory::default();
-        Self { instance, memory, fleet: None, asked: 0, recognised: 0, forgotten: 0 }
+        Self { instance, memory, shared_cache: None, queried: 0, found: 0, deleted: 0 }
     }
 
-    fn join_fleet(&mut self) {
+    fn start_shared_cache(&mut self) {
         let settings = &self.instance.settings;
         let Some(url) = &settings.idempotency_redis else { return };
-        match Fleet::start(url, settings.admission.idempotency_window) {
-            Ok(fleet) => self.fleet = Some(fleet),
+        match SharedCache::start(url, settings.admission.idempotency_window) {
+            Ok(cache) => self.shared_cache = Some(cache),
             // Unexpected: the URL was checked at the start.
             Err(error) => tracing::error!(%error, "no redis is used: {error}"),
         }
@@ -64,8 +68,8 @@ impl Dedup {
         ctx.spawn(step.into_actor(self).map(move |step, actor, ctx| {
             let step = step.unwrap_or_else(|error| panic!("forgetting keys: {error}"));
             let (pause, next) = match step {
-                Ok((forgotten, next)) => {
-                    actor.forgotten += forgotten;
+                Ok((deleted, next)) => {
+                    actor.deleted += deleted;
                     next.map_or((BETWEEN_ROUNDS, KeyCursor::default()), |next| {
                         (BETWEEN_STEPS, next)
                     })
@@ -90,7 +94,7 @@ impl Actor for Dedup {
     fn started(&mut self, ctx: &mut Context<Self>) {
         // The cache of a replaced actor is lost.
         self.instance.counters.idempotency_cache.store(0, Ordering::Relaxed);
-        self.join_fleet();
+        self.start_shared_cache();
         ctx.run_later(BETWEEN_ROUNDS, |actor, ctx| actor.clean_up(KeyCursor::default(), ctx));
     }
 }
@@ -108,19 +112,19 @@ impl Handler<FindKeys> for Dedup {
 
     /// Queries Redis only if no key is in memory, and in a future of its own, so that the actor
     /// goes on to handle messages.
-    fn handle(&mut self, recall: FindKeys, _: &mut Context<Self>) -> Response<bool> {
-        let known = recall.keys.iter().filter(|key| self.memory.knows(key)).count();
-        self.asked += recall.keys.len() as u64;
-        self.recognised += known as u64;
+    fn handle(&mut self, query: FindKeys, _: &mut Context<Self>) -> Response<bool> {
+        let known = query.keys.iter().filter(|key| self.memory.knows(key)).count();
+        self.queried += query.keys.len() as u64;
+        self.found += known as u64;
         let counters = &self.instance.counters;
         counters.add(&counters.idempotency_hits, known);
-        let fleet = match &self.fleet {
-            Some(fleet) if known == 0 && !recall.keys.is_empty() => fleet,
+        let cache = match &self.shared_cache {
+            Some(cache) if known == 0 && !query.keys.is_empty() => cache,
             _ => return Response::reply(known > 0),
         };
-        let (instance, asking) = (self.instance.clone(), fleet.count_known(recall.keys));
+        let (instance, counting) = (self.instance.clone(), cache.count_known(query.keys));
         Response::fut(async move {
-            let known = asking.await;
+            let known = counting.await;
             instance.counters.idempotency_hits.fetch_add(known, Ordering::Relaxed);
             known > 0
         })
@@ -131,8 +135,8 @@ impl Handler<RememberKeys> for Dedup {
     type Result = ();
 
     fn handle(&mut self, remember: RememberKeys, _: &mut Context<Self>) {
-        if let Some(fleet) = &self.fleet {
-            fleet.note(&remember.keys);
+        if let Some(cache) = &self.shared_cache {
+            cache.write_later(&remember.keys);
         }
         for key in remember.keys {
             self.memory.remember(key);
@@ -147,16 +151,16 @@ impl Handler<Report> for Dedup {
 
     fn handle(&mut self, _: Report, _: &mut Context<Self>) {
         let remembered = self.memory.len();
-        let fleet = self.fleet.as_ref();
+        let cache = self.shared_cache.as_ref();
         tracing::info!(
             actor = "dedup",
             remembered,
-            asked = self.asked,
-            recognised = self.recognised,
-            forgotten = self.forgotten,
-            redis = fleet.map(Fleet::status),
-            recognised_by_redis = fleet.map(Fleet::recognised),
-            not_noted_in_redis = fleet.map(Fleet::dropped),
+            asked = self.queried,
+            recognised = self.found,
+            forgotten = self.deleted,
+            redis = cache.map(SharedCache::status),
+            recognised_by_redis = cache.map(SharedCache::found),
+            not_noted_in_redis = cache.map(SharedCache::dropped),
             "{remembered} idempotency keys remembered",
         );
     }

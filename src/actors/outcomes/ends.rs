@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::super::in_flight::{Attempt, Ended};
 use super::super::instance::Instance;
-use crate::dispatch::{FiredJob, JobError};
+use crate::dispatch::{Failure, FiredJob, JobError};
 use crate::model::change::remembered_until;
 use crate::model::job::Cancellation;
 use crate::model::letter::{DeadLetter, ErrorKind};
-use crate::model::retry::{due_after, due_at};
+use crate::model::retry::{due_after, longer, snoozed_until};
 use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt, about_job};
 use crate::store::{Outcome, Tombstone};
 
@@ -31,9 +32,10 @@ pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) ->
         }
         Ended::Returned(Err(error)) => error.clone(),
         Ended::TimedOut(limit) => {
-            JobError::Retry(format!("the attempt took longer than {} ms", limit.as_millis()))
+            let why = format!("the attempt took longer than {} ms", limit.as_millis());
+            JobError::Retry(why).into()
         }
-        Ended::Panicked => JobError::Retry("the handler panicked".into()),
+        Ended::Panicked => JobError::Retry("the handler panicked".into()).into(),
     };
     Some(after_failure(instance, attempt, error))
 }
@@ -47,10 +49,8 @@ fn after_cancellation(
 ) -> Outcome {
     match how {
         Ended::Returned(Ok(())) => return Outcome::Succeeded,
-        Ended::Returned(Err(JobError::Snooze(_)))
-        | Ended::NotStarted
-        | Ended::Expired
-        | Ended::Cancelled => {}
+        Ended::Returned(Err(failure)) if !failure.is_attempt() => {}
+        Ended::NotStarted | Ended::Expired | Ended::Cancelled => {}
         Ended::Returned(Err(_)) | Ended::TimedOut(_) | Ended::Panicked => {
             attempt.app.figures.failed.fetch_add(1, Ordering::Relaxed);
         }
@@ -60,27 +60,56 @@ fn after_cancellation(
     Outcome::Cancelled(Arc::new(Tombstone { first: first.clone(), until_ms, fired }))
 }
 
-fn after_failure(instance: &Instance, attempt: &Attempt, error: JobError) -> Outcome {
-    let Attempt { job, app, .. } = attempt;
-    let now_ms = instance.clock.now_ms();
-    let failed = job.attempts + 1;
-    if let JobError::Snooze(until) = error {
-        return Outcome::Retry { due_ms: due_at(until), attempts: job.attempts, error: None };
+fn after_failure(instance: &Instance, attempt: &Attempt, failure: Failure) -> Outcome {
+    if !failure.is_attempt() {
+        return postponed(instance, attempt, failure);
     }
+    let Attempt { job, app, .. } = attempt;
     app.figures.failed.fetch_add(1, Ordering::Relaxed);
-    let why = kept(&error.to_string());
+    let failed = job.attempts + 1;
+    let why = kept(&failure.why());
     let most = job.max_attempts.unwrap_or(app.config.max_attempts.get());
-    if matches!(error, JobError::Refused(_)) {
+    let is_refused =
+        matches!(failure, Failure::Refused { .. } | Failure::Handler(JobError::Refused(_)));
+    if is_refused {
         return bury(instance, attempt, ErrorKind::RefusedByTarget, why);
     }
-    if matches!(error, JobError::Fail(_)) || failed >= most {
+    if matches!(failure, Failure::Handler(JobError::Fail(_))) || failed >= most {
         return bury(instance, attempt, ErrorKind::AttemptsExhausted, why);
     }
-    let wait = match error {
-        JobError::RetryAfter(wait, _) => wait,
-        _ => app.config.backoff.delay(failed, fastrand::f64()),
+    let backoff = app.config.backoff.delay(failed, fastrand::f64());
+    let wait = match failure {
+        Failure::Handler(JobError::RetryAfter(wanted, _)) => {
+            longer(Some(wanted), backoff, 0.0).min(longest_wait(instance))
+        }
+        Failure::Again { retry_after, .. } => longer(retry_after, backoff, fastrand::f64()),
+        _ => backoff,
     };
-    Outcome::Retry { due_ms: due_after(now_ms, wait), attempts: failed, error: Some(why) }
+    let due_ms = due_after(instance.clock.now_ms(), wait);
+    Outcome::Retry { due_ms, attempts: failed, error: Some(why) }
+}
+
+/// The outcome of what was no attempt. Where the target has not taken the job, it waits as after a
+/// first failure.
+fn postponed(instance: &Instance, attempt: &Attempt, failure: Failure) -> Outcome {
+    let Attempt { job, app, .. } = attempt;
+    let now_ms = instance.clock.now_ms();
+    let backoff = app.config.backoff.delay(1, fastrand::f64());
+    let due_ms = match failure {
+        Failure::Handler(JobError::Snooze(until)) => {
+            snoozed_until(now_ms, until, longest_wait(instance))
+        }
+        Failure::TooMany { retry_after, .. } => {
+            due_after(now_ms, longer(retry_after, backoff, fastrand::f64()))
+        }
+        _ => due_after(now_ms, backoff),
+    };
+    Outcome::Retry { due_ms, attempts: job.attempts, error: None }
+}
+
+/// No handler postpones a job beyond the time for which requests are accepted.
+fn longest_wait(instance: &Instance) -> Duration {
+    instance.settings.admission.requests.max_schedule_ahead
 }
 
 /// Truncates a handler's message, and replaces NUL characters, which PostgreSQL cannot store.

@@ -3,7 +3,7 @@
 //!
 //! Everything is stored in the database first, so that a restarted actor finds it by a scan.
 //! Letters, verdicts and parked records are processed concurrently, so that an unavailable topic
-//! delays only its own.
+//! delays only what is published to it.
 
 mod outbox_relay;
 mod topic_check;
@@ -22,7 +22,7 @@ use crate::health::ProblemKind;
 use crate::recovery::Backoff;
 use crate::store::{Error as StoreError, OrderingKey};
 
-use outbox_relay::{OutboxRelay, Round, publish};
+use outbox_relay::{OutboxRelay, Round, publish_round};
 
 /// The subject of problems with parked records.
 const PARKED: &str = "parked records";
@@ -61,6 +61,8 @@ impl RetryDlq {
         Self { instance, letters, verdicts, parked }
     }
 
+    /// Looks for rows to publish with every ordering key that this instance owns, and for parked
+    /// records that are due.
     fn scan(&mut self, ctx: &mut Context<Self>) {
         let mut ordering_keys: Vec<OrderingKey> = Vec::new();
         for app in self.instance.apps.keys() {
@@ -69,23 +71,24 @@ impl RetryDlq {
         }
         ordering_keys.extend(self.instance.ledgers().into_iter().map(OrderingKey::Partition));
         self.publish_all(&ordering_keys, ctx);
-        self.parked_at(0, ctx);
+        self.schedule_parked(0, ctx);
     }
 
-    fn scan_again(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(self.instance.settings.outbox_scan, Self::scan_again);
-        self.letters.schedule_trial();
-        self.verdicts.schedule_trial();
+    /// Scans at intervals of `outbox_scan`, and has rows tried again that a topic refused.
+    fn scan_periodically(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(self.instance.settings.outbox_scan, Self::scan_periodically);
+        self.letters.schedule_retry_of_refused();
+        self.verdicts.schedule_retry_of_refused();
         self.scan(ctx);
     }
 
     /// Checks periodically that the topics are suited for what is published to them.
     fn check_topics(&mut self, ctx: &mut Context<Self>) {
         let instance = self.instance.clone();
-        let look = tokio::spawn(async move { topic_check::check(&instance).await });
-        ctx.spawn(look.into_actor(self).map(|again, _, ctx| {
-            let again = again.unwrap_or_else(|error| panic!("looking at topics: {error}"));
-            ctx.run_later(again, Self::check_topics);
+        let check = tokio::spawn(async move { topic_check::check(&instance).await });
+        ctx.spawn(check.into_actor(self).map(|wait, _, ctx| {
+            let wait = wait.unwrap_or_else(|error| panic!("looking at topics: {error}"));
+            ctx.run_later(wait, Self::check_topics);
         }));
     }
 
@@ -113,14 +116,14 @@ impl RetryDlq {
         let Some(round) = self.relay(kind).begin(|ordering_key| instance.owns(ordering_key)) else {
             return;
         };
-        let round = tokio::spawn(async move { publish(&instance, kind, round).await });
-        ctx.spawn(round.into_actor(self).map(move |round, actor, ctx| {
+        let publishing = tokio::spawn(async move { publish_round(&instance, kind, round).await });
+        ctx.spawn(publishing.into_actor(self).map(move |round, actor, ctx| {
             let round = round.unwrap_or_else(|error| panic!("publishing: {error}"));
-            actor.after(kind, round, ctx);
+            actor.finish_round(kind, round, ctx);
         }));
     }
 
-    fn after(&mut self, kind: Kind, round: Round, ctx: &mut Context<Self>) {
+    fn finish_round(&mut self, kind: Kind, round: Round, ctx: &mut Context<Self>) {
         let counted = self.relay(kind).count(&round);
         self.count(kind, counted);
         let failure = round.failure.clone();
@@ -146,18 +149,18 @@ impl RetryDlq {
         }
     }
 
-    fn count(&self, kind: Kind, (sent, not_taken): (usize, usize)) {
+    fn count(&self, kind: Kind, (acknowledged, failed): (usize, usize)) {
         let counters = &self.instance.counters;
-        let (sent_before, not_taken_before) = match kind {
+        let (acknowledged_total, failed_total) = match kind {
             Kind::Letters => (&counters.sent_to_dlq, &counters.letters_not_published),
             Kind::Verdicts => (&counters.verdicts_sent, &counters.verdicts_not_published),
         };
-        counters.add(sent_before, sent);
-        counters.add(not_taken_before, not_taken);
+        counters.add(acknowledged_total, acknowledged);
+        counters.add(failed_total, failed);
     }
 
-    /// Notes that a parked record is due at `due_ms`.
-    fn parked_at(&mut self, due_ms: i64, ctx: &mut Context<Self>) {
+    /// Has the parked records tried at `due_ms`, or earlier if that is scheduled; 0 means at once.
+    fn schedule_parked(&mut self, due_ms: i64, ctx: &mut Context<Self>) {
         let parked = &mut self.parked;
         parked.due_ms = Some(parked.due_ms.map_or(due_ms, |known| known.min(due_ms)));
         self.set_timer(ctx);
@@ -192,17 +195,21 @@ impl RetryDlq {
                 Ok(next) => {
                     actor.instance.health.clear(PARKED);
                     actor.parked.backoff.reset();
-                    next.into_iter().for_each(|due_ms| actor.parked_at(due_ms, ctx));
+                    if let Some(due_ms) = next {
+                        actor.schedule_parked(due_ms, ctx);
+                    }
+                    // For records that were parked during this round, when no timer was set.
                     actor.set_timer(ctx);
                 }
                 Err(_) => {
                     let instance = actor.instance.clone();
                     let wait =
                         actor.parked.backoff.failed(instance.database.recovery().recoveries());
+                    // Records that were parked during this round are tried after the wait as well.
                     actor.parked.due_ms = None;
                     let waited = async move { instance.database.recovery().wait(wait).await };
                     ctx.spawn(waited.into_actor(actor).map(|(), actor, ctx| {
-                        actor.parked_at(0, ctx);
+                        actor.schedule_parked(0, ctx);
                     }));
                 }
             }
@@ -231,7 +238,7 @@ impl Actor for RetryDlq {
     /// Scans for what the replaced actor left unfinished.
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.scan(ctx);
-        ctx.run_later(self.instance.settings.outbox_scan, Self::scan_again);
+        ctx.run_later(self.instance.settings.outbox_scan, Self::scan_periodically);
         if self.instance.kafka.is_some() {
             self.check_topics(ctx);
         }
@@ -266,7 +273,7 @@ impl Handler<RecordsParked> for RetryDlq {
     type Result = ();
 
     fn handle(&mut self, parked: RecordsParked, ctx: &mut Context<Self>) {
-        self.parked_at(parked.due_ms, ctx);
+        self.schedule_parked(parked.due_ms, ctx);
     }
 }
 

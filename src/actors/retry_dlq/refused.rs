@@ -28,12 +28,14 @@ impl Refused {
     /// Chooses the rows to be tried again: the next ones in order, and one for each reason.
     pub(super) fn start_trial(&mut self) {
         let count = (self.rows.len() / PART).max(LEAST);
-        let behind = self.rows.range((Bound::Excluded(self.last), Bound::Unbounded));
-        let around = behind.chain(self.rows.iter());
-        let mut chosen: BTreeSet<i64> = around.take(count).map(|(row, _)| *row).collect();
+        let after_last = self.rows.range((Bound::Excluded(self.last), Bound::Unbounded));
+        // Starts over at the first row after the last one. The set drops rows that are met twice.
+        let in_turn = after_last.chain(self.rows.iter());
+        let mut chosen: BTreeSet<i64> = in_turn.take(count).map(|(row, _)| *row).collect();
         if let Some(last) = chosen.last() {
             self.last = *last;
         }
+        // The first row of each reason.
         let mut reasons = BTreeSet::new();
         chosen.extend(self.rows.iter().filter(|(_, why)| reasons.insert(*why)).map(|(row, _)| row));
         for row in chosen {
@@ -47,10 +49,10 @@ impl Refused {
     /// with the same reason was refused again, all rows with that reason are removed; returns true
     /// if there were any, so that they are tried as well.
     ///
-    /// A round that did not complete shows nothing about the rows that it tried.
-    pub(super) fn finish_trial(&mut self, refused: &[(i64, String)], has_ended: bool) -> bool {
+    /// If the round stopped early (`is_complete` is false), nothing is concluded from its trial.
+    pub(super) fn finish_trial(&mut self, refused: &[(i64, String)], is_complete: bool) -> bool {
         let mut trial = std::mem::take(&mut self.trial);
-        if !has_ended {
+        if !is_complete {
             self.rows.append(&mut trial);
         }
         for (row, reason) in refused {
@@ -58,9 +60,12 @@ impl Refused {
             self.rows.insert(*row, reason.clone());
         }
         let before = self.rows.len();
-        let taken: BTreeSet<String> = trial.into_values().collect();
-        let still: BTreeSet<&String> = refused.iter().map(|(_, reason)| reason).collect();
-        self.rows.retain(|_, reason| !taken.contains(reason) || still.contains(reason));
+        let accepted_reasons: BTreeSet<String> = trial.into_values().collect();
+        let repeated_reasons: BTreeSet<&String> =
+            refused.iter().map(|(_, reason)| reason).collect();
+        self.rows.retain(|_, reason| {
+            !accepted_reasons.contains(reason) || repeated_reasons.contains(reason)
+        });
         self.rows.len() < before
     }
 
@@ -81,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_tried_again_in_its_turn() {
+    fn each_row_is_tried_again_in_its_turn() {
         let mut all = Refused::default();
         assert!(!all.finish_trial(&refused(0..50, "no key"), true));
         let mut tried = BTreeSet::new();
@@ -99,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_each_reason_is_tried_and_speaks_for_the_others() {
+    fn a_row_of_each_reason_is_tried_and_decides_about_the_others_with_that_reason() {
         let mut all = Refused::default();
         all.finish_trial(&refused(0..1000, "no key"), true);
         all.finish_trial(&refused(1000..2000, "too large"), true);

@@ -9,7 +9,8 @@ use crate::kafka::compacted_topics;
 /// The wait before the next check if no topic is compacted.
 const RECHECK: Duration = Duration::from_secs(600);
 
-/// Checks whether a topic is compacted, and returns the wait before the next check.
+/// Checks whether a topic is compacted, and returns the wait before the next check. A topic that is
+/// compacted is reported, and its producer sends each record without a key in a batch of its own.
 ///
 /// A compacted topic refuses a record without a key together with its whole batch, and keeps only
 /// the last record of each key.

@@ -29,7 +29,7 @@ impl ShardKeeper {
         let by_app = by_app(&self.observed.shards);
         let mut takes: Vec<ShardRow> = Vec::new();
         let mut releases: Vec<(AppId, ShardFence)> = Vec::new();
-        for app in self.instance.apps.keys() {
+        for (app, registered) in &self.instance.apps {
             let rows = by_app.get(app).map_or(&[][..], Vec::as_slice);
             let instances = self.observed.instances.iter();
             let live: Vec<InstanceId> = instances
@@ -37,6 +37,7 @@ impl ShardKeeper {
                 .filter(|instance| !self.observed.draining.contains(&instance.id))
                 .map(|instance| instance.id)
                 .collect();
+            registered.instances.store(live.len(), Ordering::Relaxed);
             let share = match self.instance.is_drained() {
                 true => 0,
                 false => share_of(me, *app, rows.len(), &live),

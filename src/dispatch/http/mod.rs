@@ -15,18 +15,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use reqwest::{Body, Response, StatusCode};
 
 use self::body::{Watch, WatchedBody};
 use self::resolver::NotResolved;
 use self::session::Session;
 use self::settings::host_of;
-use super::state::{TargetState, longer};
-use super::{JobContext, JobError, JobHandler};
-use crate::health::Health;
+use super::{About, DynJobHandler, Failure, JobContext};
 use crate::model::app::AppConfig;
 use crate::model::clock::{Clock, SystemClock};
-use crate::model::retry::Backoff;
 
 pub use self::settings::HttpTarget;
 pub(crate) use self::settings::SecretSource;
@@ -46,9 +44,8 @@ const KEPT: usize = 1024;
 pub(crate) struct HttpDispatch {
     target: HttpTarget,
     timeout: Duration,
-    backoff: Backoff,
     host: String,
-    state: TargetState,
+    subject: String,
     current: Mutex<Current>,
 }
 
@@ -69,24 +66,18 @@ enum NoAnswer {
 }
 
 impl HttpDispatch {
-    /// Fires the jobs of `app` to `target`, and reports to `health` while it takes none. Logs what
-    /// is in force.
+    /// Fires the jobs of `app` to `target`. Logs what is in force.
     ///
     /// # Errors
     /// What cannot be read or used of the app's keys, in one sentence without secrets.
-    pub(crate) fn open(
-        target: HttpTarget,
-        app: &AppConfig,
-        health: Health,
-    ) -> Result<Self, String> {
+    pub(crate) fn open(target: HttpTarget, app: &AppConfig) -> Result<Self, String> {
         let name = &app.name;
         let session = Session::open(&target).map_err(|problem| format!("apps.{name}.{problem}"))?;
         tracing::info!(app = name, "app {name} fires by {}", session.describe(&target));
         let host = host_of(&session.url);
         Ok(Self {
             timeout: app.timeout,
-            backoff: app.backoff.clone(),
-            state: TargetState::new(format!("target of {name}"), health),
+            subject: format!("target of {name}"),
             current: Mutex::new(Current {
                 session: Arc::new(session),
                 renew_at: Instant::now() + RENEW,
@@ -172,52 +163,49 @@ impl HttpDispatch {
     }
 
     /// What an answer means for the job.
-    async fn judge(&self, ctx: &JobContext, response: Response) -> Result<(), JobError> {
+    async fn judge(&self, response: Response) -> Result<(), Failure> {
         let status = response.status();
-        let wanted = retry_after::wanted(response.headers());
+        let retry_after = retry_after::wanted(response.headers());
         let body = beginning_of(response).await;
         if status.is_success() {
-            self.state.accepted(ctx.fired_ms());
             return Ok(());
         }
         let mut why = format!("{} answered {status}", self.host);
         if !body.is_empty() {
             why = format!("{why}: {body}");
         }
+        let again = |about| Err(Failure::Again { why: why.clone(), retry_after, about });
         match status {
-            // The target has not tried it.
-            StatusCode::TOO_MANY_REQUESTS => Err(self.state.wait(&why, ctx, &self.backoff, wanted)),
+            StatusCode::TOO_MANY_REQUESTS => Err(Failure::TooMany { why, retry_after }),
             StatusCode::REQUEST_TIMEOUT
             | StatusCode::CONFLICT
             | StatusCode::MISDIRECTED_REQUEST
-            | StatusCode::TOO_EARLY => Err(self.again(ctx, wanted, why)),
-            _ if status.is_server_error() => Err(self.again(ctx, wanted, why)),
-            _ => Err(JobError::Refused(why)),
-        }
-    }
-
-    fn again(&self, ctx: &JobContext, wanted: Option<Duration>, why: String) -> JobError {
-        match wanted {
-            Some(_) => {
-                let backoff = self.backoff.delay(ctx.attempt(), fastrand::f64());
-                JobError::RetryAfter(longer(wanted, backoff), why)
+            | StatusCode::TOO_EARLY => again(About::Job),
+            StatusCode::SERVICE_UNAVAILABLE => again(About::BusyTarget),
+            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => again(About::Target),
+            _ if status.is_server_error() => again(About::Job),
+            // Probably the address or the credentials are wrong.
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                Err(Failure::Refused { why, about: About::Target })
             }
-            None => JobError::Retry(why),
+            _ => Err(Failure::Refused { why, about: About::Job }),
         }
     }
 }
 
-impl JobHandler for HttpDispatch {
-    async fn execute(&self, ctx: &JobContext) -> Result<(), JobError> {
-        let session = self.session().await;
-        match self.send(ctx, &session).await {
-            Ok(response) => self.judge(ctx, response).await,
-            Err(NoAnswer::NotSent(why)) => Err(self.state.wait(&why, ctx, &self.backoff, None)),
-            Err(NoAnswer::Unknown(why)) => {
-                self.leave(&session);
-                Err(JobError::Retry(why))
+impl DynJobHandler for HttpDispatch {
+    fn execute<'a>(&'a self, ctx: &'a JobContext) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async {
+            let session = self.session().await;
+            match self.send(ctx, &session).await {
+                Ok(response) => self.judge(response).await,
+                Err(NoAnswer::NotSent(why)) => Err(Failure::NotSent(why)),
+                Err(NoAnswer::Unknown(why)) => {
+                    self.leave(&session);
+                    Err(Failure::Again { why, retry_after: None, about: About::Target })
+                }
             }
-        }
+        })
     }
 
     fn name(&self) -> &str {
@@ -225,8 +213,8 @@ impl JobHandler for HttpDispatch {
     }
 
     /// The time limit starts with a connection in hand.
-    fn ends_by_itself(&self) -> bool {
-        true
+    fn target(&self) -> Option<String> {
+        Some(self.subject.clone())
     }
 }
 
@@ -285,11 +273,11 @@ mod tests {
     use super::*;
 
     fn dispatch(url: &str) -> HttpDispatch {
-        HttpDispatch::open(target(url), &AppConfig::new("sms"), Health::default()).unwrap()
+        HttpDispatch::open(target(url), &AppConfig::new("sms")).unwrap()
     }
 
     /// What becomes of a job whose target gives this answer.
-    async fn after(answer: &'static str) -> Result<(), JobError> {
+    async fn after(answer: &'static str) -> Result<(), Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {
@@ -314,19 +302,29 @@ mod tests {
             let answer = format!("HTTP/1.1 {again} X\r\nContent-Length: 4\r\n\r\nwhy\n");
             let result = after(answer.leak()).await;
             let kept = |why: &str| why.contains(&again.to_string()) && why.ends_with(": why");
-            assert!(matches!(&result, Err(JobError::Retry(why)) if kept(why)), "{result:?}");
+            let about = if again == 503 { About::BusyTarget } else { About::Job };
+            assert!(
+                matches!(&result, Err(Failure::Again { why, about: it, .. }) if kept(why) && *it == about),
+                "{result:?}"
+            );
         }
         for never in [300, 304, 307, 400, 401, 404, 410, 422] {
             let answer = format!("HTTP/1.1 {never} X\r\nLocation: /y\r\nContent-Length: 0\r\n\r\n");
             let result = after(answer.leak()).await;
             let hushed = |why: &str| !why.contains("hush");
-            assert!(matches!(&result, Err(JobError::Refused(why)) if hushed(why)), "{result:?}");
+            let about = if [401, 404].contains(&never) { About::Target } else { About::Job };
+            assert!(
+                matches!(&result, Err(Failure::Refused { why, about: it }) if hushed(why) && *it == about),
+                "{result:?}"
+            );
         }
-        let result = after("HTTP/1.1 429 X\r\nContent-Length: 0\r\n\r\n").await;
-        assert!(matches!(result, Err(JobError::Snooze(_))), "{result:?}");
-        let result = after("HTTP/1.1 503 X\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n").await;
-        let waits = |wait: Duration| (7.0..=7.7).contains(&wait.as_secs_f64());
-        assert!(matches!(result, Err(JobError::RetryAfter(wait, _)) if waits(wait)), "{result:?}");
+        let wanted = Some(Duration::from_secs(7));
+        for (status, is_attempt) in [(429, false), (503, true)] {
+            let answer =
+                format!("HTTP/1.1 {status} X\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n");
+            let failure = after(answer.leak()).await.unwrap_err();
+            assert_eq!((failure.hold(), failure.is_attempt()), (wanted, is_attempt));
+        }
     }
 
     #[tokio::test]
@@ -346,12 +344,12 @@ mod tests {
                 "{result:?}"
             );
             let result = dispatch.execute(&context("{}")).await;
-            assert!(matches!(result, Err(JobError::Snooze(_))), "{result:?}");
+            assert!(matches!(result, Err(Failure::NotSent(_))), "{result:?}");
         }
         let result = after("").await;
         let says = "waiting for the head of the answer of 127.0.0.1:";
         assert!(
-            matches!(&result, Err(JobError::Retry(why)) if why.starts_with(says)),
+            matches!(&result, Err(Failure::Again { why, about: About::Target, .. }) if why.starts_with(says)),
             "{result:?}"
         );
     }

@@ -12,6 +12,17 @@ use super::places::{Flight, Place};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::Job;
 
+/// How much [`Window::take_due`] may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// The maximum number of jobs.
+    pub jobs: usize,
+    /// The maximum number of those that have not expired: of the others no attempt starts.
+    pub starts: usize,
+    /// Nothing is taken after the job with which they have so many bytes by [`Job::size`].
+    pub bytes: usize,
+}
+
 /// What [`Window::withdraw`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
@@ -26,14 +37,13 @@ pub enum Withdrawn {
 }
 
 impl Window {
-    /// Takes up to `limit` jobs that are due at `now_ms`, in the order of firing, until they
-    /// have `max_bytes` by [`Job::size`] or more. They are in flight until [`Self::finished`],
-    /// [`Self::put_back`] or [`Self::outcome_unknown`].
+    /// Takes jobs that are due at `now_ms`, in the order of firing, as far as there is `room`. They
+    /// are in flight until [`Self::finished`], [`Self::put_back`] or [`Self::outcome_unknown`].
     ///
     /// Within a list they go strictly by due time, ties by id. Between lists the first jobs are
     /// compared: by priority, one class higher for each `aging_ms` since the job was due and
     /// created; then by due time and id. Jobs of shards on hold are not taken.
-    pub fn take_due(&mut self, now_ms: i64, limit: usize, max_bytes: usize) -> Vec<Arc<Job>> {
+    pub fn take_due(&mut self, now_ms: i64, room: Room) -> Vec<Arc<Job>> {
         let Self { shards, places, outstanding, .. } = self;
         let aging_ms = self.limits.aging_ms;
         let since = outstanding.last();
@@ -43,12 +53,18 @@ impl Window {
             .flat_map(|shard| &mut shard.lists)
             .filter_map(|list| Some(Turn { at: list.turn(now_ms, aging_ms)?, list }))
             .collect();
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while taken.len() < limit
-            && bytes < max_bytes
+        let (mut taken, mut bytes, mut starts) = (Vec::new(), 0, 0);
+        while taken.len() < room.jobs
+            && bytes < room.bytes
             && let Some(mut first) = turns.peek_mut()
-            && let Some(job) = first.list.take_head()
         {
+            let starts_nothing = first.list.head().is_some_and(|job| job.is_expired(now_ms));
+            if starts == room.starts && !starts_nothing {
+                PeekMut::pop(first);
+                continue;
+            }
+            let Some(job) = first.list.take_head() else { break };
+            starts += usize::from(!starts_nothing);
             let flight = Flight { shard: job.shard, since, seen_again: false };
             places.insert(job.id, Place::InFlight(flight));
             bytes += job.size();
@@ -59,6 +75,13 @@ impl Window {
             }
         }
         taken
+    }
+
+    /// How many jobs that may be taken are due by `until_ms` and have not expired by then, counted
+    /// up to `most`.
+    pub fn count_due(&self, until_ms: i64, most: usize) -> usize {
+        let lists = self.shards.values().filter(|shard| !shard.held).flat_map(|shard| &shard.lists);
+        lists.flat_map(|list| list.due(until_ms)).take(most).count()
     }
 
     /// When the next job that may be taken is due, epoch milliseconds; in the past if one is due.

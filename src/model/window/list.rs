@@ -139,6 +139,12 @@ impl List {
         self.jobs.first_key_value().map(|(_, job)| job)
     }
 
+    /// The jobs that are due by `until_ms` and have not expired by then.
+    pub(super) fn due(&self, until_ms: i64) -> impl Iterator<Item = &Arc<Job>> {
+        let due = self.jobs.values().take_while(move |job| job.due_ms <= until_ms);
+        due.filter(move |job| !job.is_expired(until_ms))
+    }
+
     pub(super) fn take_head(&mut self) -> Option<Arc<Job>> {
         let (_, job) = self.jobs.pop_first()?;
         self.size = self.size - Size::of(&job);

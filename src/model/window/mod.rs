@@ -39,7 +39,7 @@ use self::places::{Flight, Place, Places};
 use super::ids::{Epoch, JobId, ShardId};
 use super::job::{Job, Priority};
 
-pub use self::fire::Withdrawn;
+pub use self::fire::{Room, Withdrawn};
 pub use self::look_ups::{Audit, LookUp};
 pub use self::pages::PageRequest;
 pub use self::tickets::TicketId;

@@ -8,7 +8,7 @@ mod tickets;
 mod world;
 
 use self::world::{id_of, job};
-use super::{PageRequest, Place, Window, WindowLimits, Withdrawn};
+use super::{PageRequest, Place, Room, Window, WindowLimits, Withdrawn};
 use crate::model::ids::{Epoch, ShardId};
 use crate::model::job::{Job, JobData, Priority};
 
@@ -66,10 +66,15 @@ fn admit(window: &mut Window, jobs: Vec<Job>) {
     window.return_ticket(ticket, jobs);
 }
 
+/// Room for so many jobs and bytes, all of which may start.
+fn room(jobs: usize, bytes: usize) -> Room {
+    Room { jobs, starts: usize::MAX, bytes }
+}
+
 /// Takes all that is due, and returns the first bytes of the ids.
 fn take(window: &mut Window, now_ms: i64) -> Vec<u8> {
     window
-        .take_due(now_ms, usize::MAX, usize::MAX)
+        .take_due(now_ms, room(usize::MAX, usize::MAX))
         .iter()
         .map(|job| job.id.into_bytes()[0])
         .collect()

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::plan::{Plan, Totals};
 use super::{Admitted, Batch};
-use crate::store::columns::{jobs, keys};
+use crate::store::columns::jobs::Inserted;
+use crate::store::columns::keys;
 use crate::store::steps::run_mysql;
 use crate::store::{Error, Result, ShardFence};
 
@@ -115,13 +116,15 @@ async fn insert(transaction: &mut MySqlTransaction<'_>, batch: &Batch, plan: &Pl
     }
     // In the order of the primary keys, by which the tables are clustered.
     let mut keyed = plan.keys(batch);
-    keyed.sort_by_key(|row| row.key.expires_ms);
+    keyed.sort_unstable_by_key(|row| (row.key.expires_ms, row.key.id.into_bytes()));
     let into = format!("insert into scheduler_idempotency_key ({}) values ", keys::COLUMNS);
-    insert_rows(transaction, &into, keys::WIDTH, "", &keyed, keys::bind_mysql).await?;
+    insert_rows(transaction, &into, keys::POSTGRES_TYPES.len(), "", &keyed, keys::bind_mysql)
+        .await?;
     let mut admitted = plan.jobs(batch);
-    admitted.sort_by_key(|job| (job.shard, job.priority.rank(), job.key()));
-    let into = format!("insert into scheduler_job ({}) values ", jobs::COLUMNS);
-    insert_rows(transaction, &into, jobs::WIDTH, "", &admitted, jobs::bind_mysql).await
+    admitted.sort_unstable_by_key(|job| (job.shard, job.priority.rank(), job.key()));
+    let inserted = Inserted::of(&admitted);
+    let into = format!("insert into scheduler_job ({}) values ", inserted.columns);
+    insert_rows(transaction, &into, inserted.width(), "", &admitted, inserted.bind_mysql).await
 }
 
 /// Inserts rows by statements that begin with `into` and end with `end`.

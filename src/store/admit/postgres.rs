@@ -7,19 +7,20 @@ use uuid::Uuid;
 
 use super::plan::{Plan, Totals};
 use super::{Admitted, Advance, Batch};
-use crate::store::columns::{jobs, keys};
+use crate::store::columns::jobs::Inserted;
+use crate::store::columns::keys;
 use crate::store::steps::run_postgres;
 use crate::store::{Error, OrderingKey, Result, ShardFence};
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// The first placeholder of each part of the statement: after the three arrays of the fences come
-/// the values of the offset, the number of fences, keys, jobs, and verdicts.
+/// the values of the offset, the number of fences, keys, jobs, and, behind as many as these have,
+/// verdicts.
 const ADVANCE: usize = 4;
 const FENCES: usize = ADVANCE + ADVANCE_WIDTH;
 const KEYS: usize = FENCES + 1;
-const JOBS: usize = KEYS + keys::WIDTH;
-const VERDICTS: usize = JOBS + jobs::WIDTH;
+const JOBS: usize = KEYS + keys::POSTGRES_TYPES.len();
 
 /// Admits a plain batch in one statement: locks the shards, advances the offset if it is as
 /// expected, and if so inserts keys, jobs and verdicts. That is one round trip and one commit, and
@@ -29,6 +30,8 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
     if plan.candidates(batch).any(|candidate| candidate.foreign) {
         return write(pool, batch, plan).await;
     }
+    let admitted = plan.jobs(batch);
+    let inserted = Inserted::of(&admitted);
     let verdicts = plan.verdicts(batch);
     let verdict_insert = match verdicts.is_empty() {
         true => String::new(),
@@ -36,7 +39,7 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
             ", verdicts as (insert into scheduler_outbox (ordering_key, letter, verdicts) select ordering_key, '{}', packed \
              from {} as v(ordering_key, packed) where exists (select 1 from moved))",
             Uuid::nil(),
-            unnest(VERDICTS, &["bigint", "text"]),
+            unnest(JOBS + inserted.width(), &["bigint", "text"]),
         ),
     };
     let sql = format!(
@@ -51,13 +54,13 @@ pub(super) async fn write_plain(pool: &PgPool, batch: &Batch, plan: Plan) -> Res
         advance_from(ADVANCE),
         keys::COLUMNS,
         unnest(KEYS, keys::POSTGRES_TYPES),
-        jobs::COLUMNS,
-        unnest(JOBS, jobs::POSTGRES_TYPES),
+        inserted.columns,
+        unnest(JOBS, inserted.postgres_types),
     );
     let query = bind_fences(sqlx::query(AssertSqlSafe(sql)), &batch.fences);
     let query = bind_advance(query, advance, plan.totals(batch)).bind(count(batch.fences.len()));
     let query = keys::bind_postgres(query, &plan.keys(batch));
-    let query = jobs::bind_postgres(query, &plan.jobs(batch));
+    let query = (inserted.bind_postgres)(query, &admitted);
     let query = if verdicts.is_empty() { query } else { bind_verdicts(query, verdicts) };
     let row = query.fetch_one(pool).await?;
     let (fenced, moved): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
@@ -138,8 +141,9 @@ async fn insert(transaction: &mut PgTransaction<'_>, batch: &Batch, plan: &Plan)
     }
     let admitted = plan.jobs(batch);
     if !admitted.is_empty() {
-        let insert = insert_into("scheduler_job", jobs::COLUMNS, jobs::POSTGRES_TYPES);
-        let query = jobs::bind_postgres(sqlx::query(AssertSqlSafe(insert)), &admitted);
+        let inserted = Inserted::of(&admitted);
+        let insert = insert_into("scheduler_job", inserted.columns, inserted.postgres_types);
+        let query = (inserted.bind_postgres)(sqlx::query(AssertSqlSafe(insert)), &admitted);
         query.execute(&mut **transaction).await?;
     }
     Ok(())

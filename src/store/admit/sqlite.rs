@@ -5,7 +5,8 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::plan::{Plan, Totals};
 use super::{Admitted, Batch};
-use crate::store::columns::{jobs, keys};
+use crate::store::columns::jobs::Inserted;
+use crate::store::columns::keys;
 use crate::store::steps::run_sqlite;
 use crate::store::{Error, Result, ShardFence};
 
@@ -71,8 +72,12 @@ fn insert_keys(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()
             return Err(Error::Raced("an expired key was replaced".into()));
         }
     }
-    let mut insert =
-        prepare_insert(connection, "scheduler_idempotency_key", keys::COLUMNS, keys::WIDTH)?;
+    let mut insert = prepare_insert(
+        connection,
+        "scheduler_idempotency_key",
+        keys::COLUMNS,
+        keys::POSTGRES_TYPES.len(),
+    )?;
     for row in plan.keys(batch) {
         keys::execute_sqlite(&mut insert, row)?;
     }
@@ -80,12 +85,14 @@ fn insert_keys(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()
 }
 
 fn insert_jobs(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<()> {
-    let mut insert = prepare_insert(connection, "scheduler_job", jobs::COLUMNS, jobs::WIDTH)?;
     let mut jobs = plan.jobs(batch);
     // In the order of the table, so that neighbours are written to the same page.
     jobs.sort_unstable_by_key(|job| (job.shard, job.priority.rank(), job.key()));
+    let inserted = Inserted::of(&jobs);
+    let mut insert =
+        prepare_insert(connection, "scheduler_job", inserted.columns, inserted.width())?;
     for job in jobs {
-        jobs::execute_sqlite(&mut insert, job)?;
+        (inserted.execute_sqlite)(&mut insert, job)?;
     }
     Ok(())
 }

@@ -53,8 +53,15 @@ pub(super) async fn write(
     let into = format!("insert into scheduler_job_history ({}) values ", columns::COLUMNS);
     let end = " on duplicate key update state = scheduler_job_history.state";
     let history = batch.history(&lost);
-    insert_rows(&mut transaction, &into, columns::WIDTH, end, &history, columns::bind_mysql)
-        .await?;
+    insert_rows(
+        &mut transaction,
+        &into,
+        columns::POSTGRES_TYPES.len(),
+        end,
+        &history,
+        columns::bind_mysql,
+    )
+    .await?;
     transaction.commit().await?;
     let expected = ended.len() + retried.len();
     let found = usize::try_from(found).unwrap_or(usize::MAX);

@@ -51,7 +51,7 @@ pub(super) fn write(
     }
     let history = batch.history(&lost);
     if !history.is_empty() {
-        let values = vec!["?"; columns::WIDTH].join(", ");
+        let values = vec!["?"; columns::POSTGRES_TYPES.len()].join(", ");
         let mut insert = connection.prepare_cached(&format!(
             "insert into scheduler_job_history ({}) values ({values}) on conflict do nothing",
             columns::COLUMNS

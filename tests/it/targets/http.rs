@@ -14,9 +14,10 @@ use crate::support::services::Database;
 use crate::support::wait_until;
 
 const SECRET: &str = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-const OK: (&str, Then) = ("HTTP/1.1 204 No Content\r\n\r\n", Then::Close);
+pub(super) const OK: (&str, Then) =
+    ("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", Then::Close);
 
-fn http(url: &str) -> String {
+pub(super) fn http(url: &str) -> String {
     format!("dispatch = \"http\"\nurl = \"{url}\"\n")
 }
 
@@ -103,7 +104,7 @@ async fn what_a_target_refuses_is_a_dead_letter_after_one_attempt() {
 async fn a_job_waits_without_an_attempt_until_its_target_is_there() {
     let receiver = Receiver::answering(&[OK]).await;
     let url = receiver.url();
-    let port = url.split([':', '/']).nth(4).expect("a port").parse().expect("a number");
+    let port = receiver.port();
     drop(receiver);
     let (database, scheduler) = fire_to(&http(&url)).await;
     schedule(&scheduler, "r-1").await;

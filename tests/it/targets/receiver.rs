@@ -68,6 +68,10 @@ impl Receiver {
         format!("http://127.0.0.1:{}/jobs?token=hush", self.port)
     }
 
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(super) fn heard(&self) -> Vec<Heard> {
         self.heard.lock().expect("a lock").clone()
     }

@@ -118,3 +118,20 @@ fn an_audit_leaves_out_what_ends_while_it_reads() {
     assert_eq!(window.apply_audit(audit, vec![normal(1, 5)]), 0);
     assert!(take(&mut window, 9).is_empty());
 }
+
+#[test]
+fn what_has_expired_is_taken_without_a_start() {
+    let mut window = of_empty_table(LIMITS);
+    let expired = |id, due_ms| Job { expires_ms: Some(7), ..normal(id, due_ms) };
+    let rest = vec![expired(1, 4), normal(2, 5), expired(3, 6), normal(4, 7), expired(5, 8)];
+    admit(&mut window, rest);
+    assert_eq!(window.count_due(9, usize::MAX), 2);
+    assert_eq!(window.count_due(9, 1), 1);
+    let mut take = |starts| -> Vec<u8> {
+        let taken = window.take_due(9, Room { starts, ..room(usize::MAX, usize::MAX) });
+        taken.iter().map(|job| job.id.into_bytes()[0]).collect()
+    };
+    assert_eq!(take(0), [1]);
+    assert_eq!(take(1), [2, 3]);
+    assert_eq!(take(1), [4, 5]);
+}

@@ -10,14 +10,15 @@ use redis::{AsyncConnectionConfig, Client, RedisResult};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// The wait before reconnecting, doubling up to the second value. It is reset after a connection
-/// that worked for longer than the wait before it.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The wait before reconnecting. It doubles up to the maximum, and starts at the minimum again
+/// after a connection that worked for longer than the wait before it.
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// The time limit for connecting, with name resolution and authentication.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// A Redis that may be unavailable.
-pub(super) struct Link {
+/// A client of one Redis, with one connection at a time and none while Redis is unavailable.
+pub(super) struct ReconnectingClient {
     client: Client,
     state: Mutex<State>,
     /// Notified when the current connection is abandoned.
@@ -41,20 +42,20 @@ struct Connection {
 }
 
 /// The client's own `Debug` output may contain the password.
-impl std::fmt::Debug for Link {
+impl std::fmt::Debug for ReconnectingClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Link").field(&self.name()).finish()
+        f.debug_tuple("ReconnectingClient").field(&self.name()).finish()
     }
 }
 
-impl Link {
+impl ReconnectingClient {
     pub(super) fn new(client: Client) -> Self {
         Self { client, state: Mutex::new(State::Unknown), failed: Notify::new() }
     }
 
     /// Connects, and reconnects when the connection is lost, until the future is dropped. A
     /// connection is used only if it answers `probe` within `max_wait`.
-    pub(super) async fn keep(&self, probe: redis::Cmd, max_wait: Duration) {
+    pub(super) async fn stay_connected(&self, probe: redis::Cmd, max_wait: Duration) {
         let mut wait = Duration::ZERO;
         for number in 0.. {
             let mut worked = Duration::ZERO;
@@ -68,22 +69,23 @@ impl Link {
                 Err(why) => self.set_unavailable(why),
             }
             wait = next_wait(wait, worked);
+            // A random part, so that instances do not reconnect all at the same time.
             tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
         }
     }
 
-    /// Runs `ask` on the connection. Returns `None` if Redis is unavailable, fails, or takes longer
-    /// than `max_wait`; in the latter cases the connection is abandoned.
+    /// Runs `query` on the connection. Returns `None` if Redis is unavailable, fails, or takes
+    /// longer than `max_wait`; in the latter cases the connection is abandoned.
     pub(super) async fn within<T>(
         &self,
         max_wait: Duration,
-        ask: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
+        query: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
         let connection = self.connection()?;
-        match bounded(max_wait, ask(connection.inner)).await {
+        match bounded(max_wait, query(connection.inner)).await {
             Ok(answer) => Some(answer),
             Err(why) => {
-                self.give_up(connection.number, why);
+                self.abandon(connection.number, why);
                 None
             }
         }
@@ -143,7 +145,7 @@ impl Link {
         }
     }
 
-    fn give_up(&self, number: u64, why: String) {
+    fn abandon(&self, number: u64, why: String) {
         {
             let mut state = self.state();
             // Of several queries that fail together, the first abandons the connection.
@@ -174,14 +176,14 @@ impl Link {
 /// The wait before the next connection, after a wait of `before` and a connection that lasted for
 /// `worked`.
 fn next_wait(before: Duration, worked: Duration) -> Duration {
-    if worked > before { BACKOFF.0 } else { (before * 2).clamp(BACKOFF.0, BACKOFF.1) }
+    if worked > before { MIN_BACKOFF } else { (before * 2).clamp(MIN_BACKOFF, MAX_BACKOFF) }
 }
 
 async fn bounded<T>(
     max_wait: Duration,
-    asked: impl Future<Output = RedisResult<T>>,
+    answer: impl Future<Output = RedisResult<T>>,
 ) -> Result<T, String> {
-    match timeout(max_wait, asked).await {
+    match timeout(max_wait, answer).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {} ms", max_wait.as_millis())),
     }
@@ -192,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_left_alone_for_longer_until_it_has_worked_for_longer() {
+    fn the_wait_doubles_until_a_connection_worked_for_longer_than_it() {
         for (before, worked, expected) in
             [(0, 0, 1), (1, 0, 2), (2, 1, 4), (16, 0, 30), (30, 30, 30), (30, 31, 1), (1, 2, 1)]
         {
