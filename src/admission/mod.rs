@@ -13,6 +13,7 @@ mod bounded_tries;
 mod replays;
 mod parked;
 mod changes;
+mod batch_changes;
 
 mod judge;
 mod pending;
@@ -35,6 +36,7 @@ use apps::KnownApps;
 use call_queue::CallQueue;
 
 pub(crate) use apps::{Objection, OwnApp, PauseState, Validate};
+pub(crate) use batch_changes::{AskedBatch, Treated, change_batch_until_known, treated};
 pub use calls::Submitted;
 pub(crate) use calls::{JobPreview, SubmitError};
 pub(crate) use changes::{AskedChange, ChangeReply, RowNow, change_until_known};

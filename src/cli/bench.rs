@@ -1,5 +1,6 @@
 //! `bench`: measures this system, compared with the quickest plain statements.
 
+mod bulk;
 mod fire;
 mod idle;
 mod ingest;
@@ -49,6 +50,7 @@ enum What {
     Fire(fire::Arguments),
     Lateness(lateness::Arguments),
     Idle(idle::Arguments),
+    Bulk(bulk::Arguments),
 }
 
 /// The options of every measurement.
@@ -80,6 +82,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             on_each(&what.common, async |s| lateness::measure(&what, s).await).await
         }
         What::Idle(what) => on_each(&what.common, async |s| idle::measure(&what, s).await).await,
+        What::Bulk(what) => on_each(&what.common, async |s| bulk::measure(&what, s).await).await,
     }
 }
 

@@ -11,15 +11,18 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::admission::{
-    Admission as CoreAdmission, AdmissionRules, AskedChange, ChangeReply,
-    JobPreview as CorePreview, Replay, Replayed as CoreReplayed, SubmitError, change_until_known,
+    Admission as CoreAdmission, AdmissionRules, AskedBatch, AskedChange, ChangeReply,
+    JobPreview as CorePreview, Replay, Replayed as CoreReplayed, SubmitError,
+    change_batch_until_known, change_until_known,
 };
 use crate::model::audit::By;
 use crate::model::clock::{SharedClock, SystemClock};
-use crate::model::ids::{AppId, JobId, ShardId};
+use crate::model::ids::{AppId, Epoch, JobId, ShardId};
 use crate::model::letter::Refusal;
 use crate::model::request::{Resolved, ScheduleJobRequest};
-use crate::store::{AppRules, ChangeRequest, Claim, LocatedJob, Names, Store};
+use crate::store::{
+    AppRules, BatchRequest, ChangeRequest, Claim, LocatedJob, LocatedShard, Names, Store,
+};
 
 pub use crate::admission::Submitted;
 
@@ -126,6 +129,39 @@ impl Admission {
             is_running: false,
         };
         change_until_known(self.0.database(), &**self.0.clock(), asked).await.0
+    }
+
+    /// As [`ask_own`](Self::ask_own) for a part of a bulk action.
+    pub(super) async fn ask_own_batch(
+        &self,
+        shard: &LocatedShard,
+        request: Arc<BatchRequest>,
+    ) -> Option<Vec<ChangeReply>> {
+        self.0.shards().change_batch(shard.app, shard.id, request).await
+    }
+
+    /// Changes jobs in a shard that nobody owns, which is at this epoch.
+    pub(super) async fn change_free_batch(
+        &self,
+        shard: &LocatedShard,
+        epoch: Epoch,
+        request: &BatchRequest,
+    ) -> Vec<ChangeReply> {
+        let rules = self.0.rules();
+        let window_ms = i64::try_from(rules.idempotency_window.as_millis()).unwrap_or(i64::MAX);
+        let requests: Vec<ChangeRequest> =
+            request.jobs.iter().filter_map(|job| request.of(job)).collect();
+        let asked = AskedBatch {
+            bulk: request.bulk,
+            requests: &requests,
+            claim: Claim::Free(shard.id, epoch),
+            app: &shard.app_name,
+            max_attempts: shard.rules.policy.max_attempts,
+            window_ms,
+            publishes_verdicts: rules.publishes_verdicts,
+        };
+        let done = change_batch_until_known(self.0.database(), &**self.0.clock(), asked).await;
+        done.into_iter().map(|(reply, _)| reply).collect()
     }
 
     /// As [`CoreAdmission::check_edited`].

@@ -346,6 +346,13 @@ pub(super) fn count(bulk: i64) -> Step {
     Step::any("update scheduler_bulk set done = done + 1 where id = ?", vec![bulk.into()])
 }
 
+/// Counts so many jobs that a bulk action changes, in the transaction of that change.
+pub(super) fn count_some(bulk: i64, jobs: usize) -> Step {
+    let jobs = i64::try_from(jobs).unwrap_or_default();
+    let update = "update scheduler_bulk set done = done + ? where id = ?";
+    Step::any(update, vec![jobs.into(), bulk.into()])
+}
+
 /// Counts a job of a letter that a bulk action had replayed, and that is a letter again.
 pub(super) fn count_again(bulk: i64) -> Step {
     let update = "update scheduler_bulk set failed_again = failed_again + 1 where id = ?";

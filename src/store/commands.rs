@@ -56,6 +56,73 @@ pub struct ChangeRequest {
     pub bulk: Option<BulkMark>,
 }
 
+/// A bulk action's changes of several jobs of one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchRequest {
+    /// The bulk action.
+    pub bulk: i64,
+    /// Who asked for it.
+    pub by: By,
+    /// The jobs.
+    pub jobs: Vec<BatchJob>,
+    /// The change of those that have none of their own.
+    pub change: Option<JobChange>,
+}
+
+/// One of the jobs of a [`BatchRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchJob {
+    /// The job.
+    pub job: JobId,
+    /// When the job was admitted that was found, epoch milliseconds.
+    pub created_ms: i64,
+    /// How often that job had been changed.
+    pub revision: u32,
+    /// Its own change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<JobChange>,
+}
+
+/// A program that does not own the shard asks for a part of a bulk action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchCommand {
+    /// The command's row.
+    pub command: i64,
+    /// The shard.
+    pub shard: ShardId,
+    /// What is asked for.
+    pub request: BatchRequest,
+    /// After which it is not to be carried out any more, epoch milliseconds.
+    pub deadline_ms: Option<i64>,
+}
+
+/// What became of the jobs of a [`BatchRequest`], without those whose changes counted themselves
+/// and those that were not as they were found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchAnswer {
+    /// Jobs that were as was asked already.
+    pub done: u64,
+    /// Jobs that could not be changed.
+    pub failed: u64,
+}
+
+impl BatchRequest {
+    /// The change of one of its jobs; `None` if it says none.
+    pub fn of(&self, job: &BatchJob) -> Option<ChangeRequest> {
+        let BatchJob { job: id, created_ms, revision, ref change } = *job;
+        Some(ChangeRequest {
+            job: id,
+            created_ms,
+            change: change.clone().or_else(|| self.change.clone())?,
+            if_match: None,
+            by: self.by.clone(),
+            bulk: Some(BulkMark { bulk: self.bulk, created_ms, revision }),
+        })
+    }
+}
+
 /// How a request for a change is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -105,9 +172,12 @@ pub struct UnknownCommands {
 /// The `kind` of a [`Look`].
 pub(super) const LOOK: &str = "look";
 
-/// The kinds that this version supports: a [`Look`], and those of
+/// The `kind` of a [`BatchCommand`].
+pub(super) const BATCH: &str = "bulk";
+
+/// The kinds that this version supports: a [`Look`], a [`BatchCommand`], and those of
 /// [`JobChange::kind`].
-pub(super) const KINDS: [&str; 5] = [LOOK, "cancel", "run", "reschedule", "edit"];
+pub(super) const KINDS: [&str; 6] = [LOOK, BATCH, "cancel", "run", "reschedule", "edit"];
 
 const WAITING: i16 = 0;
 const DONE: i16 = 1;
@@ -142,11 +212,37 @@ impl Store {
         now_ms: i64,
         deadline_ms: Option<i64>,
     ) -> Result<i64> {
+        self.send(shard, request.change.kind(), encode(request)?, now_ms, deadline_ms).await
+    }
+
+    /// Asks the owner of `shard` for a part of a bulk action, which is not carried out after
+    /// `deadline_ms`. Returns the command's id.
+    ///
+    /// # Errors
+    /// As [`send_command`](Self::send_command).
+    pub async fn send_batch(
+        &self,
+        shard: ShardId,
+        request: &BatchRequest,
+        now_ms: i64,
+        deadline_ms: i64,
+    ) -> Result<i64> {
+        self.send(shard, BATCH, encode(request)?, now_ms, Some(deadline_ms)).await
+    }
+
+    async fn send(
+        &self,
+        shard: ShardId,
+        kind: &str,
+        args: String,
+        now_ms: i64,
+        deadline_ms: Option<i64>,
+    ) -> Result<i64> {
         let row = command::ActiveModel {
             id: NotSet,
             shard: Set(shard.0),
-            kind: Set(request.change.kind().to_owned()),
-            args: Set(encode(request)?),
+            kind: Set(kind.to_owned()),
+            args: Set(args),
             state: Set(WAITING),
             answer: Set(None),
             created_ms: Set(now_ms),
@@ -164,7 +260,8 @@ impl Store {
     /// the row.
     pub async fn operation(&self, id: i64) -> Result<Option<Operation>> {
         let row = command::Entity::find_by_id(id).one(&self.inner.pool).await?;
-        let Some(row) = row.filter(|row| row.kind != LOOK) else { return Ok(None) };
+        let is_change = |row: &command::Model| row.kind != LOOK && row.kind != BATCH;
+        let Some(row) = row.filter(is_change) else { return Ok(None) };
         let unreadable = |error| {
             let why = format!("operation {id} cannot be read: {error}; a newer version wrote it");
             Error::Unavailable(why)
@@ -178,6 +275,24 @@ impl Store {
             _ => CommandState::Waiting,
         };
         Ok(Some(Operation { id, request, state, created_ms: row.created_ms }))
+    }
+
+    /// The answer to a part of a bulk action; `None` while it waits.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database does not answer.
+    pub async fn batch_answer(&self, id: i64) -> Result<Option<BatchAnswer>> {
+        let row = command::Entity::find_by_id(id).one(&self.inner.pool).await?;
+        let answer = row.filter(|row| row.state == DONE).and_then(|row| row.answer);
+        Ok(answer.and_then(|answer| serde_json::from_str(&answer).ok()))
+    }
+
+    /// Writes the answer to a part of a bulk action, unless it was withdrawn or answered before.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: the same can be written again.
+    pub async fn answer_batch(&self, id: i64, with: &BatchAnswer) -> Result<()> {
+        self.transact(vec![answered(id, with)]).await.map(drop)
     }
 
     /// Withdraws a command. False: it was carried out, or withdrawn, before.
@@ -225,6 +340,10 @@ impl Store {
 
 /// Answers a command that still waits.
 pub(super) fn answer(id: i64, with: &ChangeAnswer) -> Step {
+    answered(id, with)
+}
+
+fn answered(id: i64, with: &impl Serialize) -> Step {
     let update = "update scheduler_command set state = 1, answer = ? where id = ? and state = 0";
     // An answer of names, numbers and texts always serializes.
     let text = serde_json::to_string(with).unwrap_or_default();
@@ -245,7 +364,12 @@ pub(super) fn decode_change(args: &str) -> Option<ChangeRequest> {
     serde_json::from_str(args).ok()
 }
 
-fn encode(request: &ChangeRequest) -> Result<String> {
+/// As [`decode_ids`].
+pub(super) fn decode_batch(args: &str) -> Option<BatchRequest> {
+    serde_json::from_str(args).ok()
+}
+
+fn encode(request: &impl Serialize) -> Result<String> {
     serde_json::to_string(request)
         .map_err(|error| Error::Refused(format!("the change cannot be written: {error}")))
 }

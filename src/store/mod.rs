@@ -24,6 +24,8 @@ mod shards;
 
 mod admit;
 mod commands;
+mod claims;
+mod job_batches;
 mod job_changes;
 mod tombstones;
 mod ledger;
@@ -59,8 +61,10 @@ pub use admit::{
 pub use apps::{AppRow, AppRules};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
 pub use bulk::{BulkCursor, BulkRow, NewBulk, StepEnd};
+pub use claims::{Claim, LocatedShard};
 pub use commands::{
-    ChangeAnswer, ChangeCommand, ChangeRequest, CommandState, Look, Operation, UnknownCommands,
+    BatchAnswer, BatchCommand, BatchJob, BatchRequest, ChangeAnswer, ChangeCommand, ChangeRequest,
+    CommandState, Look, Operation, UnknownCommands,
 };
 pub use connect::{StoreOptions, redact};
 pub use due::DueJobs;
@@ -68,7 +72,8 @@ pub use error::{Error, Result};
 pub use history::{EndedJob, HistoryEntry};
 pub use history_row::{AttemptState, KeptAttempt};
 pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
-pub use job_changes::{Claim, JobWrite, JobWritten, LocatedJob, StoredJob};
+pub use job_batches::JobsWrite;
+pub use job_changes::{JobWrite, JobWritten, LocatedJob, StoredJob};
 pub use keys::{IdempotencyKey, KeyCursor};
 pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};

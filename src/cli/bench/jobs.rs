@@ -50,10 +50,24 @@ pub(super) async fn load(
     count: usize,
     due_ms: impl Fn(usize) -> i64,
 ) -> anyhow::Result<()> {
+    load_from(scratch, app, 0, count, due_ms).await
+}
+
+/// As [`load`], of the numbers from `first` on.
+pub(super) async fn load_from(
+    scratch: &Scratch,
+    app: &AppRow,
+    first: usize,
+    count: usize,
+    due_ms: impl Fn(usize) -> i64,
+) -> anyhow::Result<()> {
     let app = Arc::new(app.clone());
     let request = |number| format!("{OURS}-{number}");
-    admit_all(scratch, count, |number| entry(&app, number, request(number), due_ms(number), None))
-        .await
+    let entry = |number| {
+        let number = first + number;
+        entry(&app, number, request(number), due_ms(number), None)
+    };
+    admit_all(scratch, count, entry).await
 }
 
 /// Puts `count` jobs into the table that are not due for years, each with an idempotency key.

@@ -2,6 +2,7 @@
 //! carries them out, on one of the instances that are alive.
 
 mod action;
+mod batches;
 mod run;
 
 use std::num::NonZeroU32;

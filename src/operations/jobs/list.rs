@@ -10,7 +10,7 @@ use super::listed::ListedJob;
 use super::selection::{LOOKED_AT, Selection};
 use crate::model::cursor::CursorScope;
 use crate::model::filter::JobFilter;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, ShardId};
 use crate::model::job::Job;
 use crate::operations::Result;
 use crate::operations::context::Context;
@@ -84,8 +84,8 @@ impl Jobs<'_> {
     }
 }
 
-/// A job that a bulk action is to treat.
-pub(in crate::operations) type Target = (JobId, i64, u32);
+/// A job that a bulk action is to treat, with the time of its admission, its revision and its shard.
+pub(in crate::operations) type Target = (JobId, i64, u32, ShardId);
 
 impl Context {
     /// How many live jobs `filter` selects, counted up to a limit, and the first `samples` of them.
@@ -112,8 +112,7 @@ impl Context {
         Selection::new(self, filter).await.map(drop)
     }
 
-    /// The next live jobs, at most `limit`, that `filter` selected at `at_ms`, each with the moment of
-    /// its admission and its revision, and the place where the next ones begin. Those that came or
+    /// The next live jobs, at most `limit`, that `filter` selected at `at_ms`, and the place where the next ones begin. Those that came or
     /// were moved later are left out, so that what is moved while it is walked through does not
     /// come again.
     pub(in crate::operations) async fn jobs_at(
@@ -126,7 +125,8 @@ impl Context {
         let selection = Selection::new(self, filter).await?;
         let selection = selection.at(at_ms);
         let found = selection.find(self, after, limit).await?;
-        let target = |(job, _): &(Job, Arc<str>)| (job.id, job.created_ms, job.changes.revision);
+        let target =
+            |(job, _): &(Job, Arc<str>)| (job.id, job.created_ms, job.changes.revision, job.shard);
         Ok((found.jobs.iter().map(target).collect(), found.next))
     }
 }
