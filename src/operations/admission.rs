@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use super::{Error, Result};
@@ -86,6 +87,11 @@ impl Admission {
 
     pub(super) fn clock(&self) -> &SharedClock {
         self.0.clock()
+    }
+
+    /// The zone of local times that name none.
+    pub(super) fn default_time_zone(&self) -> &TimeZone {
+        &self.0.rules().requests.default_time_zone
     }
 
     /// The largest value that is parsed as a request, in bytes.

@@ -109,6 +109,63 @@ const CASES: &[(&str, Ask)] = &[
     ("a resumption of the ingest", Ask::ResumeIngest),
     ("a resumption of the ingest once more", Ask::ResumeIngest),
     ("the audit", Ask::Audit),
+    (
+        "a bulk action that would be",
+        Ask::Bulk { action: "cancel", with: None, filter: OF_SMS, dry_run: true },
+    ),
+    (
+        "a bulk action on nobody's jobs",
+        Ask::Bulk { action: "cancel", with: None, filter: &[("app", "smss")], dry_run: false },
+    ),
+    (
+        "a bulk action on what has ended",
+        Ask::Bulk { action: "run", with: None, filter: &[("state", "dead")], dry_run: false },
+    ),
+    (
+        "a bulk reschedule",
+        Ask::Bulk {
+            action: "reschedule",
+            with: Some(("shift-ms", "3600000")),
+            filter: OF_SMS,
+            dry_run: false,
+        },
+    ),
+    (
+        "a bulk edit",
+        Ask::Bulk {
+            action: "edit",
+            with: Some(("set", r#"{"priority":"low"}"#)),
+            filter: OF_SMS,
+            dry_run: false,
+        },
+    ),
+    ("the jobs of an app after that", Ask::Jobs(OF_SMS)),
+    (
+        "a bulk cancellation",
+        Ask::Bulk { action: "cancel", with: None, filter: OF_SMS, dry_run: false },
+    ),
+    (
+        "a bulk cancellation of none",
+        Ask::Bulk { action: "cancel", with: None, filter: OF_SMS, dry_run: false },
+    ),
+    (
+        "a bulk replay that is refused",
+        Ask::Bulk {
+            action: "replay",
+            with: None,
+            filter: &[("errorKind", "missing-field")],
+            dry_run: false,
+        },
+    ),
+    (
+        "a bulk discard",
+        Ask::Bulk {
+            action: "discard",
+            with: None,
+            filter: &[("errorKind", "missing-field")],
+            dry_run: false,
+        },
+    ),
     ("the partitions", Ask::Positions),
     ("where a seek would go", Ask::seek("0", &[], true)),
     ("a seek in a topic that is not read", Ask::SeekForeignTopic),
@@ -117,6 +174,8 @@ const CASES: &[(&str, Ask)] = &[
     ("a seek to where it stands", Ask::seek("end", &[], false)),
     ("a seek", Ask::seek("1", &[0], false)),
 ];
+
+const OF_SMS: &[(&str, &str)] = &[("app", "sms")];
 
 /// Fired before anything is asked.
 const DONE: &str = r#"{"requestId":"done","appName":"sms","scheduledTime":"2020-01-01T00:00:00Z","jobData":{"a":1}}"#;
