@@ -64,6 +64,10 @@ pub struct Model {
     pub cancelled_ms: Option<i64>,
     /// Who cancelled it.
     pub cancelled_by: Option<String>,
+    /// When the attempt started that runs for a second or more.
+    pub started_ms: Option<i64>,
+    /// The instance that runs that attempt.
+    pub started_by: Option<i64>,
 }
 
 /// Nothing is joined through the entity.

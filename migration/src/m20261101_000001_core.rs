@@ -88,6 +88,8 @@ const TABLES: [(&str, &str); 13] = [
             original {uuid},
             cancelled_ms bigint,
             cancelled_by {name}(255),
+            started_ms bigint,
+            started_by bigint,
             primary key {job_key}
         ) {rowid} {tail}",
     ),

@@ -13,7 +13,7 @@ mod shards;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -159,12 +159,14 @@ impl AppScheduler {
             app: self.app.clone(),
             fence,
             fired_ms,
+            since: Instant::now(),
+            is_marked: false,
             gate_number: 0,
             receiver_fence: Fence::new(0, 0),
             bytes: 0,
             cancelled,
             cancellation: None,
-            is_marking: false,
+            is_cancelling: false,
             ended: None,
             ended_ms: 0,
             outcome: None,

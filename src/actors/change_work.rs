@@ -24,7 +24,7 @@ pub(super) enum Found {
     /// An attempt at it runs.
     Running,
     /// An attempt at it runs, whose outcome waits for this change: it is a cancellation.
-    Marking,
+    Cancelling,
 }
 
 /// Begins to work on a change of a job in a shard of ours that is not being changed.
@@ -149,8 +149,8 @@ impl Drop for Ending {
         let mut written = OutcomesWritten::default();
         match (self.found, std::mem::replace(&mut self.row, RowNow::Unknown)) {
             (Found::Waiting, row) => give_back(&mut written, self.job, row),
-            (Found::Marking, _) => {
-                if self.instance.in_flight.marked(self.job, self.is_written, self.stops) {
+            (Found::Cancelling, _) => {
+                if self.instance.in_flight.cancel_written(self.job, self.is_written, self.stops) {
                     self.instance.registry.notify(CollectEnded);
                 }
             }

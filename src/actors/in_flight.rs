@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +44,10 @@ pub(super) struct Attempt {
     /// The fence of the shard when the attempt started.
     pub(super) fence: ShardFence,
     pub(super) fired_ms: i64,
+    /// Since when it is in the table, which sets this.
+    pub(super) since: Instant,
+    /// Its mark is in the job's row, or is being written.
+    pub(super) is_marked: bool,
     /// Its number at the target's gate; set by the table at the start.
     pub(super) gate_number: u64,
     /// The fence that the handler's receiver gets; set by the table at the start.
@@ -54,7 +58,7 @@ pub(super) struct Attempt {
     /// That it was cancelled: no attempt follows this one.
     pub(super) cancellation: Option<Cancellation>,
     /// The cancellation is being written to the row: its outcome waits for that.
-    pub(super) is_marking: bool,
+    pub(super) is_cancelling: bool,
     /// How it ended, once it has ended.
     pub(super) ended: Option<Arc<Ended>>,
     /// When that was, epoch milliseconds.
@@ -73,7 +77,7 @@ pub(super) enum Attempting {
     /// Its attempt runs.
     Running {
         /// Its outcome waits for a cancellation that has just begun.
-        is_marking: bool,
+        is_cancelling: bool,
     },
 }
 
@@ -96,7 +100,7 @@ impl Attempt {
     fn state(&self) -> Attempting {
         match self.ended {
             Some(_) => Attempting::Ended,
-            None => Attempting::Running { is_marking: false },
+            None => Attempting::Running { is_cancelling: false },
         }
     }
 }
@@ -113,6 +117,7 @@ impl InFlight {
                 let id = attempt.job.id;
                 attempt.app.running.fetch_add(1, Ordering::Relaxed);
                 attempt.app.unwritten.fetch_add(1, Ordering::Relaxed);
+                attempt.since = Instant::now();
                 attempt.gate_number = attempt.app.gate.started();
                 attempt.bytes = attempt.job.size();
                 attempt.app.memory.add_in_flight(attempt.bytes);
@@ -131,7 +136,7 @@ impl InFlight {
         attempt.ended_ms = now_ms;
         attempt.app.running.fetch_sub(1, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Relaxed);
-        if attempt.is_marking {
+        if attempt.is_cancelling {
             return false;
         }
         table.ended.push(id);
@@ -144,7 +149,7 @@ impl InFlight {
     }
 
     /// Cancels the job that was admitted then, if its attempt runs; its outcome waits until
-    /// [`Self::marked`]. If it was cancelled before, its attempt is asked to stop if `stops`.
+    /// [`Self::cancel_written`]. If it was cancelled before, its attempt is asked to stop if `stops`.
     pub(super) fn cancel_one(
         &self,
         id: JobId,
@@ -165,16 +170,16 @@ impl InFlight {
             return attempting;
         }
         attempt.cancellation = Some(first);
-        attempt.is_marking = true;
-        Attempting::Running { is_marking: true }
+        attempt.is_cancelling = true;
+        Attempting::Running { is_cancelling: true }
     }
 
     /// The cancellation is in the job's row, and the attempt is asked to stop if `stops`; or it is
     /// not, if it could not be written. True if an outcome has waited for it.
-    pub(super) fn marked(&self, id: JobId, is_written: bool, stops: bool) -> bool {
+    pub(super) fn cancel_written(&self, id: JobId, is_written: bool, stops: bool) -> bool {
         let mut table = self.table();
         let Some(attempt) = table.attempts.get_mut(&id) else { return false };
-        attempt.is_marking = false;
+        attempt.is_cancelling = false;
         if !is_written {
             attempt.cancellation = None;
         } else if stops {
@@ -185,6 +190,29 @@ impl InFlight {
             table.ended.push(id);
         }
         has_ended
+    }
+
+    /// The attempts that have run for as long as this and are not marked, of the shards that
+    /// `of_shard` selects. They count as marked from now on, so that an attempt which ends
+    /// meanwhile is known to have a mark.
+    pub(super) fn take_unmarked(
+        &self,
+        age: Duration,
+        of_shard: impl Fn(ShardId) -> bool,
+    ) -> Vec<Attempt> {
+        let mut table = self.table();
+        let unmarked = table.attempts.values_mut().filter(|attempt| {
+            !attempt.is_marked
+                && attempt.ended.is_none()
+                && of_shard(attempt.job.shard)
+                && attempt.since.elapsed() >= age
+        });
+        unmarked
+            .map(|attempt| {
+                attempt.is_marked = true;
+                attempt.clone()
+            })
+            .collect()
     }
 
     /// The attempts that ended since the last call.
@@ -199,8 +227,9 @@ impl InFlight {
     pub(super) fn collect_all(&self) {
         let mut table = self.table();
         let Table { attempts, ended, .. } = &mut *table;
-        let all =
-            attempts.iter().filter(|(_, attempt)| attempt.ended.is_some() && !attempt.is_marking);
+        let all = attempts
+            .iter()
+            .filter(|(_, attempt)| attempt.ended.is_some() && !attempt.is_cancelling);
         *ended = all.map(|(id, _)| *id).collect();
     }
 

@@ -1,11 +1,14 @@
 //! Writes the outcomes of attempts in batches, and reports them to the app schedulers after the
-//! commit. `ends` computes outcomes, `writing` writes them.
+//! commit. `ends` computes outcomes, `writing` writes them, and `marking` the marks of attempts
+//! that run for longer.
 //!
 //! There are two queues, divided by shard, so that one can be committed while the other fills. An
 //! attempt stays in the in-flight table until its outcome is written, where a restarted actor finds
-//! it.
+//! it. Marks take turns with the outcomes of their queue, so that none is written after the
+//! outcome of its attempt.
 
 mod ends;
+mod marking;
 mod writing;
 
 use std::collections::{BTreeSet, HashMap};
@@ -20,7 +23,7 @@ use super::instance::Instance;
 use super::messages::*;
 use super::registry::Routes;
 use crate::model::ids::{AppId, ShardId};
-use crate::model::job::Job;
+use crate::model::job::{Changes, Job};
 use crate::store::{OrderingKey, Outcome, Written};
 
 use ends::outcome_of;
@@ -40,6 +43,8 @@ pub(super) struct Outcomes {
 struct WriteQueue {
     waiting: Vec<(Attempt, Outcome)>,
     writing: bool,
+    /// Attempts may have become old enough to be marked.
+    may_mark: bool,
 }
 
 impl Outcomes {
@@ -64,7 +69,7 @@ impl Outcomes {
                     if outcome != Outcome::Succeeded {
                         outcomes.push((attempt.job.id, outcome.clone()));
                     }
-                    let queue = attempt.job.shard.0.unsigned_abs() as usize % WRITERS;
+                    let queue = queue_of(attempt.job.shard);
                     self.queues[queue].waiting.push((attempt, outcome));
                 }
                 None => not_started.entry(attempt.app.id).or_default().push(attempt.job),
@@ -87,8 +92,11 @@ impl Outcomes {
     }
 
     fn write(&mut self, queue: usize, ctx: &mut Context<Self>) {
-        let WriteQueue { waiting, writing } = &mut self.queues[queue];
-        if *writing || waiting.is_empty() {
+        if self.queues[queue].writing || self.write_marks(queue, ctx) {
+            return;
+        }
+        let WriteQueue { waiting, writing, .. } = &mut self.queues[queue];
+        if waiting.is_empty() {
             return;
         }
         *writing = true;
@@ -135,9 +143,13 @@ impl Outcomes {
                     of_app.finished.push(job.id);
                 }
                 Outcome::Retry { due_ms, attempts, error } => {
-                    app.figures.retried.fetch_add(1, Ordering::Relaxed);
+                    // One that was marked and handed back has the due time that it had.
+                    if due_ms != job.due_ms {
+                        app.figures.retried.fetch_add(1, Ordering::Relaxed);
+                    }
                     let last_error = error.or_else(|| job.last_error.clone());
-                    let job = Job { due_ms, attempts, last_error, ..Job::clone(&job) };
+                    let changes = Changes { mark: None, ..job.changes.clone() };
+                    let job = Job { due_ms, attempts, last_error, changes, ..Job::clone(&job) };
                     of_app.put_back.push(Arc::new(job));
                 }
             }
@@ -154,11 +166,16 @@ impl Outcomes {
     }
 }
 
+fn queue_of(shard: ShardId) -> usize {
+    shard.0.unsigned_abs() as usize % WRITERS
+}
+
 impl Actor for Outcomes {
     type Context = Context<Self>;
 
     /// Collects everything that the replaced actor had not written.
     fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(marking::LOOK, Self::mark);
         self.instance.in_flight.collect_all();
         self.collect(ctx);
     }

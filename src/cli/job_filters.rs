@@ -25,7 +25,7 @@ pub(super) struct Filters {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Which jobs")]
 pub(super) struct OtherFilters {
-    /// Jobs in this state: scheduled, due, succeeded, dead or cancelled
+    /// Jobs in this state: scheduled, due, running, succeeded, dead or cancelled
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
     /// Jobs that are due or have ended at this time or later: 2030-01-01T08:00:00Z, or a local time

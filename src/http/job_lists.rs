@@ -43,7 +43,7 @@ struct JobList<'a> {
 #[utoipa::path(get, path = "/api/jobs", tag = "jobs", operation_id = "listJobs",
     params(
         ("app" = Option<String>, Query),
-        ("state" = Option<String>, Query, description = "scheduled, due, succeeded, dead or cancelled"),
+        ("state" = Option<String>, Query, description = "scheduled, due, running, succeeded, dead or cancelled"),
         ("from" = Option<String>, Query, description = "Due or ended then or later, RFC 3339"),
         ("to" = Option<String>, Query, description = "Due or ended before, RFC 3339"),
         ("priority" = Option<String>, Query, description = "high, normal or low"),

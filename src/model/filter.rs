@@ -48,8 +48,10 @@ pub struct JobFilter {
 pub enum ListState {
     /// The next attempt is due later.
     Scheduled,
-    /// The next attempt is due.
+    /// The next attempt is due and does not run.
     Due,
+    /// An attempt runs, for a second or more.
+    Running,
     /// They are done.
     Succeeded,
     /// They failed for good.
@@ -59,8 +61,8 @@ pub enum ListState {
 }
 
 impl ListState {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Scheduled, Self::Due, Self::Succeeded, Self::Dead, Self::Cancelled];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Scheduled, Self::Due, Self::Running, Self::Succeeded, Self::Dead, Self::Cancelled];
     /// Those of jobs that have ended.
     const ENDED: [Self; 3] = [Self::Succeeded, Self::Dead, Self::Cancelled];
 
@@ -69,12 +71,16 @@ impl ListState {
         match self {
             Self::Scheduled => "scheduled",
             Self::Due => "due",
+            Self::Running => "running",
             Self::Succeeded => "succeeded",
             Self::Dead => "dead",
             Self::Cancelled => "cancelled",
         }
     }
 }
+
+/// How far the clocks of instances may be apart.
+const CLOCKS_APART_MS: i64 = 60_000;
 
 /// One partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,7 +241,8 @@ impl JobFilter {
     /// Whether live jobs must be read to know whether they match, because no index has what it
     /// asks.
     pub(crate) fn reads_jobs(&self) -> bool {
-        self.partition.is_some() || !self.data.is_empty()
+        let runs = self.state == Some(ListState::Running);
+        runs || self.partition.is_some() || !self.data.is_empty()
     }
 
     /// The same of jobs that have ended.
@@ -257,13 +264,21 @@ impl JobFilter {
             Some(ListState::Due) => {
                 (self.from_ms, Some(self.to_ms.map_or(later_ms, |to_ms| to_ms.min(later_ms))))
             }
+            // By the clock of the instance that runs them.
+            Some(ListState::Running) => {
+                let later_ms = later_ms.saturating_add(CLOCKS_APART_MS);
+                (self.from_ms, Some(self.to_ms.map_or(later_ms, |to_ms| to_ms.min(later_ms))))
+            }
         }
     }
 
-    /// Whether it selects `job` at `now_ms`, apart from app, key and partition, which the job does
-    /// not say.
-    pub(crate) fn matches(&self, job: &Job, now_ms: i64) -> bool {
+    /// Whether it selects `job`, which `is_running`, at `now_ms`, apart from app, key and
+    /// partition, which the job does not say.
+    pub(crate) fn matches(&self, job: &Job, now_ms: i64, is_running: bool) -> bool {
         let (from_ms, to_ms) = self.due_range(now_ms);
+        if self.state.is_some_and(|state| is_running != (state == ListState::Running)) {
+            return false;
+        }
         from_ms.is_none_or(|from_ms| job.due_ms >= from_ms)
             && to_ms.is_none_or(|to_ms| job.due_ms < to_ms)
             && self.priority.is_none_or(|priority| job.priority == priority)

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 pub use super::fence::Fence;
 use super::fingerprint::Fingerprint;
-use super::ids::{JobId, LedgerId, Offset, ShardId};
+use super::ids::{InstanceId, JobId, LedgerId, Offset, ShardId};
 
 /// One live job, as the `job` table holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,14 +54,14 @@ pub struct Job {
     pub last_error: Option<String>,
     /// The dead letter that it is a replay of.
     pub letter: Option<Uuid>,
-    /// Its changes since its admission.
+    /// What has become of it since its admission.
     pub changes: Changes,
 }
 
-/// The changes of a job after its admission, by people and programs.
+/// What has become of a job since its admission.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// How many changes there were.
+    /// How many changes people and programs have made.
     pub revision: u32,
     /// When it was last rescheduled or started by hand, epoch milliseconds.
     pub moved_ms: Option<i64>,
@@ -71,6 +71,18 @@ pub struct Changes {
     /// Its cancellation, if it was cancelled while it ran: the attempt is finished and not
     /// repeated.
     pub cancelled: Option<Box<Cancellation>>,
+    /// The attempt that runs for a second or more, as its instance has written it down. Where that
+    /// instance does not own the job's shard any more, nothing runs.
+    pub mark: Option<Mark>,
+}
+
+/// What the row of a job says of an attempt that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// When it started, epoch milliseconds.
+    pub started_ms: i64,
+    /// The instance that runs it.
+    pub by: InstanceId,
 }
 
 /// The first cancellation of a job.

@@ -10,6 +10,7 @@ mod list;
 mod selection;
 mod ended;
 mod listed;
+mod running;
 
 use std::collections::HashSet;
 use std::mem::take;
@@ -34,6 +35,7 @@ pub(crate) use self::listed::WireListedJob;
 pub use self::listed::{JobState, ListedJob};
 pub use self::name::JobName;
 pub use self::patch::JobPatch;
+pub use self::running::RunningAttempt;
 pub use self::show::ShownJob;
 pub(crate) use self::show::WireJob;
 pub use crate::store::RequestStatus;
@@ -151,7 +153,9 @@ impl Jobs<'_> {
                 let attempts = store.attempts_of(id, created_ms).await;
                 let attempts = attempts.map_err(|error| context.database_error(error))?;
                 let is_running = context.admission.is_running(id);
-                let job = ShownJob::of(located, context.now_ms(), is_running);
+                let jobs = std::slice::from_ref(&located.stored.job);
+                let running = context.running_among(jobs).await?.remove(&id);
+                let job = ShownJob::of(located, context.now_ms(), is_running, running);
                 Ok(ShownJob { history: attempts, ..job })
             })
             .await

@@ -51,7 +51,7 @@ pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Insta
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub use jobs::{
     AttemptState, HistoryEntry, JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState,
-    Jobs, ListedJob, OperationOutcome, OperationState, RequestStatus, ShownJob,
+    Jobs, ListedJob, OperationOutcome, OperationState, RequestStatus, RunningAttempt, ShownJob,
 };
 pub(crate) use jobs::{WireAnswer, WireJob, WireListedJob, WireOperation, WireStatus};
 pub use page::PageRequest;

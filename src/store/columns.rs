@@ -9,8 +9,10 @@ use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 
 use crate::model::fingerprint::Fingerprint;
-use crate::model::ids::{JobId, LedgerId, Offset, ShardId};
-use crate::model::job::{Cancellation, Changes, Job, JobData, Origin, Priority, TraceContext};
+use crate::model::ids::{InstanceId, JobId, LedgerId, Offset, ShardId};
+use crate::model::job::{
+    Cancellation, Changes, Job, JobData, Mark, Origin, Priority, TraceContext,
+};
 
 /// The columns of a job as it is admitted: name, PostgreSQL's type, value of a [`Job`]. The way
 /// back is [`job_of`]. Those of the second group are null in most jobs. The columns that only later
@@ -163,17 +165,19 @@ macro_rules! writing {
 
 /// Generates the functions that read jobs. `first` is the index of the first column in the row. The
 /// columns behind the revision are null until it is above 0, and are not decoded before: nearly
-/// every job is fired as it was admitted.
+/// every job is fired as it was admitted. Those of the mark are decoded always.
 macro_rules! reading {
     (
         $first:ident: $first_type:literal = |$first_row:ident| $first_value:expr;
         $($name:ident: $type:literal = |$row:ident| $value:expr;)+
-        @ $revision:ident: $($later:ident),+
+        @ $revision:ident: $($later:ident),+;
+        $($mark:ident),+
     ) => {
         /// The columns, in the order in which they are read.
         pub(in crate::store) const READ: &str = concat!(
             stringify!($first) $(, ", ", stringify!($name))*,
             ", ", stringify!($revision) $(, ", ", stringify!($later))*
+            $(, ", ", stringify!($mark))*
         );
 
         /// The index of each column.
@@ -183,7 +187,8 @@ macro_rules! reading {
             $first,
             $($name,)+
             $revision,
-            $($later),+
+            $($later,)+
+            $($mark),+
         }
 
         pub(in crate::store) fn read_postgres(row: &PgRow, first: usize) -> sqlx::Result<Job> {
@@ -196,7 +201,8 @@ macro_rules! reading {
                 $($later: match is_changed {
                     true => row.try_get(first + Place::$later as usize)?,
                     false => None,
-                }),+
+                },)+
+                $($mark: row.try_get(first + Place::$mark as usize)?),+
             }))
         }
 
@@ -210,7 +216,8 @@ macro_rules! reading {
                 $($later: match is_changed {
                     true => row.try_get(first + Place::$later as usize)?,
                     false => None,
-                }),+
+                },)+
+                $($mark: row.try_get(first + Place::$mark as usize)?),+
             }))
         }
 
@@ -224,7 +231,8 @@ macro_rules! reading {
                 $($later: match is_changed {
                     true => row.get(Place::$later as usize)?,
                     false => None,
-                }),+
+                },)+
+                $($mark: row.get(Place::$mark as usize)?),+
             }))
         }
     };
@@ -238,7 +246,7 @@ pub(super) mod jobs {
 
     job_columns!(writing_all);
     job_columns!(comparing);
-    job_columns!(reading_all @ revision: moved_ms, original, cancelled_ms, cancelled_by);
+    job_columns!(reading_all @ revision: moved_ms, original, cancelled_ms, cancelled_by; started_ms, started_by);
 
     /// The columns that are named when jobs are inserted.
     #[derive(Clone, Copy)]
@@ -359,6 +367,10 @@ pub(super) fn job_of(row: job::Model) -> Job {
                 let by = row.cancelled_by.unwrap_or_default();
                 Box::new(Cancellation { at_ms, by })
             }),
+            mark: row
+                .started_ms
+                .zip(row.started_by)
+                .map(|(started_ms, by)| Mark { started_ms, by: InstanceId(by) }),
         },
     }
 }

@@ -268,7 +268,8 @@ fn bury(before: &Job, after: &Job, until_ms: i64) -> Step {
 
 /// A tombstone keeps names and times, and nothing else that takes room.
 pub(super) const TOMBSTONE_COLUMNS: &str = "priority = 3, due_ms = ?, revision = ?, cancelled_ms = ?, \
-     cancelled_by = ?, data = '{}', traceparent = null, tracestate = null, last_error = null";
+     cancelled_by = ?, data = '{}', traceparent = null, tracestate = null, last_error = null, \
+     started_ms = null, started_by = null";
 
 fn tombstone_values(first: Option<&Cancellation>) -> [Value; 2] {
     let at_ms = first.map(|first| first.at_ms);

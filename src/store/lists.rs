@@ -46,6 +46,8 @@ pub struct WalkRange {
     pub from_ms: Option<i64>,
     /// Due before this time, epoch milliseconds.
     pub to_ms: Option<i64>,
+    /// Only jobs without an attempt that runs. A walk has the others as well.
+    pub idle: bool,
 }
 
 /// How many jobs there are, counted up to a limit.
@@ -127,12 +129,19 @@ impl Store {
             Some(ms) => format!(" and due_ms {is} {ms}"),
             None => String::new(),
         });
+        let idle = match range.idle {
+            true => {
+                " and (started_by is null or started_by not in \
+                 (select id from scheduler_instance where not dead))"
+            }
+            false => "",
+        };
         let mut jobs = 0;
         for shards in range.shards.chunks(SHARDS_AT_ONCE) {
             let shards: Vec<String> = shards.iter().map(ShardId::to_string).collect();
             let sql = format!(
                 "select count(*) from (select 1 as one from scheduler_job where shard in ({}) \
-                 and priority in ({}){} limit {}) as counted",
+                 and priority in ({}){}{idle} limit {}) as counted",
                 shards.join(", "),
                 priorities.join(", "),
                 bounds.concat(),

@@ -38,6 +38,7 @@ mod outbox;
 mod requests;
 mod review;
 mod outcomes;
+mod marks;
 mod history;
 mod history_row;
 mod packets;
@@ -82,6 +83,7 @@ pub use letters::ParkedRecord;
 pub use lists::{
     AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobWalk, WalkRange,
 };
+pub use marks::{MarkBatch, Marked};
 pub use members::{InstanceState, KnownInstance};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};

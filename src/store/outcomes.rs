@@ -53,7 +53,7 @@ pub enum Outcome {
     Succeeded,
     /// The job is retried.
     Retry {
-        /// When, epoch milliseconds.
+        /// When, epoch milliseconds; unchanged of an attempt that was marked and handed back.
         due_ms: i64,
         /// The number of attempts that have ended, including this one if it counts.
         attempts: u32,

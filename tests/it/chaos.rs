@@ -6,6 +6,8 @@
 
 mod crew;
 mod flow;
+mod operated;
+mod operators;
 mod proof;
 mod verdicts;
 pub(crate) mod topics;
@@ -23,6 +25,7 @@ use crate::support::services::{Database, with_database};
 use crate::support::wait_until;
 use crew::Crew;
 use flow::Flow;
+use operators::Operators;
 use proof::Tables;
 use topics::Cluster;
 use troubles::{Diary, Over};
@@ -73,6 +76,7 @@ async fn run(database: Database, plan: Plan) -> Result<(), String> {
     let diary = Diary::new(plan.logs.join("diary"));
     let crew = Crew::start(&world.config(), &plan.logs).await;
     let flow = Flow::begin(&world.cluster, rng.fork());
+    let operators = Operators::begin(&crew.doors(), &mut rng);
 
     let over = Over::after(plan.length);
     let (mut crew, _server, (_broker, dlq_made_ms)) = tokio::join!(
@@ -95,6 +99,8 @@ async fn run(database: Database, plan: Plan) -> Result<(), String> {
     tokio::time::sleep(CALM).await;
     let produced = flow.end().await;
     diary.note("all is produced");
+    let operated = operators.end().await;
+    diary.note("all is answered");
     let tables = Tables::open(&world.url).await;
     settle(&world, &tables).await;
     diary.note("all is settled");
@@ -105,6 +111,8 @@ async fn run(database: Database, plan: Plan) -> Result<(), String> {
         fired: world.cluster.read_all(topics::FIRED).await,
         dlq: world.cluster.read_all(topics::DLQ).await,
         events: world.cluster.read_all(topics::EVENTS).await,
+        operated_fired: world.cluster.read_all(topics::OPERATED_FIRED).await,
+        operated,
         dlq_made_ms,
         produced,
         troubles: diary.troubles(),
@@ -128,9 +136,9 @@ async fn settle(world: &World, tables: &Tables) {
             );
             unread += end - tables.number(&sql).await;
         }
-        let jobs = tables.number("select count(*) from scheduler_job").await;
+        let jobs = tables.number(proof::LIVE_JOBS).await;
         let letters = tables.number("select count(*) from scheduler_outbox").await;
-        let commands = tables.number("select count(*) from scheduler_command").await;
+        let commands = tables.number(proof::WAITING_COMMANDS).await;
         let parked = "select count(*) from scheduler_dead_letter where state = 1";
         let parked = tables.number(parked).await;
         [unread, jobs, letters, commands, parked]
@@ -193,6 +201,7 @@ impl World {
         let cluster = Cluster::at(broker.address());
         cluster.create(topics::INGEST, PARTITIONS).await;
         cluster.create(topics::FIRED, 3).await;
+        cluster.create(topics::OPERATED_FIRED, 3).await;
         cluster.create(topics::DLQ, 1).await;
         cluster.create(topics::EVENTS, 3).await;
         let url = with_database(server.address(), "chaos");
@@ -204,7 +213,7 @@ impl World {
 
     fn config(&self) -> String {
         let (ingest, dlq, fired) = (topics::INGEST, topics::DLQ, topics::FIRED);
-        let events = topics::EVENTS;
+        let (events, operated) = (topics::EVENTS, topics::OPERATED_FIRED);
         let (url, servers, lease) = (&self.url, self.cluster.address(), crew::LEASE.as_millis());
         let unsettled = crew::UNSETTLED;
         format!(
@@ -225,6 +234,11 @@ impl World {
             [apps.sms]
             dispatch = "kafka"
             topic = "{fired}"
+            max_in_flight = 64
+            window = {unsettled}
+            [apps.ops]
+            dispatch = "kafka"
+            topic = "{operated}"
             max_in_flight = 64
             window = {unsettled}
             "#

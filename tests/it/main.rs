@@ -36,6 +36,7 @@ mod job_lists;
 mod cli_output;
 mod memory;
 mod lost_answers;
+mod marks;
 mod split_batches;
 mod panics;
 mod schema;

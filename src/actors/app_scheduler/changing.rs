@@ -69,8 +69,8 @@ impl AppScheduler {
                 self.after_attempts.push(change);
                 return None;
             }
-            Attempting::Running { is_marking: true } => Found::Marking,
-            Attempting::Running { is_marking: false } => Found::Running,
+            Attempting::Running { is_cancelling: true } => Found::Cancelling,
+            Attempting::Running { is_cancelling: false } => Found::Running,
         };
         Some((change, fence, found))
     }

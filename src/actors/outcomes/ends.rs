@@ -8,7 +8,7 @@ use super::super::in_flight::{Attempt, Ended};
 use super::super::instance::Instance;
 use crate::dispatch::{Failure, FiredJob, JobError};
 use crate::model::change::remembered_until;
-use crate::model::job::Cancellation;
+use crate::model::job::{Cancellation, Job};
 use crate::model::letter::{DeadLetter, ErrorKind};
 use crate::model::retry::{due_after, longer, snoozed_until};
 use crate::model::verdict::{Event, Firing, Subject, Verdict, about_attempt, about_job};
@@ -17,14 +17,17 @@ use crate::store::{Outcome, Tombstone};
 /// How many characters of an error message the job's row stores.
 const LONGEST_ERROR: usize = 4096;
 
-/// The outcome of an attempt; `None` if it did not start or does not count.
+/// The outcome of an attempt; `None` if it did not start or does not count, and its row is as it
+/// was.
 pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) -> Option<Outcome> {
     if let Some(first) = attempt.cancellation.as_ref().or(attempt.job.changes.cancelled.as_deref())
     {
         return Some(after_cancellation(instance, attempt, how, first));
     }
     let error = match how {
-        Ended::NotStarted | Ended::Cancelled => return None,
+        Ended::NotStarted | Ended::Cancelled => {
+            return attempt.is_marked.then(|| handed_back(attempt));
+        }
         Ended::Returned(Ok(())) => return Some(Outcome::Succeeded),
         Ended::Expired => {
             let why = "expiresTime had passed before the job could be fired".to_owned();
@@ -38,6 +41,12 @@ pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) ->
         Ended::Panicked => JobError::Retry("the handler panicked".into()).into(),
     };
     Some(after_failure(instance, attempt, error))
+}
+
+/// The row is as it was before the attempt was marked.
+fn handed_back(attempt: &Attempt) -> Outcome {
+    let Job { due_ms, attempts, .. } = *attempt.job;
+    Outcome::Retry { due_ms, attempts, error: None }
 }
 
 /// A cancelled job has no further attempt: the one that ran may have been the good one.

@@ -18,7 +18,7 @@ use crate::store::{Ended, KeptAttempt, Outcome, OutcomeBatch, ShardFence, Writte
 const BATCH: usize = 2000;
 const BATCH_BYTES: usize = 8 << 20;
 /// The wait before the lease is checked again.
-const LEASE_AGAIN: Duration = Duration::from_millis(200);
+pub(super) const LEASE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Takes the next outcomes to write. Of each shard they have the same epoch, since a batch reports
 /// lost shards and not lost epochs.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 
+use super::show::running;
 use crate::cli::ConfigFile;
 use crate::cli::job_filters::{Filters, counted};
 use crate::cli::output::{self, ListOptions, ListPrinter, TextTable, grouped, report};
@@ -94,7 +95,10 @@ impl List {
                 job.job_id.to_string(),
                 rfc3339_s(job.due_ms),
                 job.request_id.clone(),
-                job.state.as_str().into(),
+                match &job.running {
+                    Some(attempt) => format!("running, {}", running(attempt)),
+                    None => job.state.as_str().into(),
+                },
                 job.ended_ms.map_or_else(|| "-".into(), rfc3339_s),
                 job.app_name.clone(),
                 job.priority.to_string(),

@@ -8,12 +8,12 @@ use super::Which;
 use crate::cli::ConfigFile;
 use crate::cli::output::{DocumentOption, document, on_one_line, say};
 use crate::cli::session::Session;
-use crate::operations::{HistoryEntry, ShownJob, rfc3339_s};
+use crate::operations::{HistoryEntry, RunningAttempt, ShownJob, rfc3339_s};
 
 /// Shows a job as it is, or as it ended, with its attempts
 ///
 /// The end of a job is known for as long as its app keeps a history: `history_hours`.
-/// A job that a process runs is shown as due by other processes.
+/// An attempt that runs for less than a second is seen only by the process that runs it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -62,6 +62,7 @@ fn lines(job: &ShownJob) -> Vec<(&'static str, String)> {
         ("expires", time(job.expires_ms)),
         ("priority", job.priority.map(|priority| priority.to_string())),
         ("attempts", Some(format!("{} of {}", job.attempts, job.max_attempts))),
+        ("running", job.running.as_ref().map(running)),
         ("timeout", Some(format!("{} ms", job.timeout_ms))),
         ("last error", job.last_error.clone()),
         ("admitted", time(Some(job.created_ms))),
@@ -73,6 +74,11 @@ fn lines(job: &ShownJob) -> Vec<(&'static str, String)> {
     ];
     let attempts = job.history.iter().map(|entry| ("attempt", attempt(entry)));
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).chain(attempts).collect()
+}
+
+pub(super) fn running(running: &RunningAttempt) -> String {
+    let RunningAttempt { attempt, started_ms, instance, .. } = running;
+    format!("attempt {attempt} since {}, on {instance}", rfc3339_s(*started_ms))
 }
 
 fn attempt(entry: &HistoryEntry) -> String {

@@ -58,7 +58,7 @@ fn nothing_unknown_repeated_empty_or_malformed_is_ignored() {
         (&[("data", "")], &["data is empty"]),
         (&[("app", "SMS")], &["app is \"SMS\"", "a-z"]),
         (&[("state", "scheduld")], &["\"scheduld\"", "mean scheduled?"]),
-        (&[("state", "running")], &["does not list", "scheduled, due"]),
+        (&[("state", "runing")], &["\"runing\"", "mean running?"]),
         (&[("errorKind", "expird")], &["\"expird\"", "mean expired?"]),
         (&[("priority", "hihg")], &["mean high?"]),
         (&[("key", "a\nb")], &["without control characters"]),
@@ -175,6 +175,7 @@ fn states_are_ranges_of_due_times() {
         (&[("state", "scheduled")], (Some(6), None)),
         (&[("state", "due")], (None, Some(6))),
         (&[("state", "due"), ("to", "1970-01-01T00:00:00Z")], (None, Some(0))),
+        (&[("state", "running")], (None, Some(60_006))),
         (&[("state", "scheduled"), ("from", "1970-01-01T00:00:00.009Z")], (Some(9), None)),
         (&[("state", "scheduled"), ("from", "1970-01-01T00:00:00.001Z")], (Some(6), None)),
     ] {

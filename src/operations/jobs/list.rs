@@ -1,17 +1,14 @@
 //! Lists of jobs: live ones a page at a time in the order of due time and id, then those that have
 //! ended, newest first, and how many there are.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use super::Jobs;
 use super::listed::ListedJob;
-use super::selection::{LOOKED_AT, Selection};
+use super::selection::{LOOKED_AT, LiveJob, Selection};
 use crate::model::cursor::CursorScope;
 use crate::model::filter::JobFilter;
 use crate::model::ids::{JobId, ShardId};
-use crate::model::job::Job;
 use crate::operations::Result;
 use crate::operations::context::Context;
 use crate::operations::page::{self, PageRequest};
@@ -39,8 +36,8 @@ impl Jobs<'_> {
     /// A page of the jobs that `filter` selects: those that have not ended in the order of due time
     /// and id, then those that have, newest first. A job that exists all the time and is not changed
     /// is on exactly one page, whatever happens to others. A page may be short before the end, since
-    /// what no index has is looked for among at most 10,000 jobs for one: data and partition, and of
-    /// ended jobs priority and error kind.
+    /// what no index has is looked for among at most 10,000 jobs for one: data, partition and the
+    /// state `running`, and of ended jobs priority and error kind.
     ///
     /// # Errors
     /// [`Invalid`](crate::operations::Error::Invalid) for an app that was never registered and a limit that is not 1 to 1000,
@@ -100,8 +97,8 @@ impl Context {
         let selection = Selection::new(self, filter).await?;
         let count = selection.count(self).await?;
         let found = selection.find(self, None, samples).await?;
-        let listed = |(job, app): (Job, Arc<str>)| ListedJob::new(job, &app, selection.now_ms);
-        Ok((count, found.jobs.into_iter().map(listed).collect()))
+        let jobs = found.jobs.into_iter().map(|live| live.listed(selection.now_ms));
+        Ok((count, jobs.collect()))
     }
 
     /// Checks that `filter` can select jobs.
@@ -125,8 +122,9 @@ impl Context {
         let selection = Selection::new(self, filter).await?;
         let selection = selection.at(at_ms);
         let found = selection.find(self, after, limit).await?;
-        let target =
-            |(job, _): &(Job, Arc<str>)| (job.id, job.created_ms, job.changes.revision, job.shard);
+        let target = |LiveJob { job, .. }: &LiveJob| {
+            (job.id, job.created_ms, job.changes.revision, job.shard)
+        };
         Ok((found.jobs.iter().map(target).collect(), found.next))
     }
 }
@@ -179,8 +177,7 @@ impl Selection {
         };
         if let Some(after) = live_after.filter(|_| self.filter.selects_live()) {
             let found = self.find(context, after, limit).await?;
-            let listed_job = |(job, app): (Job, Arc<str>)| ListedJob::new(job, &app, self.now_ms);
-            listed.items = found.jobs.into_iter().map(listed_job).collect();
+            listed.items = found.jobs.into_iter().map(|live| live.listed(self.now_ms)).collect();
             listed.next = found.next.map(Place::Live);
             looked_at = found.looked_at;
             listed.looked_at = found.is_scan.then_some(looked_at);

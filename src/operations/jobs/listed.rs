@@ -3,6 +3,7 @@
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
+use super::running::{RunningAttempt, WireRunning};
 use crate::model::ids::JobId;
 use crate::model::job::{Job, JobData, Priority};
 use crate::operations::rfc3339_ms;
@@ -36,6 +37,8 @@ pub struct ListedJob {
     pub created_ms: i64,
     /// The number of attempts that have ended.
     pub attempts: u32,
+    /// The attempt that runs, if it has run for a second.
+    pub running: Option<RunningAttempt>,
     /// The error of its last attempt.
     pub last_error: Option<String>,
     /// When it ended, epoch milliseconds; none if it has not.
@@ -57,7 +60,7 @@ pub enum JobState {
     Scheduled,
     /// Its next attempt is due.
     Due,
-    /// An attempt at it runs on the instance that was asked.
+    /// An attempt at it runs: for a second or more, or on the instance that was asked.
     Running,
     /// It is done.
     Succeeded,
@@ -91,12 +94,16 @@ impl JobState {
 }
 
 impl ListedJob {
-    pub(super) fn new(job: Job, app: &str, now_ms: i64) -> Self {
+    pub(super) fn new(job: Job, app: &str, running: Option<RunningAttempt>, now_ms: i64) -> Self {
         Self {
             job_id: job.id,
             request_id: job.request_id,
             app_name: app.to_owned(),
-            state: if job.due_ms <= now_ms { JobState::Due } else { JobState::Scheduled },
+            state: match running {
+                Some(_) => JobState::Running,
+                None if job.due_ms <= now_ms => JobState::Due,
+                None => JobState::Scheduled,
+            },
             scheduled_ms: job.scheduled_ms,
             due_ms: job.due_ms,
             priority: job.priority,
@@ -105,6 +112,7 @@ impl ListedJob {
             concurrency_key: job.concurrency_key,
             created_ms: job.created_ms,
             attempts: job.attempts,
+            running,
             last_error: job.last_error,
             ended_ms: None,
             error_kind: None,
@@ -127,6 +135,7 @@ impl ListedJob {
             concurrency_key: None,
             created_ms: row.created_ms,
             attempts: row.attempts,
+            running: None,
             last_error: row.error,
             ended_ms: Some(row.ended_ms),
             error_kind: row.kind,
@@ -156,6 +165,7 @@ pub(crate) struct WireListedJob<'a> {
     concurrency_key: Option<&'a str>,
     created_time: String,
     attempts: u32,
+    running: Option<WireRunning<'a>>,
     last_error: Option<&'a str>,
     ended_time: Option<String>,
     error_kind: Option<&'a str>,
@@ -179,6 +189,7 @@ impl Serialize for ListedJob {
             concurrency_key: self.concurrency_key.as_deref(),
             created_time: rfc3339_ms(self.created_ms),
             attempts: self.attempts,
+            running: self.running.as_ref().map(WireRunning::from),
             last_error: self.last_error.as_deref(),
             ended_time: self.ended_ms.map(rfc3339_ms),
             error_kind: self.error_kind.as_deref(),

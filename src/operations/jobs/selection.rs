@@ -4,7 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::model::filter::JobFilter;
+use super::listed::ListedJob;
+use super::running::{Running, RunningAttempt};
+use crate::model::filter::{JobFilter, ListState};
 use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
 use crate::model::job::{Job, Priority};
 use crate::model::suggest::nearest;
@@ -32,14 +34,29 @@ pub(super) struct Selection {
     until_ms: Option<i64>,
 }
 
-/// Live jobs that were found, with the names of their apps.
+/// A live job that was found.
+pub(super) struct LiveJob {
+    pub(super) job: Job,
+    /// The name of its app.
+    app: Arc<str>,
+    running: Option<RunningAttempt>,
+}
+
+/// Live jobs that were found.
 #[derive(Default)]
 pub(super) struct Found {
-    pub(super) jobs: Vec<(Job, Arc<str>)>,
+    pub(super) jobs: Vec<LiveJob>,
     pub(super) next: Option<JobPlace>,
     /// The jobs that were read.
     pub(super) looked_at: u64,
     pub(super) is_scan: bool,
+}
+
+impl LiveJob {
+    /// As lists show it.
+    pub(super) fn listed(self, now_ms: i64) -> ListedJob {
+        ListedJob::new(self.job, &self.app, self.running, now_ms)
+    }
 }
 
 impl Selection {
@@ -73,16 +90,18 @@ impl Selection {
         Self { now_ms: at_ms, until_ms: Some(at_ms), ..self }
     }
 
-    /// The name of the job's app, if the filter selects the job.
-    fn app_of(&self, job: &Job) -> Option<&Arc<str>> {
-        let name = self.names.get(&job.shard)?;
+    /// The job, if the filter selects it.
+    fn select(&self, job: Job, running: &mut Running) -> Option<LiveJob> {
+        let app = self.names.get(&job.shard)?.clone();
+        let running = running.remove(&job.id);
         let of_partition = self.ledgers.as_ref().is_none_or(|ledgers| {
             job.origin.as_ref().is_some_and(|origin| ledgers.contains(&origin.ledger))
         });
         let is_new = self.until_ms.is_some_and(|until_ms| {
             job.created_ms > until_ms || job.changes.moved_ms.is_some_and(|ms| ms > until_ms)
         });
-        (of_partition && !is_new && self.filter.matches(job, self.now_ms)).then_some(name)
+        let matches = self.filter.matches(&job, self.now_ms, running.is_some());
+        (of_partition && !is_new && matches).then_some(LiveJob { job, app, running })
     }
 
     fn range(&self) -> WalkRange {
@@ -95,6 +114,7 @@ impl Selection {
             },
             from_ms,
             to_ms,
+            idle: self.filter.state == Some(ListState::Due),
         }
     }
 
@@ -152,18 +172,14 @@ impl Selection {
             let read = context.store().jobs_by_id(rest, PAGE_BYTES).await;
             let (jobs, looked_for) = read.map_err(of_store)?;
             rest = &rest[looked_for..];
-            for job in jobs {
-                if after.is_none_or(|after| job.key() > after)
-                    && let Some(name) = self.app_of(&job).cloned()
-                {
-                    found.jobs.push((job, name));
-                }
-            }
+            let mut running = context.running_among(&jobs).await?;
+            let jobs = jobs.into_iter().filter(|job| after.is_none_or(|after| job.key() > after));
+            found.jobs.extend(jobs.filter_map(|job| self.select(job, &mut running)));
         }
-        found.jobs.sort_unstable_by_key(|(job, _)| job.key());
+        found.jobs.sort_unstable_by_key(|live| live.job.key());
         if found.jobs.len() > limit {
             found.jobs.truncate(limit);
-            found.next = found.jobs.last().map(|(job, _)| job.key());
+            found.next = found.jobs.last().map(|live| live.job.key());
         }
         Ok(found)
     }
@@ -199,6 +215,7 @@ impl Selection {
                 let ids: Vec<JobId> = rest.iter().map(|(_, id)| *id).collect();
                 let read = store.jobs_by_id(&ids, PAGE_BYTES).await;
                 let (jobs, looked_for) = read.map_err(of_store)?;
+                let mut running = context.running_among(&jobs).await?;
                 let mut jobs: HashMap<JobId, Job> =
                     jobs.into_iter().map(|job| (job.id, job)).collect();
                 let (now, later) = rest.split_at(looked_for);
@@ -213,9 +230,9 @@ impl Selection {
                     // One that was rescheduled meanwhile is listed where it is now.
                     let job = jobs.remove(&place.1).filter(|job| job.key() == *place);
                     let Some(job) = job else { continue };
-                    let Some(name) = self.app_of(&job).cloned() else { continue };
-                    bytes += job.size();
-                    found.jobs.push((job, name));
+                    let Some(live) = self.select(job, &mut running) else { continue };
+                    bytes += live.job.size();
+                    found.jobs.push(live);
                 }
                 if is_full(&found, bytes) && !rest.is_empty() {
                     found.next = last;

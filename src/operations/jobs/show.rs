@@ -4,6 +4,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::listed::JobState;
+use super::running::{RunningAttempt, WireRunning};
 use crate::model::ids::JobId;
 use crate::model::job::{JobData, Priority};
 use crate::operations::rfc3339_ms;
@@ -35,6 +36,8 @@ pub struct ShownJob {
     pub created_ms: i64,
     /// The attempts that have ended.
     pub attempts: u32,
+    /// The attempt that runs, if it has run for a second.
+    pub running: Option<RunningAttempt>,
     /// How often it is tried.
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
@@ -59,10 +62,15 @@ pub struct ShownJob {
 }
 
 impl ShownJob {
-    pub(super) fn of(located: LocatedJob, now_ms: i64, is_running: bool) -> Self {
+    pub(super) fn of(
+        located: LocatedJob,
+        now_ms: i64,
+        is_running: bool,
+        running: Option<RunningAttempt>,
+    ) -> Self {
         let LocatedJob { stored, app_name, rules, is_paused, .. } = located;
         let StoredJob { job, is_tombstone } = stored;
-        let state = match (is_tombstone, is_running) {
+        let state = match (is_tombstone, is_running || running.is_some()) {
             (true, _) => JobState::Cancelled,
             (false, true) => JobState::Running,
             (false, false) if job.due_ms <= now_ms => JobState::Due,
@@ -83,6 +91,7 @@ impl ShownJob {
             flexible_window_ms: job.flexible_ms,
             created_ms: job.created_ms,
             attempts: job.attempts,
+            running: running.filter(|_| !is_tombstone),
             max_attempts: job.max_attempts.unwrap_or(rules.policy.max_attempts),
             timeout_ms: job.timeout_ms.unwrap_or(rules.policy.timeout_ms),
             last_error: job.last_error,
@@ -111,6 +120,7 @@ impl ShownJob {
             flexible_window_ms: None,
             created_ms,
             attempts: end.attempt,
+            running: None,
             max_attempts: job.max_attempts.unwrap_or(rules.policy.max_attempts),
             timeout_ms: job.timeout_ms.unwrap_or(rules.policy.timeout_ms),
             last_error: end.error,
@@ -178,6 +188,7 @@ pub(crate) struct WireJob<'a> {
     flexible_window_ms: Option<u64>,
     created_time: String,
     attempts: u32,
+    running: Option<WireRunning<'a>>,
     max_attempts: u32,
     timeout_ms: u64,
     last_error: Option<&'a str>,
@@ -205,6 +216,7 @@ impl Serialize for ShownJob {
             flexible_window_ms: self.flexible_window_ms,
             created_time: rfc3339_ms(self.created_ms),
             attempts: self.attempts,
+            running: self.running.as_ref().map(WireRunning::from),
             max_attempts: self.max_attempts,
             timeout_ms: self.timeout_ms,
             last_error: self.last_error.as_deref(),

@@ -33,7 +33,8 @@ pub(super) async fn write(
         found += run_all(&mut transaction, deletes.join(";")).await?;
     }
     for (job, due_ms, attempts, error) in &retried {
-        let update = "update scheduler_job set due_ms = ?, attempts = ?, last_error = ? \
+        let update = "update scheduler_job set due_ms = ?, attempts = ?, last_error = ?, \
+            started_ms = null, started_by = null \
             where shard = ? and priority = ? and due_ms = ? and id = ? \
             and created_ms = ? and attempts = ?";
         let update = sqlx::query(update)

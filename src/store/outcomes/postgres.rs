@@ -43,7 +43,7 @@ pub(super) async fn write(
             select ctid as place from scheduler_job where id = m.id and created_ms = m.created \
             and scheduler_job.attempts = m.before offset 0) as j) \
             update scheduler_job set due_ms = found.due, attempts = found.attempts, \
-            last_error = found.error from found where scheduler_job.ctid = found.place";
+            last_error = found.error, started_ms = null, started_by = null from found where scheduler_job.ctid = found.place";
         let update = sqlx::query(update)
             .bind(retried.iter().map(|(job, ..)| job.id.uuid()).collect::<Vec<_>>())
             .bind(retried.iter().map(|(_, due, ..)| *due).collect::<Vec<_>>())

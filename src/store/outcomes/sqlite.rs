@@ -33,7 +33,8 @@ pub(super) fn write(
         found += delete.execute(params![job.shard.0, rank, job.due_ms, id, created, version])?;
     }
     let mut update = connection.prepare_cached(&format!(
-        "update scheduler_job set due_ms = ?, attempts = ?, last_error = ? {by_place}"
+        "update scheduler_job set due_ms = ?, attempts = ?, last_error = ?, started_ms = null, \
+         started_by = null {by_place}"
     ))?;
     for (job, due_ms, attempts, error) in &retried {
         let (rank, id) = (job.priority.rank(), job.id.into_bytes());

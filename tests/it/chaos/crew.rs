@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::process::Instance;
+use crate::support::process::{Door, Instance};
 
 /// How many instances work.
 pub(super) const SIZE: usize = 3;
@@ -27,8 +28,21 @@ pub(super) struct Crew {
     config: String,
     logs: PathBuf,
     members: Vec<Member>,
+    doors: Doors,
     started: usize,
     complaints: Vec<String>,
+}
+
+/// Where the present members can be asked; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doors(Arc<Mutex<Vec<(usize, Door)>>>);
+
+impl Doors {
+    /// The address of a path at one of them by chance, if that listens.
+    pub(super) fn any(&self, rng: &mut fastrand::Rng, path: &str) -> Option<String> {
+        let doors = self.0.lock().expect("whole doors");
+        rng.choice(&*doors)?.1.url(path)
+    }
 }
 
 #[derive(Debug)]
@@ -41,8 +55,14 @@ impl Crew {
     /// Starts all and waits until they are ready.
     pub(super) async fn start(config: &str, logs: &Path) -> Self {
         let (config, logs) = (config.to_owned(), logs.to_owned());
-        let mut crew =
-            Self { config, logs, members: Vec::new(), started: 0, complaints: Vec::new() };
+        let mut crew = Self {
+            config,
+            logs,
+            members: Vec::new(),
+            doors: Doors::default(),
+            started: 0,
+            complaints: Vec::new(),
+        };
         for _ in 0..SIZE {
             crew.join();
         }
@@ -63,8 +83,13 @@ impl Crew {
         let number = self.started;
         let table = format!("[instance]\n id = \"chaos-{number}\"");
         let instance = Instance::spawn(&self.config.replace("[instance]", &table));
+        self.doors.0.lock().expect("whole doors").push((number, instance.door()));
         self.members.push(Member { number, instance });
         number
+    }
+
+    pub(super) fn doors(&self) -> Doors {
+        self.doors.clone()
     }
 
     /// The number of one of them by chance.
@@ -85,6 +110,7 @@ impl Crew {
     }
 
     fn remove(&mut self, number: usize) -> Member {
+        self.doors.0.lock().expect("whole doors").retain(|(door, _)| *door != number);
         let place = self.members.iter().position(|member| member.number == number);
         self.members.remove(place.expect("a member"))
     }

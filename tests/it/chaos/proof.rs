@@ -6,6 +6,8 @@ use chrono::DateTime;
 use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
 
 use super::flow::{Kind, Produced};
+use super::operated;
+use super::operators::Notes;
 use super::troubles::Trouble;
 use super::verdicts::Published;
 use super::{PARTITIONS, connect};
@@ -14,6 +16,11 @@ use crate::support::kafka::RawRecord;
 /// How long after a fault its last consequences may appear: leases, sessions, and waits that
 /// have doubled.
 const AFTERMATH_MS: i64 = 30_000;
+
+/// Jobs that are not cancelled: those are remembered for a day.
+pub(super) const LIVE_JOBS: &str = "select count(*) from scheduler_job where priority < 3";
+/// Commands that nobody has carried out; the answers of the others are kept for a day.
+pub(super) const WAITING_COMMANDS: &str = "select count(*) from scheduler_command where state = 0";
 
 /// The place of a record.
 pub(super) type Place = (i32, i64);
@@ -26,6 +33,9 @@ pub(super) struct Evidence {
     pub(super) fired: Vec<RawRecord>,
     pub(super) dlq: Vec<RawRecord>,
     pub(super) events: Vec<RawRecord>,
+    /// Jobs that operators asked for.
+    pub(super) operated_fired: Vec<RawRecord>,
+    pub(super) operated: Notes,
     /// Letters that were published before are lost with the topic.
     pub(super) dlq_made_ms: i64,
     pub(super) produced: Produced,
@@ -94,6 +104,7 @@ impl Evidence {
         let published = Published::of(&self.events);
         published.check_records(&expected, &self.topic, &mut complaints);
         published.check_jobs(&expected, &mut complaints);
+        operated::check(self, tables, &mut complaints).await;
         complaints.0
     }
 
@@ -103,7 +114,7 @@ impl Evidence {
         let repeats = self.fired.len().saturating_sub(expected.groups.len());
         format!(
             "{} records ({} unanswered), {} jobs, {} poison, {} troubles; {repeats} fired again; \
-             {} verdicts, {} of them repeated",
+             {} verdicts, {} of them repeated; {} operations and {} bulk actions, {} requests repeated",
             self.topic.len(),
             self.produced.unanswered,
             expected.groups.len(),
@@ -111,6 +122,9 @@ impl Evidence {
             self.troubles.len(),
             self.events.len(),
             self.events.len() - Published::of(&self.events).len(),
+            self.operated.jobs.len(),
+            self.operated.bulks.len(),
+            self.operated.repeated,
         )
     }
 
@@ -179,9 +193,11 @@ impl Evidence {
         complaints.expect((fewest..=most).contains(&jobs), || {
             format!("{jobs} jobs of {fewest} (at most {most}) requests")
         });
-        for table in ["scheduler_job", "scheduler_outbox", "scheduler_command"] {
-            let left = tables.number(&format!("select count(*) from {table}")).await;
-            complaints.equal(&format!("rows left in {table}"), left, 0);
+        let outbox = "select count(*) from scheduler_outbox";
+        for (what, count) in
+            [("jobs", LIVE_JOBS), ("rows of the outbox", outbox), ("commands", WAITING_COMMANDS)]
+        {
+            complaints.equal(&format!("{what} that are left"), tables.number(count).await, 0);
         }
     }
 
@@ -270,11 +286,11 @@ impl Evidence {
             for pair in of_job.windows(2) {
                 let [first, second] = pair else { continue };
                 repeats += 1;
-                complaints.expect(self.is_explained(first, second), || {
+                complaints.expect(self.is_explained(first.at_ms, second.at_ms), || {
                     format!("{id} fired again for no reason: {pair:?}")
                 });
                 let grows = first.fence < second.fence
-                    || first.fence > second.fence && self.may_be_late(second);
+                    || first.fence > second.fence && self.may_be_late(second.at_ms);
                 complaints.expect(grows, || format!("{id}'s fence does not grow: {pair:?}"));
             }
         }
@@ -284,20 +300,21 @@ impl Evidence {
         });
     }
 
-    /// Whether something happened between the two, or not long before the first.
-    fn is_explained(&self, first: &Firing, second: &Firing) -> bool {
+    /// Whether something happened between the two moments, or not long before the first, because of
+    /// which what was sent then may be unknown to the database.
+    pub(super) fn is_explained(&self, first_ms: i64, second_ms: i64) -> bool {
         self.troubles.iter().any(|trouble| {
             trouble.again > 0
-                && trouble.from_ms <= second.at_ms
-                && trouble.until_ms + AFTERMATH_MS >= first.at_ms
+                && trouble.from_ms <= second_ms
+                && trouble.until_ms + AFTERMATH_MS >= first_ms
         })
     }
 
     /// An instance that was suspended between its look at the lease and its send sends late.
-    fn may_be_late(&self, firing: &Firing) -> bool {
-        self.troubles.iter().any(|trouble| {
-            trouble.suspends && (0..2_000).contains(&(firing.at_ms - trouble.until_ms))
-        })
+    pub(super) fn may_be_late(&self, at_ms: i64) -> bool {
+        self.troubles
+            .iter()
+            .any(|trouble| trouble.suspends && (0..2_000).contains(&(at_ms - trouble.until_ms)))
     }
 }
 

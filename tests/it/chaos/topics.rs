@@ -14,6 +14,8 @@ use crate::support::wait_until;
 pub(super) const INGEST: &str = "chaos";
 /// Where jobs are fired to.
 pub(super) const FIRED: &str = "chaos.fired";
+/// Where jobs are fired to that operators ask for.
+pub(super) const OPERATED_FIRED: &str = "chaos.operated";
 /// Where verdicts go.
 pub(super) const EVENTS: &str = "chaos.events";
 /// Where dead letters go.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::operators;
 use super::proof::{Complaints, Expected, Place};
 use crate::support::kafka::RawRecord;
 
@@ -78,10 +79,21 @@ impl Published {
         }
         // Of these there may have been two jobs, one after the other.
         jobs.retain(|request, _| !expected.ambiguous.contains_key(*request));
+        jobs.retain(|request, _| !operators::have_asked_for(request));
         let one_after_another = ["accepted", "fired", "succeeded"];
         let wrong: Vec<_> =
             jobs.iter().filter(|(_, published)| **published != one_after_another).collect();
         complaints.none("verdicts of jobs in another order", &wrong);
+    }
+}
+
+impl Published {
+    /// The verdicts that end the job of a request.
+    pub(super) fn ends_of(&self, request: &str) -> Vec<&str> {
+        let of_request =
+            self.0.iter().filter(|verdict| verdict.request.as_deref() == Some(request));
+        let names = of_request.map(|verdict| verdict.name.as_str());
+        names.filter(|name| ["succeeded", "cancelled", "dead"].contains(name)).collect()
     }
 }
 

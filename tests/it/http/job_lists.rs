@@ -22,7 +22,7 @@ async fn nothing_in_a_filter_of_jobs_is_ignored() {
         ("app=SMS", "a-z, 0-9"),
         ("state=", "is empty"),
         ("state=scheduld", "scheduled"),
-        ("state=running", "this version does not list"),
+        ("state=runing", "mean running?"),
         ("errorKind=expird", "did you mean expired?"),
         ("priority=urgent", "normal"),
         ("key=%00", "control characters"),

@@ -92,12 +92,12 @@ impl Instance {
     /// # Panics
     /// If it has not logged it yet; it has when it is ready.
     pub(crate) fn http_port(&self) -> u16 {
-        self.stdout()
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("listening on http://127.0.0.1:"))
-            .expect("a line `listening on http://127.0.0.1:PORT`")
-            .parse()
-            .expect("a port")
+        self.door().port().expect("a line `listening on http://127.0.0.1:PORT`")
+    }
+
+    /// Where it can be asked, for those who do not own it.
+    pub(crate) fn door(&self) -> Door {
+        Door { stdout: self.folder.path().join("stdout") }
     }
 
     /// The address of a path of its API, such as `/health/ready`.
@@ -169,6 +169,26 @@ impl Instance {
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a signal to a child");
+    }
+}
+
+/// Where an instance can be asked, while it exists.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    stdout: PathBuf,
+}
+
+impl Door {
+    /// The address of a path of its API; `None` before it listens and after its end.
+    pub(crate) fn url(&self, path: &str) -> Option<String> {
+        Some(format!("http://127.0.0.1:{}{path}", self.port()?))
+    }
+
+    fn port(&self) -> Option<u16> {
+        let stdout = fs::read_to_string(&self.stdout).ok()?;
+        let line =
+            |line: &str| line.trim().strip_prefix("listening on http://127.0.0.1:")?.parse().ok();
+        stdout.lines().find_map(line)
     }
 }
 
