@@ -59,6 +59,8 @@ pub enum ProblemKind {
     AppWithoutInstance,
     /// An app's dispatch target does not accept jobs.
     TargetUnavailable,
+    /// Handlers of an app do not end at their time limit, so that none of its jobs starts.
+    HandlersHang,
     /// Other instances use another time zone database.
     TimeZonesDiffer,
     /// Commands to shards of this instance are of a kind that its version does not know.

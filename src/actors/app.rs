@@ -1,7 +1,7 @@
 //! An app whose jobs this instance fires: its policy, its handler and its running attempts.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::counters::{AppFigures, Counters};
 use super::job_memory::{AppMemory, JobMemory};
@@ -35,6 +35,8 @@ pub(crate) struct RegisteredApp {
     pub(super) instances: AtomicUsize,
     /// Whether its target takes jobs.
     pub(super) gate: TargetGate,
+    /// That its handlers hang is reported.
+    pub(super) hang_reported: AtomicBool,
     /// How many attempts are running.
     pub(super) running: AtomicUsize,
     /// How many attempts are running or have an outcome that is not written yet.
@@ -70,6 +72,7 @@ impl RegisteredApp {
             pause: Arc::new(PauseState::of(&row)),
             row: Arc::new(row),
             memory: AppMemory::of(memory),
+            hang_reported: AtomicBool::new(false),
             instances: AtomicUsize::new(1),
             running: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),

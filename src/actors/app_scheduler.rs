@@ -26,6 +26,7 @@ use super::child::Child;
 use super::in_flight::Attempt;
 use super::instance::Instance;
 use super::messages::*;
+use super::progress::Progress;
 use super::registry::{Routes, Scope};
 use crate::model::fence::Fence;
 use crate::model::ids::ShardId;
@@ -134,14 +135,15 @@ impl AppScheduler {
 
     /// How many attempts may start now.
     fn free_slots(&self) -> usize {
-        if self.app.memory.for_starts() == 0 {
+        let most = self.app.config.max_in_flight.get();
+        let hang = self.app.figures.hanging.load(Ordering::Acquire);
+        if self.app.memory.for_starts() == 0 || hang >= u64::from(most) {
             return 0;
         }
         let running = self.app.running.load(Ordering::Relaxed);
         let unwritten = self.app.unwritten.load(Ordering::Relaxed);
-        let most = self.app.max_unwritten();
-        let handlers = (self.app.config.max_in_flight.get() as usize).saturating_sub(running);
-        handlers.min(self.app.gate.free(running)).min(most.saturating_sub(unwritten))
+        let writable = self.app.max_unwritten().saturating_sub(unwritten);
+        (most as usize).saturating_sub(running).min(self.app.gate.free(running)).min(writable)
     }
 
     fn new_attempt(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Attempt> {
@@ -165,6 +167,7 @@ impl AppScheduler {
             receiver_fence: Fence::new(0, 0),
             bytes: 0,
             cancelled,
+            progress: Arc::new(Progress::new()),
             cancellation: None,
             is_cancelling: false,
             ended: None,

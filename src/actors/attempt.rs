@@ -1,22 +1,47 @@
-//! One attempt: a task that runs the handler on a job and always reports how that ended.
+//! One attempt of a job: a task that runs the handler and always reports how that ended.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::in_flight::{Attempt, Ended};
 use super::instance::Instance;
-use super::messages::CollectEnded;
+use super::messages::{CollectEnded, Fire};
+use super::progress::Left;
 use crate::dispatch::JobContext;
 
-/// How long a cancelled attempt may go on before it is dropped.
+/// How long an attempt may go on that was cancelled or whose time is over, before it is dropped.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Starts an attempt on the runtime's worker threads.
+/// Starts an attempt: at a target on the runtime's worker threads, in a handler of the program on
+/// the handlers' own, which it may block.
 pub(super) fn spawn(instance: &Arc<Instance>, attempt: Attempt) {
-    let report = EndReport { instance: instance.clone(), attempt, how: None };
+    let has_target = attempt.app.gate.has_target();
+    let run = run(EndReport { instance: instance.clone(), attempt, how: None });
     // The handle is not needed: the drop guard reports the end in every case.
-    drop(tokio::spawn(run(report)));
+    match has_target {
+        true => drop(tokio::spawn(run)),
+        false => drop(instance.handlers.spawn(run)),
+    }
+}
+
+/// The time of an attempt is over: it counts as failed from now on, whether its handler ends or
+/// not. Nothing happens if its end was reported before.
+pub(super) fn time_out(instance: &Instance, attempt: &Attempt, limit: Duration) {
+    let hanging = &attempt.app.figures.hanging;
+    hanging.fetch_add(1, Ordering::AcqRel);
+    if !attempt.progress.hang() {
+        hanging.fetch_sub(1, Ordering::AcqRel);
+        return;
+    }
+    // What was cancelled before does not count as a failure.
+    let how = match attempt.cancelled.is_cancelled() {
+        true => Ended::Cancelled,
+        false => Ended::TimedOut(limit),
+    };
+    report(instance, attempt, how);
+    attempt.cancelled.cancel();
 }
 
 /// Reports the end of the attempt when it is dropped, which includes a panic of the handler.
@@ -28,45 +53,52 @@ struct EndReport {
 
 impl Drop for EndReport {
     fn drop(&mut self) {
-        let how = self.how.take().unwrap_or(Ended::Panicked);
-        let running = self.attempt.app.running.load(Ordering::Relaxed);
-        // Before the end frees a slot, which the next attempt would take.
-        let returned = match &how {
-            Ended::Returned(result) => Some(result),
-            _ => None,
-        };
-        let Attempt { job, app, gate_number, .. } = &self.attempt;
-        app.gate.ended(*gate_number, job.id, returned, running);
-        let now_ms = self.instance.now_ms();
-        if self.instance.in_flight.end(self.attempt.job.id, how, now_ms) {
-            self.instance.registry.notify(CollectEnded);
+        let Self { instance, attempt, how } = self;
+        match attempt.progress.end() {
+            Left::Unreported => report(instance, attempt, how.take().unwrap_or(Ended::Panicked)),
+            Left::Hanging => {
+                attempt.app.figures.hanging.fetch_sub(1, Ordering::AcqRel);
+                instance.registry.notify_scope(attempt.app.id, Fire);
+            }
         }
     }
 }
 
-async fn run(mut report: EndReport) {
-    let how = execute(&report.instance, &report.attempt).await;
-    report.how = Some(how);
+fn report(instance: &Instance, attempt: &Attempt, how: Ended) {
+    let Attempt { job, app, gate_number, .. } = attempt;
+    let running = app.running.load(Ordering::Relaxed);
+    let returned = match &how {
+        Ended::Returned(result) => Some(result),
+        _ => None,
+    };
+    // Before the end frees a slot, which the next attempt would take.
+    app.gate.ended(*gate_number, job.id, returned, running);
+    if instance.in_flight.end(job.id, how, instance.now_ms()) {
+        instance.registry.notify(CollectEnded);
+    }
 }
 
-async fn execute(instance: &Instance, attempt: &Attempt) -> Ended {
+async fn run(mut report: EndReport) {
+    report.attempt.progress.begin();
+    report.how = execute(&report.instance, &report.attempt).await;
+}
+
+/// How it ended; `None` if that was reported when its time was over.
+async fn execute(instance: &Instance, attempt: &Attempt) -> Option<Ended> {
     let Attempt { job, app, fence, fired_ms, cancelled, .. } = attempt;
     // The process may have been suspended since the job was chosen.
     let ours = instance.lease.is_valid() && fence.owner == instance.me();
     // It was cancelled while an attempt ran that ended with its instance.
     let is_over = cancelled.is_cancelled() || job.changes.cancelled.is_some();
     if !ours || is_over {
-        return Ended::NotStarted;
+        return Some(Ended::NotStarted);
     }
     if job.is_expired(*fired_ms) {
-        return Ended::Expired;
+        return Some(Ended::Expired);
     }
     let ready_ms = job.ready_ms();
     app.figures.started(fired_ms - ready_ms, job.due_ms < ready_ms);
-    let timeout = match app.gate.has_target() {
-        true => Duration::MAX,
-        false => job.timeout(app.config.timeout),
-    };
+    let limit = attempt.time_limit();
     let context = JobContext::new(
         app.name.clone(),
         job.clone(),
@@ -77,21 +109,26 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Ended {
     // The instance that admitted the job may not have had the handler, and a temporary objection
     // may no longer apply.
     if let Err(rejection) = app.handler.validate(&job.data) {
-        return Ended::Returned(Err(rejection.into()));
+        return Some(Ended::Returned(Err(rejection.into())));
     }
+    let mut executing = pin!(app.handler.execute(&context));
     let stop = async {
         cancelled.cancelled().await;
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
         biased;
-        answer = tokio::time::timeout(timeout, app.handler.execute(&context)) => match answer {
-            Ok(Ok(())) => Ended::Returned(Ok(())),
+        answer = tokio::time::timeout(limit, &mut executing) => match answer {
+            Ok(Ok(())) => return Some(Ended::Returned(Ok(()))),
             // An error of a handler that was cancelled does not count as a failure of the job.
-            _ if cancelled.is_cancelled() => Ended::Cancelled,
-            Ok(answer) => Ended::Returned(answer),
-            Err(_) => Ended::TimedOut(timeout),
+            _ if cancelled.is_cancelled() => return Some(Ended::Cancelled),
+            Ok(answer) => return Some(Ended::Returned(answer)),
+            Err(_) => {}
         },
-        () = stop => Ended::Cancelled,
+        () = stop => return Some(Ended::Cancelled),
     }
+    time_out(instance, attempt, limit);
+    // What it still returns changes nothing.
+    drop(tokio::time::timeout(GRACE, executing).await);
+    None
 }

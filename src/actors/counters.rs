@@ -47,6 +47,8 @@ pub(crate) struct AppFigures {
     pub(super) retried: AtomicU64,
     pub(super) dead: AtomicU64,
     pub(super) cancelled: AtomicU64,
+    pub(super) snoozed: AtomicU64,
+    pub(super) hanging: AtomicU64,
     pub(super) not_sent: AtomicU64,
     pub(super) too_many: AtomicU64,
     pub(super) circuit_opened: AtomicU64,
@@ -160,6 +162,10 @@ pub struct AppMetrics {
     /// Attempts at jobs that were overdue already when they were admitted, rescheduled or started
     /// by hand: their lateness counts from then.
     pub overdue_on_arrival: u64,
+    /// Attempts whose handler has postponed the job; they do not count.
+    pub snoozed: u64,
+    /// Handlers that still run although the time of their attempts is over.
+    pub attempts_hanging: u64,
     /// Starts of jobs that did not reach their target, or found it in a state in which it takes no
     /// job; no attempts.
     pub not_sent: u64,
@@ -288,6 +294,8 @@ impl AppFigures {
             dead: get(&self.dead),
             cancelled: get(&self.cancelled),
             overdue_on_arrival: get(&self.overdue_on_arrival),
+            snoozed: get(&self.snoozed),
+            attempts_hanging: get(&self.hanging),
             not_sent: get(&self.not_sent),
             too_many_requests: get(&self.too_many),
             circuit_opened: get(&self.circuit_opened),

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::app::RegisteredApp;
+use super::progress::Progress;
 use crate::dispatch::Failure;
 use crate::model::fence::{Fence, FenceClock};
 use crate::model::ids::{AppId, JobId, ShardId};
@@ -53,6 +54,7 @@ pub(super) struct Attempt {
     /// The fence that the handler's receiver gets; set by the table at the start.
     pub(super) receiver_fence: Fence,
     pub(super) cancelled: CancellationToken,
+    pub(super) progress: Arc<Progress>,
     /// The bytes that count towards the app's memory; set by the table.
     pub(super) bytes: usize,
     /// That it was cancelled: no attempt follows this one.
@@ -97,6 +99,14 @@ struct Table {
 }
 
 impl Attempt {
+    /// How long it may take. A target ends each attempt by itself.
+    pub(super) fn time_limit(&self) -> Duration {
+        match self.app.gate.has_target() {
+            true => Duration::MAX,
+            false => self.job.timeout(self.app.config.timeout),
+        }
+    }
+
     fn state(&self) -> Attempting {
         match self.ended {
             Some(_) => Attempting::Ended,
@@ -256,6 +266,16 @@ impl InFlight {
                 attempt.app.memory.remove_in_flight(attempt.bytes);
             }
         }
+    }
+
+    /// The attempts in handlers of the program that run for longer than they may and `margin`, or
+    /// have waited for a thread as long.
+    pub(super) fn late(&self, now: Instant, margin: Duration) -> Vec<Attempt> {
+        let is_late = |attempt: &&Attempt| {
+            let limit = attempt.time_limit().saturating_add(margin);
+            attempt.ended.is_none() && attempt.progress.is_late(limit, now)
+        };
+        self.table().attempts.values().filter(is_late).cloned().collect()
     }
 
     /// The attempts of `app` that are in flight, for a restarted scheduler.

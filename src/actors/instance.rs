@@ -48,6 +48,8 @@ pub(crate) struct Instance {
     pub counters: Counters,
     /// The current problems.
     pub health: Health,
+    /// Where handlers of the program run.
+    pub(super) handlers: tokio::runtime::Handle,
     pub(super) apps: HashMap<AppId, Arc<RegisteredApp>>,
     /// The path of requests into the database.
     pub admission: Arc<Admission>,
@@ -90,6 +92,7 @@ impl Instance {
         apps: Vec<(AppConfig, SharedHandler, AppRow)>,
         kafka: Option<(KafkaIngestConfig, Producer, Option<Producer>)>,
         health: Health,
+        handlers: tokio::runtime::Handle,
     ) -> Self {
         let counters = Counters::default();
         let memory = JobMemory::new(settings.job_memory, apps.len());
@@ -132,6 +135,7 @@ impl Instance {
             settings,
             counters,
             health,
+            handlers,
             apps,
             in_flight,
             changing: Changing::default(),

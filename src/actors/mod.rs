@@ -39,7 +39,9 @@ mod change_work;
 
 mod shard_keeper;
 mod shares;
+mod progress;
 mod target_gate;
+mod watch_handlers;
 
 mod janitor;
 
@@ -55,3 +57,4 @@ pub(crate) use messages::Drain;
 pub(crate) use rebalance_listener::RebalanceListener;
 pub(crate) use settings::Settings;
 pub(crate) use supervisor::Supervisor;
+pub(crate) use watch_handlers::watch_handlers;

@@ -316,25 +316,10 @@ fn backoff(app: &str, raw: RawBackoff) -> Result<Backoff, ConfigError> {
             let problem = "has delays_ms together with initial_ms, factor or max_ms: keep one kind";
             return Err(invalid(problem.into()));
         }
-        if delays.is_empty() {
-            return Err(invalid("has an empty delays_ms: name at least one delay".into()));
-        }
-        return Ok(Backoff::Delays(delays.into_iter().map(ms).collect()));
+        let backoff = Backoff::Delays(delays.into_iter().map(ms).collect());
+        return backoff.check().map(|()| backoff).map_err(invalid);
     }
-    let (initial_ms, max_ms) = (initial_ms.unwrap_or(1000), max_ms.unwrap_or(60_000));
-    let factor = factor.unwrap_or(2.0);
-    if initial_ms == 0 {
-        return Err(invalid("has initial_ms = 0, but must begin with at least 1".into()));
-    }
-    if initial_ms > max_ms {
-        return Err(invalid(format!(
-            "has initial_ms ({initial_ms}) above max_ms ({max_ms}): lower the one or raise the other"
-        )));
-    }
-    if !(factor.is_finite() && factor >= 1.0) {
-        return Err(invalid(format!(
-            "has factor = {factor}, but must be a number of at least 1, or waits get shorter"
-        )));
-    }
-    Ok(Backoff::Exponential { initial: ms(initial_ms), factor, max: ms(max_ms) })
+    let (initial, max) = (ms(initial_ms.unwrap_or(1000)), ms(max_ms.unwrap_or(60_000)));
+    let backoff = Backoff::Exponential { initial, factor: factor.unwrap_or(2.0), max };
+    backoff.check().map(|()| backoff).map_err(invalid)
 }

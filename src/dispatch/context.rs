@@ -54,7 +54,8 @@ impl JobContext {
         self.fired_ms
     }
 
-    /// Cancelled when this instance may no longer run the job; the attempt may end early then.
+    /// Cancelled when this instance may no longer run the job, or when the attempt's time is over;
+    /// the attempt may end early then.
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancelled
     }

@@ -17,7 +17,9 @@ use crate::model::job::JobData;
 pub trait JobHandler: Send + Sync + 'static {
     /// Makes one attempt at the job. A panic counts as a failed attempt.
     ///
-    /// The future is dropped at the attempt's time limit.
+    /// At its time limit the attempt has failed, whatever the future still does. It is cancelled
+    /// then, and dropped a second later. A handler that blocks its thread cannot be dropped: when
+    /// `max_in_flight` of those hang, no job of the app starts on this instance.
     ///
     /// # Errors
     /// [`JobError`] decides what happens to the job. Any error passed on by `?` becomes a

@@ -18,7 +18,7 @@ pub enum Backoff {
         /// No wait is longer.
         max: Duration,
     },
-    /// These waits; the last one is repeated.
+    /// These waits, and up to a tenth more; the last one is repeated.
     Delays(Vec<Duration>),
 }
 
@@ -41,8 +41,36 @@ impl Backoff {
     /// The largest fraction of an exponential wait that jitter subtracts.
     const JITTER: f64 = 0.25;
 
+    /// # Errors
+    /// What is wrong with it, continuing a sentence after its name.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Delays(delays) if delays.is_empty() => {
+                Err("has an empty delays_ms: name at least one delay".into())
+            }
+            Self::Delays(_) => Ok(()),
+            Self::Exponential { initial, .. } if initial.is_zero() => {
+                Err("has initial_ms = 0, but must begin with at least 1".into())
+            }
+            Self::Exponential { initial, max, .. } if initial > max => {
+                let (initial, max) = (initial.as_millis(), max.as_millis());
+                Err(format!(
+                    "has initial_ms ({initial}) above max_ms ({max}): lower the one or raise the \
+                     other"
+                ))
+            }
+            Self::Exponential { factor, .. } if !(factor.is_finite() && *factor >= 1.0) => {
+                Err(format!(
+                    "has factor = {factor}, but must be a number of at least 1, or waits get shorter"
+                ))
+            }
+            Self::Exponential { .. } => Ok(()),
+        }
+    }
+
     /// The wait after `failed` attempts (1 for the first), with a random number `random` in
-    /// `0.0..1.0`. Jitter only shortens, so that `max` holds; lists have no jitter.
+    /// `0.0..1.0`. Jitter shortens an exponential wait, so that `max` holds, and adds to a listed
+    /// one, which is what a receiver was promised; no wait stays none.
     pub fn delay(&self, failed: u32, random: f64) -> Duration {
         match self {
             Self::Exponential { initial, factor, max } => {
@@ -56,7 +84,8 @@ impl Backoff {
             }
             Self::Delays(delays) => {
                 let index = failed.saturating_sub(1) as usize;
-                delays.get(index).or(delays.last()).copied().unwrap_or_default()
+                let listed = delays.get(index).or(delays.last()).copied().unwrap_or_default();
+                with_jitter(listed, random)
             }
         }
     }
@@ -65,8 +94,11 @@ impl Backoff {
 /// The larger of the wait that a target asks for and the app's own. Jitter, of a random number in
 /// `0.0..1.0`, only adds to what it asks for, so that not all of its jobs return together.
 pub fn longer(wanted: Option<Duration>, backoff: Duration, random: f64) -> Duration {
-    let wanted = wanted.unwrap_or_default();
-    wanted.saturating_add(wanted.mul_f64(ADDED * random.clamp(0.0, 1.0))).max(backoff)
+    with_jitter(wanted.unwrap_or_default(), random).max(backoff)
+}
+
+fn with_jitter(wait: Duration, random: f64) -> Duration {
+    wait.saturating_add(wait.mul_f64(ADDED * random.clamp(0.0, 1.0)))
 }
 
 /// The epoch millisecond `wait` after `now_ms`, rounded up so that nothing is early. A wait
@@ -119,7 +151,7 @@ mod tests {
     #[test]
     fn a_list_of_waits_repeats_its_last() {
         let backoff = Backoff::Delays(vec![ms(1), ms(5)]);
-        assert_eq!([1, 2, 9].map(|failed| backoff.delay(failed, 0.7)), [ms(1), ms(5), ms(5)]);
+        assert_eq!([1, 2, 9].map(|failed| backoff.delay(failed, 0.0)), [ms(1), ms(5), ms(5)]);
         assert_eq!(Backoff::Delays(vec![]).delay(1, 0.0), Duration::ZERO);
     }
 
@@ -191,13 +223,15 @@ mod tests {
         }
 
         #[test]
-        fn a_listed_wait_is_its_own_whatever_the_dice(
+        fn a_listed_wait_is_its_own_and_up_to_a_tenth_more(
             delays in prop::collection::vec(durations(), 1..5),
             failed: u32,
             random: f64,
         ) {
-            let wait = delays[(failed.max(1) as usize - 1).min(delays.len() - 1)];
-            prop_assert_eq!(Backoff::Delays(delays).delay(failed, random), wait);
+            let listed = delays[(failed.max(1) as usize - 1).min(delays.len() - 1)];
+            let wait = Backoff::Delays(delays).delay(failed, random);
+            let most = listed.saturating_add(listed.mul_f64(0.1));
+            prop_assert!((listed..=most).contains(&wait), "{:?} {:?}", listed, wait);
         }
     }
 }

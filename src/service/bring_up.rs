@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::builder::{MySqlParts, SchedulerBuilder, Target};
 use super::intake::{start_intake, watch_brokers};
 use super::{Inner, Scheduler, StartProgress};
-use crate::actors::{Instance, RebalanceListener, Supervisor};
+use crate::actors::{Instance, RebalanceListener, Supervisor, watch_handlers};
 use crate::config::TimeZones;
 use crate::dispatch::{HttpDispatch, KafkaDispatch, RedisDispatch, SharedHandler};
 use crate::health::{Health, ProblemKind};
@@ -89,6 +89,8 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
     for (app, target) in &builder.apps {
         let name = &app.name;
         AppName::new(name).map_err(|error| StartError::Settings(error.to_string()))?;
+        let flaw = |why| StartError::Settings(format!("app {name}: its backoff {why}"));
+        app.backoff.check().map_err(flaw)?;
         let (shards, most) = (app.shards.get(), AppConfig::MAX_SHARDS);
         if shards > most {
             let problem = format!("app {name}: shards is {shards}, but must be at most {most}");
@@ -122,21 +124,21 @@ fn run(
     up: oneshot::Sender<Result<Started, StartError>>,
     stopped: oneshot::Receiver<()>,
 ) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("scheduler-worker")
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
+    // Handlers that block their threads stop neither heartbeats nor timers.
+    let runtimes = runtime("scheduler-worker")
+        .and_then(|workers| Ok((workers, runtime("scheduler-handler")?)));
+    let (workers, handlers) = match runtimes {
+        Ok(runtimes) => runtimes,
         Err(error) => {
             drop(up.send(Err(StartError::Machine(error.to_string()))));
             return;
         }
     };
-    System::with_tokio_rt(|| runtime).block_on(async move {
+    let of_handlers = handlers.handle().clone();
+    System::with_tokio_rt(|| workers).block_on(async move {
         let mut stopped = stopped;
         let brought = tokio::select! {
-            brought = bring_up(builder) => brought,
+            brought = bring_up(builder, of_handlers) => brought,
             // The caller has dropped the start.
             _ = &mut stopped => return,
         };
@@ -146,9 +148,18 @@ fn run(
             stopped.await.ok();
         }
     });
+    // Threads that a handler still blocks are not waited for.
+    handlers.shutdown_background();
 }
 
-async fn bring_up(builder: SchedulerBuilder) -> Result<Started, StartError> {
+fn runtime(threads: &str) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(threads).build()
+}
+
+async fn bring_up(
+    builder: SchedulerBuilder,
+    handlers: tokio::runtime::Handle,
+) -> Result<Started, StartError> {
     let url = database_url(&builder);
     let database = redact(url.expose_secret());
     let store = connect(&builder, url, &database).await?;
@@ -159,8 +170,15 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Started, StartError> {
     let apps = register_apps(&store, &builder, producer.as_ref()).await?;
     let kafka = builder.kafka.clone().zip(producer);
     let kafka = kafka.map(|(config, producer)| (config, producer, events));
-    let instance =
-        Instance::new(store, builder.clock, builder.settings, apps, kafka, health.clone());
+    let instance = Instance::new(
+        store,
+        builder.clock,
+        builder.settings,
+        apps,
+        kafka,
+        health.clone(),
+        handlers,
+    );
     check_packets(&instance.store, instance.settings.admission.max_record_bytes, &health).await;
     let instance = Arc::new(instance);
     let supervisor = Supervisor::new(instance.clone()).start();
@@ -171,6 +189,7 @@ async fn bring_up(builder: SchedulerBuilder) -> Result<Started, StartError> {
     }
     builder.progress.set(None);
     instance.health.set_started(true);
+    drop(tokio::spawn(watch_handlers(Arc::downgrade(&instance))));
     if builder.kafka.is_some() {
         drop(tokio::spawn(watch_brokers(Arc::downgrade(&instance))));
     }

@@ -3,6 +3,7 @@
 mod answers;
 mod fields;
 mod handlers;
+mod hanging;
 mod runtimes;
 mod settings;
 mod shutdown;

@@ -4,6 +4,8 @@ mod circuit;
 mod http;
 mod receiver;
 mod redis;
+mod retries;
+mod retry_after;
 
 use std::time::Duration;
 

@@ -106,6 +106,7 @@ fn postponed(instance: &Instance, attempt: &Attempt, failure: Failure) -> Outcom
     let backoff = app.config.backoff.delay(1, fastrand::f64());
     let due_ms = match failure {
         Failure::Handler(JobError::Snooze(until)) => {
+            app.figures.snoozed.fetch_add(1, Ordering::Relaxed);
             snoozed_until(now_ms, until, longest_wait(instance))
         }
         Failure::TooMany { retry_after, .. } => {

@@ -8,9 +8,13 @@ use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
 /// How long the answer asks to wait, at most an hour; `None` if it does not, or not in a form of
-/// the standard.
+/// the standard. If it does so several times, the longest holds.
 pub(super) fn wanted(headers: &HeaderMap) -> Option<Duration> {
-    let text = only(headers, RETRY_AFTER)?;
+    let each = headers.get_all(RETRY_AFTER).iter();
+    each.filter_map(|value| wait(value.to_str().ok()?.trim(), headers)).max()
+}
+
+fn wait(text: &str, headers: &HeaderMap) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // What is too large for the type is more than an hour as well.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)).min(LONGEST));
@@ -32,7 +36,7 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn wait(after: &[&str], date: Option<&str>) -> Option<u64> {
+    fn seconds(after: &[&str], date: Option<&str>) -> Option<u64> {
         let mut headers = HeaderMap::new();
         for value in after {
             headers.append(RETRY_AFTER, value.parse().unwrap());
@@ -63,11 +67,12 @@ mod tests {
             ("", None),
             ("1994-11-06T08:49:47Z", None),
         ] {
-            assert_eq!(wait(&[after], date), expected, "{after:?}");
+            assert_eq!(seconds(&[after], date), expected, "{after:?}");
         }
-        assert_eq!(wait(&[], date), None);
-        assert_eq!(wait(&["3", "4"], date), None);
-        assert_eq!(wait(&["3"], None), Some(3));
-        assert_eq!(wait(&["Sun, 06 Nov 1994 08:49:47 GMT"], None), None);
+        assert_eq!(seconds(&[], date), None);
+        assert_eq!(seconds(&["3", "4"], date), Some(4));
+        assert_eq!(seconds(&["3", "soon"], date), Some(3));
+        assert_eq!(seconds(&["3"], None), Some(3));
+        assert_eq!(seconds(&["Sun, 06 Nov 1994 08:49:47 GMT"], None), None);
     }
 }

@@ -94,10 +94,13 @@ fn check_verdicts(notes: &Notes, published: &Published, complaints: &mut Complai
     let of_bulks = notes.bulks.iter().flat_map(|bulk| &bulk.requests);
     let of_bulks = of_bulks.map(|request| (request, Known::Cancelled));
     let of_jobs = notes.jobs.iter().map(|job| (&job.request, job.known));
+    let ends = published.ends();
     let wrong: Vec<_> = of_jobs
         .chain(of_bulks)
-        .map(|(request, known)| (request, known, published.ends_of(request)))
-        .filter(|(_, known, ends)| match (&ends[..], known) {
+        .map(|(request, known)| {
+            (request, known, ends.get(request.as_str()).map_or(&[][..], Vec::as_slice))
+        })
+        .filter(|(_, known, ends)| match (*ends, known) {
             (["cancelled"], Known::Cancelled | Known::Ran) => false,
             (["succeeded"], known) => *known == Known::Cancelled,
             _ => true,

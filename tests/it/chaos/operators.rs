@@ -205,6 +205,8 @@ impl Operator {
     async fn schedule(&mut self, request: &str, due_ms: i64, data: Value) -> String {
         let body = json!({
             "requestId": request,
+            // A request that is repeated after its job has ended would be a new one without it.
+            "idempotencyKey": request,
             "appName": "ops",
             "scheduledTime": due_ms,
             "jobData": data,

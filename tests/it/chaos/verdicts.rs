@@ -88,12 +88,15 @@ impl Published {
 }
 
 impl Published {
-    /// The verdicts that end the job of a request.
-    pub(super) fn ends_of(&self, request: &str) -> Vec<&str> {
-        let of_request =
-            self.0.iter().filter(|verdict| verdict.request.as_deref() == Some(request));
-        let names = of_request.map(|verdict| verdict.name.as_str());
-        names.filter(|name| ["succeeded", "cancelled", "dead"].contains(name)).collect()
+    /// The verdicts that end the job of each request.
+    pub(super) fn ends(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut ends: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for Verdict { request, name, .. } in &self.0 {
+            if let (Some(request), "succeeded" | "cancelled" | "dead") = (request, name.as_str()) {
+                ends.entry(request).or_default().push(name);
+            }
+        }
+        ends
     }
 }
 

@@ -43,6 +43,9 @@ impl Drop for Receiver {
     }
 }
 
+/// Gives an answer to a request, and how many came before it.
+type Answer = dyn Fn(&Heard, usize) -> (String, Then) + Send + Sync;
+
 impl Receiver {
     /// Gives the n-th request the n-th answer, and every later one the last.
     pub(super) async fn answering(answers: &'static [(&'static str, Then)]) -> Self {
@@ -51,6 +54,21 @@ impl Receiver {
 
     /// The same on this port.
     pub(super) async fn at(port: u16, answers: &'static [(&'static str, Then)]) -> Self {
+        let nth = |_: &Heard, before: usize| {
+            let (answer, then) = answers[before.min(answers.len() - 1)];
+            (answer.to_owned(), then)
+        };
+        Self::start(port, Arc::new(nth)).await
+    }
+
+    /// Answers as `decide` says.
+    pub(super) async fn deciding(
+        decide: impl Fn(&Heard, usize) -> (String, Then) + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(0, Arc::new(decide)).await
+    }
+
+    async fn start(port: u16, answer: Arc<Answer>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -58,7 +76,7 @@ impl Receiver {
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
-                tokio::spawn(serve(stream, all.clone(), answers));
+                tokio::spawn(serve(stream, all.clone(), answer.clone()));
             }
         });
         Self { port, heard, task }
@@ -86,16 +104,13 @@ impl Receiver {
     }
 }
 
-async fn serve(
-    mut stream: TcpStream,
-    all: Arc<Mutex<Vec<Heard>>>,
-    answers: &'static [(&'static str, Then)],
-) {
+async fn serve(mut stream: TcpStream, all: Arc<Mutex<Vec<Heard>>>, answer: Arc<Answer>) {
     let Some(heard) = hear(&mut stream).await else { return };
     let (answer, then) = {
         let mut all = all.lock().expect("a lock");
+        let answer = answer(&heard, all.len());
         all.push(heard);
-        answers[(all.len() - 1).min(answers.len() - 1)]
+        answer
     };
     let mut written = stream.write_all(answer.as_bytes()).await;
     while then == Then::Zeros && written.is_ok() {
