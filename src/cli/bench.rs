@@ -7,6 +7,7 @@ mod ingest;
 mod jobs;
 mod kafka;
 mod lateness;
+mod pending;
 mod raw;
 mod report;
 mod scratch;
@@ -51,6 +52,7 @@ enum What {
     Lateness(lateness::Arguments),
     Idle(idle::Arguments),
     Bulk(bulk::Arguments),
+    Pending(pending::Arguments),
 }
 
 /// The options of every measurement.
@@ -82,6 +84,9 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             on_each(&what.common, async |s| lateness::measure(&what, s).await).await
         }
         What::Idle(what) => on_each(&what.common, async |s| idle::measure(&what, s).await).await,
+        What::Pending(what) => {
+            on_each(&what.common, async |s| pending::measure(&what, s).await).await
+        }
         What::Bulk(what) => on_each(&what.common, async |s| bulk::measure(&what, s).await).await,
     }
 }

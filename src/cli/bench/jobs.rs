@@ -72,10 +72,20 @@ pub(super) async fn load_from(
 
 /// Puts `count` jobs into the table that are not due for years, each with an idempotency key.
 pub(super) async fn load_pending(scratch: &Scratch, count: usize) -> anyhow::Result<()> {
+    load_pending_from(scratch, 0, count).await
+}
+
+/// As [`load_pending`], of the numbers from `first` on.
+pub(super) async fn load_pending_from(
+    scratch: &Scratch,
+    first: usize,
+    count: usize,
+) -> anyhow::Result<()> {
     const YEAR_MS: i64 = 365 * 86_400_000;
     let app = Arc::new(register(scratch).await?);
     let now_ms = SystemClock.now_ms();
     let pending = |number| {
+        let number = first + number;
         let name = format!("{PENDING}{number}");
         let due_ms = now_ms + fastrand::i64(3 * YEAR_MS..9 * YEAR_MS);
         let id = KeyId::derive(&app.name, &name);

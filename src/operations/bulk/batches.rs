@@ -155,9 +155,13 @@ impl Context {
             match shard.free_at {
                 Some(epoch) => {
                     let replies = self.admission.change_free_batch(&shard, epoch, &asked).await;
-                    let is_ours = outcome.add(some, &replies);
+                    if !outcome.add(some, &replies) {
+                        // Somebody has taken it meanwhile.
+                        outcome.left.extend_from_slice(some);
+                        continue;
+                    }
                     let is_changed = |reply: &ChangeReply| treated(reply) == Some(Treated::Changed);
-                    if is_ours && replies.iter().any(is_changed) {
+                    if replies.iter().any(is_changed) {
                         // What was written has the next epoch.
                         shard.free_at = Some(Epoch(epoch.0 + 1));
                     }
@@ -193,10 +197,13 @@ impl Context {
             }
             if Instant::now() < deadline && self.is_running() {
                 sleep(LOOK).await;
-            } else if store.withdraw_command(command).await.map_err(of_store)? {
-                return Ok(None);
+                continue;
             }
-            // It was answered at the last moment.
+            return match store.withdraw_command(command).await.map_err(of_store)? {
+                true => Ok(None),
+                // It was answered at the last moment, or withdrawn by an owner that saw it late.
+                false => store.batch_answer(command).await.map_err(of_store),
+            };
         }
     }
 }
