@@ -82,7 +82,7 @@ async fn load(scratch: &Scratch, first: usize, count: usize) -> anyhow::Result<(
             let id = scratch.id_literal(*number as u128 + 1);
             let (ended_ms, data) = (now_ms - 1 - *number as i64, jobs::data(*number));
             // One of a hundred is dead.
-            let state = if number % 100 == 0 { 2 } else { 1 };
+            let state = if number.is_multiple_of(100) { 2 } else { 1 };
             format!(
                 "({id}, 1, 1, {state}, {app}, 'ended-{number}', 1, 1, 1, {ended_ms}, 1, '{data}')"
             )
