@@ -1,5 +1,5 @@
-//! The API against its own OpenAPI document: schemathesis of PyPI asks what the document allows and
-//! what it does not, with each role and without a token.
+//! The API against its own OpenAPI document: schemathesis asks what the document allows and what it
+//! does not, with each role and without a token.
 
 use std::process::{Command, Output};
 
