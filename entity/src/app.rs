@@ -33,6 +33,13 @@ pub struct Model {
     /// The nominal time of the next attempt by the app's rate, epoch nanoseconds. Instances buy
     /// starts by moving it on.
     pub rate_ns: i64,
+    /// The limits that win over those of the configuration, as JSON.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub overrides: Option<String>,
+    /// When they were last changed.
+    pub overridden_ms: Option<i64>,
+    /// By whom.
+    pub overridden_by: Option<String>,
     /// Since when it is retired; none unless somebody deleted it. Its row and shards stay, so that
     /// no job can be in a shard that does not exist.
     pub deleted_ms: Option<i64>,

@@ -1,5 +1,5 @@
-//! One live job, or the tombstone of one that was cancelled. A job that has ended otherwise is no
-//! longer here.
+//! One live job, the tombstone of one that was cancelled, or a name of which operations came before
+//! its job. A job that has ended otherwise is no longer here.
 
 use sea_orm::entity::prelude::*;
 
@@ -12,7 +12,7 @@ pub struct Model {
     pub id: Uuid,
     /// Its shard, which never changes.
     pub shard: i32,
-    /// 0 high, 1 normal, 2 low; 3 the tombstone of a cancelled job.
+    /// 0 high, 1 normal, 2 low; 3 the tombstone of a cancelled job, or an awaited name.
     pub priority: i16,
     /// When the next attempt is to start; of a tombstone when it may be removed.
     pub due_ms: i64,
@@ -54,6 +54,8 @@ pub struct Model {
     pub last_error: Option<String>,
     /// The dead letter that it is a replay of.
     pub letter: Option<Uuid>,
+    /// The version of its schedule.
+    pub version: Option<i64>,
     /// The number of changes that people or programs made to it.
     pub revision: i32,
     /// When it was last rescheduled or started by hand.
@@ -64,10 +66,22 @@ pub struct Model {
     pub cancelled_ms: Option<i64>,
     /// Who cancelled it.
     pub cancelled_by: Option<String>,
+    /// The highest version of the cancellations of its names.
+    pub cancel_version: Option<i64>,
+    /// The highest version of the reschedules of its names.
+    pub move_version: Option<i64>,
+    /// The time that this reschedule set.
+    pub move_ms: Option<i64>,
+    /// Flags: 1 a cancellation without a version waits for the schedule, 2 the reschedule named the
+    /// job by an idempotency key.
+    pub awaited: Option<i16>,
     /// When the attempt started that runs for a second or more.
     pub started_ms: Option<i64>,
     /// The instance that runs that attempt.
     pub started_by: Option<i64>,
+    /// The attempts that ended with their instances, as a JSON array.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub interruptions: Option<String>,
 }
 
 /// Nothing is joined through the entity.

@@ -1,10 +1,11 @@
 //! An app whose jobs this instance fires: its policy, its handler and its running attempts.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::counters::{AppFigures, Counters};
 use super::job_memory::{AppMemory, JobMemory};
+use super::permits::KeyPermits;
 use super::target_gate::TargetGate;
 use crate::admission::{Objection, OwnApp, PauseState, Validate};
 use crate::dispatch::{Rejection, SharedHandler};
@@ -12,6 +13,7 @@ use crate::health::Health;
 use crate::model::app::AppConfig;
 use crate::model::ids::AppId;
 use crate::model::job::JobData;
+use crate::model::limits::{LimitValues, Limits};
 use crate::store::AppRow;
 
 /// An app whose jobs this instance fires.
@@ -31,6 +33,9 @@ pub(crate) struct RegisteredApp {
     pub(super) figures: Arc<AppFigures>,
     /// How many bytes its jobs occupy.
     pub(super) memory: AppMemory,
+    limits: Mutex<Limits>,
+    /// The concurrency keys of running attempts.
+    pub(super) keys: KeyPermits,
     /// How many live instances fire its jobs, as last seen.
     pub(super) instances: AtomicUsize,
     /// Whether its target takes jobs.
@@ -67,11 +72,13 @@ impl RegisteredApp {
             id: row.id,
             name: config.name.as_str().into(),
             figures,
-            config,
             handler,
             pause: Arc::new(PauseState::of(&row)),
             row: Arc::new(row),
             memory: AppMemory::of(memory),
+            limits: Mutex::new(Limits::of(&config, &LimitValues::default())),
+            config,
+            keys: KeyPermits::default(),
             hang_reported: AtomicBool::new(false),
             instances: AtomicUsize::new(1),
             running: AtomicUsize::new(0),
@@ -82,7 +89,20 @@ impl RegisteredApp {
     /// The largest number of attempts that may be running or have an unwritten outcome: enough for
     /// a full window and for all concurrent handlers.
     pub(super) fn max_unwritten(&self) -> usize {
-        self.config.window.max(self.config.max_in_flight).get() as usize
+        self.config.window.max(self.limits().max_in_flight).get() as usize
+    }
+
+    /// The limits in force.
+    pub(super) fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Overrides the configured limits by these. True if others were in force before.
+    pub(super) fn override_limits(&self, overrides: &LimitValues) -> bool {
+        let limits = Limits::of(&self.config, overrides);
+        self.gate.set_most(limits.max_in_flight.get() as usize);
+        let mut before = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *before, limits) != limits
     }
 
     /// What an admission needs to know of the app.

@@ -23,9 +23,10 @@ use super::app::RegisteredApp;
 use super::attempt;
 use super::changing::PendingChange;
 use super::child::Child;
-use super::in_flight::Attempt;
+use super::in_flight::{Attempt, MarkState};
 use super::instance::Instance;
 use super::messages::*;
+use super::permits::permits_of;
 use super::progress::Progress;
 use super::registry::{Routes, Scope};
 use crate::model::fence::Fence;
@@ -73,7 +74,7 @@ impl AppScheduler {
             max_jobs: jobs,
             max_bytes: app.memory.for_window(),
             page_size: PAGE,
-            aging_ms: i64::try_from(app.config.priority_aging.as_millis()).unwrap_or(i64::MAX),
+            aging_ms: aging_ms_of(&app),
         };
         // A replacement for an actor that panicked while draining must not start jobs.
         let stopping = instance.draining.load(Ordering::Acquire);
@@ -96,8 +97,12 @@ impl AppScheduler {
 
     /// Starts the jobs that are due, requests missing rows, and sets the timer for the next job.
     fn advance(&mut self, ctx: &mut Context<Self>) {
+        for (shard, key) in self.app.keys.freed() {
+            self.window.key_freed(shard, &key);
+        }
         self.fire();
         self.buy_starts(ctx);
+        self.window.set_aging_ms(aging_ms_of(&self.app));
         self.window.set_max_bytes(self.app.memory.for_window());
         self.read(ctx);
         self.app.memory.set_window(self.window.expected_bytes());
@@ -114,7 +119,8 @@ impl AppScheduler {
             starts: self.usable_starts(),
             bytes: self.app.memory.for_starts(),
         };
-        let due = self.window.take_due(now_ms, room);
+        let (keys, most_of_key) = (&self.app.keys, self.app.limits().max_concurrent_per_key);
+        let due = self.window.take_due(now_ms, room, |key| keys.take(key, most_of_key));
         self.use_starts(due.iter().filter(|job| !job.is_expired(now_ms)).count());
         let attempts: Vec<Attempt> =
             due.into_iter().filter_map(|job| self.new_attempt(job, now_ms)).collect();
@@ -135,7 +141,7 @@ impl AppScheduler {
 
     /// How many attempts may start now.
     fn free_slots(&self) -> usize {
-        let most = self.app.config.max_in_flight.get();
+        let most = self.app.limits().max_in_flight.get();
         let hang = self.app.figures.hanging.load(Ordering::Acquire);
         if self.app.memory.for_starts() == 0 || hang >= u64::from(most) {
             return 0;
@@ -143,7 +149,20 @@ impl AppScheduler {
         let running = self.app.running.load(Ordering::Relaxed);
         let unwritten = self.app.unwritten.load(Ordering::Relaxed);
         let writable = self.app.max_unwritten().saturating_sub(unwritten);
-        (most as usize).saturating_sub(running).min(self.app.gate.free(running)).min(writable)
+        let handlers = (most as usize).saturating_sub(running).min(self.app.gate.free(running));
+        handlers.min(writable).min(self.free_permits(running))
+    }
+
+    /// How many more attempts may start by the app's `max_concurrent`, while so many run.
+    fn free_permits(&self, running: usize) -> usize {
+        let shards = self.fences.keys().filter(|shard| !self.releasing.contains_key(shard));
+        self.permits_of(shards).map_or(usize::MAX, |permits| permits.saturating_sub(running))
+    }
+
+    /// How many attempts may run for these shards; none without a limit.
+    fn permits_of<'a>(&self, shards: impl Iterator<Item = &'a ShardId>) -> Option<usize> {
+        let most = self.app.limits().max_concurrent?;
+        Some(shards.map(|shard| permits_of(*shard, &self.app.row, most) as usize).sum())
     }
 
     fn new_attempt(&mut self, job: Arc<Job>, fired_ms: i64) -> Option<Attempt> {
@@ -152,6 +171,10 @@ impl AppScheduler {
         let me = self.instance.me();
         let fence = self.fences.get(&job.shard).filter(|fence| fence.owner == me);
         let Some(fence) = fence.copied() else {
+            if let Some(key) = job.concurrency_key.as_deref().filter(|_| !job.is_expired(fired_ms))
+            {
+                self.app.keys.give_back(job.shard, key);
+            }
             self.window.outcome_unknown(job.id);
             return None;
         };
@@ -162,7 +185,8 @@ impl AppScheduler {
             fence,
             fired_ms,
             since: Instant::now(),
-            is_marked: false,
+            mark: MarkState::None,
+            turn: None,
             gate_number: 0,
             receiver_fence: Fence::new(0, 0),
             bytes: 0,
@@ -213,6 +237,10 @@ impl AppScheduler {
             self.window.outcome_unknown(id);
         }
     }
+}
+
+fn aging_ms_of(app: &RegisteredApp) -> i64 {
+    i64::try_from(app.limits().priority_aging.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Actor for AppScheduler {

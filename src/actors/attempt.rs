@@ -1,4 +1,7 @@
-//! One attempt of a job: a task that runs the handler and always reports how that ended.
+//! One attempt of a job: a task that runs the handler and always reports how that ended. `careful`
+//! lets it start in order after instances have died.
+
+mod careful;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,12 +20,34 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Starts an attempt: at a target on the runtime's worker threads, in a handler of the program on
 /// the handlers' own, which it may block.
 pub(super) fn spawn(instance: &Arc<Instance>, attempt: Attempt) {
-    let has_target = attempt.app.gate.has_target();
-    let run = run(EndReport { instance: instance.clone(), attempt, how: None });
-    // The handle is not needed: the drop guard reports the end in every case.
+    let needs_care = careful::needs_care(instance, &attempt);
+    let report = EndReport { instance: instance.clone(), attempt, how: None };
+    // The handles are not needed: the drop guard reports the end in every case.
+    match needs_care {
+        true => drop(tokio::spawn(start_with_care(report))),
+        false => start(report),
+    }
+}
+
+fn start(report: EndReport) {
+    let has_target = report.attempt.app.gate.has_target();
+    let instance = report.instance.clone();
     match has_target {
-        true => drop(tokio::spawn(run)),
-        false => drop(instance.handlers.spawn(run)),
+        true => drop(tokio::spawn(run(report))),
+        false => drop(instance.handlers.spawn(run(report))),
+    }
+}
+
+/// Not on the threads of the handlers, which these may block.
+async fn start_with_care(mut report: EndReport) {
+    // It may wait for long, and is not to wait for what would not start anyway.
+    let prepared = match is_to_start(&report.instance, &report.attempt) {
+        Ok(()) => careful::prepare(&report.instance, &mut report.attempt).await,
+        Err(how) => Err(how),
+    };
+    match prepared {
+        Ok(()) => start(report),
+        Err(how) => report.how = Some(how),
     }
 }
 
@@ -80,22 +105,31 @@ fn report(instance: &Instance, attempt: &Attempt, how: Ended) {
 
 async fn run(mut report: EndReport) {
     report.attempt.progress.begin();
-    report.how = execute(&report.instance, &report.attempt).await;
+    report.how = match is_to_start(&report.instance, &report.attempt) {
+        Ok(()) => execute(&report.instance, &report.attempt).await,
+        Err(how) => Some(how),
+    };
 }
 
-/// How it ended; `None` if that was reported when its time was over.
-async fn execute(instance: &Instance, attempt: &Attempt) -> Option<Ended> {
-    let Attempt { job, app, fence, fired_ms, cancelled, .. } = attempt;
+/// Whether it may start, and how it ends otherwise.
+fn is_to_start(instance: &Instance, attempt: &Attempt) -> Result<(), Ended> {
+    let Attempt { job, fence, fired_ms, cancelled, .. } = attempt;
     // The process may have been suspended since the job was chosen.
     let ours = instance.lease.is_valid() && fence.owner == instance.me();
     // It was cancelled while an attempt ran that ended with its instance.
     let is_over = cancelled.is_cancelled() || job.changes.cancelled.is_some();
     if !ours || is_over {
-        return Some(Ended::NotStarted);
+        return Err(Ended::NotStarted);
     }
-    if job.is_expired(*fired_ms) {
-        return Some(Ended::Expired);
+    match job.is_expired(*fired_ms) {
+        true => Err(Ended::Expired),
+        false => Ok(()),
     }
+}
+
+/// How it ended; `None` if that was reported when its time was over.
+async fn execute(instance: &Instance, attempt: &Attempt) -> Option<Ended> {
+    let Attempt { job, app, fired_ms, cancelled, .. } = attempt;
     let ready_ms = job.ready_ms();
     app.figures.started(fired_ms - ready_ms, job.due_ms < ready_ms);
     let limit = attempt.time_limit();

@@ -53,7 +53,7 @@ pub(super) fn spawn(
             command,
             claim: Claim::Owned(fence),
             app: &app.name,
-            max_attempts: app.config.max_attempts.get(),
+            max_attempts: app.limits().max_attempts.get(),
             window_ms: instance.window_ms(),
             publishes_verdicts: instance.publishes_verdicts(),
             is_running: found != Found::Waiting,

@@ -23,6 +23,7 @@ pub(crate) struct Counters {
     pub(super) offsets_lost: AtomicU64,
     pub(super) logs_recreated: AtomicU64,
     pub(super) rescued: AtomicU64,
+    pub(super) interrupted: AtomicU64,
     pub(super) without_instance: AtomicU64,
     pub(super) outcomes_unmatched: AtomicU64,
     pub(super) commands_unknown: AtomicU64,
@@ -91,6 +92,8 @@ pub struct IngestMetrics {
     pub idempotency_cache_hits: u64,
     /// Requests that repeated an earlier one.
     pub messages_duplicate: u64,
+    /// Operations, and schedules that were decided by their versions.
+    pub messages_operations: u64,
     /// Parked records that were tried again, and batches that were tried again because the database
     /// was unavailable.
     pub messages_retried: u64,
@@ -117,6 +120,8 @@ pub struct IngestMetrics {
     pub logs_recreated: u64,
     /// Jobs that an audit found in the table and not in memory; expected to be zero.
     pub jobs_rescued: u64,
+    /// Attempts that ended with their instance, as found by this one.
+    pub jobs_interrupted: u64,
     /// Jobs that are due and whose app no running instance has, up to 10,001 per app.
     pub jobs_without_instance: u64,
     /// Outcomes whose statement did not find the job's row: an earlier answer was lost, or the
@@ -238,6 +243,7 @@ impl Counters {
             idempotency_cache_size: get(&self.idempotency_cache),
             idempotency_cache_hits: get(&self.idempotency_hits),
             messages_duplicate: get(&admission.duplicate),
+            messages_operations: get(&admission.operations),
             messages_retried: get(&admission.retried),
             messages_parked: get(&admission.parked),
             verdicts_sent: get(&self.verdicts_sent),
@@ -249,6 +255,7 @@ impl Counters {
             offsets_lost: get(&self.offsets_lost),
             logs_recreated: get(&self.logs_recreated),
             jobs_rescued: get(&self.rescued),
+            jobs_interrupted: get(&self.interrupted),
             jobs_without_instance: get(&self.without_instance),
             outcomes_unmatched: get(&self.outcomes_unmatched),
             commands_unknown: get(&self.commands_unknown),

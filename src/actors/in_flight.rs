@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::app::RegisteredApp;
+use super::crash_guard::Turn;
 use super::progress::Progress;
 use crate::dispatch::Failure;
 use crate::model::fence::{Fence, FenceClock};
@@ -31,6 +33,10 @@ pub(super) enum Ended {
     Panicked,
     /// The job's `expiresTime` had passed.
     Expired,
+    /// It must not start: its instance ended whenever it ran. With what is to be said of that.
+    Interrupted(String),
+    /// It did not start, since the job's row is not the one that was to be fired.
+    OtherRow,
     /// It never ran, since the lease had ended or the instance was shutting down.
     NotStarted,
     /// It was cancelled, and does not count as an attempt of the job.
@@ -47,8 +53,10 @@ pub(super) struct Attempt {
     pub(super) fired_ms: i64,
     /// Since when it is in the table, which sets this.
     pub(super) since: Instant,
-    /// Its mark is in the job's row, or is being written.
-    pub(super) is_marked: bool,
+    /// Whether the job's row says that it runs.
+    pub(super) mark: MarkState,
+    /// It runs in the company that its interruptions allow, until its outcome is written.
+    pub(super) turn: Option<Arc<Turn>>,
     /// Its number at the target's gate; set by the table at the start.
     pub(super) gate_number: u64,
     /// The fence that the handler's receiver gets; set by the table at the start.
@@ -67,6 +75,25 @@ pub(super) struct Attempt {
     pub(super) ended_ms: i64,
     /// The outcome that follows from its end, kept if computing it again could yield another one.
     pub(super) outcome: Option<Outcome>,
+}
+
+/// Whether the row of a job says that its attempt runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MarkState {
+    /// It does not; it will, if the attempt runs for long.
+    None,
+    /// It does not, and the attempt waits for its turn to be marked and to start.
+    Waits,
+    /// It does, or this is being written.
+    Marked,
+}
+
+/// An attempt that starts once it is marked.
+#[derive(Debug)]
+pub(super) struct WantedMark {
+    pub(super) attempt: Attempt,
+    /// True once the row has the mark; false if the row is another one.
+    pub(super) written: oneshot::Sender<bool>,
 }
 
 /// What a job in flight is to a caller that wants to change it.
@@ -96,14 +123,21 @@ struct Table {
     attempts: HashMap<JobId, Attempt>,
     /// Attempts that ended since the last call of [`InFlight::collect`], in order.
     ended: Vec<JobId>,
+    /// Attempts that are marked before they start.
+    wanted: Vec<WantedMark>,
 }
 
 impl Attempt {
+    /// The concurrency key that was taken for it; an attempt at a job that has expired takes none.
+    fn taken_key(&self) -> Option<&str> {
+        self.job.concurrency_key.as_deref().filter(|_| !self.job.is_expired(self.fired_ms))
+    }
+
     /// How long it may take. A target ends each attempt by itself.
     pub(super) fn time_limit(&self) -> Duration {
         match self.app.gate.has_target() {
             true => Duration::MAX,
-            false => self.job.timeout(self.app.config.timeout),
+            false => self.job.timeout(self.app.limits().timeout),
         }
     }
 
@@ -145,6 +179,9 @@ impl InFlight {
         attempt.ended = Some(Arc::new(how));
         attempt.ended_ms = now_ms;
         attempt.app.running.fetch_sub(1, Ordering::Relaxed);
+        if let Some(key) = attempt.taken_key() {
+            attempt.app.keys.give_back(attempt.job.shard, key);
+        }
         self.running.fetch_sub(1, Ordering::Relaxed);
         if attempt.is_cancelling {
             return false;
@@ -158,19 +195,19 @@ impl InFlight {
         self.table().attempts.get(&id).map_or(Attempting::No, Attempt::state)
     }
 
-    /// Cancels the job that was admitted then, if its attempt runs; its outcome waits until
+    /// Cancels the job if it is meant and its attempt runs; its outcome waits until
     /// [`Self::cancel_written`]. If it was cancelled before, its attempt is asked to stop if `stops`.
     pub(super) fn cancel_one(
         &self,
         id: JobId,
-        created_ms: i64,
+        is_meant: impl FnOnce(&Job) -> bool,
         first: Cancellation,
         stops: bool,
     ) -> Attempting {
         let mut table = self.table();
         let Some(attempt) = table.attempts.get_mut(&id) else { return Attempting::No };
         let attempting = attempt.state();
-        if matches!(attempting, Attempting::Ended) || attempt.job.created_ms != created_ms {
+        if matches!(attempting, Attempting::Ended) || !is_meant(&attempt.job) {
             return attempting;
         }
         if attempt.cancellation.is_some() {
@@ -181,6 +218,10 @@ impl InFlight {
         }
         attempt.cancellation = Some(first);
         attempt.is_cancelling = true;
+        if attempt.mark == MarkState::Waits {
+            // It has not started yet.
+            attempt.cancelled.cancel();
+        }
         Attempting::Running { is_cancelling: true }
     }
 
@@ -202,6 +243,37 @@ impl InFlight {
         has_ended
     }
 
+    /// The attempt of this job waits for its turn: it does not run yet.
+    pub(super) fn waits(&self, id: JobId) {
+        if let Some(attempt) = self.table().attempts.get_mut(&id) {
+            attempt.mark = MarkState::Waits;
+        }
+    }
+
+    /// The attempt is to start, as it is given, once it is marked. The receiver is told when it
+    /// is. `None` if it was cancelled meanwhile.
+    pub(super) fn mark_first(&self, attempt: &Attempt) -> Option<oneshot::Receiver<bool>> {
+        let mut table = self.table();
+        let known = table.attempts.get_mut(&attempt.job.id)?;
+        if known.cancellation.is_some() || known.cancelled.is_cancelled() {
+            return None;
+        }
+        known.job = attempt.job.clone();
+        known.fired_ms = attempt.fired_ms;
+        known.turn = attempt.turn.clone();
+        known.mark = MarkState::Marked;
+        let attempt = known.clone();
+        let (written, told) = oneshot::channel();
+        table.wanted.push(WantedMark { attempt, written });
+        Some(told)
+    }
+
+    /// The attempts that wait for their mark, of the shards that `of_shard` selects.
+    pub(super) fn take_wanted(&self, of_shard: impl Fn(ShardId) -> bool) -> Vec<WantedMark> {
+        let of_queue = |wanted: &mut WantedMark| of_shard(wanted.attempt.job.shard);
+        self.table().wanted.extract_if(.., of_queue).collect()
+    }
+
     /// The attempts that have run for as long as this and are not marked, of the shards that
     /// `of_shard` selects. They count as marked from now on, so that an attempt which ends
     /// meanwhile is known to have a mark.
@@ -212,14 +284,14 @@ impl InFlight {
     ) -> Vec<Attempt> {
         let mut table = self.table();
         let unmarked = table.attempts.values_mut().filter(|attempt| {
-            !attempt.is_marked
+            attempt.mark == MarkState::None
                 && attempt.ended.is_none()
                 && of_shard(attempt.job.shard)
                 && attempt.since.elapsed() >= age
         });
         unmarked
             .map(|attempt| {
-                attempt.is_marked = true;
+                attempt.mark = MarkState::Marked;
                 attempt.clone()
             })
             .collect()
@@ -273,7 +345,8 @@ impl InFlight {
     pub(super) fn late(&self, now: Instant, margin: Duration) -> Vec<Attempt> {
         let is_late = |attempt: &&Attempt| {
             let limit = attempt.time_limit().saturating_add(margin);
-            attempt.ended.is_none() && attempt.progress.is_late(limit, now)
+            let waits = attempt.mark == MarkState::Waits;
+            !waits && attempt.ended.is_none() && attempt.progress.is_late(limit, now)
         };
         self.table().attempts.values().filter(is_late).cloned().collect()
     }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::app::RegisteredApp;
 use super::changing::Changing;
 use super::counters::Counters;
+use super::crash_guard::CrashGuard;
 use super::database_clock::{DatabaseClock, SchedulingClock};
 use super::in_flight::InFlight;
 use super::job_memory::JobMemory;
@@ -65,6 +66,8 @@ pub(crate) struct Instance {
     pub(super) owned: Arc<OwnedShards>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) changing: Changing,
+    /// Who may start after instances have died.
+    pub(super) crash_guard: Arc<CrashGuard>,
     pub(super) job_memory: Arc<JobMemory>,
     pub(super) kafka: Option<KafkaClients>,
     /// The ledger rows of the partitions that this instance reads.
@@ -139,6 +142,7 @@ impl Instance {
             apps,
             in_flight,
             changing: Changing::default(),
+            crash_guard: CrashGuard::new(),
             job_memory: memory,
             kafka,
             partitions: DashMap::new(),

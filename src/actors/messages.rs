@@ -82,6 +82,12 @@ pub(super) struct RememberKeys {
 #[rtype(result = "()")]
 pub(super) struct PublishOutbox(pub(super) OrderingKey);
 
+/// Admission → `ShardKeeper`: there are commands for shards of this instance. If lost, the next
+/// heartbeat sees them.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct SeeCommands;
+
 /// Admission, `RetryDlq` itself → `RetryDlq`: records were parked, and the first one is due at this
 /// time. If lost, the next scan finds them.
 #[derive(Debug, Message)]
@@ -156,6 +162,12 @@ pub(super) struct ReleaseShard {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct CollectEnded;
+
+/// An attempt → `Outcomes`: attempts wait in the in-flight table for their marks. If lost, they
+/// are found when attempts are looked through for marks.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct MarkFirst;
 
 /// `Outcomes` → `AppScheduler`: attempts have ended, so that others can start. If lost, the timer
 /// starts them.

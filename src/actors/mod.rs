@@ -17,6 +17,7 @@ mod app;
 mod kafka_clients;
 mod brokers;
 mod counters;
+mod crash_guard;
 mod registry;
 mod shard_access;
 mod owned_shards;
@@ -24,6 +25,7 @@ mod in_flight;
 mod changing;
 mod database_clock;
 mod job_memory;
+mod permits;
 mod lease;
 mod processes;
 

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use actix::prelude::*;
 
 use super::child::Child;
-use super::in_flight::Attempt;
+use super::in_flight::{Attempt, Ended};
 use super::instance::Instance;
 use super::messages::*;
 use super::registry::Routes;
@@ -43,8 +43,10 @@ pub(super) struct Outcomes {
 struct WriteQueue {
     waiting: Vec<(Attempt, Outcome)>,
     writing: bool,
-    /// Attempts may have become old enough to be marked.
+    /// There may be attempts to mark.
     may_mark: bool,
+    /// The last batch was of marks: outcomes have the next turn.
+    has_marked: bool,
 }
 
 impl Outcomes {
@@ -56,7 +58,7 @@ impl Outcomes {
     /// outcomes.
     fn collect(&mut self, ctx: &mut Context<Self>) {
         let ended = self.instance.in_flight.collect();
-        let mut not_started: HashMap<AppId, Vec<Arc<Job>>> = HashMap::new();
+        let mut not_started: HashMap<AppId, OutcomesWritten> = HashMap::new();
         let mut apps: BTreeSet<AppId> = BTreeSet::new();
         let mut outcomes = Vec::new();
         for mut attempt in ended {
@@ -72,15 +74,21 @@ impl Outcomes {
                     let queue = queue_of(attempt.job.shard);
                     self.queues[queue].waiting.push((attempt, outcome));
                 }
-                None => not_started.entry(attempt.app.id).or_default().push(attempt.job),
+                None => {
+                    let of_app = not_started.entry(attempt.app.id).or_default();
+                    match *how {
+                        Ended::OtherRow => of_app.unknown.push(attempt.job.id),
+                        _ => of_app.put_back.push(attempt.job),
+                    }
+                }
             }
         }
         if !outcomes.is_empty() {
             self.instance.in_flight.keep_outcomes(outcomes);
         }
-        for (app, put_back) in not_started {
-            self.instance.in_flight.remove(put_back.iter().map(|job| job.id));
-            let written = OutcomesWritten { put_back, ..OutcomesWritten::default() };
+        for (app, written) in not_started {
+            let put_back = written.put_back.iter().map(|job| job.id);
+            self.instance.in_flight.remove(put_back.chain(written.unknown.iter().copied()));
             self.instance.registry.notify_scope(app, written);
         }
         for app in apps {
@@ -185,7 +193,7 @@ impl Child for Outcomes {
     const KIND: &'static str = "outcomes";
 
     fn routes(routes: Routes<Self>) -> Routes<Self> {
-        routes.handles::<CollectEnded>()
+        routes.handles::<CollectEnded>().handles::<MarkFirst>()
     }
 }
 
@@ -194,6 +202,14 @@ impl Handler<CollectEnded> for Outcomes {
 
     fn handle(&mut self, _: CollectEnded, ctx: &mut Context<Self>) {
         self.collect(ctx);
+    }
+}
+
+impl Handler<MarkFirst> for Outcomes {
+    type Result = ();
+
+    fn handle(&mut self, _: MarkFirst, ctx: &mut Context<Self>) {
+        self.mark_now(ctx);
     }
 }
 

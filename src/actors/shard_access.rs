@@ -89,12 +89,15 @@ impl ShardAccess for InstanceShards {
     }
 
     fn committed(&self, committed: Committed) {
-        let Committed { keys, ordering_keys, parked_due_ms } = committed;
+        let Committed { keys, ordering_keys, has_commands, parked_due_ms } = committed;
         if !keys.is_empty() {
             self.registry.notify(RememberKeys { keys });
         }
         for ordering_key in ordering_keys {
             self.registry.notify(PublishOutbox(ordering_key));
+        }
+        if has_commands {
+            self.registry.notify(SeeCommands);
         }
         if let Some(due_ms) = parked_due_ms {
             self.registry.notify(RecordsParked { due_ms });

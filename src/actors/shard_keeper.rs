@@ -37,6 +37,8 @@ const CLOCK: &str = "clock";
 const SET_BACK_MS: i64 = 500;
 /// The interval of the heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The wait for further commands before the heartbeat that carries them out.
+const SOON: Duration = Duration::from_millis(20);
 /// At least this many heartbeats are sent per lease, so that some of them may fail.
 const BEATS_PER_LEASE: u32 = 5;
 
@@ -69,6 +71,10 @@ pub(super) struct ShardKeeper {
     running_commands: bool,
     /// Commands that were passed on and not answered yet.
     passed_on: HashSet<i64>,
+    /// The next heartbeat, while it is waited for.
+    next_beat: Option<SpawnHandle>,
+    /// There are commands that no heartbeat has seen.
+    has_commands: bool,
     leaving: bool,
     /// A drained instance was asked to leave the consumer group.
     has_left_group: bool,
@@ -92,12 +98,15 @@ impl ShardKeeper {
             probes_first: false,
             running_commands: false,
             passed_on: HashSet::new(),
+            next_beat: None,
+            has_commands: false,
             leaving: false,
             has_left_group: false,
         }
     }
 
     fn beat(&mut self, ctx: &mut Context<Self>) {
+        (self.next_beat, self.has_commands) = (None, false);
         let (instance, changes) = (self.instance.clone(), self.changes);
         let max_wait = heartbeat::max_wait(instance.lease.length(), self.unanswered);
         let probes_first = self.probes_first;
@@ -158,7 +167,14 @@ impl ShardKeeper {
             }
         }
         let every = HEARTBEAT.min(self.instance.lease.length() / BEATS_PER_LEASE);
-        ctx.run_later(every, |actor, ctx| actor.beat(ctx));
+        self.beat_after(if self.has_commands { SOON } else { every }, ctx);
+    }
+
+    fn beat_after(&mut self, wait: Duration, ctx: &mut Context<Self>) {
+        if let Some(sooner) = self.next_beat.take() {
+            ctx.cancel_future(sooner);
+        }
+        self.next_beat = Some(ctx.run_later(wait, |actor, ctx| actor.beat(ctx)));
     }
 
     fn database_failed(&self, error: &StoreError) {
@@ -298,6 +314,8 @@ impl ShardKeeper {
                 epoch: row.epoch,
             }));
         }
+        // It is not known from whom they were taken.
+        self.instance.crash_guard.watch(unknown.iter().copied(), self.instance.now_ms());
         self.add_owned(unknown);
     }
 }
@@ -321,7 +339,18 @@ impl Child for ShardKeeper {
     const KIND: &'static str = "shard-keeper";
 
     fn routes(routes: Routes<Self>) -> Routes<Self> {
-        routes.handles::<ReleaseAll>()
+        routes.handles::<ReleaseAll>().handles::<SeeCommands>()
+    }
+}
+
+impl Handler<SeeCommands> for ShardKeeper {
+    type Result = ();
+
+    fn handle(&mut self, _: SeeCommands, ctx: &mut Context<Self>) {
+        // One that is under way may have read the commands before these.
+        if !std::mem::replace(&mut self.has_commands, true) && self.next_beat.is_some() {
+            self.beat_after(SOON, ctx);
+        }
     }
 }
 

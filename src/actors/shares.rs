@@ -13,9 +13,17 @@ pub(super) fn share_of(
     shards: usize,
     instances: &[InstanceId],
 ) -> usize {
-    let count = instances.len().max(1);
+    if !instances.contains(&me) {
+        return 0;
+    }
+    let count = instances.len();
     let rank = instances.iter().filter(|other| turn(app, **other) < turn(app, me)).count();
     shards / count + usize::from(rank < shards % count)
+}
+
+/// The one of these instances that owns everything of `app` if it can not be divided among them.
+pub(super) fn only_owner(app: AppId, instances: &[InstanceId]) -> Option<InstanceId> {
+    instances.iter().copied().min_by_key(|instance| turn(app, *instance))
 }
 
 /// Chooses `count` of these shards for release. Idle ones come first, since they are released at

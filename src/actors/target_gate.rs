@@ -51,6 +51,13 @@ impl TargetGate {
         Self { target, health, figures }
     }
 
+    /// Changes how many attempts the app may have in flight.
+    pub(super) fn set_most(&self, most: usize) {
+        if let Some(target) = &self.target {
+            target.state().circuit.set_most(most);
+        }
+    }
+
     /// Whether jobs leave the program.
     pub(super) fn has_target(&self) -> bool {
         self.target.is_some()

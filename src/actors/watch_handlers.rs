@@ -37,7 +37,7 @@ fn check(instance: &Instance) {
     }
     for (id, app) in instance.apps.iter().filter(|(_, app)| !app.gate.has_target()) {
         let subject = format!("handlers of {}", app.name);
-        let most = app.config.max_in_flight.get() as usize;
+        let most = app.limits().max_in_flight.get() as usize;
         let hang = usize::try_from(app.figures.hanging.load(Ordering::Acquire));
         let hang = hang.unwrap_or(usize::MAX);
         let wait = without_thread.get(id).copied().unwrap_or(0);

@@ -150,7 +150,7 @@ pub(crate) fn treated(reply: &ChangeReply) -> Option<Treated> {
             ChangeResult::Running => Treated::Failed,
             _ => Treated::Skipped,
         },
-        ChangeAnswer::Refused(_) => Treated::Failed,
+        ChangeAnswer::Refused(_) | ChangeAnswer::Conflict(_) => Treated::Failed,
         ChangeAnswer::NotMatched(_) => Treated::Skipped,
     })
 }

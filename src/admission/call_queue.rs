@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::bounded_tries::End;
 use crate::model::ids::{JobId, KeyId};
-use crate::store::{Decision, PlacedCandidate};
+use crate::store::{Decision, Entry};
 
 /// Batches that are admitted at the same time.
 const WRITERS: usize = 3;
@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// A call that waits.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub(super) candidate: Box<PlacedCandidate>,
+    pub(super) entry: Entry,
     /// Where its decision goes; an error if the writer failed.
     pub(super) answer: oneshot::Sender<Result<Decision, End>>,
 }
@@ -79,15 +79,21 @@ impl Writer<'_> {
         let (mut jobs, mut keys) = (HashSet::<JobId>::new(), HashSet::<KeyId>::new());
         let mut later = VecDeque::new();
         while let Some(call) = queue.waiting.pop_front() {
-            let job = &call.candidate.job;
-            let key = call.candidate.key.as_ref().map(|key| key.id);
-            bytes += job.data.as_str().len();
+            let (job, key, size) = match &call.entry {
+                Entry::Job(candidate) => {
+                    let key = candidate.key.as_ref().map(|key| key.id);
+                    (Some(candidate.job.id), key, candidate.job.data.as_str().len())
+                }
+                Entry::Operation(operation) => (Some(operation.job), None, 0),
+                Entry::Letter(_) | Entry::Wait(_) => (None, None, 0),
+            };
+            bytes += size;
             if batch.len() == BATCH || (bytes > BATCH_BYTES && !batch.is_empty()) {
                 queue.waiting.push_front(call);
                 break;
             }
             // Also a repeat of what is put off is put off: their order stays.
-            let is_new_job = jobs.insert(job.id);
+            let is_new_job = job.is_none_or(|job| jobs.insert(job));
             let is_new_key = key.is_none_or(|key| keys.insert(key));
             match is_new_job && is_new_key {
                 true => batch.push(call),

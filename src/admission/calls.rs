@@ -7,14 +7,14 @@ use tokio::sync::oneshot;
 use super::bounded_tries::{BoundedTries, End};
 use super::call_queue::Call;
 use super::{Admission, Committed, Conclusion, Pending};
+use crate::model::change::Answer;
 use crate::model::ids::{JobId, KeyId};
-use crate::model::job::Job;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
 use crate::model::verdict::{Subject, Verdict, pack};
 use crate::store::{
-    BatchSource, Decision, Entry, Error as StoreError, IdempotencyKey, Names, OrderingKey,
-    PlacedCandidate, Result as StoreResult,
+    BatchSource, ChangeRequest, Decision, Entry, Error as StoreError, IdempotencyKey, Names,
+    OrderingKey, PlacedCandidate, Result as StoreResult,
 };
 
 /// How long a call is remembered, in milliseconds: longer than all its tries take.
@@ -22,8 +22,7 @@ const TRIES_MS: i64 = 600_000;
 
 /// What became of a request by API.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Submitted {
+pub(crate) enum Submitted {
     /// It is a job now.
     Accepted {
         /// The job.
@@ -40,6 +39,10 @@ pub enum Submitted {
         /// Whether that job was cancelled.
         cancelled: bool,
     },
+    /// It is an operation, or a schedule that was decided by its version.
+    Operated(Answer),
+    /// The owner of a live job is to be asked for this.
+    Asked(Box<ChangeRequest>),
 }
 
 /// Why a request by API is not a job.
@@ -59,7 +62,7 @@ pub(crate) enum SubmitError {
 pub(crate) struct JobPreview {
     pub(crate) submitted: Submitted,
     /// When the job would fire, epoch milliseconds.
-    pub(crate) due_ms: i64,
+    pub(crate) due_ms: Option<i64>,
     /// After when it would not, epoch milliseconds.
     pub(crate) expires_ms: Option<i64>,
 }
@@ -121,13 +124,23 @@ impl Admission {
     ) -> Result<JobPreview, SubmitError> {
         request.request_id.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
         let judgement = self.judge(request, None, None).await.map_err(unavailable)?;
-        let candidate = judgement.map_err(|unfit| SubmitError::Refused(unfit.into_refusal()))?;
-        let Job { id, request_id, due_ms, expires_ms, .. } = candidate.job.clone();
+        let entry = judgement.map_err(|unfit| SubmitError::Refused(unfit.into_refusal()))?;
+        let (job_id, request_id) = names_of(&entry);
         let source = BatchSource::Call { again: false };
-        let batch = Pending::of_candidate(candidate).batch(self, source, false, true);
+        let batch = Pending::of_entry(entry.clone()).batch(self, source, false, true);
         let decisions = self.database.store().foresee(&batch, &mut Names::default()).await;
         let decision = decisions.map_err(unavailable)?.into_iter().next();
-        let submitted = submitted(decision, id, request_id)?;
+        let job = match (&decision, &entry) {
+            (Some(Decision::Met { job, is_live, .. }), _) => is_live.then_some(&**job),
+            (_, Entry::Job(candidate)) => Some(&candidate.job),
+            (_, Entry::Operation(_) | Entry::Letter(_) | Entry::Wait(_)) => None,
+        };
+        let (due_ms, expires_ms) = (job.map(|job| job.due_ms), job.and_then(|job| job.expires_ms));
+        let decision = match decision {
+            Some(Decision::Asked(asked)) => Some(asked.into_foreseen()),
+            other => other,
+        };
+        let submitted = submitted(decision, job_id, request_id)?;
         Ok(JobPreview { submitted, due_ms, expires_ms })
     }
 
@@ -141,18 +154,20 @@ impl Admission {
         let name = request.request_id.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
         let (request_id, app) = (name.clone(), request.app_name.clone());
         let judgement = self.judge(request, None, None).await.map_err(unavailable)?;
-        let mut candidate = match judgement {
-            Ok(candidate) => candidate,
+        let mut entry = match judgement {
+            Ok(entry) => entry,
             Err(unfit) => {
                 let refusal = unfit.into_refusal();
                 self.publish_refusal(&refusal).await.map_err(unavailable)?;
                 return Err(SubmitError::Refused(refusal));
             }
         };
-        remember_tries(&mut candidate);
-        let job_id = candidate.job.id;
+        if let Entry::Job(candidate) = &mut entry {
+            remember_tries(candidate);
+        }
+        let (job_id, _) = names_of(&entry);
         let (answer, decision) = oneshot::channel();
-        calls.push(Call { candidate, answer });
+        calls.push(Call { entry, answer });
         Ok(Asked { job_id, request_id, app, decision })
     }
 
@@ -165,7 +180,7 @@ impl Admission {
     }
 
     async fn admit_calls(&self, calls: Vec<Call>) {
-        let split = |call: Call| (Entry::Job(call.candidate), call.answer);
+        let split = |call: Call| (call.entry, call.answer);
         let (entries, answers): (Vec<_>, Vec<_>) = calls.into_iter().map(split).unzip();
         let (mut pending, mut policy) = (Pending::new(entries), BoundedTries::call(false));
         let ended = match self.admit_until_known(&mut pending, &mut policy).await {
@@ -248,12 +263,26 @@ fn submitted(
     request_id: String,
 ) -> Result<Submitted, SubmitError> {
     match decision {
-        Some(Decision::Accepted) => Ok(Submitted::Accepted { job_id, request_id }),
+        Some(Decision::Accepted | Decision::Met { .. }) => {
+            Ok(Submitted::Accepted { job_id, request_id })
+        }
+        Some(Decision::Operated { answer, .. }) => Ok(Submitted::Operated(*answer)),
+        Some(Decision::Asked(asked)) => Ok(Submitted::Asked(Box::new(asked.request))),
         Some(Decision::Duplicate { of, job: job_id, cancelled }) => {
             Ok(Submitted::Duplicate { job_id, of, cancelled })
         }
         Some(Decision::Dead(refusal)) => Err(SubmitError::Refused(refusal)),
         Some(Decision::Waits) | None => Err(SubmitError::Unavailable("no answer".into())),
+    }
+}
+
+/// The job that a request is about, and its own request id.
+pub(super) fn names_of(entry: &Entry) -> (JobId, String) {
+    match entry {
+        Entry::Job(candidate) => (candidate.job.id, candidate.job.request_id.clone()),
+        Entry::Operation(operation) => (operation.job, operation.change.message.request_id.clone()),
+        // The rules make neither of a call.
+        Entry::Letter(_) | Entry::Wait(_) => (JobId::from_bytes([0; 16]), String::new()),
     }
 }
 

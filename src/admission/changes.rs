@@ -8,14 +8,16 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::Database;
-use crate::model::audit::{AuditAction, AuditEntry};
+use crate::model::audit::{AuditAction, AuditEntry, AuditSource};
+use crate::model::change::named::Named;
 use crate::model::change::{Answer, ChangeResult, Circumstances, Decision, JobChange};
 use crate::model::clock::Clock;
 use crate::model::job::Job;
-use crate::model::verdict::{Event, Subject, Verdict, about_change, about_job};
+use crate::model::letter::{ErrorKind, Refusal};
+use crate::model::verdict::{Event, Subject, Verdict, about_change, about_job, pack};
 use crate::recovery::Backoff;
 use crate::store::{
-    ChangeAnswer, ChangeRequest, Claim, Error as StoreError, JobWrite, JobWritten,
+    ChangeAnswer, ChangeRequest, Claim, Error as StoreError, JobWrite, JobWritten, OrderingKey,
     Result as StoreResult, StoredJob,
 };
 
@@ -102,7 +104,8 @@ pub(crate) async fn change_until_known(
             ) => {
                 let why = format!("the database refuses the new values: {why}");
                 tried = None;
-                if let Ok(done) = asked.unchanged(database, ChangeAnswer::Refused(why)).await {
+                let refused = ChangeAnswer::Refused(why);
+                if let Ok(done) = asked.unchanged(database, refused, None, now_ms).await {
                     return done;
                 }
             }
@@ -129,6 +132,11 @@ impl AskedChange<'_> {
         {
             return Ok(Some((ChangeReply::Answered(tried.answer.clone()), row_of(&stored))));
         }
+        if let Some(stored) = &stored
+            && stored.job.shard != self.claim.shard()
+        {
+            return self.forward(database, stored).await.map(Some);
+        }
         let answer = match stored.as_ref().map(|stored| self.decide(stored, now_ms)) {
             Some(Decided::Written(write, answer)) => {
                 let Tried { write, answer } = tried.insert(Tried { write: *write, answer });
@@ -146,14 +154,28 @@ impl AskedChange<'_> {
             Some(Decided::Unchanged(answer)) => answer,
             None => self.already_fired(),
         };
-        let (reply, _) = self.unchanged(database, answer).await?;
+        let job = stored.as_ref().map(|stored| &stored.job);
+        let (reply, _) = self.unchanged(database, answer, job, now_ms).await?;
         Ok(Some((reply, row_of(&stored))))
+    }
+
+    /// Its name has another job now, which is in another shard.
+    async fn forward(
+        &self,
+        database: &Database,
+        stored: &StoredJob,
+    ) -> StoreResult<(ChangeReply, RowNow)> {
+        if let Some(command) = self.command {
+            let forwarded = database.store().forward_command(command, stored.job.shard);
+            database.bounded(forwarded).await?;
+        }
+        Ok((ChangeReply::NotOurs, RowNow::Unknown))
     }
 
     pub(super) fn decide(&self, stored: &StoredJob, now_ms: i64) -> Decided {
         let StoredJob { job, is_tombstone } = stored;
         let Self { request, .. } = self;
-        if job.created_ms != request.created_ms {
+        if !request.is_of(job) {
             return Decided::Unchanged(self.already_fired());
         }
         if request.bulk.is_some_and(|mark| mark.revision != job.changes.revision) {
@@ -171,22 +193,28 @@ impl AskedChange<'_> {
         };
         match request.change.decide(job, *is_tombstone, circumstances) {
             Decision::Answered(answer) => Decided::Unchanged(ChangeAnswer::Answered(answer)),
+            Decision::Refused(refusal) if refusal.kind == ErrorKind::RequestConflict => {
+                Decided::Unchanged(ChangeAnswer::Conflict(refusal.message))
+            }
             Decision::Refused(refusal) => {
                 Decided::Unchanged(ChangeAnswer::Refused(refusal.message))
             }
             Decision::Changed { job: after, tombstone_until, answer } => {
                 let is_first = job.changes.cancelled.is_none();
-                let verdict = self.verdict(&after, &answer, now_ms);
+                // What comes by a record has its verdict, and is counted with its partition.
+                let is_audited = answer.changed && request.by.source() != AuditSource::Kafka;
+                let verdicts = self.verdicts(Some(job), Some(&after), Ok(&answer), now_ms);
                 let answer = ChangeAnswer::Answered(answer);
                 let write = JobWrite {
                     before: job.clone(),
                     // A cancellation that only ends what an earlier one began is in the audit, and
                     // a bulk action is there as a whole.
-                    audit: (is_first && request.bulk.is_none())
+                    audit: (is_first && is_audited && request.bulk.is_none())
                         .then(|| self.audit(job, &after, now_ms)),
                     after: *after,
                     tombstone_until,
-                    verdict,
+                    was_tombstone: *is_tombstone,
+                    verdicts,
                     command: self.command.map(|command| (command, answer.clone())),
                     bulk: request.bulk.map(|mark| mark.bulk),
                 };
@@ -195,17 +223,42 @@ impl AskedChange<'_> {
         }
     }
 
-    /// Nothing changes but that the command has its answer.
+    /// Nothing changes but that the command has its answer, and what asked for it its verdict.
     async fn unchanged(
         &self,
         database: &Database,
         answer: ChangeAnswer,
+        job: Option<&Job>,
+        now_ms: i64,
     ) -> StoreResult<(ChangeReply, RowNow)> {
-        let waited = match self.command {
-            Some(command) => {
-                database.bounded(database.store().answer_command(command, &answer)).await?
+        let conflict;
+        let told = match &answer {
+            ChangeAnswer::Answered(answer) => Ok(answer),
+            ChangeAnswer::Refused(why) | ChangeAnswer::NotMatched(why) => {
+                conflict = Refusal::new(ErrorKind::InvalidField, why.as_str());
+                Err(&conflict)
             }
-            None => true,
+            ChangeAnswer::Conflict(why) => {
+                conflict = Refusal::new(ErrorKind::RequestConflict, why.as_str());
+                Err(&conflict)
+            }
+        };
+        let verdicts = match self.request.change {
+            JobChange::Named(_) => self.verdicts(job, None, told, now_ms),
+            JobChange::Cancel { .. } | JobChange::Run | JobChange::Edit(_) => Vec::new(),
+        };
+        let key = OrderingKey::Shard(self.claim.shard());
+        let verdicts = (!verdicts.is_empty()).then(|| (key, pack(&verdicts)));
+        let store = database.store();
+        let waited = match (self.command, verdicts) {
+            (Some(command), verdicts) => {
+                database.bounded(store.answer_command(command, &answer, verdicts)).await?
+            }
+            (None, Some((key, packed))) => {
+                database.bounded(store.enqueue_verdicts(key, packed)).await?;
+                true
+            }
+            (None, None) => true,
         };
         let reply = match waited {
             true => ChangeReply::Answered(answer),
@@ -217,6 +270,27 @@ impl AskedChange<'_> {
     /// Its row was there when the change was asked for.
     pub(super) fn already_fired(&self) -> ChangeAnswer {
         ChangeAnswer::Answered(Answer::no(ChangeResult::AlreadyFired, self.request.job))
+    }
+
+    fn verdicts(
+        &self,
+        before: Option<&Job>,
+        after: Option<&Job>,
+        told: Result<&Answer, &Refusal>,
+        now_ms: i64,
+    ) -> Vec<Event> {
+        if !self.publishes_verdicts {
+            return Vec::new();
+        }
+        match (&self.request.change, after, told) {
+            (JobChange::Named(named), after, told) => {
+                named.events(self.app, before, after, told, now_ms)
+            }
+            (_, Some(after), Ok(answer)) => {
+                self.verdict(after, answer, now_ms).into_iter().collect()
+            }
+            (_, None, _) | (_, _, Err(_)) => Vec::new(),
+        }
     }
 
     fn verdict(&self, after: &Job, answer: &Answer, now_ms: i64) -> Option<Event> {
@@ -233,7 +307,7 @@ impl AskedChange<'_> {
             job_id: Some(after.id),
             source: None,
         };
-        self.publishes_verdicts.then(|| verdict.event(&subject, &about, now_ms))
+        Some(verdict.event(&subject, &about, now_ms))
     }
 
     fn audit(&self, before: &Job, after: &Job, now_ms: i64) -> AuditEntry {
@@ -242,6 +316,11 @@ impl AskedChange<'_> {
             (JobChange::Run, _) => AuditAction::RunJob,
             (JobChange::Edit(_), "reschedule") => AuditAction::RescheduleJob,
             (JobChange::Edit(_), _) => AuditAction::EditJob,
+            (JobChange::Named(named), _) => match named.change {
+                Named::Cancel => AuditAction::CancelJob,
+                Named::Reschedule(_) => AuditAction::RescheduleJob,
+                Named::Replace(_) => AuditAction::ReplaceJob,
+            },
         };
         AuditEntry {
             at_ms: now_ms,

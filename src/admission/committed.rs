@@ -21,7 +21,10 @@ impl Admission {
         counters.add(&counters.received, received);
         for (entry, decision) in batch.entries.iter().zip(decisions) {
             match decision {
-                Decision::Accepted => {
+                Decision::Operated { .. } | Decision::Asked(_) => {
+                    counters.add(&counters.operations, 1);
+                }
+                Decision::Accepted | Decision::Met { .. } => {
                     if let Entry::Job(candidate) = entry {
                         counters.add(&counters.processed, 1);
                         *accepted.entry(&candidate.app.name).or_default() += 1;
@@ -45,13 +48,30 @@ impl Admission {
     pub(super) fn announce_committed(&self, batch: &Batch, decisions: &[Decision]) {
         let due = batch.entries.iter().filter_map(|entry| match entry {
             Entry::Wait(wait) => Some(wait.due_ms),
-            Entry::Job(_) | Entry::Letter(_) => None,
+            Entry::Job(_) | Entry::Operation(_) | Entry::Letter(_) => None,
         });
         self.shards.committed(Committed {
             keys: batch.entries.iter().filter_map(key_of).collect(),
             ordering_keys: ordering_keys_of(batch, decisions),
+            has_commands: self.asks_own(batch, decisions),
             parked_due_ms: due.min(),
         });
+    }
+}
+
+impl Admission {
+    /// Whether the batch has written commands for shards of this instance.
+    fn asks_own(&self, batch: &Batch, decisions: &[Decision]) -> bool {
+        let is_own = |(entry, decision): (&Entry, &Decision)| {
+            let app = match entry {
+                Entry::Job(candidate) => candidate.app.id,
+                Entry::Operation(operation) => operation.app.id,
+                Entry::Letter(_) | Entry::Wait(_) => return false,
+            };
+            matches!(decision, Decision::Asked(asked) if self.shards.fence(app, asked.shard).is_some())
+        };
+        !matches!(batch.source, BatchSource::Call { .. })
+            && batch.entries.iter().zip(decisions).any(is_own)
     }
 }
 
@@ -64,11 +84,18 @@ fn ordering_keys_of(batch: &Batch, decisions: &[Decision]) -> BTreeSet<OrderingK
             // The shard's owner is notified by a command, and publishes the ordering key.
             Entry::Job(candidate) if candidate.foreign => None,
             Entry::Job(candidate) => Some(OrderingKey::Shard(candidate.job.shard)),
+            Entry::Operation(operation) => Some(OrderingKey::Shard(operation.shard)),
             Entry::Letter(_) | Entry::Wait(_) => None,
         };
         match decision {
             Decision::Dead(_) => of_records.or(shard),
-            Decision::Accepted => shard.filter(|_| batch.verdicts),
+            Decision::Operated { events, shard, .. } => match events.len() {
+                0 => None,
+                1 => of_records.or(Some(OrderingKey::Shard(*shard))),
+                _ => Some(OrderingKey::Shard(*shard)),
+            },
+            Decision::Asked(_) => None,
+            Decision::Accepted | Decision::Met { .. } => shard.filter(|_| batch.verdicts),
             Decision::Duplicate { .. } => of_records.or(shard).filter(|_| batch.verdicts),
             Decision::Waits => None,
         }

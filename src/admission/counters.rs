@@ -10,6 +10,7 @@ pub(crate) struct AdmissionCounters {
     pub(crate) received: AtomicU64,
     pub(crate) processed: AtomicU64,
     pub(crate) duplicate: AtomicU64,
+    pub(crate) operations: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) parked: AtomicU64,
     pub(crate) retried: AtomicU64,

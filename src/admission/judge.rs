@@ -8,16 +8,18 @@ use chrono::{DateTime, SecondsFormat};
 
 use super::apps::OwnApp;
 use super::{Admission, Objection, Pending};
+use crate::model::change::named::{Message, Named, NamedChange};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
 use crate::model::job::{Changes, Job, JobData, Origin, TraceContext};
-use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
+use crate::model::letter::{DeadLetter, ErrorKind, Refusal, Source};
 use crate::model::pause::{AppPause, Pause};
 use crate::model::record::RawRecord;
 use crate::model::request::{Operation, Resolved, ScheduleJobRequest, check_required_fields};
 use crate::model::retry::Backoff;
 use crate::store::{
-    AppRow, AppRules, Entry, IdempotencyKey, PlacedCandidate, Result as StoreResult, Wait,
+    AppRow, AppRules, Entry, IdempotencyKey, PlacedCandidate, PlacedOperation,
+    Result as StoreResult, Wait,
 };
 
 /// Why a request cannot be admitted.
@@ -57,8 +59,8 @@ impl From<Refusal> for NotAdmissible {
     }
 }
 
-/// The result of the rules for one request.
-pub(super) type Judgement = Result<Box<PlacedCandidate>, NotAdmissible>;
+/// The result of the rules for one request: a job or an operation.
+pub(super) type Judgement = Result<Entry, NotAdmissible>;
 
 /// A longer trace header is ignored.
 const LONGEST_TRACE: usize = 512;
@@ -121,7 +123,7 @@ impl Admission {
             Err(refusal) => Err(refusal.into()),
         };
         let (may_wait, refusal) = match judgement {
-            Ok(candidate) => return Ok(Entry::Job(candidate)),
+            Ok(entry) => return Ok(entry),
             Err(NotAdmissible::NotYet(refusal)) => (true, refusal),
             Err(NotAdmissible::Never(refusal)) => (false, refusal),
         };
@@ -162,6 +164,13 @@ impl Admission {
         self.counters.add(&self.counters.unknown_fields, request.unknown_fields() as usize);
         // One time for all decisions about a request.
         let now_ms = self.scheduling_clock.now_ms();
+        if request.operation != Operation::Schedule {
+            let operation = self.operation(&request, row, first, now_ms, origin.as_ref(), record);
+            let operation = operation.map(|operation| Entry::Operation(Box::new(operation)));
+            return Ok(
+                operation.map_err(|refusal| NotAdmissible::Never(refusal).with_names(&request))
+            );
+        }
         let checked = self.check(&request, &row, now_ms, record.is_some());
         let (resolved, fingerprint) = match checked {
             Ok(checked) => checked,
@@ -172,7 +181,43 @@ impl Admission {
         job.trace = record.and_then(|record| trace_in(&record.headers));
         let (app, record, foreign) = (row, record.cloned(), true);
         let candidate = PlacedCandidate { app, job, fingerprint, key, foreign, record };
-        Ok(Ok(Box::new(candidate)))
+        Ok(Ok(Entry::Job(Box::new(candidate))))
+    }
+
+    /// The operation of a request, to which an app's own rules do not apply. Its own request id is
+    /// that of the message.
+    fn operation(
+        &self,
+        request: &ScheduleJobRequest,
+        row: Arc<AppRow>,
+        first: ShardId,
+        now_ms: i64,
+        origin: Option<&Origin>,
+        record: Option<&Arc<RawRecord>>,
+    ) -> Result<PlacedOperation, Refusal> {
+        let Some(target) = request.target_request_id.clone() else {
+            return Err(Refusal::new(
+                ErrorKind::UnsupportedOperation,
+                "an operation by idempotencyKey alone is not available in this version: name the \
+                 job by targetRequestId",
+            ));
+        };
+        let change = match request.operation {
+            Operation::Reschedule => {
+                Named::Reschedule(request.resolve(&self.rules.requests, now_ms)?.scheduled_ms)
+            }
+            Operation::Schedule | Operation::Cancel => Named::Cancel,
+        };
+        let new_id = || uuid::Uuid::new_v4().to_string();
+        let message = Message {
+            request_id: request.request_id.clone().unwrap_or_else(new_id),
+            about: origin.map_or_else(new_id, Origin::about),
+            source: record.map(|record| Source::of(record)),
+        };
+        let job = JobId::derive(&row.name, &target);
+        let shard = row.home_of(job, None).unwrap_or(first);
+        let change = NamedChange { change, version: request.version, by_key: false, message };
+        Ok(PlacedOperation { app: row, job, target, shard, change, record: record.cloned() })
     }
 
     fn decode(&self, record: &RawRecord) -> Result<ScheduleJobRequest, Refusal> {
@@ -197,7 +242,6 @@ impl Admission {
         now_ms: i64,
         may_wait: bool,
     ) -> Result<(Resolved, Fingerprint), NotAdmissible> {
-        check_operation(request)?;
         if let Some(pause) = self.apps.refusal(row) {
             return Err(refused_while_paused(row, &pause).into());
         }
@@ -263,8 +307,7 @@ impl Admission {
         now_ms: i64,
     ) -> (Job, Option<IdempotencyKey>) {
         let request_id = request.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-        let window_ms = self.rules.idempotency_window.as_millis();
-        let window_ms = i64::try_from(window_ms).unwrap_or(i64::MAX);
+        let window_ms = self.rules.window_ms();
         let key = request.idempotency_key.map(|name| IdempotencyKey {
             id: KeyId::derive(&row.name, &name),
             name,
@@ -290,6 +333,7 @@ impl Admission {
             origin: None,
             last_error: None,
             letter: None,
+            version: request.version,
             changes: Changes::default(),
         };
         (job, key)
@@ -309,19 +353,6 @@ impl Admission {
             ),
         )
     }
-}
-
-fn check_operation(request: &ScheduleJobRequest) -> Result<(), Refusal> {
-    if request.operation == Operation::Schedule {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        ErrorKind::UnsupportedOperation,
-        format!(
-            "operation \"{}\" is not available in this version: only \"schedule\" is",
-            request.operation.as_str()
-        ),
-    ))
 }
 
 fn refused_while_paused(row: &AppRow, pause: &AppPause) -> Refusal {

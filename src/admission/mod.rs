@@ -37,8 +37,7 @@ use call_queue::CallQueue;
 
 pub(crate) use apps::{Objection, OwnApp, PauseState, Validate};
 pub(crate) use batch_changes::{AskedBatch, Treated, change_batch_until_known, treated};
-pub use calls::Submitted;
-pub(crate) use calls::{JobPreview, SubmitError};
+pub(crate) use calls::{JobPreview, SubmitError, Submitted};
 pub(crate) use changes::{AskedChange, ChangeReply, RowNow, change_until_known};
 pub(crate) use counters::AdmissionCounters;
 pub(crate) use database::Database;
@@ -81,6 +80,13 @@ pub(crate) struct AdmissionRules {
     pub max_replays: u32,
     /// Whether verdicts on requests are published.
     pub publishes_verdicts: bool,
+}
+
+impl AdmissionRules {
+    /// For how long a key or an operation is remembered, milliseconds.
+    pub(crate) fn window_ms(&self) -> i64 {
+        i64::try_from(self.idempotency_window.as_millis()).unwrap_or(i64::MAX)
+    }
 }
 
 /// What a running instance provides for its admissions.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Admission;
 use super::tickets::Tickets;
 use crate::model::ids::{KeyId, Offset};
-use crate::store::{Batch, BatchSource, Entry, PlacedCandidate, ShardFence};
+use crate::store::{Batch, BatchSource, Entry, ShardFence};
 
 /// Requests to be admitted together, in the order in which they came.
 #[derive(Debug, Default)]
@@ -22,8 +22,8 @@ impl Pending {
         Self { entries, unanswered: Tickets::default() }
     }
 
-    pub(super) fn of_candidate(candidate: Box<PlacedCandidate>) -> Self {
-        Self::new(vec![Entry::Job(candidate)])
+    pub(super) fn of_entry(entry: Entry) -> Self {
+        Self::new(vec![entry])
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -67,6 +67,13 @@ impl Pending {
         let mut fences: Vec<ShardFence> = Vec::new();
         let mut entries = take(&mut self.entries);
         for entry in &mut entries {
+            if let Entry::Operation(operation) = entry {
+                // What it leaves is read by nobody's window, so it may be in any shard. Of its own
+                // shards an instance publishes the verdicts at once.
+                let (app, id) = (&operation.app, operation.job);
+                let chosen = admission.shards.choose(app.id, id).map(|fence| fence.shard);
+                operation.shard = chosen.or(app.home_of(id, None)).unwrap_or(operation.shard);
+            }
             let Entry::Job(candidate) = entry else { continue };
             let (app, id) = (&candidate.app, candidate.job.id);
             let key = candidate.job.concurrency_key.as_deref();
@@ -95,6 +102,7 @@ impl Pending {
             conflict_on_time: admission.rules.conflict_on_time,
             verdicts: admission.rules.publishes_verdicts,
             now_ms: admission.clock.now_ms(),
+            window_ms: admission.rules.window_ms(),
         })
     }
 
@@ -114,6 +122,6 @@ pub(super) fn entries_of(batch: Arc<Batch>) -> Vec<Entry> {
 pub(super) fn key_of(entry: &Entry) -> Option<KeyId> {
     match entry {
         Entry::Job(candidate) => candidate.key.as_ref().map(|key| key.id),
-        Entry::Letter(_) | Entry::Wait(_) => None,
+        Entry::Operation(_) | Entry::Letter(_) | Entry::Wait(_) => None,
     }
 }

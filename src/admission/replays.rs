@@ -5,7 +5,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::bounded_tries::{BoundedTries, End};
-use super::calls::{SubmitError, unavailable};
+use super::calls::{SubmitError, names_of, unavailable};
 use super::judge::{too_large, trace_in};
 use super::{Admission, Conclusion, Pending};
 use crate::model::audit::{AuditAction, AuditEntry, By};
@@ -13,7 +13,7 @@ use crate::model::ids::JobId;
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::request::ScheduleJobRequest;
 use crate::store::{
-    BatchSource, Decision, LetterToReplay, Names, PlacedCandidate, Result as StoreResult, Told,
+    BatchSource, Decision, Entry, LetterToReplay, Names, Result as StoreResult, Told,
 };
 
 /// A replay to be made.
@@ -36,6 +36,11 @@ pub(crate) enum Replayed {
     /// It is a job now.
     Accepted {
         /// The job.
+        job_id: JobId,
+    },
+    /// Its request is an operation, or was decided by its version.
+    Operated {
+        /// The job that it is about.
         job_id: JobId,
     },
     /// Its request already has a job.
@@ -62,12 +67,12 @@ impl Admission {
         replay: &Replay,
         names: &mut Names,
     ) -> Result<Replayed, SubmitError> {
-        let (candidate, source) = match self.prepare(replay, false).await.map_err(unavailable)? {
-            Prepared::Candidate { candidate, source } => (candidate, source),
+        let (entry, source) = match self.prepare(replay, false).await.map_err(unavailable)? {
+            Prepared::Entry { entry, source } => (entry, source),
             Prepared::Answer(answer) => return Ok(answer),
         };
-        let job_id = candidate.job.id;
-        let batch = Pending::of_candidate(candidate).batch(self, source, false, true);
+        let (job_id, _) = names_of(&entry);
+        let batch = Pending::of_entry(entry).batch(self, source, false, true);
         let decisions = self.database.store().foresee(&batch, names).await.map_err(unavailable)?;
         Ok(answer(decisions.into_iter().next(), job_id))
     }
@@ -80,8 +85,8 @@ impl Admission {
     pub(crate) async fn replay(&self, replay: &Replay) -> Result<Replayed, SubmitError> {
         let (mut made, mut unanswered, mut last) = (0, false, None);
         while BoundedTries::wait(self, made).await {
-            let (candidate, source) = match self.prepare(replay, unanswered).await {
-                Ok(Prepared::Candidate { candidate, source }) => (candidate, source),
+            let (entry, source) = match self.prepare(replay, unanswered).await {
+                Ok(Prepared::Entry { entry, source }) => (entry, source),
                 Ok(Prepared::Answer(answer)) => return Ok(answer),
                 Err(error) => {
                     last = Some(error.to_string());
@@ -89,9 +94,9 @@ impl Admission {
                     continue;
                 }
             };
-            let job_id = candidate.job.id;
+            let (job_id, _) = names_of(&entry);
             let mut policy = BoundedTries::replay(source, made);
-            let mut pending = Pending::of_candidate(candidate);
+            let mut pending = Pending::of_entry(entry);
             match self.admit_until_known(&mut pending, &mut policy).await {
                 Conclusion::Decided(decisions) => {
                     return Ok(answer(decisions.into_iter().next(), job_id));
@@ -138,12 +143,14 @@ impl Admission {
             Err(refusal) => return refused(refusal),
         };
         let app = request.app_name.clone();
-        let mut candidate = match self.judge(request, None, None).await? {
-            Ok(candidate) => candidate,
+        let mut judged = match self.judge(request, None, None).await? {
+            Ok(judged) => judged,
             Err(reason) => return refused(reason.into_refusal()),
         };
-        candidate.job.letter = Some(id);
-        candidate.job.trace = trace_in(&letter.headers());
+        if let Entry::Job(candidate) = &mut judged {
+            candidate.job.letter = Some(id);
+            candidate.job.trace = trace_in(&letter.headers());
+        }
         let told = match replay.bulk {
             Some(bulk) => Told::Bulk(bulk),
             None => Told::Audit(Box::new(AuditEntry {
@@ -157,12 +164,12 @@ impl Admission {
             })),
         };
         let source = BatchSource::Replay { letter: id, changed_ms: letter.changed_ms(), told };
-        Ok(Prepared::Candidate { candidate, source })
+        Ok(Prepared::Entry { entry: judged, source })
     }
 }
 
 enum Prepared {
-    Candidate { candidate: Box<PlacedCandidate>, source: BatchSource },
+    Entry { entry: Entry, source: BatchSource },
     Answer(Replayed),
 }
 
@@ -187,7 +194,9 @@ fn request_of(
 
 fn answer(decision: Option<Decision>, job_id: JobId) -> Replayed {
     match decision {
-        Some(Decision::Accepted) => Replayed::Accepted { job_id },
+        Some(Decision::Accepted | Decision::Met { .. }) => Replayed::Accepted { job_id },
+        Some(Decision::Operated { answer, .. }) => Replayed::Operated { job_id: answer.job_id },
+        Some(Decision::Asked(asked)) => Replayed::Operated { job_id: asked.request.job },
         Some(Decision::Duplicate { of, job, .. }) => Replayed::Duplicate { job_id: job, of },
         Some(Decision::Dead(refusal)) => Replayed::Refused(refusal),
         Some(Decision::Waits) | None => Replayed::NotPossible("it is being tried already".into()),

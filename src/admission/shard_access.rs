@@ -73,6 +73,8 @@ pub(crate) struct Committed {
     pub(crate) keys: Vec<KeyId>,
     /// The ordering keys of the outbox in which this instance has letters or verdicts to publish.
     pub(crate) ordering_keys: BTreeSet<OrderingKey>,
+    /// Whether an owner of shards here is asked by commands.
+    pub(crate) has_commands: bool,
     /// When the first of the new parked records is due, epoch milliseconds.
     pub(crate) parked_due_ms: Option<i64>,
 }

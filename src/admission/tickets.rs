@@ -74,10 +74,14 @@ impl Tickets {
         let Some(Taken { shards, tickets, .. }) = self.0.take() else { return };
         let mut jobs: BTreeMap<AppId, Vec<Job>> = BTreeMap::new();
         for (entry, decision) in entries.into_iter().zip(decisions) {
-            if let (Entry::Job(candidate), Decision::Accepted) = (entry, decision)
-                && !candidate.foreign
-            {
-                jobs.entry(candidate.app.id).or_default().push(candidate.job);
+            let Entry::Job(candidate) = entry else { continue };
+            let job = match decision {
+                Decision::Accepted => candidate.job,
+                Decision::Met { job, is_live: true, .. } => Job::clone(job),
+                _ => continue,
+            };
+            if !candidate.foreign {
+                jobs.entry(candidate.app.id).or_default().push(job);
             }
         }
         for (app, ticket, _) in tickets {

@@ -50,6 +50,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         RequestStatus::Accepted { .. }
         | RequestStatus::Retrying { .. }
         | RequestStatus::Cancelled { .. }
+        | RequestStatus::Awaited { .. }
         | RequestStatus::Parked { .. }
         | RequestStatus::Rejected { .. }
         | RequestStatus::Succeeded { .. }
@@ -68,6 +69,12 @@ fn sentence(status: &RequestStatus) -> String {
         ),
         RequestStatus::Cancelled { job_id, at_ms, by } => {
             format!("cancelled: job {job_id} was cancelled by {by} at {}", rfc3339_s(*at_ms))
+        }
+        RequestStatus::Awaited { job_id, until_ms } => {
+            let until = rfc3339_s(*until_ms);
+            format!(
+                "awaited: operations on job {job_id}, which did not come yet, are remembered until {until}"
+            )
         }
         RequestStatus::Parked { message } => format!("parked: {message}; it is tried again"),
         RequestStatus::Rejected { letter, kind, message } => {

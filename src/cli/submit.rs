@@ -16,11 +16,12 @@ use tracing_subscriber::filter::LevelFilter;
 use self::flags::Flags;
 pub(super) use self::flags::delay;
 use self::input::{Input, Line};
+use super::jobs::sentence;
 use super::output::{on_one_line, report, say};
 use super::{CannotStart, ConfigFile, cannot_start, load};
 use crate::config::Config;
 use crate::operations::{
-    Error as OperationError, Operations, OperationsOptions, Publisher, Submitted,
+    Error as OperationError, JobAnswer, Operations, OperationsOptions, Publisher, Submitted,
 };
 use crate::telemetry;
 
@@ -76,6 +77,8 @@ enum Verdict {
         of: String,
         cancelled: bool,
     },
+    /// What is true of the job that an operation named.
+    Operated(JobAnswer),
     Refused(String),
     /// It was not sent because of an outage: it may be sent again.
     Failed(String),
@@ -86,6 +89,7 @@ struct Tally {
     sent: usize,
     accepted: usize,
     duplicate: usize,
+    operations: usize,
     refused: usize,
     failed: usize,
 }
@@ -219,6 +223,7 @@ impl From<Submitted> for Verdict {
             Submitted::Duplicate { job_id, of, cancelled } => {
                 Self::Duplicate { job: job_id.to_string(), of, cancelled }
             }
+            Submitted::Operated(answer) => Self::Operated(answer),
         }
     }
 }
@@ -234,6 +239,7 @@ impl std::fmt::Display for Verdict {
                 let cancelled = if *cancelled { ", which was cancelled" } else { "" };
                 write!(f, "duplicate of request {of}, job {job}{cancelled}")
             }
+            Self::Operated(answer) => f.write_str(&sentence(answer)),
             Self::Refused(why) => write!(f, "refused: {why}"),
             Self::Failed(why) => write!(f, "failed: {why}"),
         }
@@ -246,25 +252,27 @@ impl Tally {
             Verdict::Sent => &mut self.sent,
             Verdict::Accepted { .. } => &mut self.accepted,
             Verdict::Duplicate { .. } => &mut self.duplicate,
+            Verdict::Operated(_) => &mut self.operations,
             Verdict::Refused(_) => &mut self.refused,
             Verdict::Failed(_) => &mut self.failed,
         } += 1;
     }
 
     fn lines(&self) -> usize {
-        self.sent + self.accepted + self.duplicate + self.refused + self.failed
+        self.sent + self.accepted + self.duplicate + self.operations + self.refused + self.failed
     }
 }
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { sent, accepted, duplicate, refused, failed } = *self;
+        let Self { sent, accepted, duplicate, operations, refused, failed } = *self;
         let lines = self.lines();
         write!(f, "{lines} request{}:", if lines == 1 { "" } else { "s" })?;
         let parts = [
             ("sent", sent),
             ("accepted", accepted),
             ("duplicate", duplicate),
+            ("operations", operations),
             ("refused", refused),
             ("failed", failed),
         ];

@@ -268,6 +268,10 @@ fn app_settings(
         backoff: raw.backoff.map_or(Ok(Backoff::default()), |written| backoff(name, written))?,
         shards: raw.shards.unwrap_or(defaults.shards),
         window: raw.window.unwrap_or(defaults.window),
+        max_concurrent: raw.max_concurrent,
+        max_concurrent_per_key: raw
+            .max_concurrent_per_key
+            .unwrap_or(defaults.max_concurrent_per_key),
         rate: rate(name, raw.rate_per_second, raw.burst)?,
         priority_aging: or_default(raw.priority_aging_ms, defaults.priority_aging),
         history: raw

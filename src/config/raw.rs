@@ -125,6 +125,8 @@ pub(super) struct RawApp {
     pub(super) timeout_ms: Option<NonZeroU32>,
     pub(super) rate_per_second: Option<f64>,
     pub(super) burst: Option<NonZeroU32>,
+    pub(super) max_concurrent: Option<NonZeroU32>,
+    pub(super) max_concurrent_per_key: Option<NonZeroU32>,
     pub(super) delivery: RawDelivery,
     pub(super) priority_aging_ms: Option<NonZeroU32>,
     pub(super) history_hours: Option<u32>,

@@ -89,6 +89,8 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
         delivery = "at-least-once"
         rate_per_second = 0.5
         burst = 7
+        max_concurrent = 9
+        max_concurrent_per_key = 2
         priority_aging_ms = 1000
         history_hours = 0
         shards = 2
@@ -112,6 +114,8 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
     assert_eq!(sms.app.history, s(0));
     assert_eq!(sms.app.rate, Some(Rate::new(0.5, NonZeroU32::new(7)).unwrap()));
     assert_eq!(app(&config, "mail").app.rate, None);
+    assert_eq!(sms.app.max_concurrent, NonZeroU32::new(9));
+    assert_eq!(sms.app.max_concurrent_per_key.get(), 2);
     assert_eq!((sms.app.shards.get(), sms.app.window.get()), (2, 20));
     assert_eq!((sms.app.max_in_flight.get(), sms.app.max_attempts.get()), (5, 4));
     let initial = Duration::from_millis(500);
@@ -384,6 +388,14 @@ fn what_a_value_cannot_be_is_said_with_the_way_out() {
         (
             "apps.x = { rate_per_second = 5, burst = 0 }",
             "apps.x.burst is 0, but must be a whole number from 1 to 4294967295",
+        ),
+        (
+            "apps.x.max_concurrent = 0",
+            "apps.x.max_concurrent is 0, but must be a whole number from 1 to 4294967295",
+        ),
+        (
+            "apps.x.max_concurrent_per_key = -1",
+            "apps.x.max_concurrent_per_key is -1, but must be a whole number from 1 to 4294967295",
         ),
         (
             "apps.x.burst = 5",

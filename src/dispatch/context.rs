@@ -96,6 +96,7 @@ pub(super) mod tests {
             origin: None,
             last_error: None,
             letter: None,
+            version: None,
             changes: Changes::default(),
         };
         context_of(job)

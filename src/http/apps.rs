@@ -1,4 +1,4 @@
-//! The apps that were ever registered: listed, paused, resumed and retired.
+//! The apps that were ever registered: listed, paused, resumed, changed and retired.
 
 use std::sync::Arc;
 
@@ -13,13 +13,15 @@ use super::page::Page;
 use super::problem::Problem;
 use super::query::Query;
 use super::shared::Shared;
-use crate::operations::{App, AppChange};
+use crate::operations::{App, AppChange, LimitChange};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::new(__path_list, list),
         Endpoint::new(__path_pause, pause),
         Endpoint::new(__path_resume, resume),
+        Endpoint::new(__path_change, change),
+        Endpoint::new(__path_reset, reset),
         Endpoint::new(__path_delete, delete),
     ]
 }
@@ -83,6 +85,41 @@ async fn resume(
     let Reason { reason } = fields::read_optional(&request, payload).await?;
     let operations = shared.by(&caller.0, reason.as_deref())?;
     Ok(HttpResponse::Ok().json(operations.apps().resume(app.into_inner()).await?))
+}
+
+/// Changes limits of an app: within two heartbeats they win over every instance's configuration,
+/// until they are reset. A pause stays.
+#[utoipa::path(patch, path = "/api/apps/{app}", tag = "apps", operation_id = "changeApp",
+    params(("app" = String, Path)), request_body(content = LimitChange),
+    responses((status = 200, body = AppChange),
+        (status = 404, description = "No such app was ever registered")))]
+async fn change(
+    caller: Admin,
+    request: HttpRequest,
+    shared: web::Data<Arc<Shared>>,
+    app: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Query::read(&request, &[])?;
+    let change: LimitChange = fields::read_optional(&request, payload).await?;
+    let operations = shared.by(&caller.0, change.reason.as_deref())?;
+    Ok(HttpResponse::Ok().json(operations.apps().change(app.into_inner(), change).await?))
+}
+
+/// Makes the limits of an app those of its configuration again. A pause stays.
+#[utoipa::path(delete, path = "/api/apps/{app}/overrides", tag = "apps", operation_id = "resetApp",
+    params(("app" = String, Path), ("reason" = Option<String>, Query)),
+    responses((status = 200, body = AppChange),
+        (status = 404, description = "No such app was ever registered")))]
+async fn reset(
+    caller: Admin,
+    request: HttpRequest,
+    shared: web::Data<Arc<Shared>>,
+    app: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let query = Query::read(&request, &["reason"])?;
+    let operations = shared.by(&caller.0, query.text("reason"))?;
+    Ok(HttpResponse::Ok().json(operations.apps().reset(app.into_inner()).await?))
 }
 
 /// Deletes an app that nobody uses any more.

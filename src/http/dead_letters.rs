@@ -68,7 +68,7 @@ struct Value {
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Done {
-    /// `replayed`, `duplicate`, `edited`, `unchanged` or `discarded`.
+    /// `replayed`, `operated`, `duplicate`, `edited`, `unchanged` or `discarded`.
     result: &'static str,
     /// Whether nothing was changed, since this was a dry run.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -181,6 +181,9 @@ async fn replay(
     let done = match replayed {
         Replayed::Accepted { job_id } => {
             Done { result: "replayed", job_id: Some(job_id), ..Done::default() }
+        }
+        Replayed::Operated { job_id } => {
+            Done { result: "operated", job_id: Some(job_id), ..Done::default() }
         }
         Replayed::Duplicate { job_id, of } => {
             Done { result: "duplicate", job_id: Some(job_id), of: Some(of), ..Done::default() }

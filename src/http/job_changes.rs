@@ -194,15 +194,32 @@ async fn carry_out(
     Ok(operations.jobs().carry_out(operation).await?)
 }
 
-/// The answer with its status. If the request was not carried out, the answer is a problem document
-/// with the same members.
-fn respond(answer: &JobAnswer, id: Uuid, is_done: bool) -> Result<HttpResponse, Problem> {
+/// The answer with its status.
+pub(super) fn respond(
+    answer: &JobAnswer,
+    id: Uuid,
+    is_done: bool,
+) -> Result<HttpResponse, Problem> {
+    let mut response = HttpResponse::build(status_of(answer, id, is_done)?);
     if let Some(operation) = answer.operation {
         let link = (header::LOCATION, format!("/api/operations/{operation}"));
-        return Ok(HttpResponse::Accepted().insert_header(link).json(answer));
+        response.insert_header(link);
+    }
+    Ok(response.json(answer))
+}
+
+/// The status of an answer. If the request was not carried out, the answer is a problem document
+/// with the same members.
+pub(super) fn status_of(
+    answer: &JobAnswer,
+    id: Uuid,
+    is_done: bool,
+) -> Result<StatusCode, Problem> {
+    if answer.operation.is_some() || answer.result == ChangeResult::Remembered {
+        return Ok(StatusCode::ACCEPTED);
     }
     if is_done {
-        return Ok(HttpResponse::Ok().json(answer));
+        return Ok(StatusCode::OK);
     }
     let (status, kind, detail) = match answer.result {
         ChangeResult::Unknown => {
@@ -220,6 +237,13 @@ fn respond(answer: &JobAnswer, id: Uuid, is_done: bool) -> Result<HttpResponse, 
             let detail =
                 format!("job {id}: it is cancelled; request it again by another requestId");
             (StatusCode::CONFLICT, "cancelled", detail)
+        }
+        ChangeResult::Superseded => {
+            let detail = format!(
+                "job {id}: an operation or schedule with a higher version came before; use a version \
+                 above that"
+            );
+            (StatusCode::CONFLICT, "superseded", detail)
         }
         other => {
             let detail = format!("job {id}: it has fired, or failed for good; request another job");

@@ -9,16 +9,20 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::access::Operator;
 use super::body::{self, Body, Expected, JOB_BYTES, LARGE};
 use super::endpoint::Endpoint;
+use super::job_changes::{respond, status_of};
 use super::problem::{Document, Problem};
 use super::query::Query;
 use super::shared::Shared;
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
-use crate::operations::{Error as OperationError, Jobs, Submitted, rfc3339_ms};
+use crate::operations::{
+    Error as OperationError, JobAnswer, Jobs, Submitted, WireAnswer, rfc3339_ms,
+};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint::new(__path_submit, submit)]
@@ -66,13 +70,26 @@ pub(super) struct Answer {
 pub(super) enum Item {
     /// What became of the request.
     Answered(Answer),
+    /// What became of an operation, or of a schedule that was decided by its version.
+    Operated(Operated),
     /// Why it is no job.
     Refused(Document),
 }
 
+/// The answer to an operation in an array.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Operated {
+    /// The status that it would have had alone.
+    status: u16,
+    #[serde(flatten)]
+    #[schema(inline, value_type = WireAnswer)]
+    answer: JobAnswer,
+}
+
 /// Asks for a job, or for several by an array.
 ///
-/// When it is answered, the job is in the database. An array is answered in its order, each
+/// When it is answered, the job is in the database. A request with an `operation` asks for a change
+/// of the job of `targetRequestId`, and is remembered if that does not exist. An array is answered in its order, each
 /// request with a status of its own.
 #[utoipa::path(post, path = "/api/jobs", tag = "jobs", operation_id = "submitJobs",
     params(
@@ -81,8 +98,9 @@ pub(super) enum Item {
     ),
     responses(
         (status = 201, description = "It is a job now", body = Answer),
-        (status = 200, description = "It repeats an earlier request; or a dry run; or the answers to an array", body = inline(SubmitAnswer)),
-        (status = 409, description = "Its requestId or idempotency key stands for other jobData"),
+        (status = 200, description = "It repeats an earlier request; or an operation was carried out; or a dry run; or the answers to an array", body = inline(SubmitAnswer)),
+        (status = 202, description = "There is no job yet, and the operation is remembered; or it is not answered yet, and Location has the answer later", body = WireAnswer),
+        (status = 409, description = "Its requestId or idempotency key stands for other jobData; or the job has fired or runs; or a higher version came before"),
     ))]
 async fn submit(
     caller: Operator,
@@ -90,20 +108,20 @@ async fn submit(
     shared: web::Data<Arc<Shared>>,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let Operator(_) = caller;
+    let Operator(caller) = caller;
     let dry_run = Query::read(&request, &["dryRun"])?.flag("dryRun")?;
     let key = idempotency_key(&request)?;
-    let scheduler = shared.running()?;
+    let operations = shared.by(&caller, None)?;
     let body = body::read(&request, payload, Expected::Jobs).await?;
     if !is_array(&body.text) {
-        return one(scheduler.jobs(), &body, key, dry_run).await;
+        return one(operations.jobs(), &body, key, dry_run).await;
     }
     if key.is_some() {
         let detail = "one Idempotency-Key cannot stand for the jobs of an array: give each its own \
                       idempotencyKey";
         return Err(Problem::bad("invalid-header", detail));
     }
-    several(scheduler.jobs(), body, dry_run).await
+    several(operations.jobs(), body, dry_run).await
 }
 
 /// The body of a 200: an answer, or the answers to an array.
@@ -112,6 +130,7 @@ async fn submit(
 #[allow(dead_code, reason = "it describes the answer and is never made")]
 enum SubmitAnswer {
     One(Answer),
+    Operated(WireAnswer<'static>),
     Several(Vec<Item>),
 }
 
@@ -130,7 +149,12 @@ async fn one(
     request.idempotency_key = request.idempotency_key.or(key);
     let answer = match dry_run {
         true => preview(jobs, request).await?,
-        false => Answer::from(jobs.schedule(request).await?),
+        false => match jobs.schedule(request).await? {
+            Submitted::Operated(answer) => {
+                return respond(&answer, id_of(&answer), answer.done);
+            }
+            submitted => Answer::from(submitted),
+        },
     };
     let status = answer.status();
     Ok(HttpResponse::build(status).json(answer))
@@ -168,35 +192,35 @@ async fn answers_to(
             Err(problem) => refused.push(Some(problem)),
         }
     }
-    let submitted: Vec<Result<Answer, OperationError>> = match dry_run {
+    let submitted: Vec<Result<Item, Problem>> = match dry_run {
         true => {
             let mut foreseen = Vec::with_capacity(requests.len());
             for request in requests {
-                foreseen.push(preview(jobs, request).await);
+                let answer = preview(jobs, request).await;
+                foreseen.push(answer.map(Item::of_answer).map_err(Problem::from));
             }
             foreseen
         }
-        false => {
-            let answers = jobs.schedule_all(requests).await;
-            answers.into_iter().map(|answer| answer.map(Answer::from)).collect()
-        }
+        false => jobs.schedule_all(requests).await.into_iter().map(Item::of_submitted).collect(),
     };
     let mut submitted = submitted.into_iter();
     let answer = |refused: Option<Problem>| match refused {
         Some(problem) => Err(problem),
-        None => submitted.next().map_or_else(
-            || Err(Problem::internal("a request of an array has no answer")),
-            |answer| answer.map_err(Problem::from),
-        ),
+        None => submitted
+            .next()
+            .unwrap_or_else(|| Err(Problem::internal("a request of an array has no answer"))),
     };
-    refused.into_iter().map(answer).map(Item::from).collect()
+    let refused = refused.into_iter().map(answer);
+    refused
+        .map(|item| item.unwrap_or_else(|problem| Item::Refused(problem.into_document())))
+        .collect()
 }
 
 async fn preview(jobs: Jobs<'_>, request: ScheduleJobRequest) -> Result<Answer, OperationError> {
     let foreseen = jobs.preview(request).await?;
     Ok(Answer {
         dry_run: true,
-        scheduled_time: Some(rfc3339_ms(foreseen.due_ms)),
+        scheduled_time: foreseen.due_ms.map(rfc3339_ms),
         expires_time: foreseen.expires_ms.map(rfc3339_ms),
         ..Answer::from(foreseen.submitted)
     })
@@ -223,20 +247,34 @@ impl From<Submitted> for Answer {
             Submitted::Duplicate { job_id, of, .. } => {
                 Self { result: "duplicate", job_id: Some(job_id), of: Some(of), ..Self::default() }
             }
+            // Of a dry run.
+            Submitted::Operated(answer) => {
+                Self { result: answer.result.as_str(), job_id: answer.job_id, ..Self::default() }
+            }
         }
     }
 }
 
-impl From<Result<Answer, Problem>> for Item {
-    fn from(answer: Result<Answer, Problem>) -> Self {
-        match answer {
-            Ok(answer) => {
-                let status = Some(answer.status().as_u16());
-                Self::Answered(Answer { status, ..answer })
+impl Item {
+    fn of_answer(answer: Answer) -> Self {
+        let status = Some(answer.status().as_u16());
+        Self::Answered(Answer { status, ..answer })
+    }
+
+    fn of_submitted(submitted: Result<Submitted, OperationError>) -> Result<Self, Problem> {
+        match submitted? {
+            Submitted::Operated(answer) => {
+                let status = status_of(&answer, id_of(&answer), answer.done)?.as_u16();
+                Ok(Self::Operated(Operated { status, answer }))
             }
-            Err(problem) => Self::Refused(problem.into_document()),
+            submitted => Ok(Self::of_answer(submitted.into())),
         }
     }
+}
+
+/// The id of the job that an operation named.
+fn id_of(answer: &JobAnswer) -> Uuid {
+    answer.job_id.map(JobId::uuid).unwrap_or_default()
 }
 
 /// An array of requests, as text, and where in it each is.

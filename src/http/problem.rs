@@ -167,6 +167,7 @@ impl From<Refusal> for Problem {
             | ErrorKind::RefusedByDatabase
             | ErrorKind::AttemptsExhausted
             | ErrorKind::RefusedByTarget
+            | ErrorKind::Interrupted
             | ErrorKind::Expired => StatusCode::UNPROCESSABLE_ENTITY,
         };
         let field = field_of(&refusal);

@@ -88,6 +88,12 @@ pub struct AppConfig {
     pub window: NonZeroU32,
     /// How many attempts may start per second over all instances. Default: no limit.
     pub rate: Option<Rate>,
+    /// How many attempts may run at a time over all instances. Default: no limit but
+    /// `max_in_flight` of each.
+    pub max_concurrent: Option<NonZeroU32>,
+    /// How many attempts of jobs with the same concurrency key may run at a time over all
+    /// instances. Default 1.
+    pub max_concurrent_per_key: NonZeroU32,
     /// A due job rises by one priority class each time that it has waited this long. Default 60
     /// s.
     pub priority_aging: Duration,
@@ -116,6 +122,8 @@ impl AppConfig {
             shards: NonZeroU32::new(8).unwrap_or(NonZeroU32::MIN),
             window: NonZeroU32::new(10_000).unwrap_or(NonZeroU32::MIN),
             rate: None,
+            max_concurrent: None,
+            max_concurrent_per_key: NonZeroU32::MIN,
             priority_aging: Duration::from_secs(60),
             history: Duration::from_secs(24 * 3600),
             required_fields: Vec::new(),

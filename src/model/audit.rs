@@ -53,10 +53,16 @@ pub enum AuditAction {
     RunJob,
     /// Fields of a job got other values.
     EditJob,
+    /// A schedule with a higher version took a job's place.
+    ReplaceJob,
     /// An app was paused.
     PauseApp,
     /// An app was resumed.
     ResumeApp,
+    /// Limits of an app were changed.
+    ChangeLimits,
+    /// The limits of an app are as configured again.
+    ResetLimits,
     /// An app was deleted.
     DeleteApp,
     /// An instance was asked to give everything up.
@@ -144,7 +150,7 @@ impl AuditSource {
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::ReplayDeadLetter,
         Self::EditDeadLetter,
         Self::DiscardDeadLetter,
@@ -155,8 +161,11 @@ impl AuditAction {
         Self::RescheduleJob,
         Self::RunJob,
         Self::EditJob,
+        Self::ReplaceJob,
         Self::PauseApp,
         Self::ResumeApp,
+        Self::ChangeLimits,
+        Self::ResetLimits,
         Self::DeleteApp,
         Self::DrainInstance,
         Self::StartBulk,
@@ -176,8 +185,11 @@ impl AuditAction {
             Self::RescheduleJob => "job.reschedule",
             Self::RunJob => "job.run",
             Self::EditJob => "job.edit",
+            Self::ReplaceJob => "job.replace",
             Self::PauseApp => "app.pause",
             Self::ResumeApp => "app.resume",
+            Self::ChangeLimits => "app.set",
+            Self::ResetLimits => "app.reset",
             Self::DeleteApp => "app.delete",
             Self::DrainInstance => "instance.drain",
             Self::StartBulk => "bulk.start",

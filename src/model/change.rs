@@ -1,6 +1,8 @@
 //! Changes of one job that a person or a program asks for, and how each is answered by what is
 //! true of the job at that moment.
 
+pub mod named;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -9,6 +11,7 @@ use super::ids::JobId;
 use super::job::{Cancellation, Job, JobData, Priority, instant_of};
 use super::letter::{ErrorKind, Refusal};
 use super::verdict::rfc3339;
+use named::NamedChange;
 
 /// A change of one job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,8 @@ pub enum JobChange {
     Run,
     /// Some of its fields get other values.
     Edit(Box<JobEdit>),
+    /// A message asks for it by one of the job's names.
+    Named(Box<NamedChange>),
 }
 
 /// Other values for the fields of a job.
@@ -92,6 +97,12 @@ pub enum ChangeResult {
     Edited,
     /// It is due now.
     Started,
+    /// It is the job of a schedule with a higher version now, or was before.
+    Replaced,
+    /// An operation with a higher version came before.
+    Superseded,
+    /// There is no such job yet, and the operation is remembered for one that comes.
+    Remembered,
     /// It has ended: it fired, or it failed for good.
     AlreadyFired,
     /// An attempt at it runs.
@@ -136,7 +147,7 @@ pub enum Decision {
 }
 
 impl Decision {
-    fn changed(job: Job, tombstone_until: Option<i64>, answer: Answer) -> Self {
+    pub(super) fn changed(job: Job, tombstone_until: Option<i64>, answer: Answer) -> Self {
         let answer = Answer { changed: true, ..answer };
         Self::Changed { job: Box::new(job), tombstone_until, answer }
     }
@@ -161,6 +172,9 @@ impl ChangeResult {
             Self::Rescheduled => "rescheduled",
             Self::Edited => "edited",
             Self::Started => "started",
+            Self::Replaced => "replaced",
+            Self::Superseded => "superseded",
+            Self::Remembered => "remembered",
             Self::AlreadyFired => "already-fired",
             Self::Running => "running",
             Self::Unknown => "unknown",
@@ -183,16 +197,16 @@ impl Answer {
         }
     }
 
-    fn yes(result: ChangeResult, job_id: JobId) -> Self {
+    pub(super) fn yes(result: ChangeResult, job_id: JobId) -> Self {
         Self { done: true, ..Self::no(result, job_id) }
     }
 
-    fn cancelled(job: &Job, done: bool) -> Self {
+    pub(super) fn cancelled(job: &Job, done: bool) -> Self {
         let first = job.changes.cancelled.as_ref().map(|first| (first.at_ms, first.by.clone()));
         Self { done, cancelled: first, ..Self::no(ChangeResult::Cancelled, job.id) }
     }
 
-    fn running(job: &Job, will_retry: bool, done: bool) -> Self {
+    pub(super) fn running(job: &Job, will_retry: bool, done: bool) -> Self {
         let first = job.changes.cancelled.as_ref().map(|first| (first.at_ms, first.by.clone()));
         let will_retry = Some(will_retry);
         Self { done, will_retry, cancelled: first, ..Self::no(ChangeResult::Running, job.id) }
@@ -207,12 +221,20 @@ impl JobChange {
             Self::Run => "run",
             Self::Edit(edit) if edit.scheduled_ms.is_some() => "reschedule",
             Self::Edit(_) => "edit",
+            Self::Named(_) => "named",
         }
     }
 
     /// What it comes to for a live job, or for the tombstone of one that was cancelled.
     pub fn decide(&self, job: &Job, is_tombstone: bool, now: Circumstances<'_>) -> Decision {
+        if let Self::Named(named) = self {
+            return named.decide(job, is_tombstone, now);
+        }
         let is_cancel = matches!(self, Self::Cancel { .. });
+        if is_tombstone && job.changes.cancelled.is_none() {
+            // Operations wait for it, and it does not exist yet.
+            return Decision::Answered(Answer::no(ChangeResult::Unknown, job.id));
+        }
         if is_tombstone {
             return Decision::Answered(Answer::cancelled(job, is_cancel));
         }
@@ -228,11 +250,12 @@ impl JobChange {
             _ if is_cancelled => Decision::Answered(Answer::cancelled(job, false)),
             Self::Run => run(job, now),
             Self::Edit(edit) => edit.decide(job, now),
+            Self::Named(named) => named.decide(job, is_tombstone, now),
         }
     }
 }
 
-fn cancel(job: &Job, now: Circumstances<'_>) -> Decision {
+pub(super) fn cancel(job: &Job, now: Circumstances<'_>) -> Decision {
     let mut job = changed(job);
     let first = || Box::new(Cancellation { at_ms: now.now_ms, by: now.by.to_owned() });
     job.changes.cancelled.get_or_insert_with(first);
@@ -353,11 +376,16 @@ impl JobEdit {
     }
 }
 
-fn write_data<S: Serializer>(data: &Option<JobData>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn write_data<S: Serializer>(
+    data: &Option<JobData>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     data.as_ref().map(JobData::as_str).serialize(serializer)
 }
 
-fn read_data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<JobData>, D::Error> {
+pub(super) fn read_data<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<JobData>, D::Error> {
     let text: Option<String> = Option::deserialize(deserializer)?;
     let data = |text: String| RawValue::from_string(text).map(JobData::from);
     text.map(data).transpose().map_err(serde::de::Error::custom)

@@ -94,6 +94,12 @@ impl Circuit {
         }
     }
 
+    /// Changes how many attempts the app may have in flight.
+    pub(crate) fn set_most(&mut self, most: usize) {
+        self.most = most;
+        self.limit = self.limit.filter(|limit| *limit < most);
+    }
+
     /// How many attempts may start besides the `running` ones.
     pub(crate) fn free(&self, running: usize, now: Instant) -> usize {
         if self.wait(now).is_some() {

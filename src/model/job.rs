@@ -13,6 +13,8 @@ use uuid::Uuid;
 pub use super::fence::Fence;
 use super::fingerprint::Fingerprint;
 use super::ids::{InstanceId, JobId, LedgerId, Offset, ShardId};
+use super::interruption::Interruption;
+use super::versions::Memory;
 
 /// One live job, as the `job` table holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub struct Job {
     pub last_error: Option<String>,
     /// The dead letter that it is a replay of.
     pub letter: Option<Uuid>,
+    /// The version of the schedule that it is of; `None` for one without, which counts as 0.
+    pub version: Option<i64>,
     /// What has become of it since its admission.
     pub changes: Changes,
 }
@@ -71,9 +75,13 @@ pub struct Changes {
     /// Its cancellation, if it was cancelled while it ran: the attempt is finished and not
     /// repeated.
     pub cancelled: Option<Box<Cancellation>>,
+    /// The operations on its names that are remembered, if there are some.
+    pub memory: Option<Box<Memory>>,
     /// The attempt that runs for a second or more, as its instance has written it down. Where that
     /// instance does not own the job's shard any more, nothing runs.
     pub mark: Option<Mark>,
+    /// Its attempts that ended with their instances.
+    pub interruptions: Vec<Interruption>,
 }
 
 /// What the row of a job says of an attempt that runs.
@@ -98,6 +106,11 @@ impl Job {
     /// The order of jobs in a list: by due time, ties by id.
     pub fn key(&self) -> (i64, JobId) {
         (self.due_ms, self.id)
+    }
+
+    /// The operations on its names that are remembered.
+    pub fn memory(&self) -> Memory {
+        self.changes.memory.as_deref().cloned().unwrap_or_default()
     }
 
     /// Roughly how many bytes it takes in memory.
@@ -271,7 +284,7 @@ impl Serialize for JobData {
 }
 
 /// The W3C trace context from a record's headers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceContext {
     /// The `traceparent` header.
     pub parent: String,
@@ -286,7 +299,7 @@ impl TraceContext {
 }
 
 /// The record that requested a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The ledger row of its topic and partition.
     pub ledger: LedgerId,
@@ -294,6 +307,15 @@ pub struct Origin {
     pub offset: Offset,
     /// The record's own time, epoch milliseconds.
     pub timestamp_ms: Option<i64>,
+}
+
+impl Origin {
+    /// Identifies the record in the ids of verdicts: a topic that was recreated has the same offsets
+    /// again, and other times.
+    pub fn about(&self) -> String {
+        let Self { ledger, offset, timestamp_ms } = self;
+        format!("{ledger}.{offset}.{}", timestamp_ms.unwrap_or(-1))
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -44,13 +45,15 @@ pub enum ErrorKind {
     AttemptsExhausted,
     /// The dispatch target refused the job for good.
     RefusedByTarget,
+    /// Whatever ran the job's attempt ended with it: it is not known what became of it.
+    Interrupted,
     /// The job's `expiresTime` had passed before it could fire.
     Expired,
 }
 
 impl ErrorKind {
     /// Every kind.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::EmptyValue,
         Self::RecordTooLarge,
         Self::InvalidEncoding,
@@ -67,6 +70,7 @@ impl ErrorKind {
         Self::RefusedByDatabase,
         Self::AttemptsExhausted,
         Self::RefusedByTarget,
+        Self::Interrupted,
         Self::Expired,
     ];
 
@@ -89,6 +93,7 @@ impl ErrorKind {
             Self::RefusedByDatabase => "refused-by-database",
             Self::AttemptsExhausted => "attempts-exhausted",
             Self::RefusedByTarget => "refused-by-target",
+            Self::Interrupted => "interrupted",
             Self::Expired => "expired",
         }
     }
@@ -122,7 +127,8 @@ impl Refusal {
 }
 
 /// The record of a dead letter: the `original-*` headers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Source {
     /// The topic.
     pub topic: String,

@@ -14,6 +14,8 @@ mod tests;
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
+use serde::{Deserialize, Serialize};
+
 const SECOND_NS: i64 = 1_000_000_000;
 
 /// How far ahead starts are bought.
@@ -25,16 +27,21 @@ pub const VALID_NS: i64 = AHEAD_NS - 2 * Purchase::TOLERANCE_NS;
 /// How many attempts an app may start, over all instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    millionths_per_second: u64,
-    burst: NonZeroU32,
+    per_second: PerSecond,
+    burst: Option<NonZeroU32>,
 }
+
+/// A number per second, in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct PerSecond(u64);
 
 /// Why a rate cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
     "is {0}, but must be from {least} (one in eleven days) to {most}",
-    least = Rate::LEAST,
-    most = Rate::MOST
+    least = PerSecond::LEAST,
+    most = PerSecond::MOST
 )]
 pub struct InvalidRate(f64);
 
@@ -62,39 +69,64 @@ pub struct Demand {
     pub buyers: u32,
 }
 
-impl Rate {
-    /// The lowest rate, per second.
+impl PerSecond {
+    /// The lowest rate.
     pub const LEAST: f64 = 0.000_001;
-    /// The highest rate, per second.
+    /// The highest rate.
     pub const MOST: f64 = 1_000_000.0;
+}
 
+impl TryFrom<f64> for PerSecond {
+    type Error = InvalidRate;
+
+    fn try_from(per_second: f64) -> Result<Self, InvalidRate> {
+        match (Self::LEAST..=Self::MOST).contains(&per_second) {
+            true => Ok(Self((per_second * 1e6).round() as u64)),
+            false => Err(InvalidRate(per_second)),
+        }
+    }
+}
+
+impl From<PerSecond> for f64 {
+    fn from(per_second: PerSecond) -> Self {
+        per_second.0 as Self / 1e6
+    }
+}
+
+impl Rate {
     /// A rate, and how many attempts may start at once after a pause; by default as many as the
     /// rate allows in a second, and at least one.
     ///
     /// # Errors
-    /// [`InvalidRate`] if it is no number from [`Self::LEAST`] to [`Self::MOST`].
+    /// [`InvalidRate`] if it is no number from 0.000001 to 1000000.
     pub fn new(per_second: f64, burst: Option<NonZeroU32>) -> Result<Self, InvalidRate> {
-        if !(Self::LEAST..=Self::MOST).contains(&per_second) {
-            return Err(InvalidRate(per_second));
-        }
-        let of_a_second = NonZeroU32::new(per_second as u32).unwrap_or(NonZeroU32::MIN);
-        let millionths_per_second = (per_second * 1e6).round() as u64;
-        Ok(Self { millionths_per_second, burst: burst.unwrap_or(of_a_second) })
+        Ok(Self::of(per_second.try_into()?, burst))
+    }
+
+    pub(crate) fn of(per_second: PerSecond, burst: Option<NonZeroU32>) -> Self {
+        Self { per_second, burst }
     }
 
     /// How many attempts may start per second.
     pub fn per_second(self) -> f64 {
-        self.millionths_per_second as f64 / 1e6
+        self.per_second.into()
     }
 
     /// How many attempts may start at once after a pause.
     pub fn burst(self) -> NonZeroU32 {
-        self.burst
+        let of_a_second = u32::try_from(self.per_second.0 / 1_000_000).ok();
+        let of_a_second = of_a_second.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        self.burst.unwrap_or(of_a_second)
+    }
+
+    /// The two parts as they were given.
+    pub(crate) fn parts(self) -> (PerSecond, Option<NonZeroU32>) {
+        (self.per_second, self.burst)
     }
 
     /// The time between two starts. Rounded up, so that the rate is never exceeded.
     fn interval_ns(self) -> i64 {
-        i64::try_from(1_000_000_000_000_000_u64.div_ceil(self.millionths_per_second.max(1)))
+        i64::try_from(1_000_000_000_000_000_u64.div_ceil(self.per_second.0.max(1)))
             .unwrap_or(i64::MAX)
     }
 
@@ -107,15 +139,14 @@ impl Rate {
             (now_ns + AHEAD_NS + 2 * Purchase::TOLERANCE_NS).saturating_add(interval_ns);
         let next_ns =
             if shared_ns > latest_ns { now_ns.saturating_add(interval_ns) } else { shared_ns };
-        let saved_ns = interval_ns.saturating_mul(i64::from(self.burst.get()) - 1);
+        let saved_ns = interval_ns.saturating_mul(i64::from(self.burst().get()) - 1);
         let first_ns = next_ns.max(now_ns.saturating_sub(saved_ns));
         let until = |end_ns: i64| match end_ns - first_ns {
             before if before < 0 => 0,
             span => u32::try_from(span / interval_ns + 1).unwrap_or(u32::MAX),
         };
         let saved = until(now_ns);
-        let second =
-            self.millionths_per_second.div_ceil(1_000_000 * u64::from(demand.buyers.max(1)));
+        let second = self.per_second.0.div_ceil(1_000_000 * u64::from(demand.buyers.max(1)));
         let part = u32::try_from(second).unwrap_or(u32::MAX);
         let most = until(now_ns + AHEAD_NS).min(saved.saturating_add(part));
         let due = demand.due.min(most);

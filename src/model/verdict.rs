@@ -60,6 +60,21 @@ pub enum Verdict<'a> {
         /// When its next attempt is due, epoch milliseconds.
         due_ms: i64,
     },
+    /// A schedule with a higher version has taken the job's place.
+    Replaced,
+    /// The operation holds for the job that exists.
+    Applied,
+    /// An attempt at the job runs. No further one follows if the operation is a cancellation, and
+    /// nothing was changed by any other.
+    Running,
+    /// The job has fired, and the operation changed nothing.
+    AlreadyFired,
+    /// There is no job yet, and the operation is remembered.
+    Remembered,
+    /// An operation with a higher version came before.
+    Superseded,
+    /// The job was as the operation asks.
+    Unchanged,
 }
 
 /// One attempt at a job.
@@ -160,6 +175,13 @@ impl<'a> Verdict<'a> {
             Self::Dead { .. } => "dead",
             Self::Cancelled => "cancelled",
             Self::Rescheduled { .. } => "rescheduled",
+            Self::Replaced => "replaced",
+            Self::Applied => "applied",
+            Self::Running => "running",
+            Self::AlreadyFired => "already-fired",
+            Self::Remembered => "remembered",
+            Self::Superseded => "superseded",
+            Self::Unchanged => "unchanged",
         }
     }
 
@@ -204,7 +226,15 @@ impl<'a> Verdict<'a> {
             ..Data::default()
         };
         match *self {
-            Self::Accepted | Self::Cancelled => Data::default(),
+            Self::Accepted
+            | Self::Cancelled
+            | Self::Replaced
+            | Self::Applied
+            | Self::Running
+            | Self::AlreadyFired
+            | Self::Remembered
+            | Self::Superseded
+            | Self::Unchanged => Data::default(),
             Self::Duplicate { of, cancelled } => {
                 let cancelled = cancelled.then_some(true);
                 Data { duplicate_of: Some(of), cancelled, ..Data::default() }
@@ -276,7 +306,7 @@ pub fn unpack(text: &str) -> Result<Vec<Event>, serde_json::Error> {
 }
 
 /// Epoch milliseconds as RFC 3339 in UTC, to the millisecond.
-pub(super) fn rfc3339(ms: i64) -> String {
+pub(crate) fn rfc3339(ms: i64) -> String {
     let time = DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::UNIX_EPOCH);
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

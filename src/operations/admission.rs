@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::admission::{
-    Admission as CoreAdmission, AdmissionRules, AskedBatch, AskedChange, ChangeReply,
-    JobPreview as CorePreview, Replay, Replayed as CoreReplayed, SubmitError,
-    change_batch_until_known, change_until_known,
+    Admission as CoreAdmission, AdmissionRules, AskedBatch, AskedChange, ChangeReply, JobPreview,
+    Replay, Replayed as CoreReplayed, SubmitError, Submitted, change_batch_until_known,
+    change_until_known,
 };
 use crate::model::audit::By;
 use crate::model::clock::{SharedClock, SystemClock};
@@ -25,20 +25,6 @@ use crate::store::{
     AppRules, BatchRequest, ChangeRequest, Claim, LocatedJob, LocatedShard, Names, Store,
 };
 
-pub use crate::admission::Submitted;
-
-/// What a request would come to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct JobPreview {
-    /// Whether it would be a job, or a duplicate.
-    pub submitted: Submitted,
-    /// When the job would fire, epoch milliseconds.
-    pub due_ms: i64,
-    /// After when it would not fire any more, epoch milliseconds.
-    pub expires_ms: Option<i64>,
-}
-
 /// The result of a replay of a dead letter, or of its preview.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -46,6 +32,11 @@ pub enum Replayed {
     /// Its request is a job now.
     Accepted {
         /// The job.
+        job_id: JobId,
+    },
+    /// Its request is an operation, or was decided by its version.
+    Operated {
+        /// The job that it is about.
         job_id: JobId,
     },
     /// Its request repeats an earlier one, which has a job already.
@@ -123,14 +114,13 @@ impl Admission {
         request: &ChangeRequest,
     ) -> ChangeReply {
         let rules = self.0.rules();
-        let window_ms = i64::try_from(rules.idempotency_window.as_millis()).unwrap_or(i64::MAX);
         let asked = AskedChange {
             request,
             command: None,
             claim,
             app: &located.app_name,
             max_attempts: located.rules.policy.max_attempts,
-            window_ms,
+            window_ms: rules.window_ms(),
             publishes_verdicts: rules.publishes_verdicts,
             is_running: false,
         };
@@ -189,8 +179,7 @@ impl Admission {
     }
 
     pub(super) async fn preview(&self, request: ScheduleJobRequest) -> Result<JobPreview> {
-        let CorePreview { submitted, due_ms, expires_ms } = self.0.preview(request).await?;
-        Ok(JobPreview { submitted, due_ms, expires_ms })
+        Ok(self.0.preview(request).await?)
     }
 
     pub(super) async fn replay(
@@ -218,6 +207,7 @@ impl Admission {
 fn answered(answer: Result<CoreReplayed, SubmitError>) -> Result<Replayed, NotReplayed> {
     match answer {
         Ok(CoreReplayed::Accepted { job_id }) => Ok(Replayed::Accepted { job_id }),
+        Ok(CoreReplayed::Operated { job_id }) => Ok(Replayed::Operated { job_id }),
         Ok(CoreReplayed::Duplicate { job_id, of }) => Ok(Replayed::Duplicate { job_id, of }),
         Ok(CoreReplayed::Refused(refusal)) => Err(NotReplayed::Failed(refusal.into())),
         Ok(CoreReplayed::NotPossible(why)) => Err(NotReplayed::NotPossible(why)),

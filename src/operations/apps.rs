@@ -1,6 +1,7 @@
 //! The apps that were ever registered on the database: listed, paused, resumed and retired.
 
 mod change;
+mod limits;
 
 use std::sync::Arc;
 
@@ -9,10 +10,12 @@ use utoipa::ToSchema;
 
 use super::context::Context;
 use super::pauses::as_rfc3339;
-use super::{Paused, Result};
+use super::{Error, Paused, Result};
+use crate::model::limits::LimitValues;
 use crate::store::KnownApp;
 
 pub use change::{AppChange, AppResult};
+pub use limits::{LimitChange, Overridden};
 
 /// The apps that were ever registered on the database.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,12 @@ pub struct App {
     pub required_fields: Vec<String>,
     /// Whether `jobData` must meet a JSON Schema.
     pub has_schema: bool,
+    /// Its limits that are in force; those that are absent have no bound.
+    pub limits: LimitValues,
+    /// What is configured of them.
+    pub configured: LimitValues,
+    /// What wins over the configuration, if anything does.
+    pub overrides: Option<Overridden>,
     /// How many attempts a job has before it becomes a dead letter.
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
@@ -53,6 +62,18 @@ pub struct App {
 impl<'a> Apps<'a> {
     pub(super) fn new(context: &'a Arc<Context>) -> Self {
         Self { context }
+    }
+
+    /// One app, as [`list`](Self::list) has it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](super::Error::NotFound) if no such app was ever registered; otherwise as
+    /// [`list`](Self::list).
+    pub async fn show(&self, app: impl Into<String>) -> Result<App> {
+        let app = app.into();
+        let all = self.list().await?;
+        let found = all.into_iter().find(|one| one.app_name == app);
+        found.ok_or_else(|| Error::NotFound(format!("no app {app} was ever registered")))
     }
 
     /// All apps that were ever registered and not deleted, by name, with the rules from the latest
@@ -79,6 +100,13 @@ impl From<KnownApp> for App {
             shards: app.shards,
             owned_shards: app.owned_shards,
             has_schema: app.rules.schema.is_some(),
+            limits: app
+                .overrides
+                .as_ref()
+                .map_or_else(LimitValues::default, |over| over.values)
+                .over(app.rules.policy.limits),
+            configured: app.rules.policy.limits,
+            overrides: app.overrides.map(Overridden::from),
             max_attempts: app.rules.policy.max_attempts,
             timeout_ms: app.rules.policy.timeout_ms,
             pause: app.pause.map(Paused::from),

@@ -5,6 +5,7 @@ mod change;
 mod name;
 mod patch;
 mod show;
+mod submit;
 
 mod list;
 mod selection;
@@ -21,7 +22,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::context::Context;
-use super::{Error, JobPreview, Result, Submitted, rfc3339_ms};
+use super::{Error, Result, rfc3339_ms};
 use crate::model::ids::JobId;
 use crate::model::request::ScheduleJobRequest;
 use crate::model::time::ScheduledTime;
@@ -38,6 +39,7 @@ pub use self::patch::JobPatch;
 pub use self::running::RunningAttempt;
 pub use self::show::ShownJob;
 pub(crate) use self::show::WireJob;
+pub use self::submit::{JobPreview, Submitted};
 pub use crate::store::RequestStatus;
 pub use crate::store::{AttemptState, HistoryEntry};
 
@@ -55,7 +57,8 @@ impl<'a> Jobs<'a> {
         Self { context }
     }
 
-    /// Requests a job. When this returns, the job is in the database.
+    /// Requests a job, or an operation on one that is named by its request id. When this returns,
+    /// the job is in the database. An operation on a job that does not exist is remembered for it.
     ///
     /// # Errors
     /// [`Error::Refused`] with what is wrong with the request;
@@ -98,14 +101,14 @@ impl<'a> Jobs<'a> {
     /// # Errors
     /// As [`schedule`](Self::schedule).
     pub async fn preview(&self, request: ScheduleJobRequest) -> Result<JobPreview> {
-        self.context.run(|context| async move { context.admission.preview(request).await }).await
+        self.context.run(|context| async move { context.preview(request).await }).await
     }
 
     async fn submit(&self, requests: Vec<ScheduleJobRequest>) -> Vec<Result<Submitted>> {
         let count = requests.len();
         let submitted = self
             .context
-            .run(move |context| async move { Ok(context.admission.submit_all(requests).await) })
+            .run(move |context| async move { Ok(context.submit(requests).await) })
             .await;
         submitted.unwrap_or_else(|error| vec![Err(error); count])
     }
@@ -234,12 +237,13 @@ fn unknown(name: &JobName) -> String {
     }
 }
 
-/// What identifies a request: its app with its request id, and its app with its idempotency key.
+/// What identifies a request and its job: its app with its request ids, and with its idempotency key.
 fn names_of(request: &ScheduleJobRequest) -> Vec<(String, bool, String)> {
     let app = || request.app_name.clone();
     let id = request.request_id.clone().map(|id| (app(), true, id));
+    let target = request.target_request_id.clone().map(|target| (app(), true, target));
     let key = request.idempotency_key.clone().map(|key| (app(), false, key));
-    id.into_iter().chain(key).collect()
+    id.into_iter().chain(target).chain(key).collect()
 }
 
 /// The JSON form of a [`RequestStatus`].
@@ -267,6 +271,12 @@ pub(crate) enum WireStatus<'a> {
         job_id: JobId,
         cancelled_time: String,
         cancelled_by: &'a str,
+    },
+    /// Operations on its job came before it, and are remembered.
+    Awaited {
+        #[schema(value_type = Uuid)]
+        job_id: JobId,
+        until_time: String,
     },
     /// It cannot become a job yet and is tried again by itself.
     Parked { message: &'a str },
@@ -308,6 +318,9 @@ impl Serialize for RequestStatus {
                 cancelled_time: rfc3339_ms(*at_ms),
                 cancelled_by: by,
             },
+            Self::Awaited { job_id, until_ms } => {
+                WireStatus::Awaited { job_id: *job_id, until_time: rfc3339_ms(*until_ms) }
+            }
             Self::Parked { message } => WireStatus::Parked { message },
             Self::Rejected { letter, kind, message } => {
                 WireStatus::Rejected { dead_letter: *letter, kind, message }

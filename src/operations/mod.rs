@@ -30,8 +30,9 @@ use std::sync::Arc;
 
 use self::context::Context;
 
-pub use admission::{JobPreview, Replayed, Submitted};
-pub use apps::{App, AppChange, AppResult, Apps};
+pub use crate::model::limits::LimitValues;
+pub use admission::Replayed;
+pub use apps::{App, AppChange, AppResult, Apps, LimitChange, Overridden};
 pub use audit::{Audit, AuditItem, AuditList};
 pub use bulk::{
     Bulk, BulkAction, BulkItem, BulkList, BulkPreview, BulkRequest, BulkSamples, BulkStarted,
@@ -50,8 +51,9 @@ pub use ingest::{
 pub use instances::{DrainAnswer, DrainResult, InstanceItem, InstanceState, Instances};
 pub(crate) use instants::{rfc3339_ms, rfc3339_s};
 pub use jobs::{
-    AttemptState, HistoryEntry, JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobState,
-    Jobs, ListedJob, OperationOutcome, OperationState, RequestStatus, RunningAttempt, ShownJob,
+    AttemptState, HistoryEntry, JobAnswer, JobName, JobOperation, JobPage, JobPatch, JobPreview,
+    JobState, Jobs, ListedJob, OperationOutcome, OperationState, RequestStatus, RunningAttempt,
+    ShownJob, Submitted,
 };
 pub(crate) use jobs::{WireAnswer, WireJob, WireListedJob, WireOperation, WireStatus};
 pub use page::PageRequest;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Result, Store};
 use crate::model::app::AppConfig;
 use crate::model::ids::{AppId, JobId, ShardId, shard_number_of};
+use crate::model::limits::LimitValues;
 use crate::model::pause::{AppPause, Pause};
 use crate::model::schema::JobSchema;
 
@@ -69,16 +70,37 @@ pub struct AppPolicy {
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
     pub timeout_ms: u64,
+    /// What is configured of the limits that can be changed while the app runs.
+    pub limits: LimitValues,
     /// How long the history of what succeeded is kept, milliseconds; 0: not at all.
     pub history_ms: u64,
 }
 
 impl AppRules {
+    /// Reads the rules of an app's row; `max_attempts` and `timeout_ms` are those in force.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if a newer version has written them in another form.
+    pub(super) fn read(app: &str, rules: &str, overrides: Option<&str>) -> Result<Self> {
+        let mut rules: Self = serde_json::from_str(rules).map_err(|error| {
+            Error::Unavailable(format!("the rules of app {app} cannot be read: {error}"))
+        })?;
+        let overrides = overrides.map_or_else(LimitValues::default, read_overrides);
+        if let Some(max_attempts) = overrides.max_attempts {
+            rules.policy.max_attempts = max_attempts.get();
+        }
+        if let Some(timeout_ms) = overrides.timeout_ms {
+            rules.policy.timeout_ms = timeout_ms.get();
+        }
+        Ok(rules)
+    }
+
     fn of(config: &AppConfig) -> Self {
         Self {
             required_fields: config.required_fields.clone(),
             schema: config.schema.clone(),
             policy: AppPolicy {
+                limits: LimitValues::of(config),
                 max_attempts: config.max_attempts.get(),
                 timeout_ms: u64::try_from(config.timeout.as_millis()).unwrap_or(u64::MAX),
                 history_ms: u64::try_from(config.history.as_millis()).unwrap_or(u64::MAX),
@@ -139,10 +161,8 @@ impl Store {
         if shards.is_empty() || shards.len() < first_shards as usize {
             return Ok(None);
         }
-        let rules = serde_json::from_str(&row.rules).map_err(|error| {
-            // With default rules, requests would be accepted that the app does not allow.
-            Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))
-        })?;
+        // With default rules, requests would be accepted that the app does not allow.
+        let rules = AppRules::read(name, &row.rules, row.overrides.as_deref())?;
         let pause = pause_of(&row);
         Ok(Some(AppRow { id: AppId(row.id), name: row.name, rules, shards, first_shards, pause }))
     }
@@ -172,6 +192,9 @@ impl Store {
                     pause_reason: Set(None),
                     refuse_requests: Set(false),
                     rate_ns: Set(0),
+                    overrides: Set(None),
+                    overridden_ms: Set(None),
+                    overridden_by: Set(None),
                     deleted_ms: Set(None),
                 })
                 .collect();
@@ -329,6 +352,11 @@ pub(super) fn pause_of(row: &app::Model) -> Option<AppPause> {
         },
         refuses_requests: row.refuse_requests,
     })
+}
+
+/// Overrides of a newer version's that this one does not know have no effect on it.
+pub(super) fn read_overrides(json: &str) -> LimitValues {
+    serde_json::from_str(json).unwrap_or_default()
 }
 
 fn not_registered(app: &str) -> Error {

@@ -5,7 +5,7 @@ use sqlx::{MySqlTransaction, PgTransaction};
 use super::admit::{mysql, postgres, sqlite};
 use super::shards::IS_FREE;
 use super::steps::{Step, run_mysql, run_postgres, run_sqlite};
-use super::{AppRules, Driver, Error, Result, ShardFence, Store};
+use super::{AppRules, Driver, Result, ShardFence, Store};
 use crate::model::ids::{AppId, Epoch, ShardId};
 
 /// A shard with its app, and whether somebody owns it.
@@ -36,7 +36,8 @@ pub enum Claim {
 }
 
 impl Claim {
-    pub(super) fn shard(&self) -> ShardId {
+    /// The shard.
+    pub fn shard(&self) -> ShardId {
         match self {
             Self::Owned(fence) => fence.shard,
             Self::Free(shard, _) => *shard,
@@ -85,7 +86,7 @@ impl Store {
     /// The shards with their apps and owners, in no order.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer, or the rules of an app cannot be
+    /// [`super::Error::Unavailable`] if the database does not answer, or the rules of an app cannot be
     /// read.
     pub async fn locate_shards(&self, shards: &[ShardId]) -> Result<Vec<LocatedShard>> {
         if shards.is_empty() {
@@ -94,7 +95,7 @@ impl Store {
         let ids: Vec<String> = shards.iter().map(ShardId::to_string).collect();
         let select = format!(
             "select a.id, a.name, a.rules, s.epoch, \
-             case when {IS_FREE} then 1 else 0 end, a.paused_ms, s.id from scheduler_shard as s \
+             case when {IS_FREE} then 1 else 0 end, a.paused_ms, s.id, a.overrides from scheduler_shard as s \
              join scheduler_app as a on a.id = s.app where s.id in ({})",
             ids.join(", ")
         );
@@ -102,9 +103,8 @@ impl Store {
         for row in self.query(&select).await? {
             let app_name: String = row.try_get_by_index(1)?;
             let rules: String = row.try_get_by_index(2)?;
-            let rules = serde_json::from_str(&rules).map_err(|error| {
-                Error::Unavailable(format!("the rules of app {app_name} cannot be read: {error}"))
-            })?;
+            let overrides: Option<String> = row.try_get_by_index(7)?;
+            let rules = AppRules::read(&app_name, &rules, overrides.as_deref())?;
             let epoch = Epoch(row.try_get_by_index(3)?);
             let is_free = match self.inner.driver {
                 Driver::Postgres(_) => row.try_get_by_index::<i32>(4)? == 1,

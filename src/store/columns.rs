@@ -13,6 +13,8 @@ use crate::model::ids::{InstanceId, JobId, LedgerId, Offset, ShardId};
 use crate::model::job::{
     Cancellation, Changes, Job, JobData, Mark, Origin, Priority, TraceContext,
 };
+use crate::model::versions::{Memory, Moved};
+use crate::store::steps::Value;
 
 /// The columns of a job as it is admitted: name, PostgreSQL's type, value of a [`Job`]. The way
 /// back is [`job_of`]. Those of the second group are null in most jobs. The columns that only later
@@ -44,6 +46,7 @@ macro_rules! job_columns {
                 tracestate: "text" = |job| job.trace.as_ref().and_then(|trace| trace.state.as_deref());
                 last_error: "text" = |job| job.last_error.as_deref();
                 letter: "uuid" = |job| job.letter;
+                version: "bigint" = |job| job.version;
             }
             $($later)*
         }
@@ -246,7 +249,11 @@ pub(super) mod jobs {
 
     job_columns!(writing_all);
     job_columns!(comparing);
-    job_columns!(reading_all @ revision: moved_ms, original, cancelled_ms, cancelled_by; started_ms, started_by);
+    job_columns!(
+        reading_all @ revision: moved_ms, original, cancelled_ms, cancelled_by, cancel_version,
+        move_version, move_ms, awaited; started_ms, started_by,
+        interruptions
+    );
 
     /// The columns that are named when jobs are inserted.
     #[derive(Clone, Copy)]
@@ -340,6 +347,16 @@ pub(super) fn job_of(row: job::Model) -> Job {
         timestamp_ms: row.source_time_ms,
     });
     let state = row.tracestate;
+    let flags = row.awaited.unwrap_or_default();
+    let memory = Memory {
+        cancelled: row.cancel_version,
+        moved: row.move_ms.map(|to_ms| Moved {
+            version: row.move_version,
+            to_ms,
+            by_key: flags & MOVED_BY_KEY != 0,
+        }),
+        awaits_cancel: flags & AWAITS_CANCEL != 0,
+    };
     Job {
         id: JobId::from_uuid(row.id),
         shard: ShardId(row.shard),
@@ -359,6 +376,7 @@ pub(super) fn job_of(row: job::Model) -> Job {
         origin,
         last_error: row.last_error,
         letter: row.letter,
+        version: row.version,
         changes: Changes {
             revision: row.revision.try_into().unwrap_or(0),
             moved_ms: row.moved_ms,
@@ -367,12 +385,37 @@ pub(super) fn job_of(row: job::Model) -> Job {
                 let by = row.cancelled_by.unwrap_or_default();
                 Box::new(Cancellation { at_ms, by })
             }),
+            memory: Some(Box::new(memory)).filter(|memory| !memory.is_empty()),
             mark: row
                 .started_ms
                 .zip(row.started_by)
                 .map(|(started_ms, by)| Mark { started_ms, by: InstanceId(by) }),
+            interruptions: row
+                .interruptions
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
         },
     }
+}
+
+/// The columns of what is remembered of a name, in the order of [`memory_values`].
+pub(super) const MEMORY_COLUMNS: [&str; 4] =
+    ["cancel_version", "move_version", "move_ms", "awaited"];
+
+const AWAITS_CANCEL: i16 = 1;
+const MOVED_BY_KEY: i16 = 2;
+
+/// The values of [`MEMORY_COLUMNS`].
+pub(super) fn memory_values(memory: &Memory) -> [Value; 4] {
+    let Memory { cancelled, moved, awaits_cancel } = memory;
+    let by_key = moved.is_some_and(|moved| moved.by_key);
+    let flags = i16::from(*awaits_cancel) * AWAITS_CANCEL + i16::from(by_key) * MOVED_BY_KEY;
+    [
+        (*cancelled).into(),
+        moved.and_then(|moved| moved.version).into(),
+        moved.map(|moved| moved.to_ms).into(),
+        Some(i32::from(flags)).filter(|flags| *flags != 0).into(),
+    ]
 }
 
 pub(super) fn signed_ms(ms: u64) -> i64 {

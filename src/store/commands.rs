@@ -6,11 +6,12 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use serde::{Deserialize, Serialize};
 
 use super::steps::Step;
-use super::{Error, Result, Store};
+use super::{Error, OrderingKey, Result, Store, outbox};
 use crate::model::audit::By;
 use crate::model::bulk::BulkMark;
 use crate::model::change::{Answer, JobChange};
 use crate::model::ids::{JobId, ShardId};
+use crate::model::job::Job;
 
 /// Another process inserted these jobs into the shard: its owner reads those that are due soon
 /// into memory.
@@ -123,6 +124,16 @@ impl BatchRequest {
     }
 }
 
+impl ChangeRequest {
+    /// Whether it means this job. A version orders an operation against every job of its name, and
+    /// one without means the job that existed when it was asked for.
+    pub fn is_of(&self, job: &Job) -> bool {
+        let has_version =
+            matches!(&self.change, JobChange::Named(named) if named.version.is_some());
+        has_version || job.created_ms == self.created_ms
+    }
+}
+
 /// How a request for a change is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -131,6 +142,8 @@ pub enum ChangeAnswer {
     Answered(Answer),
     /// The change is refused, and nothing changed.
     Refused(String),
+    /// It is in conflict with the live job, and nothing changed.
+    Conflict(String),
     /// The job is not in the state that was named but in this one, and nothing changed.
     NotMatched(String),
 }
@@ -177,7 +190,7 @@ pub(super) const BATCH: &str = "bulk";
 
 /// The kinds that this version supports: a [`Look`], a [`BatchCommand`], and those of
 /// [`JobChange::kind`].
-pub(super) const KINDS: [&str; 6] = [LOOK, BATCH, "cancel", "run", "reschedule", "edit"];
+pub(super) const KINDS: [&str; 7] = [LOOK, BATCH, "cancel", "run", "reschedule", "edit", "named"];
 
 const WAITING: i16 = 0;
 const DONE: i16 = 1;
@@ -304,13 +317,29 @@ impl Store {
         self.transact(vec![Step::one(update, vec![id.into()])]).await
     }
 
-    /// Writes the answer to a command that changed nothing. False: it was withdrawn, or answered
+    /// Writes the answer to a command that changed nothing, with verdicts. False: it was withdrawn, or answered
     /// before.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`]: the same can be written again.
-    pub async fn answer_command(&self, id: i64, with: &ChangeAnswer) -> Result<bool> {
-        self.transact(vec![answer(id, with)]).await
+    pub async fn answer_command(
+        &self,
+        id: i64,
+        with: &ChangeAnswer,
+        verdicts: Option<(OrderingKey, String)>,
+    ) -> Result<bool> {
+        let verdicts = verdicts.map(|(key, packed)| outbox::insert_verdicts(key, packed));
+        self.transact([answer(id, with)].into_iter().chain(verdicts).collect()).await
+    }
+
+    /// Sends a command to another shard, where its job is now.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: the command may still be in its shard.
+    pub async fn forward_command(&self, id: i64, shard: ShardId) -> Result<()> {
+        let update = "update scheduler_command set shard = ? where id = ? and state = 0";
+        self.transact(vec![Step::any(update, vec![shard.0.into(), id.into()])]).await?;
+        Ok(())
     }
 
     /// Removes some commands that were answered or withdrawn and are from before `until_ms`; true
@@ -336,6 +365,16 @@ impl Store {
         self.finish_commands(&over).await?;
         Ok(has_more)
     }
+}
+
+/// Asks the owner of `shard` for a change, however long that takes.
+pub(super) fn send(shard: ShardId, request: &ChangeRequest, now_ms: i64) -> Step {
+    let insert = "insert into scheduler_command (shard, kind, args, state, created_ms) \
+                  values (?, ?, ?, 0, ?)";
+    // A request of names, numbers and texts always serializes.
+    let (kind, args) = (request.change.kind(), serde_json::to_string(request).unwrap_or_default());
+    let values = vec![shard.0.into(), kind.into(), args.into(), now_ms.into()];
+    Step::any(insert, values)
 }
 
 /// Answers a command that still waits.

@@ -1,15 +1,18 @@
 //! The history of jobs: one row for each attempt that counts, and for a job that was cancelled
 //! before one. It is written with the outcome, in its transaction, and removed oldest first.
 
-use infinite_scheduler_entity::app;
+use std::collections::HashSet;
+
 use infinite_scheduler_entity::job_history::{Column, Entity, Model};
+use infinite_scheduler_entity::{app, dead_letter};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use uuid::Uuid;
 
 use super::columns::{history, signed_ms};
 use super::history_row::AttemptState;
-use super::letters::truncated;
+use super::letters::{DEAD, truncated};
 use super::steps::{Step, Value};
-use super::{AppRules, Driver, Error, Result, Store};
+use super::{AppRules, Driver, Result, Store};
 use crate::model::ids::JobId;
 use crate::model::job::{Cancellation, Job, JobData, Priority};
 
@@ -20,6 +23,8 @@ const STEP: u64 = 500;
 const KEEP_FAILURES_MS: u64 = 24 * 3_600_000;
 /// Characters of a name that a row keeps.
 pub(super) const LONGEST_NAME: usize = 255;
+/// The most ids of one query.
+const AT_ONCE: usize = 500;
 /// The most attempts of one job that are read.
 const ATTEMPTS: u64 = 100;
 
@@ -111,7 +116,7 @@ impl Store {
     /// The attempts that have ended of the job that was admitted then, oldest first.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer.
+    /// [`super::Error::Unavailable`] if the database does not answer.
     pub async fn attempts_of(&self, job: JobId, created_ms: i64) -> Result<Vec<HistoryEntry>> {
         let mut rows = self.history_of(job).await?;
         rows.retain(|row| row.created_ms == created_ms);
@@ -122,7 +127,7 @@ impl Store {
     /// other, the last one.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer, or the rules of the app cannot be
+    /// [`super::Error::Unavailable`] if the database does not answer, or the rules of the app cannot be
     /// read.
     pub async fn ended_job(&self, id: JobId) -> Result<Option<EndedJob>> {
         let mut rows = self.history_of(id).await?;
@@ -166,6 +171,36 @@ impl Store {
         Ok(row.map(HistoryEntry::of))
     }
 
+    /// Those of these jobs, each with its request id, of which it is known that they have fired.
+    pub(super) async fn fired(&self, jobs: &[(JobId, &str)]) -> Result<HashSet<JobId>> {
+        let ends = [AttemptState::Succeeded, AttemptState::Dead].map(AttemptState::code);
+        let mut fired = HashSet::new();
+        for some in jobs.chunks(AT_ONCE) {
+            let ids: HashSet<Uuid> = some.iter().map(|(id, _)| id.uuid()).collect();
+            let ended: Vec<Uuid> = Entity::find()
+                .select_only()
+                .column(Column::Id)
+                .filter(Column::Id.is_in(ids.iter().copied()))
+                .filter(Column::State.is_in(ends))
+                .into_tuple()
+                .all(&self.inner.pool)
+                .await?;
+            fired.extend(ended.into_iter().map(JobId::from_uuid));
+            // A letter says so as well, and may be kept for longer.
+            let dead: Vec<Option<Uuid>> = dead_letter::Entity::find()
+                .select_only()
+                .column(dead_letter::Column::Job)
+                .filter(dead_letter::Column::RequestId.is_in(some.iter().map(|(_, name)| *name)))
+                .filter(dead_letter::Column::State.eq(DEAD))
+                .into_tuple()
+                .all(&self.inner.pool)
+                .await?;
+            let dead = dead.into_iter().flatten().filter(|job| ids.contains(job));
+            fired.extend(dead.map(JobId::from_uuid));
+        }
+        Ok(fired)
+    }
+
     /// Newest first.
     async fn history_of(&self, id: JobId) -> Result<Vec<Model>> {
         Ok(Entity::find()
@@ -182,7 +217,7 @@ impl Store {
     /// there may be more.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer; the step can be repeated.
+    /// [`super::Error::Unavailable`] if the database does not answer; the step can be repeated.
     pub async fn expire_history(&self, now_ms: i64) -> Result<bool> {
         let mut until = Vec::new();
         for app in app::Entity::find().all(&self.inner.pool).await? {
@@ -272,7 +307,5 @@ impl HistoryEntry {
 }
 
 fn rules_of(app: &app::Model) -> Result<AppRules> {
-    serde_json::from_str(&app.rules).map_err(|error| {
-        Error::Unavailable(format!("the rules of app {} cannot be read: {error}", app.name))
-    })
+    AppRules::read(&app.name, &app.rules, app.overrides.as_deref())
 }

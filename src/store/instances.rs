@@ -7,12 +7,14 @@ use infinite_scheduler_entity::instance;
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryResult, Statement};
 
+use super::apps::read_overrides;
 use super::commands::{
     BATCH, BatchCommand, ChangeCommand, KINDS, LOOK, Look, UnknownCommands, decode_batch,
     decode_change, decode_ids,
 };
 use super::{Result, ShardRow, Store, bulk};
 use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, Partition, ReaderToken, ShardId};
+use crate::model::limits::LimitValues;
 use crate::model::pause::{AppPause, Pause};
 use crate::model::process::ProcessIdentity;
 
@@ -84,6 +86,8 @@ pub struct Observation {
     pub partitions: Vec<HeldPartition>,
     /// The apps that are paused.
     pub paused_apps: BTreeMap<AppId, AppPause>,
+    /// What wins over the configured limits of apps.
+    pub overrides: BTreeMap<AppId, LimitValues>,
     /// The consumer groups whose ingest is paused.
     pub paused_groups: BTreeSet<String>,
     /// The instances that are to own nothing.
@@ -93,7 +97,7 @@ pub struct Observation {
 }
 
 /// The most commands of one observation.
-const COMMANDS: usize = 500;
+pub const COMMANDS: usize = 500;
 
 impl Store {
     /// Inserts a row for a new start of an instance, whose lease begins now.
@@ -167,6 +171,8 @@ impl Store {
              where instance = {me} \
              union all select 'a', id, case when refuse_requests then 1 else 0 end, paused_ms, 0, \
              pause_reason, paused_by from scheduler_app where paused_ms is not null \
+             union all select 'o', id, 0, 0, 0, overrides, null from scheduler_app \
+             where overrides is not null \
              union all select 'g', 0, 0, 0, 0, consumer_group, null from scheduler_ingest_group \
              where paused_ms is not null \
              union all select 'd', id, 0, 0, 0, null, null from scheduler_instance \
@@ -307,6 +313,11 @@ impl Observation {
                 let refuses: i64 = row.try_get_by_index(2)?;
                 let pause = AppPause { pause, refuses_requests: refuses != 0 };
                 self.paused_apps.insert(app, pause);
+            }
+            "o" => {
+                let app = AppId(i32::try_from(id).unwrap_or_default());
+                let json: String = row.try_get_by_index(5)?;
+                self.overrides.insert(app, read_overrides(&json));
             }
             "g" => {
                 self.paused_groups.insert(row.try_get_by_index(5)?);

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::claims::Claim;
 use super::columns::history;
 use super::history_row::AttemptState;
-use super::job_changes::{JobWrite, JobWritten, TOMBSTONE_COLUMNS};
+use super::job_changes::{JobWrite, JobWritten};
+use super::job_rows::TOMBSTONE_COLUMNS;
 use super::letters::{LONGEST_NAME, truncated};
 use super::outbox::{self, OrderingKey};
 use super::steps::{Step, run_mysql, run_postgres, run_sqlite};
@@ -146,7 +147,7 @@ impl JobsWrite {
     /// lock on it is taken last.
     fn told(&self, claim: &Claim) -> Vec<Step> {
         let events: Vec<Event> =
-            self.writes.iter().filter_map(|write| write.verdict.clone()).collect();
+            self.writes.iter().flat_map(|write| write.verdicts.iter().cloned()).collect();
         let key = OrderingKey::Shard(claim.shard());
         let verdicts = (!events.is_empty()).then(|| outbox::insert_verdicts(key, pack(&events)));
         verdicts.into_iter().chain([bulk::count_some(self.bulk, self.writes.len())]).collect()
@@ -160,6 +161,8 @@ impl JobsWrite {
         let (first, window_ms) = (one.after.changes.cancelled.as_deref()?, of(one)?);
         let is_same = |write: &JobWrite| {
             of(write) == Some(window_ms)
+                && !write.was_tombstone
+                && write.before.memory() == write.after.memory()
                 && write.before.changes.cancelled.is_none()
                 && write.after.changes.cancelled.as_deref() == Some(first)
         };

@@ -7,8 +7,11 @@ use sqlx::{MySqlTransaction, PgTransaction};
 use uuid::Uuid;
 
 use super::claims::Claim;
-use super::columns::{job_of, signed_ms};
+use super::columns::{job_of, memory_values, signed_ms};
 use super::commands::{self, ChangeAnswer};
+use super::job_rows::{
+    IS_KEPT, IS_VERSION, StoredJob, bury, memory_columns, of_schedule, remember, version,
+};
 use super::letters::{LONGEST_NAME, truncated};
 use super::outbox::{self, OrderingKey};
 use super::steps::{Step, Value, run_mysql, run_postgres, run_sqlite};
@@ -16,17 +19,8 @@ use super::tombstones::TOMBSTONE;
 use super::{AppRules, Driver, Result, Store, audit, bulk, history};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, Epoch, JobId, KeyId};
-use crate::model::job::{Cancellation, Job};
+use crate::model::job::Job;
 use crate::model::verdict::{Event, pack};
-
-/// A job's row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredJob {
-    /// The job; of a tombstone what is left of it.
-    pub job: Job,
-    /// It was cancelled, and its row is kept so that its request is recognized.
-    pub is_tombstone: bool,
-}
 
 /// A job's row, with the app that it is of and the owner of its shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,12 +46,15 @@ pub struct JobWrite {
     pub before: Job,
     /// The job as it is from now on.
     pub after: Job,
-    /// Its row becomes a tombstone, to be kept until then, epoch milliseconds.
+    /// Its row is kept as a tombstone, or as what is remembered of a name: until then, epoch
+    /// milliseconds.
     pub tombstone_until: Option<i64>,
+    /// That is what its row was before.
+    pub was_tombstone: bool,
     /// What the audit says of it; `None` if that was written before.
     pub audit: Option<AuditEntry>,
-    /// The verdict for its producer.
-    pub verdict: Option<Event>,
+    /// The verdicts for the producers of the job and of the operation.
+    pub verdicts: Vec<Event>,
     /// The command that asked for it, with the answer.
     pub command: Option<(i64, ChangeAnswer)>,
     /// The bulk action that counts it.
@@ -81,7 +78,7 @@ impl Store {
     /// The row of a job, if there is one.
     ///
     /// # Errors
-    /// [`Unavailable`](super::Error::Unavailable) if the database does not answer.
+    /// [`super::Error::Unavailable`] if the database does not answer.
     pub async fn stored_job(&self, id: JobId) -> Result<Option<StoredJob>> {
         let found = job::Entity::find().filter(job::Column::Id.eq(id.uuid()));
         let row = found.one(&self.inner.pool).await?;
@@ -106,8 +103,8 @@ impl Store {
     /// The row of a job with its app and its owner, if there is one.
     ///
     /// # Errors
-    /// [`Unavailable`](super::Error::Unavailable) if the database does not answer, or the rules of the app cannot be
-    /// read.
+    /// [`super::Error::Unavailable`] if the database does not answer, or the rules of the app cannot
+    /// be read.
     pub async fn locate_job(&self, id: JobId) -> Result<Option<LocatedJob>> {
         let Some(stored) = self.stored_job(id).await? else { return Ok(None) };
         let located = self.locate_shards(&[stored.job.shard]).await?.pop();
@@ -124,7 +121,7 @@ impl Store {
     /// The job that an app's idempotency key refers to.
     ///
     /// # Errors
-    /// [`Unavailable`](super::Error::Unavailable) if the database does not answer.
+    /// [`super::Error::Unavailable`] if the database does not answer.
     pub async fn job_of_key(&self, key: KeyId) -> Result<Option<JobId>> {
         let id = Uuid::from_bytes(key.into_bytes());
         let found = idempotency_key::Entity::find().filter(idempotency_key::Column::Id.eq(id));
@@ -135,7 +132,7 @@ impl Store {
     /// Changes a job, all of it or nothing.
     ///
     /// # Errors
-    /// [`Refused`](super::Error::Refused) if the database does not take the new values; else it is unknown
+    /// [`super::Error::Refused`] if the database does not take the new values; else it is unknown
     /// whether it was committed: the revision of the row shows it.
     pub async fn change_job(&self, claim: &Claim, write: &JobWrite) -> Result<JobWritten> {
         let parts = write.parts(claim);
@@ -179,8 +176,8 @@ struct Parts {
 impl JobWrite {
     fn parts(&self, claim: &Claim) -> Parts {
         let key = OrderingKey::Shard(claim.shard());
-        let packed = self.verdict.as_ref().map(|event| pack(std::slice::from_ref(event)));
-        let verdict = packed.map(|packed| outbox::insert_verdicts(key, packed));
+        let packed = Some(&self.verdicts).filter(|events| !events.is_empty());
+        let verdict = packed.map(|events| outbox::insert_verdicts(key, pack(events)));
         let command = self.command.as_ref();
         Parts {
             job: vec![self.update()],
@@ -204,14 +201,17 @@ impl JobWrite {
     /// The row of the history of a job that is cancelled while it waits.
     pub(super) fn history(&self) -> Option<Step> {
         let Self { before, after, .. } = self;
-        let first = self.tombstone_until.and(after.changes.cancelled.as_deref())?;
+        let until_ms = self.tombstone_until.filter(|_| !self.was_tombstone);
+        let first = until_ms.and(after.changes.cancelled.as_deref())?;
         Some(history::cancelled(before, first))
     }
 
     pub(super) fn update(&self) -> Step {
-        let Self { before, after, tombstone_until, .. } = self;
-        if let Some(until_ms) = tombstone_until {
-            return bury(before, after, *until_ms);
+        let Self { before, after, tombstone_until, was_tombstone, .. } = self;
+        match tombstone_until {
+            Some(until_ms) if *was_tombstone => return remember(before, after, *until_ms),
+            Some(until_ms) => return bury(before, after, *until_ms),
+            None => {}
         }
         let changes = &after.changes;
         let mut columns = String::from(
@@ -240,61 +240,17 @@ impl JobWrite {
             columns.push_str(", data = ?");
             values.push(after.data.as_str().into());
         }
+        columns.push_str(&memory_columns());
+        values.extend(memory_values(&after.memory()));
+        if after.version != before.version {
+            let (more, its) = of_schedule(after);
+            columns.push_str(more);
+            values.extend(its);
+        }
         values.extend(version(before));
-        Step::one(format!("update scheduler_job set {columns} where {IS_VERSION}"), values)
+        let is_version = if *was_tombstone { IS_KEPT } else { IS_VERSION };
+        Step::one(format!("update scheduler_job set {columns} where {is_version}"), values)
     }
-}
-
-/// What makes a row the one that was read.
-const IS_VERSION: &str =
-    "id = ? and created_ms = ? and revision = ? and attempts = ? and priority <> 3";
-
-fn version(job: &Job) -> [Value; 4] {
-    [
-        job.id.uuid().into(),
-        job.created_ms.into(),
-        i64::from(job.changes.revision).into(),
-        i64::from(job.attempts).into(),
-    ]
-}
-
-fn bury(before: &Job, after: &Job, until_ms: i64) -> Step {
-    let first = after.changes.cancelled.as_deref();
-    let [at_ms, by] = tombstone_values(first);
-    let values = [until_ms.into(), i64::from(after.changes.revision).into(), at_ms, by];
-    let values = values.into_iter().chain(version(before)).collect();
-    Step::one(format!("update scheduler_job set {TOMBSTONE_COLUMNS} where {IS_VERSION}"), values)
-}
-
-/// A tombstone keeps names and times, and nothing else that takes room.
-pub(super) const TOMBSTONE_COLUMNS: &str = "priority = 3, due_ms = ?, revision = ?, cancelled_ms = ?, \
-     cancelled_by = ?, data = '{}', traceparent = null, tracestate = null, last_error = null, \
-     started_ms = null, started_by = null";
-
-fn tombstone_values(first: Option<&Cancellation>) -> [Value; 2] {
-    let at_ms = first.map(|first| first.at_ms);
-    [at_ms.into(), first.map(|first| truncated(&first.by, LONGEST_NAME)).into()]
-}
-
-/// Makes a tombstone of a job whose last attempt has ended, if its row is still the one that was
-/// fired. Writing it twice does no harm.
-pub(super) fn bury_fired(job: &Job, first: &Cancellation, until_ms: i64) -> Step {
-    let [at_ms, by] = tombstone_values(Some(first));
-    let revision = i64::from(job.changes.revision) + 1;
-    let values = vec![
-        until_ms.into(),
-        revision.into(),
-        at_ms,
-        by,
-        job.id.uuid().into(),
-        job.created_ms.into(),
-        i64::from(job.attempts).into(),
-    ];
-    let update = format!(
-        "update scheduler_job set {TOMBSTONE_COLUMNS} \
-         where id = ? and created_ms = ? and attempts = ? and priority <> 3"
-    );
-    Step::any(update, values)
 }
 
 async fn postgres_parts(

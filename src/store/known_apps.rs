@@ -6,7 +6,8 @@ use infinite_scheduler_entity::{app, shard};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
 use super::apps::pause_of;
-use super::{AppRules, Error, Result, Store};
+use super::overrides::overrides_of;
+use super::{AppOverrides, AppRules, Result, Store};
 use crate::model::pause::AppPause;
 
 /// An app that was ever registered.
@@ -24,6 +25,8 @@ pub struct KnownApp {
     pub owned_shards: u32,
     /// The names of the live instances that fire its jobs, in order.
     pub instances: Vec<String>,
+    /// What wins over its configured limits, if anything does.
+    pub overrides: Option<AppOverrides>,
     /// Its pause, if it is paused.
     pub pause: Option<AppPause>,
 }
@@ -32,7 +35,7 @@ impl Store {
     /// Every app that was ever registered and is not retired, by name.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the database does not answer, or an app's rules cannot be read.
+    /// [`super::Error::Unavailable`] if the database does not answer, or an app's rules cannot be read.
     pub async fn known_apps(&self) -> Result<Vec<KnownApp>> {
         let kept = app::Entity::find().filter(app::Column::DeletedMs.is_null());
         let mut apps = kept.all(&self.inner.pool).await?;
@@ -54,16 +57,23 @@ impl Store {
             }
         }
         let known = |row: app::Model| {
-            let pause = pause_of(&row);
+            let (pause, overrides) = (pause_of(&row), overrides_of(&row));
             let name = row.name;
-            let rules = serde_json::from_str(&row.rules).map_err(|error| {
-                Error::Unavailable(format!("the rules of app {name} cannot be read: {error}"))
-            })?;
+            let rules = AppRules::read(&name, &row.rules, row.overrides.as_deref())?;
             let (shards, owned_shards) = shards.get(&row.id).copied().unwrap_or_default();
             let mut instances = instances.remove(&row.id).unwrap_or_default();
             instances.sort_unstable();
             let created_ms = row.created_ms;
-            Ok(KnownApp { name, rules, created_ms, shards, owned_shards, instances, pause })
+            Ok(KnownApp {
+                name,
+                rules,
+                created_ms,
+                shards,
+                owned_shards,
+                instances,
+                pause,
+                overrides,
+            })
         };
         apps.into_iter().map(known).collect()
     }

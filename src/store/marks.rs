@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use futures::TryStreamExt;
+use infinite_scheduler_entity::instance;
 use rusqlite::{Connection, params};
+use sea_orm::EntityTrait;
 use sqlx::{AssertSqlSafe, Either, Row};
 use uuid::Uuid;
 
@@ -22,7 +24,7 @@ use crate::model::job::{Job, Mark};
 pub struct MarkBatch {
     /// The expected owner and epoch of each shard of the jobs, ascending by shard.
     pub fences: Vec<ShardFence>,
-    /// The jobs as they were fired, with their marks.
+    /// The jobs as they were fired, with all their interruptions, and their marks.
     pub marks: Vec<(Arc<Job>, Mark)>,
 }
 
@@ -32,6 +34,17 @@ pub struct Marked {
     /// The jobs whose rows have their marks now. The others are not at the version that was fired,
     /// or in shards that the instance no longer owns.
     pub jobs: Vec<JobId>,
+}
+
+/// How an instance ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InstanceEnd {
+    /// It was not declared dead.
+    Alive,
+    /// It left in order, or died more than a day ago.
+    Left,
+    /// It was declared dead. With its name.
+    Died(String),
 }
 
 /// The most rows of one text of statements.
@@ -52,6 +65,19 @@ impl Store {
                 file.write(move |connection| sqlite(connection, &batch)).await
             }
         }
+    }
+
+    /// How an instance ended, if it did.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`] if the database is unavailable.
+    pub async fn instance_end(&self, instance: InstanceId) -> Result<InstanceEnd> {
+        let found = instance::Entity::find_by_id(instance.0).one(&self.inner.pool).await?;
+        Ok(match found {
+            None => InstanceEnd::Left,
+            Some(row) if row.dead => InstanceEnd::Died(row.name),
+            Some(_) => InstanceEnd::Alive,
+        })
     }
 
     /// The living instances among the owners of these shards, with their names.
@@ -97,13 +123,13 @@ async fn postgres(pool: &sqlx::PgPool, batch: &MarkBatch) -> Result<Marked> {
     let held = locked_fences(&mut transaction, &batch.fences).await?;
     let marks = batch.held(|shard| held.contains(&shard.0));
     let update = "with found as materialized (\
-        select place, started, started_by from unnest($1::uuid[], $2::bigint[], $3::bigint[], \
-        $4::integer[], $5::bigint[], $6::bigint[]) \
-        as m(id, created, due, before, started, started_by) cross join lateral (\
+        select place, started, started_by, interrupted from unnest($1::uuid[], $2::bigint[], $3::bigint[], \
+        $4::integer[], $5::bigint[], $6::bigint[], $7::text[]) \
+        as m(id, created, due, before, started, started_by, interrupted) cross join lateral (\
         select ctid as place from scheduler_job where id = m.id and created_ms = m.created \
         and due_ms = m.due and attempts = m.before offset 0 for update) as j) \
-        update scheduler_job set started_ms = found.started, started_by = found.started_by \
-        from found where scheduler_job.ctid = found.place returning scheduler_job.id";
+        update scheduler_job set started_ms = found.started, started_by = found.started_by, \
+        interruptions = found.interrupted from found where scheduler_job.ctid = found.place returning scheduler_job.id";
     let rows = sqlx::query(update)
         .bind(marks.iter().map(|(job, _)| job.id.uuid()).collect::<Vec<_>>())
         .bind(marks.iter().map(|(job, _)| job.created_ms).collect::<Vec<_>>())
@@ -111,6 +137,7 @@ async fn postgres(pool: &sqlx::PgPool, batch: &MarkBatch) -> Result<Marked> {
         .bind(marks.iter().map(|(job, _)| attempts_of(job)).collect::<Vec<_>>())
         .bind(marks.iter().map(|(_, mark)| mark.started_ms).collect::<Vec<_>>())
         .bind(marks.iter().map(|(_, mark)| mark.by.0).collect::<Vec<_>>())
+        .bind(marks.iter().map(|(job, _)| interruptions_of(job)).collect::<Vec<_>>())
         .fetch_all(&mut *transaction)
         .await?;
     let ids: sqlx::Result<Vec<Uuid>> = rows.iter().map(|row| row.try_get(0)).collect();
@@ -142,9 +169,18 @@ async fn mysql(pool: &sqlx::MySqlPool, batch: &MarkBatch) -> Result<Marked> {
     Ok(Marked { jobs })
 }
 
+/// The names of instances in it are written as bytes, so that nothing in them ends the literal.
 fn update_of(job: &Job, mark: &Mark) -> String {
+    let interruptions = match interruptions_of(job) {
+        Some(text) => {
+            let bytes: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+            format!("convert(x'{bytes}' using utf8mb4)")
+        }
+        None => "null".to_owned(),
+    };
     format!(
-        "update scheduler_job set started_ms = {}, started_by = {} where shard = {} \
+        "update scheduler_job set started_ms = {}, started_by = {}, \
+         interruptions = {interruptions} where shard = {} \
          and priority = {} and due_ms = {} and id = x'{:032x}' and created_ms = {} \
          and attempts = {}",
         mark.started_ms,
@@ -166,7 +202,7 @@ fn sqlite(connection: &Connection, batch: &MarkBatch) -> Result<Marked> {
         }
     }
     let mut update = connection.prepare_cached(
-        "update scheduler_job set started_ms = ?, started_by = ? where shard = ? \
+        "update scheduler_job set started_ms = ?, started_by = ?, interruptions = ? where shard = ? \
          and priority = ? and due_ms = ? and id = ? and created_ms = ? and attempts = ?",
     )?;
     let mut jobs = Vec::with_capacity(batch.marks.len());
@@ -174,6 +210,7 @@ fn sqlite(connection: &Connection, batch: &MarkBatch) -> Result<Marked> {
         let changed = update.execute(params![
             mark.started_ms,
             mark.by.0,
+            interruptions_of(job),
             job.shard.0,
             job.priority.rank(),
             job.due_ms,
@@ -186,6 +223,12 @@ fn sqlite(connection: &Connection, batch: &MarkBatch) -> Result<Marked> {
         }
     }
     Ok(Marked { jobs })
+}
+
+/// Its interruptions as its row has them: null for nearly every job.
+fn interruptions_of(job: &Job) -> Option<String> {
+    let interruptions = &job.changes.interruptions;
+    (!interruptions.is_empty()).then(|| serde_json::to_string(interruptions).unwrap_or_default())
 }
 
 fn attempts_of(job: &Job) -> i32 {

@@ -18,6 +18,7 @@ mod due;
 mod known_apps;
 mod pauses;
 mod rates;
+mod overrides;
 mod instances;
 mod members;
 mod shards;
@@ -49,6 +50,7 @@ mod columns;
 mod audit;
 mod bulk;
 mod steps;
+mod job_rows;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -56,8 +58,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sea_orm::DatabaseConnection;
 
 pub use admit::{
-    Admitted, Advance, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate, Taken, Told,
-    Wait,
+    Admitted, Advance, Asked, Batch, BatchSource, Decision, Entry, Names, PlacedCandidate,
+    PlacedOperation, Taken, Told, Wait,
 };
 pub use apps::{AppRow, AppRules};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
@@ -72,9 +74,10 @@ pub use due::DueJobs;
 pub use error::{Error, Result};
 pub use history::{EndedJob, HistoryEntry};
 pub use history_row::{AttemptState, KeptAttempt};
-pub use instances::{HeldPartition, InstanceRow, Membership, Observation};
+pub use instances::{COMMANDS, HeldPartition, InstanceRow, Membership, Observation};
 pub use job_batches::JobsWrite;
-pub use job_changes::{JobWrite, JobWritten, LocatedJob, StoredJob};
+pub use job_changes::{JobWrite, JobWritten, LocatedJob};
+pub use job_rows::StoredJob;
 pub use keys::{IdempotencyKey, KeyCursor};
 pub use known_apps::KnownApp;
 pub use ledger::{LastRecord, LedgerKey, LedgerRow};
@@ -83,10 +86,11 @@ pub use letters::ParkedRecord;
 pub use lists::{
     AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobWalk, WalkRange,
 };
-pub use marks::{MarkBatch, Marked};
+pub use marks::{InstanceEnd, MarkBatch, Marked};
 pub use members::{InstanceState, KnownInstance};
 pub use outbox::{OrderingKey, Outgoing, OutgoingVerdicts};
 pub use outcomes::{Ended, Outcome, OutcomeBatch, Tombstone, Written};
+pub use overrides::AppOverrides;
 pub use pages::{ListRange, Page, Pages};
 pub use partitions::{PartitionRow, Totals};
 pub use pauses::{AppInUse, AppState};

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::columns::signed_ms;
 use super::history_row::{AttemptState, HistoryRow, KeptAttempt};
-use super::job_changes::bury_fired;
+use super::job_rows::bury_fired;
 use super::letters;
 use super::steps::Step;
 use super::{Driver, OrderingKey, Result, ShardFence, Store, bulk, outbox};

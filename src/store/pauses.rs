@@ -6,11 +6,13 @@ use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
 use super::apps::pause_of;
+use super::overrides::overrides_of;
 use super::steps::{Step, Value};
-use super::{DueJobs, Error, OrderingKey, Result, Store, audit};
+use super::{AppOverrides, AppRules, DueJobs, Error, OrderingKey, Result, Store, audit};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, ShardId};
 use crate::model::job::Priority;
+use crate::model::limits::LimitValues;
 use crate::model::pause::{AppPause, Pause};
 
 /// An app as it was seen.
@@ -22,6 +24,10 @@ pub struct AppState {
     pub name: String,
     /// Its pause, if it is paused.
     pub pause: Option<AppPause>,
+    /// What is configured of its limits.
+    pub configured: LimitValues,
+    /// What wins over that, if anything does.
+    pub overrides: Option<AppOverrides>,
 }
 
 /// What keeps an app from being retired.
@@ -51,11 +57,15 @@ impl Store {
         let query = app::Entity::find()
             .filter(app::Column::Name.eq(name))
             .filter(app::Column::DeletedMs.is_null());
-        let state = |row: app::Model| {
-            let pause = pause_of(&row);
-            AppState { id: AppId(row.id), name: row.name, pause }
-        };
-        Ok(query.one(&self.inner.pool).await?.map(state))
+        let Some(row) = query.one(&self.inner.pool).await? else { return Ok(None) };
+        let rules = AppRules::read(&row.name, &row.rules, row.overrides.as_deref())?;
+        Ok(Some(AppState {
+            id: AppId(row.id),
+            pause: pause_of(&row),
+            configured: rules.policy.limits,
+            overrides: overrides_of(&row),
+            name: row.name,
+        }))
     }
 
     /// Pauses the app, changes its pause, or resumes it. False if it is not as it was `seen`.
@@ -103,7 +113,8 @@ impl Store {
         };
         let update = format!(
             "update scheduler_app set deleted_ms = ?, paused_ms = null, paused_by = null, \
-             pause_reason = null, refuse_requests = false \
+             pause_reason = null, refuse_requests = false, overrides = null, \
+             overridden_ms = null, overridden_by = null \
              where id = ? and deleted_ms is null {no_jobs}"
         );
         let values = vec![entry.at_ms.into(), seen.id.0.into()];

@@ -41,6 +41,13 @@ pub enum RequestStatus {
         /// By whom.
         by: String,
     },
+    /// Operations on its job came before it, and are remembered.
+    Awaited {
+        /// The job.
+        job_id: JobId,
+        /// Until when, epoch milliseconds.
+        until_ms: i64,
+    },
     /// It cannot become a job yet and is retried automatically.
     Parked {
         /// The error message.
@@ -116,6 +123,9 @@ impl Store {
 }
 
 fn of_job(job_id: JobId, row: job::Model) -> RequestStatus {
+    if row.priority == TOMBSTONE && row.cancelled_ms.is_none() {
+        return RequestStatus::Awaited { job_id, until_ms: row.due_ms };
+    }
     if row.priority == TOMBSTONE {
         let (at_ms, by) = (row.cancelled_ms, row.cancelled_by);
         let (at_ms, by) = (at_ms.unwrap_or_default(), by.unwrap_or_default());

@@ -2,6 +2,7 @@
 
 mod health;
 mod job_changes;
+mod by_message;
 mod job_lists;
 mod jobs;
 mod lists;

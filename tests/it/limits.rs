@@ -1,10 +1,15 @@
 //! Limits of an app over all instances, measured where its jobs arrive.
 
+mod backlog;
+mod concurrency;
+mod overrides;
 mod rate;
 mod receiver;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use infinite_scheduler::model::clock::{Clock, SystemClock};
 use infinite_scheduler::{Operations, ScheduleJobRequest, Scheduler, Submitted};
 use serde_json::json;
 
@@ -15,6 +20,10 @@ use crate::support::world::LEASE;
 
 const DEADLINE: Duration = Duration::from_secs(90);
 const PAST: &str = "2020-01-01T00:00:00Z";
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(SystemClock.now_ms()).expect("a time")
+}
 
 /// A request for a job that is due at once.
 fn overdue(app: &str, id: &str) -> ScheduleJobRequest {
@@ -54,6 +63,14 @@ async fn await_owners(database: &TestDatabase, count: i64) {
         database.count(owners).await == count
     })
     .await;
+}
+
+/// Waits until every live instance has sent so many heartbeats more.
+async fn await_heartbeats(database: &TestDatabase, count: i64) {
+    let beats = "select min(beat) from scheduler_instance where not dead";
+    let before = database.count(beats).await;
+    wait_until(DEADLINE, "some heartbeats", async || database.count(beats).await >= before + count)
+        .await;
 }
 
 /// Starts so many instances, at the same time.

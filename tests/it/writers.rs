@@ -90,6 +90,7 @@ fn batch(source: BatchSource, entries: Vec<Entry>, fences: Vec<ShardFence>) -> A
         fences,
         read_first: false,
         conflict_on_time: false,
+        window_ms: 86_400_000,
         verdicts: false,
         now_ms: 8,
     })

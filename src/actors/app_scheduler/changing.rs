@@ -12,7 +12,8 @@ use super::super::messages::{ChangeBatch, ChangeJob, JobChanged};
 use super::AppScheduler;
 use crate::admission::ChangeReply;
 use crate::model::change::JobChange;
-use crate::model::job::Cancellation;
+use crate::model::change::named::Named;
+use crate::model::job::{Cancellation, Job};
 use crate::model::window::Withdrawn;
 use crate::store::ShardFence;
 
@@ -79,13 +80,19 @@ impl AppScheduler {
     fn attempting(&self, change: &PendingChange) -> Attempting {
         let request = &change.request;
         let in_flight = &self.instance.in_flight;
-        match request.change {
+        let (at_ms, by) = (self.instance.clock.now_ms(), request.by.who().to_owned());
+        let first = Cancellation { at_ms, by };
+        match &request.change {
             JobChange::Cancel { stop } => {
-                let (at_ms, by) = (self.instance.clock.now_ms(), request.by.who().to_owned());
-                let first = Cancellation { at_ms, by };
-                in_flight.cancel_one(request.job, request.created_ms, first, stop)
+                in_flight.cancel_one(request.job, |job| request.is_of(job), first, *stop)
             }
-            JobChange::Run | JobChange::Edit(_) => in_flight.attempting(request.job),
+            JobChange::Named(named) if matches!(named.change, Named::Cancel) => {
+                let is_meant = |job: &Job| request.is_of(job) && named.ends(job);
+                in_flight.cancel_one(request.job, is_meant, first, false)
+            }
+            JobChange::Run | JobChange::Edit(_) | JobChange::Named(_) => {
+                in_flight.attempting(request.job)
+            }
         }
     }
 

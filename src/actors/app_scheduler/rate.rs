@@ -58,7 +58,7 @@ struct Bought {
 impl AppScheduler {
     /// How many attempts may start now by the app's rate.
     pub(super) fn usable_starts(&mut self) -> usize {
-        match self.app.config.rate {
+        match self.app.limits().rate {
             Some(_) => self.starts.tokens.usable(boot_ns()),
             None => usize::MAX,
         }
@@ -66,14 +66,14 @@ impl AppScheduler {
 
     /// Notes that so many of the usable starts are used.
     pub(super) fn use_starts(&mut self, count: usize) {
-        if self.app.config.rate.is_some() && count > 0 {
+        if self.app.limits().rate.is_some() && count > 0 {
             self.starts.use_up(count, boot_ns());
         }
     }
 
     /// How long a due job has to wait for a start.
     pub(super) fn until_start(&self) -> Duration {
-        if self.app.config.rate.is_none() {
+        if self.app.limits().rate.is_none() {
             return Duration::ZERO;
         }
         let wait_ns = self.starts.next_ns().saturating_sub(boot_ns()).max(SHORTEST_WAIT_NS);
@@ -82,7 +82,7 @@ impl AppScheduler {
 
     /// Buys starts if jobs wait for them.
     pub(super) fn buy_starts(&mut self, ctx: &mut Context<Self>) {
-        let Some(rate) = self.app.config.rate else { return };
+        let Some(rate) = self.app.limits().rate else { return };
         let now_ns = boot_ns();
         if !self.may_start() || !self.starts.may_buy(now_ns) {
             return;

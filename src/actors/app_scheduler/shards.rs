@@ -1,5 +1,7 @@
 //! The shards of an app: taken, lost, and released once nothing of theirs is in flight.
 
+use std::sync::atomic::Ordering;
+
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
@@ -9,7 +11,8 @@ use crate::model::ids::ShardId;
 use crate::store::ShardFence;
 
 impl AppScheduler {
-    /// Replies to the release requests of shards that have nothing in flight any more.
+    /// Replies to the release requests of shards that have nothing in flight any more, and whose
+    /// permits no attempt of another shard uses.
     pub(super) fn finish_releases(&mut self) {
         let idle: Vec<ShardId> = self
             .releasing
@@ -20,6 +23,10 @@ impl AppScheduler {
             .copied()
             .collect();
         for shard in idle {
+            let rest = self.permits_of(self.fences.keys().filter(|other| **other != shard));
+            if rest.is_some_and(|rest| self.app.running.load(Ordering::Relaxed) > rest) {
+                continue;
+            }
             self.window.remove_shard(shard);
             self.fences.remove(&shard);
             if let Some(reply) = self.releasing.remove(&shard) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::super::in_flight::{Attempt, Ended};
+use super::super::in_flight::{Attempt, Ended, MarkState};
 use super::super::instance::Instance;
 use crate::dispatch::{Failure, FiredJob, JobError};
 use crate::model::change::remembered_until;
@@ -26,12 +26,16 @@ pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) ->
     }
     let error = match how {
         Ended::NotStarted | Ended::Cancelled => {
-            return attempt.is_marked.then(|| handed_back(attempt));
+            return (attempt.mark == MarkState::Marked).then(|| handed_back(attempt));
         }
+        Ended::OtherRow => return None,
         Ended::Returned(Ok(())) => return Some(Outcome::Succeeded),
         Ended::Expired => {
             let why = "expiresTime had passed before the job could be fired".to_owned();
-            return Some(bury(instance, attempt, ErrorKind::Expired, why));
+            return Some(bury(instance, attempt, ErrorKind::Expired, why, 0));
+        }
+        Ended::Interrupted(why) => {
+            return Some(bury(instance, attempt, ErrorKind::Interrupted, why.clone(), 0));
         }
         Ended::Returned(Err(error)) => error.clone(),
         Ended::TimedOut(limit) => {
@@ -59,13 +63,20 @@ fn after_cancellation(
     match how {
         Ended::Returned(Ok(())) => return Outcome::Succeeded,
         Ended::Returned(Err(failure)) if !failure.is_attempt() => {}
-        Ended::NotStarted | Ended::Expired | Ended::Cancelled => {}
+        Ended::NotStarted
+        | Ended::Expired
+        | Ended::Interrupted(_)
+        | Ended::OtherRow
+        | Ended::Cancelled => {}
         Ended::Returned(Err(_)) | Ended::TimedOut(_) | Ended::Panicked => {
             attempt.app.figures.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
     let until_ms = remembered_until(&attempt.job, instance.window_ms());
-    let fired = !matches!(how, Ended::NotStarted | Ended::Expired);
+    let fired = match how {
+        Ended::NotStarted | Ended::Expired | Ended::Interrupted(_) | Ended::OtherRow => false,
+        Ended::Returned(_) | Ended::TimedOut(_) | Ended::Panicked | Ended::Cancelled => true,
+    };
     Outcome::Cancelled(Arc::new(Tombstone { first: first.clone(), until_ms, fired }))
 }
 
@@ -77,14 +88,14 @@ fn after_failure(instance: &Instance, attempt: &Attempt, failure: Failure) -> Ou
     app.figures.failed.fetch_add(1, Ordering::Relaxed);
     let failed = job.attempts + 1;
     let why = kept(&failure.why());
-    let most = job.max_attempts.unwrap_or(app.config.max_attempts.get());
+    let most = job.max_attempts.unwrap_or(app.limits().max_attempts.get());
     let is_refused =
         matches!(failure, Failure::Refused { .. } | Failure::Handler(JobError::Refused(_)));
     if is_refused {
-        return bury(instance, attempt, ErrorKind::RefusedByTarget, why);
+        return bury(instance, attempt, ErrorKind::RefusedByTarget, why, 1);
     }
     if matches!(failure, Failure::Handler(JobError::Fail(_))) || failed >= most {
-        return bury(instance, attempt, ErrorKind::AttemptsExhausted, why);
+        return bury(instance, attempt, ErrorKind::AttemptsExhausted, why, 1);
     }
     let backoff = app.config.backoff.delay(failed, fastrand::f64());
     let wait = match failure {
@@ -127,9 +138,16 @@ fn kept(why: &str) -> String {
     why.chars().take(LONGEST_ERROR).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
 }
 
-fn bury(instance: &Instance, attempt: &Attempt, kind: ErrorKind, message: String) -> Outcome {
+/// `counts` is 1 if this attempt counts, else 0.
+fn bury(
+    instance: &Instance,
+    attempt: &Attempt,
+    kind: ErrorKind,
+    message: String,
+    counts: u32,
+) -> Outcome {
     let Attempt { job, app, receiver_fence, fired_ms, .. } = attempt;
-    let attempts = job.attempts + u32::from(kind != ErrorKind::Expired);
+    let attempts = job.attempts + counts;
     let trace = |name: &str, value: &String| (name.to_owned(), Some(value.clone().into_bytes()));
     let headers = job.trace.iter().flat_map(|context| {
         let parent = trace("traceparent", &context.parent);
@@ -174,7 +192,7 @@ pub(super) fn verdicts(attempt: &Attempt, outcome: &Outcome, now_ms: i64) -> Vec
         Outcome::Retry { error: None, .. } => return Vec::new(),
         Outcome::Cancelled(_) => Verdict::Cancelled,
         Outcome::Buried(letter) => Verdict::Dead {
-            firing: (letter.kind != ErrorKind::Expired).then_some(firing),
+            firing: (letter.attempts > job.attempts).then_some(firing),
             kind: letter.kind,
             message: &letter.message,
         },

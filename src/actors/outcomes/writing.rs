@@ -9,7 +9,6 @@ use super::super::instance::Instance;
 use super::ends::verdicts;
 use crate::health::ProblemKind;
 use crate::model::ids::ShardId;
-use crate::model::letter::ErrorKind;
 use crate::recovery::Backoff;
 use crate::store::{Ended, KeptAttempt, Outcome, OutcomeBatch, ShardFence, Written};
 
@@ -65,7 +64,7 @@ fn kept_of(instance: &Instance, attempt: &Attempt, outcome: &Outcome) -> Option<
         Outcome::Succeeded if attempt.app.config.history.is_zero() => return None,
         Outcome::Retry { error: None, .. } => return None,
         Outcome::Succeeded | Outcome::Retry { .. } => true,
-        Outcome::Buried(letter) => letter.kind != ErrorKind::Expired,
+        Outcome::Buried(letter) => letter.attempts > attempt.job.attempts,
         Outcome::Cancelled(stone) => stone.fired,
     };
     Some(KeptAttempt {

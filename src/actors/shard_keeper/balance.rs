@@ -7,10 +7,12 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
+use super::super::app::RegisteredApp;
 use super::super::instance::Instance;
 use super::super::lease::boot_ms;
 use super::super::messages::{ReleaseShard, ScanOutbox, ShardsTaken};
-use super::super::shares::{idle_first, share_of};
+use super::super::permits::permits_of;
+use super::super::shares::{idle_first, only_owner, share_of};
 use super::{HEARTBEAT, ShardKeeper};
 use crate::model::ids::{AppId, Epoch, InstanceId, ShardId};
 use crate::store::{ShardFence, ShardRow};
@@ -38,19 +40,22 @@ impl ShardKeeper {
                 .map(|instance| instance.id)
                 .collect();
             registered.instances.store(live.len(), Ordering::Relaxed);
-            let share = match self.instance.is_drained() {
-                true => 0,
-                false => share_of(me, *app, rows.len(), &live),
-            };
-            let held = rows.iter().filter(|row| row.owner == Some(me)).count();
-            if held < share {
-                let is_free = |row: &&&ShardRow| row.owner.is_none_or(|owner| !self.is_live(owner));
-                takes.extend(rows.iter().filter(is_free).take(share - held).map(|row| **row));
-            } else if held > share {
-                // The shares add up to the number of shards, so another instance has fewer than its
-                // share.
-                let surplus = self.surplus(*app, rows, held - share).into_iter();
-                releases.extend(surplus.map(|fence| (*app, fence)));
+            for (rows, live) in divided(registered, rows, live) {
+                let share = match self.instance.is_drained() {
+                    true => 0,
+                    false => share_of(me, *app, rows.len(), &live),
+                };
+                let held = rows.iter().filter(|row| row.owner == Some(me)).count();
+                if held < share {
+                    let is_free =
+                        |row: &&&ShardRow| row.owner.is_none_or(|owner| !self.is_live(owner));
+                    takes.extend(rows.iter().filter(is_free).take(share - held).map(|row| **row));
+                } else if held > share {
+                    // The shares add up to the number of shards, so another instance has fewer than
+                    // its share.
+                    let surplus = self.surplus(*app, &rows, held - share).into_iter();
+                    releases.extend(surplus.map(|fence| (*app, fence)));
+                }
             }
         }
         if takes.is_empty() {
@@ -105,7 +110,8 @@ impl ShardKeeper {
             self.release_after_ms.get(&fence.shard).is_none_or(|after| now >= *after)
         };
         let held = self.instance.owned.of(app);
-        let may = held.iter().filter(|fence| may_go(fence)).copied().collect();
+        let among = |fence: &ShardFence| rows.iter().any(|row| row.id == fence.shard);
+        let may = held.iter().filter(|fence| among(fence) && may_go(fence)).copied().collect();
         let under_way = rows.iter().filter(|row| self.releasing.contains(&row.id)).count();
         let count = count.saturating_sub(under_way);
         idle_first(may, count, |shard| self.instance.in_flight.has(shard))
@@ -117,6 +123,9 @@ impl ShardKeeper {
             return;
         }
         let (instance, me) = (self.instance.clone(), self.instance.me());
+        // One that left in order has released its shards.
+        let of_dead: HashSet<ShardId> =
+            shards.iter().filter(|row| row.owner.is_some()).map(|row| row.id).collect();
         let take = tokio::spawn(async move {
             let now_ms = instance.clock.now_ms();
             instance.bounded(instance.store.take_shards(&shards, me, now_ms)).await
@@ -130,7 +139,11 @@ impl ShardKeeper {
             actor.changes += 1;
             actor.instance.asked_for_shards.store(true, Ordering::Release);
             match taken {
-                Ok(taken) => actor.add_owned(taken),
+                Ok(taken) => {
+                    let watched = taken.iter().filter(|fence| of_dead.contains(&fence.shard));
+                    actor.instance.crash_guard.watch(watched.copied(), actor.instance.now_ms());
+                    actor.add_owned(taken);
+                }
                 // The next heartbeat shows which of them were taken.
                 Err(error) => tracing::debug!(%error, "shards were not taken"),
             }
@@ -208,6 +221,26 @@ impl ShardKeeper {
         let epoch = fences.iter().map(|fence| fence.epoch).max().unwrap_or(Epoch(0));
         tracing::info!(shards, %epoch, "{shards} shards of {names} are ours");
     }
+}
+
+/// The parts of an app's shards that are each divided evenly, and among whom.
+///
+/// With `max_concurrent`, shards have permits ([`permits_of`]). If some have none, they are divided
+/// apart from the others, so that every owner has permits; if there are fewer permits than
+/// instances, one of them owns all.
+fn divided<'a>(
+    app: &RegisteredApp,
+    rows: &[&'a ShardRow],
+    live: Vec<InstanceId>,
+) -> Vec<(Vec<&'a ShardRow>, Vec<InstanceId>)> {
+    let Some(most) = app.limits().max_concurrent else { return vec![(rows.to_vec(), live)] };
+    let owners = match (most.get() as usize) < live.len() {
+        true => only_owner(app.id, &live).into_iter().collect(),
+        false => live,
+    };
+    let (with, without): (Vec<&ShardRow>, Vec<&ShardRow>) =
+        rows.iter().partition(|row| permits_of(row.id, &app.row, most) > 0);
+    vec![(with, owners.clone()), (without, owners)]
 }
 
 /// The rows of each app.

@@ -11,7 +11,9 @@ use super::ShardKeeper;
 use crate::admission::{ChangeReply, Treated, treated};
 use crate::health::ProblemKind;
 use crate::model::ids::{AppId, JobId, ShardId};
-use crate::store::{BatchAnswer, BatchCommand, ChangeCommand, Observation, UnknownCommands};
+use crate::store::{
+    BatchAnswer, BatchCommand, COMMANDS as MOST, ChangeCommand, Observation, UnknownCommands,
+};
 
 /// The subject of a problem with commands.
 const COMMANDS: &str = "commands";
@@ -58,11 +60,13 @@ impl ShardKeeper {
         let apps: HashMap<ShardId, AppId> =
             observed.shards.iter().map(|row| (row.id, row.app)).collect();
         let now_ms = observed.now_us / 1000;
+        let mut passed_on = 0;
         for ChangeCommand { command, shard, request, deadline_ms } in &observed.changes {
             let Some(app) = apps.get(shard) else { continue };
             if !self.passed_on.insert(*command) {
                 continue;
             }
+            passed_on += 1;
             let (command, app, instance) = (*command, *app, self.instance.clone());
             let is_late = deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms);
             let change =
@@ -79,6 +83,8 @@ impl ShardKeeper {
                 actor.passed_on.remove(&command);
             }));
         }
+        // There may be more than one heartbeat reads.
+        self.has_commands |= passed_on > 0 && observed.changes.len() >= MOST;
     }
 
     /// Passes parts of bulk actions in our shards on to the schedulers of their apps, and answers

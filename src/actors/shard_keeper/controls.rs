@@ -9,6 +9,7 @@ use super::super::messages::Fire;
 use super::ShardKeeper;
 use crate::model::bulk::BulkWork;
 use crate::model::ids::InstanceId;
+use crate::model::limits::LimitValues;
 use crate::store::Observation;
 
 /// What leaving the consumer group may take before it is left to itself.
@@ -17,6 +18,7 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 impl ShardKeeper {
     pub(super) fn follow_controls(&mut self, observed: &Observation) {
         self.follow_pauses(observed);
+        self.follow_overrides(observed);
         self.follow_ingest_pause(observed);
         self.follow_drain(observed);
         self.follow_bulks(observed);
@@ -40,6 +42,17 @@ impl ShardKeeper {
                     tracing::info!(app = %name, "app {name} is resumed");
                     self.instance.registry.notify_scope(*id, Fire);
                 }
+            }
+        }
+    }
+
+    fn follow_overrides(&self, observed: &Observation) {
+        let none = LimitValues::default();
+        for (id, app) in &self.instance.apps {
+            if app.override_limits(observed.overrides.get(id).unwrap_or(&none)) {
+                let (name, limits) = (&app.name, app.limits());
+                tracing::info!(app = %name, ?limits, "app {name} has other limits");
+                self.instance.registry.notify_scope(*id, Fire);
             }
         }
     }

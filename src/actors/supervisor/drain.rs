@@ -30,6 +30,7 @@ pub(super) async fn drain_all(instance: Arc<Instance>, deadline: Instant) {
         }
     }
     stop_starting(&instance, left(deadline)).await;
+    instance.crash_guard.close();
     if !until(deadline, || instance.in_flight.running() == 0).await {
         let running = instance.in_flight.running();
         tracing::warn!(running, "{running} attempts did not end in time: they are cancelled");

@@ -63,7 +63,7 @@ pub(super) struct Delete {
 }
 
 #[derive(Debug, clap::Args)]
-struct Common {
+pub(super) struct Common {
     #[command(flatten)]
     config: ConfigFile,
     /// Its name
@@ -77,28 +77,29 @@ struct Common {
 
 pub(super) async fn pause(arguments: Pause) -> anyhow::Result<ExitCode> {
     let refuse_requests = arguments.refuse_requests;
-    change(arguments.common, async move |operations: &Operations, app: &str| {
+    change(arguments.common, false, async move |operations: &Operations, app: &str| {
         operations.apps().pause(app, refuse_requests).await
     })
     .await
 }
 
 pub(super) async fn resume(arguments: Resume) -> anyhow::Result<ExitCode> {
-    change(arguments.common, async |operations: &Operations, app: &str| {
+    change(arguments.common, false, async |operations: &Operations, app: &str| {
         operations.apps().resume(app).await
     })
     .await
 }
 
 pub(super) async fn delete(arguments: Delete) -> anyhow::Result<ExitCode> {
-    change(arguments.common, async |operations: &Operations, app: &str| {
+    change(arguments.common, false, async |operations: &Operations, app: &str| {
         operations.apps().delete(app).await
     })
     .await
 }
 
-async fn change(
+pub(super) async fn change(
     arguments: Common,
+    limits: bool,
     operation: impl AsyncFnOnce(&Operations, &str) -> Result<AppChange>,
 ) -> anyhow::Result<ExitCode> {
     let session = Session::open(&arguments.config, LevelFilter::WARN).await?;
@@ -108,19 +109,26 @@ async fn change(
     let change = changed?;
     match arguments.form.json {
         true => document(&change)?,
-        false => say(on_one_line(&sentence(&change))),
+        false => say(on_one_line(&sentence(&change, limits))),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn sentence(change: &AppChange) -> String {
+/// `limits`: its limits were to be changed, not its pause.
+fn sentence(change: &AppChange, limits: bool) -> String {
     let app = &change.app_name;
     let pause =
         change.pause.as_ref().map(|pause| format!(" {}", paused(pause))).unwrap_or_default();
+    let still = change.pause.as_ref().map_or("", |_| "; it stays paused");
     match (change.result, &change.pause) {
         (AppResult::Paused, _) => format!("app {app} is paused{pause}"),
         (AppResult::Resumed, _) => format!("app {app} is resumed"),
         (AppResult::Deleted, _) => format!("app {app} is deleted"),
+        (AppResult::Changed, _) => {
+            format!("app {app} has these limits within two heartbeats{still}")
+        }
+        (AppResult::Reset, _) => format!("app {app} has its configured limits again{still}"),
+        (AppResult::Unchanged, _) if limits => format!("app {app} had these limits before{still}"),
         (AppResult::Unchanged, Some(_)) => format!("app {app} was paused before,{pause}"),
         (AppResult::Unchanged, None) => format!("app {app} was not paused"),
     }

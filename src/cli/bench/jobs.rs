@@ -114,6 +114,7 @@ async fn admit_all(
             read_first: false,
             conflict_on_time: false,
             now_ms,
+            window_ms: 0,
         };
         let store = scratch.store.clone();
         async move { store.admit(&Arc::new(batch)).await }
@@ -154,6 +155,7 @@ fn entry(
         origin: None,
         last_error: None,
         letter: None,
+        version: None,
         changes: Changes::default(),
     };
     Some(Entry::Job(Box::new(PlacedCandidate {

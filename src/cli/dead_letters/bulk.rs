@@ -71,6 +71,9 @@ fn how(outcome: &LetterOutcome) -> String {
     match outcome {
         LetterOutcome::Discarded => String::new(),
         LetterOutcome::Replayed(Replayed::Accepted { job_id }) => format!("as job {job_id}"),
+        LetterOutcome::Replayed(Replayed::Operated { job_id }) => {
+            format!("as an operation on job {job_id}")
+        }
         LetterOutcome::Replayed(Replayed::Duplicate { job_id, of }) => {
             format!("as a duplicate of request {of:?}, job {job_id}")
         }

@@ -9,7 +9,7 @@ use crate::operations::{ChangeResult, JobAnswer, rfc3339_s};
 pub(in crate::cli) fn code(answer: &JobAnswer) -> ExitCode {
     match (answer.done, answer.result) {
         (true, _) => ExitCode::SUCCESS,
-        (false, ChangeResult::NotAnswered) => Exit::NoAnswer.into(),
+        (false, ChangeResult::NotAnswered | ChangeResult::Remembered) => Exit::NoAnswer.into(),
         (false, _) => Exit::No.into(),
     }
 }
@@ -27,6 +27,13 @@ pub(in crate::cli) fn sentence(answer: &JobAnswer) -> String {
         ChangeResult::Rescheduled => format!("{job} is rescheduled{due}{paused}"),
         ChangeResult::Edited => format!("{job} is changed{due}{paused}"),
         ChangeResult::Started => format!("{job} is started{due}{paused}"),
+        ChangeResult::Replaced => format!("{job} is replaced{due}{paused}"),
+        ChangeResult::Superseded => {
+            format!("{job}: a higher version came before: nothing was changed")
+        }
+        ChangeResult::Remembered => {
+            format!("{job} does not exist yet: the operation is remembered")
+        }
         ChangeResult::AlreadyFired => format!("{job} has fired already: nothing was changed"),
         ChangeResult::Running => {
             let then = match answer.will_retry {

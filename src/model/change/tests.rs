@@ -27,6 +27,7 @@ fn job() -> Job {
         origin: None,
         last_error: None,
         letter: None,
+        version: None,
         changes: Changes::default(),
     }
 }

@@ -1,14 +1,12 @@
 //! Takes jobs out of memory to be fired, and applies the outcomes of their attempts.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
 use super::Window;
-use super::list::{Key, List};
+use super::list::List;
 use super::outstanding::ReadId;
 use super::places::{Flight, Place};
+use super::turns::{TURNS, Turns};
 use crate::model::ids::{JobId, ShardId};
 use crate::model::job::Job;
 
@@ -40,39 +38,62 @@ impl Window {
     /// Takes jobs that are due at `now_ms`, in the order of firing, as far as there is `room`. They
     /// are in flight until [`Self::finished`], [`Self::put_back`] or [`Self::outcome_unknown`].
     ///
+    /// A job with a concurrency key is only taken if `takes_key` says so, which counts it then;
+    /// else it waits, without keeping others from their turn, until [`Self::key_freed`].
+    ///
     /// Within a list they go strictly by due time, ties by id. Between lists the first jobs are
-    /// compared: by priority, one class higher for each `aging_ms` since the job was due and
-    /// created; then by due time and id. Jobs of shards on hold are not taken.
-    pub fn take_due(&mut self, now_ms: i64, room: Room) -> Vec<Arc<Job>> {
-        let Self { shards, places, outstanding, .. } = self;
-        let aging_ms = self.limits.aging_ms;
+    /// compared: by priority, then by due time and id. One of [`TURNS`] turns goes to the earliest
+    /// due of those that have waited for `aging_ms` since they were due and created, whatever their
+    /// priority. Jobs of shards on hold are not taken.
+    pub fn take_due(
+        &mut self,
+        now_ms: i64,
+        room: Room,
+        mut takes_key: impl FnMut(&str) -> bool,
+    ) -> Vec<Arc<Job>> {
+        let (most_of_key, mut free_for_blocked) =
+            (self.most_blocked_of_key(), self.free_for_blocked());
+        let mut passed = Vec::new();
+        let Self { shards, places, outstanding, turn, .. } = self;
         let since = outstanding.last();
-        let mut turns: BinaryHeap<Turn<'_>> = shards
-            .values_mut()
-            .filter(|shard| !shard.held)
-            .flat_map(|shard| &mut shard.lists)
-            .filter_map(|list| Some(Turn { at: list.turn(now_ms, aging_ms)?, list }))
-            .collect();
+        let lists = shards.values_mut().filter(|shard| !shard.held);
+        let lists = lists.flat_map(|shard| &mut shard.lists).collect();
+        let mut turns = Turns::new(lists, now_ms, self.limits.aging_ms);
         let (mut taken, mut bytes, mut starts) = (Vec::new(), 0, 0);
         while taken.len() < room.jobs
             && bytes < room.bytes
-            && let Some(mut first) = turns.peek_mut()
+            && let Some(list) = turns.next(*turn % TURNS == TURNS - 1)
+            && let Some(head) = list.head()
         {
-            let starts_nothing = first.list.head().is_some_and(|job| job.is_expired(now_ms));
+            let starts_nothing = head.is_expired(now_ms);
             if starts == room.starts && !starts_nothing {
-                PeekMut::pop(first);
+                turns.leave_out();
                 continue;
             }
-            let Some(job) = first.list.take_head() else { break };
+            if let Some(name) = &head.concurrency_key {
+                if starts_nothing {
+                    passed.push((head.shard, name.clone()));
+                } else if !takes_key(name) {
+                    let most = if free_for_blocked > 0 { most_of_key } else { 1 };
+                    match list.block_head(most) {
+                        Some(dropped) => drop(places.remove(&dropped.id)),
+                        None => free_for_blocked = free_for_blocked.saturating_sub(1),
+                    }
+                    turns.head_changed();
+                    continue;
+                }
+            }
+            let Some(job) = list.take_head() else { break };
+            turns.head_changed();
             starts += usize::from(!starts_nothing);
+            *turn = turn.wrapping_add(u32::from(!starts_nothing));
             let flight = Flight { shard: job.shard, since, seen_again: false };
             places.insert(job.id, Place::InFlight(flight));
             bytes += job.size();
             taken.push(job);
-            match first.list.turn(now_ms, aging_ms) {
-                Some(at) => first.at = at,
-                None => drop(PeekMut::pop(first)),
-            }
+        }
+        for (shard, name) in passed {
+            self.key_freed(shard, &name);
         }
         taken
     }
@@ -151,29 +172,3 @@ impl Window {
         self.look_up(id);
     }
 }
-
-/// A list that has a due job; the greatest is the next to fire.
-struct Turn<'a> {
-    at: Reverse<(i64, Key)>,
-    list: &'a mut List,
-}
-
-impl Ord for Turn<'_> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.at.cmp(&other.at)
-    }
-}
-
-impl PartialOrd for Turn<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Turn<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.at == other.at
-    }
-}
-
-impl Eq for Turn<'_> {}

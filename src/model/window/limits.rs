@@ -15,6 +15,11 @@ impl Window {
         self.shrink();
     }
 
+    /// Sets how long a due job waits before it has a part beside jobs of a higher priority.
+    pub fn set_aging_ms(&mut self, aging_ms: i64) {
+        self.limits.aging_ms = aging_ms;
+    }
+
     /// The size of all lists, with the expected size of the outstanding pages.
     pub fn expected_bytes(&self) -> usize {
         let expected = self.lists().filter_map(List::page).map(|page| page.expected.bytes);

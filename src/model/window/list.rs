@@ -1,16 +1,14 @@
 //! One list: the next jobs of one shard and priority, up to a mark.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
 
+use super::blocked::Blocked;
 use super::outstanding::ReadId;
+use super::places::Key;
 use crate::model::ids::JobId;
 use crate::model::job::{Job, Priority};
-
-/// The order of rows in a list: by due time, ties by id.
-pub(super) type Key = (i64, JobId);
 
 /// Before every row: nothing of the list is known.
 pub(super) fn before_all() -> Key {
@@ -81,13 +79,16 @@ pub(super) struct OutstandingPage {
 
 /// The next jobs of one shard and priority.
 ///
-/// *Invariant*: every live row at or before the mark is here, in flight, or will be returned by
-/// an outstanding ticket or look-up; none after it is in `jobs`.
+/// *Invariant*: every live row at or before the mark is here, in flight, will be returned by
+/// an outstanding ticket or look-up, or was dropped by `blocked`; none after it is in `jobs` or
+/// `blocked`.
 #[derive(Debug)]
 pub(super) struct List {
     pub(super) priority: Priority,
     mark: Key,
     jobs: BTreeMap<Key, Arc<Job>>,
+    /// Jobs that wait for their concurrency key.
+    blocked: Blocked,
     /// Jobs beyond the mark that arrived while a page was outstanding. The page may have been
     /// read before their rows were inserted, and yet move the mark past them.
     waiting: BTreeMap<Key, Arc<Job>>,
@@ -105,6 +106,7 @@ impl List {
             priority,
             mark: before_all(),
             jobs: BTreeMap::new(),
+            blocked: Blocked::default(),
             waiting: BTreeMap::new(),
             ceiling: None,
             page: None,
@@ -121,7 +123,7 @@ impl List {
         self.page
     }
 
-    /// The size of `jobs` and `waiting`.
+    /// The size of `jobs`, `blocked` and `waiting`.
     pub(super) fn size(&self) -> Size {
         self.size
     }
@@ -151,9 +153,57 @@ impl List {
         Some(job)
     }
 
+    /// The jobs that wait for their concurrency key.
+    pub(super) fn blocked(&self) -> &Blocked {
+        &self.blocked
+    }
+
+    /// How many jobs there are that do not wait for their concurrency key.
+    pub(super) fn unblocked(&self) -> usize {
+        self.size.jobs - self.blocked.len()
+    }
+
+    /// Puts the first job aside until its concurrency key is free; the key may have `most` of them.
+    /// Returns the job if there are more, and it is dropped from memory.
+    pub(super) fn block_head(&mut self, most: usize) -> Option<Arc<Job>> {
+        let (_, job) = self.jobs.pop_first()?;
+        if self.blocked.add(&job, most) {
+            return None;
+        }
+        self.size = self.size - Size::of(&job);
+        Some(job)
+    }
+
+    /// Puts the first job that waits for this concurrency key back in its place.
+    pub(super) fn unblock(&mut self, name: &str) -> bool {
+        let Some(job) = self.blocked.pop(name) else { return false };
+        self.jobs.insert(job.key(), job);
+        true
+    }
+
+    /// If jobs of this concurrency key were dropped, moves the mark back before the first of them.
+    /// Returns the jobs beyond it, which are dropped from memory.
+    pub(super) fn read_dropped_again(&mut self, name: &str) -> Vec<Arc<Job>> {
+        let Some(first) = self.blocked.first_dropped(name) else { return Vec::new() };
+        let mut evicted = Vec::new();
+        while self.last().is_some_and(|last| last.key() >= first)
+            && let Some(job) = self.evict_last()
+        {
+            evicted.push(job);
+        }
+        self.move_mark_back(just_before(first));
+        evicted
+    }
+
     /// The last to fire.
     pub(super) fn last(&self) -> Option<&Arc<Job>> {
-        self.waiting.last_key_value().or_else(|| self.jobs.last_key_value()).map(|(_, job)| job)
+        let last_of =
+            |jobs: &'_ BTreeMap<Key, Arc<Job>>| jobs.last_key_value().map(|(key, _)| *key);
+        if let Some((_, job)) = self.waiting.last_key_value() {
+            return Some(job);
+        }
+        let key = last_of(&self.jobs).max(last_of(self.blocked.jobs()))?;
+        self.jobs.get(&key).or_else(|| self.blocked.jobs().get(&key))
     }
 
     /// Whether a row that is known to be in the table belongs in memory now; else a later page
@@ -171,7 +221,11 @@ impl List {
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<Arc<Job>> {
-        let job = self.jobs.remove(&key).or_else(|| self.waiting.remove(&key))?;
+        let job = self
+            .jobs
+            .remove(&key)
+            .or_else(|| self.waiting.remove(&key))
+            .or_else(|| self.blocked.remove(key))?;
         self.size = self.size - Size::of(&job);
         Some(job)
     }
@@ -184,11 +238,19 @@ impl List {
                 self.ceiling = Some(key);
                 (key, job)
             }
-            None => self.jobs.pop_last()?,
+            None => {
+                let key = self.last()?.key();
+                (key, self.jobs.remove(&key).or_else(|| self.blocked.remove(key))?)
+            }
         };
-        self.mark = self.mark.min(just_before(key));
+        self.move_mark_back(just_before(key));
         self.size = self.size - Size::of(&job);
         Some(job)
+    }
+
+    fn move_mark_back(&mut self, mark: Key) {
+        self.mark = self.mark.min(mark);
+        self.blocked.mark_moved_to(self.mark);
     }
 
     pub(super) fn open_page(&mut self, page: OutstandingPage) {
@@ -226,14 +288,8 @@ impl List {
     ) -> (impl Iterator<Item = Arc<Job>> + use<>, Option<OutstandingPage>) {
         let row_bytes = self.row_bytes;
         let old = std::mem::replace(self, Self { row_bytes, ..Self::new(self.priority) });
-        (old.jobs.into_values().chain(old.waiting.into_values()), old.page)
-    }
-
-    /// The list's rank in the order of firing at `now_ms`; `None` if none of its jobs is due.
-    pub(super) fn turn(&self, now_ms: i64, aging_ms: i64) -> Option<Reverse<(i64, Key)>> {
-        let head = self.head().filter(|head| head.due_ms <= now_ms)?;
-        let waited_ms = now_ms.saturating_sub(head.ready_ms()).max(0);
-        Some(Reverse((i64::from(self.priority.rank()) - waited_ms / aging_ms.max(1), head.key())))
+        let blocked: Vec<_> = old.blocked.jobs().values().cloned().collect();
+        (old.jobs.into_values().chain(old.waiting.into_values()).chain(blocked), old.page)
     }
 }
 

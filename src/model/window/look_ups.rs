@@ -96,9 +96,10 @@ impl Window {
     }
 
     fn add_missing(&mut self, audit: &Audit, row: Job) -> bool {
-        let at_or_before_mark = self
-            .list_mut(audit.shard, audit.priority)
-            .is_some_and(|list| row.key() <= list.mark() && row.priority == list.priority);
+        let at_or_before_mark = self.list_mut(audit.shard, audit.priority).is_some_and(|list| {
+            let is_known = row.key() <= list.mark() && row.priority == list.priority;
+            is_known && !list.blocked().is_dropped(&row)
+        });
         let missing = at_or_before_mark
             && row.shard == audit.shard
             && !self.places.contains_key(&row.id)

@@ -19,6 +19,9 @@
 
 mod outstanding;
 mod fire;
+mod turns;
+mod keys;
+mod blocked;
 mod limits;
 mod list;
 mod look_ups;
@@ -53,7 +56,8 @@ pub struct WindowLimits {
     pub max_bytes: usize,
     /// The maximum number of rows of one page.
     pub page_size: usize,
-    /// A due job rises by one priority class each time that it has waited this long.
+    /// A job that has waited this long since it was due and created has a part beside jobs of a
+    /// higher priority.
     pub aging_ms: i64,
 }
 
@@ -63,6 +67,8 @@ pub struct Window {
     limits: WindowLimits,
     shards: BTreeMap<ShardId, Shard>,
     places: Places,
+    /// How many jobs have had their turn.
+    turn: u32,
     outstanding: OutstandingReads,
     /// Ids whose rows have to be looked up.
     to_look_up: Vec<JobId>,
@@ -103,6 +109,7 @@ impl Window {
             limits,
             shards: BTreeMap::new(),
             places: Places::default(),
+            turn: 0,
             outstanding: OutstandingReads::new(),
             to_look_up: Vec::new(),
         }
@@ -215,7 +222,12 @@ impl Window {
             return None;
         };
         self.places.remove(&id);
-        self.list_mut(shard, priority)?.remove((due_ms, id))
+        let job = self.list_mut(shard, priority)?.remove((due_ms, id))?;
+        if let Some(name) = &job.concurrency_key {
+            // It may have been the one whose turn it was.
+            self.key_freed(shard, name);
+        }
+        Some(job)
     }
 
     /// Notes that a job is not in flight any more; `None` if it was not.

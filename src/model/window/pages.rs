@@ -34,7 +34,8 @@ impl Window {
     /// and are outstanding from now on.
     ///
     /// A page is read if it would at least double its list, so for an empty list at once: after
-    /// this call every list has jobs, or an outstanding page, or no further rows.
+    /// this call every list has jobs, or an outstanding page, or no further rows. Jobs that wait for
+    /// their concurrency key do not count.
     pub fn wanted_pages(&mut self) -> Vec<PageRequest> {
         let open = self.lists().filter(|list| list.is_open()).count();
         if open == 0 {
@@ -131,7 +132,7 @@ fn worthwhile_page(
     allowed: Size,
     page_size: usize,
 ) -> Option<Size> {
-    let held = list.size().jobs;
+    let held = list.unblocked();
     let (row_bytes, at_most) = match list.row_bytes().or(of_others) {
         Some(row_bytes) => (row_bytes.max(1), page_size),
         None => (size_of::<Job>(), page_size.min(FIRST_PAGE)),

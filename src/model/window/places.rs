@@ -2,8 +2,11 @@
 
 use super::id_map::IdMap;
 use super::outstanding::ReadId;
-use crate::model::ids::ShardId;
+use crate::model::ids::{JobId, ShardId};
 use crate::model::job::Priority;
+
+/// The order of rows in a list: by due time, ties by id.
+pub(super) type Key = (i64, JobId);
 
 /// The ids that are in a list or in flight, never both.
 pub(super) type Places = IdMap<Place>;

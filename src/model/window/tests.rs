@@ -3,13 +3,14 @@
 mod audits;
 mod bounds;
 mod firing;
+mod keys;
 mod proptest;
 mod tickets;
 mod world;
 
 use self::world::{id_of, job};
 use super::{PageRequest, Place, Room, Window, WindowLimits, Withdrawn};
-use crate::model::ids::{Epoch, ShardId};
+use crate::model::ids::{Epoch, JobId, ShardId};
 use crate::model::job::{Job, JobData, Priority};
 
 const SHARD: ShardId = ShardId(1);
@@ -74,7 +75,7 @@ fn room(jobs: usize, bytes: usize) -> Room {
 /// Takes all that is due, and returns the first bytes of the ids.
 fn take(window: &mut Window, now_ms: i64) -> Vec<u8> {
     window
-        .take_due(now_ms, room(usize::MAX, usize::MAX))
+        .take_due(now_ms, room(usize::MAX, usize::MAX), |_| true)
         .iter()
         .map(|job| job.id.into_bytes()[0])
         .collect()

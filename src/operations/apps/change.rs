@@ -11,7 +11,7 @@ use crate::operations::{Error, Paused, Result};
 use crate::store::{AppInUse, AppState, DueJobs};
 
 /// How many times a change is tried that others make at the same time.
-const TRIES: usize = 10;
+pub(super) const TRIES: usize = 10;
 
 /// What was done to an app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -35,6 +35,10 @@ pub enum AppResult {
     Paused,
     /// It is not paused any more.
     Resumed,
+    /// It has other limits now.
+    Changed,
+    /// Its limits are as configured again.
+    Reset,
     /// It was like that before.
     Unchanged,
     /// It is unknown now.
@@ -144,21 +148,21 @@ async fn delete(context: &Context, app: &str) -> Result<AppChange> {
     }
 }
 
-async fn state(context: &Context, app: &str) -> Result<AppState> {
+pub(super) async fn state(context: &Context, app: &str) -> Result<AppState> {
     let found = context.store().app_state(app).await;
     let found = found.map_err(|error| context.database_error(error))?;
     found.ok_or_else(|| Error::NotFound(format!("no app {app} was ever registered")))
 }
 
-fn entry(context: &Context, action: AuditAction, app: &str) -> AuditEntry {
+pub(super) fn entry(context: &Context, action: AuditAction, app: &str) -> AuditEntry {
     AuditEntry { app: Some(app.to_owned()), ..context.entry(action, app) }
 }
 
-fn changed(result: AppResult, app: &str, pause: Option<AppPause>) -> AppChange {
+pub(super) fn changed(result: AppResult, app: &str, pause: Option<AppPause>) -> AppChange {
     AppChange { result, app_name: app.to_owned(), pause: pause.map(Paused::from) }
 }
 
-fn others_change(app: &str) -> Error {
+pub(super) fn others_change(app: &str) -> Error {
     Error::Unavailable(format!("others change app {app} at the same time: try again"))
 }
 

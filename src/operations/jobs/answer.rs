@@ -62,14 +62,14 @@ pub enum OperationOutcome {
 }
 
 impl JobAnswer {
-    pub(super) fn of(answer: Answer) -> Self {
+    pub(in crate::operations) fn of(answer: Answer) -> Self {
         let Answer { result, job_id, done, changed, will_retry, due_ms, cancelled } = answer;
         let (cancelled_ms, cancelled_by) = cancelled.unzip();
         let no = Self::no(result, Some(job_id));
         Self { done, changed, will_retry, due_ms, cancelled_ms, cancelled_by, ..no }
     }
 
-    pub(super) fn no(result: ChangeResult, job_id: Option<JobId>) -> Self {
+    pub(in crate::operations) fn no(result: ChangeResult, job_id: Option<JobId>) -> Self {
         Self {
             result,
             job_id,
@@ -90,12 +90,14 @@ impl JobAnswer {
 }
 
 /// The JSON form of a [`JobAnswer`].
-#[derive(Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = JobAnswer)]
 pub(crate) struct WireAnswer<'a> {
     #[schema(value_type = String)]
     result: ChangeResult,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    remembered: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Uuid>)]
     job_id: Option<JobId>,
@@ -115,8 +117,10 @@ pub(crate) struct WireAnswer<'a> {
 
 impl Serialize for JobAnswer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let remembered = self.result == ChangeResult::Remembered;
         WireAnswer {
-            result: self.result,
+            result: if remembered { ChangeResult::Unknown } else { self.result },
+            remembered,
             job_id: self.job_id,
             will_retry: self.will_retry,
             due_time: self.due_ms.map(rfc3339_ms),
@@ -182,6 +186,10 @@ mod tests {
                 json!({ "result": "running", "jobId": job_id, "willRetry": false }),
             ),
             (JobAnswer::no(ChangeResult::Unknown, None), json!({ "result": "unknown" })),
+            (
+                no(ChangeResult::Remembered),
+                json!({ "result": "unknown", "remembered": true, "jobId": job_id }),
+            ),
             (
                 JobAnswer::not_answered(job_id, 17),
                 json!({ "result": "not-answered", "jobId": job_id, "operation": 17 }),

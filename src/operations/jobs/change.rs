@@ -25,7 +25,7 @@ const WAIT: Duration = Duration::from_secs(5);
 /// How often a command's answer is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often a job is looked for again whose shard changed hands meanwhile.
-const TRIES: usize = 5;
+pub(super) const TRIES: usize = 5;
 
 /// An operation on one job.
 #[derive(Clone, Debug)]
@@ -101,6 +101,11 @@ impl JobOperation {
         self
     }
 
+    /// For how long its answer is waited.
+    pub(super) fn waits(&self) -> Duration {
+        self.wait
+    }
+
     /// An operation that is not answered in time is withdrawn, so that it changes nothing later.
     /// Otherwise it is carried out as soon as an instance owns the job's shard, and its answer is
     /// found by [`Jobs::operation`](super::Jobs::operation).
@@ -111,7 +116,7 @@ impl JobOperation {
 }
 
 /// What became of a command while it was waited for.
-enum Waited {
+pub(super) enum Waited {
     Answered(ChangeAnswer),
     Withdrawn,
     NotAnswered(i64),
@@ -155,7 +160,7 @@ impl Context {
     }
 
     /// The answer, or nothing if the shard changed hands and the job is to be looked for again.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         request: &ChangeRequest,
         located: &LocatedJob,
@@ -232,11 +237,14 @@ impl Context {
         }
     }
 
-    fn told(&self, waited: Waited, id: JobId) -> Result<JobAnswer> {
+    pub(super) fn told(&self, waited: Waited, id: JobId) -> Result<JobAnswer> {
         match waited {
             Waited::Answered(ChangeAnswer::Answered(answer)) => Ok(JobAnswer::of(answer)),
             Waited::Answered(ChangeAnswer::Refused(why)) => {
                 Err(Refusal::new(ErrorKind::InvalidField, why).into())
+            }
+            Waited::Answered(ChangeAnswer::Conflict(why)) => {
+                Err(Refusal::new(ErrorKind::RequestConflict, why).into())
             }
             Waited::Answered(ChangeAnswer::NotMatched(etag)) => {
                 Err(Error::NotMatched(not_matched(id, &etag)))
@@ -350,12 +358,17 @@ impl Context {
             CommandState::Answered(ChangeAnswer::Answered(answer)) => {
                 OperationOutcome::Answered(JobAnswer::of(answer))
             }
-            CommandState::Answered(ChangeAnswer::Refused(why)) => OperationOutcome::Refused(why),
+            CommandState::Answered(ChangeAnswer::Refused(why) | ChangeAnswer::Conflict(why)) => {
+                OperationOutcome::Refused(why)
+            }
             CommandState::Answered(ChangeAnswer::NotMatched(etag)) => {
                 OperationOutcome::Refused(not_matched(request.job, &etag))
             }
         };
-        let kind = request.change.kind();
+        let kind = match &request.change {
+            JobChange::Named(named) => named.as_str(),
+            change => change.kind(),
+        };
         Ok(OperationState { operation: id, kind, created_ms, outcome })
     }
 }

@@ -68,6 +68,8 @@ pub enum JobState {
     Dead,
     /// It was cancelled.
     Cancelled,
+    /// It does not exist yet, and operations on it are remembered. No list has it.
+    Awaited,
 }
 
 impl JobState {
@@ -80,6 +82,7 @@ impl JobState {
             Self::Succeeded => "succeeded",
             Self::Dead => "dead",
             Self::Cancelled => "cancelled",
+            Self::Awaited => "awaited",
         }
     }
 

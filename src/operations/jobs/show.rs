@@ -71,6 +71,7 @@ impl ShownJob {
         let LocatedJob { stored, app_name, rules, is_paused, .. } = located;
         let StoredJob { job, is_tombstone } = stored;
         let state = match (is_tombstone, is_running || running.is_some()) {
+            (true, _) if job.changes.cancelled.is_none() => JobState::Awaited,
             (true, _) => JobState::Cancelled,
             (false, true) => JobState::Running,
             (false, false) if job.due_ms <= now_ms => JobState::Due,

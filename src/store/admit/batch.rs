@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::model::audit::AuditEntry;
+use crate::model::audit::{AuditEntry, AuditSource, By};
+use crate::model::change::named::NamedChange;
+use crate::model::change::{Answer, JobChange};
 use crate::model::fingerprint::Fingerprint;
+use crate::model::ids::ShardId;
 use crate::model::ids::{JobId, LedgerId, Offset, ReaderToken};
 use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, ErrorKind, Refusal};
 use crate::model::record::RawRecord;
-use crate::store::{AppRow, IdempotencyKey, LastRecord, ShardFence};
+use crate::model::verdict::Event;
+use crate::store::{AppRow, ChangeRequest, IdempotencyKey, LastRecord, ShardFence};
 
 /// Requests and dead letters that are admitted in one transaction.
 #[derive(Clone, Debug)]
@@ -30,6 +34,8 @@ pub struct Batch {
     pub verdicts: bool,
     /// The time of the admission, epoch milliseconds.
     pub now_ms: i64,
+    /// For how long operations and cancelled jobs are remembered, milliseconds.
+    pub window_ms: i64,
 }
 
 /// The origin of a batch.
@@ -68,6 +74,13 @@ pub struct Taken {
     pub id: Uuid,
     /// The number of its attempts.
     pub attempts: u32,
+}
+
+impl Batch {
+    /// Whether one of its entries is an operation, which is decided by what exists.
+    pub(super) fn has_operations(&self) -> bool {
+        self.entries.iter().any(|entry| matches!(entry, Entry::Operation(_)))
+    }
 }
 
 /// Where it is written down who replayed a letter.
@@ -133,6 +146,8 @@ pub struct Advance {
 pub enum Entry {
     /// A valid request.
     Job(Box<PlacedCandidate>),
+    /// A valid operation on a job that is named by its request id.
+    Operation(Box<PlacedOperation>),
     /// An invalid one.
     Letter(Box<DeadLetter>),
     /// A record that cannot become a job yet; it is parked and retried later.
@@ -165,6 +180,23 @@ pub struct PlacedCandidate {
     pub record: Option<Arc<RawRecord>>,
 }
 
+/// An operation on a job, with the shard of what is remembered of it if the job does not exist.
+#[derive(Clone, Debug)]
+pub struct PlacedOperation {
+    /// The app.
+    pub app: Arc<AppRow>,
+    /// The job.
+    pub job: JobId,
+    /// The request id that stands for it.
+    pub target: String,
+    /// The shard.
+    pub shard: ShardId,
+    /// What is asked for.
+    pub change: NamedChange,
+    /// Its record, for a dead letter.
+    pub record: Option<Arc<RawRecord>>,
+}
+
 /// The result of admitting a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admitted {
@@ -183,6 +215,27 @@ pub enum Admitted {
 pub enum Decision {
     /// It became a job.
     Accepted,
+    /// It became a job whose name has operations.
+    Met {
+        /// The job as it is now.
+        job: Box<Job>,
+        /// Whether it lives, at the end of the batch.
+        is_live: bool,
+        /// Whether it was cancelled before it came.
+        cancelled: bool,
+    },
+    /// It is an operation, or a schedule that was decided like one.
+    Operated {
+        /// The answer.
+        answer: Box<Answer>,
+        /// The shard of the job, or of what is remembered.
+        shard: ShardId,
+        /// The verdicts.
+        events: Vec<Event>,
+    },
+    /// Its job is live, and the owner of the shard carries it out. A call asks the owner itself;
+    /// everything else has written a command.
+    Asked(Box<Asked>),
     /// It is a duplicate of an earlier request.
     Duplicate {
         /// The request id of the earlier request.
@@ -198,15 +251,69 @@ pub enum Decision {
     Waits,
 }
 
+/// A change to be carried out by the owner of a job's shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The shard.
+    pub shard: ShardId,
+    /// The change.
+    pub request: ChangeRequest,
+    /// How it would be answered now.
+    pub foreseen: Answer,
+}
+
+impl Asked {
+    /// The decision as it would be.
+    pub fn into_foreseen(self) -> Decision {
+        let Self { shard, foreseen, .. } = self;
+        Decision::Operated { answer: Box::new(foreseen), shard, events: Vec::new() }
+    }
+
+    /// Asks for a change of this live job.
+    pub(super) fn of(job: &Job, change: NamedChange, foreseen: Answer) -> Box<Self> {
+        let by = By::new(format!("request {}", change.message.request_id));
+        let by = by.through(match change.message.source {
+            Some(_) => AuditSource::Kafka,
+            None => AuditSource::Handle,
+        });
+        let request = ChangeRequest {
+            job: job.id,
+            created_ms: job.created_ms,
+            change: JobChange::Named(Box::new(change)),
+            if_match: None,
+            by,
+            bulk: None,
+        };
+        Box::new(Self { shard: job.shard, request, foreseen })
+    }
+}
+
 impl Entry {
     /// The offset of its record, if it has one.
     pub fn offset(&self) -> Option<Offset> {
         let of_letter = |letter: &DeadLetter| letter.source.as_ref().map(|source| source.offset);
         match self {
             Self::Job(candidate) => candidate.job.origin.as_ref().map(|origin| origin.offset),
+            Self::Operation(operation) => operation.record.as_ref().map(|record| record.offset),
             Self::Letter(letter) => of_letter(letter),
             Self::Wait(wait) => of_letter(&wait.letter),
         }
+    }
+}
+
+impl PlacedOperation {
+    pub(super) fn refusal(&self, kind: ErrorKind, message: String) -> Refusal {
+        Refusal {
+            request_id: Some(self.change.message.request_id.clone()),
+            app: Some(self.app.name.clone()),
+            ..Refusal::new(kind, message)
+        }
+    }
+
+    /// As of a [`PlacedCandidate`].
+    pub(super) fn letter(&self, refusal: Refusal, now_ms: i64) -> Option<DeadLetter> {
+        let record = self.record.as_ref()?;
+        Some(DeadLetter::of_record(record, refusal, now_ms))
     }
 }
 

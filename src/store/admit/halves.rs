@@ -58,20 +58,25 @@ impl Store {
 
     /// Admits a dead letter in place of a single entry that was refused.
     async fn admit_as_letter(&self, batch: &Batch, cause: String) -> Result<Admitted> {
-        let [Entry::Job(candidate)] = &batch.entries[..] else {
-            return Err(Error::Unavailable(format!(
-                "the database refuses even the dead letter of this record, which blocks its \
+        let message = format!("the database refuses this request: {cause}");
+        let (refusal, letter) = match &batch.entries[..] {
+            [Entry::Job(candidate)] => {
+                let refusal = candidate.refusal(ErrorKind::RefusedByDatabase, message);
+                (refusal.clone(), candidate.letter(refusal, batch.now_ms))
+            }
+            [Entry::Operation(operation)] => {
+                let refusal = operation.refusal(ErrorKind::RefusedByDatabase, message);
+                (refusal.clone(), operation.letter(refusal, batch.now_ms))
+            }
+            _ => {
+                return Err(Error::Unavailable(format!(
+                    "the database refuses even the dead letter of this record, which blocks its \
                  partition: {cause}; raise the database's limit, or skip the record by \
                  `infinite-scheduler ingest seek`"
-            )));
+                )));
+            }
         };
-        let refusal = candidate.refusal(
-            ErrorKind::RefusedByDatabase,
-            format!("the database refuses this request: {cause}"),
-        );
-        let Some(letter) = candidate.letter(refusal.clone(), batch.now_ms) else {
-            return Err(Error::Refused(cause));
-        };
+        let Some(letter) = letter else { return Err(Error::Refused(cause)) };
         let entries = vec![Entry::Letter(Box::new(letter))];
         let buried = Arc::new(Batch { entries, fences: Vec::new(), ..batch.clone() });
         match self.admit_whole(&buried).await? {
@@ -87,7 +92,7 @@ impl Batch {
     fn probe(&self) -> Option<Self> {
         let mut candidates = self.entries.iter().filter_map(|entry| match entry {
             Entry::Job(candidate) => Some(candidate),
-            Entry::Letter(_) | Entry::Wait(_) => None,
+            Entry::Operation(_) | Entry::Letter(_) | Entry::Wait(_) => None,
         });
         let first = candidates.clone().next()?;
         let name = uuid::Uuid::new_v4().to_string();

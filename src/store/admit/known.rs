@@ -10,8 +10,10 @@ use uuid::Uuid;
 use super::batch::{Batch, BatchSource, Entry};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId};
+use crate::model::job::Job;
+use crate::store::columns::job_of;
 use crate::store::tombstones::TOMBSTONE;
-use crate::store::{Result, Store};
+use crate::store::{Result, Store, StoredJob};
 
 /// The jobs, keys and dead letters that existed when they were read. They may have changed since;
 /// the unique keys decide when the batch is written.
@@ -24,12 +26,18 @@ pub(super) struct Known {
     pub(super) free: Vec<FreeKey>,
     /// The states of existing dead letters of records that are to be parked.
     pub(super) letters: HashMap<Uuid, i16>,
+    /// Jobs that operations name, which have no row and are known to have fired.
+    pub(super) fired: HashSet<JobId>,
 }
 
 impl Known {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { keys, jobs, free, letters } = self;
-        keys.is_empty() && jobs.is_empty() && free.is_empty() && letters.is_empty()
+        let Self { keys, jobs, free, letters, fired } = self;
+        keys.is_empty()
+            && jobs.is_empty()
+            && free.is_empty()
+            && letters.is_empty()
+            && fired.is_empty()
     }
 }
 
@@ -53,6 +61,30 @@ pub(super) struct Earlier {
     pub(super) cancelled: bool,
     /// The end of the window, of a key.
     pub(super) expires_ms: Option<i64>,
+    /// Of a request id: its row, without `jobData`.
+    pub(super) row: Option<Box<StoredJob>>,
+}
+
+impl Earlier {
+    /// The job of a request id, which is live.
+    pub(super) fn of(job: &Job, fingerprint: Fingerprint) -> Self {
+        Self {
+            job: job.id,
+            request_id: job.request_id.clone(),
+            fingerprint,
+            scheduled_ms: job.changes.moved_ms.is_none().then_some(job.scheduled_ms),
+            cancelled: false,
+            expires_ms: None,
+            row: None,
+        }
+    }
+}
+
+impl Earlier {
+    /// Whether it is the row of a job of a schedule with a version.
+    pub(super) fn has_version(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| row.job.version.is_some())
+    }
 }
 
 /// The most ids of one query.
@@ -62,7 +94,11 @@ impl Store {
     pub(super) async fn known(&self, batch: &Batch) -> Result<Known> {
         let candidates = batch.entries.iter().filter_map(|entry| match entry {
             Entry::Job(candidate) => Some(candidate),
-            Entry::Letter(_) | Entry::Wait(_) => None,
+            Entry::Operation(_) | Entry::Letter(_) | Entry::Wait(_) => None,
+        });
+        let operations = batch.entries.iter().filter_map(|entry| match entry {
+            Entry::Operation(operation) => Some(operation),
+            Entry::Job(_) | Entry::Letter(_) | Entry::Wait(_) => None,
         });
         let mut known = Known::default();
         let keys: Vec<KeyId> =
@@ -70,7 +106,12 @@ impl Store {
         let ended = self.read_keys(&keys, batch.now_ms, &mut known).await?;
         let mut ids: Vec<JobId> = candidates.map(|candidate| candidate.job.id).collect();
         ids.extend(ended.iter().map(|row| JobId::from_uuid(row.job)));
+        ids.extend(operations.clone().map(|operation| operation.job));
         self.read_jobs(&ids, &mut known).await?;
+        let gone = operations.filter(|operation| !known.jobs.contains_key(&operation.job));
+        let gone: Vec<(JobId, &str)> =
+            gone.map(|operation| (operation.job, operation.target.as_str())).collect();
+        known.fired = self.fired(&gone).await?;
         for row in ended {
             // A key is valid for as long as its job lives, even after the end of its window.
             let job = known.jobs.get(&JobId::from_uuid(row.job));
@@ -138,7 +179,7 @@ impl Store {
     async fn read_letters(&self, batch: &Batch, known: &mut Known) -> Result<()> {
         let waiting = batch.entries.iter().filter_map(|entry| match entry {
             Entry::Wait(wait) => Some(wait.letter.id()),
-            Entry::Job(_) | Entry::Letter(_) => None,
+            Entry::Job(_) | Entry::Operation(_) | Entry::Letter(_) => None,
         });
         let ids: Vec<Uuid> = waiting.collect();
         for some in ids.chunks(AT_ONCE) {
@@ -164,16 +205,15 @@ impl Store {
                 .await?;
             while let Some(row) = rows.try_next().await? {
                 let requested = row.original.map(|hash| Fingerprint::from_bytes(hash.into_bytes()));
-                let earlier = Earlier {
-                    job: JobId::from_uuid(row.id),
-                    fingerprint: requested
-                        .or_else(|| Fingerprint::of_json(&row.data).ok())
-                        .unwrap_or(Fingerprint::from_bytes([0; 16])),
-                    request_id: row.request_id,
-                    scheduled_ms: row.moved_ms.is_none().then_some(row.scheduled_ms),
-                    cancelled: row.priority == TOMBSTONE,
-                    expires_ms: None,
-                };
+                let fingerprint = requested
+                    .or_else(|| Fingerprint::of_json(&row.data).ok())
+                    .unwrap_or(Fingerprint::from_bytes([0; 16]));
+                let is_tombstone = row.priority == TOMBSTONE;
+                let mut job = job_of(job::Model { data: "{}".to_owned(), ..row });
+                job.changes.original = Some(fingerprint);
+                let earlier = Earlier { cancelled: is_tombstone, ..Earlier::of(&job, fingerprint) };
+                let row = Some(Box::new(StoredJob { job, is_tombstone }));
+                let earlier = Earlier { row, ..earlier };
                 known.jobs.insert(earlier.job, earlier);
             }
         }
@@ -193,5 +233,6 @@ fn earlier_of_key(row: &idempotency_key::Model) -> Earlier {
         scheduled_ms: Some(row.scheduled_ms),
         cancelled: false,
         expires_ms: Some(row.expires_ms),
+        row: None,
     }
 }

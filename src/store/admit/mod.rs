@@ -19,7 +19,8 @@ use std::sync::Arc;
 use super::{Driver, Error, Result, Store};
 
 pub use batch::{
-    Admitted, Advance, Batch, BatchSource, Decision, Entry, PlacedCandidate, Taken, Told, Wait,
+    Admitted, Advance, Asked, Batch, BatchSource, Decision, Entry, PlacedCandidate,
+    PlacedOperation, Taken, Told, Wait,
 };
 pub use plan::Names;
 
@@ -56,7 +57,7 @@ impl Store {
     }
 
     async fn admit_whole(&self, batch: &Arc<Batch>) -> Result<Admitted> {
-        let mut known = match batch.read_first {
+        let mut known = match batch.read_first || batch.has_operations() {
             true => self.known(batch).await?,
             false => Known::default(),
         };

@@ -7,6 +7,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Either, MySqlTransaction, Row};
 use uuid::Uuid;
 
+use super::plan::names::NAME_CHANGED;
 use super::plan::{Plan, Totals};
 use super::{Admitted, Batch};
 use crate::store::columns::jobs::Inserted;
@@ -32,7 +33,11 @@ pub(super) async fn write(pool: &MySqlPool, batch: &Batch, plan: Plan) -> Result
         return Ok(Admitted::Fenced);
     }
     run_mysql(&mut transaction, plan.total_updates(batch)).await?;
+    if !run_mysql(&mut transaction, plan.name_writes.before.clone()).await? {
+        return Err(Error::Raced(NAME_CHANGED.into()));
+    }
     insert(&mut transaction, batch, &plan).await?;
+    run_mysql(&mut transaction, plan.name_writes.after.clone()).await?;
     run_mysql(&mut transaction, plan.side_writes(batch)).await?;
     transaction.commit().await?;
     Ok(Admitted::Done(plan.decisions))
@@ -85,11 +90,11 @@ async fn lock_and_advance(
 ) -> Result<(Vec<i32>, bool)> {
     let mut sql = fence_reads(&batch.fences);
     if let Some(advance) = batch.source.advance() {
-        let Totals { records, jobs, duplicates, dead, parked } = plan.totals(batch);
+        let Totals { records, jobs, duplicates, operations, dead, parked } = plan.totals(batch);
         let null = |value: Option<i64>| value.map_or("null".to_owned(), |value| value.to_string());
         sql += &format!(
             "update scheduler_ingest_offset set next_offset = {}, records = records + {records}, \
-             jobs = jobs + {jobs}, duplicates = duplicates + {duplicates}, \
+             jobs = jobs + {jobs}, duplicates = duplicates + {duplicates}, operations = operations + {operations}, \
              dead_letters = dead_letters + {dead}, parked = parked + {parked}, last_time_ms = {}, last_hash = {} \
              where id = {} and reader = {} and next_offset = {}",
             advance.next,

@@ -1,6 +1,9 @@
 //! Decides on each entry of a batch by the existing rows, and which entries become jobs.
 
-use std::collections::HashMap;
+pub(super) mod names;
+mod versioned;
+
+use std::collections::{BTreeMap, HashMap};
 
 use super::batch::{Batch, BatchSource, Decision, Entry, PlacedCandidate};
 use super::known::{Earlier, Known};
@@ -9,6 +12,7 @@ use crate::model::job::Job;
 use crate::model::letter::{DeadLetter, ErrorKind};
 use crate::store::columns::keys::KeyRow;
 use crate::store::letters;
+use names::{NameState, NameWrites};
 
 /// The rows to insert for a batch, and the decisions on its entries.
 #[derive(Debug, Default)]
@@ -20,6 +24,14 @@ pub(super) struct Plan {
     keys: Vec<(KeyId, usize)>,
     /// Keys to replace, with the end of their window as it was read.
     pub(super) expired: Vec<(KeyId, i64)>,
+    /// The names that have operations or several schedules.
+    names: BTreeMap<JobId, NameState>,
+    /// The entries that insert jobs, if their names may occur again.
+    places: HashMap<JobId, usize>,
+    /// The jobs that are inserted otherwise than their requests say, by their entries.
+    altered: HashMap<usize, Job>,
+    /// What is written of these names besides.
+    pub(super) name_writes: NameWrites,
     pub(super) decisions: Vec<Decision>,
 }
 
@@ -29,6 +41,7 @@ pub(super) struct Totals {
     pub(super) records: i64,
     pub(super) jobs: i64,
     pub(super) duplicates: i64,
+    pub(super) operations: i64,
     pub(super) dead: i64,
     /// Negative if parked records became something else.
     pub(super) parked: i64,
@@ -59,6 +72,8 @@ impl Plan {
                     plan.keys.extend(candidate.key.as_ref().map(|key| (key.id, place)));
                     Decision::Accepted
                 }
+                // What it comes to depends on what exists.
+                Entry::Operation(_) => return None,
                 Entry::Letter(letter) => Decision::Dead(letter.refusal()),
                 Entry::Wait(_) => Decision::Waits,
             });
@@ -75,11 +90,13 @@ impl Plan {
         for (place, entry) in batch.entries.iter().enumerate() {
             let decision = match entry {
                 Entry::Job(candidate) => plan.decide(batch, known, names, place, candidate),
+                Entry::Operation(operation) => plan.operate(batch, known, operation),
                 Entry::Letter(letter) => Decision::Dead(letter.refusal()),
                 Entry::Wait(wait) => decide_wait(&wait.letter, known),
             };
             plan.decisions.push(decision);
         }
+        plan.finish_names(batch);
         plan.sort();
         plan
     }
@@ -89,7 +106,11 @@ impl Plan {
         let plain = |decision: &Decision| {
             matches!(decision, Decision::Accepted | Decision::Duplicate { .. })
         };
-        self.expired.is_empty() && !self.jobs.is_empty() && self.decisions.iter().all(plain)
+        self.expired.is_empty()
+            && self.name_writes.before.is_empty()
+            && self.name_writes.after.is_empty()
+            && !self.jobs.is_empty()
+            && self.decisions.iter().all(plain)
     }
 
     /// Whether the batch is a refused call or replay, which changes nothing in the database.
@@ -99,8 +120,14 @@ impl Plan {
             BatchSource::Call { .. } => !batch.verdicts,
             BatchSource::Records(_) | BatchSource::Parked { .. } => false,
         };
-        writes_nothing
-            && self.decisions.iter().all(|decision| matches!(decision, Decision::Dead(_)))
+        let is_nothing = |decision: &Decision| match (decision, &batch.source) {
+            (Decision::Dead(_), _) => true,
+            (Decision::Operated { .. } | Decision::Asked(_), BatchSource::Call { .. }) => {
+                self.name_writes.before.is_empty() && self.name_writes.after.is_empty()
+            }
+            _ => false,
+        };
+        writes_nothing && self.decisions.iter().all(is_nothing)
     }
 
     pub(super) fn candidates<'a>(
@@ -111,7 +138,11 @@ impl Plan {
     }
 
     pub(super) fn jobs<'a>(&'a self, batch: &'a Batch) -> Vec<&'a Job> {
-        self.candidates(batch).map(|candidate| &candidate.job).collect()
+        let job = |(_, place): &(JobId, usize)| match self.altered.get(place) {
+            Some(job) => Some(job),
+            None => candidate(batch, *place).map(|candidate| &candidate.job),
+        };
+        self.jobs.iter().filter_map(job).collect()
     }
 
     pub(super) fn keys<'a>(&'a self, batch: &'a Batch) -> Vec<KeyRow<'a>> {
@@ -127,7 +158,8 @@ impl Plan {
         let mut totals = Totals::default();
         for decision in &self.decisions {
             match decision {
-                Decision::Accepted => totals.jobs += 1,
+                Decision::Accepted | Decision::Met { .. } => totals.jobs += 1,
+                Decision::Operated { .. } | Decision::Asked(_) => totals.operations += 1,
                 Decision::Duplicate { .. } => totals.duplicates += 1,
                 Decision::Dead(_) => totals.dead += 1,
                 Decision::Waits => totals.parked += 1,
@@ -157,12 +189,51 @@ impl Plan {
         let stored = key.and_then(|key| known.keys.get(&key));
         let freed = stored.filter(|earlier| is_free(earlier));
         let earlier = stored.filter(|earlier| !is_free(earlier));
-        let earlier = earlier.or_else(|| key.and_then(|key| names.keys.get(&key)));
-        if let Some(earlier) = earlier {
+        let in_batch = key.and_then(|key| names.keys.get(&key));
+        // Cancelled by an earlier entry: its key is free for others, too.
+        let is_ended = |earlier: &&Earlier| {
+            earlier.job != id && self.names.get(&earlier.job).is_some_and(NameState::is_cancelled)
+        };
+        let is_replaced = in_batch.is_some_and(|earlier| is_ended(&earlier));
+        let earlier = earlier.or(in_batch.filter(|_| !is_replaced));
+        let is_versioned = self.is_versioned(batch, known, candidate);
+        // A key outlives its job, which has fired if it has no row.
+        let is_there = in_batch.is_some_and(|earlier| earlier.job == id)
+            || known
+                .jobs
+                .get(&id)
+                .and_then(|earlier| earlier.row.as_ref())
+                .is_some_and(|row| !row.is_tombstone || row.job.changes.cancelled.is_some());
+        let is_versioned = is_versioned && (is_there || earlier.is_none());
+        let own = earlier.filter(|earlier| earlier.job == id && is_versioned);
+        if let Some(earlier) = earlier.filter(|_| own.is_none()) {
+            // A job that was replaced has other data than the first request of its key.
+            let replaced = known.jobs.get(&earlier.job).filter(|row| !row.cancelled);
+            let replaced = replaced.filter(|row| row.has_version());
+            let earlier = replaced.unwrap_or(earlier);
             return repeated(batch, candidate, earlier, ErrorKind::IdempotencyConflict);
+        }
+        if let Some(decision) = self.schedule(batch, known, place, candidate) {
+            if matches!(decision, Decision::Met { .. })
+                && let Some(key) = key
+            {
+                // The key of a job that was cancelled is that of the one which comes after it.
+                let stored = stored.and_then(|earlier| earlier.expires_ms);
+                let expired = known.free.iter().find(|free| free.id == key);
+                let expired = expired.map(|free| free.expires_ms).or(stored);
+                if !self.keys.iter().any(|(known, _)| *known == key) {
+                    self.expired.extend(expired.map(|expires_ms| (key, expires_ms)));
+                }
+                self.keys.retain(|(known, _)| *known != key);
+                self.keys.push((key, place));
+            }
+            return decision;
         }
         if let Some(earlier) = known.jobs.get(&id).or_else(|| names.jobs.get(&id)) {
             return repeated(batch, candidate, earlier, ErrorKind::RequestConflict);
+        }
+        if is_replaced {
+            self.keys.retain(|(known, _)| Some(*known) != key);
         }
         let me = Earlier {
             job: id,
@@ -171,15 +242,19 @@ impl Plan {
             scheduled_ms: Some(candidate.job.scheduled_ms),
             cancelled: false,
             expires_ms: None,
+            row: None,
         };
         if let Some(key) = key {
             let expired = known.free.iter().find(|free| free.id == key).map(|free| free.expires_ms);
             let freed = freed.and_then(|earlier| earlier.expires_ms);
-            self.expired.extend(expired.or(freed).map(|expires_ms| (key, expires_ms)));
+            if !is_replaced {
+                self.expired.extend(expired.or(freed).map(|expires_ms| (key, expires_ms)));
+            }
             self.keys.push((key, place));
             names.keys.insert(key, me.clone());
         }
         self.jobs.push((id, place));
+        self.places.insert(id, place);
         names.jobs.insert(id, me);
         Decision::Accepted
     }
@@ -206,7 +281,7 @@ fn decide_wait(letter: &DeadLetter, known: &Known) -> Decision {
     }
 }
 
-fn repeated(
+pub(super) fn repeated(
     batch: &Batch,
     candidate: &PlacedCandidate,
     earlier: &Earlier,
@@ -232,7 +307,7 @@ fn repeated(
 fn candidate(batch: &Batch, place: usize) -> Option<&PlacedCandidate> {
     match batch.entries.get(place) {
         Some(Entry::Job(candidate)) => Some(candidate),
-        Some(Entry::Letter(_) | Entry::Wait(_)) | None => None,
+        Some(Entry::Operation(_) | Entry::Letter(_) | Entry::Wait(_)) | None => None,
     }
 }
 

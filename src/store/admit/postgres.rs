@@ -5,6 +5,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgTransaction, Row};
 use uuid::Uuid;
 
+use super::plan::names::NAME_CHANGED;
 use super::plan::{Plan, Totals};
 use super::{Admitted, Advance, Batch};
 use crate::store::columns::jobs::Inserted;
@@ -88,7 +89,11 @@ pub(super) async fn write(pool: &PgPool, batch: &Batch, plan: Plan) -> Result<Ad
         }
     }
     run_postgres(&mut transaction, plan.total_updates(batch)).await?;
+    if !run_postgres(&mut transaction, plan.name_writes.before.clone()).await? {
+        return Err(Error::Raced(NAME_CHANGED.into()));
+    }
     insert(&mut transaction, batch, &plan).await?;
+    run_postgres(&mut transaction, plan.name_writes.after.clone()).await?;
     run_postgres(&mut transaction, plan.side_writes(batch)).await?;
     transaction.commit().await?;
     Ok(Admitted::Done(plan.decisions))
@@ -154,15 +159,27 @@ fn insert_into(table: &str, columns: &str, types: &[&str]) -> String {
 }
 
 /// The number of values of the update of the offset.
-const ADVANCE_WIDTH: usize = 11;
+const ADVANCE_WIDTH: usize = 12;
 
 /// The update of the offset, whose placeholders are numbered from `first`.
 fn advance_from(first: usize) -> String {
-    let [next, records, jobs, duplicates, dead, parked, time, hash, id, reader, expected]: [usize;
-        ADVANCE_WIDTH] = std::array::from_fn(|place| first + place);
+    let [
+        next,
+        records,
+        jobs,
+        duplicates,
+        operations,
+        dead,
+        parked,
+        time,
+        hash,
+        id,
+        reader,
+        expected,
+    ]: [usize; ADVANCE_WIDTH] = std::array::from_fn(|place| first + place);
     format!(
         "update scheduler_ingest_offset set next_offset = ${next}, records = records + ${records}, \
-         jobs = jobs + ${jobs}, duplicates = duplicates + ${duplicates}, \
+         jobs = jobs + ${jobs}, duplicates = duplicates + ${duplicates}, operations = operations + ${operations}, \
          dead_letters = dead_letters + ${dead}, parked = parked + ${parked}, \
          last_time_ms = ${time}, last_hash = ${hash} \
          where id = ${id} and reader = ${reader} and next_offset = ${expected}"
@@ -204,6 +221,7 @@ fn bind_advance<'q>(query: Statement<'q>, advance: &Advance, totals: Totals) -> 
         .bind(totals.records)
         .bind(totals.jobs)
         .bind(totals.duplicates)
+        .bind(totals.operations)
         .bind(totals.dead)
         .bind(totals.parked)
         .bind(advance.last.map(|last| last.time_ms))

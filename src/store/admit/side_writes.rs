@@ -5,7 +5,7 @@ use infinite_scheduler_entity::dead_letter;
 use serde_json::json;
 
 use super::batch::{Batch, BatchSource, Decision, Entry, Taken, Told};
-use super::plan::Plan;
+use super::plan::{Plan, Totals};
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{JobId, ShardId};
 use crate::model::letter::{DeadLetter, Refusal, Source};
@@ -25,6 +25,9 @@ impl Plan {
                 let job = match self.decisions.first() {
                     Some(Decision::Accepted) => self.candidates(batch).next().map(|one| one.job.id),
                     Some(Decision::Duplicate { job, .. }) => Some(*job),
+                    Some(Decision::Met { job, .. }) => Some(job.id),
+                    Some(Decision::Operated { answer, .. }) => Some(answer.job_id),
+                    Some(Decision::Asked(asked)) => Some(asked.request.job),
                     Some(Decision::Dead(_) | Decision::Waits) | None => None,
                 };
                 let take = format!(
@@ -58,8 +61,9 @@ impl Plan {
         let BatchSource::Parked { ledger, .. } = batch.source else { return Vec::new() };
         let totals = self.totals(batch);
         let update = "update scheduler_ingest_offset set jobs = jobs + ?, duplicates = duplicates + ?, \
-                      dead_letters = dead_letters + ?, parked = parked + ? where id = ?";
-        let added = [totals.jobs, totals.duplicates, totals.dead, totals.parked];
+                      operations = operations + ?, dead_letters = dead_letters + ?, parked = parked + ? where id = ?";
+        let Totals { jobs, duplicates, operations, dead, parked, .. } = totals;
+        let added = [jobs, duplicates, operations, dead, parked];
         let mut values: Vec<Value> = added.map(Value::from).into();
         values.push(ledger.0.into());
         vec![Step::one(update, values)]
@@ -74,6 +78,16 @@ impl Plan {
             let ids = commands::encode_ids(&jobs);
             let values = vec![shard.0.into(), LOOK.into(), ids.into(), batch.now_ms.into()];
             steps.push(Step::any(insert, values));
+        }
+        // A caller asks the owner itself, and waits for the answer.
+        if !matches!(batch.source, BatchSource::Call { .. }) {
+            let asked = self.decisions.iter().filter_map(|decision| match decision {
+                Decision::Asked(asked) => Some(asked),
+                _ => None,
+            });
+            steps.extend(
+                asked.map(|asked| commands::send(asked.shard, &asked.request, batch.now_ms)),
+            );
         }
         let verdicts = self.verdicts(batch).into_iter();
         steps.extend(verdicts.map(|(key, packed)| outbox::insert_verdicts(key, packed)));
@@ -116,9 +130,25 @@ impl Plan {
                     let letter = candidate.letter(refusal.clone(), batch.now_ms);
                     steps.extend(letter.map(|letter| letters::insert(row(&letter), key, None)));
                 }
+                (Entry::Operation(operation), Decision::Dead(refusal), None) => {
+                    let letter = operation.letter(refusal.clone(), batch.now_ms);
+                    steps.extend(letter.map(|letter| letters::insert(row(&letter), key, None)));
+                }
                 // A parked row is changed by `source_updates`; jobs and duplicates have no dead letter.
-                (Entry::Job(_) | Entry::Letter(_) | Entry::Wait(_), Decision::Waits, _)
-                | (_, Decision::Accepted | Decision::Duplicate { .. }, _)
+                (
+                    Entry::Job(_) | Entry::Operation(_) | Entry::Letter(_) | Entry::Wait(_),
+                    Decision::Waits,
+                    _,
+                )
+                | (
+                    _,
+                    Decision::Accepted
+                    | Decision::Duplicate { .. }
+                    | Decision::Met { .. }
+                    | Decision::Operated { .. }
+                    | Decision::Asked(_),
+                    _,
+                )
                 | (Entry::Wait(_), Decision::Dead(_), None) => {}
             }
         }
@@ -146,10 +176,10 @@ impl Plan {
         }
         let mut by_key: Vec<(OrderingKey, Vec<Event>)> = Vec::new();
         for (entry, decision) in batch.entries.iter().zip(&self.decisions) {
-            let Some((key, event)) = verdict(batch, entry, decision) else { continue };
+            let Some((key, told)) = verdict(batch, entry, decision) else { continue };
             match by_key.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, events)) => events.push(event),
-                None => by_key.push((key, vec![event])),
+                Some((_, events)) => events.extend(told),
+                None => by_key.push((key, told)),
             }
         }
         by_key.into_iter().map(|(key, events)| (key, pack(&events))).collect()
@@ -161,14 +191,18 @@ fn take_parked(batch: &Batch, entry: &Entry, decision: &Decision, row: &Taken) -
     let attempts = |n: u32| Value::from(i64::from(n));
     let mut values = Vec::new();
     let sql = match decision {
-        Decision::Accepted | Decision::Duplicate { .. } => {
+        Decision::Accepted
+        | Decision::Duplicate { .. }
+        | Decision::Met { .. }
+        | Decision::Operated { .. }
+        | Decision::Asked(_) => {
             format!("delete from scheduler_dead_letter {mine}")
         }
         Decision::Waits => {
             // Only an `Entry::Wait` can be parked.
             let due_ms = match entry {
                 Entry::Wait(wait) => wait.due_ms,
-                Entry::Job(_) | Entry::Letter(_) => batch.now_ms,
+                Entry::Job(_) | Entry::Operation(_) | Entry::Letter(_) => batch.now_ms,
             };
             values = vec![attempts(row.attempts.saturating_add(1)), due_ms.into()];
             format!("update scheduler_dead_letter set attempts = ?, due_ms = ? {mine}")
@@ -192,11 +226,11 @@ fn take_parked(batch: &Batch, entry: &Entry, decision: &Decision, row: &Taken) -
     Step::one(sql, values)
 }
 
-fn verdict(batch: &Batch, entry: &Entry, decision: &Decision) -> Option<(OrderingKey, Event)> {
+fn verdict(batch: &Batch, entry: &Entry, decision: &Decision) -> Option<(OrderingKey, Vec<Event>)> {
     let of_records = batch.source.ledger().map(OrderingKey::Partition);
     let candidate = match entry {
         Entry::Job(candidate) => Some(&**candidate),
-        Entry::Letter(_) | Entry::Wait(_) => None,
+        Entry::Operation(_) | Entry::Letter(_) | Entry::Wait(_) => None,
     };
     let of_shard = candidate.map(|candidate| OrderingKey::Shard(candidate.job.shard));
     let subject = subject(entry);
@@ -207,8 +241,26 @@ fn verdict(batch: &Batch, entry: &Entry, decision: &Decision) -> Option<(Orderin
         Decision::Accepted => {
             let candidate = candidate?;
             let subject = Subject { job_id: Some(candidate.job.id), ..subject };
-            Some((of_shard?, tell(Verdict::Accepted, &subject, &about_job(&candidate.job))))
+            let accepted = tell(Verdict::Accepted, &subject, &about_job(&candidate.job));
+            Some((of_shard?, vec![accepted]))
         }
+        Decision::Met { job, cancelled, .. } => {
+            let subject = Subject { job_id: Some(job.id), ..subject };
+            let about = about_job(job);
+            let accepted = tell(Verdict::Accepted, &subject, &about);
+            let ended = cancelled.then(|| {
+                tell(Verdict::Cancelled, &Subject { source: None, ..subject.clone() }, &about)
+            });
+            Some((of_shard?, [accepted].into_iter().chain(ended).collect()))
+        }
+        // What is told of the job comes in order with everything else that is.
+        Decision::Operated { shard, events, .. } if events.len() > 1 => {
+            Some((OrderingKey::Shard(*shard), events.clone()))
+        }
+        Decision::Operated { shard, events, .. } => {
+            Some((of_records.unwrap_or(OrderingKey::Shard(*shard)), events.clone()))
+        }
+        Decision::Asked(_) => None,
         Decision::Duplicate { of, job, cancelled } => {
             let mine = candidate.map(|candidate| &candidate.job.request_id);
             if matches!(batch.source, BatchSource::Call { again: true }) && mine == Some(of) {
@@ -217,12 +269,12 @@ fn verdict(batch: &Batch, entry: &Entry, decision: &Decision) -> Option<(Orderin
             let subject = Subject { job_id: Some(*job), ..subject };
             let about = about_request(batch, &subject);
             let duplicate = Verdict::Duplicate { of, cancelled: *cancelled };
-            Some((of_records.or(of_shard)?, tell(duplicate, &subject, &about)))
+            Some((of_records.or(of_shard)?, vec![tell(duplicate, &subject, &about)]))
         }
         Decision::Dead(Refusal { kind, message, .. }) => {
             let about = about_request(batch, &subject);
             let rejected = Verdict::Rejected { kind: *kind, message };
-            Some((of_records.or(of_shard)?, tell(rejected, &subject, &about)))
+            Some((of_records.or(of_shard)?, vec![tell(rejected, &subject, &about)]))
         }
         Decision::Waits => None,
     }
@@ -235,6 +287,12 @@ fn subject(entry: &Entry) -> Subject<'_> {
             app: Some(&candidate.app.name),
             job_id: None,
             source: candidate.record.as_ref().map(|record| Source::of(record)),
+        },
+        Entry::Operation(operation) => Subject {
+            request_id: Some(operation.change.message.request_id.as_str().into()),
+            app: Some(&operation.app.name),
+            job_id: None,
+            source: operation.change.message.source.clone(),
         },
         Entry::Letter(letter) => of_letter(letter),
         Entry::Wait(wait) => of_letter(&wait.letter),

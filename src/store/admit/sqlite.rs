@@ -3,6 +3,7 @@
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
+use super::plan::names::NAME_CHANGED;
 use super::plan::{Plan, Totals};
 use super::{Admitted, Batch};
 use crate::store::columns::jobs::Inserted;
@@ -23,8 +24,12 @@ pub(super) fn write(connection: &Connection, batch: &Batch, plan: &Plan) -> Resu
         return Ok(Admitted::Fenced);
     }
     run_sqlite(connection, plan.total_updates(batch))?;
+    if !run_sqlite(connection, plan.name_writes.before.clone())? {
+        return Err(Error::Raced(NAME_CHANGED.into()));
+    }
     insert_keys(connection, batch, plan)?;
     insert_jobs(connection, batch, plan)?;
+    run_sqlite(connection, plan.name_writes.after.clone())?;
     run_sqlite(connection, plan.side_writes(batch))?;
     Ok(Admitted::Done(plan.decisions.clone()))
 }
@@ -40,10 +45,10 @@ pub(in crate::store) fn holds(connection: &Connection, fence: &ShardFence) -> Re
 
 fn advance(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<bool> {
     let Some(advance) = batch.source.advance() else { return Ok(true) };
-    let Totals { records, jobs, duplicates, dead, parked } = plan.totals(batch);
+    let Totals { records, jobs, duplicates, operations, dead, parked } = plan.totals(batch);
     let mut update = connection.prepare_cached(
         "update scheduler_ingest_offset set next_offset = ?, records = records + ?, jobs = jobs + ?, \
-         duplicates = duplicates + ?, dead_letters = dead_letters + ?, parked = parked + ?, \
+         duplicates = duplicates + ?, operations = operations + ?, dead_letters = dead_letters + ?, parked = parked + ?, \
          last_time_ms = ?, last_hash = ? \
          where id = ? and reader = ? and next_offset = ?",
     )?;
@@ -52,6 +57,7 @@ fn advance(connection: &Connection, batch: &Batch, plan: &Plan) -> Result<bool> 
         records,
         jobs,
         duplicates,
+        operations,
         dead,
         parked,
         advance.last.map(|last| last.time_ms),

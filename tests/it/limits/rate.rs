@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use infinite_scheduler::operations::LimitChange;
 use infinite_scheduler::{
     AppConfig, JobContext, Operations, OperationsOptions, Rate, ScheduleJobRequest, Scheduler,
     handler_fn,
@@ -11,7 +12,9 @@ use infinite_scheduler::{
 use serde_json::{Value, json};
 
 use super::receiver::Receiver;
-use super::{DEADLINE, PAST, await_owners, config, flood, overdue, schedule_all, start_all};
+use super::{
+    DEADLINE, PAST, await_heartbeats, await_owners, config, flood, overdue, schedule_all, start_all,
+};
 use crate::support::process::Instance;
 use crate::support::services::Database;
 use crate::support::world::LEASE;
@@ -161,4 +164,21 @@ async fn a_rate_holds_while_instances_die_are_suspended_and_come_back() {
     assert!(used >= 0.95, "{used} of the rate is used");
     let starts: Vec<Instant> = receiver.calls().iter().map(|call| call.began).collect();
     check_bound(&starts, rate, 10.0);
+
+    // A pause stays while the rate is changed and an instance restarts.
+    operations.apps().pause("hook", false).await.expect("a pause");
+    await_heartbeats(&database, 3).await;
+    let before = receiver.count();
+    let change = LimitChange::from_json(&format!("{{\"ratePerSecond\":{}}}", 2.0 * rate));
+    operations.apps().change("hook", change.expect("limits")).await.expect("a change");
+    instances[2].terminate(DEADLINE).await;
+    instances[2] = Instance::start(&config).await;
+    await_heartbeats(&database, 3).await;
+    assert_eq!(receiver.count(), before, "it is paused");
+    operations.apps().resume("hook").await.expect("a resumption");
+    receiver.await_more(calls(4)).await;
+    let later: Vec<Instant> = receiver.calls()[before..].iter().map(|call| call.began).collect();
+    check_bound(&later, 2.0 * rate, 10.0);
+    let took = later[calls(4) - 1] - later[0];
+    assert!(took < Duration::from_secs(3), "{} calls at twice the rate in {took:?}", calls(4));
 }

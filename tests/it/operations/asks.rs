@@ -53,6 +53,13 @@ pub(super) enum Ask {
         refuse: bool,
     },
     Resume(&'static str),
+    /// Other limits of an app, as JSON and as options of the command line.
+    SetLimits {
+        app: &'static str,
+        json: &'static str,
+        options: &'static [&'static str],
+    },
+    ResetLimits(&'static str),
     DeleteApp(&'static str),
     Drain(&'static str),
     PauseIngest,

@@ -71,6 +71,48 @@ pub(super) const CASES: &[(&str, Ask)] = &[
     ("a pause that refuses requests", Ask::Pause { app: "sms", refuse: true }),
     ("a pause of what nobody knows", Ask::Pause { app: "fax", refuse: false }),
     ("the paused app", Ask::Apps),
+    (
+        "other limits",
+        Ask::SetLimits {
+            app: "sms",
+            json: r#"{"ratePerSecond":0.5,"maxAttempts":7,"timeoutMs":null}"#,
+            options: &[
+                "--rate-per-second",
+                "0.5",
+                "--max-attempts",
+                "7",
+                "--timeout-ms",
+                "default",
+            ],
+        },
+    ),
+    (
+        "the same limits",
+        Ask::SetLimits {
+            app: "sms",
+            json: r#"{"ratePerSecond":0.5}"#,
+            options: &["--rate-per-second", "0.5"],
+        },
+    ),
+    (
+        "a burst without a rate",
+        Ask::SetLimits {
+            app: "sms",
+            json: r#"{"ratePerSecond":null,"burst":3}"#,
+            options: &["--rate-per-second", "default", "--burst", "3"],
+        },
+    ),
+    ("no limits", Ask::SetLimits { app: "sms", json: "{}", options: &[] }),
+    (
+        "limits of what nobody knows",
+        Ask::SetLimits {
+            app: "fax",
+            json: r#"{"maxConcurrent":1}"#,
+            options: &["--max-concurrent", "1"],
+        },
+    ),
+    ("configured limits", Ask::ResetLimits("sms")),
+    ("configured limits again", Ask::ResetLimits("sms")),
     ("a resumption", Ask::Resume("sms")),
     ("a resumption once more", Ask::Resume("sms")),
     ("a resumption of what nobody knows", Ask::Resume("fax")),

@@ -85,6 +85,12 @@ impl CommandLine {
                 self.change("apps pause", &arguments).await
             }
             Ask::Resume(app) => self.change("apps resume", &[app]).await,
+            Ask::SetLimits { app, options, .. } => {
+                let arguments: Vec<&str> =
+                    [*app].into_iter().chain(options.iter().copied()).collect();
+                self.change("apps set", &arguments).await
+            }
+            Ask::ResetLimits(app) => self.change("apps reset", &[app]).await,
             Ask::DeleteApp(app) => self.change("apps delete", &[app]).await,
             Ask::Drain(instance) => self.change("instances drain", &[instance]).await,
             Ask::PauseIngest => self.change("ingest pause", &[]).await,

@@ -5,7 +5,7 @@ use infinite_scheduler::model::ids::{Offset, Partition};
 use infinite_scheduler::operations::{
     Apps, Audit, AuditFilter, BulkAction, BulkRequest, By, DeadLetters, Edit, Ingest, JobFilter,
     JobName, JobPatch, Jobs, LetterAction, LetterFilter, LetterName, LetterOutcome,
-    LetterSelection, LetterState, Operations, PageRequest, Seek, SeekTo,
+    LetterSelection, LetterState, LimitChange, Operations, PageRequest, Seek, SeekTo,
 };
 use infinite_scheduler::{OperationError, Replayed, ScheduleJobRequest, Scheduler, Submitted};
 use serde::Serialize;
@@ -115,6 +115,11 @@ impl<'a> Groups<'a> {
             Ask::Operation(id) => answer(self.jobs.operation(*id).await),
             Ask::Pause { app, refuse } => answer(self.authored.apps().pause(*app, *refuse).await),
             Ask::Resume(app) => answer(self.authored.apps().resume(*app).await),
+            Ask::SetLimits { app, json, .. } => {
+                let limits = LimitChange::from_json(json).expect("limits");
+                answer(self.authored.apps().change(*app, limits).await)
+            }
+            Ask::ResetLimits(app) => answer(self.authored.apps().reset(*app).await),
             Ask::DeleteApp(app) => answer(self.authored.apps().delete(*app).await),
             Ask::Drain(instance) => answer(self.authored.instances().drain(*instance).await),
             Ask::PauseIngest => answer(self.authored.ingest().pause().await),

@@ -117,6 +117,16 @@ impl Http {
                 self.change(&format!("/api/apps/{app}/pause"), pause).await
             }
             Ask::Resume(app) => self.change(&format!("/api/apps/{app}/resume"), because()).await,
+            Ask::SetLimits { app, json, .. } => {
+                let mut limits: Value = serde_json::from_str(json).expect("JSON");
+                limits["reason"] = REASON.into();
+                let patch = self.authored(Method::PATCH, &format!("/api/apps/{app}"));
+                plain(read(patch.json(&limits)).await)
+            }
+            Ask::ResetLimits(app) => {
+                let reset = self.authored(Method::DELETE, &format!("/api/apps/{app}/overrides"));
+                plain(read(reset.query(&[("reason", REASON)])).await)
+            }
             Ask::DeleteApp(app) => {
                 let delete = self.authored(Method::DELETE, &format!("/api/apps/{app}"));
                 plain(read(delete.query(&[("reason", REASON)])).await)

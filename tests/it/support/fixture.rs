@@ -107,6 +107,7 @@ impl Fixture {
                 origin: None,
                 last_error: None,
                 letter: None,
+                version: None,
                 changes: Changes::default(),
             },
             fingerprint: fingerprint.expect("a fingerprint"),
@@ -123,6 +124,7 @@ impl Fixture {
             fences: Vec::new(),
             read_first: false,
             conflict_on_time: false,
+            window_ms: 86_400_000,
             verdicts: false,
             now_ms: 8,
         };

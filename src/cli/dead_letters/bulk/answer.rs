@@ -55,6 +55,9 @@ impl Answer {
             Ok(LetterOutcome::Replayed(Replayed::Accepted { job_id })) => {
                 Self { result: "replayed", job_id: Some(*job_id), ..answer }
             }
+            Ok(LetterOutcome::Replayed(Replayed::Operated { job_id })) => {
+                Self { result: "operated", job_id: Some(*job_id), ..answer }
+            }
             Ok(LetterOutcome::Replayed(Replayed::Duplicate { job_id, of })) => Self {
                 result: "duplicate",
                 job_id: Some(*job_id),

@@ -80,7 +80,7 @@ fn a_list_gives_way_down_to_its_guaranteed_part_and_no_further() {
     admit(&mut window, many(9, Priority::Low));
     assert_eq!(window.figures().jobs, 12);
     admit(&mut window, (0..6).map(|nth| numbered(500 + nth, Priority::High, 1 << 41)).collect());
-    let left = window.take_due(i64::MAX, room(usize::MAX, usize::MAX));
+    let left = window.take_due(i64::MAX, room(usize::MAX, usize::MAX), |_| true);
     let of = |priority| left.iter().filter(|job| job.priority == priority).count();
     assert_eq!([Priority::High, Priority::Normal, Priority::Low].map(of), [2, 2, 8]);
 }
@@ -96,7 +96,7 @@ fn bytes_are_taken_from_the_next_list_when_one_has_just_its_part() {
     admit(&mut window, some(100, 3, Priority::Low, 900));
     admit(&mut window, some(200, 9, Priority::Normal, 500));
     admit(&mut window, some(300, 3, Priority::High, 1));
-    let left = window.take_due(i64::MAX, room(usize::MAX, usize::MAX));
+    let left = window.take_due(i64::MAX, room(usize::MAX, usize::MAX), |_| true);
     let of = |priority| left.iter().filter(|job| job.priority == priority).count();
     assert_eq!([Priority::High, Priority::Normal, Priority::Low].map(of), [3, 6, 2]);
 }
@@ -109,7 +109,7 @@ fn what_fires_last_leaves_first_and_waiting_makes_up_for_rank() {
     admit(&mut window, (10..16).map(|nth| numbered(nth, Priority::Normal, 150)).collect());
     admit(&mut window, (20..27).map(|nth| numbered(nth, Priority::High, 300)).collect());
     assert_eq!(window.figures().jobs, 18);
-    let left = window.take_due(1_000, room(usize::MAX, usize::MAX));
+    let left = window.take_due(1_000, room(usize::MAX, usize::MAX), |_| true);
     let of = |priority| left.iter().filter(|job| job.priority == priority).count();
     assert_eq!([Priority::High, Priority::Normal, Priority::Low].map(of), [6, 6, 6]);
 }
@@ -241,9 +241,9 @@ fn jobs_are_taken_until_they_have_enough_bytes() {
     let size = normal(1, 1).size();
     let mut window = of_empty_table(WindowLimits { max_jobs: 1_000, ..LIMITS });
     admit(&mut window, many(10, Priority::Normal));
-    assert_eq!(window.take_due(i64::MAX, room(usize::MAX, 0)).len(), 0);
-    assert_eq!(window.take_due(i64::MAX, room(usize::MAX, 1)).len(), 1);
-    assert_eq!(window.take_due(i64::MAX, room(usize::MAX, 3 * size)).len(), 3);
-    assert_eq!(window.take_due(i64::MAX, room(usize::MAX, 3 * size + 1)).len(), 4);
-    assert_eq!(window.take_due(i64::MAX, room(1, usize::MAX)).len(), 1);
+    assert_eq!(window.take_due(i64::MAX, room(usize::MAX, 0), |_| true).len(), 0);
+    assert_eq!(window.take_due(i64::MAX, room(usize::MAX, 1), |_| true).len(), 1);
+    assert_eq!(window.take_due(i64::MAX, room(usize::MAX, 3 * size), |_| true).len(), 3);
+    assert_eq!(window.take_due(i64::MAX, room(usize::MAX, 3 * size + 1), |_| true).len(), 4);
+    assert_eq!(window.take_due(i64::MAX, room(1, usize::MAX), |_| true).len(), 1);
 }

@@ -50,27 +50,54 @@ fn pages_are_smaller_where_rows_are_large() {
 }
 
 #[test]
-fn a_class_rises_with_waiting_since_it_was_due_and_created() {
+fn fresh_jobs_go_by_priority_and_then_by_due_time() {
     let mut window = of_empty_table(LIMITS);
-    admit(
-        &mut window,
-        vec![
-            job(1, SHARD.0, Priority::High, 250),
-            job(2, SHARD.0, Priority::Normal, 160),
-            job(3, SHARD.0, Priority::Low, 0),
-        ],
-    );
-    // At 260 classes are 0, 1 - 1 and 2 - 2: the earliest due goes first.
-    assert_eq!(take(&mut window, 260), [3, 2, 1]);
+    let low = |id, due_ms| job(id, SHARD.0, Priority::Low, due_ms);
+    let high = |id, due_ms| job(id, SHARD.0, Priority::High, due_ms);
+    admit(&mut window, vec![low(1, 171), low(2, 170), normal(3, 172), high(4, 210), high(5, 209)]);
+    assert_eq!(take(&mut window, 260), [5, 4, 3, 2, 1]);
+}
+
+#[test]
+fn what_has_waited_long_has_one_start_in_four_and_fresh_high_jobs_the_others() {
+    let mut window = of_empty_table(LIMITS);
+    let low = (1..=4).map(|id| job(id, SHARD.0, Priority::Low, i64::from(id)));
+    let normal = (5..=7).map(|id| normal(id, i64::from(id)));
+    let high = (10..=21).map(|id| job(id, SHARD.0, Priority::High, 1_000));
+    admit(&mut window, low.chain(normal).chain(high).collect());
+    let order = take(&mut window, 1_000);
+    // The earliest due of all priorities, each fourth time.
+    assert_eq!(order[..16], [10, 11, 12, 1, 13, 14, 15, 2, 16, 17, 18, 3, 19, 20, 21, 4]);
+    assert_eq!(order[16..], [5, 6, 7]);
+}
+
+#[test]
+fn neither_an_overdue_backlog_nor_a_stream_of_fresh_jobs_starves_the_other() {
+    let mut window = of_empty_table(WindowLimits { max_jobs: 250, ..LIMITS });
+    let backlog = (0..100).map(|id| job(id, SHARD.0, Priority::Low, i64::from(id)));
+    admit(&mut window, backlog.collect());
+    for tick in 0..100 {
+        let now_ms = 10_000 + tick;
+        let fresh: Vec<Job> =
+            (200..203).map(|id| job(id, SHARD.0, Priority::High, now_ms)).collect();
+        admit(&mut window, fresh);
+        let taken = window.take_due(now_ms, room(4, usize::MAX), |_| true);
+        let ids: Vec<u8> = taken.iter().map(|job| job.id.into_bytes()[0]).collect();
+        assert_eq!(ids.iter().filter(|id| **id >= 200).count(), 3, "fresh ones wait: {ids:?}");
+        assert!(ids.contains(&(tick as u8)), "the backlog waits: {ids:?}");
+        for job in taken {
+            window.finished(job.id);
+        }
+    }
 }
 
 #[test]
 fn a_job_that_was_late_when_it_was_created_has_not_waited_before() {
     let mut window = of_empty_table(LIMITS);
-    let high = job(1, SHARD.0, Priority::High, 250);
-    let late = Job { created_ms: 255, ..job(3, SHARD.0, Priority::Low, 0) };
-    admit(&mut window, vec![late, high]);
-    assert_eq!(take(&mut window, 260), [1, 3]);
+    let high = (1..=4).map(|id| job(id, SHARD.0, Priority::High, 250));
+    let late = Job { created_ms: 255, ..job(9, SHARD.0, Priority::Low, 0) };
+    admit(&mut window, high.chain([late]).collect());
+    assert_eq!(take(&mut window, 260), [1, 2, 3, 4, 9]);
 }
 
 #[test]
@@ -128,7 +155,7 @@ fn what_has_expired_is_taken_without_a_start() {
     assert_eq!(window.count_due(9, usize::MAX), 2);
     assert_eq!(window.count_due(9, 1), 1);
     let mut take = |starts| -> Vec<u8> {
-        let taken = window.take_due(9, Room { starts, ..room(usize::MAX, usize::MAX) });
+        let taken = window.take_due(9, Room { starts, ..room(usize::MAX, usize::MAX) }, |_| true);
         taken.iter().map(|job| job.id.into_bytes()[0]).collect()
     };
     assert_eq!(take(0), [1]);

@@ -33,6 +33,7 @@ pub(super) fn job(id: u8, shard: i32, priority: Priority, due_ms: i64) -> Job {
         origin: None,
         last_error: None,
         letter: None,
+        version: None,
         changes: Changes::default(),
     }
 }

@@ -16,19 +16,22 @@ impl World {
             .flat_map(|shard| &shard.lists)
             .map(|list| list.jobs().values().map(|job| &**job).collect())
             .collect();
-        let class = |job: &Job| {
-            let since = job.ready_ms();
-            i64::from(job.priority.rank()) - (self.now_ms - since) / self.limits.aging_ms
-        };
+        let has_aged = |job: &Job| self.now_ms - job.ready_ms() >= self.limits.aging_ms;
         let mut order = Vec::new();
+        let mut turn = self.window.turn;
         while order.len() < limit {
             let heads = lists
                 .iter_mut()
                 .filter(|list| list.first().is_some_and(|head| head.due_ms <= self.now_ms));
-            let Some(first) = heads.min_by_key(|list| (class(list[0]), list[0].key())) else {
-                break;
+            let is_for_age = turn % 4 == 3;
+            let rank = |job: &Job| match is_for_age && has_aged(job) {
+                true => (0, 0, job.key()),
+                false => (1, job.priority.rank(), job.key()),
             };
-            order.push(first.remove(0).id);
+            let Some(first) = heads.min_by_key(|list| rank(list[0])) else { break };
+            let job = first.remove(0);
+            turn += u32::from(!job.is_expired(self.now_ms));
+            order.push(job.id);
         }
         order
     }

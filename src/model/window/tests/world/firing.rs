@@ -6,7 +6,7 @@ use crate::model::window::tests::room;
 impl World {
     pub(in crate::model::window::tests) fn take_due(&mut self, limit: usize) {
         let expected = self.naive_order(limit);
-        let taken = self.window.take_due(self.now_ms, room(limit, usize::MAX));
+        let taken = self.window.take_due(self.now_ms, room(limit, usize::MAX), |_| true);
         let ids: Vec<_> = taken.iter().map(|job| job.id).collect();
         assert_eq!(ids, expected, "the order of firing");
         for job in taken {
