@@ -217,7 +217,6 @@ async fn another_instance_goes_on_where_one_was_killed() {
     }
 }
 
-/// Case O9.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_with_a_typo_or_an_empty_one_is_not_everything() {
     let database = Database::Sqlite.fresh().await;

@@ -110,7 +110,6 @@ on_each_database! {
     a_cancelled_request_stays_so_and_gives_its_key_back
 }
 
-/// Case O1.
 async fn a_cancelled_job_does_not_fire_again_and_says_so_however_often_it_is_asked(
     database: Database,
 ) {
@@ -233,7 +232,6 @@ async fn a_cancelled_job_does_not_fire_again_and_says_so_however_often_it_is_ask
     elsewhere.close().await;
 }
 
-/// Case O3, with what there is of it, and the other fields.
 async fn a_job_moves_and_changes_at_once_or_says_why_not(database: Database) {
     let world = World::new(database, 1).await;
     let receiver = Receiver::new();
