@@ -66,7 +66,11 @@ impl RegisteredApp {
         let figures = counters.app(&config.name);
         figures.set_paused(row.pause.is_some());
         let most = config.max_in_flight.get() as usize;
-        let gate = TargetGate::new(handler.target(), most, health.clone(), figures.clone());
+        let target = handler.target();
+        if let Some(target) = &target {
+            figures.set_notes(target.notes.clone());
+        }
+        let gate = TargetGate::new(target, most, health.clone(), figures.clone());
         Self {
             gate,
             id: row.id,

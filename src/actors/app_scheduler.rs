@@ -13,7 +13,7 @@ mod shards;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -184,7 +184,6 @@ impl AppScheduler {
             app: self.app.clone(),
             fence,
             fired_ms,
-            since: Instant::now(),
             mark: MarkState::None,
             turn: None,
             gate_number: 0,

@@ -138,6 +138,7 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Option<Ended> {
         job.clone(),
         attempt.receiver_fence,
         *fired_ms,
+        attempt.timeout(),
         cancelled.clone(),
     );
     // The instance that admitted the job may not have had the handler, and a temporary objection

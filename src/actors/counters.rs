@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 
 use crate::admission::AdmissionCounters;
+use crate::dispatch::TargetNotes;
 use crate::health::ProblemKind;
 use crate::kafka::TopicPartition;
 
@@ -54,6 +55,8 @@ pub(crate) struct AppFigures {
     pub(super) too_many: AtomicU64,
     pub(super) circuit_opened: AtomicU64,
     pub(super) circuit_open: AtomicU64,
+    /// What its target counts.
+    notes: OnceLock<Arc<TargetNotes>>,
     overdue_on_arrival: AtomicU64,
     paused: AtomicU64,
     /// How late the latest attempt started, and the sum over all attempts, in milliseconds.
@@ -176,6 +179,11 @@ pub struct AppMetrics {
     pub not_sent: u64,
     /// Starts of jobs that the target answered with 429 (too many requests); no attempts.
     pub too_many_requests: u64,
+    /// Jobs whose trace headers were left out of a request, wholly or in part, since they are none
+    /// or too long.
+    pub trace_headers_left_out: u64,
+    /// Jobs that were published to a channel of Redis without subscribers.
+    pub published_to_nobody: u64,
     /// How many times failures have opened the circuit of the app's target.
     pub circuit_opened: u64,
     /// 1 while that circuit is open, else 0.
@@ -276,6 +284,10 @@ impl AppFigures {
         self.paused.store(is_paused.into(), Ordering::Relaxed);
     }
 
+    pub(super) fn set_notes(&self, notes: Arc<TargetNotes>) {
+        self.notes.get_or_init(|| notes);
+    }
+
     pub(super) fn started(&self, lateness_ms: i64, was_overdue: bool) {
         self.fired.fetch_add(1, Ordering::Relaxed);
         if was_overdue {
@@ -291,6 +303,7 @@ impl AppFigures {
     pub(crate) fn read(&self) -> AppMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let fired = get(&self.fired);
+        let notes = self.notes.get();
         let mean_ms = self.lateness_sum_ms.get().checked_div(fired.into()).unwrap_or(0);
         AppMetrics {
             scheduled: get(&self.scheduled),
@@ -305,6 +318,8 @@ impl AppFigures {
             attempts_hanging: get(&self.hanging),
             not_sent: get(&self.not_sent),
             too_many_requests: get(&self.too_many),
+            trace_headers_left_out: notes.map_or(0, |notes| notes.trace_left_out()),
+            published_to_nobody: notes.map_or(0, |notes| notes.published_to_nobody()),
             circuit_opened: get(&self.circuit_opened),
             circuit_open: get(&self.circuit_open),
             paused: get(&self.paused),

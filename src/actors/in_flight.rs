@@ -51,8 +51,6 @@ pub(super) struct Attempt {
     /// The fence of the shard when the attempt started.
     pub(super) fence: ShardFence,
     pub(super) fired_ms: i64,
-    /// Since when it is in the table, which sets this.
-    pub(super) since: Instant,
     /// Whether the job's row says that it runs.
     pub(super) mark: MarkState,
     /// It runs in the company that its interruptions allow, until its outcome is written.
@@ -133,11 +131,16 @@ impl Attempt {
         self.job.concurrency_key.as_deref().filter(|_| !self.job.is_expired(self.fired_ms))
     }
 
-    /// How long it may take. A target ends each attempt by itself.
+    /// How long it may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.job.timeout(self.app.limits().timeout)
+    }
+
+    /// When it is ended from outside. A target ends each attempt by itself.
     pub(super) fn time_limit(&self) -> Duration {
         match self.app.gate.has_target() {
             true => Duration::MAX,
-            false => self.job.timeout(self.app.limits().timeout),
+            false => self.timeout(),
         }
     }
 
@@ -161,7 +164,6 @@ impl InFlight {
                 let id = attempt.job.id;
                 attempt.app.running.fetch_add(1, Ordering::Relaxed);
                 attempt.app.unwritten.fetch_add(1, Ordering::Relaxed);
-                attempt.since = Instant::now();
                 attempt.gate_number = attempt.app.gate.started();
                 attempt.bytes = attempt.job.size();
                 attempt.app.memory.add_in_flight(attempt.bytes);
@@ -282,12 +284,13 @@ impl InFlight {
         age: Duration,
         of_shard: impl Fn(ShardId) -> bool,
     ) -> Vec<Attempt> {
+        let now = Instant::now();
         let mut table = self.table();
         let unmarked = table.attempts.values_mut().filter(|attempt| {
             attempt.mark == MarkState::None
                 && attempt.ended.is_none()
                 && of_shard(attempt.job.shard)
-                && attempt.since.elapsed() >= age
+                && attempt.progress.age(now) >= age
         });
         unmarked
             .map(|attempt| {
@@ -344,9 +347,9 @@ impl InFlight {
     /// have waited for a thread as long.
     pub(super) fn late(&self, now: Instant, margin: Duration) -> Vec<Attempt> {
         let is_late = |attempt: &&Attempt| {
-            let limit = attempt.time_limit().saturating_add(margin);
-            let waits = attempt.mark == MarkState::Waits;
-            !waits && attempt.ended.is_none() && attempt.progress.is_late(limit, now)
+            attempt.mark != MarkState::Waits
+                && attempt.ended.is_none()
+                && attempt.progress.is_late(attempt.time_limit().saturating_add(margin), now)
         };
         self.table().attempts.values().filter(is_late).cloned().collect()
     }

@@ -38,6 +38,11 @@ impl Progress {
         self.begun.get_or_init(Instant::now);
     }
 
+    /// How long ago it was created.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.created)
+    }
+
     /// Whether it is over its time limit, or has waited for a thread as long.
     pub(super) fn is_late(&self, limit: Duration, now: Instant) -> bool {
         let since = self.begun.get().unwrap_or(&self.created);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::counters::AppFigures;
-use crate::dispatch::Failure;
+use crate::dispatch::{Failure, Target};
 use crate::health::{Health, ProblemKind};
 use crate::model::circuit::{Circuit, Sign};
 use crate::model::ids::JobId;
@@ -17,15 +17,14 @@ use crate::model::ids::JobId;
 /// The gate of one app.
 #[derive(Debug)]
 pub(super) struct TargetGate {
-    target: Option<Target>,
+    target: Option<Guarded>,
     health: Health,
     figures: Arc<AppFigures>,
 }
 
 #[derive(Debug)]
-struct Target {
-    /// What reports call it.
-    subject: String,
+struct Guarded {
+    target: Target,
     state: Mutex<State>,
 }
 
@@ -41,13 +40,13 @@ impl TargetGate {
     /// The gate before `target`, which may have `most` attempts in flight; `None` of a handler in
     /// the program.
     pub(super) fn new(
-        target: Option<String>,
+        target: Option<Target>,
         most: usize,
         health: Health,
         figures: Arc<AppFigures>,
     ) -> Self {
         let state = || Mutex::new(State { circuit: Circuit::new(most), reported: None });
-        let target = target.map(|subject| Target { subject, state: state() });
+        let target = target.map(|target| Guarded { target, state: state() });
         Self { target, health, figures }
     }
 
@@ -119,22 +118,22 @@ impl TargetGate {
         circuit_open.store(is_open.into(), Ordering::Relaxed);
     }
 
-    fn report(&self, target: &Target, state: &mut State, number: u64, why: String) {
+    fn report(&self, target: &Guarded, state: &mut State, number: u64, why: String) {
         state.reported = state.reported.max(Some(number));
-        self.health.report(&target.subject, ProblemKind::TargetUnavailable, why);
+        self.health.report(&target.target.subject, ProblemKind::TargetUnavailable, why);
     }
 
     /// An attempt that started before the failure does not show the current state.
-    fn clear(&self, target: &Target, state: &mut State, number: u64) {
+    fn clear(&self, target: &Guarded, state: &mut State, number: u64) {
         let is_later = |reported: u64| number > reported && !state.circuit.is_open();
         if state.reported.is_some_and(is_later) {
             state.reported = None;
-            self.health.clear(&target.subject);
+            self.health.clear(&target.target.subject);
         }
     }
 }
 
-impl Target {
+impl Guarded {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

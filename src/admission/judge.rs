@@ -7,11 +7,12 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat};
 
 use super::apps::OwnApp;
+use super::raw::{too_large, trace_in};
 use super::{Admission, Objection, Pending};
 use crate::model::change::named::{Message, Named, NamedChange};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
-use crate::model::job::{Changes, Job, JobData, Origin, TraceContext};
+use crate::model::job::{Changes, Job, JobData, Origin};
 use crate::model::letter::{DeadLetter, ErrorKind, Refusal, Source};
 use crate::model::pause::{AppPause, Pause};
 use crate::model::record::RawRecord;
@@ -61,9 +62,6 @@ impl From<Refusal> for NotAdmissible {
 
 /// The result of the rules for one request: a job or an operation.
 pub(super) type Judgement = Result<Entry, NotAdmissible>;
-
-/// A longer trace header is ignored.
-const LONGEST_TRACE: usize = 512;
 
 /// The waits before a parked record is tried again.
 const AGAIN: Backoff = Backoff::Exponential {
@@ -370,18 +368,6 @@ fn refused_while_paused(row: &AppRow, pause: &AppPause) -> Refusal {
     )
 }
 
-/// The refusal of a value that has more than `most` bytes.
-pub(super) fn too_large(value: &[u8], most: usize) -> Option<Refusal> {
-    let size = value.len();
-    (size > most).then(|| {
-        let why = format!(
-            "the record has {size} bytes, more than ingest.max_record_bytes ({most}): \
-             send a reference instead of the data, or raise the limit"
-        );
-        Refusal::new(ErrorKind::RecordTooLarge, why)
-    })
-}
-
 /// Asks the handler. A panic counts as an objection to this request: otherwise the reader would
 /// restart and panic at the same record again and again.
 fn validate(app: &OwnApp, data: &JobData) -> Result<(), Objection> {
@@ -392,16 +378,4 @@ fn validate(app: &OwnApp, data: &JobData) -> Result<(), Objection> {
             format!("the handler of {name} panicked when it validated the request: see its log");
         Err(Objection::Invalid(why))
     })
-}
-
-/// The trace context in the headers of a record.
-pub(super) fn trace_in(headers: &[(String, Option<Vec<u8>>)]) -> Option<TraceContext> {
-    let text = |name| {
-        let (_, value) = headers.iter().find(|(key, _)| key == name)?;
-        let value = std::str::from_utf8(value.as_deref()?).ok()?;
-        let legal =
-            value.len() <= LONGEST_TRACE && value.bytes().all(|b| (b' '..=b'~').contains(&b));
-        legal.then(|| value.to_owned())
-    };
-    Some(TraceContext { parent: text("traceparent")?, state: text("tracestate") })
 }

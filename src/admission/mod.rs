@@ -16,6 +16,7 @@ mod changes;
 mod batch_changes;
 
 mod judge;
+mod raw;
 mod pending;
 mod tickets;
 mod committed;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::bounded_tries::{BoundedTries, End};
 use super::calls::{SubmitError, names_of, unavailable};
-use super::judge::{too_large, trace_in};
+use super::raw::{too_large, trace_in};
 use super::{Admission, Conclusion, Pending};
 use crate::model::audit::{AuditAction, AuditEntry, By};
 use crate::model::ids::JobId;

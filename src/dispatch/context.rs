@@ -1,6 +1,7 @@
 //! The context of an attempt, which a handler gets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,19 +14,22 @@ pub struct JobContext {
     job: Arc<Job>,
     fence: Fence,
     fired_ms: i64,
+    timeout: Duration,
     cancelled: CancellationToken,
 }
 
 impl JobContext {
-    /// The attempt at `job` of `app` that starts at `fired_ms`, epoch milliseconds.
+    /// The attempt at `job` of `app` that starts at `fired_ms`, epoch milliseconds, and may take
+    /// `timeout`.
     pub(crate) fn new(
         app: Arc<str>,
         job: Arc<Job>,
         fence: Fence,
         fired_ms: i64,
+        timeout: Duration,
         cancelled: CancellationToken,
     ) -> Self {
-        Self { app, job, fence, fired_ms, cancelled }
+        Self { app, job, fence, fired_ms, timeout, cancelled }
     }
 
     /// The job as it was when the attempt started.
@@ -52,6 +56,11 @@ impl JobContext {
     /// When the attempt started, epoch milliseconds.
     pub fn fired_ms(&self) -> i64 {
         self.fired_ms
+    }
+
+    /// How long the attempt may take: the job's own time, or the app's.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Cancelled when this instance may no longer run the job, or when the attempt's time is over;
@@ -106,7 +115,8 @@ pub(super) mod tests {
     pub(in super::super) fn context_of(job: Job) -> JobContext {
         let fired_ms = job.due_ms + 15;
         let cancelled = CancellationToken::new();
-        JobContext::new("sms".into(), Arc::new(job), Fence::new(7, 3), fired_ms, cancelled)
+        let timeout = Duration::from_secs(60);
+        JobContext::new("sms".into(), Arc::new(job), Fence::new(7, 3), fired_ms, timeout, cancelled)
     }
 
     #[test]

@@ -1,21 +1,26 @@
 //! The handler of `dispatch = "kafka"`: a fired job becomes a record of the app's topic.
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 
-use super::{About, DynJobHandler, Failure, FiredJob, JobContext};
+use super::{About, DynJobHandler, Failure, FiredJob, JobContext, Target};
 use crate::kafka::{Error, Outgoing, Producer};
 
 /// Sends each job to one topic. The attempt succeeds once every in-sync replica has the record.
 #[derive(Clone, Debug)]
 pub(crate) struct KafkaDispatch {
     producer: Producer,
+    target: Target,
     topic: String,
 }
 
 impl KafkaDispatch {
     /// Sends to `topic` by `producer`, which may be shared.
     pub(crate) fn new(producer: Producer, topic: impl Into<String>) -> Self {
-        Self { producer, topic: topic.into() }
+        let topic = topic.into();
+        let subject = format!("topic {topic}");
+        Self { producer, target: Target { subject, notes: Arc::default() }, topic }
     }
 
     async fn send(&self, ctx: &JobContext) -> Result<(), Failure> {
@@ -40,8 +45,8 @@ impl DynJobHandler for KafkaDispatch {
     }
 
     /// The producer has a time limit of its own, until which it may deliver the record.
-    fn target(&self) -> Option<String> {
-        Some(format!("topic {}", self.topic))
+    fn target(&self) -> Option<Target> {
+        Some(self.target.clone())
     }
 }
 

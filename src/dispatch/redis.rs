@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -12,7 +12,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErr
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
-use super::{About, DynJobHandler, Failure, FiredJob, JobContext};
+use super::{About, DynJobHandler, Failure, FiredJob, JobContext, Target};
 use crate::model::app::AppConfig;
 
 /// The longest wait for a connection.
@@ -66,8 +66,7 @@ pub(crate) struct RedisDispatch {
     client: Client,
     /// Host and port.
     address: String,
-    timeout: Duration,
-    subject: String,
+    of_app: Target,
     connection: Mutex<Option<Connection>>,
     /// One attempt connects, for all that wait.
     connecting: tokio::sync::Mutex<()>,
@@ -101,8 +100,7 @@ impl RedisDispatch {
         let (command, key) = (target.command.name(), &target.key);
         tracing::info!(app = name, "app {name} fires by {command} {key} to redis at {address}");
         Ok(Self {
-            timeout: app.timeout,
-            subject: format!("target of {name}"),
+            of_app: Target { subject: format!("target of {name}"), notes: Arc::default() },
             connection: Mutex::new(None),
             connecting: tokio::sync::Mutex::default(),
             target,
@@ -151,10 +149,17 @@ impl RedisDispatch {
     async fn send(&self, ctx: &JobContext) -> Result<(), Failure> {
         let mut connection = self.connect().await.map_err(Failure::NotSent)?;
         let command = self.target.command(ctx);
-        let limit = ctx.job().timeout(self.timeout);
+        let limit = ctx.timeout();
         let address = &self.address;
-        match timeout(limit, command.exec_async(&mut connection.inner)).await {
-            Ok(Ok(())) => Ok(()),
+        let answer = command.query_async::<redis::Value>(&mut connection.inner);
+        match timeout(limit, answer).await {
+            Ok(Ok(answer)) => {
+                let is_publish = self.target.command == RedisCommand::Publish;
+                if is_publish && answer == redis::Value::Int(0) {
+                    self.of_app.notes.publish_to_nobody();
+                }
+                Ok(())
+            }
             Ok(Err(error)) => {
                 let why = format!("{address} answered {error}");
                 match meaning_of(&error) {
@@ -192,8 +197,8 @@ impl DynJobHandler for RedisDispatch {
     }
 
     /// The time limit starts with a connection in hand.
-    fn target(&self) -> Option<String> {
-        Some(self.subject.clone())
+    fn target(&self) -> Option<Target> {
+        Some(self.of_app.clone())
     }
 }
 

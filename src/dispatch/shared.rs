@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::TryFutureExt;
 use futures::future::BoxFuture;
 
-use super::{Failure, JobContext, JobHandler, Rejection};
+use super::{Failure, JobContext, JobHandler, Rejection, TargetNotes};
 use crate::model::job::JobData;
 
 /// What executes the jobs of an app, as a trait object: a [`JobHandler`] or a target.
@@ -28,10 +28,19 @@ pub(crate) trait DynJobHandler: Send + Sync + 'static {
     /// See [`JobHandler::name`].
     fn name(&self) -> &str;
 
-    /// What reports call the target outside of this program; `None` of a handler. An attempt at a
-    /// target ends by itself, and must not be dropped at its time limit: what was passed to a
-    /// client may still be delivered.
-    fn target(&self) -> Option<String>;
+    /// The target outside of this program; `None` of a handler. An attempt at a target ends by
+    /// itself, and must not be dropped at its time limit: what was passed to a client may still be
+    /// delivered.
+    fn target(&self) -> Option<Target>;
+}
+
+/// Where jobs go that leave the program.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// What reports call it.
+    pub(crate) subject: String,
+    /// What it counts.
+    pub(crate) notes: Arc<TargetNotes>,
 }
 
 /// A shared handler of any type.
@@ -50,7 +59,7 @@ impl<H: JobHandler> DynJobHandler for H {
         JobHandler::name(self)
     }
 
-    fn target(&self) -> Option<String> {
+    fn target(&self) -> Option<Target> {
         None
     }
 }

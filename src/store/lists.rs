@@ -62,6 +62,11 @@ pub struct JobCount {
 impl JobCount {
     /// More are not counted.
     pub const LIMIT: u64 = 10_000;
+
+    /// The count of `jobs`, of which one beyond the limit was counted if there are more.
+    fn of(jobs: u64) -> Self {
+        Self { jobs: jobs.min(Self::LIMIT), has_more: jobs > Self::LIMIT }
+    }
 }
 
 impl Store {
@@ -147,13 +152,18 @@ impl Store {
                 bounds.concat(),
                 JobCount::LIMIT + 1 - jobs,
             );
-            let rows = self.query(&sql).await?;
-            let counted: i64 = rows.first().map_or(Ok(0), |row| row.try_get_by_index(0))?;
-            jobs += counted.unsigned_abs();
+            jobs += self.counted(&sql).await?;
             if jobs > JobCount::LIMIT {
-                return Ok(JobCount { jobs: JobCount::LIMIT, has_more: true });
+                break;
             }
         }
-        Ok(JobCount { jobs, has_more: false })
+        Ok(JobCount::of(jobs))
+    }
+
+    /// The number that a query reads.
+    async fn counted(&self, sql: &str) -> Result<u64> {
+        let rows = self.query(sql).await?;
+        let counted: i64 = rows.first().map_or(Ok(0), |row| row.try_get_by_index(0))?;
+        Ok(counted.unsigned_abs())
     }
 }

@@ -16,40 +16,13 @@ use serde_json::{Value, json};
 
 use crate::support::process::Instance;
 use crate::support::services::{Database, TestDatabase, temporary_folder};
-use crate::support::wait_until;
 use crate::support::world::{LEASE, World};
+use crate::support::{on_each_database, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 
-macro_rules! on_each_database {
-    ($($test:ident)+) => {$(
-        mod $test {
-            use super::*;
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_sqlite() {
-                super::$test(Database::Sqlite.fresh().await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_mariadb() {
-                super::$test(Database::MariaDb.fresh().await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_mysql() {
-                super::$test(Database::MySql.fresh().await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_postgres() {
-                super::$test(Database::Postgres.fresh().await).await;
-            }
-        }
-    )+};
-}
-
 on_each_database! {
+    with_mysql:
     a_cancellation_ends_though_a_producer_goes_on_and_spares_what_came_later
     each_job_moves_once_though_its_new_time_matches_again
     it_stops_within_two_heartbeats
@@ -102,8 +75,9 @@ fn counts(item: &BulkItem) -> [u64; 4] {
 }
 
 async fn a_cancellation_ends_though_a_producer_goes_on_and_spares_what_came_later(
-    database: TestDatabase,
+    database: Database,
 ) {
+    let database = database.fresh().await;
     let scheduler = start(&database).await;
     submit(&scheduler, "sms", "early", 1000).await;
     submit(&scheduler, "sipcall", "other", 3).await;
@@ -134,7 +108,8 @@ async fn a_cancellation_ends_though_a_producer_goes_on_and_spares_what_came_late
     scheduler.shutdown(DEADLINE).await;
 }
 
-async fn each_job_moves_once_though_its_new_time_matches_again(database: TestDatabase) {
+async fn each_job_moves_once_though_its_new_time_matches_again(database: Database) {
+    let database = database.fresh().await;
     let scheduler = start(&database).await;
     submit(&scheduler, "sms", "moved", 300).await;
     let operations = scheduler.by(infinite_scheduler::operations::By::new("ann"));
@@ -165,7 +140,8 @@ async fn each_job_moves_once_though_its_new_time_matches_again(database: TestDat
     scheduler.shutdown(DEADLINE).await;
 }
 
-async fn it_stops_within_two_heartbeats(database: TestDatabase) {
+async fn it_stops_within_two_heartbeats(database: Database) {
+    let database = database.fresh().await;
     let scheduler = start(&database).await;
     submit(&scheduler, "sms", "many", 400).await;
     let operations = scheduler.by(infinite_scheduler::operations::By::new("ann").because("slowly"));

@@ -14,36 +14,12 @@ use tokio::sync::Semaphore;
 
 use crate::support::kafka::{RawRecord, create_topic, produce, read_all};
 use crate::support::services::Database;
-use crate::support::wait_until;
 use crate::support::world::World;
+use crate::support::{on_each_database, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 const DRAIN: Duration = Duration::from_secs(10);
 const HOUR: i64 = 3_600_000;
-
-macro_rules! on_each_database {
-    ($($test:ident)+) => {$(
-        mod $test {
-            use super::*;
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_sqlite() {
-                super::$test(Database::Sqlite).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_mariadb() {
-                super::$test(Database::MariaDb).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_postgres() {
-                super::$test(Database::Postgres).await;
-            }
-        }
-    )+};
-}
-use on_each_database;
 
 on_each_database! {
     operations_by_records_are_decided_by_what_exists

@@ -16,8 +16,8 @@ use infinite_scheduler::{
 use serde_json::{Value, json};
 
 use crate::support::services::Database;
-use crate::support::wait_until;
 use crate::support::world::{LEASE, World};
+use crate::support::{on_each_database, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 const DRAIN: Duration = Duration::from_secs(10);
@@ -186,35 +186,8 @@ async fn many_are_kept_and_removed_in_steps(database: Database) {
     assert_eq!(kept(&world).await, 0, "{database:?}");
 }
 
-macro_rules! on_each_database {
-    ($($test:ident)+) => {$(
-        mod $test {
-            use super::*;
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_sqlite() {
-                super::$test(Database::Sqlite).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_mariadb() {
-                super::$test(Database::MariaDb).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_mysql() {
-                super::$test(Database::MySql).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_postgres() {
-                super::$test(Database::Postgres).await;
-            }
-        }
-    )+};
-}
-
 on_each_database! {
+    with_mysql:
     what_ended_is_known_until_it_is_not_kept_any_more
     without_a_history_only_failures_are_kept
     many_are_kept_and_removed_in_steps

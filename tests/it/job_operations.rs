@@ -23,8 +23,8 @@ use tokio::sync::Semaphore;
 
 use crate::support::kafka::{create_topic, read_all};
 use crate::support::services::Database;
-use crate::support::wait_until;
 use crate::support::world::World;
+use crate::support::{on_each_database, wait_until};
 
 use self::receiver::Receiver;
 
@@ -79,30 +79,6 @@ async fn audited(world: &World, action: &str) -> i64 {
     let count = format!("select count(*) from scheduler_audit where action = '{action}'");
     world.database.count(&count).await
 }
-
-macro_rules! on_each_database {
-    ($($test:ident)+) => {$(
-        mod $test {
-            use super::*;
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_sqlite() {
-                super::$test(Database::Sqlite).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_mariadb() {
-                super::$test(Database::MariaDb).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn on_postgres() {
-                super::$test(Database::Postgres).await;
-            }
-        }
-    )+};
-}
-use on_each_database;
 
 on_each_database! {
     a_cancelled_job_does_not_fire_again_and_says_so_however_often_it_is_asked

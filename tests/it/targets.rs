@@ -1,11 +1,16 @@
 //! Dispatch targets beside Kafka: what a receiver gets, and what its answers mean.
 
+mod authority;
 mod circuit;
 mod http;
 mod receiver;
+mod receivers;
 mod redis;
 mod retries;
 mod retry_after;
+mod routes;
+mod slow;
+mod tls;
 
 use std::time::Duration;
 

@@ -97,7 +97,8 @@ fn sentence(interruptions: &[Interruption]) -> String {
     });
     let attempts: Vec<String> = attempts.collect();
     format!(
-        "its instance ended each time that it ran, at last when it ran alone ({}): see why the          process ended, then correct the handler or the job and replay it",
+        "its instance ended each time that it ran, at last when it ran alone ({}): see why the \
+         process ended, then correct the handler or the job and replay it",
         attempts.join(", ")
     )
 }

@@ -23,19 +23,29 @@ use crate::operations::{
     LetterSummary, ListedJob, Operations, rfc3339_s,
 };
 
+/// The text behind the options of an action: its examples and what all of them have in common.
+macro_rules! help {
+    ($examples:literal) => {
+        concat!(
+            $examples,
+            "
+Exit codes: 0 it was begun or is done, or this was a dry run; 1 some could not be changed, or --yes is
+missing; 2 it cannot work as it was asked; 3 it is refused; 4 the database does not answer; 130 it was
+stopped by Ctrl-C."
+        )
+    };
+}
+
 /// The pause between two reports of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 /// Cancels every job that the filters select: no further attempt at it starts
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = help!("\
 Examples:
   infinite-scheduler bulk cancel --app sms --dry-run
   infinite-scheduler bulk cancel --app sms --reason 'a producer ran wild' --yes
-
-Exit codes: 0 it was begun or is done, or this was a dry run; 1 some could not be changed, or --yes is
-missing; 2 it cannot work as it was asked; 3 it is refused; 4 the database does not answer; 130 it was
-stopped by Ctrl-C.")]
+"))]
 pub(super) struct Cancel {
     #[command(flatten)]
     common: Common,
@@ -43,14 +53,11 @@ pub(super) struct Cancel {
 
 /// Gives every job that the filters select another time, or moves it
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = help!("\
 Examples:
   infinite-scheduler bulk reschedule --app sms --shift-ms 3600000 --rate 500 --yes
   infinite-scheduler bulk reschedule --app sms --state due --time 2030-01-01T08:00:00Z --yes
-
-Exit codes: 0 it was begun or is done, or this was a dry run; 1 some could not be changed, or --yes is
-missing; 2 it cannot work as it was asked; 3 it is refused; 4 the database does not answer; 130 it was
-stopped by Ctrl-C.")]
+"))]
 pub(super) struct Reschedule {
     #[command(flatten)]
     common: Common,
@@ -64,13 +71,10 @@ pub(super) struct Reschedule {
 
 /// Starts every job that the filters select now
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = help!("\
 Examples:
   infinite-scheduler bulk run --app sms --to 2030-01-01T08:00:00Z --rate 100 --yes
-
-Exit codes: 0 it was begun or is done, or this was a dry run; 1 some could not be changed, or --yes is
-missing; 2 it cannot work as it was asked; 3 it is refused; 4 the database does not answer; 130 it was
-stopped by Ctrl-C.")]
+"))]
 pub(super) struct Run {
     #[command(flatten)]
     common: Common,
@@ -78,13 +82,10 @@ pub(super) struct Run {
 
 /// Changes fields of every job that the filters select
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = help!("\
 Examples:
   infinite-scheduler bulk edit --app sms --set '{\"priority\":\"low\",\"maxAttempts\":null}' --yes
-
-Exit codes: 0 it was begun or is done, or this was a dry run; 1 some could not be changed, or --yes is
-missing; 2 it cannot work as it was asked; 3 it is refused; 4 the database does not answer; 130 it was
-stopped by Ctrl-C.")]
+"))]
 pub(super) struct Edit {
     #[command(flatten)]
     common: Common,
@@ -95,17 +96,14 @@ pub(super) struct Edit {
 
 /// Admits the request of every dead letter that the filters select again, or its correction
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = help!("\
 Examples:
   infinite-scheduler bulk replay --app sms --error-kind refused-by-target --rate 100 --yes
   infinite-scheduler bulk replay --partition scheduler.jobs.ingest/3 --from 2030-01-01T08:00:00Z --dry-run
 
 Letters that become dead while it runs are not replayed by it. Filters: --app, --error-kind,
 --partition, and --from and --to of the time of death.
-
-Exit codes: 0 it was begun or is done, or this was a dry run; 1 some could not be changed, or --yes is
-missing; 2 it cannot work as it was asked; 3 it is refused; 4 the database does not answer; 130 it was
-stopped by Ctrl-C.")]
+"))]
 pub(super) struct Replay {
     #[command(flatten)]
     common: Common,
@@ -113,15 +111,12 @@ pub(super) struct Replay {
 
 /// Marks every dead letter that the filters select as needing no action
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = help!("\
 Examples:
   infinite-scheduler bulk discard --app sms --error-kind invalid-json --yes
 
 Filters: --app, --error-kind, --partition, and --from and --to of the time of death.
-
-Exit codes: 0 it was begun or is done, or this was a dry run; 1 some could not be changed, or --yes is
-missing; 2 it cannot work as it was asked; 3 it is refused; 4 the database does not answer; 130 it was
-stopped by Ctrl-C.")]
+"))]
 pub(super) struct Discard {
     #[command(flatten)]
     common: Common,

@@ -7,6 +7,8 @@ mod retry_after;
 mod session;
 mod settings;
 mod signature;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::io;
@@ -20,9 +22,9 @@ use reqwest::{Body, Response, StatusCode};
 
 use self::body::{Watch, WatchedBody};
 use self::resolver::NotResolved;
-use self::session::Session;
+use self::session::{FileVersions, Session};
 use self::settings::host_of;
-use super::{About, DynJobHandler, Failure, JobContext};
+use super::{About, DynJobHandler, Failure, JobContext, Target};
 use crate::model::app::AppConfig;
 use crate::model::clock::{Clock, SystemClock};
 
@@ -31,9 +33,10 @@ pub(crate) use self::settings::SecretSource;
 
 /// The longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// No connection and nothing read from a file is used much longer than this, so that a changed
-/// address, certificate or secret is noticed.
+/// No connection is used much longer than this, so that a changed address is noticed.
 const RENEW: Duration = Duration::from_secs(60);
+/// How often it is checked whether a certificate, key or secret has changed.
+const CHECK: Duration = Duration::from_secs(1);
 /// What is read of an answer's body at most, in bytes and time.
 const READ: (usize, Duration) = (64 * 1024, Duration::from_secs(1));
 /// What an error keeps of it, in bytes.
@@ -43,15 +46,20 @@ const KEPT: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct HttpDispatch {
     target: HttpTarget,
-    timeout: Duration,
     host: String,
-    subject: String,
+    of_app: Target,
+    /// Host and port of its proxy.
+    proxy: Option<String>,
     current: Mutex<Current>,
 }
 
 #[derive(Debug)]
 struct Current {
     session: Arc<Session>,
+    /// The files that it was made of.
+    files: FileVersions,
+    /// From this moment on it is checked whether they have changed.
+    check_at: Instant,
     /// From this moment on it is renewed before it is used.
     renew_at: Instant,
 }
@@ -72,14 +80,17 @@ impl HttpDispatch {
     /// What cannot be read or used of the app's keys, in one sentence without secrets.
     pub(crate) fn open(target: HttpTarget, app: &AppConfig) -> Result<Self, String> {
         let name = &app.name;
+        let files = FileVersions::of(&target);
         let session = Session::open(&target).map_err(|problem| format!("apps.{name}.{problem}"))?;
         tracing::info!(app = name, "app {name} fires by {}", session.describe(&target));
         let host = host_of(&session.url);
         Ok(Self {
-            timeout: app.timeout,
-            subject: format!("target of {name}"),
+            of_app: Target { subject: format!("target of {name}"), notes: Arc::default() },
+            proxy: session::proxy_of(&target),
             current: Mutex::new(Current {
                 session: Arc::new(session),
+                files,
+                check_at: Instant::now() + CHECK,
                 renew_at: Instant::now() + RENEW,
             }),
             target,
@@ -87,22 +98,38 @@ impl HttpDispatch {
         })
     }
 
-    /// The session, renewed if it is old. One that cannot be renewed is used on.
+    /// The session, renewed if it is old or its files have changed. One that cannot be renewed is
+    /// used on.
     async fn session(&self) -> Arc<Session> {
-        {
+        let (files, is_old) = {
             let mut current = self.current();
-            if Instant::now() < current.renew_at {
+            let now = Instant::now();
+            let is_old = now >= current.renew_at;
+            let is_checked = now >= current.check_at && !current.files.is_empty();
+            if !is_old && !is_checked {
                 return current.session.clone();
             }
             // Others go on with the old one meanwhile.
-            current.renew_at = Instant::now() + RENEW;
-        }
+            current.check_at = now + CHECK;
+            current.renew_at = if is_old { now + RENEW } else { current.renew_at };
+            (current.files.clone(), is_old)
+        };
         let target = self.target.clone();
-        let opened = tokio::task::spawn_blocking(move || Session::open(&target)).await;
+        let renew = move || {
+            let now = FileVersions::of(&target);
+            (is_old || now != files).then(|| (now, Session::open(&target)))
+        };
+        let renewed = tokio::task::spawn_blocking(renew).await;
         let mut current = self.current();
-        match opened {
-            Ok(Ok(session)) => current.session = Arc::new(session),
-            Ok(Err(problem)) => {
+        match renewed {
+            Ok(None) => {}
+            Ok(Some((files, Ok(session)))) => {
+                current.files = files;
+                current.session = Arc::new(session);
+            }
+            Ok(Some((files, Err(problem)))) => {
+                // Read again when they change once more.
+                current.files = files;
                 let host = &self.host;
                 tracing::warn!(host, "what was read before is used on for {host}: {problem}");
             }
@@ -126,11 +153,11 @@ impl HttpDispatch {
 
     /// Sends the job and waits for the head of the answer.
     async fn send(&self, ctx: &JobContext, session: &Session) -> Result<Response, NoAnswer> {
-        let (body, headers) = request::of(ctx, session, SystemClock.now_ms());
+        let (body, headers) = request::of(ctx, session, SystemClock.now_ms(), &self.of_app.notes);
         let (body, Watch { begun, all_taken }) = WatchedBody::new(body.into());
         let request = session.client.post(session.url.clone()).headers(headers);
         let mut sending = pin!(request.body(Body::wrap(body)).send());
-        let timeout = ctx.job().timeout(self.timeout);
+        let timeout = ctx.timeout();
         let connect = CONNECT.min(timeout);
         let mut begun = pin!(begun);
         let answer = tokio::select! {
@@ -154,7 +181,7 @@ impl HttpDispatch {
         answer.map_err(|error| {
             let why = cause_of(&error);
             if error.is_connect() {
-                let step = connect_step(&error);
+                let step = connect_step(&error, self.proxy.as_deref());
                 return NoAnswer::NotSent(format!("{step} {} failed: {why}", self.host));
             }
             let step = step(all_taken.load(Ordering::Relaxed));
@@ -176,6 +203,9 @@ impl HttpDispatch {
         }
         let again = |about| Err(Failure::Again { why: why.clone(), retry_after, about });
         match status {
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED if self.proxy.is_some() => {
+                Err(Failure::NotSent(format!("its proxy refuses: {why}")))
+            }
             StatusCode::TOO_MANY_REQUESTS => Err(Failure::TooMany { why, retry_after }),
             StatusCode::REQUEST_TIMEOUT
             | StatusCode::CONFLICT
@@ -213,8 +243,8 @@ impl DynJobHandler for HttpDispatch {
     }
 
     /// The time limit starts with a connection in hand.
-    fn target(&self) -> Option<String> {
-        Some(self.subject.clone())
+    fn target(&self) -> Option<Target> {
+        Some(self.of_app.clone())
     }
 }
 
@@ -223,16 +253,21 @@ fn step(all_taken: bool) -> &'static str {
 }
 
 /// What failed before a connection was there.
-fn connect_step(error: &reqwest::Error) -> &'static str {
+fn connect_step(error: &reqwest::Error, proxy: Option<&str>) -> String {
+    // The proxy may be what was not resolved or does not answer.
+    let by = proxy.map_or_else(String::new, |proxy| format!("by proxy {proxy} "));
     for cause in causes(error) {
         if cause.is::<NotResolved>() {
-            return "resolving";
+            return "resolving".into();
         }
-        if cause.downcast_ref::<io::Error>().is_some_and(|io| io.raw_os_error().is_some()) {
-            return "connecting to";
+        let text = cause.to_string();
+        let is_of_proxy = text.contains("tunnel") || text.contains("proxy authorization");
+        let is_io = cause.downcast_ref::<io::Error>().is_some_and(|io| io.raw_os_error().is_some());
+        if is_io || is_of_proxy {
+            return format!("connecting {by}to");
         }
     }
-    "TLS with"
+    "TLS with".into()
 }
 
 /// The innermost cause: those around it repeat the step, and the outermost has the URL.
@@ -261,115 +296,4 @@ async fn beginning_of(mut response: Response) -> String {
     drop(tokio::time::timeout(READ.1, reading).await);
     let text = String::from_utf8_lossy(&kept);
     text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
-    use super::super::context::tests::context;
-    use super::settings::tests::target;
-    use super::*;
-
-    fn dispatch(url: &str) -> HttpDispatch {
-        HttpDispatch::open(target(url), &AppConfig::new("sms")).unwrap()
-    }
-
-    /// What becomes of a job whose target gives this answer.
-    async fn after(answer: &'static str) -> Result<(), Failure> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let server = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut heard = [0; 4096];
-            let _heard = stream.read(&mut heard).await.unwrap();
-            stream.write_all(answer.as_bytes()).await.unwrap();
-        });
-        let (ctx, url) = (context("{}"), format!("http://127.0.0.1:{port}/x?hush"));
-        let result = dispatch(&url).execute(&ctx).await;
-        server.await.unwrap();
-        result
-    }
-
-    #[tokio::test]
-    async fn the_status_decides() {
-        for success in ["200 OK", "202 Accepted", "204 No Content"] {
-            let answer = format!("HTTP/1.1 {success}\r\nContent-Length: 0\r\n\r\n");
-            assert_eq!(after(answer.leak()).await, Ok(()), "{success}");
-        }
-        for again in [408, 409, 421, 425, 500, 503, 599] {
-            let answer = format!("HTTP/1.1 {again} X\r\nContent-Length: 4\r\n\r\nwhy\n");
-            let result = after(answer.leak()).await;
-            let kept = |why: &str| why.contains(&again.to_string()) && why.ends_with(": why");
-            let about = if again == 503 { About::BusyTarget } else { About::Job };
-            assert!(
-                matches!(&result, Err(Failure::Again { why, about: it, .. }) if kept(why) && *it == about),
-                "{result:?}"
-            );
-        }
-        for never in [300, 304, 307, 400, 401, 404, 410, 422] {
-            let answer = format!("HTTP/1.1 {never} X\r\nLocation: /y\r\nContent-Length: 0\r\n\r\n");
-            let result = after(answer.leak()).await;
-            let hushed = |why: &str| !why.contains("hush");
-            let about = if [401, 404].contains(&never) { About::Target } else { About::Job };
-            assert!(
-                matches!(&result, Err(Failure::Refused { why, about: it }) if hushed(why) && *it == about),
-                "{result:?}"
-            );
-        }
-        let wanted = Some(Duration::from_secs(7));
-        for (status, is_attempt) in [(429, false), (503, true)] {
-            let answer =
-                format!("HTTP/1.1 {status} X\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n");
-            let failure = after(answer.leak()).await.unwrap_err();
-            assert_eq!((failure.hold(), failure.is_attempt()), (wanted, is_attempt));
-        }
-    }
-
-    #[tokio::test]
-    async fn nothing_sent_is_no_attempt_and_something_sent_is_one() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        for (url, says) in [
-            (format!("http://127.0.0.1:{port}/hush"), "connecting to 127.0.0.1:"),
-            ("http://hush.invalid:81/".to_owned(), "resolving hush.invalid:81 failed: "),
-        ] {
-            let dispatch = dispatch(&url);
-            let session = dispatch.session().await;
-            let result = dispatch.send(&context("{}"), &session).await;
-            assert!(
-                matches!(&result, Err(NoAnswer::NotSent(why)) if why.starts_with(says)),
-                "{result:?}"
-            );
-            let result = dispatch.execute(&context("{}")).await;
-            assert!(matches!(result, Err(Failure::NotSent(_))), "{result:?}");
-        }
-        let result = after("").await;
-        let says = "waiting for the head of the answer of 127.0.0.1:";
-        assert!(
-            matches!(&result, Err(Failure::Again { why, about: About::Target, .. }) if why.starts_with(says)),
-            "{result:?}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_peer_that_speaks_no_tls_was_sent_nothing() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let server = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-        });
-        let dispatch = dispatch(&format!("https://127.0.0.1:{port}/"));
-        let session = dispatch.session().await;
-        let result = dispatch.send(&context("{}"), &session).await;
-        let says = "TLS with 127.0.0.1:";
-        assert!(
-            matches!(&result, Err(NoAnswer::NotSent(why)) if why.starts_with(says)),
-            "{result:?}"
-        );
-        server.await.unwrap();
-    }
 }

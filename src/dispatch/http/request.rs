@@ -4,7 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use super::super::body::rfc3339;
-use super::super::{FiredJob, JobContext};
+use super::super::{FiredJob, JobContext, TargetNotes};
 use super::session::Session;
 use crate::model::job::TraceContext;
 
@@ -16,7 +16,12 @@ const ENCODED: &AsciiSet =
 const LONGEST_TRACESTATE: usize = 512;
 
 /// The body and all headers of an attempt that is sent at `now_ms`, epoch milliseconds.
-pub(super) fn of(ctx: &JobContext, session: &Session, now_ms: i64) -> (Vec<u8>, HeaderMap) {
+pub(super) fn of(
+    ctx: &JobContext,
+    session: &Session,
+    now_ms: i64,
+    notes: &TargetNotes,
+) -> (Vec<u8>, HeaderMap) {
     let body = FiredJob::of(ctx).to_json();
     let job = ctx.job();
     let mut headers = session.headers.clone();
@@ -35,12 +40,18 @@ pub(super) fn of(ctx: &JobContext, session: &Session, now_ms: i64) -> (Vec<u8>, 
     add("x-scheduler-attempt", ctx.attempt().to_string());
     add("x-scheduler-fence", ctx.fence().to_string());
     add("x-scheduler-scheduled-time", rfc3339(job.scheduled_ms));
-    if let Some(TraceContext { parent, state }) = &job.trace
-        && is_traceparent(parent)
-    {
-        add("traceparent", parent.clone());
-        if let Some(state) = state.as_ref().filter(|state| state.len() <= LONGEST_TRACESTATE) {
+    if let Some(TraceContext { parent, state }) = &job.trace {
+        let is_parent = is_traceparent(parent);
+        if is_parent {
+            add("traceparent", parent.clone());
+        }
+        let state = state.as_ref();
+        let good = state.filter(|state| is_parent && state.len() <= LONGEST_TRACESTATE);
+        if let Some(state) = good {
             add("tracestate", state.clone());
+        }
+        if !is_parent || good != state {
+            notes.leave_out_trace();
         }
     }
     let now_s = now_ms.div_euclid(1000);
@@ -72,7 +83,7 @@ mod tests {
 
     fn headers(ctx: &JobContext, target: &HttpTarget) -> Vec<(String, String)> {
         let session = Session::open(target).unwrap();
-        let (_, headers) = of(ctx, &session, 1_762_185_605_015);
+        let (_, headers) = of(ctx, &session, 1_762_185_605_015, &TargetNotes::default());
         let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
         let mut all: Vec<_> =
             headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
@@ -128,9 +139,14 @@ mod tests {
         ] {
             let trace = Some(TraceContext { parent: parent.into(), state: Some(state.into()) });
             let job = Job { trace, ..context("{}").job().clone() };
-            let all = headers(&context_of(job), &target("http://host/"));
+            let ctx = context_of(job);
+            let all = headers(&ctx, &target("http://host/"));
             let found = all.iter().filter(|(name, _)| name.starts_with("trace")).count();
             assert_eq!(found, expected, "{parent}");
+            let session = Session::open(&target("http://host/")).unwrap();
+            let notes = TargetNotes::default();
+            of(&ctx, &session, 0, &notes);
+            assert_eq!(notes.trace_left_out(), u64::from(expected < 2), "{parent}");
         }
     }
 }

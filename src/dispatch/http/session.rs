@@ -1,6 +1,7 @@
 //! A client with everything that it read from files: replaced as a whole.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::tls::{Certificate, Identity};
@@ -8,7 +9,7 @@ use reqwest::{Client, Proxy, Url, redirect, retry};
 use secrecy::ExposeSecret;
 
 use super::resolver::Resolver;
-use super::settings::{HttpTarget, host_of};
+use super::settings::{HttpTarget, SecretSource, host_of};
 use super::signature::Keys;
 
 /// An idle connection is closed after this time: shorter than what servers use, so that it is
@@ -44,9 +45,8 @@ impl Session {
             Some(file) => format!("the roots of {}", file.display()),
             None => "the system's roots".to_owned(),
         };
-        let proxy = target.proxy.as_ref().and_then(|proxy| Url::parse(proxy.expose_secret()).ok());
         let proxy =
-            proxy.map_or("no proxy".to_owned(), |proxy| format!("proxy {}", host_of(&proxy)));
+            proxy_of(target).map_or("no proxy".to_owned(), |proxy| format!("proxy {proxy}"));
         let certificate = if target.client.is_some() { "a" } else { "no" };
         let link_local = if target.allow_link_local { "allowed" } else { "refused" };
         format!(
@@ -57,6 +57,35 @@ impl Session {
             self.keys.len(),
             self.headers.len(),
         )
+    }
+}
+
+/// Host and port of the proxy of `target`.
+pub(super) fn proxy_of(target: &HttpTarget) -> Option<String> {
+    let proxy = Url::parse(target.proxy.as_ref()?.expose_secret()).ok()?;
+    Some(host_of(&proxy))
+}
+
+/// Which versions of a target's files are there, to notice a change without reading them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FileVersions(Vec<Option<(SystemTime, u64)>>);
+
+impl FileVersions {
+    /// The files of `target` as they are now. Symbolic links are followed.
+    pub(super) fn of(target: &HttpTarget) -> Self {
+        let client = target.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+        let secrets = target.secrets.iter().chain(target.headers.values());
+        let files = target.ca.iter().chain(client).chain(secrets.filter_map(SecretSource::file));
+        let version = |file: &PathBuf| {
+            let data = std::fs::metadata(file).ok()?;
+            Some((data.modified().ok()?, data.len()))
+        };
+        Self(files.map(version).collect())
+    }
+
+    /// Whether the target has no files.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -118,7 +147,6 @@ fn read(key: &str, file: &std::path::Path) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::SecretSource;
     use super::super::settings::tests::target;
     use super::*;
 

@@ -69,6 +69,16 @@ impl SecretSource {
     }
 }
 
+impl SecretSource {
+    /// The file that it is read from.
+    pub(super) fn file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Value(_) | Self::Env(_) => None,
+        }
+    }
+}
+
 impl fmt::Debug for HttpTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = self.parse().map_or_else(|_| "invalid".into(), |url| host_of(&url));

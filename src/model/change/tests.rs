@@ -4,10 +4,10 @@ use super::*;
 use crate::model::ids::ShardId;
 use crate::model::job::Changes;
 
-const HOUR: i64 = 3_600_000;
-const NOW: i64 = 10 * HOUR;
+pub(super) const HOUR: i64 = 3_600_000;
+pub(super) const NOW: i64 = 10 * HOUR;
 
-fn job() -> Job {
+pub(super) fn job() -> Job {
     Job {
         id: JobId::derive("sms", "r"),
         shard: ShardId(1),
@@ -32,7 +32,7 @@ fn job() -> Job {
     }
 }
 
-fn waits() -> Circumstances<'static> {
+pub(super) fn waits() -> Circumstances<'static> {
     Circumstances { now_ms: NOW, running: false, max_attempts: 3, window_ms: 24 * HOUR, by: "ann" }
 }
 

@@ -42,7 +42,7 @@ impl Window {
     /// else it waits, without keeping others from their turn, until [`Self::key_freed`].
     ///
     /// Within a list they go strictly by due time, ties by id. Between lists the first jobs are
-    /// compared: by priority, then by due time and id. One of [`TURNS`] turns goes to the earliest
+    /// compared: by priority, then by due time and id. One of `TURNS` turns goes to the earliest
     /// due of those that have waited for `aging_ms` since they were due and created, whatever their
     /// priority. Jobs of shards on hold are not taken.
     pub fn take_due(

@@ -48,7 +48,7 @@ impl Selection {
         let range = self.end_range();
         match &self.filter.key {
             _ if range.states.is_empty() => Ok(EndedFound::default()),
-            Some(key) => self.find_ended_by_key(context, key, after, limit).await,
+            Some(key) => self.find_ended_by_key(context, &range, key, after, limit).await,
             None => self.walk_ended(context, range, after, limit, most).await,
         }
     }
@@ -72,6 +72,7 @@ impl Selection {
     async fn find_ended_by_key(
         &self,
         context: &Context,
+        range: &EndRange,
         key: &str,
         after: Option<EndPlace>,
         limit: usize,
@@ -91,7 +92,7 @@ impl Selection {
         let mut last = after;
         for row in rows {
             let place = row.place();
-            let Some(job) = self.listed(row) else { continue };
+            let Some(job) = self.listed(range, row) else { continue };
             if found.jobs.len() == limit {
                 found.next = Some(last);
                 break;
@@ -148,7 +149,7 @@ impl Selection {
                     // It may have been removed meanwhile.
                     let Some(row) = rows.remove(place) else { continue };
                     let size = row.size();
-                    let Some(job) = self.listed(row) else { continue };
+                    let Some(job) = self.listed(&range, row) else { continue };
                     bytes += size;
                     found.jobs.push(job);
                 }
@@ -166,7 +167,7 @@ impl Selection {
     }
 
     /// The job as lists show it, if the filter selects it.
-    fn listed(&self, row: EndedRow) -> Option<ListedJob> {
+    fn listed(&self, range: &EndRange, row: EndedRow) -> Option<ListedJob> {
         let filter = &self.filter;
         let of_partition = self
             .ledgers
@@ -176,9 +177,9 @@ impl Selection {
             filter.error_kind.is_none_or(|kind| row.kind.as_deref() == Some(kind.as_str()));
         let is_selected = of_partition
             && has_kind
-            && self.end_range().states.contains(&row.state)
-            && filter.from_ms.is_none_or(|from_ms| row.ended_ms >= from_ms)
-            && filter.to_ms.is_none_or(|to_ms| row.ended_ms < to_ms)
+            && range.states.contains(&row.state)
+            && range.from_ms.is_none_or(|from_ms| row.ended_ms >= from_ms)
+            && range.to_ms.is_none_or(|to_ms| row.ended_ms < to_ms)
             && filter.priority.is_none_or(|priority| row.priority == priority)
             && filter.holds_for(row.data.as_str());
         let app = is_selected.then(|| self.name_of(row.app)).flatten()?;

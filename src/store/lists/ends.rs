@@ -166,14 +166,12 @@ impl Store {
                 bounds.concat(),
                 JobCount::LIMIT + 1 - jobs,
             );
-            let rows = self.query(&sql).await?;
-            let counted: i64 = rows.first().map_or(Ok(0), |row| row.try_get_by_index(0))?;
-            jobs += counted.unsigned_abs();
+            jobs += self.counted(&sql).await?;
             if jobs > JobCount::LIMIT {
-                return Ok(JobCount { jobs: JobCount::LIMIT, has_more: true });
+                break;
             }
         }
-        Ok(JobCount { jobs, has_more: false })
+        Ok(JobCount::of(jobs))
     }
 }
 

@@ -80,3 +80,31 @@ mod tests {
         wait_until(Duration::from_millis(50), "a miracle", async || false).await;
     }
 }
+
+/// Makes a module of each test function with a test on each database, to which the function is
+/// called with that [`Database`](services::Database). `with_mysql` adds MySQL, which otherwise
+/// counts as MariaDB.
+macro_rules! on_each_database {
+    (with_mysql: $($test:ident)+) => {$(
+        mod $test {
+            $crate::support::on_each_database!(@ $test on_sqlite Sqlite);
+            $crate::support::on_each_database!(@ $test on_mariadb MariaDb);
+            $crate::support::on_each_database!(@ $test on_mysql MySql);
+            $crate::support::on_each_database!(@ $test on_postgres Postgres);
+        }
+    )+};
+    (@ $test:ident $name:ident $database:ident) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            super::$test($crate::support::services::Database::$database).await;
+        }
+    };
+    ($($test:ident)+) => {$(
+        mod $test {
+            $crate::support::on_each_database!(@ $test on_sqlite Sqlite);
+            $crate::support::on_each_database!(@ $test on_mariadb MariaDb);
+            $crate::support::on_each_database!(@ $test on_postgres Postgres);
+        }
+    )+};
+}
+pub(crate) use on_each_database;

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::DEADLINE;
 use crate::support::wait_for;
+
+const DRIP: Duration = Duration::from_millis(200);
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -19,14 +21,20 @@ pub(super) struct Heard {
     pub(super) headers: BTreeMap<String, String>,
     pub(super) body: String,
     pub(super) at: Instant,
+    /// Whether the connection had carried another one.
+    pub(super) is_reused: bool,
 }
 
 /// What follows the answer on the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     Close,
+    /// The next request.
+    Keep,
     /// Zeros without end.
     Zeros,
+    /// A letter each fifth of a second, without end.
+    Drip,
 }
 
 /// Dropping it leaves the port to nobody.
@@ -105,20 +113,30 @@ impl Receiver {
 }
 
 async fn serve(mut stream: TcpStream, all: Arc<Mutex<Vec<Heard>>>, answer: Arc<Answer>) {
-    let Some(heard) = hear(&mut stream).await else { return };
-    let (answer, then) = {
-        let mut all = all.lock().expect("a lock");
-        let answer = answer(&heard, all.len());
-        all.push(heard);
-        answer
-    };
-    let mut written = stream.write_all(answer.as_bytes()).await;
-    while then == Then::Zeros && written.is_ok() {
-        written = stream.write_all(&[b'0'; 64 * 1024]).await;
+    let mut is_reused = false;
+    while let Some(heard) = hear(&mut stream, is_reused).await {
+        let (answer, then) = {
+            let mut all = all.lock().expect("a lock");
+            let answer = answer(&heard, all.len());
+            all.push(heard);
+            answer
+        };
+        let mut written = stream.write_all(answer.as_bytes()).await;
+        while then == Then::Zeros && written.is_ok() {
+            written = stream.write_all(&[b'0'; 64 * 1024]).await;
+        }
+        while then == Then::Drip && written.is_ok() {
+            tokio::time::sleep(DRIP).await;
+            written = stream.write_all(b"x").await;
+        }
+        if then != Then::Keep || written.is_err() {
+            return;
+        }
+        is_reused = true;
     }
 }
 
-async fn hear(stream: &mut TcpStream) -> Option<Heard> {
+async fn hear(stream: &mut TcpStream, is_reused: bool) -> Option<Heard> {
     let mut bytes = Vec::new();
     let (head, start) = loop {
         if stream.read_buf(&mut bytes).await.ok()? == 0 {
@@ -140,5 +158,5 @@ async fn hear(stream: &mut TcpStream) -> Option<Heard> {
         stream.read_buf(&mut bytes).await.ok()?;
     }
     let body = String::from_utf8(bytes[start..].to_vec()).ok()?;
-    Some(Heard { line, headers, body, at: Instant::now() })
+    Some(Heard { line, headers, body, at: Instant::now(), is_reused })
 }

@@ -74,5 +74,6 @@ async fn a_job_is_published_also_to_nobody() {
     schedule(&scheduler, "r-1").await;
     no_jobs(&database).await;
     assert_eq!(database.count("select count(*) from scheduler_dead_letter").await, 0);
+    assert_eq!(scheduler.ingest_metrics().apps["sms"].published_to_nobody, 1);
     scheduler.shutdown(DRAIN).await;
 }

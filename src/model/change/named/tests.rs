@@ -2,46 +2,19 @@
 
 use serde_json::Value;
 
+use super::super::tests::{HOUR, NOW, job as waiting_job, waits};
 use super::*;
-use crate::model::ids::{JobId, Offset, Partition, ShardId};
-use crate::model::job::{Cancellation, Changes};
-
-const HOUR: i64 = 3_600_000;
-const NOW: i64 = 10 * HOUR;
+use crate::model::ids::{Offset, Partition};
+use crate::model::job::Cancellation;
 
 fn job(version: Option<i64>) -> Job {
-    Job {
-        id: JobId::derive("sms", "r"),
-        shard: ShardId(1),
-        priority: Priority::Normal,
-        due_ms: NOW + HOUR,
-        request_id: "r".into(),
-        scheduled_ms: NOW + HOUR,
-        expires_ms: None,
-        flexible_ms: None,
-        concurrency_key: None,
-        created_ms: NOW - HOUR,
-        attempts: 0,
-        max_attempts: None,
-        timeout_ms: None,
-        data: JobData::from_trusted(r#"{"n":1}"#),
-        trace: None,
-        origin: None,
-        last_error: None,
-        letter: None,
-        version,
-        changes: Changes::default(),
-    }
+    Job { version, ..waiting_job() }
 }
 
 fn cancelled(version: Option<i64>) -> Job {
     let mut job = job(version);
     job.changes.cancelled = Some(Box::new(Cancellation { at_ms: 5, by: "bob".into() }));
     job
-}
-
-fn waits() -> Circumstances<'static> {
-    Circumstances { now_ms: NOW, running: false, max_attempts: 3, window_ms: 24 * HOUR, by: "ann" }
 }
 
 fn runs() -> Circumstances<'static> {
