@@ -97,7 +97,7 @@ pub(super) fn spawn_batch(
             requests: &requests,
             claim: Claim::Owned(fence),
             app: &app.name,
-            max_attempts: app.config.max_attempts.get(),
+            max_attempts: app.limits().max_attempts.get(),
             window_ms: instance.window_ms(),
             publishes_verdicts: instance.publishes_verdicts(),
         };

@@ -144,7 +144,6 @@ impl Admission {
         request: &BatchRequest,
     ) -> Vec<ChangeReply> {
         let rules = self.0.rules();
-        let window_ms = i64::try_from(rules.idempotency_window.as_millis()).unwrap_or(i64::MAX);
         let requests: Vec<ChangeRequest> =
             request.jobs.iter().filter_map(|job| request.of(job)).collect();
         let asked = AskedBatch {
@@ -153,7 +152,7 @@ impl Admission {
             claim: Claim::Free(shard.id, epoch),
             app: &shard.app_name,
             max_attempts: shard.rules.policy.max_attempts,
-            window_ms,
+            window_ms: rules.window_ms(),
             publishes_verdicts: rules.publishes_verdicts,
         };
         let done = change_batch_until_known(self.0.database(), &**self.0.clock(), asked).await;
@@ -169,6 +168,7 @@ impl Admission {
     ) -> Result<Resolved, Refusal> {
         self.0.check_edited(edited, rules, has_new_data)
     }
+
     /// The answers in the order of the requests; those with a name in common in any order.
     pub(super) async fn submit_all(
         &self,

@@ -341,13 +341,8 @@ impl Store {
     }
 }
 
-/// Counts a job that a bulk action changes, in the transaction of that change.
-pub(super) fn count(bulk: i64) -> Step {
-    count_some(bulk, 1)
-}
-
-/// Counts so many jobs that a bulk action changes, in the transaction of that change.
-pub(super) fn count_some(bulk: i64, jobs: usize) -> Step {
+/// Counts jobs that a bulk action changes, in the transaction of that change.
+pub(super) fn count(bulk: i64, jobs: usize) -> Step {
     let values = vec![i64::try_from(jobs).unwrap_or_default().into(), bulk.into()];
     Step::any("update scheduler_bulk set done = done + ? where id = ?", values)
 }

@@ -150,7 +150,7 @@ impl JobsWrite {
             self.writes.iter().flat_map(|write| write.verdicts.iter().cloned()).collect();
         let key = OrderingKey::Shard(claim.shard());
         let verdicts = (!events.is_empty()).then(|| outbox::insert_verdicts(key, pack(&events)));
-        verdicts.into_iter().chain([bulk::count_some(self.bulk, self.writes.len())]).collect()
+        verdicts.into_iter().chain([bulk::count(self.bulk, self.writes.len())]).collect()
     }
 
     fn same_cancellation(&self) -> Option<SameCancellation<'_>> {

@@ -193,7 +193,7 @@ impl JobWrite {
                 .chain(verdict)
                 .chain(self.history())
                 // Its row is the same for many changes: the lock on it is taken last.
-                .chain(self.bulk.map(bulk::count))
+                .chain(self.bulk.map(|id| bulk::count(id, 1)))
                 .collect(),
         }
     }

@@ -25,6 +25,7 @@ mod shards;
 
 mod admit;
 mod commands;
+mod batch_commands;
 mod claims;
 mod job_batches;
 mod job_changes;
@@ -63,11 +64,11 @@ pub use admit::{
 };
 pub use apps::{AppRow, AppRules};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
+pub use batch_commands::{BatchAnswer, BatchCommand, BatchJob, BatchRequest};
 pub use bulk::{BulkCursor, BulkRow, NewBulk, StepEnd};
 pub use claims::{Claim, LocatedShard};
 pub use commands::{
-    BatchAnswer, BatchCommand, BatchJob, BatchRequest, ChangeAnswer, ChangeCommand, ChangeRequest,
-    CommandState, Look, Operation, UnknownCommands,
+    ChangeAnswer, ChangeCommand, ChangeRequest, CommandState, Look, Operation, UnknownCommands,
 };
 pub use connect::{StoreOptions, redact};
 pub use due::DueJobs;

@@ -109,9 +109,9 @@ impl Context {
         Selection::new(self, filter).await.map(drop)
     }
 
-    /// The next live jobs, at most `limit`, that `filter` selected at `at_ms`, and the place where the next ones begin. Those that came or
-    /// were moved later are left out, so that what is moved while it is walked through does not
-    /// come again.
+    /// The next live jobs, at most `limit`, that `filter` selected at `at_ms`, and the place where
+    /// the next ones begin. Those that came or were moved later are left out, so that what is moved
+    /// while it is walked through does not come again.
     pub(in crate::operations) async fn jobs_at(
         &self,
         filter: JobFilter,

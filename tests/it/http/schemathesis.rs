@@ -1,6 +1,7 @@
 //! The API against its own OpenAPI document: schemathesis asks what the document allows and what it
 //! does not, with each role and without a token.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use infinite_scheduler::config::{Role, TokenConfig};
@@ -20,7 +21,7 @@ async fn what_the_document_says_is_what_is_answered() {
     }
     let folder = temporary_folder();
     let environment = folder.path().join("python").display().to_string();
-    if !run("python3", &["-m", "venv", &environment])
+    if !run(folder.path(), "python3", &["-m", "venv", &environment])
         .await
         .is_some_and(|made| made.status.success())
     {
@@ -28,7 +29,8 @@ async fn what_the_document_says_is_what_is_answered() {
         return;
     }
     let pip = format!("{environment}/bin/pip");
-    let installed = run(&pip, &["-q", "install", "schemathesis"]).await.expect("pip");
+    let installed =
+        run(folder.path(), &pip, &["-q", "install", "schemathesis"]).await.expect("pip");
     if !installed.status.success() {
         println!(
             "skipped: PyPI has no schemathesis: {}",
@@ -55,7 +57,7 @@ async fn what_the_document_says_is_what_is_answered() {
         if !token.is_empty() {
             arguments.extend(["-H", &header]);
         }
-        let asked = run(&st, &arguments).await.expect("schemathesis");
+        let asked = run(folder.path(), &st, &arguments).await.expect("schemathesis");
         let said = String::from_utf8_lossy(&asked.stdout);
         assert!(asked.status.success(), "token {token:?}: {said}");
         assert!(!said.contains("unresolvable reference"), "{said}");
@@ -64,8 +66,9 @@ async fn what_the_document_says_is_what_is_answered() {
 }
 
 /// `None` if there is no such program.
-async fn run(program: &str, arguments: &[&str]) -> Option<Output> {
+async fn run(folder: &Path, program: &str, arguments: &[&str]) -> Option<Output> {
     let mut command = Command::new(program);
-    command.args(arguments);
+    // It keeps a folder of its own where it runs.
+    command.args(arguments).current_dir(folder);
     tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").ok()
 }
