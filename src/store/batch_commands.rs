@@ -78,9 +78,6 @@ impl BatchRequest {
     }
 }
 
-/// The `kind` of a [`BatchCommand`].
-pub(super) const BATCH: &str = "bulk";
-
 impl Store {
     /// Asks the owner of `shard` for a part of a bulk action, which is not carried out after
     /// `deadline_ms`. Returns the command's id.

@@ -5,7 +5,6 @@ use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use serde::{Deserialize, Serialize};
 
-use super::batch_commands::BATCH;
 use super::steps::Step;
 use super::{Error, OrderingKey, Result, Store, outbox};
 use crate::model::audit::By;
@@ -119,8 +118,11 @@ pub struct UnknownCommands {
 /// The `kind` of a [`Look`].
 pub(super) const LOOK: &str = "look";
 
-/// The kinds that this version supports: a [`Look`], a part of a bulk action, and those of
-/// [`JobChange::kind`].
+/// The `kind` of a part of a bulk action.
+pub(super) const BATCH: &str = "bulk";
+
+/// The kinds that this version supports: a [`Look`], a part of a bulk action, and those
+/// of [`JobChange::kind`].
 pub(super) const KINDS: [&str; 7] = [LOOK, BATCH, "cancel", "run", "reschedule", "edit", "named"];
 
 const WAITING: i16 = 0;

@@ -8,9 +8,9 @@ use sea_orm::ActiveValue::Set;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryResult, Statement};
 
 use super::apps::read_overrides;
-use super::batch_commands::{BATCH, BatchCommand, decode_batch};
+use super::batch_commands::{BatchCommand, decode_batch};
 use super::commands::{
-    ChangeCommand, KINDS, LOOK, Look, UnknownCommands, decode_change, decode_ids,
+    BATCH, ChangeCommand, KINDS, LOOK, Look, UnknownCommands, decode_change, decode_ids,
 };
 use super::{Result, ShardRow, Store, bulk};
 use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, Partition, ReaderToken, ShardId};
