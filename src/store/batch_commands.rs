@@ -4,7 +4,7 @@ use infinite_scheduler_entity::command;
 use sea_orm::EntityTrait;
 use serde::{Deserialize, Serialize};
 
-use super::commands::{ChangeRequest, DONE, answered, encode};
+use super::commands::{BATCH, ChangeRequest, DONE, answered, encode};
 use super::{Result, Store};
 use crate::model::audit::By;
 use crate::model::bulk::BulkMark;
