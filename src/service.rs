@@ -253,7 +253,8 @@ impl Scheduler {
     /// The counters since the start.
     pub fn ingest_metrics(&self) -> IngestMetrics {
         let degraded = self.inner.instance.health.counts();
-        IngestMetrics { degraded, ..self.inner.instance.counters.read() }
+        let instance = &self.inner.instance;
+        IngestMetrics { degraded, ..instance.counters.read(instance.clock.now_ms()) }
     }
 
     /// Whether it was not shut down yet.

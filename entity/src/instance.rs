@@ -33,6 +33,9 @@ pub struct Model {
     pub dead: bool,
     /// Since when it is to own nothing; none unless somebody drains it.
     pub drain_ms: Option<i64>,
+    /// How many attempts of each app start, and how many met its objective, as JSON.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub pace: Option<String>,
 }
 
 /// Nothing is joined through the entity.

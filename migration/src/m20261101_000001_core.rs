@@ -56,7 +56,8 @@ const TABLES: [(&str, &str); 13] = [
             beat bigint not null,
             lease_until_us bigint not null,
             dead boolean not null,
-            drain_ms bigint
+            drain_ms bigint,
+            pace {text}
         ) {tail}",
     ),
     // On databases that store rows in the order of the primary key, that is the order of firing:

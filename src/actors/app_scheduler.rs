@@ -247,6 +247,7 @@ impl Actor for AppScheduler {
 
     /// Takes over the state that the replaced actor left behind.
     fn started(&mut self, ctx: &mut Context<Self>) {
+        self.instance.in_flight.recount_keys(&self.app);
         self.window.adopt_in_flight(self.instance.in_flight.of(self.app.id));
         self.window.adopt_in_flight(self.instance.changing.of(self.app.id));
         for fence in self.instance.owned.of(self.app.id).iter() {
@@ -353,7 +354,7 @@ impl Handler<Report> for AppScheduler {
 
     fn handle(&mut self, _: Report, _: &mut Context<Self>) {
         let window = self.window.figures();
-        let app = self.app.figures.read();
+        let app = self.app.figures.read(self.instance.clock.now_ms());
         tracing::info!(
             actor = "app-scheduler",
             app = %self.app.name,

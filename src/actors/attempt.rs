@@ -132,6 +132,9 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Option<Ended> {
     let Attempt { job, app, fired_ms, cancelled, .. } = attempt;
     let ready_ms = job.ready_ms();
     app.figures.started(fired_ms - ready_ms, job.due_ms < ready_ms);
+    if let Some(objective) = app.limits().objective {
+        app.figures.lateness.compare(fired_ms - ready_ms, objective, *fired_ms);
+    }
     let limit = attempt.time_limit();
     let context = JobContext::new(
         app.name.clone(),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 
+use super::lateness_figures::LatenessFigures;
 use crate::admission::AdmissionCounters;
 use crate::dispatch::TargetNotes;
 use crate::health::ProblemKind;
@@ -59,22 +60,11 @@ pub(crate) struct AppFigures {
     notes: OnceLock<Arc<TargetNotes>>,
     overdue_on_arrival: AtomicU64,
     paused: AtomicU64,
-    /// How late the latest attempt started, and the sum over all attempts, in milliseconds.
-    pub(super) lateness_max_ms: AtomicI64,
-    lateness_sum_ms: Sum,
-}
-
-/// A sum of 128 bits: with millions of jobs, some of them thousands of years late, 64 bits could
-/// overflow.
-#[derive(Debug, Default)]
-struct Sum {
-    low: AtomicU64,
-    /// How many times `low` has wrapped.
-    carried: AtomicU64,
+    pub(super) lateness: LatenessFigures,
 }
 
 /// The current values of the counters of the ingest and of each app.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct IngestMetrics {
@@ -149,7 +139,7 @@ pub struct IngestMetrics {
 }
 
 /// Counters of one app on this instance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct AppMetrics {
@@ -195,6 +185,16 @@ pub struct AppMetrics {
     pub lateness_max_ms: i64,
     /// The mean delay between the scheduled time and the start of an attempt, in milliseconds.
     pub lateness_mean_ms: i64,
+    /// How many attempts started no later than so many milliseconds, by that number.
+    pub lateness_up_to_ms: BTreeMap<i64, u64>,
+    /// How many attempts started no later than the app's `objective_ms`, while it had one.
+    pub objective_met: u64,
+    /// How many started later.
+    pub objective_missed: u64,
+    /// The part of those that started within the last hour that met the objective, from 0 to 1;
+    /// none if nothing started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objective_met_last_hour: Option<f64>,
 }
 
 impl Counters {
@@ -235,7 +235,7 @@ impl Counters {
     }
 
     /// The current values.
-    pub(crate) fn read(&self) -> IngestMetrics {
+    pub(crate) fn read(&self, now_ms: i64) -> IngestMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         // Jobs are also admitted for apps that are not registered on this instance.
         for app in self.admission.apps() {
@@ -272,7 +272,7 @@ impl Counters {
             clock_skew_ms: self.clock_skew_ms.load(Ordering::Relaxed),
             consumer_lag: self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             held_back_since_ms: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read())).collect(),
+            apps: apps.iter().map(|(name, figures)| (name.clone(), figures.read(now_ms))).collect(),
             // Filled in by the handle, from the health report.
             degraded: BTreeMap::new(),
         }
@@ -293,18 +293,20 @@ impl AppFigures {
         if was_overdue {
             self.overdue_on_arrival.fetch_add(1, Ordering::Relaxed);
         }
-        // If the clock was set back meanwhile, the lateness is negative; it must not reduce the
-        // sum.
-        self.lateness_sum_ms.add(u64::try_from(lateness_ms).unwrap_or(0));
-        self.lateness_max_ms.fetch_max(lateness_ms, Ordering::Relaxed);
+        self.lateness.note(lateness_ms);
+    }
+
+    /// Reads how many have started by `boot_ms`, for the pace; to be called about each second.
+    pub(super) fn note_pace(&self, boot_ms: i64) {
+        self.lateness.note_pace(boot_ms, self.fired.load(Ordering::Relaxed));
     }
 
     /// The current values.
-    pub(crate) fn read(&self) -> AppMetrics {
+    pub(crate) fn read(&self, now_ms: i64) -> AppMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let fired = get(&self.fired);
         let notes = self.notes.get();
-        let mean_ms = self.lateness_sum_ms.get().checked_div(fired.into()).unwrap_or(0);
+        let lateness = &self.lateness;
         AppMetrics {
             scheduled: get(&self.scheduled),
             fired,
@@ -323,52 +325,12 @@ impl AppFigures {
             circuit_opened: get(&self.circuit_opened),
             circuit_open: get(&self.circuit_open),
             paused: get(&self.paused),
-            lateness_max_ms: self.lateness_max_ms.load(Ordering::Relaxed),
-            lateness_mean_ms: i64::try_from(mean_ms).unwrap_or(i64::MAX),
+            lateness_max_ms: lateness.max_ms(),
+            lateness_mean_ms: lateness.mean_ms(fired),
+            lateness_up_to_ms: lateness.up_to_ms(),
+            objective_met: lateness.objective_met(),
+            objective_missed: lateness.objective_missed(),
+            objective_met_last_hour: lateness.objective_met_last_hour(now_ms),
         }
-    }
-}
-
-impl Sum {
-    fn add(&self, more: u64) {
-        let before = self.low.fetch_add(more, Ordering::Relaxed);
-        if before.checked_add(more).is_none() {
-            self.carried.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The sum. It may be too low for a moment while another thread carries over.
-    fn get(&self) -> u128 {
-        let [carried, low] = [&self.carried, &self.low].map(|half| half.load(Ordering::Relaxed));
-        u128::from(carried) << 64 | u128::from(low)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mean_lateness_of_very_old_jobs_is_right_however_many_they_are() {
-        let figures = AppFigures::default();
-        let late_ms = 250_000_000_000_000;
-        // As many as fit into the lower half; added one by one they would take too long.
-        let many = u64::MAX / late_ms;
-        figures.lateness_sum_ms.add(many * late_ms);
-        figures.fired.fetch_add(many, Ordering::Relaxed);
-        for _ in 0..3 {
-            figures.started(late_ms as i64, false);
-            assert_eq!(figures.read().lateness_mean_ms, late_ms as i64);
-        }
-        assert_eq!(figures.read().lateness_max_ms, late_ms as i64);
-    }
-
-    #[test]
-    fn a_start_before_its_moment_takes_nothing_from_the_sum() {
-        let figures = AppFigures::default();
-        figures.started(10, false);
-        figures.started(-10, false);
-        assert_eq!(figures.read().lateness_mean_ms, 5);
-        assert_eq!(AppFigures::default().read().lateness_mean_ms, 0);
     }
 }

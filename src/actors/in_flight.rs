@@ -5,6 +5,8 @@
 //! A restarted app scheduler takes over the running attempts, and a restarted outcomes actor finds
 //! those that have ended and are not written.
 
+mod ended;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,32 +18,12 @@ use tokio_util::sync::CancellationToken;
 use super::app::RegisteredApp;
 use super::crash_guard::Turn;
 use super::progress::Progress;
-use crate::dispatch::Failure;
 use crate::model::fence::{Fence, FenceClock};
 use crate::model::ids::{AppId, JobId, ShardId};
 use crate::model::job::{Cancellation, Job};
 use crate::store::{Outcome, ShardFence};
 
-/// How an attempt ended.
-#[derive(Debug)]
-pub(super) enum Ended {
-    /// The handler returned.
-    Returned(Result<(), Failure>),
-    /// It exceeded its time limit.
-    TimedOut(Duration),
-    /// It panicked, or its task was aborted.
-    Panicked,
-    /// The job's `expiresTime` had passed.
-    Expired,
-    /// It must not start: its instance ended whenever it ran. With what is to be said of that.
-    Interrupted(String),
-    /// It did not start, since the job's row is not the one that was to be fired.
-    OtherRow,
-    /// It never ran, since the lease had ended or the instance was shutting down.
-    NotStarted,
-    /// It was cancelled, and does not count as an attempt of the job.
-    Cancelled,
-}
+pub(super) use ended::Ended;
 
 /// One attempt of a job.
 #[derive(Clone, Debug)]
@@ -359,6 +341,15 @@ impl InFlight {
         let table = self.table();
         let of_app = table.attempts.values().filter(|attempt| attempt.app.id == app);
         of_app.map(|attempt| (attempt.job.id, attempt.job.shard)).collect()
+    }
+
+    /// Counts the concurrency keys of the app's running attempts anew.
+    pub(super) fn recount_keys(&self, app: &RegisteredApp) {
+        // No attempt ends meanwhile.
+        let table = self.table();
+        let running = table.attempts.values().filter(|attempt| attempt.ended.is_none());
+        let of_app = running.filter(|attempt| attempt.app.id == app.id);
+        app.keys.recount(of_app.filter_map(Attempt::taken_key));
     }
 
     /// Whether an attempt of `shard` is in flight.

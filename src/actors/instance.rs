@@ -1,8 +1,8 @@
 //! The state that all actors of one instance share.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -16,7 +16,7 @@ use super::database_clock::{DatabaseClock, SchedulingClock};
 use super::in_flight::InFlight;
 use super::job_memory::JobMemory;
 use super::kafka_clients::KafkaClients;
-use super::lease::Lease;
+use super::lease::{Lease, boot_ms};
 use super::owned_shards::OwnedShards;
 use super::processes;
 use super::registry::Registry;
@@ -30,11 +30,15 @@ use crate::model::app::AppConfig;
 use crate::model::bulk::BulkWork;
 use crate::model::clock::SharedClock;
 use crate::model::ids::{AppId, InstanceId, LedgerId};
+use crate::model::lateness::Pace;
 use crate::model::process::ProcessIdentity;
 use crate::recovery::{self, Recovery};
 use crate::store::{
     AppRow, Error as StoreError, Membership, OrderingKey, Result as StoreResult, Store,
 };
+
+/// How often the pace of apps is published at most.
+const PUBLISH_PACE_MS: i64 = 5_000;
 
 /// The state that all actors of one instance share. It outlives each of them.
 #[derive(Debug)]
@@ -82,6 +86,8 @@ pub(crate) struct Instance {
     pub(super) drained: AtomicBool,
     /// The ingest of our consumer group is paused.
     pub(super) ingest_paused: watch::Sender<bool>,
+    /// The pace of apps as it was last published, and when, by the boot clock.
+    published: Mutex<(i64, BTreeMap<AppId, Pace>)>,
     /// The bulk actions that this instance is to carry out.
     pub(crate) bulk_work: watch::Sender<BulkWork>,
 }
@@ -152,6 +158,7 @@ impl Instance {
             asked_for_shards: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             ingest_paused: watch::Sender::new(false),
+            published: Mutex::default(),
             bulk_work: watch::Sender::new(BulkWork { me: InstanceId(0), bulks: Vec::new() }),
         }
     }
@@ -241,6 +248,27 @@ impl Instance {
     /// reading.
     pub(super) fn database_us(&self) -> i64 {
         self.database_clock.now_ms().unwrap_or_else(|| self.clock.now_ms()).saturating_mul(1000)
+    }
+
+    /// What the next heartbeat is to say of the apps' attempts: nothing that was said before, and
+    /// not more often than each [`PUBLISH_PACE_MS`].
+    pub(super) fn pace_to_publish(&self) -> Option<BTreeMap<AppId, Pace>> {
+        let (boot_ms, now_ms) = (boot_ms(), self.clock.now_ms());
+        for app in self.apps.values() {
+            app.figures.note_pace(boot_ms);
+        }
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        if boot_ms - published.0 < PUBLISH_PACE_MS {
+            return None;
+        }
+        let paces = self.apps.iter().map(|(id, app)| (*id, app.figures.lateness.pace(now_ms)));
+        let paces: BTreeMap<AppId, Pace> =
+            paces.filter(|(_, pace)| *pace != Pace::default()).collect();
+        if paces == published.1 {
+            return None;
+        }
+        *published = (boot_ms, paces.clone());
+        Some(paces)
     }
 
     pub(super) fn me(&self) -> InstanceId {

@@ -17,6 +17,7 @@ mod app;
 mod kafka_clients;
 mod brokers;
 mod counters;
+mod lateness_figures;
 mod crash_guard;
 mod registry;
 mod shard_access;

@@ -44,6 +44,16 @@ impl KeyPermits {
         keys.freed.push((shard, name.into()));
     }
 
+    /// Counts the attempts that run anew, by their keys: a scheduler that panicked may have taken
+    /// keys for attempts that never started.
+    pub(super) fn recount<'a>(&self, running: impl Iterator<Item = &'a str>) {
+        let mut keys = self.keys();
+        keys.running.clear();
+        for name in running {
+            *keys.running.entry(name.into()).or_default() += 1;
+        }
+    }
+
     /// The keys that were given back since the last call, and their shards.
     pub(super) fn freed(&self) -> Vec<(ShardId, Box<str>)> {
         std::mem::take(&mut self.keys().freed)
@@ -112,6 +122,8 @@ mod tests {
         keys.give_back(ShardId(1), "a");
         assert_eq!(keys.freed(), [(ShardId(1), "a".into())]);
         assert!(keys.freed().is_empty());
+        assert!(keys.take("a", two) && !keys.take("a", two));
+        keys.recount(["a", "b"].into_iter());
         assert!(keys.take("a", two) && !keys.take("a", two));
     }
 }

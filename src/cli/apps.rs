@@ -2,6 +2,7 @@
 //! deleting an app, and changing its limits.
 
 mod change;
+mod forecast;
 mod limits;
 mod list;
 mod show;
@@ -21,6 +22,7 @@ Examples:
   infinite-scheduler apps pause sms --reason 'the provider is down'
   infinite-scheduler apps resume sms
   infinite-scheduler apps show sms
+  infinite-scheduler apps forecast sms --hours 3
   infinite-scheduler apps set sms --rate-per-second 50
 
 Exit codes: 0 listed, 1 it failed, 2 it cannot work as it was asked, 4 the database does not answer."
@@ -36,7 +38,8 @@ pub(super) struct Arguments {
 enum Action {
     List(list::List),
     Show(show::Show),
-    Set(limits::Set),
+    Forecast(forecast::Forecast),
+    Set(Box<limits::Set>),
     Reset(limits::Reset),
     Pause(change::Pause),
     Resume(change::Resume),
@@ -49,7 +52,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         None => list::run(list).await,
         Some(Action::List(list)) => list::run(list).await,
         Some(Action::Show(show)) => show::run(show).await,
-        Some(Action::Set(set)) => limits::set(set).await,
+        Some(Action::Forecast(forecast)) => forecast::run(forecast).await,
+        Some(Action::Set(set)) => limits::set(*set).await,
         Some(Action::Reset(reset)) => limits::reset(reset).await,
         Some(Action::Pause(pause)) => change::pause(pause).await,
         Some(Action::Resume(resume)) => change::resume(resume).await,

@@ -1,7 +1,9 @@
 //! `bench`: measures this system, compared with the quickest plain statements.
 
 mod bulk;
+mod catchup;
 mod fire;
+mod herd;
 mod idle;
 mod ingest;
 mod jobs;
@@ -11,6 +13,7 @@ mod pending;
 mod raw;
 mod report;
 mod scratch;
+mod snapshot;
 mod sql;
 
 use std::process::ExitCode;
@@ -50,6 +53,9 @@ enum What {
     Ingest(ingest::Arguments),
     Fire(fire::Arguments),
     Lateness(lateness::Arguments),
+    Catchup(catchup::Arguments),
+    Herd(herd::Arguments),
+    Snapshot(snapshot::Arguments),
     Idle(idle::Arguments),
     Bulk(bulk::Arguments),
     Pending(pending::Arguments),
@@ -83,11 +89,18 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         What::Lateness(what) => {
             on_each(&what.common, async |s| lateness::measure(&what, s).await).await
         }
+        What::Catchup(what) => {
+            on_each(&what.common, async |s| catchup::measure(&what, s).await).await
+        }
+        What::Herd(what) => on_each(&what.common, async |s| herd::measure(&what, s).await).await,
+        What::Snapshot(what) => {
+            on_each(&what.common, async |s| snapshot::measure(&what, s).await).await
+        }
         What::Idle(what) => on_each(&what.common, async |s| idle::measure(&what, s).await).await,
+        What::Bulk(what) => on_each(&what.common, async |s| bulk::measure(&what, s).await).await,
         What::Pending(what) => {
             on_each(&what.common, async |s| pending::measure(&what, s).await).await
         }
-        What::Bulk(what) => on_each(&what.common, async |s| bulk::measure(&what, s).await).await,
     }
 }
 
@@ -122,7 +135,7 @@ async fn measure_beside<F>(
         there if there == pending => {}
         0 => {
             output::report(format_args!("putting {pending} pending jobs into the table"));
-            jobs::load_pending(scratch, pending).await?;
+            jobs::load_pending(scratch, 0..pending).await?;
         }
         there => anyhow::bail!(
             "an earlier measurement left {there} pending jobs: give --pending {there}, or an empty \

@@ -274,6 +274,7 @@ fn app_settings(
             .unwrap_or(defaults.max_concurrent_per_key),
         rate: rate(name, raw.rate_per_second, raw.burst)?,
         priority_aging: or_default(raw.priority_aging_ms, defaults.priority_aging),
+        objective: raw.objective_ms.map(|objective| ms(objective.get())),
         history: raw
             .history_hours
             .map_or(defaults.history, |hours| Duration::from_secs(u64::from(hours) * 3600)),

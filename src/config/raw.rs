@@ -129,6 +129,7 @@ pub(super) struct RawApp {
     pub(super) max_concurrent_per_key: Option<NonZeroU32>,
     pub(super) delivery: RawDelivery,
     pub(super) priority_aging_ms: Option<NonZeroU32>,
+    pub(super) objective_ms: Option<NonZeroU32>,
     pub(super) history_hours: Option<u32>,
     pub(super) shards: Option<NonZeroU32>,
     pub(super) window: Option<NonZeroU32>,

@@ -94,6 +94,7 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
         max_concurrent_per_key = 2
         priority_aging_ms = 1000
         history_hours = 0
+        objective_ms = 250
         shards = 2
         window = 20
         [apps.mail]
@@ -113,6 +114,7 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
     assert_eq!(sms.app.required_fields, ["phoneNumber", "message"]);
     assert_eq!((sms.app.timeout, sms.app.priority_aging), (s(7), s(1)));
     assert_eq!(sms.app.history, s(0));
+    assert_eq!(sms.app.objective, Some(Duration::from_millis(250)));
     assert_eq!(sms.app.rate, Some(Rate::new(0.5, NonZeroU32::new(7)).unwrap()));
     assert_eq!(app(&config, "mail").app.rate, None);
     assert_eq!(sms.app.max_concurrent, NonZeroU32::new(9));

@@ -13,11 +13,12 @@ use super::page::Page;
 use super::problem::Problem;
 use super::query::Query;
 use super::shared::Shared;
-use crate::operations::{App, AppChange, LimitChange};
+use crate::operations::{App, AppChange, Forecast, LimitChange};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::new(__path_list, list),
+        Endpoint::new(__path_forecast, forecast),
         Endpoint::new(__path_pause, pause),
         Endpoint::new(__path_resume, resume),
         Endpoint::new(__path_change, change),
@@ -47,6 +48,31 @@ async fn list(
     Query::read(&request, &[])?;
     let apps = shared.running()?.apps().list().await?;
     Ok(HttpResponse::Ok().json(Page::whole(apps)))
+}
+
+/// The jobs of an app that are due in each minute of the next hours (1 to 24, by default 1), and what
+/// is overdue, against what its instances start. Counted once a minute at most.
+#[utoipa::path(get, path = "/api/apps/{app}/forecast", tag = "apps", operation_id = "forecastApp",
+    params(("app" = String, Path), ("hours" = Option<u32>, Query)),
+    responses((status = 200, body = Forecast),
+        (status = 404, description = "No such app was ever registered")))]
+async fn forecast(
+    _: Reader,
+    request: HttpRequest,
+    shared: web::Data<Arc<Shared>>,
+    app: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let query = Query::read(&request, &["hours"])?;
+    let hours = match query.text("hours") {
+        None => 1,
+        Some(text) => text.parse().map_err(|_| {
+            Problem::bad_parameter(
+                "hours",
+                format!("is {text:?}: give a whole number from 1 to 24"),
+            )
+        })?,
+    };
+    Ok(HttpResponse::Ok().json(shared.running()?.apps().forecast(app.into_inner(), hours).await?))
 }
 
 /// Pauses an app: within two heartbeats no instance starts any of its jobs. It outlives every

@@ -213,6 +213,11 @@ impl KafkaIngestConfig {
         config.set("heartbeat.interval.ms", session.heartbeat_ms.to_string());
         // Only the statistics show when the member has left its group.
         config.set("statistics.interval.ms", "1000");
+        // Only the debug log shows that a topic was recreated.
+        let debug =
+            self.properties.get("debug").map_or("topic".into(), |own| format!("{own},topic"));
+        config.set("debug", debug);
+        config.set_log_level(RDKafkaLogLevel::Debug);
         config
     }
 

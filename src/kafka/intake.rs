@@ -16,6 +16,7 @@ use tracing::error;
 
 use super::member::{CurrentConsumer, Member};
 use super::rebalance::{Assignments, Consumer, commit, list_of};
+use super::slot::Slot;
 use super::uncommitted::Uncommitted;
 use super::{BrokerState, Error, KafkaIngestConfig, PartitionQueue, TopicPartition, TroubleKind};
 use crate::model::ids::Offset;
@@ -105,7 +106,7 @@ impl Intake {
     /// [`Error::Revoked`] if the partition is not assigned.
     pub fn split(&self, partition: &TopicPartition) -> Result<PartitionQueue, Error> {
         let consumer = self.consumer()?;
-        let slot = consumer.context().slot(partition)?;
+        let slot = self.slot(partition)?;
         PartitionQueue::split(&consumer, slot, consumer.context().memory.clone())
     }
 
@@ -177,7 +178,22 @@ impl Intake {
 
     /// Whether `partition` is assigned to this member.
     pub fn is_assigned(&self, partition: &TopicPartition) -> bool {
-        self.consumer().is_ok_and(|consumer| consumer.context().slot(partition).is_ok())
+        self.slot(partition).is_ok()
+    }
+
+    /// Whether the topic of `partition` was deleted and recreated under its reader, so that the
+    /// offset of the reader is one of another log. Answers yes once, unless
+    /// [`note_recreation`](Self::note_recreation) says so again; until it has been asked, the
+    /// queue returns [`Error::OffsetLost`].
+    pub fn take_recreation(&self, partition: &TopicPartition) -> bool {
+        self.slot(partition).is_ok_and(|slot| slot.take_recreation())
+    }
+
+    /// Notes that the topic of `partition` was recreated.
+    pub fn note_recreation(&self, partition: &TopicPartition) {
+        if let Ok(slot) = self.slot(partition) {
+            slot.note_recreation();
+        }
     }
 
     /// The state of the connection to the broker, for health checks.
@@ -212,6 +228,10 @@ impl Intake {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::Unavailable("the consumer is slow to close".to_owned())),
         }
+    }
+
+    fn slot(&self, partition: &TopicPartition) -> Result<Arc<Slot>, Error> {
+        self.consumer()?.context().slot(partition)
     }
 
     fn consumer(&self) -> Result<Arc<Consumer>, Error> {

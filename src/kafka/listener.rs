@@ -5,8 +5,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
+use super::client_log;
 use super::connectivity::Connectivity;
-use super::rebalance;
 
 /// Keeps librdkafka's errors, which explain why a broker does not answer.
 pub(super) struct Listener {
@@ -15,7 +15,7 @@ pub(super) struct Listener {
 
 impl ClientContext for Listener {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        rebalance::log(&self.connectivity, level, facility, message);
+        client_log::log(&self.connectivity, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -5,6 +5,7 @@
 //! database: a reader sets it with [`Intake::seek`], and offsets are committed to Kafka only for
 //! lag tools.
 
+mod client_log;
 mod config;
 mod error;
 mod intake;

@@ -279,6 +279,9 @@ impl PartitionQueue {
         if seek == 0 {
             return Err(Error::NotSought { partition: partition() });
         }
+        if self.slot.is_recreated() {
+            return Err(Error::OffsetLost { partition: partition() });
+        }
         if seek != self.seek {
             self.seek = seek;
             self.held = None;

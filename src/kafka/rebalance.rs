@@ -21,7 +21,7 @@ use super::connectivity::Connectivity;
 use super::memory::RecordMemory;
 use super::partition::keep_end;
 use super::slot::Slot;
-use super::{Error, PartitionQueue, TopicPartition};
+use super::{Error, PartitionQueue, TopicPartition, client_log};
 use crate::model::ids::{Offset, Partition};
 
 /// The rebalance listener: it starts and stops the readers of the partitions that the group
@@ -256,6 +256,12 @@ impl Rebalancer {
         self.assignments.revoked(partitions, lost)
     }
 
+    fn note_recreation(&self, topic: &str) {
+        let slots = self.slots();
+        let partitions = slots.values().filter(|slot| *slot.partition.topic == *topic);
+        partitions.for_each(|slot| slot.note_recreation());
+    }
+
     fn slots(&self) -> MutexGuard<'_, HashMap<TopicPartition, Arc<Slot>>> {
         lock(&self.slots)
     }
@@ -263,7 +269,10 @@ impl Rebalancer {
 
 impl ClientContext for Rebalancer {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(&self.connectivity, level, facility, message);
+        if let Some(topic) = client_log::recreated_topic(message) {
+            self.note_recreation(topic);
+        }
+        client_log::log(&self.connectivity, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -320,32 +329,6 @@ pub(super) fn list_of(offsets: &[(TopicPartition, Offset)]) -> Result<TopicParti
         list.add_partition_offset(&partition.topic, partition.partition.0, offset)?;
     }
     Ok(list)
-}
-
-/// Logs a line of librdkafka at a level that suits this program.
-///
-/// Errors also go to the error callback, and the connectivity state reports them once per change:
-/// here they would be repeated every few seconds of an outage. The same holds for broken
-/// connections and for commits that fail because of them.
-pub(super) fn log(
-    connectivity: &Connectivity,
-    level: RDKafkaLogLevel,
-    facility: &str,
-    message: &str,
-) {
-    if facility == "FAIL" {
-        connectivity.disconnected(message);
-    }
-    match level {
-        _ if matches!(facility, "COMMITFAIL" | "FAIL" | "FATAL" | "GETPID") => {
-            debug!(target: "librdkafka", "{facility}: {message}");
-        }
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            error!(target: "librdkafka", "{facility}: {message}");
-        }
-        RDKafkaLogLevel::Warning => warn!(target: "librdkafka", "{facility}: {message}"),
-        _ => debug!(target: "librdkafka", "{facility}: {message}"),
-    }
 }
 
 // Assigned without offsets: librdkafka then starts where the group last committed, and a seek

@@ -97,6 +97,9 @@ pub struct AppConfig {
     /// A due job rises by one priority class each time that it has waited this long. Default 60
     /// s.
     pub priority_aging: Duration,
+    /// How late an attempt may start, as people are promised: how many met it is counted. Default:
+    /// none.
+    pub objective: Option<Duration>,
     /// How long the history of a job is kept after its end. With zero nothing is kept of what
     /// succeeded, and what failed or was cancelled is kept for a day. Default 24 h.
     pub history: Duration,
@@ -125,6 +128,7 @@ impl AppConfig {
             max_concurrent: None,
             max_concurrent_per_key: NonZeroU32::MIN,
             priority_aging: Duration::from_secs(60),
+            objective: None,
             history: Duration::from_secs(24 * 3600),
             required_fields: Vec::new(),
             schema: None,

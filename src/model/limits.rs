@@ -47,6 +47,10 @@ pub struct LimitValues {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub priority_aging_ms: Option<NonZeroU64>,
+    /// How late an attempt may start, as people are promised, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub objective_ms: Option<NonZeroU64>,
 }
 
 /// The limits that are in force.
@@ -59,6 +63,7 @@ pub(crate) struct Limits {
     pub(crate) max_attempts: NonZeroU32,
     pub(crate) timeout: Duration,
     pub(crate) priority_aging: Duration,
+    pub(crate) objective: Option<Duration>,
 }
 
 impl LimitValues {
@@ -75,6 +80,7 @@ impl LimitValues {
             max_attempts: Some(config.max_attempts),
             timeout_ms: ms(config.timeout),
             priority_aging_ms: ms(config.priority_aging),
+            objective_ms: config.objective.and_then(ms),
         }
     }
 
@@ -92,6 +98,7 @@ impl LimitValues {
             max_attempts: self.max_attempts.or(configured.max_attempts),
             timeout_ms: self.timeout_ms.or(configured.timeout_ms),
             priority_aging_ms: self.priority_aging_ms.or(configured.priority_aging_ms),
+            objective_ms: self.objective_ms.or(configured.objective_ms),
         }
     }
 }
@@ -113,6 +120,10 @@ impl Limits {
             max_attempts: overrides.max_attempts.unwrap_or(config.max_attempts),
             timeout: ms(overrides.timeout_ms, config.timeout),
             priority_aging: ms(overrides.priority_aging_ms, config.priority_aging),
+            objective: overrides
+                .objective_ms
+                .map(|ms| Duration::from_millis(ms.get()))
+                .or(config.objective),
         }
     }
 }

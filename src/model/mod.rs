@@ -18,6 +18,7 @@ pub mod ids;
 pub mod interruption;
 pub mod job;
 mod json;
+pub mod lateness;
 pub mod letter;
 pub(crate) mod limits;
 pub mod pause;

@@ -1,6 +1,7 @@
 //! The apps that were ever registered on the database: listed, paused, resumed and retired.
 
 mod change;
+mod forecast;
 mod limits;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub struct Apps<'a> {
 }
 
 /// An app that some instance has registered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct App {
@@ -41,6 +42,13 @@ pub struct App {
     pub required_fields: Vec<String>,
     /// Whether `jobData` must meet a JSON Schema.
     pub has_schema: bool,
+    /// How many of its attempts start per second, over all live instances.
+    pub starts_per_second: f64,
+    /// How many attempts started within the last hour while it had an `objectiveMs`, over all live
+    /// instances.
+    pub started_last_hour: u64,
+    /// The part of them that started no later than that, from 0 to 1; none if nothing started.
+    pub objective_met_last_hour: Option<f64>,
     /// Its limits that are in force; those that are absent have no bound.
     pub limits: LimitValues,
     /// What is configured of them.
@@ -100,6 +108,9 @@ impl From<KnownApp> for App {
             shards: app.shards,
             owned_shards: app.owned_shards,
             has_schema: app.rules.schema.is_some(),
+            starts_per_second: app.pace.per_second,
+            started_last_hour: app.pace.started,
+            objective_met_last_hour: app.pace.share(),
             limits: app
                 .overrides
                 .as_ref()

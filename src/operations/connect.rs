@@ -159,6 +159,7 @@ impl Operations {
             kafka: options.kafka,
             runtime: Handle::current(),
             running: None,
+            forecasts: Arc::default(),
             by: By::program(),
         };
         Ok(Self { context: Arc::new(context) })
@@ -174,6 +175,8 @@ impl Operations {
     ) -> Self {
         let admission = Admission::of_scheduler(path);
         let (running, by) = (Some(running), By::program());
-        Self { context: Arc::new(Context { admission, database, kafka, runtime, running, by }) }
+        let forecasts = Arc::default();
+        let context = Context { admission, database, kafka, runtime, running, forecasts, by };
+        Self { context: Arc::new(context) }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::admission::Admission;
+use super::forecasts::Forecasts;
 use super::{Error, Result};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::audit::{AuditAction, AuditEntry, By};
@@ -26,6 +27,8 @@ pub(super) struct Context {
     pub(super) runtime: Handle,
     /// False after the scheduler was shut down; `None` on a database alone.
     pub(super) running: Option<Arc<AtomicBool>>,
+    /// Forecasts that are fresh enough to be shown again.
+    pub(super) forecasts: Arc<Forecasts>,
     /// On whose behalf changes are made.
     pub(super) by: By,
 }

@@ -19,6 +19,7 @@ mod publish;
 mod dead_letters;
 mod ingest;
 mod apps;
+mod forecasts;
 mod page;
 mod pauses;
 mod instances;
@@ -44,6 +45,7 @@ pub use dead_letters::{
 };
 pub(crate) use dead_letters::{WireLetter, WireLetterSummary};
 pub use error::{Error, Result};
+pub use forecasts::{Forecast, ForecastMinute};
 pub use ingest::{
     Ingest, IngestChange, IngestResult, PartitionMove, PartitionPosition, Positions, Seek,
     SeekAnswer, SeekTo,

@@ -297,7 +297,7 @@ impl Store {
         Err(Error::Unavailable("other instances are registering the same shards".into()))
     }
 
-    async fn shards_of(&self, app: i32) -> Result<Vec<ShardId>> {
+    pub(super) async fn shards_of(&self, app: i32) -> Result<Vec<ShardId>> {
         let rows = shard::Entity::find()
             .filter(shard::Column::App.eq(app))
             .order_by_asc(shard::Column::Number)

@@ -14,6 +14,7 @@ use super::commands::{
 };
 use super::{Result, ShardRow, Store, bulk};
 use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, Partition, ReaderToken, ShardId};
+use crate::model::lateness::Pace;
 use crate::model::limits::LimitValues;
 use crate::model::pause::{AppPause, Pause};
 use crate::model::process::ProcessIdentity;
@@ -123,24 +124,33 @@ impl Store {
             lease_until_us: Set(0),
             dead: Set(false),
             drain_ms: Set(membership.is_drained.then_some(now_ms)),
+            pace: Set(None),
         };
         let _permit = self.write_permit().await;
         instance::Entity::insert(row).exec_without_returning(&self.heartbeat()).await?;
         drop(_permit);
-        self.beat(id, membership.lease).await?;
+        self.beat(id, membership.lease, None).await?;
         self.forget_long_dead().await?;
         Ok(id)
     }
 
-    /// Renews the lease. Returns false if the instance was declared dead: it must drop its jobs and
-    /// join again.
+    /// Renews the lease, and publishes the pace of apps if it has changed. Returns false if the
+    /// instance was declared dead: it must drop its jobs and join again.
     ///
     /// # Errors
     /// [`super::Error::Unavailable`] if it is unknown whether the lease was renewed; assume the old one.
-    pub async fn beat(&self, me: InstanceId, lease: Duration) -> Result<bool> {
+    pub async fn beat(
+        &self,
+        me: InstanceId,
+        lease: Duration,
+        pace: Option<&BTreeMap<AppId, Pace>>,
+    ) -> Result<bool> {
         let now = self.now_us();
+        // Numbers only, which need no quoting.
+        let pace = pace.and_then(|pace| serde_json::to_string(pace).ok());
+        let pace = pace.map(|json| format!(", pace = '{json}'")).unwrap_or_default();
         let update = format!(
-            "update scheduler_instance set beat = beat + 1, lease_until_us = {now} + {} \
+            "update scheduler_instance set beat = beat + 1, lease_until_us = {now} + {}{pace} \
              where id = {me} and not dead",
             lease.as_micros()
         );

@@ -15,6 +15,7 @@ mod sqlite;
 
 mod apps;
 mod due;
+mod forecast;
 mod known_apps;
 mod pauses;
 mod rates;
@@ -73,6 +74,7 @@ pub use commands::{
 pub use connect::{StoreOptions, redact};
 pub use due::DueJobs;
 pub use error::{Error, Result};
+pub use forecast::DueWithin;
 pub use history::{EndedJob, HistoryEntry};
 pub use history_row::{AttemptState, KeptAttempt};
 pub use instances::{COMMANDS, HeldPartition, InstanceRow, Membership, Observation};

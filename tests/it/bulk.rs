@@ -1,6 +1,7 @@
 //! Bulk actions: each job that matched is treated once, and the numbers say so.
 
 mod letters;
+mod memory;
 
 use std::num::NonZeroU32;
 use std::process::Command;
@@ -9,8 +10,7 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, TimeDelta, Utc};
 use infinite_scheduler::http::{Server, ServerOptions};
 use infinite_scheduler::operations::{
-    BulkAction, BulkItem, BulkRequest, BulkSamples, BulkState, JobFilter, JobName, JobPatch,
-    Operations,
+    BulkAction, BulkItem, BulkRequest, BulkSamples, BulkState, JobFilter, JobPatch, Operations,
 };
 use infinite_scheduler::{AppConfig, Discard, OperationError, ScheduleJobRequest, Scheduler};
 use serde_json::{Value, json};
@@ -27,7 +27,6 @@ on_each_database! {
     a_cancellation_ends_though_a_producer_goes_on_and_spares_what_came_later
     each_job_moves_once_though_its_new_time_matches_again
     it_stops_within_two_heartbeats
-    what_it_cancels_is_remembered_as_what_is_cancelled_alone
 }
 
 async fn start(database: &TestDatabase) -> Scheduler {
@@ -167,52 +166,6 @@ async fn it_stops_within_two_heartbeats(database: Database) {
     let again = operations.bulk().stop(id).await.expect("an answer");
     assert_eq!(again.state, BulkState::Stopped);
     assert!(matches!(operations.bulk().stop(1).await, Err(OperationError::NotFound(_))));
-    scheduler.shutdown(DEADLINE).await;
-}
-
-async fn what_it_cancels_is_remembered_as_what_is_cancelled_alone(database: Database) {
-    const ROW: &str = "priority, due_ms, scheduled_ms, version, revision, cancel_version, \
-                       move_version, move_ms, awaited, cancelled_by, data, attempts";
-    const HISTORY: &str = "attempt, state, app, scheduled_ms, due_ms, cancelled_by, priority, data";
-    const JOBS: [&str; 4] = ["alone", "many-1", "many-2", "many-3"];
-    let database = database.fresh().await;
-    let scheduler = start(&database).await;
-    let operate = async |name: &str, version: i64, hours: i64, more: Value| {
-        let mut request = json!({
-            "requestId": name, "appName": "sms", "version": version,
-            "scheduledTime": 1_900_000_000_000_i64 + hours * 3_600_000,
-        });
-        request.as_object_mut().expect("an object").extend(more.as_object().expect("one").clone());
-        let request = ScheduleJobRequest::from_json(request.to_string().as_bytes());
-        scheduler.schedule(request.expect("a request")).await.expect("an answer");
-    };
-    for name in JOBS {
-        operate(name, 3, 0, json!({ "jobData": { "n": 1 } })).await;
-        let later = json!({ "operation": "reschedule", "targetRequestId": name });
-        operate(&format!("later-{name}"), 5, 1, later).await;
-    }
-    let operations = scheduler.by(infinite_scheduler::operations::By::new("ann"));
-    let alone = JobName::of_request("sms", "alone");
-    operations.jobs().cancel(alone).await.expect("an answer");
-    let many = BulkRequest::new(BulkAction::Cancel, of_app("sms"));
-    let started = operations.bulk().start(many).await.expect("a start").bulk;
-    assert_eq!(counts(&until_ended(&operations, started.id).await), [3, 3, 0, 0]);
-
-    let alike = async |columns: &str, table: &str| {
-        let sql = format!("select count(*) from (select distinct {columns} from {table}) as alike");
-        database.count(&sql).await
-    };
-    let of = "scheduler_job where priority = 3 and move_version = 5 and cancelled_by = 'ann'";
-    assert_eq!(database.count(&format!("select count(*) from {of}")).await, 4);
-    assert_eq!(alike(ROW, "scheduler_job").await, 1);
-    assert_eq!(database.count("select count(*) from scheduler_job_history").await, 4);
-    assert_eq!(alike(HISTORY, "scheduler_job_history").await, 1);
-
-    for name in JOBS {
-        operate(name, 4, 2, json!({ "jobData": { "n": 2 } })).await;
-    }
-    assert_eq!(database.count("select count(*) from scheduler_job where priority < 3").await, 4);
-    assert_eq!(alike(ROW, "scheduler_job").await, 1, "the time is that of the reschedule");
     scheduler.shutdown(DEADLINE).await;
 }
 

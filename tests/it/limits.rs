@@ -2,6 +2,7 @@
 
 mod backlog;
 mod concurrency;
+mod lateness;
 mod overrides;
 mod rate;
 mod receiver;

@@ -135,6 +135,7 @@ pub(super) async fn open(
     // that we saw.
     let (low, _) = intake.watermarks(partition).await.map_err(kafka_unavailable)?;
     let high = intake.end(partition).await.map_err(kafka_unavailable)?;
+    let recreated = intake.take_recreation(partition);
     let mut position = Position {
         cluster: key.cluster,
         ledger: claimed.id,
@@ -147,6 +148,14 @@ pub(super) async fn open(
         let why =
             format!("ends at {high}, and {} was to be read next: it was recreated", position.next);
         continue_at(instance, partition, &mut position, low, Loss::Recreated, &why).await?;
+    } else if recreated && position.next > low {
+        let moved =
+            continue_at(instance, partition, &mut position, low, Loss::Recreated, "was recreated");
+        let moved = moved.await;
+        if matches!(moved, Err(Step::Unavailable(_))) {
+            intake.note_recreation(partition);
+        }
+        moved?;
     } else if position.next < low {
         let lost = usize::try_from(low - position.next).unwrap_or(0);
         let why = format!("begins at {low}: records {} to {} are gone", position.next, low - 1);

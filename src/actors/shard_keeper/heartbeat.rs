@@ -42,7 +42,8 @@ pub(super) async fn beat(
             instance.store.knock().await?;
         }
         let sent = instance.lease.sending();
-        if !instance.store.beat(me, instance.lease.length()).await? {
+        let pace = instance.pace_to_publish();
+        if !instance.store.beat(me, instance.lease.length(), pace.as_ref()).await? {
             return Ok(Heartbeat::Unknown);
         }
         instance.lease.renewed(sent);

@@ -45,6 +45,9 @@ pub(super) struct Set {
     /// How long a job waits before it has a part beside jobs of a higher priority
     #[arg(long, value_name = "MS", value_parser = value)]
     priority_aging_ms: Option<String>,
+    /// How late an attempt may start, as people are promised
+    #[arg(long, value_name = "MS", value_parser = value)]
+    objective_ms: Option<String>,
 }
 
 /// Makes the limits of an app those of its configuration again
@@ -70,6 +73,7 @@ pub(super) async fn set(arguments: Set) -> anyhow::Result<ExitCode> {
         ("maxAttempts", &arguments.max_attempts),
         ("timeoutMs", &arguments.timeout_ms),
         ("priorityAgingMs", &arguments.priority_aging_ms),
+        ("objectiveMs", &arguments.objective_ms),
     ];
     let fields: Vec<String> = fields
         .iter()

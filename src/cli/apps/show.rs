@@ -59,6 +59,11 @@ fn lines(app: &App) -> serde_json::Result<String> {
         let since = rfc3339_s(over.since_ms);
         text += &format!("limits were changed at {since} by {}\n", on_one_line(&over.by));
     }
+    if let Some(share) = app.objective_met_last_hour {
+        let percent = share * 100.0;
+        let started = app.started_last_hour;
+        text += &format!("{percent:.2} % of {started} attempts met objectiveMs in the last hour\n");
+    }
     let (in_force, configured) = (fields(&app.limits)?, fields(&app.configured)?);
     let rows: Vec<Vec<String>> = in_force
         .iter()

@@ -18,7 +18,7 @@ use crate::service::Scheduler;
 const WINDOW: u32 = 20_000;
 const MAX_IN_FLIGHT: u32 = 10_000;
 /// Rows in one page and one deletion of the plain reference.
-const RAW_PAGE: usize = 2000;
+pub(super) const RAW_PAGE: usize = 2000;
 
 /// Overdue jobs of one app to a handler that does nothing, jobs a second
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,7 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     let row = jobs::register(scratch).await?;
     report(format_args!("putting {count} overdue jobs into the table"));
     let long_ago_ms = SystemClock.now_ms() - 86_400_000;
-    jobs::load(scratch, &row, count, |_| long_ago_ms + fastrand::i64(0..80_000_000)).await?;
+    jobs::load(scratch, &row, 0..count, |_| long_ago_ms + fastrand::i64(0..80_000_000)).await?;
     let raw_time = raw::Raw::on(scratch).await?.drain(RAW_PAGE).await?;
 
     let builder = scratch.builder().register_app(app(arguments.history), Discard);
@@ -71,7 +71,7 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
 pub(super) async fn rate(scratch: &Scratch, count: usize) -> anyhow::Result<f64> {
     let row = jobs::register(scratch).await?;
     let long_ago_ms = SystemClock.now_ms() - 86_400_000;
-    jobs::load(scratch, &row, count, |_| long_ago_ms + fastrand::i64(0..80_000_000)).await?;
+    jobs::load(scratch, &row, 0..count, |_| long_ago_ms + fastrand::i64(0..80_000_000)).await?;
     let scheduler = scratch.builder().register_app(app(false), Discard).start().await?;
     let measured = watch(&scheduler, count).await;
     scheduler.shutdown(Duration::from_secs(10)).await;
@@ -79,7 +79,7 @@ pub(super) async fn rate(scratch: &Scratch, count: usize) -> anyhow::Result<f64>
     Ok(per_second(counted, time))
 }
 
-fn app(keeps_history: bool) -> AppConfig {
+pub(super) fn app(keeps_history: bool) -> AppConfig {
     let count = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
     let mut app = jobs::app();
     if keeps_history {
@@ -90,7 +90,7 @@ fn app(keeps_history: bool) -> AppConfig {
 }
 
 /// How many were finished, durably, after the first were, and in what time.
-async fn watch(scheduler: &Scheduler, jobs: usize) -> anyhow::Result<(usize, Duration)> {
+pub(super) async fn watch(scheduler: &Scheduler, jobs: usize) -> anyhow::Result<(usize, Duration)> {
     let mut first: Option<(usize, Instant)> = None;
     let (mut seen, mut moved) = (0, Instant::now());
     loop {

@@ -49,7 +49,7 @@ pub(super) struct Idle {
 pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow::Result<Idle> {
     let row = jobs::register(scratch).await?;
     let far_ms = SystemClock.now_ms() + DAY_MS;
-    jobs::load(scratch, &row, arguments.jobs, |_| far_ms + fastrand::i64(0..DAY_MS)).await?;
+    jobs::load(scratch, &row, 0..arguments.jobs, |_| far_ms + fastrand::i64(0..DAY_MS)).await?;
     let scheduler = scratch.builder().register_app(jobs::app(), Discard).start().await?;
     await_ready(&scheduler).await?;
     tokio::time::sleep(SETTLE).await;

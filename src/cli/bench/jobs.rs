@@ -1,5 +1,6 @@
 //! Jobs and requests to measure with.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,50 +43,27 @@ pub(super) fn app() -> AppConfig {
     app
 }
 
-/// Puts `count` jobs into the table, before any scheduler runs; `due_ms` says when the
+/// Puts the jobs of these numbers into the table, before any scheduler runs; `due_ms` says when the
 /// `number`th is to fire.
 pub(super) async fn load(
     scratch: &Scratch,
     app: &AppRow,
-    count: usize,
-    due_ms: impl Fn(usize) -> i64,
-) -> anyhow::Result<()> {
-    load_from(scratch, app, 0, count, due_ms).await
-}
-
-/// As [`load`], of the numbers from `first` on.
-pub(super) async fn load_from(
-    scratch: &Scratch,
-    app: &AppRow,
-    first: usize,
-    count: usize,
+    numbers: Range<usize>,
     due_ms: impl Fn(usize) -> i64,
 ) -> anyhow::Result<()> {
     let app = Arc::new(app.clone());
     let request = |number| format!("{OURS}-{number}");
-    let entry = |number| {
-        let number = first + number;
-        entry(&app, number, request(number), due_ms(number), None)
-    };
-    admit_all(scratch, count, entry).await
+    admit_all(scratch, numbers, |number| entry(&app, number, request(number), due_ms(number), None))
+        .await
 }
 
-/// Puts `count` jobs into the table that are not due for years, each with an idempotency key.
-pub(super) async fn load_pending(scratch: &Scratch, count: usize) -> anyhow::Result<()> {
-    load_pending_from(scratch, 0, count).await
-}
-
-/// As [`load_pending`], of the numbers from `first` on.
-pub(super) async fn load_pending_from(
-    scratch: &Scratch,
-    first: usize,
-    count: usize,
-) -> anyhow::Result<()> {
+/// Puts the jobs of these numbers into the table that are not due for years, each with an
+/// idempotency key.
+pub(super) async fn load_pending(scratch: &Scratch, numbers: Range<usize>) -> anyhow::Result<()> {
     const YEAR_MS: i64 = 365 * 86_400_000;
     let app = Arc::new(register(scratch).await?);
     let now_ms = SystemClock.now_ms();
     let pending = |number| {
-        let number = first + number;
         let name = format!("{PENDING}{number}");
         let due_ms = now_ms + fastrand::i64(3 * YEAR_MS..9 * YEAR_MS);
         let id = KeyId::derive(&app.name, &name);
@@ -93,17 +71,17 @@ pub(super) async fn load_pending_from(
         let key = IdempotencyKey { id, name: name.clone(), expires_ms };
         entry(&app, number, name, due_ms, Some(key))
     };
-    admit_all(scratch, count, pending).await
+    admit_all(scratch, numbers, pending).await
 }
 
-/// Admits the entries of the numbers below `count`.
+/// Admits the entries of these numbers.
 async fn admit_all(
     scratch: &Scratch,
-    count: usize,
+    all: Range<usize>,
     entry: impl Fn(usize) -> Option<Entry>,
 ) -> anyhow::Result<()> {
-    let batches = (0..count).step_by(BATCH).map(|first| {
-        let numbers = first..count.min(first + BATCH);
+    let batches = all.clone().step_by(BATCH).map(|first| {
+        let numbers = first..all.end.min(first + BATCH);
         let entries = numbers.filter_map(&entry).collect();
         let now_ms = SystemClock.now_ms();
         let batch = Batch {

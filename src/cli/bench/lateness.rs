@@ -39,7 +39,7 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     let row = jobs::register(scratch).await?;
     let ms = |time: Duration| time.as_millis() as i64;
     let begin_ms = SystemClock.now_ms() + ms(AHEAD);
-    jobs::load(scratch, &row, count, |_| begin_ms + fastrand::i64(0..ms(SPREAD))).await?;
+    jobs::load(scratch, &row, 0..count, |_| begin_ms + fastrand::i64(0..ms(SPREAD))).await?;
     let stopwatch = Stopwatch::default();
     let scheduler = scratch.builder().register_app(jobs::app(), stopwatch.clone()).start().await?;
     await_ready(&scheduler).await?;

@@ -1,5 +1,6 @@
 //! What rows that nobody touches cost: firing and lists before and after there are many of them.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -63,21 +64,21 @@ struct List {
 
 pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow::Result<Pending> {
     let rows = arguments.rows.max(BATCH);
-    load(scratch, 0, BATCH).await?;
+    load(scratch, 0..BATCH).await?;
     let (jobs_per_second_before, before) = measure_once(scratch).await?;
     report(format_args!("putting {} rows into each table", grouped((rows - BATCH) as f64)));
-    load(scratch, BATCH, rows - BATCH).await?;
+    load(scratch, BATCH..rows).await?;
     let (jobs_per_second, after) = measure_once(scratch).await?;
     let list = |((name, _), (ms_before, ms))| List { name, ms_before, ms };
     let lists = LISTS.into_iter().zip(before.into_iter().zip(after)).map(list).collect();
     Ok(Pending { rows, jobs_per_second_before, jobs_per_second, lists })
 }
 
-async fn load(scratch: &Scratch, first: usize, count: usize) -> anyhow::Result<()> {
-    jobs::load_pending_from(scratch, first, count).await?;
+async fn load(scratch: &Scratch, numbers: Range<usize>) -> anyhow::Result<()> {
+    jobs::load_pending(scratch, numbers.clone()).await?;
     let app = format!("(select id from scheduler_app where name = '{OURS}')");
     let now_ms = SystemClock.now_ms();
-    for batch in (first..first + count).collect::<Vec<_>>().chunks(BATCH) {
+    for batch in numbers.collect::<Vec<_>>().chunks(BATCH) {
         let row = |number: &usize| {
             let id = scratch.id_literal(*number as u128 + 1);
             let (ended_ms, data) = (now_ms - 1 - *number as i64, jobs::data(*number));

@@ -13,9 +13,9 @@ use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use tokio::sync::oneshot;
 use tracing::{debug, trace};
 
+use super::super::client_log;
 use super::super::connectivity::Connectivity;
 use super::super::error::may_be_its_batch;
-use super::super::rebalance;
 use super::Outgoing;
 
 /// How long a sender waits before it retries after the local queue was full.
@@ -155,7 +155,7 @@ impl Deliveries {
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        rebalance::log(&self.connectivity, level, facility, message);
+        client_log::log(&self.connectivity, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

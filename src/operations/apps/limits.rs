@@ -71,14 +71,18 @@ pub struct LimitChange {
     #[serde(deserialize_with = "present")]
     #[schema(value_type = Option<u64>)]
     pub priority_aging_ms: Option<Option<NonZeroU64>>,
+    /// How late an attempt may start, as people are promised, milliseconds.
+    #[serde(deserialize_with = "present")]
+    #[schema(value_type = Option<u64>)]
+    pub objective_ms: Option<Option<NonZeroU64>>,
     /// Why, for the audit.
     pub reason: Option<String>,
 }
 
 impl LimitChange {
     /// Reads a JSON object with some of `ratePerSecond`, `burst`, `maxConcurrent`,
-    /// `maxConcurrentPerKey`, `maxInFlight`, `maxAttempts`, `timeoutMs`, `priorityAgingMs` and
-    /// `reason`.
+    /// `maxConcurrentPerKey`, `maxInFlight`, `maxAttempts`, `timeoutMs`, `priorityAgingMs`,
+    /// `objectiveMs` and `reason`.
     ///
     /// # Errors
     /// A [`Refusal`] that names the field: one that is unknown, or whose value is not legal.
@@ -107,6 +111,7 @@ impl LimitChange {
             max_attempts: self.max_attempts.unwrap_or(before.max_attempts),
             timeout_ms: self.timeout_ms.unwrap_or(before.timeout_ms),
             priority_aging_ms: self.priority_aging_ms.unwrap_or(before.priority_aging_ms),
+            objective_ms: self.objective_ms.unwrap_or(before.objective_ms),
         }
     }
 }

@@ -52,6 +52,24 @@ async fn a_topic_recreated_under_a_running_reader_is_read_from_its_start() {
     check_read(&world, 0..110).await;
 }
 
+/// The new topic has the offset that is read next as soon as the reader sees it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_recreated_in_a_moment_under_a_running_reader_is_read_from_its_start() {
+    let world = World::new(Database::Sqlite, 1).await;
+    let scheduler = start(&world, world.kafka()).await;
+    let mut written = 0;
+    for round in 0..5_u64 {
+        let more = 20 * (round as usize + 1);
+        write(&world, written..written + more).await;
+        written += more;
+        wait_until(DEADLINE, "the records", async || received(&scheduler) == written).await;
+        assert_eq!(scheduler.ingest_metrics().logs_recreated, round);
+        make_again(&world.topic).await;
+    }
+    stop(scheduler).await;
+    check_read(&world, 0..written).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_a_topic_gains_are_read_from_their_start() {
     for backend in Database::all() {

@@ -41,7 +41,7 @@ async fn an_instance_is_declared_dead_after_its_lease_and_as_it_was_seen() {
         assert!(!dead(&before).await, "{backend:?}: it has given a sign of life since");
         assert!(dead(&late).await, "{backend:?}");
         assert!(!dead(&late).await, "{backend:?}: it was dead already");
-        let beat = async |id| store.beat(id, LEASE).await.expect("an answer");
+        let beat = async |id| store.beat(id, LEASE, None).await.expect("an answer");
         assert!(!beat(late.id).await, "{backend:?}: the dead do not come back");
         assert!(beat(alive.id).await, "{backend:?}");
         let seen = store.observe(alive.id).await.expect("an observation");
