@@ -87,7 +87,8 @@ pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::ParkedRecord;
 pub use lists::{
-    AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobWalk, WalkRange,
+    AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobVersion, JobWalk,
+    VersionWalk, WalkRange,
 };
 pub use marks::{InstanceEnd, MarkBatch, Marked};
 pub use members::{InstanceState, KnownInstance};

@@ -19,8 +19,9 @@ use crate::store::{BatchAnswer, BatchJob, BatchRequest, LocatedJob, LocatedShard
 
 /// Jobs that one transaction changes at most.
 const AT_ONCE: usize = 500;
-/// Shards whose jobs are changed at the same time.
-const SHARDS: usize = 8;
+/// Shards whose jobs are changed at the same time. Each takes a connection, which what fires
+/// meanwhile needs, too.
+const SHARDS: usize = 4;
 /// The wait before what has no owner yet, or no answer, is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long the owner of a shard, which is another instance, is waited for.

@@ -5,14 +5,14 @@ use serde::Serialize;
 
 use super::Jobs;
 use super::listed::ListedJob;
-use super::selection::{LOOKED_AT, LiveJob, Selection};
+use super::selection::{LOOKED_AT, Selection};
 use crate::model::cursor::CursorScope;
 use crate::model::filter::JobFilter;
 use crate::model::ids::{JobId, ShardId};
 use crate::operations::Result;
 use crate::operations::context::Context;
 use crate::operations::page::{self, PageRequest};
-use crate::store::{EndPlace, JobCount, JobPlace};
+use crate::store::{EndPlace, JobCount, JobPlace, JobVersion};
 
 /// The name of the list in its cursors.
 const ENDPOINT: &str = "jobs";
@@ -121,11 +121,9 @@ impl Context {
     ) -> Result<(Vec<Target>, Option<JobPlace>)> {
         let selection = Selection::new(self, filter).await?;
         let selection = selection.at(at_ms);
-        let found = selection.find(self, after, limit).await?;
-        let target = |LiveJob { job, .. }: &LiveJob| {
-            (job.id, job.created_ms, job.changes.revision, job.shard)
-        };
-        Ok((found.jobs.iter().map(target).collect(), found.next))
+        let (found, next) = selection.versions(self, after, limit).await?;
+        let target = |job: JobVersion| (job.place.1, job.created_ms, job.revision, job.shard);
+        Ok((found.into_iter().map(target).collect(), next))
     }
 }
 
