@@ -1,5 +1,6 @@
 //! `bench`: measures this system, compared with the quickest plain statements.
 
+mod bulk;
 mod catchup;
 mod fire;
 mod herd;
@@ -8,6 +9,7 @@ mod ingest;
 mod jobs;
 mod kafka;
 mod lateness;
+mod pending;
 mod raw;
 mod report;
 mod scratch;
@@ -55,6 +57,8 @@ enum What {
     Herd(herd::Arguments),
     Snapshot(snapshot::Arguments),
     Idle(idle::Arguments),
+    Bulk(bulk::Arguments),
+    Pending(pending::Arguments),
 }
 
 /// The options of every measurement.
@@ -93,6 +97,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             on_each(&what.common, async |s| snapshot::measure(&what, s).await).await
         }
         What::Idle(what) => on_each(&what.common, async |s| idle::measure(&what, s).await).await,
+        What::Bulk(what) => on_each(&what.common, async |s| bulk::measure(&what, s).await).await,
+        What::Pending(what) => {
+            on_each(&what.common, async |s| pending::measure(&what, s).await).await
+        }
     }
 }
 
@@ -127,7 +135,7 @@ async fn measure_beside<F>(
         there if there == pending => {}
         0 => {
             output::report(format_args!("putting {pending} pending jobs into the table"));
-            jobs::load_pending(scratch, pending).await?;
+            jobs::load_pending(scratch, 0..pending).await?;
         }
         there => anyhow::bail!(
             "an earlier measurement left {there} pending jobs: give --pending {there}, or an empty \
