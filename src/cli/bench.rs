@@ -4,6 +4,7 @@ mod bulk;
 mod catchup;
 mod fire;
 mod herd;
+mod http;
 mod idle;
 mod ingest;
 mod jobs;
@@ -56,6 +57,7 @@ enum What {
     Catchup(catchup::Arguments),
     Herd(herd::Arguments),
     Snapshot(snapshot::Arguments),
+    Http(http::Arguments),
     Idle(idle::Arguments),
     Bulk(bulk::Arguments),
     Pending(pending::Arguments),
@@ -96,6 +98,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         What::Snapshot(what) => {
             on_each(&what.common, async |s| snapshot::measure(&what, s).await).await
         }
+        What::Http(what) => on_each(&what.common, async |s| http::measure(&what, s).await).await,
         What::Idle(what) => on_each(&what.common, async |s| idle::measure(&what, s).await).await,
         What::Bulk(what) => on_each(&what.common, async |s| bulk::measure(&what, s).await).await,
         What::Pending(what) => {

@@ -209,7 +209,12 @@ impl SchedulerBuilder {
     /// must not be a topic of requests, dead letters or verdicts.
     pub fn register_app_on_topic(self, app: AppConfig, topic: impl Into<String>) -> Self {
         let target = KafkaTarget { topic: topic.into(), cluster: None };
-        self.register(app, Target::Dispatch(Dispatch::Kafka(target)))
+        self.register_app_on(app, Dispatch::Kafka(target))
+    }
+
+    /// Fires the jobs of an app to a target, as the configuration does.
+    pub(crate) fn register_app_on(self, app: AppConfig, target: Dispatch) -> Self {
+        self.register(app, Target::Dispatch(target))
     }
 
     /// The instance's name, for logs and reports. Default the host name.
