@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use super::targets::Producers;
+use super::producers::Producers;
 use super::{About, DynJobHandler, Failure, FiredJob, JobContext, Target};
 use crate::kafka::{Error, KafkaCluster, KafkaIngestConfig, Outgoing, Producer, check_topic};
 use crate::model::app::AppConfig;

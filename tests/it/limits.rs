@@ -6,6 +6,7 @@ mod lateness;
 mod overrides;
 mod rate;
 mod receiver;
+mod rolling;
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ mod retry_after;
 mod routes;
 mod slow;
 mod tls;
+mod topic;
 
 use std::time::Duration;
 

@@ -162,7 +162,7 @@ async fn no_more_run_at_a_time_than_the_app_says(database: Database) {
 }
 
 /// The moments at which calls begin and end, with how many ran from then on.
-fn levels(calls: &[Call]) -> Vec<(Instant, usize)> {
+pub(super) fn levels(calls: &[Call]) -> Vec<(Instant, usize)> {
     let began = calls.iter().map(|call| (call.began, true));
     let ended = calls.iter().filter_map(|call| Some((call.ended?, false)));
     let mut moments: Vec<(Instant, bool)> = began.chain(ended).collect();

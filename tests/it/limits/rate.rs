@@ -22,7 +22,7 @@ use crate::support::{is_long, wait_until};
 
 /// Fails if in any window more attempts started than `rate * (t + 1) + burst`.
 #[track_caller]
-fn check_bound(starts: &[Instant], rate: f64, burst: f64) {
+pub(super) fn check_bound(starts: &[Instant], rate: f64, burst: f64) {
     let mut starts = starts.to_vec();
     starts.sort_unstable();
     for (first, from) in starts.iter().enumerate() {

@@ -9,9 +9,11 @@ use tokio::net::{TcpListener, TcpStream};
 use super::DEADLINE;
 use crate::support::wait_until;
 
-/// One call: what it was about, when it began, and when it was answered.
+/// One call: of which job, when it began, and when it was answered.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
+    /// The job's id.
+    pub(super) job: String,
     pub(super) began: Instant,
     pub(super) ended: Option<Instant>,
 }
@@ -66,10 +68,10 @@ impl Receiver {
 
 async fn serve(mut stream: TcpStream, all: Arc<Mutex<Vec<Call>>>, takes: Duration) {
     let mut bytes = Vec::new();
-    while hear(&mut stream, &mut bytes).await.is_some() {
+    while let Some(job) = hear(&mut stream, &mut bytes).await {
         let place = {
             let mut all = all.lock().expect("a lock");
-            all.push(Call { began: Instant::now(), ended: None });
+            all.push(Call { job, began: Instant::now(), ended: None });
             all.len() - 1
         };
         // The receiver's own work, not a wait of the test.
@@ -81,8 +83,8 @@ async fn serve(mut stream: TcpStream, all: Arc<Mutex<Vec<Call>>>, takes: Duratio
     }
 }
 
-/// Takes one request off the connection; none at its end.
-async fn hear(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<()> {
+/// Takes one request off the connection, and tells its job's id; none at its end.
+async fn hear(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<String> {
     let (head, start) = loop {
         let text = String::from_utf8_lossy(bytes);
         if let Some((head, _)) = text.split_once("\r\n\r\n") {
@@ -92,7 +94,9 @@ async fn hear(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<()> {
             return None;
         }
     };
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?;
+    let header = |name| head.lines().find_map(|line| line.strip_prefix(name));
+    let length = header("content-length: ")?;
+    let job = header("x-scheduler-job-id: ")?.to_owned();
     let end = start + length.trim().parse::<usize>().ok()?;
     while bytes.len() < end {
         if stream.read_buf(bytes).await.ok()? == 0 {
@@ -100,5 +104,5 @@ async fn hear(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<()> {
         }
     }
     bytes.drain(..end);
-    Some(())
+    Some(job)
 }

@@ -1,5 +1,8 @@
 //! `dispatch = "redis"`.
 
+mod failover;
+mod tls;
+
 use redis::FromRedisValue;
 
 use super::{DEADLINE, DRAIN, fire_to, no_jobs, schedule};
@@ -16,15 +19,16 @@ fn keys(key: &str, command: &str) -> String {
     format!("dispatch = \"redis\"\nurl = \"{url}\"\nkey = \"{key}\"\ncommand = \"{command}\"\n")
 }
 
-async fn connection() -> redis::aio::MultiplexedConnection {
-    let client = redis::Client::open(redis_url()).expect("a URL");
-    client.get_multiplexed_async_connection().await.expect("a Redis")
+async fn ask<T: FromRedisValue>(words: &[&str]) -> T {
+    ask_of(&redis_url(), words).await
 }
 
-async fn ask<T: FromRedisValue>(words: &[&str]) -> T {
+async fn ask_of<T: FromRedisValue>(url: &str, words: &[&str]) -> T {
+    let client = redis::Client::open(url).expect("a URL");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("a Redis");
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
-    command.query_async(&mut connection().await).await.expect("an answer")
+    command.query_async(&mut connection).await.expect("an answer")
 }
 
 fn request_of(body: &str) -> String {
