@@ -108,7 +108,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "cli/bench",
         ours: &["cli", "model", "store", "kafka", "dispatch", "operations", "service", "telemetry"],
-        crates: &["rdkafka", "rusqlite", "sea_orm", "sqlx", "tokio"],
+        crates: &["actix_web", "rdkafka", "reqwest", "rusqlite", "sea_orm", "sqlx", "tokio"],
     },
     Room {
         name: "cli/demo",
