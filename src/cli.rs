@@ -12,6 +12,7 @@ mod migrate;
 mod submit;
 mod requests;
 
+mod job_filters;
 mod jobs;
 mod operations;
 

@@ -55,12 +55,12 @@ pub mod cli;
 
 pub use config::Config;
 pub use dispatch::{
-    Discard, HttpTarget, JobContext, JobError, JobHandler, LogDispatch, RedisTarget, Rejection,
-    Typed, TypedHandler, handler_fn,
+    Discard, HttpTarget, JobContext, JobError, JobHandler, KafkaTarget, LogDispatch, RedisTarget,
+    Rejection, Typed, TypedHandler, handler_fn,
 };
 pub use health::{HealthReport, Problem, ProblemKind};
-pub use kafka::{EmbeddedBroker, KafkaIngestConfig, OnOffsetLost};
-pub use model::app::{AppConfig, AppName, InvalidAppName};
+pub use kafka::{EmbeddedBroker, KafkaCluster, KafkaIngestConfig, OnOffsetLost};
+pub use model::app::{AppConfig, AppName, Delivery, InvalidAppName};
 pub use model::job::{Job, JobData, Priority};
 pub use model::letter::{ErrorKind, Refusal};
 pub use model::rate::{InvalidRate, Rate};

@@ -277,6 +277,7 @@ impl Child for AppScheduler {
             .handles::<Fire>()
             .handles::<OutcomesWritten>()
             .handles::<ChangeJob>()
+            .handles::<ChangeBatch>()
             .handles::<JobChanged>()
             .handles::<StopStarting>()
     }

@@ -1,6 +1,7 @@
-//! The work on one change of a job: it goes on until it is known what was committed, and then gives
-//! the job back to the scheduler of its app.
+//! The work on changes of jobs: it goes on until it is known what was committed, and then gives the
+//! jobs back to the scheduler of their app.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +9,9 @@ use super::app::RegisteredApp;
 use super::changing::PendingChange;
 use super::instance::Instance;
 use super::messages::{CollectEnded, JobChanged, OutcomesWritten, PublishOutbox};
-use crate::admission::{AskedChange, ChangeReply, RowNow, change_until_known};
+use crate::admission::{
+    AskedBatch, AskedChange, ChangeReply, RowNow, change_batch_until_known, change_until_known,
+};
 use crate::model::change::{ChangeResult, JobChange};
 use crate::model::ids::{AppId, JobId};
 use crate::store::{ChangeAnswer, Claim, OrderingKey, ShardFence};
@@ -71,6 +74,52 @@ pub(super) fn spawn(
     }));
 }
 
+/// Begins to work on changes by a bulk action of jobs that were taken out of the window, in one
+/// shard of ours.
+pub(super) fn spawn_batch(
+    instance: &Arc<Instance>,
+    app: &Arc<RegisteredApp>,
+    fence: ShardFence,
+    changes: Vec<PendingChange>,
+    bulk: i64,
+) {
+    let rows = changes.iter().map(|change| (change.request.job, RowNow::Unknown)).collect();
+    for change in &changes {
+        instance.changing.begin(app.id, change);
+    }
+    let mut ending = BatchEnding { instance: instance.clone(), app: app.id, rows };
+    let (instance, app) = (instance.clone(), app.clone());
+    drop(tokio::spawn(async move {
+        let (requests, callers): (Vec<_>, Vec<_>) =
+            changes.into_iter().map(|change| (change.request, change.reply)).unzip();
+        let asked = AskedBatch {
+            bulk,
+            requests: &requests,
+            claim: Claim::Owned(fence),
+            app: &app.name,
+            max_attempts: app.limits().max_attempts.get(),
+            window_ms: instance.window_ms(),
+            publishes_verdicts: instance.publishes_verdicts(),
+        };
+        let done = change_batch_until_known(&instance.database, &*instance.clock, asked).await;
+        let mut answers = Vec::with_capacity(done.len());
+        for ((answer, now), (_, row)) in done.into_iter().zip(&mut ending.rows) {
+            *row = now;
+            answers.push(answer);
+        }
+        drop(ending);
+        let cancelled = answers.iter().filter(|answer| is_cancelled_now(answer)).count();
+        app.figures.cancelled.fetch_add(cancelled as u64, Ordering::Relaxed);
+        if instance.publishes_verdicts() {
+            instance.registry.notify(PublishOutbox(OrderingKey::Shard(fence.shard)));
+        }
+        for (caller, answer) in callers.into_iter().zip(answers) {
+            // The caller may have stopped waiting.
+            drop(caller.send(answer));
+        }
+    }));
+}
+
 /// Whether the job was changed.
 fn has_changed(reply: &ChangeReply) -> bool {
     matches!(reply, ChangeReply::Answered(ChangeAnswer::Answered(answer)) if answer.changed)
@@ -99,9 +148,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let mut written = OutcomesWritten::default();
         match (self.found, std::mem::replace(&mut self.row, RowNow::Unknown)) {
-            (Found::Waiting, RowNow::Is(job)) => written.put_back.push(Arc::from(job)),
-            (Found::Waiting, RowNow::Gone) => written.finished.push(self.job),
-            (Found::Waiting, RowNow::Unknown) => written.unknown.push(self.job),
+            (Found::Waiting, row) => give_back(&mut written, self.job, row),
             (Found::Cancelling, _) => {
                 if self.instance.in_flight.cancel_written(self.job, self.is_written, self.stops) {
                     self.instance.registry.notify(CollectEnded);
@@ -110,6 +157,33 @@ impl Drop for Ending {
             (Found::Running, _) => {}
         }
         let next = self.instance.changing.end(self.job);
+        self.instance.registry.notify_scope(self.app, JobChanged { written, next });
+    }
+}
+
+/// What the window is to do with a job that was taken out of it.
+fn give_back(written: &mut OutcomesWritten, job: JobId, row: RowNow) {
+    match row {
+        RowNow::Is(job) => written.put_back.push(Arc::from(job)),
+        RowNow::Gone => written.finished.push(job),
+        RowNow::Unknown => written.unknown.push(job),
+    }
+}
+
+/// Gives the jobs of a bulk action back when it is dropped, also by a panic.
+struct BatchEnding {
+    instance: Arc<Instance>,
+    app: AppId,
+    rows: Vec<(JobId, RowNow)>,
+}
+
+impl Drop for BatchEnding {
+    fn drop(&mut self) {
+        let (mut written, mut next) = (OutcomesWritten::default(), VecDeque::new());
+        for (job, row) in std::mem::take(&mut self.rows) {
+            give_back(&mut written, job, row);
+            next.extend(self.instance.changing.end(job));
+        }
         self.instance.registry.notify_scope(self.app, JobChanged { written, next });
     }
 }

@@ -23,7 +23,7 @@ use crate::model::ids::{AppId, JobId, ShardId};
 use crate::model::job::{Cancellation, Job};
 use crate::store::{Outcome, ShardFence};
 
-pub(super) use ended::Ended;
+pub(super) use ended::{Ended, Ruling};
 
 /// One attempt of a job.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use crate::kafka::{PartitionQueue, TopicPartition};
 use crate::model::ids::{JobId, KeyId, LedgerId, Offset, ReaderToken, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::{ChangeRequest, OrderingKey, ShardFence};
+use crate::store::{BatchRequest, ChangeRequest, OrderingKey, ShardFence};
 
 /// Poll thread → Supervisor: these partitions are assigned to this instance. Never lost: the
 /// Supervisor outlives the intake.
@@ -197,6 +197,15 @@ pub(super) struct ChangeJob {
     pub(super) request: ChangeRequest,
     /// The command that brought it.
     pub(super) command: Option<i64>,
+}
+
+/// A call, `ShardKeeper` → `AppScheduler`: a part of a bulk action, of jobs in one of your shards. The
+/// answers are in the order of the jobs. Without them it is asked again, as of a [`ChangeJob`].
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<ChangeReply>")]
+pub(super) struct ChangeBatch {
+    pub(super) shard: ShardId,
+    pub(super) request: Arc<BatchRequest>,
 }
 
 /// Work on a change → `AppScheduler`, after COMMIT and after the job was taken off the table of

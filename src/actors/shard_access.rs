@@ -13,7 +13,7 @@ use crate::admission::{ChangeReply, Committed, ShardAccess};
 use crate::model::ids::{AppId, JobId, KeyId, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::{ChangeRequest, ShardFence};
+use crate::store::{BatchRequest, ChangeRequest, ShardFence};
 
 /// The lease and the owned shards of this instance, and the registry of its actors.
 #[derive(Clone, Debug)]
@@ -73,6 +73,15 @@ impl ShardAccess for InstanceShards {
         request: ChangeRequest,
     ) -> BoxFuture<'_, Option<ChangeReply>> {
         self.registry.ask(app, ChangeJob { shard, request, command: None }).boxed()
+    }
+
+    fn change_batch(
+        &self,
+        app: AppId,
+        shard: ShardId,
+        request: Arc<BatchRequest>,
+    ) -> BoxFuture<'_, Option<Vec<ChangeReply>>> {
+        self.registry.ask(app, ChangeBatch { shard, request }).boxed()
     }
 
     fn is_running(&self, job: JobId) -> bool {

@@ -134,6 +134,7 @@ impl ShardKeeper {
                 self.check_time_zones(&observed);
                 self.run_commands(&observed, ctx);
                 self.pass_changes_on(&observed, ctx);
+                self.pass_batches_on(&observed, ctx);
                 self.report_unknown_commands(&observed);
                 self.notify_readers(&observed);
                 self.follow_controls(&observed);

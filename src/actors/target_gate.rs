@@ -155,7 +155,7 @@ fn problem(
     if circuit.is_open() {
         return None;
     }
-    if matches!(failure, Failure::NotSent(_)) {
+    if matches!(failure, Failure::NotSent(_) | Failure::NotConfirmed(_)) {
         return Some(format!("does not accept fired jobs, which wait: {why}"));
     }
     failure.hold()?;

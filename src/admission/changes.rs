@@ -64,10 +64,10 @@ pub(crate) enum RowNow {
 }
 
 /// The longest wait before the database is asked again.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How often a change is tried of which the database does not say what is wrong with it.
-const UNCLEAR: u32 = 3;
+pub(super) const UNCLEAR: u32 = 3;
 
 /// What was written, and may be committed though the answer to that was lost.
 #[derive(Debug)]
@@ -182,7 +182,7 @@ impl AskedChange<'_> {
         Ok((ChangeReply::NotOurs, RowNow::Unknown))
     }
 
-    fn decide(&self, stored: &StoredJob, now_ms: i64) -> Decided {
+    pub(super) fn decide(&self, stored: &StoredJob, now_ms: i64) -> Decided {
         let StoredJob { job, is_tombstone } = stored;
         let Self { request, .. } = self;
         if !request.is_of(job) {
@@ -278,7 +278,7 @@ impl AskedChange<'_> {
     }
 
     /// Its row was there when the change was asked for.
-    fn already_fired(&self) -> ChangeAnswer {
+    pub(super) fn already_fired(&self) -> ChangeAnswer {
         ChangeAnswer::Answered(Answer::no(ChangeResult::AlreadyFired, self.request.job))
     }
 
@@ -369,19 +369,19 @@ impl AskedChange<'_> {
 }
 
 /// What a change comes to.
-enum Decided {
+pub(super) enum Decided {
     Written(Box<JobWrite>, ChangeAnswer),
     Unchanged(ChangeAnswer),
 }
 
-fn row_of(stored: &Option<StoredJob>) -> RowNow {
+pub(super) fn row_of(stored: &Option<StoredJob>) -> RowNow {
     match stored {
         Some(StoredJob { job, is_tombstone: false }) => RowNow::Is(Box::new(job.clone())),
         Some(_) | None => RowNow::Gone,
     }
 }
 
-fn row_after(write: &JobWrite) -> RowNow {
+pub(super) fn row_after(write: &JobWrite) -> RowNow {
     match write.tombstone_until {
         Some(_) => RowNow::Gone,
         None => RowNow::Is(Box::new(write.after.clone())),

@@ -9,6 +9,7 @@ use chrono::{DateTime, SecondsFormat};
 use super::apps::OwnApp;
 use super::raw::{too_large, trace_in};
 use super::{Admission, Objection, Pending};
+use crate::model::app::Delivery;
 use crate::model::change::named::{Message, Named, NamedChange};
 use crate::model::fingerprint::Fingerprint;
 use crate::model::ids::{JobId, KeyId, LedgerId, ShardId};
@@ -245,6 +246,7 @@ impl Admission {
             return Err(refused_while_paused(row, &pause).into());
         }
         let resolved = request.resolve(&self.rules.requests, now_ms)?;
+        check_attempts(request, &row.rules)?;
         self.check_data(request, &row.rules, may_wait)?;
         let fingerprint = Fingerprint::of_json(request.job_data.as_str())
             .map_err(|error| Refusal::new(ErrorKind::InvalidJson, format!("jobData: {error}")))?;
@@ -285,6 +287,7 @@ impl Admission {
         has_new_data: bool,
     ) -> Result<Resolved, Refusal> {
         let resolved = edited.resolve(&self.rules.requests, self.scheduling_clock.now_ms())?;
+        check_attempts(edited, rules)?;
         if has_new_data {
             if let Some(refusal) =
                 too_large(edited.job_data.as_str().as_bytes(), self.rules.max_record_bytes)
@@ -351,6 +354,21 @@ impl Admission {
                 request.app_name,
             ),
         )
+    }
+}
+
+/// A job that is delivered at most once has one attempt.
+fn check_attempts(request: &ScheduleJobRequest, rules: &AppRules) -> Result<(), Refusal> {
+    match request.max_attempts {
+        Some(most) if rules.policy.delivery == Delivery::AtMostOnce && most.get() > 1 => {
+            let message = format!(
+                "maxAttempts {most}: app {} delivers a job at most once, in one attempt: leave it \
+                 out",
+                request.app_name
+            );
+            Err(Refusal::new(ErrorKind::InvalidField, message))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -13,6 +13,7 @@ mod bounded_tries;
 mod replays;
 mod parked;
 mod changes;
+mod batch_changes;
 
 mod judge;
 mod raw;
@@ -38,6 +39,7 @@ use call_queue::CallQueue;
 use cancelling::Cancelling;
 
 pub(crate) use apps::{Objection, OwnApp, PauseState, Validate};
+pub(crate) use batch_changes::{AskedBatch, Treated, change_batch_until_known, treated};
 pub(crate) use calls::{JobPreview, SubmitError, Submitted};
 pub(crate) use changes::{AskedChange, ChangeReply, RowNow, change_until_known};
 pub(crate) use counters::AdmissionCounters;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use futures::future::{self, BoxFuture, FutureExt};
 
@@ -10,7 +11,7 @@ use super::ChangeReply;
 use crate::model::ids::{AppId, JobId, KeyId, ShardId};
 use crate::model::job::Job;
 use crate::model::window::TicketId;
-use crate::store::{ChangeRequest, OrderingKey, ShardFence};
+use crate::store::{BatchRequest, ChangeRequest, OrderingKey, ShardFence};
 
 /// The shards of a running instance, and the actors that are notified of what is written to them.
 ///
@@ -48,6 +49,15 @@ pub(crate) trait ShardAccess: Debug + Send + Sync {
         shard: ShardId,
         request: ChangeRequest,
     ) -> BoxFuture<'_, Option<ChangeReply>>;
+
+    /// Asks the scheduler of `app` for a part of a bulk action in `shard`, and answers for each job
+    /// in their order. None: as for [`change`](Self::change).
+    fn change_batch(
+        &self,
+        app: AppId,
+        shard: ShardId,
+        request: Arc<BatchRequest>,
+    ) -> BoxFuture<'_, Option<Vec<ChangeReply>>>;
 
     /// Whether an attempt at this job runs here.
     fn is_running(&self, job: JobId) -> bool;
@@ -99,6 +109,15 @@ impl ShardAccess for NoShards {
     }
 
     fn change(&self, _: AppId, _: ShardId, _: ChangeRequest) -> BoxFuture<'_, Option<ChangeReply>> {
+        future::ready(None).boxed()
+    }
+
+    fn change_batch(
+        &self,
+        _: AppId,
+        _: ShardId,
+        _: Arc<BatchRequest>,
+    ) -> BoxFuture<'_, Option<Vec<ChangeReply>>> {
         future::ready(None).boxed()
     }
 

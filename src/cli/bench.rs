@@ -1,13 +1,16 @@
 //! `bench`: measures this system, compared with the quickest plain statements.
 
+mod bulk;
 mod catchup;
 mod fire;
 mod herd;
+mod http;
 mod idle;
 mod ingest;
 mod jobs;
 mod kafka;
 mod lateness;
+mod pending;
 mod raw;
 mod report;
 mod scratch;
@@ -54,7 +57,10 @@ enum What {
     Catchup(catchup::Arguments),
     Herd(herd::Arguments),
     Snapshot(snapshot::Arguments),
+    Http(http::Arguments),
     Idle(idle::Arguments),
+    Bulk(bulk::Arguments),
+    Pending(pending::Arguments),
 }
 
 /// The options of every measurement.
@@ -92,7 +98,12 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         What::Snapshot(what) => {
             on_each(&what.common, async |s| snapshot::measure(&what, s).await).await
         }
+        What::Http(what) => on_each(&what.common, async |s| http::measure(&what, s).await).await,
         What::Idle(what) => on_each(&what.common, async |s| idle::measure(&what, s).await).await,
+        What::Bulk(what) => on_each(&what.common, async |s| bulk::measure(&what, s).await).await,
+        What::Pending(what) => {
+            on_each(&what.common, async |s| pending::measure(&what, s).await).await
+        }
     }
 }
 
@@ -127,7 +138,7 @@ async fn measure_beside<F>(
         there if there == pending => {}
         0 => {
             output::report(format_args!("putting {pending} pending jobs into the table"));
-            jobs::load_pending(scratch, pending).await?;
+            jobs::load_pending(scratch, 0..pending).await?;
         }
         there => anyhow::bail!(
             "an earlier measurement left {there} pending jobs: give --pending {there}, or an empty \

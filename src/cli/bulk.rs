@@ -14,6 +14,8 @@ use super::output::{
 use super::session::Session;
 use crate::operations::{BulkItem, PageRequest, rfc3339_s};
 
+pub(super) use self::start::{Many, cancel_jobs};
+
 /// Cancels, moves, starts or edits every job that filters select, replays or discards every dead
 /// letter; shows and stops that
 ///

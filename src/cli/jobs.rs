@@ -1,8 +1,7 @@
-//! `jobs`: jobs are listed, and one is shown, cancelled, rescheduled, started or edited.
+//! `jobs`: jobs are listed or cancelled, and one is shown, cancelled, rescheduled, started or edited.
 
 mod answer;
 mod change;
-mod filters;
 mod list;
 mod show;
 
@@ -16,17 +15,15 @@ use super::{CannotStart, cannot_start};
 use crate::operations::JobName;
 
 pub(super) use self::answer::{code, sentence};
-pub(super) use self::change::time;
-pub(super) use self::filters::Filters;
-pub(super) use self::list::counted;
 
-/// Lists jobs; shows one, cancels it, moves it, starts it, or changes its fields
+/// Lists or cancels jobs; shows one, cancels it, moves it, starts it, or changes its fields
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   infinite-scheduler jobs list --app sms --state scheduled
   infinite-scheduler jobs show 0d6f8e0c-8d2a-8c3f-9a51-4b2b8a5d7e11
   infinite-scheduler jobs cancel --app sms --request 9f1c --reason 'ordered twice'
+  infinite-scheduler jobs cancel --app sms --from 2030-01-01T08:00:00Z --yes
   infinite-scheduler jobs reschedule --app sms --key order-7 --to 2030-01-01T08:00:00Z")]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -47,7 +44,7 @@ enum Action {
 #[derive(Debug, clap::Args)]
 struct Which {
     /// Its id
-    #[arg(value_name = "JOB", required_unless_present_any = ["request", "key"])]
+    #[arg(value_name = "JOB")]
     id: Option<Uuid>,
     /// The app, if the job is named by its request or key
     #[arg(long, value_name = "NAME", conflicts_with = "id")]

@@ -14,8 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use self::http::http;
 use super::raw::{
-    RawApp, RawAudit, RawBackoff, RawConfig, RawDeadLetters, RawDelivery, RawIdempotency,
-    RawIngest, RawInstance,
+    RawApp, RawAudit, RawBackoff, RawConfig, RawDeadLetters, RawIdempotency, RawIngest, RawInstance,
 };
 use super::zones::{TimeZones, UnknownZone};
 use super::{
@@ -23,7 +22,7 @@ use super::{
     IdempotencyConfig, IngestConfig, InstanceConfig, InvalidPointer, LogConfig,
 };
 use crate::kafka::KafkaIngestConfig;
-use crate::model::app::{AppConfig, AppName};
+use crate::model::app::{AppConfig, AppName, Delivery};
 use crate::model::rate::{InvalidRate, Rate};
 use crate::model::retry::Backoff;
 use crate::model::schema::JobSchema;
@@ -238,10 +237,6 @@ fn app_settings(
     kafka: Option<&KafkaIngestConfig>,
     folder: &Path,
 ) -> Result<AppSettings, ConfigError> {
-    if raw.delivery == RawDelivery::AtMostOnce {
-        let what = format!("apps.{name}.delivery = \"at-most-once\"");
-        return Err(ConfigError::NotAvailable { what });
-    }
     if raw.required_fields.iter().any(String::is_empty) {
         let problem = "has a field without a name: leave it out";
         return Err(ConfigError::invalid(format!("apps.{name}.required_fields"), problem));
@@ -263,7 +258,8 @@ fn app_settings(
         |written: Option<NonZeroU32>, default| written.map_or(default, |n| ms(n.get()));
     let app = AppConfig {
         max_in_flight: raw.max_in_flight.unwrap_or(defaults.max_in_flight),
-        max_attempts: raw.max_attempts.unwrap_or(defaults.max_attempts),
+        max_attempts: max_attempts(name, raw.delivery, raw.max_attempts)?,
+        delivery: raw.delivery,
         timeout: or_default(raw.timeout_ms, defaults.timeout),
         backoff: raw.backoff.map_or(Ok(Backoff::default()), |written| backoff(name, written))?,
         shards: raw.shards.unwrap_or(defaults.shards),
@@ -283,6 +279,23 @@ fn app_settings(
         name: defaults.name,
     };
     Ok(AppSettings { app, dispatch, mask })
+}
+
+fn max_attempts(
+    app: &str,
+    delivery: Delivery,
+    written: Option<NonZeroU32>,
+) -> Result<NonZeroU32, ConfigError> {
+    match (delivery, written) {
+        (Delivery::AtLeastOnce, written) => Ok(written.unwrap_or(AppConfig::new(app).max_attempts)),
+        (Delivery::AtMostOnce, None | Some(NonZeroU32::MIN)) => Ok(NonZeroU32::MIN),
+        (Delivery::AtMostOnce, Some(most)) => {
+            let problem = format!(
+                "is {most}, but with delivery = \"at-most-once\" a job has one attempt: leave it out"
+            );
+            Err(ConfigError::invalid(format!("apps.{app}.max_attempts"), problem))
+        }
+    }
 }
 
 fn rate(

@@ -24,7 +24,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use secrecy::SecretString;
 
-use crate::dispatch::{HttpTarget, RedisTarget};
+pub use crate::dispatch::Dispatch;
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::{AppConfig, AppName};
 use crate::telemetry::LogFormat;
@@ -147,26 +147,6 @@ pub struct AppSettings {
     pub dispatch: Dispatch,
     /// The parts of its `jobData` that are hidden from the role `read`.
     pub mask: Vec<JsonPointer>,
-}
-
-/// The dispatch target of an app: what firing a job does.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub enum Dispatch {
-    /// Logs the job as one structured event.
-    #[default]
-    Log,
-    /// Publishes the job to a Kafka topic.
-    Kafka {
-        /// The topic.
-        topic: String,
-    },
-    /// Sends the job to an HTTP endpoint.
-    Http(HttpTarget),
-    /// Sends the job to a key or channel of Redis.
-    Redis(RedisTarget),
-    /// Does nothing: the job counts as succeeded.
-    Discard,
 }
 
 impl Default for Config {

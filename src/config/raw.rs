@@ -8,7 +8,9 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::Role;
-use crate::kafka::KafkaIngestConfig;
+use crate::kafka::{KafkaCluster, KafkaIngestConfig};
+use crate::model::app::Delivery;
+use crate::model::target::TargetKind;
 use crate::telemetry::LogFormat;
 
 /// The whole file.
@@ -104,8 +106,9 @@ pub(super) struct RawLog {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawApp {
-    pub(super) dispatch: RawDispatch,
+    pub(super) dispatch: TargetKind,
     pub(super) topic: Option<String>,
+    pub(super) kafka: Option<KafkaCluster>,
     pub(super) url: Option<SecretString>,
     pub(super) secrets: Vec<RawSecret>,
     pub(super) headers: BTreeMap<String, RawSecret>,
@@ -125,9 +128,9 @@ pub(super) struct RawApp {
     pub(super) timeout_ms: Option<NonZeroU32>,
     pub(super) rate_per_second: Option<f64>,
     pub(super) burst: Option<NonZeroU32>,
+    pub(super) delivery: Delivery,
     pub(super) max_concurrent: Option<NonZeroU32>,
     pub(super) max_concurrent_per_key: Option<NonZeroU32>,
-    pub(super) delivery: RawDelivery,
     pub(super) priority_aging_ms: Option<NonZeroU32>,
     pub(super) objective_ms: Option<NonZeroU32>,
     pub(super) history_hours: Option<u32>,
@@ -162,44 +165,12 @@ pub(super) struct RawBackoff {
     pub(super) delays_ms: Option<Vec<u32>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum RawDispatch {
-    #[default]
-    Log,
-    Kafka,
-    Discard,
-    Http,
-    Redis,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum RawRedisCommand {
     Xadd,
     Lpush,
     Publish,
-}
-
-impl RawDispatch {
-    /// As it is written.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Log => "log",
-            Self::Kafka => "kafka",
-            Self::Discard => "discard",
-            Self::Http => "http",
-            Self::Redis => "redis",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum RawDelivery {
-    #[default]
-    AtLeastOnce,
-    AtMostOnce,
 }
 
 impl Default for RawConfig {

@@ -110,7 +110,7 @@ fn the_documented_file_is_read_but_for_what_comes_later() {
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.kafka.as_ref().unwrap().topics, ["in"]);
     let sms = app(&config, "sms");
-    assert!(matches!(sms.dispatch, Dispatch::Kafka { topic } if topic == "sms.due"));
+    assert!(matches!(sms.dispatch, Dispatch::Kafka(target) if target.topic == "sms.due"));
     assert_eq!(sms.app.required_fields, ["phoneNumber", "message"]);
     assert_eq!((sms.app.timeout, sms.app.priority_aging), (s(7), s(1)));
     assert_eq!(sms.app.history, s(0));

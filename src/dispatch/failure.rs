@@ -13,6 +13,10 @@ pub(crate) enum Failure {
     Handler(JobError),
     /// Nothing reached the target, or it is in a state in which it takes no job: no attempt.
     NotSent(String),
+    /// The target is unavailable, and may get the job all the same: no attempt.
+    NotConfirmed(String),
+    /// The job was sent, and there is no answer.
+    NoAnswer(String),
     /// The target has got too many requests and has not tried this one: no attempt.
     TooMany {
         /// Its answer.
@@ -54,7 +58,8 @@ impl Failure {
     pub(crate) fn sign(&self, job: JobId) -> Sign {
         match self {
             Self::Handler(_) => Sign::None,
-            Self::NotSent(_) => Sign::NotSent,
+            Self::NotSent(_) | Self::NotConfirmed(_) => Sign::NotSent,
+            Self::NoAnswer(_) => Sign::Failed(job),
             Self::TooMany { .. } => Sign::TooMany,
             Self::Again { about, .. } | Self::Refused { about, .. } => match about {
                 About::Job => Sign::Answered,
@@ -68,7 +73,12 @@ impl Failure {
         match self {
             Self::TooMany { retry_after, .. }
             | Self::Again { retry_after, about: About::BusyTarget, .. } => *retry_after,
-            Self::Handler(_) | Self::NotSent(_) | Self::Again { .. } | Self::Refused { .. } => None,
+            Self::Handler(_)
+            | Self::NotSent(_)
+            | Self::NotConfirmed(_)
+            | Self::NoAnswer(_)
+            | Self::Again { .. }
+            | Self::Refused { .. } => None,
         }
     }
 
@@ -76,8 +86,16 @@ impl Failure {
     pub(crate) fn is_attempt(&self) -> bool {
         !matches!(
             self,
-            Self::NotSent(_) | Self::TooMany { .. } | Self::Handler(JobError::Snooze(_))
+            Self::NotSent(_)
+                | Self::NotConfirmed(_)
+                | Self::TooMany { .. }
+                | Self::Handler(JobError::Snooze(_))
         )
+    }
+
+    /// Whether the target may have got the job without saying so.
+    pub(crate) fn may_have_arrived(&self) -> bool {
+        matches!(self, Self::NotConfirmed(_) | Self::NoAnswer(_))
     }
 
     /// What happened.
@@ -85,6 +103,8 @@ impl Failure {
         match self {
             Self::Handler(error) => error.to_string(),
             Self::NotSent(why)
+            | Self::NotConfirmed(why)
+            | Self::NoAnswer(why)
             | Self::TooMany { why, .. }
             | Self::Again { why, .. }
             | Self::Refused { why, .. } => why.clone(),

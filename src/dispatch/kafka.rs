@@ -4,8 +4,34 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+use super::targets::Producers;
 use super::{About, DynJobHandler, Failure, FiredJob, JobContext, Target};
-use crate::kafka::{Error, Outgoing, Producer};
+use crate::kafka::{Error, KafkaCluster, KafkaIngestConfig, Outgoing, Producer, check_topic};
+use crate::model::app::AppConfig;
+
+/// A Kafka topic for fired jobs.
+#[derive(Clone, Debug)]
+pub struct KafkaTarget {
+    /// The topic.
+    pub topic: String,
+    /// Its cluster; `None` is the one that requests are read from.
+    pub cluster: Option<KafkaCluster>,
+}
+
+impl KafkaTarget {
+    /// Whether jobs may be fired to the topic by a program that reads requests as `ingest` says:
+    /// the rest of a sentence that begins with the setting's name.
+    pub(crate) fn check_topic(&self, ingest: Option<&KafkaIngestConfig>) -> Result<(), String> {
+        let is_theirs = |ingest: &&KafkaIngestConfig| {
+            let own = self.cluster.as_ref().map(|cluster| &cluster.bootstrap_servers);
+            own.is_none_or(|own| *own == ingest.bootstrap_servers)
+        };
+        match ingest.filter(is_theirs) {
+            Some(ingest) => ingest.check_dispatch_topic(&self.topic),
+            None => check_topic(&self.topic),
+        }
+    }
+}
 
 /// Sends each job to one topic. The attempt succeeds once every in-sync replica has the record.
 #[derive(Clone, Debug)]
@@ -16,10 +42,28 @@ pub(crate) struct KafkaDispatch {
 }
 
 impl KafkaDispatch {
-    /// Sends to `topic` by `producer`, which may be shared.
-    pub(crate) fn new(producer: Producer, topic: impl Into<String>) -> Self {
-        let topic = topic.into();
-        let subject = format!("topic {topic}");
+    /// Fires the jobs of `app` to `target`, by a producer that the apps of its cluster share.
+    ///
+    /// # Errors
+    /// librdkafka refuses the settings, or there is no such cluster.
+    pub(crate) fn open(
+        target: &KafkaTarget,
+        app: &AppConfig,
+        producers: &mut Producers,
+    ) -> Result<Self, String> {
+        let cluster = target.cluster.as_ref();
+        let (name, topic) = (&app.name, target.topic.clone());
+        let producer = producers.of(cluster).map_err(|why| format!("app {name}: {why}"))?;
+        let mut subject = format!("topic {topic}");
+        if let Some(cluster) = cluster {
+            let servers = &cluster.bootstrap_servers;
+            subject = format!("{subject} at {servers}");
+            tracing::info!(app = name, "app {name} fires to topic {topic} at {servers}");
+        }
+        Ok(Self::new(producer, topic, subject))
+    }
+
+    fn new(producer: Producer, topic: String, subject: String) -> Self {
         Self { producer, target: Target { subject, notes: Arc::default() }, topic }
     }
 
@@ -61,13 +105,15 @@ fn record(topic: String, ctx: &JobContext) -> Outgoing {
     }
 }
 
-/// An unavailable broker is not the job's fault: the attempt does not count.
+/// An unavailable broker is not the job's fault: the attempt does not count. It may have stored the
+/// record before it became so.
 fn failure(error: Error, size: usize) -> Failure {
     match error {
         Error::Refused { .. } => Failure::Refused {
             why: format!("{error} (its value has {size} bytes)"),
             about: About::Job,
         },
+        Error::Unavailable(_) => Failure::NotConfirmed(error.to_string()),
         error => Failure::NotSent(error.to_string()),
     }
 }
@@ -95,11 +141,10 @@ mod tests {
         let why = "topic sms.fired refuses the record: too large (its value has 9 bytes)";
         let expected = Failure::Refused { why: why.to_owned(), about: About::Job };
         assert_eq!(failure(refused, 9), expected);
-        for error in [
-            Error::Unavailable("no broker".to_owned()),
-            Error::Denied("no right".to_owned()),
-            Error::Config("nonsense".to_owned()),
-        ] {
+        let unavailable = Error::Unavailable("no broker".to_owned());
+        let why = unavailable.to_string();
+        assert_eq!(failure(unavailable, 9), Failure::NotConfirmed(why));
+        for error in [Error::Denied("no right".to_owned()), Error::Config("nonsense".to_owned())] {
             assert_eq!(failure(error.clone(), 9), Failure::NotSent(error.to_string()));
         }
     }
@@ -112,7 +157,8 @@ mod tests {
             properties: [("message.max.bytes".to_owned(), "5000".to_owned())].into(),
             ..KafkaIngestConfig::default()
         };
-        let dispatch = KafkaDispatch::new(Producer::start(&config).unwrap(), "sms.fired");
+        let producer = Producer::start(&config).unwrap();
+        let dispatch = KafkaDispatch::new(producer, "sms.fired".into(), "topic".into());
         assert_eq!(dispatch.execute(&context("{}")).await, Ok(()));
         let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(5000));
         let answer = dispatch.execute(&context(&large)).await;

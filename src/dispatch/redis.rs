@@ -170,18 +170,19 @@ impl RedisDispatch {
                         let cluster = if is_of_cluster(&error) { CLUSTER } else { "" };
                         Err(Failure::NotSent(format!("{why}{cluster}")))
                     }
-                    Meaning::Refused => Err(again(why, About::Job)),
+                    Meaning::Refused => {
+                        Err(Failure::Again { why, retry_after: None, about: About::Job })
+                    }
                     Meaning::Unknown => {
                         self.leave(connection.number);
-                        Err(again(format!("no answer of {address}: {error}"), About::Target))
+                        Err(Failure::NoAnswer(format!("no answer of {address}: {error}")))
                     }
                 }
             }
             Err(_) => {
                 self.leave(connection.number);
                 let limit = limit.as_millis();
-                let why = format!("{address} gave no answer within {limit} ms");
-                Err(again(why, About::Target))
+                Err(Failure::NoAnswer(format!("{address} gave no answer within {limit} ms")))
             }
         }
     }
@@ -200,10 +201,6 @@ impl DynJobHandler for RedisDispatch {
     fn target(&self) -> Option<Target> {
         Some(self.of_app.clone())
     }
-}
-
-fn again(why: String, about: About) -> Failure {
-    Failure::Again { why, retry_after: None, about }
 }
 
 impl RedisCommand {

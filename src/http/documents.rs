@@ -86,9 +86,12 @@ fn document(endpoints: Vec<Endpoint>) -> Value {
     document
 }
 
-/// The request, whose schema is a file.
+/// The request, whose schema is a file. Its references to parts of itself are to its place in this
+/// document here.
 fn add_request(document: &mut Value) {
-    let schema: Value = serde_json::from_str(SCHEMA).unwrap_or_default();
+    let here = "\"#/components/schemas/ScheduleJobRequest/$defs/";
+    let schema = SCHEMA.replace("\"#/$defs/", here);
+    let schema: Value = serde_json::from_str(&schema).unwrap_or_default();
     document["components"]["schemas"]["ScheduleJobRequest"] = schema;
     let request = json!({ "$ref": "#/components/schemas/ScheduleJobRequest" });
     let several = json!({ "type": "array", "items": request, "maxItems": 100_000 });

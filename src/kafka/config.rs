@@ -21,6 +21,7 @@ use crate::model::flaw;
 
 pub use builder::KafkaIngestConfigBuilder;
 pub use error::KafkaConfigError;
+pub(super) use properties::flat as flat_properties;
 pub(crate) use properties::{is_secret, property_flaw};
 
 /// Where requests are read from, where dead letters and verdicts are published, and how records are

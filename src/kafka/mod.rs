@@ -7,6 +7,7 @@
 
 mod client_log;
 mod config;
+mod cluster;
 mod error;
 mod intake;
 mod member;
@@ -30,6 +31,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use broker::EmbeddedBroker;
+pub use cluster::KafkaCluster;
 pub use config::*;
 pub use connectivity::{BrokerState, TroubleKind};
 pub use error::Error;

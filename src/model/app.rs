@@ -67,6 +67,28 @@ impl fmt::Debug for AppName {
     }
 }
 
+/// What an app promises of a job when something fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Delivery {
+    /// It is tried again until it succeeds or has had all its attempts, so it may arrive twice.
+    #[default]
+    AtLeastOnce,
+    /// It is never sent a second time: what failed, or may have arrived, is a dead letter.
+    AtMostOnce,
+}
+
+impl Delivery {
+    /// Its name in a configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AtLeastOnce => "at-least-once",
+            Self::AtMostOnce => "at-most-once",
+        }
+    }
+}
+
 /// The policy of one app. [`AppConfig::new`] has a default for everything.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -77,6 +99,9 @@ pub struct AppConfig {
     pub max_in_flight: NonZeroU32,
     /// The maximum number of attempts, after which a job is a dead letter. Default 3.
     pub max_attempts: NonZeroU32,
+    /// What is promised of a job when something fails. At most once needs a `max_attempts` of 1.
+    /// Default: at least once.
+    pub delivery: Delivery,
     /// How long one attempt may take. Default 60 s.
     pub timeout: Duration,
     /// The waits between attempts. Default: exponential from 1 s, at most 60 s, with jitter.
@@ -120,6 +145,7 @@ impl AppConfig {
             name: name.into(),
             max_in_flight: NonZeroU32::new(256).unwrap_or(NonZeroU32::MIN),
             max_attempts: NonZeroU32::new(3).unwrap_or(NonZeroU32::MIN),
+            delivery: Delivery::default(),
             timeout: Duration::from_secs(60),
             backoff: Backoff::default(),
             shards: NonZeroU32::new(8).unwrap_or(NonZeroU32::MIN),
@@ -133,6 +159,17 @@ impl AppConfig {
             required_fields: Vec::new(),
             schema: None,
         }
+    }
+
+    /// Sends no job a second time: [`Delivery::AtMostOnce`], with one attempt.
+    #[must_use]
+    pub fn at_most_once(self) -> Self {
+        Self { delivery: Delivery::AtMostOnce, max_attempts: NonZeroU32::MIN, ..self }
+    }
+
+    /// Whether a job is never sent a second time.
+    pub(crate) fn is_at_most_once(&self) -> bool {
+        self.delivery == Delivery::AtMostOnce
     }
 
     /// Requires `jobData` to have these fields.

@@ -29,6 +29,7 @@ pub mod request;
 pub mod retry;
 pub(crate) mod schema;
 pub(crate) mod suggest;
+pub(crate) mod target;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;

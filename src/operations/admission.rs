@@ -7,19 +7,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::admission::{
-    Admission as CoreAdmission, AdmissionRules, AskedChange, ChangeReply, JobPreview, Replay,
-    Replayed as CoreReplayed, SubmitError, Submitted, change_until_known,
+    Admission as CoreAdmission, AdmissionRules, AskedBatch, AskedChange, ChangeReply, JobPreview,
+    Replay, Replayed as CoreReplayed, SubmitError, Submitted, change_batch_until_known,
+    change_until_known,
 };
 use crate::model::audit::By;
 use crate::model::clock::{SharedClock, SystemClock};
-use crate::model::ids::{AppId, JobId, ShardId};
+use crate::model::ids::{AppId, Epoch, JobId, ShardId};
 use crate::model::letter::Refusal;
 use crate::model::request::{Resolved, ScheduleJobRequest};
-use crate::store::{AppRules, ChangeRequest, Claim, LocatedJob, Names, Store};
+use crate::store::{
+    AppRules, BatchRequest, ChangeRequest, Claim, LocatedJob, LocatedShard, Names, Store,
+};
 
 /// The result of a replay of a dead letter, or of its preview.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +80,11 @@ impl Admission {
         self.0.clock()
     }
 
+    /// The zone of local times that name none.
+    pub(super) fn default_time_zone(&self) -> &TimeZone {
+        &self.0.rules().requests.default_time_zone
+    }
+
     /// The largest value that is parsed as a request, in bytes.
     pub(super) fn max_record_bytes(&self) -> usize {
         self.0.rules().max_record_bytes
@@ -118,6 +127,38 @@ impl Admission {
         change_until_known(self.0.database(), &**self.0.clock(), asked).await.0
     }
 
+    /// As [`ask_own`](Self::ask_own) for a part of a bulk action.
+    pub(super) async fn ask_own_batch(
+        &self,
+        shard: &LocatedShard,
+        request: Arc<BatchRequest>,
+    ) -> Option<Vec<ChangeReply>> {
+        self.0.shards().change_batch(shard.app, shard.id, request).await
+    }
+
+    /// Changes jobs in a shard that nobody owns, which is at this epoch.
+    pub(super) async fn change_free_batch(
+        &self,
+        shard: &LocatedShard,
+        epoch: Epoch,
+        request: &BatchRequest,
+    ) -> Vec<ChangeReply> {
+        let rules = self.0.rules();
+        let requests: Vec<ChangeRequest> =
+            request.jobs.iter().filter_map(|job| request.of(job)).collect();
+        let asked = AskedBatch {
+            bulk: request.bulk,
+            requests: &requests,
+            claim: Claim::Free(shard.id, epoch),
+            app: &shard.app_name,
+            max_attempts: shard.rules.policy.max_attempts,
+            window_ms: rules.window_ms(),
+            publishes_verdicts: rules.publishes_verdicts,
+        };
+        let done = change_batch_until_known(self.0.database(), &**self.0.clock(), asked).await;
+        done.into_iter().map(|(reply, _)| reply).collect()
+    }
+
     /// As [`CoreAdmission::check_edited`].
     pub(super) fn check_edited(
         &self,
@@ -127,6 +168,7 @@ impl Admission {
     ) -> Result<Resolved, Refusal> {
         self.0.check_edited(edited, rules, has_new_data)
     }
+
     /// The answers in the order of the requests; those with a name in common in any order.
     pub(super) async fn submit_all(
         &self,

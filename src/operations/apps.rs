@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::context::Context;
 use super::pauses::as_rfc3339;
 use super::{Error, Paused, Result};
+use crate::model::app::Delivery;
 use crate::model::limits::LimitValues;
 use crate::store::KnownApp;
 
@@ -42,6 +43,9 @@ pub struct App {
     pub required_fields: Vec<String>,
     /// Whether `jobData` must meet a JSON Schema.
     pub has_schema: bool,
+    /// What is promised of a job when something fails: `at-least-once` or `at-most-once`.
+    #[schema(value_type = String)]
+    pub delivery: Delivery,
     /// How many of its attempts start per second, over all live instances.
     pub starts_per_second: f64,
     /// How many attempts started within the last hour while it had an `objectiveMs`, over all live
@@ -108,6 +112,7 @@ impl From<KnownApp> for App {
             shards: app.shards,
             owned_shards: app.owned_shards,
             has_schema: app.rules.schema.is_some(),
+            delivery: app.rules.policy.delivery,
             starts_per_second: app.pace.per_second,
             started_last_hour: app.pace.started,
             objective_met_last_hour: app.pace.share(),

@@ -13,7 +13,7 @@ use super::intake::{start_intake, watch_brokers};
 use super::{Inner, Scheduler, StartProgress};
 use crate::actors::{Instance, RebalanceListener, Supervisor, watch_handlers};
 use crate::config::TimeZones;
-use crate::dispatch::{HttpDispatch, KafkaDispatch, RedisDispatch, SharedHandler};
+use crate::dispatch::{Dispatch, Producers, SharedHandler};
 use crate::health::{Health, ProblemKind};
 use crate::kafka::{self, KafkaIngestConfig, Producer};
 use crate::model::app::{AppConfig, AppName};
@@ -96,15 +96,24 @@ fn check(builder: &SchedulerBuilder) -> Result<(), StartError> {
             let problem = format!("app {name}: shards is {shards}, but must be at most {most}");
             return Err(StartError::Settings(problem));
         }
-        let Target::Topic(topic) = target else { continue };
-        let Some(kafka) = &builder.kafka else {
+        let attempts = app.max_attempts.get();
+        if app.is_at_most_once() && attempts > 1 {
+            let problem = format!(
+                "app {name}: max_attempts is {attempts}, but a job that is delivered at most once \
+                 has one attempt: give AppConfig::at_most_once"
+            );
+            return Err(StartError::Settings(problem));
+        }
+        let Target::Dispatch(Dispatch::Kafka(target)) = target else { continue };
+        if builder.kafka.is_none() && target.cluster.is_none() {
+            let topic = &target.topic;
             return Err(StartError::Settings(format!(
                 "app {name} is to fire onto topic {topic}, but there is no Kafka: give \
                  with_kafka_ingest"
             )));
-        };
+        }
         let problem = |why| StartError::Settings(format!("app {name}: its topic {why}"));
-        kafka.check_dispatch_topic(topic).map_err(problem)?;
+        target.check_topic(builder.kafka.as_ref()).map_err(problem)?;
     }
     if let Some(kafka) = &builder.kafka {
         let session = || kafka.validate_session(builder.settings.lease);
@@ -167,7 +176,7 @@ async fn bring_up(
     let with_events = builder.kafka.as_ref().filter(|kafka| kafka.events_topic.is_some());
     let events = with_events.map(Producer::start_without_timeout).transpose().map_err(settings)?;
     let health = Health::default();
-    let apps = register_apps(&store, &builder, producer.as_ref()).await?;
+    let apps = register_apps(&store, &builder, Producers::new(producer.clone())).await?;
     let kafka = builder.kafka.clone().zip(producer);
     let kafka = kafka.map(|(config, producer)| (config, producer, events));
     let instance = Instance::new(
@@ -340,7 +349,7 @@ async fn await_file(
 async fn register_apps(
     store: &Store,
     builder: &SchedulerBuilder,
-    producer: Option<&Producer>,
+    mut producers: Producers,
 ) -> Result<Vec<(AppConfig, SharedHandler, AppRow)>, StartError> {
     let configs: Vec<&AppConfig> = builder.apps.iter().map(|(config, _)| config).collect();
     let register = || store.register_apps(&configs, builder.clock.now_ms());
@@ -357,21 +366,10 @@ async fn register_apps(
                 "app {app} keeps its {there} shards: they cannot become {wanted}"
             );
         }
-        let handler: SharedHandler = match (target, producer) {
-            (Target::Handler(handler), _) => handler.clone(),
-            (Target::Topic(topic), Some(producer)) => {
-                Arc::new(KafkaDispatch::new(producer.clone(), topic.clone()))
-            }
-            (Target::Http(target), _) => {
-                let opened = HttpDispatch::open(target.clone(), config);
-                Arc::new(opened.map_err(StartError::Settings)?)
-            }
-            (Target::Redis(target), _) => {
-                let opened = RedisDispatch::open(target.clone(), config);
-                Arc::new(opened.map_err(StartError::Settings)?)
-            }
-            (Target::Topic(topic), None) => {
-                return Err(StartError::Settings(format!("no Kafka for topic {topic}")));
+        let handler = match target {
+            Target::Handler(handler) => handler.clone(),
+            Target::Dispatch(dispatch) => {
+                dispatch.open(config, &mut producers).map_err(StartError::Settings)?
             }
         };
         apps.push((config.clone(), handler, row));

@@ -12,7 +12,7 @@ use super::StartProgress;
 use crate::actors::Settings;
 use crate::admission::AdmissionRules;
 use crate::config::{Config, Dispatch, TimeZones, check_redis_url};
-use crate::dispatch::{Discard, HttpTarget, JobHandler, LogDispatch, RedisTarget, SharedHandler};
+use crate::dispatch::{JobHandler, KafkaTarget, SharedHandler};
 use crate::kafka::KafkaIngestConfig;
 use crate::model::app::AppConfig;
 use crate::model::clock::{SharedClock, SystemClock};
@@ -25,18 +25,14 @@ const OUTBOX_SCAN: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(super) enum Target {
     Handler(SharedHandler),
-    Topic(String),
-    Http(HttpTarget),
-    Redis(RedisTarget),
+    Dispatch(Dispatch),
 }
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Handler(handler) => f.debug_tuple("Handler").field(&handler.name()).finish(),
-            Self::Topic(topic) => f.debug_tuple("Topic").field(topic).finish(),
-            Self::Http(target) => target.fmt(f),
-            Self::Redis(target) => target.fmt(f),
+            Self::Dispatch(dispatch) => dispatch.fmt(f),
         }
     }
 }
@@ -109,20 +105,15 @@ impl SchedulerBuilder {
     /// replaces the file's, including its policy and rules, which are available in `config.apps`.
     pub fn from_config(config: &Config) -> Self {
         let settings = Settings::from(config);
-        let target = |dispatch: &Dispatch| match dispatch {
-            Dispatch::Kafka { topic } => Target::Topic(topic.clone()),
-            Dispatch::Http(target) => Target::Http(target.clone()),
-            Dispatch::Redis(target) => Target::Redis(target.clone()),
-            Dispatch::Discard => Target::Handler(Arc::new(Discard)),
-            Dispatch::Log => Target::Handler(Arc::new(LogDispatch)),
-        };
         let apps = config.apps.values();
         Self {
             database_url: Some(config.database.url.clone()),
             mysql: None,
             max_connections: config.database.max_connections.get(),
             kafka: config.kafka.clone(),
-            apps: apps.map(|app| (app.app.clone(), target(&app.dispatch))).collect(),
+            apps: apps
+                .map(|app| (app.app.clone(), Target::Dispatch(app.dispatch.clone())))
+                .collect(),
             settings,
             time_zone: None,
             clock: Arc::new(SystemClock),
@@ -217,7 +208,13 @@ impl SchedulerBuilder {
     /// Fires the jobs of an app to a Kafka topic on the cluster that requests are read from. It
     /// must not be a topic of requests, dead letters or verdicts.
     pub fn register_app_on_topic(self, app: AppConfig, topic: impl Into<String>) -> Self {
-        self.register(app, Target::Topic(topic.into()))
+        let target = KafkaTarget { topic: topic.into(), cluster: None };
+        self.register_app_on(app, Dispatch::Kafka(target))
+    }
+
+    /// Fires the jobs of an app to a target, as the configuration does.
+    pub(crate) fn register_app_on(self, app: AppConfig, target: Dispatch) -> Self {
+        self.register(app, Target::Dispatch(target))
     }
 
     /// The instance's name, for logs and reports. Default the host name.

@@ -10,11 +10,12 @@ use sea_orm::{
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, Store};
-use crate::model::app::AppConfig;
+use crate::model::app::{AppConfig, Delivery};
 use crate::model::ids::{AppId, JobId, ShardId, shard_number_of};
 use crate::model::limits::LimitValues;
 use crate::model::pause::{AppPause, Pause};
 use crate::model::schema::JobSchema;
+use crate::model::target::TargetKind;
 
 /// The most rows of one statement.
 const BATCH: usize = 500;
@@ -66,6 +67,8 @@ pub struct AppRules {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AppPolicy {
+    /// What is promised of a job when something fails.
+    pub delivery: Delivery,
     /// The number of failed attempts after which a job becomes a dead letter.
     pub max_attempts: u32,
     /// How long one attempt may take, milliseconds.
@@ -100,6 +103,7 @@ impl AppRules {
             required_fields: config.required_fields.clone(),
             schema: config.schema.clone(),
             policy: AppPolicy {
+                delivery: config.delivery,
                 limits: LimitValues::of(config),
                 max_attempts: config.max_attempts.get(),
                 timeout_ms: u64::try_from(config.timeout.as_millis()).unwrap_or(u64::MAX),
@@ -311,9 +315,6 @@ fn shards_of(config: &AppConfig) -> i32 {
     i32::try_from(config.shards.get()).unwrap_or(i32::MAX)
 }
 
-/// The dispatch targets that this version knows, as an app's row names them.
-const TARGETS: [&str; 5] = ["log", "discard", "kafka", "http", "redis"];
-
 /// The dispatch target in an app's rules. Without one, the configuration of the instance that
 /// fires its jobs decides.
 #[derive(Deserialize)]
@@ -326,7 +327,8 @@ fn check_target(row: &app::Model) -> Result<()> {
     let stored: Option<StoredTarget> = serde_json::from_str(&row.rules).ok();
     let Some(target) = stored.and_then(|stored| stored.dispatch) else { return Ok(()) };
     let name = target.as_str().map_or_else(|| target.to_string(), str::to_owned);
-    if TARGETS.contains(&name.as_str()) {
+    let known = TargetKind::ALL.map(TargetKind::as_str);
+    if known.contains(&name.as_str()) {
         return Ok(());
     }
     Err(Error::Unusable(format!(
@@ -335,7 +337,7 @@ fn check_target(row: &app::Model) -> Result<()> {
          this one",
         row.name,
         env!("CARGO_PKG_VERSION"),
-        TARGETS.join(", "),
+        known.join(", "),
     )))
 }
 

@@ -1,7 +1,7 @@
 //! Bulk actions: one row for each, which says how far it is.
 //!
-//! Its runner notes which jobs it is about to change, changes them, and then notes the results. The change of a job counts itself in its own transaction, so that the numbers are right
-//! wherever a runner ends.
+//! Its runner notes what it is about to change, changes it, and then notes the results. A change
+//! counts itself in its own transaction, so that the numbers are right wherever a runner ends.
 
 use infinite_scheduler_entity::bulk::{Column, Entity, Model};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
@@ -341,9 +341,10 @@ impl Store {
     }
 }
 
-/// Counts a job that a bulk action changes, in the transaction of that change.
-pub(super) fn count(bulk: i64) -> Step {
-    Step::any("update scheduler_bulk set done = done + 1 where id = ?", vec![bulk.into()])
+/// Counts jobs that a bulk action changes, in the transaction of that change.
+pub(super) fn count(bulk: i64, jobs: usize) -> Step {
+    let values = vec![i64::try_from(jobs).unwrap_or_default().into(), bulk.into()];
+    Step::any("update scheduler_bulk set done = done + ? where id = ?", values)
 }
 
 /// Counts a job of a letter that a bulk action had replayed, and that is a letter again.

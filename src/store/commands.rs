@@ -118,12 +118,15 @@ pub struct UnknownCommands {
 /// The `kind` of a [`Look`].
 pub(super) const LOOK: &str = "look";
 
-/// The kinds that this version supports: a [`Look`], and those of
-/// [`JobChange::kind`].
-pub(super) const KINDS: [&str; 6] = [LOOK, "cancel", "run", "reschedule", "edit", "named"];
+/// The `kind` of a part of a bulk action.
+pub(super) const BATCH: &str = "bulk";
+
+/// The kinds that this version supports: a [`Look`], a part of a bulk action, and those
+/// of [`JobChange::kind`].
+pub(super) const KINDS: [&str; 7] = [LOOK, BATCH, "cancel", "run", "reschedule", "edit", "named"];
 
 const WAITING: i16 = 0;
-const DONE: i16 = 1;
+pub(super) const DONE: i16 = 1;
 const WITHDRAWN: i16 = 2;
 /// Rows that one step of the clean-up removes.
 const STEP: u64 = 500;
@@ -155,11 +158,22 @@ impl Store {
         now_ms: i64,
         deadline_ms: Option<i64>,
     ) -> Result<i64> {
+        self.send(shard, request.change.kind(), encode(request)?, now_ms, deadline_ms).await
+    }
+
+    pub(super) async fn send(
+        &self,
+        shard: ShardId,
+        kind: &str,
+        args: String,
+        now_ms: i64,
+        deadline_ms: Option<i64>,
+    ) -> Result<i64> {
         let row = command::ActiveModel {
             id: NotSet,
             shard: Set(shard.0),
-            kind: Set(request.change.kind().to_owned()),
-            args: Set(encode(request)?),
+            kind: Set(kind.to_owned()),
+            args: Set(args),
             state: Set(WAITING),
             answer: Set(None),
             created_ms: Set(now_ms),
@@ -177,7 +191,8 @@ impl Store {
     /// the row.
     pub async fn operation(&self, id: i64) -> Result<Option<Operation>> {
         let row = command::Entity::find_by_id(id).one(&self.inner.pool).await?;
-        let Some(row) = row.filter(|row| row.kind != LOOK) else { return Ok(None) };
+        let is_change = |row: &command::Model| row.kind != LOOK && row.kind != BATCH;
+        let Some(row) = row.filter(is_change) else { return Ok(None) };
         let unreadable = |error| {
             let why = format!("operation {id} cannot be read: {error}; a newer version wrote it");
             Error::Unavailable(why)
@@ -264,6 +279,10 @@ pub(super) fn send(shard: ShardId, request: &ChangeRequest, now_ms: i64) -> Step
 
 /// Answers a command that still waits.
 pub(super) fn answer(id: i64, with: &ChangeAnswer) -> Step {
+    answered(id, with)
+}
+
+pub(super) fn answered(id: i64, with: &impl Serialize) -> Step {
     let update = "update scheduler_command set state = 1, answer = ? where id = ? and state = 0";
     // An answer of names, numbers and texts always serializes.
     let text = serde_json::to_string(with).unwrap_or_default();
@@ -284,7 +303,7 @@ pub(super) fn decode_change(args: &str) -> Option<ChangeRequest> {
     serde_json::from_str(args).ok()
 }
 
-fn encode(request: &ChangeRequest) -> Result<String> {
+pub(super) fn encode(request: &impl Serialize) -> Result<String> {
     serde_json::to_string(request)
         .map_err(|error| Error::Refused(format!("the change cannot be written: {error}")))
 }

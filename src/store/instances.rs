@@ -8,8 +8,9 @@ use sea_orm::ActiveValue::Set;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryResult, Statement};
 
 use super::apps::read_overrides;
+use super::batch_commands::{BatchCommand, decode_batch};
 use super::commands::{
-    ChangeCommand, KINDS, LOOK, Look, UnknownCommands, decode_change, decode_ids,
+    BATCH, ChangeCommand, KINDS, LOOK, Look, UnknownCommands, decode_change, decode_ids,
 };
 use super::{Result, ShardRow, Store, bulk};
 use crate::model::ids::{AppId, Epoch, InstanceId, LedgerId, Partition, ReaderToken, ShardId};
@@ -78,6 +79,8 @@ pub struct Observation {
     pub looks: Vec<Look>,
     /// Changes of jobs in shards of ours that others ask for.
     pub changes: Vec<ChangeCommand>,
+    /// Parts of bulk actions in shards of ours that others ask for.
+    pub batches: Vec<BatchCommand>,
     /// Commands to shards of this instance that its version does not support.
     pub unknown_commands: Vec<UnknownCommands>,
     /// The partitions that readers of this instance have claimed.
@@ -363,6 +366,11 @@ impl Observation {
         deadline_ms: Option<i64>,
     ) {
         let jobs = if kind == LOOK { decode_ids(args) } else { None };
+        let batch = if kind == BATCH { decode_batch(args) } else { None };
+        if let Some(request) = batch {
+            self.batches.push(BatchCommand { command, shard, request, deadline_ms });
+            return;
+        }
         match (jobs, decode_change(args)) {
             (Some(jobs), _) => self.looks.push(Look { command, shard, jobs }),
             (None, Some(request)) if request.change.kind() == kind => {

@@ -6,7 +6,7 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use sqlx::{MySqlTransaction, PgTransaction};
 use uuid::Uuid;
 
-use super::admit::{mysql, postgres, sqlite};
+use super::claims::Claim;
 use super::columns::{job_of, memory_values, signed_ms};
 use super::commands::{self, ChangeAnswer};
 use super::job_rows::{
@@ -14,12 +14,11 @@ use super::job_rows::{
 };
 use super::letters::{LONGEST_NAME, truncated};
 use super::outbox::{self, OrderingKey};
-use super::shards::IS_FREE;
 use super::steps::{Step, Value, run_mysql, run_postgres, run_sqlite};
 use super::tombstones::TOMBSTONE;
-use super::{AppRules, Driver, Result, ShardFence, Store, audit, bulk, history};
+use super::{AppRules, Driver, Result, Store, audit, bulk, history};
 use crate::model::audit::AuditEntry;
-use crate::model::ids::{AppId, Epoch, JobId, KeyId, ShardId};
+use crate::model::ids::{AppId, Epoch, JobId, KeyId};
 use crate::model::job::Job;
 use crate::model::verdict::{Event, pack};
 
@@ -38,26 +37,6 @@ pub struct LocatedJob {
     pub is_paused: bool,
     /// No instance that is alive owns its shard, which is at this epoch.
     pub free_at: Option<Epoch>,
-}
-
-/// By what right a job is changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// Its shard is ours.
-    Owned(ShardFence),
-    /// Nobody owns its shard, which is at this epoch. Its last owner can write nothing
-    /// any more once this is committed.
-    Free(ShardId, Epoch),
-}
-
-impl Claim {
-    /// The shard.
-    pub fn shard(&self) -> ShardId {
-        match self {
-            Self::Owned(fence) => fence.shard,
-            Self::Free(shard, _) => *shard,
-        }
-    }
 }
 
 /// What one transaction writes of a change.
@@ -106,33 +85,37 @@ impl Store {
         Ok(row.map(|row| StoredJob { is_tombstone: row.priority == TOMBSTONE, job: job_of(row) }))
     }
 
+    /// The rows of those of these jobs that have one, in no order.
+    ///
+    /// # Errors
+    /// [`Unavailable`](super::Error::Unavailable) if the database does not answer.
+    pub async fn stored_jobs(&self, ids: &[JobId]) -> Result<Vec<StoredJob>> {
+        let ids = ids.iter().map(|id| id.uuid());
+        let rows = job::Entity::find().filter(job::Column::Id.is_in(ids));
+        let rows = rows.all(&self.inner.pool).await?.into_iter();
+        let stored = |row: job::Model| StoredJob {
+            is_tombstone: row.priority == TOMBSTONE,
+            job: job_of(row),
+        };
+        Ok(rows.map(stored).collect())
+    }
+
     /// The row of a job with its app and its owner, if there is one.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`] if the database does not answer, or the rules of the app cannot be
-    /// read.
+    /// [`super::Error::Unavailable`] if the database does not answer, or the rules of the app cannot
+    /// be read.
     pub async fn locate_job(&self, id: JobId) -> Result<Option<LocatedJob>> {
         let Some(stored) = self.stored_job(id).await? else { return Ok(None) };
-        let shard = stored.job.shard;
-        let select = format!(
-            "select a.id, a.name, a.rules, s.epoch, \
-             case when {IS_FREE} then 1 else 0 end, a.paused_ms, a.overrides from scheduler_shard as s \
-             join scheduler_app as a on a.id = s.app where s.id = {shard}"
-        );
-        let Some(row) = self.query(&select).await?.pop() else { return Ok(None) };
-        let app_name: String = row.try_get_by_index(1)?;
-        let rules: String = row.try_get_by_index(2)?;
-        let overrides: Option<String> = row.try_get_by_index(6)?;
-        let rules = AppRules::read(&app_name, &rules, overrides.as_deref())?;
-        let epoch = Epoch(row.try_get_by_index(3)?);
-        let is_free = match self.inner.driver {
-            Driver::Postgres(_) => row.try_get_by_index::<i32>(4)? == 1,
-            Driver::MySql(_) | Driver::Sqlite(_) => row.try_get_by_index::<i64>(4)? == 1,
-        };
-        let app = AppId(row.try_get_by_index(0)?);
-        let free_at = is_free.then_some(epoch);
-        let is_paused = row.try_get_by_index::<Option<i64>>(5)?.is_some();
-        Ok(Some(LocatedJob { stored, app, app_name, rules, is_paused, free_at }))
+        let located = self.locate_shards(&[stored.job.shard]).await?.pop();
+        Ok(located.map(|shard| LocatedJob {
+            stored,
+            app: shard.app,
+            app_name: shard.app_name,
+            rules: shard.rules,
+            is_paused: shard.is_paused,
+            free_at: shard.free_at,
+        }))
     }
 
     /// The job that an app's idempotency key refers to.
@@ -211,20 +194,20 @@ impl JobWrite {
                 .chain(verdict)
                 .chain(self.history())
                 // Its row is the same for many changes: the lock on it is taken last.
-                .chain(self.bulk.map(bulk::count))
+                .chain(self.bulk.map(|id| bulk::count(id, 1)))
                 .collect(),
         }
     }
 
     /// The row of the history of a job that is cancelled while it waits.
-    fn history(&self) -> Option<Step> {
+    pub(super) fn history(&self) -> Option<Step> {
         let Self { before, after, .. } = self;
         let until_ms = self.tombstone_until.filter(|_| !self.was_tombstone);
         let first = until_ms.and(after.changes.cancelled.as_deref())?;
         Some(history::cancelled(before, first))
     }
 
-    fn update(&self) -> Step {
+    pub(super) fn update(&self) -> Step {
         let Self { before, after, tombstone_until, was_tombstone, .. } = self;
         match tombstone_until {
             Some(until_ms) if *was_tombstone => return remember(before, after, *until_ms),
@@ -271,27 +254,12 @@ impl JobWrite {
     }
 }
 
-/// Takes the shard from who is not alive any more, so that nothing of theirs is written later.
-fn take_free(shard: ShardId, epoch: Epoch) -> Step {
-    let update = format!(
-        "update scheduler_shard set owner = null, epoch = epoch + 1 \
-         where id = ? and epoch = ? and {IS_FREE}"
-    );
-    Step::one(update, vec![shard.0.into(), epoch.0.into()])
-}
-
 async fn postgres_parts(
     transaction: &mut PgTransaction<'_>,
     claim: &Claim,
     parts: Parts,
 ) -> Result<JobWritten> {
-    let is_ours = match claim {
-        Claim::Owned(fence) => postgres::lock_fences(transaction, &[*fence]).await?,
-        Claim::Free(shard, epoch) => {
-            run_postgres(transaction, vec![take_free(*shard, *epoch)]).await?
-        }
-    };
-    if !is_ours {
+    if !claim.holds_on_postgres(transaction).await? {
         return Ok(JobWritten::NotOurs);
     }
     if !run_postgres(transaction, parts.job).await? {
@@ -309,16 +277,7 @@ async fn mysql_parts(
     claim: &Claim,
     parts: Parts,
 ) -> Result<JobWritten> {
-    let is_ours = match claim {
-        Claim::Owned(fence) => {
-            let (held, _) = mysql::run(transaction, mysql::fence_reads(&[*fence])).await?;
-            held == [fence.shard.0]
-        }
-        Claim::Free(shard, epoch) => {
-            run_mysql(transaction, vec![take_free(*shard, *epoch)]).await?
-        }
-    };
-    if !is_ours {
+    if !claim.holds_on_mysql(transaction).await? {
         return Ok(JobWritten::NotOurs);
     }
     if !run_mysql(transaction, parts.job).await? {
@@ -336,11 +295,7 @@ fn sqlite_parts(
     claim: &Claim,
     parts: Parts,
 ) -> Result<JobWritten> {
-    let is_ours = match claim {
-        Claim::Owned(fence) => sqlite::holds(connection, fence)?,
-        Claim::Free(shard, epoch) => run_sqlite(connection, vec![take_free(*shard, *epoch)])?,
-    };
-    if !is_ours {
+    if !claim.holds_on_sqlite(connection)? {
         return Ok(JobWritten::NotOurs);
     }
     if !run_sqlite(connection, parts.job)? {

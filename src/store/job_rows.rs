@@ -88,7 +88,7 @@ pub(super) fn bury(before: &Job, after: &Job, until_ms: i64) -> Step {
 }
 
 /// A tombstone keeps names and times, and nothing else that takes room.
-const TOMBSTONE_COLUMNS: &str = "priority = 3, due_ms = ?, revision = ?, cancelled_ms = ?, \
+pub(super) const TOMBSTONE_COLUMNS: &str = "priority = 3, due_ms = ?, revision = ?, cancelled_ms = ?, \
      cancelled_by = ?, data = '{}', traceparent = null, tracestate = null, last_error = null, \
      started_ms = null, started_by = null, interruptions = null";
 

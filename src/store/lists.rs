@@ -19,7 +19,7 @@ use crate::model::ids::{AppId, JobId, KeyId, LedgerId, ShardId};
 use crate::model::job::Priority;
 
 pub use ends::{EndPlace, EndRange, EndWalk, EndedRow};
-pub use walk::{JobPlace, JobWalk};
+pub use walk::{JobPlace, JobVersion, JobWalk, VersionWalk};
 
 /// Shards or apps whose jobs one statement counts.
 const SHARDS_AT_ONCE: usize = 100;

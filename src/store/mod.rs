@@ -26,6 +26,9 @@ mod shards;
 
 mod admit;
 mod commands;
+mod batch_commands;
+mod claims;
+mod job_batches;
 mod job_changes;
 mod tombstones;
 mod ledger;
@@ -62,7 +65,9 @@ pub use admit::{
 };
 pub use apps::{AppRow, AppRules};
 pub use audit::{AuditCursor, AuditFilter, AuditPage, AuditRow};
+pub use batch_commands::{BatchAnswer, BatchCommand, BatchJob, BatchRequest};
 pub use bulk::{BulkCursor, BulkRow, NewBulk, StepEnd};
+pub use claims::{Claim, LocatedShard};
 pub use commands::{
     ChangeAnswer, ChangeCommand, ChangeRequest, CommandState, Look, Operation, UnknownCommands,
 };
@@ -73,7 +78,8 @@ pub use forecast::DueWithin;
 pub use history::{EndedJob, HistoryEntry};
 pub use history_row::{AttemptState, KeptAttempt};
 pub use instances::{COMMANDS, HeldPartition, InstanceRow, Membership, Observation};
-pub use job_changes::{Claim, JobWrite, JobWritten, LocatedJob};
+pub use job_batches::JobsWrite;
+pub use job_changes::{JobWrite, JobWritten, LocatedJob};
 pub use job_rows::StoredJob;
 pub use keys::{IdempotencyKey, KeyCursor};
 pub use known_apps::KnownApp;
@@ -81,7 +87,8 @@ pub use ledger::{LastRecord, LedgerKey, LedgerRow};
 pub use letter_state::LetterState;
 pub use letters::ParkedRecord;
 pub use lists::{
-    AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobWalk, WalkRange,
+    AppShards, EndPlace, EndRange, EndWalk, EndedRow, JobCount, JobPlace, JobVersion, JobWalk,
+    VersionWalk, WalkRange,
 };
 pub use marks::{InstanceEnd, MarkBatch, Marked};
 pub use members::{InstanceState, KnownInstance};

@@ -9,6 +9,7 @@ use super::apps::pause_of;
 use super::overrides::overrides_of;
 use super::steps::{Step, Value};
 use super::{AppOverrides, AppRules, DueJobs, Error, OrderingKey, Result, Store, audit};
+use crate::model::app::Delivery;
 use crate::model::audit::AuditEntry;
 use crate::model::ids::{AppId, ShardId};
 use crate::model::job::Priority;
@@ -24,6 +25,8 @@ pub struct AppState {
     pub name: String,
     /// Its pause, if it is paused.
     pub pause: Option<AppPause>,
+    /// What is promised of its jobs when something fails.
+    pub delivery: Delivery,
     /// What is configured of its limits.
     pub configured: LimitValues,
     /// What wins over that, if anything does.
@@ -62,6 +65,7 @@ impl Store {
         Ok(Some(AppState {
             id: AppId(row.id),
             pause: pause_of(&row),
+            delivery: rules.policy.delivery,
             configured: rules.policy.limits,
             overrides: overrides_of(&row),
             name: row.name,

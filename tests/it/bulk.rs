@@ -1,6 +1,7 @@
 //! Bulk actions: each job that matched is treated once, and the numbers say so.
 
 mod letters;
+mod memory;
 
 use std::num::NonZeroU32;
 use std::process::Command;
@@ -306,17 +307,52 @@ async fn the_command_begins_shows_and_lists_for_programs() {
     let (code, none, said) = bulk(&["replay", "--state", "dead"]).await;
     assert_eq!((code, none), (Some(2), None), "{said}");
     assert!(said.contains("state is not one of dead letters"), "{said}");
+    jobs_are_cancelled_by_filters_too(&database, &config).await;
     let (_, first, said) = bulk(&["list", "--limit", "1"]).await;
     let first = first.expect("a document");
     assert!(said.contains("older"), "{said}");
     let next = first["next"].as_str().expect("a cursor");
     let (_, second, _) = bulk(&["list", "--cursor", next]).await;
     let second = second.expect("a document");
-    let mut listed = [&first, &second].map(|page| page["items"][0]["id"].to_string());
-    listed.sort_unstable();
-    begun.sort_unstable();
-    assert_eq!((&listed[..], &second["next"]), (&begun[..], &Value::Null));
+    // The others are those of `jobs cancel`.
+    let listed = second["items"].as_array().expect("items").iter();
+    let listed: Vec<String> = listed.map(|item| item["id"].to_string()).collect();
+    assert!(begun.iter().all(|id| listed.contains(id)), "{first} {second}");
+    assert_eq!((listed.len(), &second["next"]), (3, &Value::Null));
     let (code, stopped, _) = bulk(&["stop", &begun[0]]).await;
     assert_eq!((code, &stopped.expect("a document")["state"]), (Some(0), &json!("finished")));
     assert_eq!(bulk(&["show", "1"]).await.0, Some(3));
+}
+
+/// `jobs cancel` without the name of one job.
+async fn jobs_are_cancelled_by_filters_too(database: &TestDatabase, config: &std::path::Path) {
+    let operations =
+        Operations::connect(infinite_scheduler::OperationsOptions::new(database.url()));
+    let operations = operations.await.expect("a database");
+    for app in ["sms", "sipcall"] {
+        for submitted in operations.jobs().schedule_all(requests(app, app, 3)).await {
+            submitted.expect("a job");
+        }
+    }
+    operations.close().await;
+    for (arguments, code, sms, said) in [
+        (&[][..], 2, 3, "give --all"),
+        (&["--app", ""], 2, 3, "--app is empty"),
+        (&["--app", "sms"], 1, 3, "give --yes"),
+        (&["--app", "sms", "--dry-run"], 0, 3, "3 jobs match"),
+        (&["--app", "sms", "--state", "due", "--yes"], 0, 3, "0 matched"),
+        (&["--app", "sms", "--request", "sms-0", "--all"], 2, 3, "leave out either"),
+        (&["--app", "sms", "--stop", "--yes"], 2, 3, "are for one job"),
+        (&["--app", "sms", "--yes"], 0, 0, "3 done"),
+    ] {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_infinite-scheduler"));
+        process.args(["jobs", "cancel"]).args(arguments).arg("--config").arg(config);
+        let done = tokio::task::spawn_blocking(move || process.output()).await;
+        let done = done.expect("no panic").expect("the binary");
+        let all = [done.stdout, done.stderr].concat();
+        let all = String::from_utf8_lossy(&all);
+        assert_eq!(done.status.code(), Some(code), "{arguments:?}: {all}");
+        assert!(all.contains(said), "{arguments:?}: {all}");
+        assert_eq!((live(database, "sms").await, live(database, "sipcall").await), (sms, 3));
+    }
 }

@@ -9,6 +9,7 @@ mod flow;
 mod operated;
 mod operators;
 mod proof;
+mod tables;
 mod verdicts;
 pub(crate) mod topics;
 mod troubles;
@@ -26,7 +27,7 @@ use crate::support::wait_until;
 use crew::Crew;
 use flow::Flow;
 use operators::Operators;
-use proof::Tables;
+use tables::Tables;
 use topics::Cluster;
 use troubles::{Diary, Over};
 
@@ -136,9 +137,9 @@ async fn settle(world: &World, tables: &Tables) {
             );
             unread += end - tables.number(&sql).await;
         }
-        let jobs = tables.number(proof::LIVE_JOBS).await;
+        let jobs = tables.number(tables::LIVE_JOBS).await;
         let letters = tables.number("select count(*) from scheduler_outbox").await;
-        let commands = tables.number(proof::WAITING_COMMANDS).await;
+        let commands = tables.number(tables::WAITING_COMMANDS).await;
         let parked = "select count(*) from scheduler_dead_letter where state = 1";
         let parked = tables.number(parked).await;
         [unread, jobs, letters, commands, parked]

@@ -36,7 +36,7 @@ const WAYS: &str = "CRASHING_INSTANCE_WAY";
 
 /// How a job ends the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     /// Before any attempt is marked for having run for long.
     Soon,
     /// After it was marked.
@@ -47,6 +47,8 @@ enum Way {
     InDrop,
     /// By taking memory until the process is killed.
     OutOfMemory,
+    /// Not at all: its app delivers at most once, and others kill it.
+    Once,
 }
 
 #[derive(Deserialize)]
@@ -73,6 +75,10 @@ impl JobHandler for Handler {
     async fn execute(&self, context: &JobContext) -> Result<(), JobError> {
         let job = context.job();
         self.note(&format!("{} {}", job.request_id, context.attempt()));
+        if self.way == Way::Once {
+            // Some are met while they run.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         if !job.data.deserialize::<Data>()?.poison {
             return Ok(());
         }
@@ -81,7 +87,7 @@ impl JobHandler for Handler {
             Way::Late => tokio::time::sleep(late()).await,
             Way::InDrop => drop(Endless),
             Way::OutOfMemory => take_memory(),
-            Way::InValidate => return Ok(()),
+            Way::InValidate | Way::Once => return Ok(()),
         }
         std::process::abort()
     }
@@ -126,15 +132,17 @@ fn as_an_instance() {
     else {
         return;
     };
-    let way = [Way::Soon, Way::Late, Way::InValidate, Way::InDrop, Way::OutOfMemory]
+    let way = [Way::Soon, Way::Late, Way::InValidate, Way::InDrop, Way::OutOfMemory, Way::Once]
         .into_iter()
         .find(|known| format!("{known:?}") == way);
-    let handler = Handler { calls: calls.into(), way: way.expect("a way") };
+    let way = way.expect("a way");
+    let app = if way == Way::Once { app().at_most_once() } else { app() };
+    let handler = Handler { calls: calls.into(), way };
     telemetry::init(LogFormat::Text, LevelFilter::WARN).expect("a filter");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let builder = Scheduler::builder().database_url(&url).lease(LEASE).instance_id("crashes");
-        let started = builder.register_app(app(), handler).start().await.expect("a start");
+        let started = builder.register_app(app, handler).start().await.expect("a start");
         loop {
             println!("interrupted {}", started.ingest_metrics().jobs_interrupted);
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -147,7 +155,7 @@ fn app() -> AppConfig {
 }
 
 /// The instance, and how often it has ended.
-struct Loop {
+pub(crate) struct Loop {
     folder: TempDir,
     url: String,
     way: Way,
@@ -156,10 +164,17 @@ struct Loop {
 }
 
 impl Loop {
-    fn start(database: &TestDatabase, way: Way) -> Self {
+    pub(crate) fn start(database: &TestDatabase, way: Way) -> Self {
         let (folder, url) = (temporary_folder(), database.url().to_owned());
         let child = spawn(folder.path(), &url, way, 0);
         Self { folder, url, way, child, crashes: 0 }
+    }
+
+    /// Kills it, and starts it again.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("SIGKILL");
+        self.child.wait().expect("a killed child ends");
+        self.revive();
     }
 
     /// Starts it again if it has ended.
@@ -175,12 +190,12 @@ impl Loop {
     }
 
     /// What it has said on its n-th start.
-    fn said(&self, crash: usize) -> String {
+    pub(crate) fn said(&self, crash: usize) -> String {
         self.text(&format!("out-{crash}"))
     }
 
     /// How often each job was called, and the attempts that it was told.
-    fn calls(&self) -> BTreeMap<String, Vec<String>> {
+    pub(crate) fn calls(&self) -> BTreeMap<String, Vec<String>> {
         let mut calls: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for line in self.text("calls").lines() {
             let (id, attempt) = line.split_once(' ').expect("a call");

@@ -7,6 +7,7 @@ mod job_lists;
 mod jobs;
 mod lists;
 mod protocol;
+mod schemathesis;
 mod tokens;
 
 use std::time::Duration;

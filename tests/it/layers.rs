@@ -107,7 +107,7 @@ const ROOMS: &[Room] = &[
     // What is measured and shown is the inside, too.
     Room {
         name: "cli/bench",
-        ours: &["cli", "model", "store", "kafka", "dispatch", "service", "telemetry"],
+        ours: &["cli", "model", "store", "kafka", "dispatch", "operations", "service", "telemetry"],
         crates: &["rdkafka", "rusqlite", "sea_orm", "sqlx", "tokio"],
     },
     Room {

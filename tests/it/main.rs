@@ -59,4 +59,5 @@ mod unknown;
 mod snapshots;
 mod crashes;
 mod crash_guard;
+mod at_most_once;
 mod chaos;

@@ -4,6 +4,7 @@
 //! surface is a further file and one more arm in `Way`.
 
 mod asks;
+mod cases;
 mod command;
 mod handle;
 mod http;
@@ -16,7 +17,8 @@ use infinite_scheduler::operations::{LetterFilter, Operations, OperationsOptions
 use infinite_scheduler::{RequestStatus, ScheduleJobRequest, Scheduler};
 use serde_json::{Value, json};
 
-use self::asks::{Ask, Filter};
+use self::asks::Ask;
+use self::cases::CASES;
 use self::command::CommandLine;
 use self::handle::Groups;
 use self::http::Http;
@@ -28,154 +30,8 @@ use crate::support::world::World;
 
 const DEADLINE: Duration = Duration::from_secs(90);
 
-/// What is asked, in this order: later answers show what earlier questions changed.
-const CASES: &[(&str, Ask)] = &[
-    ("all letters", Ask::List(Filter::ALL)),
-    ("letters of a kind", Ask::List(Filter { kind: Some("missing-field"), ..Filter::ALL })),
-    ("letters with a text", Ask::List(Filter { contains: Some("NOT JSON"), ..Filter::ALL })),
-    ("letters of nobody", Ask::List(Filter { app: Some("nobody"), ..Filter::ALL })),
-    ("a time that ends before it begins", Ask::List(Filter { times: Some((2, 1)), ..Filter::ALL })),
-    ("a letter", Ask::Show("one")),
-    ("no letter", Ask::Show("none")),
-    ("a correction that is no request", Ask::edit("one", Some("{"))),
-    ("a correction that is only tried", Ask::try_edit("one", Some(MENDED))),
-    ("a correction", Ask::edit("one", Some(MENDED))),
-    ("another correction", Ask::edit("one", Some(MENDED))),
-    ("another correction, confirmed", Ask::replace("one", Some(MENDED))),
-    ("no correction of another letter", Ask::edit("two", None)),
-    ("what replays would come to", Ask::Replay { letters: &["one", "two"], dry_run: true }),
-    ("replays", Ask::Replay { letters: &["one", "two"], dry_run: false }),
-    ("a replay once more", Ask::Replay { letters: &["one"], dry_run: false }),
-    ("a replay of nothing", Ask::Replay { letters: &["none"], dry_run: false }),
-    ("a correction of what was replayed", Ask::edit("one", Some(MENDED))),
-    ("a correction with a name that is taken", Ask::edit("three", Some(CONFLICT))),
-    ("a replay with a name that is taken", Ask::Replay { letters: &["three"], dry_run: false }),
-    ("what a discard would come to", Ask::Discard { letters: &["two", "one"], dry_run: true }),
-    ("a discard", Ask::Discard { letters: &["two", "one"], dry_run: false }),
-    ("a replay of what was discarded", Ask::Replay { letters: &["two"], dry_run: false }),
-    (
-        "what a discard of many would come to",
-        Ask::DiscardAll { kind: "invalid-json", dry_run: true },
-    ),
-    ("a discard of many", Ask::DiscardAll { kind: "invalid-json", dry_run: false }),
-    ("a discard of none", Ask::DiscardAll { kind: "invalid-json", dry_run: false }),
-    ("the letters that are left", Ask::List(Filter::ALL)),
-    ("requests", Ask::Submit(REQUESTS)),
-    ("a request that was accepted", Ask::Status("far")),
-    ("a request that was replayed", Ask::Status("mended")),
-    ("a request that was rejected", Ask::Status("no-time")),
-    ("a request that never came", Ask::Status("never")),
-    ("all jobs", Ask::Jobs(&[])),
-    ("jobs of an app by time", Ask::Jobs(&[("app", "sms"), ("from", "2031-01-01T00:00:00Z")])),
-    ("the job of a key", Ask::Jobs(&[("app", "sms"), ("key", "k")])),
-    ("jobs that are due", Ask::Jobs(&[("state", "due")])),
-    ("jobs of an app that nobody has", Ask::Jobs(&[("app", "smss")])),
-    ("jobs in a state that there is not", Ask::Jobs(&[("state", "scheduld")])),
-    ("jobs of no app", Ask::Jobs(&[("app", "")])),
-    ("the apps", Ask::Apps),
-    ("a job", Ask::ShowJob("far")),
-    ("no job", Ask::ShowJob("never")),
-    ("a job that has ended", Ask::ShowJob("done")),
-    ("the request of a job that has ended", Ask::Status("done")),
-    ("a cancellation of what has ended", Ask::CancelJob("done")),
-    ("a start of what has ended", Ask::RunJob("done")),
-    ("another time", Ask::Reschedule { job: "far", to: "2032-01-01T00:00:00Z" }),
-    ("the same time", Ask::Reschedule { job: "far", to: "2032-01-01T00:00:00Z" }),
-    ("a time that is too far ahead", Ask::Reschedule { job: "far", to: "9000-01-01T00:00:00Z" }),
-    ("another time of nothing", Ask::Reschedule { job: "never", to: "2032-01-01T00:00:00Z" }),
-    ("other fields", Ask::EditJob { job: "far", priority: "high", max_attempts: "7" }),
-    ("the job with other fields", Ask::ShowJob("far")),
-    ("a cancellation", Ask::CancelJob("far")),
-    ("the same cancellation", Ask::CancelJob("far")),
-    ("a cancellation of nothing", Ask::CancelJob("never")),
-    ("a start of what is cancelled", Ask::RunJob("far")),
-    ("the cancelled job", Ask::ShowJob("far")),
-    ("the request of the cancelled job", Ask::Status("far")),
-    ("no operation", Ask::Operation(4711)),
-    ("a pause", Ask::Pause { app: "sms", refuse: false }),
-    ("the same pause", Ask::Pause { app: "sms", refuse: false }),
-    ("a pause that refuses requests", Ask::Pause { app: "sms", refuse: true }),
-    ("a pause of what nobody knows", Ask::Pause { app: "fax", refuse: false }),
-    ("the paused app", Ask::Apps),
-    (
-        "other limits",
-        Ask::SetLimits {
-            app: "sms",
-            json: r#"{"ratePerSecond":0.5,"maxAttempts":7,"timeoutMs":null}"#,
-            options: &[
-                "--rate-per-second",
-                "0.5",
-                "--max-attempts",
-                "7",
-                "--timeout-ms",
-                "default",
-            ],
-        },
-    ),
-    (
-        "the same limits",
-        Ask::SetLimits {
-            app: "sms",
-            json: r#"{"ratePerSecond":0.5}"#,
-            options: &["--rate-per-second", "0.5"],
-        },
-    ),
-    (
-        "a burst without a rate",
-        Ask::SetLimits {
-            app: "sms",
-            json: r#"{"ratePerSecond":null,"burst":3}"#,
-            options: &["--rate-per-second", "default", "--burst", "3"],
-        },
-    ),
-    ("no limits", Ask::SetLimits { app: "sms", json: "{}", options: &[] }),
-    (
-        "limits of what nobody knows",
-        Ask::SetLimits {
-            app: "fax",
-            json: r#"{"maxConcurrent":1}"#,
-            options: &["--max-concurrent", "1"],
-        },
-    ),
-    ("configured limits", Ask::ResetLimits("sms")),
-    ("configured limits again", Ask::ResetLimits("sms")),
-    ("a resumption", Ask::Resume("sms")),
-    ("a resumption once more", Ask::Resume("sms")),
-    ("a resumption of what nobody knows", Ask::Resume("fax")),
-    ("a deletion of what nobody knows", Ask::DeleteApp("fax")),
-    ("a drain of nobody", Ask::Drain("12")),
-    ("a drain of what is no id", Ask::Drain("x")),
-    ("a pause of the ingest", Ask::PauseIngest),
-    ("the same pause of the ingest", Ask::PauseIngest),
-    ("the paused partitions", Ask::Positions),
-    ("a resumption of the ingest", Ask::ResumeIngest),
-    ("a resumption of the ingest once more", Ask::ResumeIngest),
-    ("the audit", Ask::Audit),
-    ("the partitions", Ask::Positions),
-    ("where a seek would go", Ask::seek("0", &[], true)),
-    ("a seek in a topic that is not read", Ask::SeekForeignTopic),
-    ("a seek in a partition that is not there", Ask::seek("0", &[7], false)),
-    ("a seek to an offset that is not there", Ask::seek("99", &[], false)),
-    ("a seek to where it stands", Ask::seek("end", &[], false)),
-    ("a seek", Ask::seek("1", &[0], false)),
-];
-
 /// Fired before anything is asked.
 const DONE: &str = r#"{"requestId":"done","appName":"sms","scheduledTime":"2020-01-01T00:00:00Z","jobData":{"a":1}}"#;
-/// Due so late that no instance fires it meanwhile.
-const MENDED: &str =
-    r#"{"requestId":"mended","appName":"sms","scheduledTime":"2031-01-01T00:00:00Z"}"#;
-const CONFLICT: &str = r#"{"requestId":"mended","appName":"sms","scheduledTime":"2031-01-01T00:00:00Z","jobData":{"n":1}}"#;
-const REQUESTS: &[&str] = &[
-    r#"{"requestId":"far","appName":"sms","scheduledTime":"2031-01-01T00:00:00Z"}"#,
-    r#"{"requestId":"far","appName":"sms","scheduledTime":"2031-01-01T00:00:00Z"}"#,
-    r#"{"requestId":"far","appName":"sms","scheduledTime":"2031-01-01T00:00:00Z","jobData":{"n":1}}"#,
-    r#"{"requestId":"key-1","appName":"sms","scheduledTime":"2031-01-01T00:00:00Z","idempotencyKey":"k"}"#,
-    r#"{"requestId":"key-2","appName":"sms","scheduledTime":"2031-01-01T00:00:00Z","idempotencyKey":"k"}"#,
-    r#"{"requestId":"far","appName":"nobody","scheduledTime":"2031-01-01T00:00:00Z"}"#,
-    r#"{"requestId":"too-far","appName":"sms","scheduledTime":"9000-01-01T00:00:00Z"}"#,
-];
-
 const RECORDS: [&str; 6] = [
     "one is not JSON",
     "two is not JSON",

@@ -1,6 +1,7 @@
 //! A broker that requires TLS, SASL/SCRAM and permissions: everything works with it, and what it
 //! refuses is reported in one sentence that says what to do, until it is allowed.
 
+mod apps_topic;
 mod broker;
 mod rights;
 

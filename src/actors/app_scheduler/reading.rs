@@ -154,6 +154,9 @@ impl AppScheduler {
             .collect();
         self.audited += 1;
         let Some((shard, priority)) = lists.get(self.audited % lists.len().max(1)) else { return };
+        if !self.instance.has_lease() {
+            return;
+        }
         let Some(audit) = self.window.audit(*shard, *priority) else { return };
         let after = (i64::MIN, JobId::from_bytes([0; 16]));
         let range = ListRange { shard: *shard, priority: *priority, after, limit: AUDIT_ROWS };
@@ -170,6 +173,8 @@ impl AppScheduler {
     }
 
     fn audited(&mut self, audit: Audit, rows: Option<Vec<Job>>, ctx: &mut Context<Self>) {
+        // Without a lease the shard may have another owner, whose rows are not expected in memory.
+        let rows = rows.filter(|_| self.instance.has_lease());
         let rescued = self.window.apply_audit(audit, rows.unwrap_or_default());
         if rescued > 0 {
             self.instance.counters.add(&self.instance.counters.rescued, rescued);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::super::in_flight::{Attempt, Ended, MarkState};
+use super::super::in_flight::{Attempt, Ended, MarkState, Ruling};
 use super::super::instance::Instance;
 use crate::dispatch::{Failure, FiredJob, JobError};
 use crate::model::change::remembered_until;
@@ -24,7 +24,18 @@ pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) ->
     {
         return Some(after_cancellation(instance, attempt, how, first));
     }
+    let is_once = attempt.app.config.is_at_most_once();
     let error = match how {
+        Ended::Cancelled if is_once => {
+            let why = "the attempt was stopped with its instance".to_owned();
+            return Some(may_have_arrived(instance, attempt, why));
+        }
+        Ended::Panicked if is_once => {
+            return Some(may_have_arrived(instance, attempt, "the handler panicked".to_owned()));
+        }
+        Ended::TimedOut(limit) if is_once => {
+            return Some(may_have_arrived(instance, attempt, too_long(*limit)));
+        }
         Ended::NotStarted | Ended::Cancelled => {
             return (attempt.mark == MarkState::Marked).then(|| handed_back(attempt));
         }
@@ -34,14 +45,12 @@ pub(super) fn outcome_of(instance: &Instance, attempt: &Attempt, how: &Ended) ->
             let why = "expiresTime had passed before the job could be fired".to_owned();
             return Some(bury(instance, attempt, ErrorKind::Expired, why, 0));
         }
-        Ended::Interrupted(why) => {
-            return Some(bury(instance, attempt, ErrorKind::Interrupted, why.clone(), 0));
+        Ended::Ruled(ruling) => {
+            let Ruling { kind, why, counts } = &**ruling;
+            return Some(bury(instance, attempt, *kind, why.clone(), u32::from(*counts)));
         }
         Ended::Returned(Err(error)) => error.clone(),
-        Ended::TimedOut(limit) => {
-            let why = format!("the attempt took longer than {} ms", limit.as_millis());
-            JobError::Retry(why).into()
-        }
+        Ended::TimedOut(limit) => JobError::Retry(too_long(*limit)).into(),
         Ended::Panicked => JobError::Retry("the handler panicked".into()).into(),
     };
     Some(after_failure(instance, attempt, error))
@@ -65,7 +74,7 @@ fn after_cancellation(
         Ended::Returned(Err(failure)) if !failure.is_attempt() => {}
         Ended::NotStarted
         | Ended::Expired
-        | Ended::Interrupted(_)
+        | Ended::Ruled(_)
         | Ended::OtherRow
         | Ended::Cancelled => {}
         Ended::Returned(Err(_)) | Ended::TimedOut(_) | Ended::Panicked => {
@@ -74,21 +83,30 @@ fn after_cancellation(
     }
     let until_ms = remembered_until(&attempt.job, instance.window_ms());
     let fired = match how {
-        Ended::NotStarted | Ended::Expired | Ended::Interrupted(_) | Ended::OtherRow => false,
+        Ended::NotStarted | Ended::Expired | Ended::Ruled(_) | Ended::OtherRow => false,
         Ended::Returned(_) | Ended::TimedOut(_) | Ended::Panicked | Ended::Cancelled => true,
     };
     Outcome::Cancelled(Arc::new(Tombstone { first: first.clone(), until_ms, fired }))
 }
 
 fn after_failure(instance: &Instance, attempt: &Attempt, failure: Failure) -> Outcome {
-    if !failure.is_attempt() {
+    let Attempt { job, app, .. } = attempt;
+    let is_once = app.config.is_at_most_once();
+    if is_once && failure.may_have_arrived() {
+        return may_have_arrived(instance, attempt, failure.why());
+    }
+    // The target has had the job in its hands.
+    let is_final = is_once && matches!(failure, Failure::TooMany { .. });
+    if !failure.is_attempt() && !is_final {
         return postponed(instance, attempt, failure);
     }
-    let Attempt { job, app, .. } = attempt;
     app.figures.failed.fetch_add(1, Ordering::Relaxed);
     let failed = job.attempts + 1;
     let why = kept(&failure.why());
-    let most = job.max_attempts.unwrap_or(app.limits().max_attempts.get());
+    let most = match is_once {
+        true => 1,
+        false => job.max_attempts.unwrap_or(app.limits().max_attempts.get()),
+    };
     let is_refused =
         matches!(failure, Failure::Refused { .. } | Failure::Handler(JobError::Refused(_)));
     if is_refused {
@@ -107,6 +125,18 @@ fn after_failure(instance: &Instance, attempt: &Attempt, failure: Failure) -> Ou
     };
     let due_ms = due_after(instance.clock.now_ms(), wait);
     Outcome::Retry { due_ms, attempts: failed, error: Some(why) }
+}
+
+/// The outcome of an attempt that must not be repeated, and of which it is not known whether it has
+/// reached its receiver.
+fn may_have_arrived(instance: &Instance, attempt: &Attempt, why: String) -> Outcome {
+    attempt.app.figures.failed.fetch_add(1, Ordering::Relaxed);
+    let why = kept(&format!("it may have arrived, and is not tried again: {why}"));
+    bury(instance, attempt, ErrorKind::Interrupted, why, 1)
+}
+
+fn too_long(limit: Duration) -> String {
+    format!("the attempt took longer than {} ms", limit.as_millis())
 }
 
 /// The outcome of what was no attempt. Where the target has not taken the job, it waits as after a

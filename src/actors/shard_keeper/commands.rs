@@ -1,15 +1,19 @@
 //! Commands: rows by which other processes ask the owner of a shard to do something.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix::prelude::*;
 
-use super::super::messages::{ChangeJob, LoadJobs, ScanOutbox};
+use super::super::messages::{ChangeBatch, ChangeJob, LoadJobs, ScanOutbox};
 use super::ShardKeeper;
+use crate::admission::{ChangeReply, Treated, treated};
 use crate::health::ProblemKind;
 use crate::model::ids::{AppId, JobId, ShardId};
-use crate::store::{COMMANDS as MOST, ChangeCommand, Observation, UnknownCommands};
+use crate::store::{
+    BatchAnswer, BatchCommand, COMMANDS as MOST, ChangeCommand, Observation, UnknownCommands,
+};
 
 /// The subject of a problem with commands.
 const COMMANDS: &str = "commands";
@@ -83,6 +87,36 @@ impl ShardKeeper {
         self.has_commands |= passed_on > 0 && observed.changes.len() >= MOST;
     }
 
+    /// Passes parts of bulk actions in our shards on to the schedulers of their apps, and answers
+    /// them. Each job counts itself with its commit, so one that is seen again changes nothing.
+    pub(super) fn pass_batches_on(&mut self, observed: &Observation, ctx: &mut Context<Self>) {
+        let apps: HashMap<ShardId, AppId> =
+            observed.shards.iter().map(|row| (row.id, row.app)).collect();
+        let now_ms = observed.now_us / 1000;
+        for BatchCommand { command, shard, request, deadline_ms } in &observed.batches {
+            let Some(app) = apps.get(shard) else { continue };
+            if !self.passed_on.insert(*command) {
+                continue;
+            }
+            let (command, app, instance) = (*command, *app, self.instance.clone());
+            let is_late = deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms);
+            let batch = ChangeBatch { shard: *shard, request: Arc::new(request.clone()) };
+            let done = async move {
+                if is_late {
+                    drop(instance.bounded(instance.store.withdraw_command(command)).await);
+                    return;
+                }
+                // Without an answer it is seen again.
+                let Some(replies) = instance.registry.ask(app, batch).await else { return };
+                let Some(answer) = answer_of(&replies) else { return };
+                drop(instance.bounded(instance.store.answer_batch(command, &answer)).await);
+            };
+            ctx.spawn(done.into_actor(self).map(move |(), actor, _| {
+                actor.passed_on.remove(&command);
+            }));
+        }
+    }
+
     /// Reports commands of an unknown kind, which stay in the table.
     pub(super) fn report_unknown_commands(&self, observed: &Observation) {
         let unknown = &observed.unknown_commands;
@@ -95,6 +129,19 @@ impl ShardKeeper {
         let why = sentence(unknown);
         self.instance.health.report(COMMANDS, ProblemKind::UnknownCommands, why);
     }
+}
+
+/// The answer to a part of a bulk action; `None` if some jobs are not ours any more.
+fn answer_of(replies: &[ChangeReply]) -> Option<BatchAnswer> {
+    let mut answer = BatchAnswer::default();
+    for reply in replies {
+        match treated(reply)? {
+            Treated::Done => answer.done += 1,
+            Treated::Failed => answer.failed += 1,
+            Treated::Changed | Treated::Skipped => {}
+        }
+    }
+    Some(answer)
 }
 
 fn sentence(unknown: &[UnknownCommands]) -> String {

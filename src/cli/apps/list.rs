@@ -37,7 +37,16 @@ pub(super) async fn run(arguments: List) -> anyhow::Result<ExitCode> {
     } else if apps.is_empty() {
         report("no app was ever registered");
     } else {
-        let names = ["app", "shards", "owned", "max attempts", "timeout ms", "instances", "paused"];
+        let names = [
+            "app",
+            "shards",
+            "owned",
+            "max attempts",
+            "timeout ms",
+            "delivery",
+            "instances",
+            "paused",
+        ];
         let rows: Vec<Vec<String>> = apps.iter().map(cells).collect();
         say(table(&names, &rows).trim_end());
     }
@@ -53,6 +62,7 @@ fn cells(app: &App) -> Vec<String> {
         [u64::from(app.shards), app.owned_shards.into(), app.max_attempts.into(), app.timeout_ms];
     let mut cells = vec![app.app_name.clone()];
     cells.extend(numbers.map(|number| number.to_string()));
+    cells.push(app.delivery.as_str().to_owned());
     cells.push(instances);
     cells.push(app.pause.as_ref().map_or_else(|| "no".to_owned(), paused));
     cells

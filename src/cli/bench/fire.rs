@@ -67,6 +67,18 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     Ok(Fire { jobs: count, jobs_per_second: ours, raw_rows_per_second: raw, ratio: ours / raw })
 }
 
+/// How many of `count` overdue jobs are fired a second, next to what is in the table.
+pub(super) async fn rate(scratch: &Scratch, count: usize) -> anyhow::Result<f64> {
+    let row = jobs::register(scratch).await?;
+    let long_ago_ms = SystemClock.now_ms() - 86_400_000;
+    jobs::load(scratch, &row, 0..count, |_| long_ago_ms + fastrand::i64(0..80_000_000)).await?;
+    let scheduler = scratch.builder().register_app(app(false), Discard).start().await?;
+    let measured = watch(&scheduler, count).await;
+    scheduler.shutdown(Duration::from_secs(10)).await;
+    let (counted, time) = measured?;
+    Ok(per_second(counted, time))
+}
+
 pub(super) fn app(keeps_history: bool) -> AppConfig {
     let count = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
     let mut app = jobs::app();

@@ -58,8 +58,9 @@ pub(super) async fn load(
         .await
 }
 
-/// Puts `count` jobs into the table that are not due for years, each with an idempotency key.
-pub(super) async fn load_pending(scratch: &Scratch, count: usize) -> anyhow::Result<()> {
+/// Puts the jobs of these numbers into the table that are not due for years, each with an
+/// idempotency key.
+pub(super) async fn load_pending(scratch: &Scratch, numbers: Range<usize>) -> anyhow::Result<()> {
     const YEAR_MS: i64 = 365 * 86_400_000;
     let app = Arc::new(register(scratch).await?);
     let now_ms = SystemClock.now_ms();
@@ -71,7 +72,7 @@ pub(super) async fn load_pending(scratch: &Scratch, count: usize) -> anyhow::Res
         let key = IdempotencyKey { id, name: name.clone(), expires_ms };
         entry(&app, number, name, due_ms, Some(key))
     };
-    admit_all(scratch, 0..count, pending).await
+    admit_all(scratch, numbers, pending).await
 }
 
 /// Admits the entries of these numbers.

@@ -65,6 +65,14 @@ impl Scratch {
         Scheduler::builder().database_url(&self.url).max_connections(CONNECTIONS)
     }
 
+    /// An id as a literal of SQL.
+    pub(super) fn id_literal(&self, id: u128) -> String {
+        match self.url.starts_with("postgres") {
+            true => format!("'{id:032x}'::uuid"),
+            false => format!("x'{id:032x}'"),
+        }
+    }
+
     /// The jobs that there are.
     pub(super) async fn jobs(&self) -> anyhow::Result<i64> {
         Ok(self.sql.number("select count(*) from scheduler_job").await?)

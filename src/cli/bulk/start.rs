@@ -12,7 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::sentence;
 use crate::cli::author::Author;
 use crate::cli::exit::Exit;
-use crate::cli::jobs::{Filters, counted, time};
+use crate::cli::job_filters::{Filters, counted, time};
 use crate::cli::output::{DocumentOption, document, on_one_line, report, say};
 use crate::cli::session::Session;
 use crate::cli::signals::Signals;
@@ -61,7 +61,7 @@ Examples:
 pub(super) struct Reschedule {
     #[command(flatten)]
     common: Common,
-    /// When each is to fire; a time without an offset is read in the zone of the instance
+    /// When each is to fire; a time without an offset is read in the configured zone
     #[arg(long, value_name = "TIME", value_parser = time, required_unless_present = "shift_ms")]
     time: Option<ScheduledTime>,
     /// How much later each is to fire; a negative number is earlier
@@ -128,6 +128,17 @@ struct Common {
     config: ConfigFile,
     #[command(flatten)]
     filters: Filters,
+    #[command(flatten)]
+    many: Many,
+    #[command(flatten)]
+    form: DocumentOption,
+    #[command(flatten)]
+    author: Author,
+}
+
+/// How many are treated at once.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Many {
     /// Every job or dead letter is meant
     #[arg(long)]
     all: bool,
@@ -143,10 +154,25 @@ struct Common {
     /// Begin without a question
     #[arg(long)]
     yes: bool,
-    #[command(flatten)]
+}
+
+impl Many {
+    /// Whether one of the options is given.
+    pub(in crate::cli) fn is_given(&self) -> bool {
+        let Self { all, rate, idempotency_key, dry_run, yes } = self;
+        *all || *dry_run || *yes || rate.is_some() || idempotency_key.is_some()
+    }
+}
+
+/// `jobs cancel` of more than one job.
+pub(in crate::cli) async fn cancel_jobs(
+    config: ConfigFile,
+    filters: Filters,
+    many: Many,
     form: DocumentOption,
-    #[command(flatten)]
     author: Author,
+) -> anyhow::Result<ExitCode> {
+    start(Common { config, filters, many, form, author }, BulkAction::Cancel).await
 }
 
 pub(super) async fn cancel(arguments: Cancel) -> anyhow::Result<ExitCode> {
@@ -191,7 +217,8 @@ async fn start_in(
     arguments: Common,
     action: BulkAction,
 ) -> anyhow::Result<ExitCode> {
-    let Common { filters, all, rate, idempotency_key, dry_run, yes, form, author, .. } = arguments;
+    let Common { filters, many, form, author, .. } = arguments;
+    let Many { all, rate, idempotency_key, dry_run, yes } = many;
     let filter = filters.read(&session.config)?;
     filters.report_local_times(&session.config, &filter);
     if filter.is_empty() && !all {

@@ -10,6 +10,8 @@ use tracing_subscriber::filter::LevelFilter;
 use super::Which;
 use super::answer::{code, sentence};
 use crate::cli::author::Author;
+use crate::cli::bulk;
+use crate::cli::job_filters::{Filters, OtherFilters, time};
 use crate::cli::output::{DocumentOption, document, on_one_line, say};
 use crate::cli::session::Session;
 use crate::cli::{ConfigFile, cannot_start};
@@ -17,24 +19,32 @@ use crate::model::job::{JobData, Priority};
 use crate::model::time::ScheduledTime;
 use crate::operations::{JobOperation, JobPatch, Setting};
 
-/// Cancels a job: no further attempt at it starts
+/// Cancels a job, or every job that filters select: no further attempt at it starts
 ///
 /// An attempt that runs goes on, and may be the good one; --stop asks it to stop. A job that was
-/// cancelled before is answered in the same way.
+/// cancelled before is answered in the same way. Without an id, --request or --key every job of the
+/// app and the filters is meant, as by `bulk cancel`: they are counted first, and cancelled with --yes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   infinite-scheduler jobs cancel 0d6f8e0c-8d2a-8c3f-9a51-4b2b8a5d7e11 --reason 'ordered twice'
   infinite-scheduler jobs cancel --app sms --request 9f1c --json
+  infinite-scheduler jobs cancel --app sms --state due --dry-run
+  infinite-scheduler jobs cancel --app sms --yes
 
-Exit codes: 0 it is cancelled, or runs for the last time; 1 it failed; 2 it cannot work as it was
-asked; 3 it has fired already, or is unknown; 4 not answered yet.")]
+Exit codes: 0 it is cancelled, or runs for the last time; 1 it failed, some could not be cancelled, or
+--yes is missing; 2 it cannot work as it was asked; 3 it has fired already, or is unknown; 4 not
+answered yet.")]
 pub(super) struct Cancel {
     #[command(flatten)]
     common: Common,
     /// Also ask a running attempt to stop
     #[arg(long)]
     stop: bool,
+    #[command(flatten)]
+    filters: OtherFilters,
+    #[command(flatten)]
+    many: bulk::Many,
 }
 
 /// Gives a job another time; one in the past means now
@@ -123,9 +133,25 @@ struct Common {
 }
 
 pub(super) async fn cancel(arguments: Cancel) -> anyhow::Result<ExitCode> {
-    let operation = JobOperation::cancel(arguments.common.which.name()?);
-    let operation = if arguments.stop { operation.stop_running() } else { operation };
-    carry_out(arguments.common, operation).await
+    let Cancel { common, stop, filters, many } = arguments;
+    let Which { id, app, request, key } = &common.which;
+    if id.is_none() && request.is_none() && (key.is_none() || filters.is_given() || many.is_given())
+    {
+        if stop || common.if_match.is_some() || common.withdraw {
+            let why = "--stop, --if-match and --withdraw are for one job: name it by its id, or by \
+                       --app with --request or --key";
+            return Err(cannot_start(why).into());
+        }
+        let filters = Filters { app: app.clone(), key: key.clone(), others: filters };
+        return bulk::cancel_jobs(common.config, filters, many, common.form, common.author).await;
+    }
+    if filters.is_given() || many.is_given() {
+        let why = "one job is named, and filters or --all besides: leave out either";
+        return Err(cannot_start(why).into());
+    }
+    let operation = JobOperation::cancel(common.which.name()?);
+    let operation = if stop { operation.stop_running() } else { operation };
+    carry_out(common, operation).await
 }
 
 pub(super) async fn reschedule(arguments: Reschedule) -> anyhow::Result<ExitCode> {
@@ -172,12 +198,6 @@ async fn carry_out(arguments: Common, operation: JobOperation) -> anyhow::Result
         false => say(on_one_line(&sentence(&answer))),
     }
     Ok(code(&answer))
-}
-
-pub(in crate::cli) fn time(text: &str) -> Result<ScheduledTime, String> {
-    let is_json = text.parse::<i64>().is_ok() || text.starts_with(['{', '[']);
-    let time = if is_json { ScheduledTime::from_json(text) } else { text.parse() };
-    time.map_err(|error| error.to_string())
 }
 
 fn data(text: &str) -> Result<JobData, String> {

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 
-use super::filters::Filters;
 use super::show::running;
 use crate::cli::ConfigFile;
+use crate::cli::job_filters::{Filters, counted};
 use crate::cli::output::{self, ListOptions, ListPrinter, TextTable, grouped, report};
 use crate::cli::session::Session;
-use crate::operations::{JobCount, ListedJob, PageRequest, rfc3339_s};
+use crate::operations::{ListedJob, PageRequest, rfc3339_s};
 
 /// The jobs that one query reads.
 const PAGE: usize = 500;
@@ -76,15 +76,6 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> anyhow::Resu
         report("no job is like that");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-pub(in crate::cli) fn counted(JobCount { jobs, has_more }: JobCount) -> String {
-    let number = grouped(jobs as f64);
-    match (has_more, jobs) {
-        (true, _) => format!("more than {number} jobs"),
-        (false, 1) => "1 job".into(),
-        (false, _) => format!("{number} jobs"),
-    }
 }
 
 const NAMES: [&str; 9] =

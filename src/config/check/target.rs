@@ -5,10 +5,11 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{REDIS_FORM, redis_url_flaw};
-use crate::config::raw::{RawApp, RawDispatch, RawRedisCommand, RawSecret, RawSecretTable};
+use crate::config::raw::{RawApp, RawRedisCommand, RawSecret, RawSecretTable};
 use crate::config::{ConfigError, Dispatch};
-use crate::dispatch::{HttpTarget, RedisCommand, RedisTarget, SecretSource};
+use crate::dispatch::{HttpTarget, KafkaTarget, RedisCommand, RedisTarget, SecretSource};
 use crate::kafka::KafkaIngestConfig;
+use crate::model::target::TargetKind;
 
 /// The target of app `name`. Relative paths start from `folder`.
 pub(super) fn dispatch(
@@ -19,25 +20,22 @@ pub(super) fn dispatch(
 ) -> Result<Dispatch, ConfigError> {
     refuse_keys_of_others(name, raw)?;
     match raw.dispatch {
-        RawDispatch::Log => Ok(Dispatch::Log),
-        RawDispatch::Discard => Ok(Dispatch::Discard),
-        RawDispatch::Kafka => {
-            let topic = needed(name, raw, "topic", "name the topic for its jobs", &raw.topic)?;
-            check_topic(name, &topic, kafka)?;
-            Ok(Dispatch::Kafka { topic })
-        }
-        RawDispatch::Http => http(name, raw, folder).map(Dispatch::Http),
-        RawDispatch::Redis => redis(name, raw).map(Dispatch::Redis),
+        TargetKind::Log => Ok(Dispatch::Log),
+        TargetKind::Discard => Ok(Dispatch::Discard),
+        TargetKind::Kafka => self::kafka(name, raw, kafka).map(Dispatch::Kafka),
+        TargetKind::Http => http(name, raw, folder).map(Dispatch::Http),
+        TargetKind::Redis => redis(name, raw).map(Dispatch::Redis),
     }
 }
 
 /// A key that has no effect would be taken for one that has.
 fn refuse_keys_of_others(name: &str, raw: &RawApp) -> Result<(), ConfigError> {
-    use RawDispatch::{Http, Kafka, Redis};
+    use TargetKind::{Http, Kafka, Redis};
     // The key that both have is named with the kind that is set, if it is one of them.
     let of_url = if raw.dispatch == Redis { Redis } else { Http };
     let keys = [
         ("topic", raw.topic.is_some(), Kafka),
+        ("kafka", raw.kafka.is_some(), Kafka),
         ("url", raw.url.is_some(), of_url),
         ("secrets", !raw.secrets.is_empty(), Http),
         ("headers", !raw.headers.is_empty(), Http),
@@ -79,18 +77,28 @@ fn needed<T: Clone>(
     })
 }
 
-fn check_topic(
+fn kafka(
     name: &str,
-    topic: &str,
-    kafka: Option<&KafkaIngestConfig>,
-) -> Result<(), ConfigError> {
-    let key = format!("apps.{name}.topic");
-    let Some(kafka) = kafka else {
+    raw: &RawApp,
+    ingest: Option<&KafkaIngestConfig>,
+) -> Result<KafkaTarget, ConfigError> {
+    let topic = needed(name, raw, "topic", "name the topic for its jobs", &raw.topic)?;
+    let target = KafkaTarget { topic, cluster: raw.kafka.clone() };
+    if let Some(cluster) = &target.cluster {
+        cluster.validate().map_err(|error| {
+            let sentence = error.to_string();
+            let (field, problem) = sentence.split_once(' ').unwrap_or_default();
+            ConfigError::invalid(format!("apps.{name}.kafka.{field}"), problem)
+        })?;
+    } else if ingest.is_none() {
         let problem = "= \"kafka\" needs a [kafka] table, which is not there: add one (it may be \
-                       empty), or choose another dispatch";
+                       empty), name its own brokers as apps.NAME.kafka, or choose another dispatch"
+            .replace("NAME", name);
         return Err(ConfigError::invalid(format!("apps.{name}.dispatch"), problem));
-    };
-    kafka.check_dispatch_topic(topic).map_err(|problem| ConfigError::invalid(key, problem))
+    }
+    let of_topic = |problem| ConfigError::invalid(format!("apps.{name}.topic"), problem);
+    target.check_topic(ingest).map_err(of_topic)?;
+    Ok(target)
 }
 
 fn http(name: &str, raw: &RawApp, folder: &Path) -> Result<HttpTarget, ConfigError> {

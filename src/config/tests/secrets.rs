@@ -112,6 +112,10 @@ fn no_error_shows_a_secret() {
         "database.url = ['postgres://u:hush@h/db']",
         "kafka.properties = { 'sasl.password' = ['hush'] }",
         "kafka.properties = { 'sasl.pasword' = 'hush', 'x.password' = 'hush' }",
+        "apps.x = { dispatch = 'kafka', topic = 't', kafka = { bootstrap_servers = 'h:1', \
+         properties = { 'sasl.password' = ['hush'] } } }",
+        "apps.x = { dispatch = 'kafka', topic = 't', kafka = { bootstrap_servers = 'h:1', \
+         properties = { 'ssl.key.password' = \"hush\\n\" } } }",
     ] {
         let sentence = load(text, &[]).unwrap_err();
         assert!(!sentence.contains("hush") && !sentence.contains('\n'), "{sentence}");

@@ -8,7 +8,8 @@ fn a_dispatch_that_leads_nowhere_or_in_circles_is_refused() {
         (
             "apps.x = { dispatch = 'kafka', topic = 't' }",
             "apps.x.dispatch = \"kafka\" needs a [kafka] table, which is not there: add one (it \
-             may be empty), or choose another dispatch",
+             may be empty), name its own brokers as apps.x.kafka, or choose another \
+             dispatch",
         ),
         (
             "[kafka]\n[apps.x]\ndispatch = 'kafka'",

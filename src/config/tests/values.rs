@@ -34,6 +34,22 @@ fn what_a_value_cannot_be_is_said_with_the_way_out() {
              group_id",
         ),
         (
+            "apps.x = { dispatch = 'kafka', topic = 't', kafka = { bootstrap_servers = '' } }",
+            "apps.x.kafka.bootstrap_servers is empty: give it a value, or leave it out for the \
+             default",
+        ),
+        (
+            "apps.x = { dispatch = 'kafka', topic = 't', kafka = { bootstrap_servers = 'h:1', \
+             properties = { acks = 1 } } }",
+            "apps.x.kafka.properties.\"acks\" is refused, because a dead letter or a fired \
+             job that the broker loses would be lost: leave it out",
+        ),
+        (
+            "apps.x = { kafka = { bootstrap_servers = 'h:1' } }",
+            "apps.x.kafka has a meaning only with apps.x.dispatch = \"kafka\": set that, or leave \
+             the kafka out",
+        ),
+        (
             "apps.x.dispatch = 'http'",
             "apps.x.dispatch = \"http\" needs apps.x.url: name the address for its jobs, like \
              https://host/path",
@@ -105,8 +121,9 @@ fn what_a_value_cannot_be_is_said_with_the_way_out() {
              key out",
         ),
         (
-            "apps.x.delivery = 'at-most-once'",
-            "apps.x.delivery = \"at-most-once\" is not available in this version: leave it out",
+            "apps.x = { delivery = 'at-most-once', max_attempts = 3 }",
+            "apps.x.max_attempts is 3, but with delivery = \"at-most-once\" a job has one attempt: \
+             leave it out",
         ),
         (
             "apps.x.rate_per_second = 0",

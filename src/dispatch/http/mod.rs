@@ -232,7 +232,7 @@ impl DynJobHandler for HttpDispatch {
                 Err(NoAnswer::NotSent(why)) => Err(Failure::NotSent(why)),
                 Err(NoAnswer::Unknown(why)) => {
                     self.leave(&session);
-                    Err(Failure::Again { why, retry_after: None, about: About::Target })
+                    Err(Failure::NoAnswer(why))
                 }
             }
         })

@@ -87,6 +87,19 @@ impl fmt::Debug for HttpTarget {
 }
 
 impl HttpTarget {
+    /// The endpoint at `url`, without a signature and further headers.
+    pub(crate) fn at(url: impl Into<String>) -> Self {
+        Self {
+            url: SecretString::from(url.into()),
+            secrets: Vec::new(),
+            headers: BTreeMap::new(),
+            ca: None,
+            client: None,
+            proxy: None,
+            allow_link_local: false,
+        }
+    }
+
     /// Checks what needs no file and no network.
     ///
     /// # Errors
@@ -164,15 +177,7 @@ pub(super) mod tests {
     use super::*;
 
     pub(in super::super) fn target(url: &str) -> HttpTarget {
-        HttpTarget {
-            url: SecretString::from(url),
-            secrets: Vec::new(),
-            headers: BTreeMap::new(),
-            ca: None,
-            client: None,
-            proxy: None,
-            allow_link_local: false,
-        }
+        HttpTarget::at(url)
     }
 
     #[test]

@@ -264,7 +264,7 @@ pub(super) fn validate(name: &str, value: &str) -> Result<(), KafkaConfigError> 
 
 /// Deserializes properties whose values are strings, numbers or booleans. Names may be quoted
 /// (`"sasl.password" = ..`) or not (`sasl.password = ..`, which in TOML is a table of tables).
-pub(super) fn flat<'de, D: Deserializer<'de>>(
+pub(in crate::kafka) fn flat<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
     let mut properties = BTreeMap::new();

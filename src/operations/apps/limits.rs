@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::change::{TRIES, changed, entry, others_change, state};
 use super::{AppChange, AppResult, Apps};
+use crate::model::app::Delivery;
 use crate::model::audit::{AuditAction, AuditEntry};
 use crate::model::letter::{ErrorKind, Refusal};
 use crate::model::limits::LimitValues;
@@ -121,7 +122,8 @@ impl Apps<'_> {
     /// heartbeats, over every restart, until [`reset`](Self::reset). A pause stays.
     ///
     /// # Errors
-    /// [`Error::Refused`] if no limit is named, or a burst without a rate;
+    /// [`Error::Refused`] if no limit is named, a burst without a rate, or more than one attempt
+    /// where a job is delivered at most once;
     /// [`Error::NotFound`] if no such app was ever registered; [`Error::Unavailable`] when the
     /// database does not answer.
     pub async fn change(&self, app: impl Into<String>, change: LimitChange) -> Result<AppChange> {
@@ -147,6 +149,15 @@ async fn set(context: &Context, app: &str, change: &LimitChange) -> Result<AppCh
     }
     for _ in 0..TRIES {
         let seen = state(context, app).await?;
+        if let (Some(Some(most)), Delivery::AtMostOnce) = (change.max_attempts, seen.delivery)
+            && most.get() > 1
+        {
+            let why = format!(
+                "maxAttempts is {most}, but app {app} delivers a job at most once, in one attempt: \
+                 leave it out"
+            );
+            return Err(refused(&why));
+        }
         let before = seen.overrides.as_ref().map(|over| over.values).unwrap_or_default();
         let values = change.apply(before);
         let in_force = values.over(seen.configured);

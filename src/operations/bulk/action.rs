@@ -1,5 +1,6 @@
 //! What a bulk action does to each job or dead letter.
 
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -66,6 +67,16 @@ impl BulkAction {
             Self::Shift(0) => refused("shiftMs is 0, which moves nothing: give milliseconds"),
             _ => Ok(()),
         }
+    }
+
+    /// It with the instant that its time means, which depends on the zone of who is asked.
+    pub(super) fn resolved(self, zone: &TimeZone) -> Result<Self> {
+        let Self::Reschedule(time) = self else { return Ok(self) };
+        let resolved = time.resolve_ms(zone).and_then(ScheduledTime::from_epoch_ms);
+        resolved.map(Self::Reschedule).ok_or_else(|| {
+            let why = format!("scheduledTime {time} is outside the years 0 to 9999 in UTC");
+            Refusal::new(ErrorKind::InvalidField, why).into()
+        })
     }
 
     /// The particulars as a JSON object.

@@ -2,6 +2,7 @@
 //! carries them out, on one of the instances that are alive.
 
 mod action;
+mod batches;
 mod run;
 
 use std::num::NonZeroU32;
@@ -322,6 +323,7 @@ impl Context {
             self.check_selection(request.filter.clone()).await?;
         }
         let BulkRequest { action, filter, rate, idempotency_key, .. } = request;
+        let action = action.resolved(self.admission.default_time_zone())?;
         let id = fastrand::i64(1..MAX_ID);
         let new = NewBulk {
             id,

@@ -18,18 +18,21 @@ use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::BulkAction;
+use crate::admission::Treated;
 use crate::model::audit::{AuditSource, By};
-use crate::model::bulk::{BulkMark, BulkState, BulkWork};
+use crate::model::bulk::{BulkState, BulkWork};
 use crate::model::ids::{InstanceId, JobId};
 use crate::operations::context::Context;
 use crate::operations::dead_letters::LetterPlace;
 use crate::operations::jobs::Target;
-use crate::operations::{ChangeResult, Error, JobCount, JobFilter, Operations, Result};
+use crate::operations::{Error, JobCount, JobFilter, Operations, Result};
 use crate::store::{BulkRow, JobPlace, StepEnd};
 
-/// Jobs or letters of one step.
-const STEP: usize = 200;
-/// Those of a step that are changed at the same time.
+/// Jobs of one step, which are changed some hundred at a time in each shard.
+const JOBS: usize = 4000;
+/// Letters of one step.
+const LETTERS: usize = 200;
+/// Letters of a step that are replayed at the same time.
 const AT_ONCE: usize = 32;
 /// The wait before what failed is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -39,6 +42,12 @@ const AGAIN: Duration = Duration::from_millis(500);
 struct Step {
     found: Found,
     next: Option<Place>,
+}
+
+/// A step that was found before its turn.
+struct Ahead {
+    after: Place,
+    step: Step,
 }
 
 /// What a step treats.
@@ -51,19 +60,6 @@ enum Found {
 
 /// A place in the order of the walk: a due time, or the creation of a letter, and an id.
 type Place = LetterPlace;
-
-/// What became of a job or letter of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Treated {
-    /// It was changed, and counted with that.
-    Changed,
-    /// It was as was asked.
-    Done,
-    /// It could not be changed.
-    Failed,
-    /// It is not as it was found.
-    Skipped,
-}
 
 impl Operations {
     /// Carries out what `work` says for as long as the scheduler runs.
@@ -92,8 +88,9 @@ pub(super) async fn carry_out(context: Arc<Context>, me: InstanceId, id: i64) {
         Ok(false) | Err(_) => return,
     }
     tracing::info!(bulk = id, "bulk action {id} is carried out here");
+    let mut ahead = None;
     while context.is_running() {
-        match context.bulk_step(me, id).await {
+        match context.bulk_step(me, id, &mut ahead).await {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {
@@ -105,12 +102,12 @@ pub(super) async fn carry_out(context: Arc<Context>, me: InstanceId, id: i64) {
 }
 
 impl Context {
-    fn is_running(&self) -> bool {
+    pub(super) fn is_running(&self) -> bool {
         self.running.as_ref().is_none_or(|running| running.load(Ordering::Acquire))
     }
 
     /// Carries out one step. False if there is no other one for `me`.
-    async fn bulk_step(&self, me: InstanceId, id: i64) -> Result<bool> {
+    async fn bulk_step(&self, me: InstanceId, id: i64, ahead: &mut Option<Ahead>) -> Result<bool> {
         let of_store = |error| self.database_error(error);
         let store = self.store();
         let Some(row) = store.bulk(id).await.map_err(of_store)? else { return Ok(false) };
@@ -125,9 +122,9 @@ impl Context {
             return Ok(false);
         };
         if row.state == BulkState::Counting {
-            let (JobCount { jobs, has_more }, ..) = match action.is_of_letters() {
-                true => (self.dead_letters_of(&filter, row.created_ms, 0).await?.0,),
-                false => (self.live_jobs(filter, 0).await?.0,),
+            let JobCount { jobs, has_more } = match action.is_of_letters() {
+                true => self.dead_letters_of(&filter, row.created_ms, 0).await?.0,
+                false => self.live_jobs(filter, 0).await?.0,
             };
             let expected = jobs + u64::from(has_more);
             let counted = store.bulk_counted(id, me, expected, self.now_ms()).await;
@@ -142,7 +139,10 @@ impl Context {
             }
             None => {
                 let after = read::<Place>(row.place.as_deref())?;
-                let step = self.next_step(&row, &action, filter, after).await?;
+                let step = match ahead.take().filter(|ahead| Some(ahead.after) == after) {
+                    Some(ahead) => ahead.step,
+                    None => self.next_step(&row, &action, filter.clone(), after).await?,
+                };
                 let (text, count) = (write(&step)?, step.found.len() as u64);
                 let begun = store.begin_bulk_step(id, me, &text, count, self.now_ms()).await;
                 if !begun.map_err(of_store)? {
@@ -151,7 +151,11 @@ impl Context {
                 step
             }
         };
-        let treated = self.treat(&row, &action, &step.found).await?;
+        let treat = self.treat(&row, &action, &step.found);
+        let look_ahead = self.look_ahead(&row, &action, filter, step.next);
+        let (treated, found) = tokio::join!(treat, look_ahead);
+        *ahead = found;
+        let treated = treated?;
         let count = |what| treated.iter().filter(|treated| **treated == what).count() as u64;
         let end = StepEnd {
             treated_before: row.treated,
@@ -167,6 +171,20 @@ impl Context {
         Ok(true)
     }
 
+    /// Finds what the next step treats while this one is carried out. What the steps change is not
+    /// found again.
+    async fn look_ahead(
+        &self,
+        row: &BulkRow,
+        action: &BulkAction,
+        filter: JobFilter,
+        after: Option<Place>,
+    ) -> Option<Ahead> {
+        let after = after.filter(|_| row.rate.is_none())?;
+        let step = self.next_step(row, action, filter, Some(after)).await.ok()?;
+        Some(Ahead { after, step })
+    }
+
     async fn next_step(
         &self,
         row: &BulkRow,
@@ -174,7 +192,7 @@ impl Context {
         filter: JobFilter,
         after: Option<Place>,
     ) -> Result<Step> {
-        let limit = size(row.rate);
+        let limit = size(row.rate, if action.is_of_letters() { LETTERS } else { JOBS });
         if action.is_of_letters() {
             let (letters, next) = self.letters_at(&filter, row.created_ms, after, limit).await?;
             return Ok(Step { found: Found::Letters(letters), next });
@@ -200,13 +218,7 @@ impl Context {
         };
         let context = Self { by, ..self.clone() };
         match (found, action) {
-            (Found::Jobs(jobs), _) => {
-                let treat = |target: &Target| {
-                    let (context, target) = (&context, *target);
-                    async move { context.treat_one(row.id, action, target).await }
-                };
-                all(jobs.iter().map(treat)).await
-            }
+            (Found::Jobs(jobs), _) => context.treat_jobs(row.id, action, jobs).await,
             (Found::Letters(letters), BulkAction::Discard) => {
                 context.discard_in_bulk(row.id, letters).await?;
                 Ok(Vec::new())
@@ -237,37 +249,6 @@ impl Context {
             }
         }
     }
-
-    async fn treat_one(
-        &self,
-        bulk: i64,
-        action: &BulkAction,
-        (job, created_ms, revision): (JobId, i64, u32),
-    ) -> Result<Treated> {
-        let mark = BulkMark { bulk, created_ms, revision };
-        loop {
-            let Some(operation) = action.on(job) else { return Ok(Treated::Skipped) };
-            let answered = self.operate(operation.of_bulk(mark)).await;
-            return match answered {
-                Ok(answer) if answer.changed => Ok(Treated::Changed),
-                Ok(answer) => Ok(match answer.result {
-                    // Another operation had done that.
-                    ChangeResult::Cancelled => Treated::Skipped,
-                    _ if answer.done => Treated::Done,
-                    ChangeResult::Running => Treated::Failed,
-                    _ => Treated::Skipped,
-                }),
-                Err(Error::NotMatched(_)) => Ok(Treated::Skipped),
-                Err(Error::Refused(_) | Error::Invalid(_)) => Ok(Treated::Failed),
-                Err(error) if !self.is_running() => Err(error),
-                Err(error) => {
-                    tracing::debug!(%job, %error, "a job of bulk action {bulk} is tried again");
-                    sleep(AGAIN).await;
-                    continue;
-                }
-            };
-        }
-    }
 }
 
 impl Found {
@@ -289,9 +270,9 @@ async fn all(
 }
 
 /// The size of a step: so many that it takes half a second at most at this rate.
-fn size(rate: Option<u32>) -> usize {
+fn size(rate: Option<u32>, most: usize) -> usize {
     let of_rate = rate.and_then(|rate| usize::try_from(rate / 2).ok());
-    of_rate.unwrap_or(STEP).clamp(1, STEP)
+    of_rate.unwrap_or(most).clamp(1, most)
 }
 
 fn read<T: serde::de::DeserializeOwned>(json: Option<&str>) -> Result<Option<T>> {

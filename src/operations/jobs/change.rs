@@ -9,7 +9,6 @@ use super::name::JobName;
 use super::patch::JobPatch;
 use crate::admission::ChangeReply;
 use crate::model::audit::By;
-use crate::model::bulk::BulkMark;
 use crate::model::change::{ChangeResult, JobChange};
 use crate::model::ids::{JobId, KeyId};
 use crate::model::letter::{ErrorKind, Refusal};
@@ -37,7 +36,6 @@ pub struct JobOperation {
     if_match: Option<String>,
     wait: Duration,
     withdraws: bool,
-    mark: Option<BulkMark>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +51,7 @@ enum Change {
 
 impl JobOperation {
     fn new(job: impl Into<JobName>, change: Change) -> Self {
-        Self { job: job.into(), change, if_match: None, wait: WAIT, withdraws: false, mark: None }
+        Self { job: job.into(), change, if_match: None, wait: WAIT, withdraws: false }
     }
 
     /// No further attempt at the job starts. One that runs goes on: it may be the good one.
@@ -80,12 +78,6 @@ impl JobOperation {
     /// The job is due so many milliseconds later than it is now.
     pub(in crate::operations) fn shift(job: impl Into<JobName>, by_ms: i64) -> Self {
         Self::new(job, Change::Shift(by_ms))
-    }
-
-    /// It is a part of a bulk action, and is withdrawn if it is not answered in time: the job is
-    /// changed only if it still is as it was found.
-    pub(in crate::operations) fn of_bulk(self, mark: BulkMark) -> Self {
-        Self { mark: Some(mark), ..self.or_withdraw() }
     }
 
     /// Of a cancellation: an attempt that runs is asked to stop, through its
@@ -144,17 +136,14 @@ impl Context {
             let Some(located) = self.locate(id).await? else {
                 return self.without_row(id, &operation.job, seen.is_some()).await;
             };
-            let created_ms = *seen.get_or_insert(match operation.mark {
-                Some(mark) => mark.created_ms,
-                None => located.stored.job.created_ms,
-            });
+            let created_ms = *seen.get_or_insert(located.stored.job.created_ms);
             let request = ChangeRequest {
                 job: id,
                 created_ms,
                 change: self.change_of(&operation.change, &located)?,
                 if_match: operation.if_match.clone(),
                 by: self.by_of(&operation.change),
-                bulk: operation.mark,
+                bulk: None,
             };
             let Some(answer) = self.ask(&request, &located, &operation, deadline).await? else {
                 continue;
@@ -234,8 +223,7 @@ impl Context {
                 Ok(Ok(Some(_)) | Err(_)) | Err(_) => {}
             }
             if Instant::now() < deadline {
-                // There are many of a bulk action at a time, and nobody waits for each.
-                sleep(if operation.mark.is_some() { LOOK * 8 } else { LOOK }).await;
+                sleep(LOOK).await;
             } else if !operation.withdraws {
                 return Ok(Waited::NotAnswered(command));
             } else if store
@@ -304,6 +292,18 @@ impl Context {
 
     pub(super) async fn locate(&self, id: JobId) -> Result<Option<LocatedJob>> {
         self.store().locate_job(id).await.map_err(|error| self.database_error(error))
+    }
+
+    /// The change of a job that an operation asks for.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for values that the job cannot have.
+    pub(in crate::operations) fn change_by(
+        &self,
+        operation: &JobOperation,
+        located: &LocatedJob,
+    ) -> Result<JobChange> {
+        self.change_of(&operation.change, located)
     }
 
     fn change_of(&self, change: &Change, located: &LocatedJob) -> Result<JobChange> {

@@ -5,14 +5,14 @@ use serde::Serialize;
 
 use super::Jobs;
 use super::listed::ListedJob;
-use super::selection::{LOOKED_AT, LiveJob, Selection};
+use super::selection::{LOOKED_AT, Selection};
 use crate::model::cursor::CursorScope;
 use crate::model::filter::JobFilter;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, ShardId};
 use crate::operations::Result;
 use crate::operations::context::Context;
 use crate::operations::page::{self, PageRequest};
-use crate::store::{EndPlace, JobCount, JobPlace};
+use crate::store::{EndPlace, JobCount, JobPlace, JobVersion};
 
 /// The name of the list in its cursors.
 const ENDPOINT: &str = "jobs";
@@ -81,8 +81,8 @@ impl Jobs<'_> {
     }
 }
 
-/// A job that a bulk action is to treat.
-pub(in crate::operations) type Target = (JobId, i64, u32);
+/// A job that a bulk action is to treat, with the time of its admission, its revision and its shard.
+pub(in crate::operations) type Target = (JobId, i64, u32, ShardId);
 
 impl Context {
     /// How many live jobs `filter` selects, counted up to a limit, and the first `samples` of them.
@@ -109,10 +109,9 @@ impl Context {
         Selection::new(self, filter).await.map(drop)
     }
 
-    /// The next live jobs, at most `limit`, that `filter` selected at `at_ms`, each with the moment of
-    /// its admission and its revision, and the place where the next ones begin. Those that came or
-    /// were moved later are left out, so that what is moved while it is walked through does not
-    /// come again.
+    /// The next live jobs, at most `limit`, that `filter` selected at `at_ms`, and the place where
+    /// the next ones begin. Those that came or were moved later are left out, so that what is moved
+    /// while it is walked through does not come again.
     pub(in crate::operations) async fn jobs_at(
         &self,
         filter: JobFilter,
@@ -122,9 +121,9 @@ impl Context {
     ) -> Result<(Vec<Target>, Option<JobPlace>)> {
         let selection = Selection::new(self, filter).await?;
         let selection = selection.at(at_ms);
-        let found = selection.find(self, after, limit).await?;
-        let target = |LiveJob { job, .. }: &LiveJob| (job.id, job.created_ms, job.changes.revision);
-        Ok((found.jobs.iter().map(target).collect(), found.next))
+        let (found, next) = selection.versions(self, after, limit).await?;
+        let target = |job: JobVersion| (job.place.1, job.created_ms, job.revision, job.shard);
+        Ok((found.into_iter().map(target).collect(), next))
     }
 }
 

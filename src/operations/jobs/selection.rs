@@ -13,7 +13,7 @@ use crate::model::suggest::nearest;
 use crate::operations::context::Context;
 use crate::operations::page::PageRequest;
 use crate::operations::{Error, Result};
-use crate::store::{AppShards, JobCount, JobPlace, JobWalk, WalkRange};
+use crate::store::{AppShards, JobCount, JobPlace, JobVersion, JobWalk, VersionWalk, WalkRange};
 
 /// Jobs that are read for one page at most, where no index has what the filter asks.
 pub(super) const LOOKED_AT: u64 = JobCount::LIMIT;
@@ -97,11 +97,20 @@ impl Selection {
         let of_partition = self.ledgers.as_ref().is_none_or(|ledgers| {
             job.origin.as_ref().is_some_and(|origin| ledgers.contains(&origin.ledger))
         });
-        let is_new = self.until_ms.is_some_and(|until_ms| {
-            job.created_ms > until_ms || job.changes.moved_ms.is_some_and(|ms| ms > until_ms)
-        });
+        let is_new = self.is_too_new(job.created_ms, job.changes.moved_ms);
         let matches = self.filter.matches(&job, self.now_ms, running.is_some());
         (of_partition && !is_new && matches).then_some(LiveJob { job, app, running })
+    }
+
+    /// Whether the place of a job, and when it was admitted or moved, says that it is selected.
+    fn is_by_place(&self) -> bool {
+        let Self { filter, .. } = self;
+        filter.key.is_none() && filter.state.is_none() && !filter.reads_jobs()
+    }
+
+    fn is_too_new(&self, created_ms: i64, moved_ms: Option<i64>) -> bool {
+        let is_later = |ms| self.until_ms.is_some_and(|until_ms| ms > until_ms);
+        is_later(created_ms) || moved_ms.is_some_and(is_later)
     }
 
     fn range(&self) -> WalkRange {
@@ -147,6 +156,42 @@ impl Selection {
             Some(key) => self.find_by_key(context, key, after, limit).await,
             None => self.walk(context, after, limit).await,
         }
+    }
+
+    /// The versions of the live jobs that it selects after a place, at most `limit`, and the place
+    /// where the next ones begin.
+    pub(super) async fn versions(
+        &self,
+        context: &Context,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<(Vec<JobVersion>, Option<JobPlace>)> {
+        if !self.is_by_place() {
+            let found = self.find(context, after, limit).await?;
+            let version = |LiveJob { job, .. }: &LiveJob| JobVersion {
+                place: job.key(),
+                shard: job.shard,
+                created_ms: job.created_ms,
+                revision: job.changes.revision,
+                moved_ms: job.changes.moved_ms,
+            };
+            return Ok((found.jobs.iter().map(version).collect(), found.next));
+        }
+        let of_store = |error| context.database_error(error);
+        let store = context.store();
+        let mut walk = VersionWalk::new(&self.range(), after, limit);
+        let (mut selected, mut looked_at, mut last) = (Vec::with_capacity(limit), 0, after);
+        while selected.len() < limit && looked_at < LOOKED_AT {
+            // Exactly as many as are wanted, so that none is left over.
+            let found = walk.next(store, limit - selected.len()).await.map_err(of_store)?;
+            let Some(end) = found.last() else { return Ok((selected, None)) };
+            last = Some(end.place);
+            looked_at += found.len() as u64;
+            let is_old = |job: &JobVersion| !self.is_too_new(job.created_ms, job.moved_ms);
+            selected.extend(found.into_iter().filter(is_old));
+        }
+        let has_more = walk.has_more(store).await.map_err(of_store)?;
+        Ok((selected, last.filter(|_| has_more)))
     }
 
     /// The ids of the jobs that the key refers to, one of each app at most.

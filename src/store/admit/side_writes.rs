@@ -93,7 +93,7 @@ impl Plan {
         steps.extend(verdicts.map(|(key, packed)| outbox::insert_verdicts(key, packed)));
         // Its row is the same for many replays: the lock on it is taken last.
         if let BatchSource::Replay { told: Told::Bulk(id), .. } = batch.source {
-            steps.push(bulk::count(id));
+            steps.push(bulk::count(id, 1));
         }
         steps
     }

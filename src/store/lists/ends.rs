@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use infinite_scheduler_entity::job_history::{Column, Entity, Model};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryResult};
 use uuid::Uuid;
 
 use super::merge::{List, Listed, Merge};
@@ -210,8 +210,9 @@ impl EndedRow {
 impl Listed for EndList {
     type Place = Reverse<EndPlace>;
 
-    fn place(ms: i64, id: Uuid) -> Self::Place {
-        Reverse((ms, JobId::from_uuid(id)))
+    fn place(row: &QueryResult) -> Result<Self::Place, DbErr> {
+        let (ms, id): (i64, Uuid) = (row.try_get_by_index(1)?, row.try_get_by_index(2)?);
+        Ok(Reverse((ms, JobId::from_uuid(id))))
     }
 
     fn sql(driver: &Driver, lists: &[&mut List<Self>], first_ms: i64) -> String {

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
 
-use uuid::Uuid;
+use sea_orm::{DbErr, QueryResult};
 
 use crate::store::{Driver, Result, Store};
 
@@ -18,8 +18,8 @@ pub(super) trait Listed: Copy {
     /// A place in the order of the lists.
     type Place: Copy + Ord + fmt::Debug;
 
-    /// The place of a row.
-    fn place(ms: i64, id: Uuid) -> Self::Place;
+    /// The place of a row, in its columns from the second one on.
+    fn place(row: &QueryResult) -> Result<Self::Place, DbErr>;
 
     /// The statement that reads the next places of each of the lists until `last_ms`: the list's
     /// index, time and id.
@@ -102,9 +102,8 @@ impl<L: Listed> Merge<L> {
                     Driver::Postgres(_) => i64::from(row.try_get_by_index::<i32>(0)?),
                     Driver::MySql(_) | Driver::Sqlite(_) => row.try_get_by_index(0)?,
                 };
-                let (ms, id): (i64, Uuid) = (row.try_get_by_index(1)?, row.try_get_by_index(2)?);
                 if let Some(list) = usize::try_from(at).ok().and_then(|at| lists.get_mut(at)) {
-                    list.places.push_back(L::place(ms, id));
+                    list.places.push_back(L::place(&row)?);
                 }
             }
             for list in lists {

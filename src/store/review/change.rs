@@ -92,7 +92,7 @@ impl Store {
 fn discard(letter: &LetterSummary, now_ms: i64, told: &Told) -> Step {
     let told = match told {
         Told::Audit(entry) => audit::step(entry),
-        Told::Bulk(id) => bulk::count(*id),
+        Told::Bulk(id) => bulk::count(*id, 1),
     };
     let update = format!(
         "update scheduler_dead_letter set state = {DISCARDED}, changed_ms = ? \

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::operators::{BulkEnd, Known, Notes, Operated};
-use super::proof::{Complaints, Evidence, Tables};
+use super::proof::{Complaints, Evidence};
+use super::tables::Tables;
 use super::verdicts::Published;
 use crate::support::kafka::RawRecord;
 

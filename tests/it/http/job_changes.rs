@@ -17,6 +17,39 @@ use crate::support::services::{Database, TestDatabase};
 use crate::support::wait_until;
 use crate::support::world::LEASE;
 
+/// The owner of the job's shard, another instance, says nothing for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_without_an_answer_is_accepted_and_answered_later() {
+    let database = Database::Postgres.fresh().await;
+    let served = Served::on(&database).await;
+    let (_, accepted) = served.post("/api/jobs", &job(Some("r"), in_an_hour(), "x")).await;
+    let path = format!("/api/jobs/{}", accepted["jobId"].as_str().expect("an id"));
+    for sql in [
+        "insert into scheduler_instance select 4711, 'silent', version, time_zones, apps, process, \
+         started_ms, beat, lease_until_us + 3600000000, dead, drain_ms from scheduler_instance",
+        "update scheduler_shard set owner = 4711, epoch = epoch + 1",
+    ] {
+        database.execute(sql).await;
+    }
+    let asked = served.request(Method::DELETE, &path).send().await.expect("an answer");
+    let location = asked.headers().get("location").expect("where the answer will be");
+    let location = location.to_str().expect("text").to_owned();
+    let (status, answer) = super::read(asked).await;
+    assert_eq!((status, &answer["result"]), (202, &json!("not-answered")), "{answer}");
+    let (status, waits) = served.get(&location).await;
+    assert_eq!((status, &waits["operation"]), (202, &answer["operation"]), "{waits}");
+    for sql in [
+        "update scheduler_shard set owner = null",
+        "delete from scheduler_instance where id = 4711",
+    ] {
+        database.execute(sql).await;
+    }
+    wait_until(DEADLINE, "the answer", async || served.get(&location).await.0 == 200).await;
+    let (_, shown) = served.get(&path).await;
+    assert_eq!(shown["state"], "cancelled", "{shown}");
+    served.end().await;
+}
+
 /// A scheduler whose jobs of `held` run until they are let go, and then fail if they are told to.
 async fn with_held(database: &TestDatabase) -> (Served, Arc<Semaphore>) {
     let go = Arc::new(Semaphore::new(0));

@@ -27,6 +27,13 @@ pub(super) enum Ask {
     /// The jobs that a filter of these names and values selects.
     Jobs(&'static [(&'static str, &'static str)]),
     Apps,
+    /// A bulk action, waited for until it has ended; the names are those of the command's options.
+    Bulk {
+        action: &'static str,
+        with: Option<(&'static str, &'static str)>,
+        filter: &'static [(&'static str, &'static str)],
+        dry_run: bool,
+    },
     /// A job of the app `sms`, by its request.
     ShowJob(&'static str),
     CancelJob(&'static str),
@@ -76,6 +83,12 @@ pub(super) fn comparable_audit(mut items: Value) -> Value {
         }
     }
     items
+}
+
+/// What is the same of a bulk action in every way.
+pub(super) fn comparable_bulk(item: &Value) -> Value {
+    let names = ["action", "args", "filter", "state", "matched", "done", "failed", "skipped"];
+    names.into_iter().map(|name| (name.to_owned(), item[name].clone())).collect()
 }
 
 #[derive(Debug)]

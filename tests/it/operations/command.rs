@@ -5,9 +5,10 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::Surroundings;
-use super::asks::{Ask, Edit, Filter, REASON, Seek, WHO, comparable_audit};
+use super::asks::{Ask, Edit, Filter, REASON, Seek, WHO, comparable_audit, comparable_bulk};
+use super::{DEADLINE, Surroundings};
 use crate::support::services::temporary_folder;
+use crate::support::wait_until;
 
 /// The command with a configuration.
 pub(super) struct CommandLine {
@@ -54,6 +55,17 @@ impl CommandLine {
                 }
                 answer
             }
+            Ask::Bulk { action, with, filter, dry_run } => {
+                let named = with.iter().chain(*filter);
+                let named =
+                    named.map(|(name, value)| (name.replace("errorKind", "error-kind"), value));
+                let named: Vec<String> = named
+                    .flat_map(|(name, value)| [format!("--{name}"), value.to_string()])
+                    .collect();
+                let mut arguments: Vec<&str> = named.iter().map(String::as_str).collect();
+                arguments.push(if *dry_run { "--dry-run" } else { "--yes" });
+                self.bulk(action, &arguments, *dry_run).await
+            }
             Ask::Apps => self.list("apps --json", &[]).await,
             Ask::ShowJob(job) => self.json("jobs show --json --app sms", &["--request", job]).await,
             Ask::CancelJob(job) => self.change("jobs cancel --app sms", &["--request", job]).await,
@@ -90,6 +102,18 @@ impl CommandLine {
                 self.json("ingest seek --json --to-end --yes", &["--topic", "foreign"]).await
             }
         }
+    }
+
+    async fn bulk(&self, action: &str, arguments: &[&str], dry_run: bool) -> Value {
+        let begun = self.change(&format!("bulk {action}"), arguments).await;
+        let Some(id) = begun["id"].as_i64().filter(|_| !dry_run) else { return begun };
+        let id = id.to_string();
+        wait_until(DEADLINE, "the end of a bulk action", async || {
+            let item = self.json("bulk show --json", &[&id]).await;
+            ["finished", "stopped"].contains(&item["state"].as_str().expect("a state"))
+        })
+        .await;
+        comparable_bulk(&self.json("bulk show --json", &[&id]).await)
     }
 
     async fn edit(&self, edit: &Edit, surroundings: &Surroundings) -> Value {

@@ -3,16 +3,17 @@
 use infinite_scheduler::ScheduledTime;
 use infinite_scheduler::model::ids::{Offset, Partition};
 use infinite_scheduler::operations::{
-    Apps, Audit, AuditFilter, By, DeadLetters, Edit, Ingest, JobFilter, JobName, JobPatch, Jobs,
-    LetterAction, LetterFilter, LetterName, LetterOutcome, LetterSelection, LetterState,
-    LimitChange, Operations, PageRequest, Seek, SeekTo,
+    Apps, Audit, AuditFilter, BulkAction, BulkRequest, By, DeadLetters, Edit, Ingest, JobFilter,
+    JobName, JobPatch, Jobs, LetterAction, LetterFilter, LetterName, LetterOutcome,
+    LetterSelection, LetterState, LimitChange, Operations, PageRequest, Seek, SeekTo,
 };
 use infinite_scheduler::{OperationError, Replayed, ScheduleJobRequest, Scheduler, Submitted};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Surroundings;
-use super::asks::{self, Ask, Filter, REASON, WHO, comparable_audit};
+use super::asks::{self, Ask, Filter, REASON, WHO, comparable_audit, comparable_bulk};
+use super::{DEADLINE, Surroundings};
+use crate::support::wait_until;
 
 /// The operations, of a scheduler or on a database alone.
 pub(super) struct Groups<'a> {
@@ -77,6 +78,22 @@ impl<'a> Groups<'a> {
                     Err(error) => json!({ "error": error }),
                 }
             }
+            Ask::Bulk { action, with, filter, dry_run } => {
+                let action = match (*action, with) {
+                    ("cancel", _) => BulkAction::Cancel,
+                    ("run", _) => BulkAction::Run,
+                    ("replay", _) => BulkAction::Replay,
+                    ("discard", _) => BulkAction::Discard,
+                    ("edit", Some((_, set))) => {
+                        BulkAction::Edit(Box::new(JobPatch::from_json(set).expect("a patch")))
+                    }
+                    (_, Some((_, ms))) => BulkAction::Shift(ms.parse().expect("a number")),
+                    other => panic!("{other:?}"),
+                };
+                let filter = JobFilter::from_pairs(filter.iter().copied(), None);
+                let request = BulkRequest::new(action, filter.expect("a filter"));
+                self.bulk(request, *dry_run).await
+            }
             Ask::Apps => answer(self.apps.list().await),
             Ask::ShowJob(job) => answer(self.jobs.show(JobName::of_request("sms", *job)).await),
             Ask::CancelJob(job) => {
@@ -125,6 +142,26 @@ impl<'a> Groups<'a> {
                 answer(self.ingest.seek(seek).await)
             }
         }
+    }
+
+    async fn bulk(&self, request: BulkRequest, dry_run: bool) -> Value {
+        let bulk = self.authored.bulk();
+        if dry_run {
+            return answer(bulk.preview(&request).await);
+        }
+        let started = match bulk.start(request).await {
+            Ok(started) => started,
+            Err(error) => return of_error(&error),
+        };
+        let id = started.bulk.id;
+        if started.waits_for_instance {
+            bulk.carry_out(id).await.expect("an answer");
+        }
+        wait_until(DEADLINE, "the end of a bulk action", async || {
+            bulk.show(id).await.expect("an answer").state.is_ended()
+        })
+        .await;
+        comparable_bulk(&answer(bulk.show(id).await))
     }
 
     async fn edit(&self, letter: &LetterName, edit: &asks::Edit) -> Value {

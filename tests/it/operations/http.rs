@@ -4,9 +4,10 @@ use infinite_scheduler::model::ids::JobId;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use super::Surroundings;
-use super::asks::{Ask, Edit, Filter, REASON, Seek, WHO, comparable_audit};
+use super::asks::{Ask, Edit, Filter, REASON, Seek, WHO, comparable_audit, comparable_bulk};
+use super::{DEADLINE, Surroundings};
 use crate::support::process::Instance;
+use crate::support::wait_until;
 
 /// The instance and what asks it.
 pub(super) struct Http {
@@ -55,6 +56,16 @@ impl Http {
                 }
                 answer => plain(answer),
             },
+            Ask::Bulk { action, with, filter, dry_run } => {
+                let filter: serde_json::Map<String, Value> =
+                    filter.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+                let mut body = json!({ "action": action, "filter": filter, "dryRun": dry_run });
+                if let Some((name, value)) = with {
+                    let name = if *name == "shift-ms" { "shiftMs" } else { name };
+                    body[name] = serde_json::from_str(value).expect("JSON");
+                }
+                self.bulk(body).await
+            }
             Ask::Apps => items(self.get("/api/apps").await),
             Ask::Positions => plain(self.get("/api/ingest").await),
             Ask::Seek(Seek { to, partitions, dry_run }) => {
@@ -130,6 +141,20 @@ impl Http {
                 comparable_audit(items(read(audit).await))
             }
         }
+    }
+
+    async fn bulk(&self, body: Value) -> Value {
+        let (status, begun) = read(self.authored(Method::POST, "/api/bulk").json(&body)).await;
+        if status != 202 {
+            return plain((status, begun));
+        }
+        let path = format!("/api/bulk/{}", begun["id"]);
+        wait_until(DEADLINE, "the end of a bulk action", async || {
+            let item = self.get(&path).await.1;
+            ["finished", "stopped"].contains(&text(&item["state"]))
+        })
+        .await;
+        comparable_bulk(&self.get(&path).await.1)
     }
 
     async fn edit(&self, path: &str, edit: &Edit, surroundings: &Surroundings) -> Value {

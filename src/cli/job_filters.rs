@@ -1,18 +1,30 @@
-//! Which jobs are meant by the filters of a command.
+//! Which jobs are meant by the filters of a command, and how their number and times are read and
+//! written.
 
-use crate::cli::output::report;
-use crate::cli::{CannotStart, cannot_start};
+use super::output::{grouped, report};
+use super::{CannotStart, cannot_start};
 use crate::config::Config;
 use crate::model::time::ScheduledTime;
-use crate::operations::{DataCondition, InvalidFilter, JobFilter, rfc3339_ms};
+use crate::operations::{DataCondition, InvalidFilter, JobCount, JobFilter, rfc3339_ms};
 
 /// What the jobs have in common.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Which jobs")]
-pub(in crate::cli) struct Filters {
+pub(super) struct Filters {
     /// Jobs of this app
     #[arg(long, value_name = "NAME")]
-    app: Option<String>,
+    pub(super) app: Option<String>,
+    /// The job that this idempotency key refers to
+    #[arg(long, value_name = "KEY")]
+    pub(super) key: Option<String>,
+    #[command(flatten)]
+    pub(super) others: OtherFilters,
+}
+
+/// What jobs may have in common besides what also names one.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Which jobs")]
+pub(super) struct OtherFilters {
     /// Jobs in this state: scheduled, due, running, succeeded, dead or cancelled
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
@@ -25,9 +37,6 @@ pub(in crate::cli) struct Filters {
     /// Jobs of this priority: high, normal or low
     #[arg(long, value_name = "PRIORITY")]
     priority: Option<String>,
-    /// The job that this idempotency key refers to
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
     /// Jobs whose record is in this partition, as in scheduler.jobs.ingest/3
     #[arg(long, value_name = "TOPIC/N")]
     partition: Option<String>,
@@ -40,9 +49,19 @@ pub(in crate::cli) struct Filters {
     data: Vec<String>,
 }
 
+impl OtherFilters {
+    /// Whether one of them is given.
+    pub(super) fn is_given(&self) -> bool {
+        let Self { state, from, to, priority, partition, error_kind, data } = self;
+        let texts = [state, from, to, priority, partition, error_kind];
+        !data.is_empty() || texts.into_iter().any(Option::is_some)
+    }
+}
+
 impl Filters {
-    pub(in crate::cli) fn read(&self, config: &Config) -> Result<JobFilter, CannotStart> {
-        let Self { app, state, from, to, priority, key, partition, error_kind, data } = self;
+    pub(super) fn read(&self, config: &Config) -> Result<JobFilter, CannotStart> {
+        let Self { app, key, others } = self;
+        let OtherFilters { state, from, to, priority, partition, error_kind, data } = others;
         let values = [app, state, from, to, priority, key, partition, error_kind];
         let pairs = JobFilter::NAMES.into_iter().zip(values);
         let pairs = pairs.filter_map(|(name, value)| Some((name, value.as_deref()?)));
@@ -63,8 +82,9 @@ impl Filters {
     }
 
     /// Says which instants were meant by times without an offset.
-    pub(in crate::cli) fn report_local_times(&self, config: &Config, filter: &JobFilter) {
-        let times = [("from", &self.from, filter.from_ms), ("to", &self.to, filter.to_ms)];
+    pub(super) fn report_local_times(&self, config: &Config, filter: &JobFilter) {
+        let OtherFilters { from, to, .. } = &self.others;
+        let times = [("from", from, filter.from_ms), ("to", to, filter.to_ms)];
         for (name, text, ms) in times {
             let (Some(text), Some(ms)) = (text, ms) else { continue };
             if let Ok(ScheduledTime::Local(local)) = text.parse() {
@@ -73,4 +93,21 @@ impl Filters {
             }
         }
     }
+}
+
+/// `more than 10,000 jobs`
+pub(super) fn counted(JobCount { jobs, has_more }: JobCount) -> String {
+    let number = grouped(jobs as f64);
+    match (has_more, jobs) {
+        (true, _) => format!("more than {number} jobs"),
+        (false, 1) => "1 job".into(),
+        (false, _) => format!("{number} jobs"),
+    }
+}
+
+/// A time of an option, in any form of a request.
+pub(super) fn time(text: &str) -> Result<ScheduledTime, String> {
+    let is_json = text.parse::<i64>().is_ok() || text.starts_with(['{', '[']);
+    let time = if is_json { ScheduledTime::from_json(text) } else { text.parse() };
+    time.map_err(|error| error.to_string())
 }
