@@ -103,11 +103,11 @@ async fn the_end_of_every_name_is_right_whatever_the_order(database: Database) {
     produce(&world.topic, first).await;
     let begun = Instant::now();
     let read = async |of: usize| records_read(&world).await >= of as i64;
-    wait_until(DEADLINE, "some records", async || read(count / 8).await).await;
+    let deadline = DEADLINE * if is_long() { 60 } else { 2 };
+    wait_until(deadline, "some records", async || read(count / 8).await).await;
     instance.kill();
     produce(&world.topic, second).await;
     let instance = Instance::start(&world.config()).await;
-    let deadline = DEADLINE * if is_long() { 60 } else { 2 };
     wait_until(deadline, "all records", async || read(count).await).await;
     wait_until(deadline, "the commands", async || {
         let waiting = "select count(*) from scheduler_command where state = 0";
