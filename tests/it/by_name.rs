@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
-use infinite_scheduler::{AppConfig, JobContext, KafkaIngestConfig, Scheduler, handler_fn};
+use infinite_scheduler::{
+    AppConfig, JobContext, JobError, KafkaIngestConfig, Scheduler, handler_fn,
+};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -25,6 +27,7 @@ const HOUR: i64 = 3_600_000;
 on_each_database! {
     operations_by_records_are_decided_by_what_exists
     operations_and_their_job_in_one_batch_come_to_the_same
+    a_job_that_waits_for_another_attempt_is_replaced_as_well
 }
 
 fn now_ms() -> i64 {
@@ -32,7 +35,8 @@ fn now_ms() -> i64 {
     now.timestamp_millis()
 }
 
-/// What is fired: the `v` of the data, by request. Requests that begin with `held` wait.
+/// What is fired: the `v` of the data, by request. Requests that begin with `held` wait, and the
+/// first version of one that begins with `again` is to be tried again in an hour.
 #[derive(Clone, Debug)]
 struct Fired {
     all: Arc<Mutex<Vec<(String, i64)>>>,
@@ -135,7 +139,10 @@ async fn start(world: &World, events: &str, fired: &Fired) -> Scheduler {
             if request.starts_with("held") {
                 fired.go.acquire().await.expect("open").forget();
             }
-            Ok(())
+            match request.starts_with("again") && v == 1 {
+                true => Err(JobError::RetryAfter(Duration::from_secs(3600), "503".to_owned())),
+                false => Ok(()),
+            }
         }
     });
     let builder = world.builder_without_apps().with_kafka_ingest(kafka);
@@ -246,6 +253,31 @@ async fn operations_by_records_are_decided_by_what_exists(database: Database) {
     assert_eq!(named.fired.count(), fired);
     assert_eq!(named.count("scheduler_job where priority < 3").await, 0);
     assert_eq!(named.count("scheduler_job").await, kept);
+    named.scheduler.shutdown(DRAIN).await;
+}
+
+async fn a_job_that_waits_for_another_attempt_is_replaced_as_well(database: Database) {
+    let named = Named::start(database).await;
+    let mut all = vec!["accepted", "fired", "retrying"];
+    named.send(0, &schedule("again", Some(1), 1, 0)).await;
+    named.await_verdicts("again", &all).await;
+    named.send(1, &schedule("again", Some(1), 1, 0)).await;
+    all.push("duplicate");
+    named.await_verdicts("again", &all).await;
+    named.send(1, &schedule("again", Some(2), 2, 0)).await;
+    all.extend(["replaced", "accepted", "fired", "succeeded"]);
+    named.await_verdicts("again", &all).await;
+    assert_eq!(named.fired.of("again"), [1, 2]);
+    // Each job has its own first attempt.
+    let first = "scheduler_job_history where request_id = 'again' and attempt = 1";
+    assert_eq!(named.count(first).await, 2);
+
+    // A cancellation and a reschedule hold for such a job, too.
+    named.send(0, &schedule("again-2", None, 1, 0)).await;
+    named.await_verdicts("again-2", &["accepted", "fired", "retrying"]).await;
+    named.send(1, &cancel("c-again", "again-2", None)).await;
+    named.await_verdicts("c-again", &["applied"]).await;
+    named.await_verdicts("again-2", &["accepted", "fired", "retrying", "cancelled"]).await;
     named.scheduler.shutdown(DRAIN).await;
 }
 

@@ -2,6 +2,9 @@
 //!
 //! `tests/run` starts Kafka, MariaDB, MySQL, PostgreSQL and Redis and runs them; `support` has what they share.
 
+// Futures of tests contain those of several clients, one within the other.
+#![recursion_limit = "256"]
+
 mod layers;
 mod models;
 mod support;

@@ -220,15 +220,18 @@ impl NamedChange {
         if is_live && now.running {
             return of.runs();
         }
-        if is_live && (job.attempts > 0 || job.changes.cancelled.is_some()) {
+        if is_live && job.changes.cancelled.is_some() {
             return of.no(ChangeResult::AlreadyFired);
         }
         let mut after = replacement.apply(job, self.version, to_ms, now.now_ms);
         remember(&mut after, memory);
-        if !is_live {
-            // Another job under the same name: what is told of the two is not to be mixed up.
+        if !is_live || job.attempts > 0 {
+            // Another job under the same name: what is told of the two is not to be mixed up, and
+            // who received an attempt at the old one is not to take the next for its repetition.
             after.created_ms = replacement.created_ms.max(job.created_ms.saturating_add(1));
             (after.attempts, after.last_error) = (0, None);
+        }
+        if !is_live {
             (after.changes.cancelled, after.changes.moved_ms) = (None, None);
         }
         let answer = Answer::yes(ChangeResult::Replaced, job.id);
@@ -290,7 +293,7 @@ impl NamedChange {
                 rescheduled.event(&subject, &about_change(after), now_ms)
             }
             // The old job is told of first.
-            ChangeResult::Replaced if before.created_ms == after.created_ms => {
+            ChangeResult::Replaced if before.changes.cancelled.is_none() => {
                 let replaced = Verdict::Replaced.event(&subject, &about_change(after), now_ms);
                 return vec![replaced, own];
             }

@@ -2,6 +2,7 @@
 //! instance killed in the middle: the end of every name is that of the rule for all of them at once.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use sea_orm::{ConnectionTrait, Statement};
 
@@ -100,12 +101,13 @@ async fn the_end_of_every_name_is_right_whatever_the_order(database: Database) {
     let mut instance = Instance::start(&world.config()).await;
     let (first, second) = records.split_at(count / 2);
     produce(&world.topic, first).await;
+    let begun = Instant::now();
     let read = async |of: usize| records_read(&world).await >= of as i64;
-    wait_until(DEADLINE, "some records", async || read(count / 8).await).await;
+    let deadline = DEADLINE * if is_long() { 60 } else { 2 };
+    wait_until(deadline, "some records", async || read(count / 8).await).await;
     instance.kill();
     produce(&world.topic, second).await;
     let instance = Instance::start(&world.config()).await;
-    let deadline = DEADLINE * if is_long() { 60 } else { 2 };
     wait_until(deadline, "all records", async || read(count).await).await;
     wait_until(deadline, "the commands", async || {
         let waiting = "select count(*) from scheduler_command where state = 0";
@@ -113,6 +115,7 @@ async fn the_end_of_every_name_is_right_whatever_the_order(database: Database) {
     })
     .await;
 
+    let took = begun.elapsed();
     let live = live(&world).await;
     let expected: BTreeMap<&str, (i64, i64)> = names
         .iter()
@@ -133,6 +136,14 @@ async fn the_end_of_every_name_is_right_whatever_the_order(database: Database) {
                   where records <> jobs + duplicates + operations + dead_letters + parked";
     assert_eq!(world.database.count(totals).await, 0);
     assert_eq!(world.database.count("select count(*) from scheduler_dead_letter").await, 0);
+    println!(
+        "{database:?}: {count} records of {} names in {:.0} s, {:.0} a second, with a kill and a \
+         start in between; {} jobs live",
+        names.len(),
+        took.as_secs_f64(),
+        count as f64 / took.as_secs_f64(),
+        live.len(),
+    );
     drop(instance);
 }
 

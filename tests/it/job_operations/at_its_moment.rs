@@ -1,6 +1,8 @@
 //! Operations on jobs at the very moment at which they fire: each happens before or after, and the
 //! answer says which.
 
+mod by_wire;
+
 use super::*;
 use crate::support::is_long;
 
@@ -21,18 +23,22 @@ on_each_database! {
 
 /// From one job to the next.
 const SPACING: Duration = Duration::from_millis(4);
+/// How much earlier one of twenty jobs is operated on than the one before.
+const STEP_MS: i64 = 15;
 /// How long after its admission the first job is due, in addition to the time of all of them.
 const LEAD: Duration = Duration::from_secs(3);
 
-/// Schedules jobs a few milliseconds apart, and does `operate` at the moment of each, or a little
-/// before or after. The answers by request, once every job has ended.
-async fn at_their_moment<F>(
+/// Schedules jobs a few milliseconds apart, and does `operate` at the moment of each, or up to
+/// twenty steps before it. The answers by request, once every job has ended.
+async fn at_their_moment<F, T>(
     world: &World,
     scheduler: &Scheduler,
+    step_ms: i64,
     operate: impl Fn(JobName) -> F,
-) -> Vec<(String, i64, JobAnswer)>
+) -> Vec<(String, i64, T)>
 where
-    F: Future<Output = Result<JobAnswer, OperationError>> + Send + 'static,
+    F: Future<Output = Result<T, OperationError>> + Send + 'static,
+    T: Send + 'static,
 {
     let count = jobs();
     let spacing = TimeDelta::from_std(SPACING).expect("a span of time");
@@ -46,7 +52,7 @@ where
     let mut asked = Vec::new();
     for n in 0..count {
         // A question takes a while until it is answered, longer on a machine that is busy.
-        let offset = TimeDelta::milliseconds(5 - 15 * number(n % 20));
+        let offset = TimeDelta::milliseconds(5 - step_ms * number(n % 20));
         let wait = (due(n) + offset - now()).to_std().unwrap_or_default();
         let operated = operate(named(&format!("r{n}")));
         asked.push(tokio::spawn(async move {
@@ -89,7 +95,7 @@ async fn a_cancelled_job_never_fires_and_one_that_is_not_always_does(database: D
         let scheduler = scheduler.clone();
         async move { scheduler.cancel(name).await }
     };
-    let answers = at_their_moment(&world, &scheduler, cancel).await;
+    let answers = at_their_moment(&world, &scheduler, STEP_MS, cancel).await;
     tally("cancel", &answers);
     check_cancelled(&world, &receiver, &answers).await;
     scheduler.shutdown(DRAIN).await;
@@ -123,7 +129,7 @@ async fn a_job_that_is_moved_fires_at_its_new_time_and_only_then(database: Datab
         let scheduler = scheduler.clone();
         async move { scheduler.reschedule(name, after_ms(LATER_MS)).await }
     };
-    let answers = at_their_moment(&world, &scheduler, reschedule).await;
+    let answers = at_their_moment(&world, &scheduler, STEP_MS, reschedule).await;
     tally("reschedule", &answers);
     for (name, due_ms, answer) in &answers {
         let fired = receiver.of(name);
@@ -151,7 +157,7 @@ async fn a_job_that_is_edited_fires_once_with_what_the_answer_says(database: Dat
         let patch = JobPatch::from_json(r#"{"jobData":{"v":2},"priority":"high"}"#);
         async move { scheduler.jobs().edit(name, patch.expect("a patch")).await }
     };
-    let answers = at_their_moment(&world, &scheduler, edit).await;
+    let answers = at_their_moment(&world, &scheduler, STEP_MS, edit).await;
     tally("edit", &answers);
     for (name, _, answer) in &answers {
         let fired = receiver.of(name);
@@ -188,7 +194,7 @@ async fn a_scheduler_that_breaks_meanwhile_changes_no_answer(database: Database)
             scheduler.jobs().carry_out(patient).await
         }
     };
-    let answers = at_their_moment(&world, &scheduler, cancel).await;
+    let answers = at_their_moment(&world, &scheduler, STEP_MS, cancel).await;
     breaking.abort();
     tally("cancel while it breaks", &answers);
     for (name, _, answer) in &answers {

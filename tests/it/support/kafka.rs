@@ -196,13 +196,25 @@ pub(crate) async fn produce(topic: &str, records: &[RawRecord]) -> Vec<i64> {
     produce_by(&client_config(), topic, records).await
 }
 
-/// The same on the broker, and as the user, of `client`.
-pub(crate) async fn produce_by(
-    client: &ClientConfig,
-    topic: &str,
-    records: &[RawRecord],
-) -> Vec<i64> {
-    let producer: FutureProducer = client
+/// Writes single records, each at once.
+pub(crate) struct Sender(FutureProducer);
+
+impl Sender {
+    pub(crate) fn new() -> Self {
+        Self(producer_of(&client_config()))
+    }
+
+    /// Writes a record and waits until it is acknowledged.
+    pub(crate) async fn send(&self, topic: &str, record: &RawRecord) {
+        let sent = self.0.send_result(record.to_future_record(topic));
+        let sent = sent.unwrap_or_else(|(error, _)| panic!("not sent: {error}"));
+        let outcome = sent.await.expect("the producer lives");
+        outcome.unwrap_or_else(|(error, _)| panic!("not delivered: {error}"));
+    }
+}
+
+fn producer_of(client: &ClientConfig) -> FutureProducer {
+    client
         .clone()
         .set("acks", "all")
         .set("enable.idempotence", "true")
@@ -210,7 +222,16 @@ pub(crate) async fn produce_by(
         .set("queue.buffering.max.messages", "1000000")
         .set("queue.buffering.max.kbytes", "1048576")
         .create()
-        .expect("a producer");
+        .expect("a producer")
+}
+
+/// The same on the broker, and as the user, of `client`.
+pub(crate) async fn produce_by(
+    client: &ClientConfig,
+    topic: &str,
+    records: &[RawRecord],
+) -> Vec<i64> {
+    let producer = producer_of(client);
     let mut under_way = Vec::with_capacity(records.len());
     for record in records {
         let sent = producer.send_result(record.to_future_record(topic));

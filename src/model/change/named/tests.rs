@@ -148,8 +148,13 @@ fn a_schedule_with_a_higher_version_replaces_a_job_that_never_ran() {
 
     assert_eq!(unchanged(&new, &job(Some(4)), false, waits()), ChangeResult::Superseded);
     assert_eq!(unchanged(&new, &job(Some(2)), false, runs()), ChangeResult::Running);
-    let tried = Job { attempts: 1, ..job(Some(2)) };
-    assert_eq!(unchanged(&new, &tried, false, waits()), ChangeResult::AlreadyFired);
+
+    // One that waits for its next attempt becomes another job.
+    let last_error = Some("503".to_owned());
+    let tried = Job { attempts: 1, created_ms: NOW, last_error, ..job(Some(2)) };
+    let (after, _) = decide(&new, &tried, false, waits()).2.unwrap();
+    assert_eq!((after.attempts, after.last_error, after.created_ms), (0, None, NOW + 1));
+    assert_eq!(told(&new, &tried, false, waits()), ["r replaced", "op accepted"]);
 }
 
 #[test]
