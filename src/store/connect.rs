@@ -10,6 +10,7 @@ use sea_orm::{
 use sqlx::Connection;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::sync::Mutex;
 
 use super::session::{Rules, Session};
 use super::sessions::Sessions;
@@ -153,6 +154,7 @@ async fn connect_postgres(url: &str, options: &StoreOptions) -> Result<Inner> {
         pool: SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone()),
         heartbeat: RwLock::new(connect_heartbeat()),
         connect_heartbeat: Box::new(connect_heartbeat),
+        batch_turns: Mutex::default(),
         driver: Driver::Postgres(pool),
     })
 }
@@ -193,6 +195,7 @@ async fn connect_mysql(url: &str, options: &StoreOptions) -> Result<Inner> {
         pool: SqlxMySqlConnector::from_sqlx_mysql_pool(pool.clone()),
         heartbeat: RwLock::new(connect_heartbeat()),
         connect_heartbeat: Box::new(connect_heartbeat),
+        batch_turns: Mutex::default(),
         driver: Driver::MySql(pool),
     })
 }
@@ -212,7 +215,8 @@ async fn connect_sqlite(url: &str, options: &StoreOptions) -> Result<Inner> {
     let connect_heartbeat = Box::new(move || shared.clone());
     let heartbeat = RwLock::new(pool.clone());
     let open_session: OpenSession = Box::new(move || Box::pin(sqlite::open_session(file.clone())));
-    Ok(Inner { pool, heartbeat, connect_heartbeat, sessions, open_session, driver })
+    let batch_turns = Mutex::default();
+    Ok(Inner { pool, heartbeat, connect_heartbeat, sessions, open_session, batch_turns, driver })
 }
 
 async fn connect_pool(options: ConnectOptions) -> Result<DatabaseConnection> {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, MySqlTransaction, PgTransaction};
+use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use super::claims::Claim;
@@ -57,7 +58,9 @@ impl Store {
             }
             Driver::MySql(pool) => {
                 let mut transaction = pool.begin().await?;
-                let written = on_mysql(&mut transaction, claim, write).await?;
+                let turns = &self.inner.batch_turns;
+                // The turn ends after the commit.
+                let (written, _turn) = on_mysql(&mut transaction, claim, write, turns).await?;
                 match written {
                     JobWritten::Done => transaction.commit().await?,
                     _ => transaction.rollback().await?,
@@ -96,26 +99,35 @@ async fn on_postgres(
     Ok(JobWritten::Done)
 }
 
-async fn on_mysql(
+/// An update moves rows in the primary key, and so in the index of ids, too, where it locks the
+/// neighbours of each: two batches that lock hundreds of rows, each among those of the other, would
+/// end in a deadlock. So one at a time has its turn to update rows until it is committed.
+async fn on_mysql<'a>(
     transaction: &mut MySqlTransaction<'_>,
     claim: &Claim,
     write: &JobsWrite,
-) -> Result<JobWritten> {
+    turns: &'a Mutex<()>,
+) -> Result<(JobWritten, Option<MutexGuard<'a, ()>>)> {
     if !claim.holds_on_mysql(transaction).await? {
-        return Ok(JobWritten::NotOurs);
+        return Ok((JobWritten::NotOurs, None));
     }
-    let are_as_read = match write.same_cancellation() {
-        Some(same) => same.write_to_mysql(transaction).await?,
+    let same = write.same_cancellation();
+    if let Some(same) = &same {
+        same.keep_history_on_mysql(transaction).await?;
+    }
+    let turn = Some(turns.lock().await);
+    let are_as_read = match &same {
+        Some(same) => same.bury_on_mysql(transaction).await?,
         None => {
             let changed = run_mysql(transaction, write.updates()).await?;
             changed && run_mysql(transaction, write.histories()).await?
         }
     };
     if !are_as_read {
-        return Ok(JobWritten::Changed);
+        return Ok((JobWritten::Changed, turn));
     }
     run_mysql(transaction, write.told(claim)).await?;
-    Ok(JobWritten::Done)
+    Ok((JobWritten::Done, turn))
 }
 
 fn on_sqlite(
@@ -182,6 +194,10 @@ fn history_of(at: &str, by: &str) -> String {
     HISTORY.replace("{state}", &state).replace("{at}", at).replace("{by}", by)
 }
 
+/// The index is forced: for a list of rows the optimizer may choose a table scan, which waits for
+/// rows that other transactions insert.
+const MYSQL_TABLE: &str = "scheduler_job as j force index (scheduler_job_by_id)";
+
 impl SameCancellation<'_> {
     fn by(&self) -> String {
         truncated(&self.first.by, LONGEST_NAME)
@@ -225,9 +241,33 @@ impl SameCancellation<'_> {
         Ok(changed == self.jobs.len() as u64)
     }
 
-    /// As [`write_to_postgres`](Self::write_to_postgres). The index is forced: for a list of rows
-    /// the optimizer may choose a table scan, which waits for rows that other transactions insert.
-    async fn write_to_mysql(&self, transaction: &mut MySqlTransaction<'_>) -> Result<bool> {
+    async fn keep_history_on_mysql(&self, transaction: &mut MySqlTransaction<'_>) -> Result<()> {
+        let insert = format!(
+            "insert into scheduler_job_history ({}) select {} from {MYSQL_TABLE} where {}",
+            history::COLUMNS,
+            history_of("?", "?"),
+            self.these_on_mysql(),
+        );
+        let insert = sqlx::query(AssertSqlSafe(insert)).persistent(false);
+        let insert = insert.bind(self.first.at_ms).bind(self.by());
+        insert.execute(&mut **transaction).await?;
+        Ok(())
+    }
+
+    /// False if one of the jobs is not as it was read.
+    async fn bury_on_mysql(&self, transaction: &mut MySqlTransaction<'_>) -> Result<bool> {
+        let columns = TOMBSTONE_COLUMNS
+            .replacen("due_ms = ?", "due_ms = greatest(created_ms, due_ms, scheduled_ms) + ?", 1)
+            .replacen("revision = ?", "revision = revision + 1", 1);
+        let update = format!("update {MYSQL_TABLE} set {columns} where {}", self.these_on_mysql());
+        let update = sqlx::query(AssertSqlSafe(update)).persistent(false);
+        let update = update.bind(self.window_ms).bind(self.first.at_ms).bind(self.by());
+        let changed = update.execute(&mut **transaction).await?.rows_affected();
+        Ok(changed == self.jobs.len() as u64)
+    }
+
+    /// Their rows, if they are as they were read.
+    fn these_on_mysql(&self) -> String {
         let ids: Vec<String> =
             self.jobs.iter().map(|job| format!("x'{:032x}'", job.id.as_u128())).collect();
         let version = |job: &&Job| {
@@ -235,29 +275,12 @@ impl SameCancellation<'_> {
             format!("(x'{id:032x}',{created_ms},{},{})", job.changes.revision, job.attempts)
         };
         let versions: Vec<String> = self.jobs.iter().map(version).collect();
-        let these = format!(
+        format!(
             "j.id in ({}) and j.priority <> 3 \
              and (j.id, j.created_ms, j.revision, j.attempts) in ({})",
             ids.join(","),
             versions.join(",")
-        );
-        let table = "scheduler_job as j force index (scheduler_job_by_id)";
-        let insert = format!(
-            "insert into scheduler_job_history ({}) select {} from {table} where {these}",
-            history::COLUMNS,
-            history_of("?", "?"),
-        );
-        let columns = TOMBSTONE_COLUMNS
-            .replacen("due_ms = ?", "due_ms = greatest(created_ms, due_ms, scheduled_ms) + ?", 1)
-            .replacen("revision = ?", "revision = revision + 1", 1);
-        let update = format!("update {table} set {columns} where {these}");
-        let insert = sqlx::query(AssertSqlSafe(insert)).persistent(false);
-        let insert = insert.bind(self.first.at_ms).bind(self.by());
-        insert.execute(&mut **transaction).await?;
-        let update = sqlx::query(AssertSqlSafe(update)).persistent(false);
-        let update = update.bind(self.window_ms).bind(self.first.at_ms).bind(self.by());
-        let changed = update.execute(&mut **transaction).await?.rows_affected();
-        Ok(changed == self.jobs.len() as u64)
+        )
     }
 }
 

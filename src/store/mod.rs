@@ -58,6 +58,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sea_orm::DatabaseConnection;
+use tokio::sync::Mutex;
 
 pub use admit::{
     Admitted, Advance, Asked, Batch, BatchSource, Decision, Entry, Names, OperationName,
@@ -125,6 +126,8 @@ struct Inner {
     sessions: sessions::Sessions,
     /// Opens a session outside of the pools, whose error explains why the pools have none.
     open_session: connect::OpenSession,
+    /// Whose turn it is, on MySQL, to change many jobs at once.
+    batch_turns: Mutex<()>,
     /// The database's own driver, for the performance-critical statements.
     driver: Driver,
 }

@@ -28,8 +28,9 @@ use crate::operations::jobs::Target;
 use crate::operations::{Error, JobCount, JobFilter, Operations, Result};
 use crate::store::{BulkRow, JobPlace, StepEnd};
 
-/// Jobs of one step, which are changed some hundred at a time in each shard.
-const JOBS: usize = 4000;
+/// Jobs of one step, which are changed some hundred at a time in each shard: with the usual number
+/// of shards, all of a shard at once.
+const JOBS: usize = 3000;
 /// Letters of one step.
 const LETTERS: usize = 200;
 /// Letters of a step that are replayed at the same time.
