@@ -197,6 +197,13 @@ pub struct AppMetrics {
     pub objective_met_last_hour: Option<f64>,
 }
 
+impl AppMetrics {
+    /// The figures that only activity changes: not those that follow from others or from the time.
+    pub(super) fn activity(self) -> Self {
+        Self { lateness_up_to_ms: BTreeMap::new(), objective_met_last_hour: None, ..self }
+    }
+}
+
 impl Counters {
     pub(super) fn add(&self, counter: &AtomicU64, n: usize) {
         counter.fetch_add(n as u64, Ordering::Relaxed);
