@@ -132,16 +132,17 @@ async fn execute(instance: &Instance, attempt: &Attempt) -> Option<Ended> {
     let Attempt { job, app, fired_ms, cancelled, .. } = attempt;
     let ready_ms = job.ready_ms();
     app.figures.started(fired_ms - ready_ms, job.due_ms < ready_ms);
-    if let Some(objective) = app.limits().objective {
+    let limits = app.limits();
+    if let Some(objective) = limits.objective {
         app.figures.lateness.compare(fired_ms - ready_ms, objective, *fired_ms);
     }
-    let limit = attempt.time_limit();
+    let limit = attempt.time_limit(&limits);
     let context = JobContext::new(
         app.name.clone(),
         job.clone(),
         attempt.receiver_fence,
         *fired_ms,
-        attempt.timeout(),
+        job.timeout(limits.timeout),
         cancelled.clone(),
     );
     // The instance that admitted the job may not have had the handler, and a temporary objection

@@ -197,13 +197,6 @@ pub struct AppMetrics {
     pub objective_met_last_hour: Option<f64>,
 }
 
-impl AppMetrics {
-    /// The figures that only activity changes: not those that follow from others or from the time.
-    pub(super) fn activity(self) -> Self {
-        Self { lateness_up_to_ms: BTreeMap::new(), objective_met_last_hour: None, ..self }
-    }
-}
-
 impl Counters {
     pub(super) fn add(&self, counter: &AtomicU64, n: usize) {
         counter.fetch_add(n as u64, Ordering::Relaxed);
@@ -310,6 +303,15 @@ impl AppFigures {
 
     /// The current values.
     pub(crate) fn read(&self, now_ms: i64) -> AppMetrics {
+        AppMetrics {
+            lateness_up_to_ms: self.lateness.up_to_ms(),
+            objective_met_last_hour: self.lateness.objective_met_last_hour(now_ms),
+            ..self.activity()
+        }
+    }
+
+    /// The values that only activity changes: not those that follow from others or from the time.
+    pub(super) fn activity(&self) -> AppMetrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let fired = get(&self.fired);
         let notes = self.notes.get();
@@ -334,10 +336,10 @@ impl AppFigures {
             paused: get(&self.paused),
             lateness_max_ms: lateness.max_ms(),
             lateness_mean_ms: lateness.mean_ms(fired),
-            lateness_up_to_ms: lateness.up_to_ms(),
+            lateness_up_to_ms: BTreeMap::new(),
             objective_met: lateness.objective_met(),
             objective_missed: lateness.objective_missed(),
-            objective_met_last_hour: lateness.objective_met_last_hour(now_ms),
+            objective_met_last_hour: None,
         }
     }
 }

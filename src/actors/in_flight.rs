@@ -21,6 +21,7 @@ use super::progress::Progress;
 use crate::model::fence::{Fence, FenceClock};
 use crate::model::ids::{AppId, JobId, ShardId};
 use crate::model::job::{Cancellation, Job};
+use crate::model::limits::Limits;
 use crate::store::{Outcome, ShardFence};
 
 pub(super) use ended::{Ended, Ruling};
@@ -113,16 +114,12 @@ impl Attempt {
         self.job.concurrency_key.as_deref().filter(|_| !self.job.is_expired(self.fired_ms))
     }
 
-    /// How long it may take.
-    pub(super) fn timeout(&self) -> Duration {
-        self.job.timeout(self.app.limits().timeout)
-    }
-
-    /// When it is ended from outside. A target ends each attempt by itself.
-    pub(super) fn time_limit(&self) -> Duration {
+    /// When it is ended from outside, by the limits of its app. A target ends each attempt by
+    /// itself.
+    pub(super) fn time_limit(&self, limits: &Limits) -> Duration {
         match self.app.gate.has_target() {
             true => Duration::MAX,
-            false => self.timeout(),
+            false => self.job.timeout(limits.timeout),
         }
     }
 
@@ -329,9 +326,10 @@ impl InFlight {
     /// have waited for a thread as long.
     pub(super) fn late(&self, now: Instant, margin: Duration) -> Vec<Attempt> {
         let is_late = |attempt: &&Attempt| {
+            let limit = || attempt.time_limit(&attempt.app.limits()).saturating_add(margin);
             attempt.mark != MarkState::Waits
                 && attempt.ended.is_none()
-                && attempt.progress.is_late(attempt.time_limit().saturating_add(margin), now)
+                && attempt.progress.is_late(limit(), now)
         };
         self.table().attempts.values().filter(is_late).cloned().collect()
     }

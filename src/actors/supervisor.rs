@@ -143,7 +143,7 @@ impl Supervisor {
     fn active_apps(&mut self) -> HashSet<AppId> {
         let mut active = HashSet::new();
         for (id, app) in &self.instance.apps {
-            let figures = app.figures.read(self.instance.clock.now_ms()).activity();
+            let figures = app.figures.activity();
             let is_at_work = app.unwritten.load(Ordering::Relaxed) > 0;
             let before = self.reported.insert(*id, figures.clone()).unwrap_or_default();
             if is_at_work || before != figures {

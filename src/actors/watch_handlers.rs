@@ -30,7 +30,7 @@ fn check(instance: &Instance) {
     let mut without_thread: HashMap<AppId, usize> = HashMap::new();
     for attempt in instance.in_flight.late(now, MARGIN) {
         match attempt.progress.has_begun() {
-            true => time_out(instance, &attempt, attempt.time_limit()),
+            true => time_out(instance, &attempt, attempt.time_limit(&attempt.app.limits())),
             // Its handler was not called.
             false => *without_thread.entry(attempt.app.id).or_default() += 1,
         }

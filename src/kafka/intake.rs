@@ -106,7 +106,7 @@ impl Intake {
     /// [`Error::Revoked`] if the partition is not assigned.
     pub fn split(&self, partition: &TopicPartition) -> Result<PartitionQueue, Error> {
         let consumer = self.consumer()?;
-        let slot = self.slot(partition)?;
+        let slot = consumer.context().slot(partition)?;
         PartitionQueue::split(&consumer, slot, consumer.context().memory.clone())
     }
 

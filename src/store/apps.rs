@@ -160,7 +160,7 @@ impl Store {
             .filter(app::Column::Name.eq(name))
             .filter(app::Column::DeletedMs.is_null());
         let Some(row) = query.one(&self.inner.pool).await? else { return Ok(None) };
-        let shards = self.shards_of(row.id).await?;
+        let shards = self.shards_of(AppId(row.id)).await?;
         let first_shards = first_shards_of(&row);
         if shards.is_empty() || shards.len() < first_shards as usize {
             return Ok(None);
@@ -301,9 +301,13 @@ impl Store {
         Err(Error::Unavailable("other instances are registering the same shards".into()))
     }
 
-    pub(super) async fn shards_of(&self, app: i32) -> Result<Vec<ShardId>> {
+    /// The shards of an app.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the database is unavailable.
+    pub async fn shards_of(&self, app: AppId) -> Result<Vec<ShardId>> {
         let rows = shard::Entity::find()
-            .filter(shard::Column::App.eq(app))
+            .filter(shard::Column::App.eq(app.0))
             .order_by_asc(shard::Column::Number)
             .all(&self.inner.pool)
             .await?;

@@ -1,7 +1,7 @@
 //! How many jobs of an app are due when, by minutes and counted up to a limit.
 
 use super::{DueJobs, Result, Store};
-use crate::model::ids::{AppId, ShardId};
+use crate::model::ids::ShardId;
 use crate::model::job::Priority;
 
 /// How many intervals one statement counts.
@@ -79,13 +79,5 @@ impl Store {
             }
         }
         Ok(counted)
-    }
-
-    /// The shards of an app.
-    ///
-    /// # Errors
-    /// [`super::Error::Unavailable`] if the database does not answer.
-    pub async fn shards_of_app(&self, app: AppId) -> Result<Vec<ShardId>> {
-        self.shards_of(app.0).await
     }
 }

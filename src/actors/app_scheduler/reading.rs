@@ -147,6 +147,9 @@ impl AppScheduler {
     /// Compares one list with its table; each call takes the next list.
     pub(super) fn audit_next(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(AUDIT, Self::audit_next);
+        if !self.instance.has_lease() {
+            return;
+        }
         let lists: Vec<(ShardId, Priority)> = self
             .window
             .shards()
@@ -154,9 +157,6 @@ impl AppScheduler {
             .collect();
         self.audited += 1;
         let Some((shard, priority)) = lists.get(self.audited % lists.len().max(1)) else { return };
-        if !self.instance.has_lease() {
-            return;
-        }
         let Some(audit) = self.window.audit(*shard, *priority) else { return };
         let after = (i64::MIN, JobId::from_bytes([0; 16]));
         let range = ListRange { shard: *shard, priority: *priority, after, limit: AUDIT_ROWS };

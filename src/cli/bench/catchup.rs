@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde::Serialize;
 
-use super::super::output::{grouped, report};
+use super::super::output::report;
 use super::super::timing::{Spread, Stopwatch, late_us};
 use super::fire::{self, RAW_PAGE};
-use super::report::{Figures, per_second};
+use super::report::{Figures, Throughput};
 use super::scratch::Scratch;
 use super::{Common, jobs, raw};
 use crate::dispatch::{JobContext, JobError, JobHandler};
@@ -39,11 +39,8 @@ pub(super) struct Arguments {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Catchup {
-    jobs: usize,
-    jobs_per_second: f64,
-    /// The same rows read by pages and deleted, on one connection.
-    raw_rows_per_second: f64,
-    ratio: f64,
+    #[serde(flatten)]
+    throughput: Throughput,
     /// How late fresh jobs of high priority started.
     fresh: Spread,
 }
@@ -86,36 +83,25 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     let measured = fire::watch(&scheduler, count).await;
     let rest = fire::watch(&scheduler, count + fresh).await;
     scheduler.shutdown(Duration::from_secs(10)).await;
-    let (counted, time) = measured?;
+    let counted = measured?;
     rest?;
     let spread = stopwatch.spread();
     ensure!(spread.jobs > 0, "no fresh job was of high priority");
-    let (ours, raw) = (per_second(counted, time), per_second(count, raw_time));
-    Ok(Catchup {
-        jobs: count,
-        jobs_per_second: ours,
-        raw_rows_per_second: raw,
-        ratio: ours / raw,
-        fresh: spread,
-    })
+    let throughput = Throughput::of(count, counted, raw_time);
+    Ok(Catchup { throughput, fresh: spread })
 }
 
 impl Figures for Catchup {
     fn cells(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("jobs", grouped(self.jobs as f64)),
-            ("jobs/s", grouped(self.jobs_per_second)),
-            ("raw rows/s", grouped(self.raw_rows_per_second)),
-            ("of raw", format!("{:.0} %", self.ratio * 100.0)),
+        let mut cells = self.throughput.cells();
+        cells.extend([
             ("fresh p50 ms", format!("{:.1}", self.fresh.p50_ms)),
             ("fresh p99 ms", format!("{:.1}", self.fresh.p99_ms)),
-        ]
+        ]);
+        cells
     }
 
     fn note(&self) -> Option<String> {
-        Some(
-            "raw: pages read and deleted one after the other on one connection, no handlers."
-                .into(),
-        )
+        self.throughput.note()
     }
 }

@@ -4,10 +4,9 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use serde::Serialize;
 
-use super::super::output::{grouped, report};
-use super::report::{Figures, per_second};
+use super::super::output::report;
+use super::report::{Throughput, per_second};
 use super::scratch::{OURS, Scratch};
 use super::{Common, LOOK, STALL, jobs, raw};
 use crate::dispatch::Discard;
@@ -36,17 +35,10 @@ pub(super) struct Arguments {
     history: bool,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Fire {
-    jobs: usize,
-    jobs_per_second: f64,
-    /// The same rows read by pages and deleted, on one connection.
-    raw_rows_per_second: f64,
-    ratio: f64,
-}
-
-pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow::Result<Fire> {
+pub(super) async fn measure(
+    arguments: &Arguments,
+    scratch: &Scratch,
+) -> anyhow::Result<Throughput> {
     let count = arguments.jobs.max(1);
     let row = jobs::register(scratch).await?;
     report(format_args!("putting {count} overdue jobs into the table"));
@@ -58,13 +50,12 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
     let scheduler = builder.start().await?;
     let measured = watch(&scheduler, count).await;
     scheduler.shutdown(Duration::from_secs(10)).await;
-    let (counted, time) = measured?;
+    let counted = measured?;
     let left = scratch.jobs().await?;
     if left != i64::try_from(arguments.common.pending)? {
         bail!("{left} jobs are left in the table");
     }
-    let (ours, raw) = (per_second(counted, time), per_second(count, raw_time));
-    Ok(Fire { jobs: count, jobs_per_second: ours, raw_rows_per_second: raw, ratio: ours / raw })
+    Ok(Throughput::of(count, counted, raw_time))
 }
 
 /// How many of `count` overdue jobs are fired a second, next to what is in the table.
@@ -113,23 +104,5 @@ pub(super) async fn watch(scheduler: &Scheduler, jobs: usize) -> anyhow::Result<
             );
         }
         tokio::time::sleep(LOOK).await;
-    }
-}
-
-impl Figures for Fire {
-    fn cells(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("jobs", grouped(self.jobs as f64)),
-            ("jobs/s", grouped(self.jobs_per_second)),
-            ("raw rows/s", grouped(self.raw_rows_per_second)),
-            ("of raw", format!("{:.0} %", self.ratio * 100.0)),
-        ]
-    }
-
-    fn note(&self) -> Option<String> {
-        Some(
-            "raw: pages read and deleted one after the other on one connection, no handlers."
-                .into(),
-        )
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde::Serialize;
 
-use super::super::output::{grouped, report};
+use super::super::output::report;
 use super::super::timing::{Spread, Stopwatch};
 use super::fire::{self, RAW_PAGE};
-use super::report::{Figures, per_second};
+use super::report::{Figures, Throughput};
 use super::scratch::{OURS, Scratch};
 use super::{Common, jobs, raw};
 use crate::dispatch::Discard;
@@ -36,11 +36,8 @@ pub(super) struct Arguments {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Herd {
-    jobs: usize,
-    jobs_per_second: f64,
-    /// The same rows read by pages and deleted, on one connection.
-    raw_rows_per_second: f64,
-    ratio: f64,
+    #[serde(flatten)]
+    throughput: Throughput,
     /// How late the other app's jobs started.
     punctual: Spread,
 }
@@ -81,35 +78,24 @@ pub(super) async fn measure(arguments: &Arguments, scratch: &Scratch) -> anyhow:
         tokio::time::sleep(super::LOOK * 20).await;
     }
     scheduler.shutdown(Duration::from_secs(10)).await;
-    let (counted, time) = measured?;
+    let counted = measured?;
     let punctual = stopwatch.spread();
     ensure!(punctual.jobs == PUNCTUAL, "{} of {PUNCTUAL} punctual jobs fired", punctual.jobs);
-    let (ours, raw) = (per_second(counted, time), per_second(count, raw_time));
-    Ok(Herd {
-        jobs: count,
-        jobs_per_second: ours,
-        raw_rows_per_second: raw,
-        ratio: ours / raw,
-        punctual,
-    })
+    let throughput = Throughput::of(count, counted, raw_time);
+    Ok(Herd { throughput, punctual })
 }
 
 impl Figures for Herd {
     fn cells(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("jobs", grouped(self.jobs as f64)),
-            ("jobs/s", grouped(self.jobs_per_second)),
-            ("raw rows/s", grouped(self.raw_rows_per_second)),
-            ("of raw", format!("{:.0} %", self.ratio * 100.0)),
+        let mut cells = self.throughput.cells();
+        cells.extend([
             ("other p50 ms", format!("{:.1}", self.punctual.p50_ms)),
             ("other p99 ms", format!("{:.1}", self.punctual.p99_ms)),
-        ]
+        ]);
+        cells
     }
 
     fn note(&self) -> Option<String> {
-        Some(
-            "raw: pages read and deleted one after the other on one connection, no handlers."
-                .into(),
-        )
+        self.throughput.note()
     }
 }

@@ -77,7 +77,7 @@ fn is_traceparent(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::super::context::tests::{context, context_of};
-    use super::super::settings::{HttpTarget, SecretSource, tests::target};
+    use super::super::settings::{HttpTarget, SecretSource};
     use super::*;
     use crate::model::job::Job;
 
@@ -95,7 +95,7 @@ mod tests {
     fn the_headers_are_those_of_the_documents() {
         let target = HttpTarget {
             headers: [("X-Own".into(), SecretSource::Value("mine".into()))].into(),
-            ..target("http://host/")
+            ..HttpTarget::at("http://host/")
         };
         let job = Job { request_id: "é 1/2:3".into(), ..context("{}").job().clone() };
         let id = job.id;
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_secret_adds_the_headers_of_the_signature() {
         let secret = SecretSource::Value("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into());
-        let target = HttpTarget { secrets: vec![secret], ..target("http://host/") };
+        let target = HttpTarget { secrets: vec![secret], ..HttpTarget::at("http://host/") };
         let ctx = context("{}");
         let all = headers(&ctx, &target);
         let of = |wanted: &str| all.iter().find(|(name, _)| name == wanted).unwrap().1.clone();
@@ -140,10 +140,10 @@ mod tests {
             let trace = Some(TraceContext { parent: parent.into(), state: Some(state.into()) });
             let job = Job { trace, ..context("{}").job().clone() };
             let ctx = context_of(job);
-            let all = headers(&ctx, &target("http://host/"));
+            let all = headers(&ctx, &HttpTarget::at("http://host/"));
             let found = all.iter().filter(|(name, _)| name.starts_with("trace")).count();
             assert_eq!(found, expected, "{parent}");
-            let session = Session::open(&target("http://host/")).unwrap();
+            let session = Session::open(&HttpTarget::at("http://host/")).unwrap();
             let notes = TargetNotes::default();
             of(&ctx, &session, 0, &notes);
             assert_eq!(notes.trace_left_out(), u64::from(expected < 2), "{parent}");

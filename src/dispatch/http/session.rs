@@ -147,12 +147,11 @@ fn read(key: &str, file: &std::path::Path) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::tests::target;
     use super::*;
 
     #[test]
     fn what_cannot_be_read_is_named_by_its_key() {
-        let plain = || target("https://host/x");
+        let plain = || HttpTarget::at("https://host/x");
         let file = || "/nowhere/x".into();
         for (broken, says) in [
             (HttpTarget { ca: Some(file()), ..plain() }, "ca names /nowhere/x, which cannot"),
@@ -186,7 +185,7 @@ mod tests {
         let target = HttpTarget {
             proxy: Some("http://u:hush@proxy:3128".into()),
             headers: [("A".into(), SecretSource::Value("hush".into()))].into(),
-            ..target("https://host:8443/hush?hush")
+            ..HttpTarget::at("https://host:8443/hush?hush")
         };
         let session = Session::open(&target).unwrap();
         assert_eq!(

@@ -173,12 +173,8 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    pub(in super::super) fn target(url: &str) -> HttpTarget {
-        HttpTarget::at(url)
-    }
 
     #[test]
     fn link_local_addresses_are_known_in_each_form() {
@@ -189,20 +185,23 @@ pub(super) mod tests {
             assert!(!is_link_local(other.parse().unwrap()), "{other}");
         }
         for url in ["http://169.254.169.254/x", "http://[fe80::1]/", "http://2852039166/"] {
-            let (key, problem) = target(url).check().unwrap_err();
+            let (key, problem) = HttpTarget::at(url).check().unwrap_err();
             assert_eq!(key, "url");
             assert!(problem.contains("set allow_link_local = true"), "{problem}");
-            assert_eq!(HttpTarget { allow_link_local: true, ..target(url) }.check(), Ok(()));
+            assert_eq!(
+                HttpTarget { allow_link_local: true, ..HttpTarget::at(url) }.check(),
+                Ok(())
+            );
         }
     }
 
     #[test]
     fn nothing_that_may_be_secret_is_shown() {
-        let hush = target("https://u:hush@host:8443/hush?token=hush");
+        let hush = HttpTarget::at("https://u:hush@host:8443/hush?token=hush");
         assert_eq!(format!("{hush:?}"), "HttpTarget(\"invalid\")");
         let (_, problem) = hush.check().unwrap_err();
         assert!(problem.starts_with("has a user or a password") && !problem.contains("hush"));
-        let shown = format!("{:?}", target("https://host:8443/hush?token=hush"));
+        let shown = format!("{:?}", HttpTarget::at("https://host:8443/hush?token=hush"));
         assert_eq!(shown, "HttpTarget(\"host:8443\")");
     }
 

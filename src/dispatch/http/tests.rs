@@ -4,11 +4,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::super::context::tests::context;
-use super::settings::tests::target;
 use super::*;
 
 fn dispatch(url: &str) -> HttpDispatch {
-    HttpDispatch::open(target(url), &AppConfig::new("sms")).unwrap()
+    HttpDispatch::open(HttpTarget::at(url), &AppConfig::new("sms")).unwrap()
 }
 
 /// What becomes of a job whose target gives this answer.

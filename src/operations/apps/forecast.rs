@@ -42,7 +42,7 @@ async fn forecast(context: &Context, app: &str, hours: u32) -> Result<Forecast> 
     let known = known.into_iter().find(|known| known.name == app);
     let known =
         known.ok_or_else(|| Error::NotFound(format!("no app {app} was ever registered")))?;
-    let shards = store.shards_of_app(known.id).await.map_err(failed)?;
+    let shards = store.shards_of(known.id).await.map_err(failed)?;
     let mut intervals = match store.first_due(&shards).await.map_err(failed)? {
         Some(first_ms) => before(first_ms, now_ms),
         None => Vec::new(),

@@ -87,9 +87,7 @@ impl Earlier {
     pub(super) fn is_awaited(&self) -> bool {
         self.job.uuid().is_nil()
     }
-}
 
-impl Earlier {
     /// Whether it is the row of a job of a schedule with a version.
     pub(super) fn has_version(&self) -> bool {
         self.row.as_ref().is_some_and(|row| row.job.version.is_some())
